@@ -1,0 +1,338 @@
+//! Benchmark program (b): what librdkafka alone can do, in one loop without HTTP. It also makes, counts and deletes the
+//! topics of the other programs, so that the benchmark needs no Kafka tools.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use actix_web::rt;
+use clap::{Args, Parser, Subcommand};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use serde_json::json;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const ROOMS: u64 = 1_000;
+const TEMPLATE: &str = include_str!("../event.template");
+
+#[derive(Parser)]
+struct Options {
+    #[arg(long, default_value = "127.0.0.1:9092", global = true)]
+    kafka: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Sends events for some time, waits for all reports and prints the figures as JSON.
+    Produce(Produce),
+    /// Creates topics and waits until their leaders are known.
+    Create {
+        #[arg(long, default_value_t = 6)]
+        partitions: i32,
+        #[arg(required = true)]
+        topics: Vec<String>,
+    },
+    /// Prints as JSON how many records each topic holds.
+    Count {
+        #[arg(required = true)]
+        topics: Vec<String>,
+    },
+    /// Deletes topics; one that is not there is no error.
+    Delete {
+        #[arg(required = true)]
+        topics: Vec<String>,
+    },
+    /// Prints librdkafka's version.
+    Version,
+}
+
+#[derive(Args)]
+struct Produce {
+    #[arg(long)]
+    topic: String,
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// How many events may wait for their report at a time.
+    #[arg(long, default_value_t = 10_000)]
+    in_flight: u64,
+}
+
+fn main() -> Outcome<()> {
+    let Options { kafka, command } = Options::parse();
+    match command {
+        Command::Produce(produce) => send(&kafka, &produce),
+        Command::Create { partitions, topics } => create(&kafka, partitions, &topics),
+        Command::Count { topics } => count(&kafka, &topics),
+        Command::Delete { topics } => delete(&kafka, &topics),
+        Command::Version => {
+            println!("{}", rdkafka::util::get_rdkafka_version().1);
+            Ok(())
+        }
+    }
+}
+
+#[derive(Default)]
+struct Reports {
+    delivered: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Reports {
+    fn all(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
+    }
+}
+
+impl ClientContext for Reports {}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let counter = if result.is_ok() {
+            &self.delivered
+        } else {
+            &self.failed
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// An event that is ready but for its count and time, which are written over in place.
+struct Prepared {
+    key: String,
+    value: Vec<u8>,
+    count_at: usize,
+    timestamp_at: usize,
+}
+
+const COUNT_DIGITS: usize = 11;
+const TIMESTAMP_DIGITS: usize = 13;
+
+impl Prepared {
+    fn new(room: u64, token: &str) -> Outcome<Self> {
+        let count = "0".repeat(COUNT_DIGITS);
+        let timestamp = "1".repeat(TIMESTAMP_DIGITS);
+        let text = TEMPLATE
+            .trim()
+            .replace("{room}", &format!("{room:04}"))
+            .replace("{data}", &(room % 10).to_string())
+            .replace("{id}", &format!("{token}{count}"))
+            .replace("{timestamp}", &timestamp);
+        let event: serde_json::Value = serde_json::from_str(&text)?;
+        Ok(Self {
+            key: event["metadata"]["room_id"]
+                .as_str()
+                .ok_or("no room id")?
+                .to_owned(),
+            count_at: text.find(&count).ok_or("no id")?,
+            timestamp_at: text.find(&timestamp).ok_or("no timestamp")?,
+            value: text.into_bytes(),
+        })
+    }
+
+    fn fill(&mut self, count: u64, timestamp: i64) {
+        write_digits(&mut self.value[self.count_at..][..COUNT_DIGITS], count);
+        write_digits(
+            &mut self.value[self.timestamp_at..][..TIMESTAMP_DIGITS],
+            timestamp.unsigned_abs(),
+        );
+    }
+}
+
+fn write_digits(place: &mut [u8], mut number: u64) {
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+}
+
+fn send(kafka: &str, options: &Produce) -> Outcome<()> {
+    let producer: BaseProducer<Reports> = ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("partitioner", "murmur2_random")
+        .set("compression.type", "lz4")
+        .set("linger.ms", "0")
+        .set("allow.auto.create.topics", "false")
+        .create_with_context(Reports::default())?;
+    // So that the first second isn't spent on connecting.
+    producer
+        .client()
+        .fetch_metadata(Some(&options.topic), PATIENCE)?;
+
+    let started_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    let token = format!("{started_ms:016}");
+    let mut events = (0..ROOMS)
+        .map(|room| Prepared::new(room, &token))
+        .collect::<Outcome<Vec<_>>>()?;
+
+    let cpu_before = cpu_seconds()?;
+    let start = Instant::now();
+    let (mut sent, mut refused) = (0u64, 0u64);
+    while start.elapsed().as_secs_f64() < options.seconds {
+        while sent - producer.context().all() < options.in_flight {
+            let timestamp = started_ms + (sent / ROOMS) as i64;
+            let event = &mut events[(sent % ROOMS) as usize];
+            event.fill(sent, timestamp);
+            let record = BaseRecord::to(&options.topic)
+                .key(&event.key)
+                .payload(&event.value)
+                .timestamp(timestamp);
+            if producer.send(record).is_err() {
+                refused += 1;
+                break;
+            }
+            sent += 1;
+            if sent % 256 == 0 {
+                producer.poll(Duration::ZERO);
+                if start.elapsed().as_secs_f64() >= options.seconds {
+                    break;
+                }
+            }
+        }
+        // Takes reports for the whole of this time, which only begins once as much is in flight as may be.
+        producer.poll(Duration::from_micros(200));
+    }
+    producer.flush(PATIENCE)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let cpu = cpu_seconds()? - cpu_before;
+
+    let delivered = producer.context().delivered.load(Ordering::Relaxed);
+    println!(
+        "{}",
+        json!({
+            "accepted": delivered,
+            "failed": producer.context().failed.load(Ordering::Relaxed) + refused,
+            "seconds": seconds,
+            "events_per_s": delivered as f64 / seconds,
+            "cpu_s": cpu,
+            "peak_bytes": peak_bytes()?,
+        })
+    );
+    Ok(())
+}
+
+/// User and system time of this process, all threads. Linux gives it in hundredths of a second on every common machine.
+fn cpu_seconds() -> Outcome<f64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // The second field, the name in parentheses, may contain spaces.
+    let (_, fields) = stat
+        .rsplit_once(") ")
+        .ok_or("/proc/self/stat has another form")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    Ok(ticks / 100.0)
+}
+
+fn peak_bytes() -> Outcome<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .ok_or("no VmHWM")?;
+    Ok(line
+        .split_whitespace()
+        .nth(1)
+        .ok_or("no VmHWM")?
+        .parse::<u64>()?
+        * 1024)
+}
+
+fn admin(kafka: &str) -> Outcome<AdminClient<DefaultClientContext>> {
+    Ok(ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .create()?)
+}
+
+fn create(kafka: &str, partitions: i32, topics: &[String]) -> Outcome<()> {
+    let client = admin(kafka)?;
+    // -1: the broker's default.
+    let new: Vec<_> = topics
+        .iter()
+        .map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(-1)))
+        .collect();
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    for result in rt::System::new().block_on(client.create_topics(&new, &options))? {
+        result.map_err(|(topic, code)| format!("creating {topic}: {code}"))?;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    for topic in topics {
+        loop {
+            let metadata = client.inner().fetch_metadata(Some(topic), PATIENCE)?;
+            let ready = metadata.topics().iter().any(|found| {
+                found.name() == topic
+                    && found.partitions().len() == partitions as usize
+                    && found
+                        .partitions()
+                        .iter()
+                        .all(|partition| partition.leader() >= 0)
+            });
+            if ready {
+                break;
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{topic} has no leaders after {PATIENCE:?}").into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    Ok(())
+}
+
+fn delete(kafka: &str, topics: &[String]) -> Outcome<()> {
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    for result in rt::System::new().block_on(admin(kafka)?.delete_topics(&names, &options))? {
+        match result {
+            Ok(_)
+            | Err((
+                _,
+                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic,
+            )) => {}
+            Err((topic, code)) => return Err(format!("deleting {topic}: {code}").into()),
+        }
+    }
+    Ok(())
+}
+
+/// From the offsets, which is exact: the topics are new, and an idempotent producer without transactions leaves no gaps.
+fn count(kafka: &str, topics: &[String]) -> Outcome<()> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .set("allow.auto.create.topics", "false")
+        .create()?;
+    let mut counts = BTreeMap::new();
+    for topic in topics {
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
+        let partitions = metadata
+            .topics()
+            .first()
+            .map(|found| found.partitions())
+            .unwrap_or_default();
+        if partitions.is_empty() {
+            return Err(Box::new(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::UnknownTopicOrPartition,
+            )));
+        }
+        let mut records = 0;
+        for partition in partitions {
+            let (low, high) = consumer.fetch_watermarks(topic, partition.id(), PATIENCE)?;
+            records += high - low;
+        }
+        counts.insert(topic, records);
+    }
+    println!("{}", json!(counts));
+    Ok(())
+}

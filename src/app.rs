@@ -1,0 +1,404 @@
+//! Builds the bridge's parts, runs them, and ends them in the right order.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::dev::ServerHandle;
+use actix_web::rt::net::TcpStream;
+use actix_web::{App, HttpServer, rt};
+use arc_swap::ArcSwap;
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::sync::mpsc;
+
+use crate::auth::{AdminCredentials, Credentials};
+use crate::config::{Config, Mistake};
+use crate::event::{EventType, Limits};
+use crate::http::admin::Admin;
+use crate::http::gate::Gate;
+use crate::http::ingest::{Ingest, RequestIds, Worker};
+use crate::http::tls::Certificate;
+use crate::kafka::lane::Lane;
+use crate::kafka::producer::Producer;
+use crate::kafka::watch::{Contact, Watch};
+use crate::kafka::{client, topics};
+use crate::metrics::{Metrics, Outcome};
+use crate::pipeline::Pipeline;
+use crate::record::Stamping;
+use crate::telemetry::Throttle;
+
+/// Why a bridge could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something the configuration says cannot be used.
+    #[error("{0}")]
+    Configuration(String),
+    /// An address cannot be listened on.
+    #[error(
+        "cannot listen on {address} ({key}): {source}; choose another address, or end what listens there"
+    )]
+    Listen {
+        /// The key that names it.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The HTTP server ended by itself.
+    #[error("the HTTP server failed: {0}")]
+    Server(#[from] io::Error),
+}
+
+impl From<Mistake> for Error {
+    fn from(mistake: Mistake) -> Self {
+        Error::Configuration(mistake.to_string())
+    }
+}
+
+/// The two sockets, bound before anything else is started, so that a port in use is told at once.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For the sender.
+    pub ingest: TcpListener,
+    /// For operators.
+    pub admin: TcpListener,
+}
+
+impl Listeners {
+    /// Binds both; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`Error::Listen`]
+    pub fn bind(config: &Config) -> Result<Self, Error> {
+        Ok(Self {
+            ingest: listen("http.bind", config.http.bind)?,
+            admin: listen("admin.bind", config.admin.bind)?,
+        })
+    }
+}
+
+/// Connections that wait to be accepted while both workers are busy.
+const BACKLOG: i32 = 1024;
+
+fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    let bind = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(TcpListener::from(socket))
+    };
+    bind().map_err(|source| Error::Listen {
+        key,
+        address,
+        source,
+    })
+}
+
+/// The final count, once everything has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Events received, and what they ended as.
+    pub ledger: crate::metrics::Ledger,
+    /// Records that librdkafka still held when the time was up; none of them was promised.
+    pub given_up: usize,
+}
+
+/// What a bridge is started with.
+#[derive(Debug)]
+pub struct Launch {
+    /// Everything that can be configured.
+    pub config: Config,
+    /// Its sockets.
+    pub listeners: Listeners,
+    /// Whether missing topics are created once Kafka is reached.
+    pub create_topics: bool,
+}
+
+/// Runs a bridge until `stop` is ready, then drains it. `reloads` brings configurations that were read again: their
+/// credentials and certificate take effect.
+///
+/// To be run within an actix system (`actix_web::rt::System`).
+///
+/// # Errors
+/// What the configuration asks for and cannot be had, or a server that ended by itself.
+pub async fn run(
+    launch: Launch,
+    stop: impl Future<Output = ()>,
+    mut reloads: mpsc::Receiver<Config>,
+) -> Result<Summary, Error> {
+    let Launch {
+        config,
+        listeners,
+        create_topics,
+    } = launch;
+    let bridge = Bridge::build(&config)?;
+    let ingest_address = listeners.ingest.local_addr()?;
+    let admin_address = listeners.admin.local_addr()?;
+    let (ingest_server, ingest_handle) = bridge.serve_ingest(&config, listeners.ingest)?;
+    let (admin_server, admin_handle) =
+        bridge.serve_admin(&config, listeners.admin, admin_address)?;
+    let mut ingest_server = rt::spawn(ingest_server);
+    let mut admin_server = rt::spawn(admin_server);
+    tracing::info!(
+        ingest = %ingest_address,
+        admin = %admin_address,
+        tls = config.http.tls.is_some(),
+        version = env!("CARGO_PKG_VERSION"),
+        "butlr-bridge is listening"
+    );
+    for warning in bridge.warnings.load().iter() {
+        tracing::warn!("{warning}");
+    }
+    let inspection = inspect_topics(config.clone(), create_topics, Arc::clone(&bridge.warnings));
+    let inspection = rt::spawn(inspection);
+
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            Some(fresh) = reloads.recv() => bridge.reload(&fresh),
+            ended = &mut ingest_server => return Err(ended_early(ended)),
+            ended = &mut admin_server => return Err(ended_early(ended)),
+        }
+    }
+    inspection.abort();
+    let summary = bridge.end(&config, ingest_handle).await;
+    admin_handle.stop(false).await;
+    Ok(summary)
+}
+
+fn ended_early(ended: Result<io::Result<()>, rt::task::JoinError>) -> Error {
+    let ended = ended.unwrap_or_else(|join| Err(io::Error::other(join)));
+    Error::Server(ended.err().unwrap_or_else(|| io::Error::other("it ended")))
+}
+
+/// Looks at the topics once Kafka is there, and creates missing ones where that is asked for. Where a promise is weak,
+/// the log and `/status` say so.
+async fn inspect_topics(config: Config, create: bool, warnings: Arc<ArcSwap<Vec<String>>>) {
+    let mut create = create;
+    loop {
+        match topics::inspect(&config).await {
+            Ok(report) if create && report.has_missing() => {
+                create = !create_topics(&config, &report).await;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                continue;
+            }
+            Ok(report) => {
+                let found: Vec<_> = report.warnings().collect();
+                for warning in &found {
+                    tracing::warn!("{warning}");
+                }
+                warnings.rcu(|old| [old.as_slice(), &found].concat());
+                return;
+            }
+            Err(error) => tracing::debug!(%error, "the topics could not be looked at yet"),
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// Whether there is nothing left to create: what Kafka refuses once it would refuse again.
+async fn create_topics(config: &Config, report: &topics::Report) -> bool {
+    match topics::create_missing(config, report).await {
+        Ok(results) => {
+            for (topic, result) in results {
+                match result {
+                    Ok(()) => tracing::info!(topic, "the topic was created"),
+                    Err(reason) => tracing::error!(topic, reason, "the topic was not created"),
+                }
+            }
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "topics could not be created yet");
+            false
+        }
+    }
+}
+
+struct Bridge {
+    ingest: Arc<Ingest>,
+    contact: Arc<Contact>,
+    certificate: Option<Arc<Certificate>>,
+    warnings: Arc<ArcSwap<Vec<String>>>,
+    watch: Watch,
+}
+
+type Server = (actix_web::dev::Server, ServerHandle);
+
+impl Bridge {
+    fn build(config: &Config) -> Result<Self, Error> {
+        let bootstrap = config.require_kafka()?;
+        let names = EventType::ALL.map(|t| config.topics.topic(t).name.clone());
+        let metrics = Arc::new(Metrics::new(&names));
+        let contact = Arc::new(Contact::default());
+        let properties = client::producer(&config.kafka, bootstrap, config.http.answer_within);
+        let producer = Producer::start(properties, Arc::clone(&metrics), Arc::clone(&contact))
+            .map_err(|error| Error::Configuration(format!("kafka.properties: {error}")))?;
+        let producer = Arc::new(producer);
+        let budget = config.kafka.max_in_flight_per_topic;
+        let mut names = names.into_iter();
+        let lanes = Arc::new(EventType::ALL.map(|t| {
+            let name = names.next().expect("one name a type");
+            Lane::new(t, name, budget, client::LANE_BYTES)
+        }));
+        let certificate = match &config.http.tls {
+            None => None,
+            Some(files) => {
+                let (certificate, expiry) =
+                    Certificate::read(files).map_err(Error::Configuration)?;
+                metrics.certificate_expiry.set(expiry);
+                Some(certificate)
+            }
+        };
+        let watch = Watch::start(
+            Arc::clone(&producer),
+            Arc::clone(&lanes),
+            Arc::clone(&contact),
+            Arc::clone(&metrics),
+        );
+        let credentials = Credentials::new(&config.auth, &metrics.auth_requests);
+        let ingest = Arc::new(Ingest {
+            pipeline: Pipeline {
+                metrics,
+                producer,
+                lanes,
+                stamping: Stamping {
+                    mode: config.kafka.timestamp,
+                    max_future: config.kafka.max_future,
+                    max_past: config.kafka.max_past,
+                },
+                limits: Limits {
+                    max_events: config.http.max_events,
+                    max_event_bytes: config.http.max_event_bytes,
+                },
+            },
+            gate: Gate::new(&config.http),
+            credentials: ArcSwap::from_pointee(credentials),
+            max_body_bytes: config.http.max_body_bytes,
+            body_timeout: config.http.body_timeout,
+            answer_within: config.http.answer_within,
+            request_ids: RequestIds::new(),
+            refusals: Throttle::default(),
+        });
+        Ok(Self {
+            ingest,
+            contact,
+            certificate,
+            warnings: Arc::new(ArcSwap::from_pointee(config.warnings())),
+            watch,
+        })
+    }
+
+    fn serve_ingest(&self, config: &Config, listener: TcpListener) -> Result<Server, Error> {
+        let ingest = Arc::clone(&self.ingest);
+        let gate = Arc::clone(&ingest.gate);
+        let server = HttpServer::new(move || {
+            let worker = Worker::start(Arc::clone(&ingest));
+            App::new().configure(|routes| worker.routes(routes))
+        })
+        .workers(config.http.workers)
+        // The gate is the limit: actix-web's own only stops accepting, and clients would hang in the backlog.
+        .max_connections(usize::MAX >> 1)
+        .on_connect(move |socket, connection| {
+            let tcp = socket.downcast_ref::<TcpStream>().or_else(|| {
+                type Tls = actix_tls::accept::rustls_0_23::TlsStream<TcpStream>;
+                socket.downcast_ref::<Tls>().map(|tls| tls.get_ref().0)
+            });
+            if let Some(tcp) = tcp {
+                connection.insert(gate.connected(SockRef::from(tcp)));
+            }
+        })
+        .keep_alive(config.http.keep_alive)
+        .client_request_timeout(config.http.header_timeout)
+        .client_disconnect_timeout(Duration::from_secs(1))
+        .shutdown_timeout(config.shutdown.timeout.as_secs().max(1))
+        .disable_signals();
+        let server = match &self.certificate {
+            None => server.listen(listener)?,
+            Some(certificate) => {
+                server.listen_rustls_0_23(listener, certificate.server_config())?
+            }
+        };
+        let server = server.run();
+        let handle = server.handle();
+        Ok((server, handle))
+    }
+
+    fn serve_admin(
+        &self,
+        config: &Config,
+        listener: TcpListener,
+        address: SocketAddr,
+    ) -> Result<Server, Error> {
+        let admin = Arc::new(Admin {
+            ingest: Arc::clone(&self.ingest),
+            contact: Arc::clone(&self.contact),
+            away_after: config.kafka.away_after,
+            credentials: AdminCredentials::new(&config.admin),
+            exposed: !address.ip().to_canonical().is_loopback(),
+            started: Instant::now(),
+            warnings: Arc::clone(&self.warnings),
+        });
+        let server =
+            HttpServer::new(move || App::new().configure(|c| Arc::clone(&admin).routes(c)))
+                .workers(1)
+                .disable_signals()
+                .listen(listener)?
+                .run();
+        let handle = server.handle();
+        Ok((server, handle))
+    }
+
+    /// Credentials and certificate take effect; what cannot be used leaves what is in use.
+    fn reload(&self, config: &Config) {
+        let metrics = &self.ingest.pipeline.metrics;
+        let credentials = Credentials::new(&config.auth, &metrics.auth_requests);
+        let names: Vec<_> = credentials.names().map(str::to_owned).collect();
+        self.ingest.credentials.store(Arc::new(credentials));
+        tracing::info!(credentials = ?names, "credentials were read again");
+        if let (Some(certificate), Some(files)) = (&self.certificate, &config.http.tls) {
+            match certificate.reload(files) {
+                Ok(expiry) => {
+                    metrics.certificate_expiry.set(expiry);
+                    tracing::info!("the certificate was read again");
+                }
+                Err(problem) => tracing::error!("the certificate in use stays: {problem}"),
+            }
+        }
+    }
+
+    /// The order of draining: not ready, then no new connections, then what is in flight, then librdkafka's queue.
+    async fn end(self, config: &Config, ingest_handle: ServerHandle) -> Summary {
+        let deadline = Instant::now() + config.shutdown.timeout;
+        self.ingest.gate.drain();
+        tracing::info!("shutting down");
+        tokio::time::sleep(config.shutdown.drain_delay).await;
+        let stopped = tokio::time::timeout_at(deadline.into(), ingest_handle.stop(true));
+        if stopped.await.is_err() {
+            tracing::warn!("connections were still open when the time for shutting down was up");
+            drop(ingest_handle.stop(false));
+        }
+        let producer = Arc::clone(&self.ingest.pipeline.producer);
+        let within = deadline
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(100));
+        drop(self.watch);
+        let given_up = tokio::task::spawn_blocking(move || producer.end(within)).await;
+        let given_up = given_up.unwrap_or(0);
+        let ledger = self.ingest.pipeline.metrics.ledger();
+        tracing::info!(
+            received = ledger.received,
+            published = ledger.of(Outcome::Published),
+            refused = ledger.of(Outcome::Refused),
+            records_given_up = given_up,
+            balanced = ledger.balanced(),
+            "ended"
+        );
+        Summary { ledger, given_up }
+    }
+}

@@ -1,0 +1,248 @@
+//! Authentication: which credential a request carries, compared in constant time.
+
+use std::fmt;
+use std::sync::Arc;
+
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use prometheus::{IntCounter, IntCounterVec};
+use ring::digest::{Digest, SHA256, digest};
+use secrecy::ExposeSecret;
+use subtle::{Choice, ConstantTimeEq};
+
+use crate::config;
+
+/// All credentials that are valid now. Rotating one means two are valid for a while.
+///
+/// Secrets are held as SHA-256 digests: all comparisons are of equal length and in constant time, each request is
+/// compared with every credential, and a dump of this process' memory does not hand out what was configured.
+pub struct Credentials {
+    /// Digests by header, so that a header's value is hashed once.
+    headers: Vec<(HeaderName, Vec<Credential>)>,
+    missing: IntCounter,
+    wrong: IntCounter,
+    anonymous: Option<(Arc<str>, IntCounter)>,
+}
+
+struct Credential {
+    name: Arc<str>,
+    digest: Digest,
+    accepted: IntCounter,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.names()).finish()
+    }
+}
+
+/// The name under which requests are counted where no credentials are configured (loopback only).
+const ANONYMOUS: &str = "anonymous";
+
+impl Credentials {
+    /// Takes the configured credentials; `requests` is `auth_requests_total{credential, result}`.
+    pub fn new(auth: &config::Auth, requests: &IntCounterVec) -> Self {
+        let mut headers: Vec<(HeaderName, Vec<Credential>)> = Vec::new();
+        let mut add = |header: HeaderName, name: &str, secret: &[u8]| {
+            let credential = Credential {
+                name: name.into(),
+                digest: digest(&SHA256, secret),
+                accepted: requests.with_label_values(&[name, "accepted"]),
+            };
+            match headers.iter_mut().find(|(h, _)| *h == header) {
+                Some((_, credentials)) => credentials.push(credential),
+                None => headers.push((header, vec![credential])),
+            }
+        };
+        for key in &auth.api_keys {
+            let header = HeaderName::try_from(key.header.as_str())
+                .expect("the configuration checked the header's name");
+            add(header, &key.name, key.value.expose_secret().as_bytes());
+        }
+        for basic in &auth.basic {
+            add(AUTHORIZATION, &basic.name, basic_value(basic).as_bytes());
+        }
+        Self {
+            anonymous: headers.is_empty().then(|| {
+                (
+                    ANONYMOUS.into(),
+                    requests.with_label_values(&[ANONYMOUS, "accepted"]),
+                )
+            }),
+            headers,
+            missing: requests.with_label_values(&["none", "rejected"]),
+            wrong: requests.with_label_values(&["unknown", "rejected"]),
+        }
+    }
+
+    /// The names of the credentials.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.headers.iter().flat_map(|(_, c)| c).map(|c| &*c.name)
+    }
+
+    /// The name of the credential that the request carries, or `None`; counted either way.
+    pub fn authenticate(&self, request: &HeaderMap) -> Option<Arc<str>> {
+        if let Some((name, count)) = &self.anonymous {
+            count.inc();
+            return Some(Arc::clone(name));
+        }
+        let mut came = false;
+        let mut found = None;
+        for (header, credentials) in &self.headers {
+            let Some(value) = request.get(header) else {
+                continue;
+            };
+            came = true;
+            let given = digest(&SHA256, canonical(header, value.as_bytes()).as_ref());
+            for credential in credentials {
+                let equal: Choice = credential.digest.as_ref().ct_eq(given.as_ref());
+                if bool::from(equal) {
+                    found = Some(credential);
+                }
+            }
+        }
+        match found {
+            Some(credential) => credential.accepted.inc(),
+            None if came => self.wrong.inc(),
+            None => self.missing.inc(),
+        }
+        found.map(|c| Arc::clone(&c.name))
+    }
+}
+
+/// `Basic <base64 of username:password>`, as RFC 7617 says.
+fn basic_value(basic: &config::Basic) -> String {
+    let pair = format!("{}:{}", basic.username, basic.password.expose_secret());
+    format!("Basic {}", STANDARD.encode(pair))
+}
+
+/// The scheme of `Authorization` may be written in any case (RFC 9110, 11.1); API keys are compared as they are.
+fn canonical<'v>(header: &HeaderName, value: &'v [u8]) -> std::borrow::Cow<'v, [u8]> {
+    const SCHEME: &[u8] = b"basic ";
+    match value.split_at_checked(SCHEME.len()) {
+        Some((scheme, rest)) if header == AUTHORIZATION && scheme.eq_ignore_ascii_case(SCHEME) => {
+            [b"Basic ", rest.trim_ascii()].concat().into()
+        }
+        _ => value.into(),
+    }
+}
+
+/// Credentials of the admin listener's page and `/status`.
+#[derive(Debug)]
+pub struct AdminCredentials(Option<Credentials>);
+
+impl AdminCredentials {
+    /// Takes the configured pair.
+    pub fn new(admin: &config::Admin) -> Self {
+        Self(admin.credentials.as_ref().map(|pair| {
+            let auth = config::Auth {
+                api_keys: Vec::new(),
+                basic: vec![config::Basic {
+                    name: "admin".to_owned(),
+                    username: pair.username.clone(),
+                    password: pair.password.clone(),
+                }],
+            };
+            // Not one of the contract's series: the admin listener's own requests are not events.
+            let unregistered = IntCounterVec::new(
+                prometheus::Opts::new("admin", "not registered"),
+                &["credential", "result"],
+            )
+            .expect("constant names");
+            Credentials::new(&auth, &unregistered)
+        }))
+    }
+
+    /// Whether a request may see the page and `/status`.
+    pub fn allow(&self, request: &HeaderMap) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|credentials| credentials.authenticate(request).is_some())
+    }
+
+    /// Whether a pair is configured.
+    pub fn configured(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::HeaderValue;
+
+    fn counters() -> IntCounterVec {
+        IntCounterVec::new(prometheus::Opts::new("a", "a"), &["credential", "result"]).unwrap()
+    }
+
+    fn auth() -> config::Auth {
+        let key = |name: &str, header: &str, value: &str| config::ApiKey {
+            name: name.into(),
+            header: header.into(),
+            value: value.to_owned().into(),
+        };
+        config::Auth {
+            api_keys: vec![
+                key("old", "x-api-key", "alpha"),
+                key("new", "x-api-key", "beta"),
+                key("other", "x-token", "gamma"),
+            ],
+            basic: vec![config::Basic {
+                name: "vendor".into(),
+                username: "butlr".into(),
+                password: "pass:word".to_owned().into(),
+            }],
+        }
+    }
+
+    fn request(header: &'static str, value: &str) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        map.insert(
+            HeaderName::from_static(header),
+            HeaderValue::from_str(value).unwrap(),
+        );
+        map
+    }
+
+    #[test]
+    fn every_credential_is_valid_at_the_same_time_and_counted_by_name() {
+        let counters = counters();
+        let credentials = Credentials::new(&auth(), &counters);
+        let name = |h, v: &str| credentials.authenticate(&request(h, v));
+        assert_eq!(name("x-api-key", "alpha").as_deref(), Some("old"));
+        assert_eq!(name("x-api-key", "beta").as_deref(), Some("new"));
+        assert_eq!(name("x-token", "gamma").as_deref(), Some("other"));
+        let pair = STANDARD.encode("butlr:pass:word");
+        assert_eq!(
+            name("authorization", &format!("Basic {pair}")).as_deref(),
+            Some("vendor")
+        );
+        assert_eq!(
+            name("authorization", &format!("bAsIc {pair}")).as_deref(),
+            Some("vendor")
+        );
+        assert_eq!(
+            name("x-api-key", "gamma"),
+            None,
+            "right value, wrong header"
+        );
+        assert_eq!(name("x-api-key", ""), None);
+        assert_eq!(name("x-api-key", "alph"), None);
+        assert_eq!(name("authorization", "Basic"), None);
+        assert_eq!(credentials.authenticate(&HeaderMap::new()), None);
+        let count = |c, r| counters.with_label_values(&[c, r]).get();
+        assert_eq!(count("vendor", "accepted"), 2);
+        assert_eq!(count("unknown", "rejected"), 4);
+        assert_eq!(count("none", "rejected"), 1);
+    }
+
+    #[test]
+    fn debug_shows_names_only() {
+        let credentials = Credentials::new(&auth(), &counters());
+        assert_eq!(
+            format!("{credentials:?}"),
+            r#"["old", "new", "other", "vendor"]"#
+        );
+    }
+}

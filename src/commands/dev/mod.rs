@@ -1,0 +1,227 @@
+//! `dev`: everything in one process, with nothing to install.
+
+mod source;
+
+use std::io::IsTerminal;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::serve::{Signals, failed};
+use super::{FAILED, load, misused};
+use crate::app::{self, Launch, Listeners};
+use crate::config::{Config, Sources};
+use crate::event::EventType;
+use crate::kafka::embedded::EmbeddedKafka;
+use crate::telemetry;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// Use this Kafka instead of the embedded broker; its missing topics are created
+    #[arg(long, value_name = "HOST:PORT")]
+    kafka: Option<String>,
+    /// Send nothing; wait for events from elsewhere
+    #[arg(long)]
+    quiet: bool,
+    /// End by itself after so long, for example 30s
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+}
+
+pub fn run(arguments: Arguments) -> ExitCode {
+    let mut sources = Sources::default();
+    let mut set = |key: &str, value: &str| {
+        let value = toml::Value::String(value.to_owned());
+        sources.flags.push((key.to_owned(), value));
+    };
+    set("log.level", "warn");
+    let defaults = match load(&sources) {
+        Ok(config) => config,
+        Err(mistakes) => return misused(&mistakes),
+    };
+    // Kept until the end: with it goes what it stores.
+    let (_embedded, bootstrap) = match &arguments.kafka {
+        Some(bootstrap) => (None, bootstrap.clone()),
+        None => match embedded(&defaults) {
+            Ok(broker) => {
+                let bootstrap = broker.bootstrap_servers().to_owned();
+                (Some(broker), bootstrap)
+            }
+            Err(error) => {
+                eprintln!("the embedded broker does not start: {error}");
+                return ExitCode::from(FAILED);
+            }
+        },
+    };
+    let bootstrap = toml::Value::String(bootstrap);
+    sources
+        .flags
+        .push(("kafka.bootstrap_servers".to_owned(), bootstrap));
+    let config = match load(&sources) {
+        Ok(config) => config,
+        Err(mistakes) => return misused(&mistakes),
+    };
+    telemetry::init(&config.log);
+    let listeners = match bind(&config) {
+        Ok(listeners) => listeners,
+        Err(error) => return failed(&error),
+    };
+    match start(arguments, config, listeners, sources) {
+        Ok(code) => code,
+        Err(error) => failed(&error),
+    }
+}
+
+fn start(
+    arguments: Arguments,
+    config: Config,
+    listeners: Listeners,
+    sources: Sources,
+) -> Result<ExitCode, app::Error> {
+    let ingest = listeners.ingest.local_addr()?;
+    let admin = listeners.admin.local_addr()?;
+    introduce(&config, ingest, admin, arguments.kafka.is_none());
+    let url = format!("http://{ingest}/v1/events");
+    if !arguments.quiet {
+        std::thread::spawn(move || source::run(&url));
+    }
+    std::thread::spawn(move || report(&format!("http://{admin}/status")));
+    let launch = Launch {
+        create_topics: arguments.kafka.is_some(),
+        config,
+        listeners,
+    };
+    let summary = actix_web::rt::System::new().block_on(async {
+        let signals = Signals::listen(sources)?;
+        let limit = async {
+            match arguments.duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        let stop = async {
+            tokio::select! {
+                () = signals.stopped => {}
+                () = limit => {}
+            }
+        };
+        app::run(launch, stop, signals.reloads).await
+    })?;
+    let ledger = summary.ledger;
+    println!(
+        "\nended: {} received, {} published, {} refused",
+        ledger.received,
+        ledger.of(crate::metrics::Outcome::Published),
+        ledger.of(crate::metrics::Outcome::Refused)
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn embedded(config: &Config) -> Result<EmbeddedKafka, String> {
+    let topics: Vec<_> = EventType::ALL
+        .iter()
+        .map(|&t| config.topics.topic(t))
+        .map(|spec| (spec.name.clone(), spec.partitions))
+        .collect();
+    EmbeddedKafka::start(&topics)
+}
+
+/// The usual ports, or free ones where something listens there already.
+fn bind(config: &Config) -> Result<Listeners, app::Error> {
+    let bind_or_free = |address: SocketAddr| {
+        TcpListener::bind(address).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+    };
+    Ok(Listeners {
+        ingest: bind_or_free(config.http.bind)?,
+        admin: bind_or_free(config.admin.bind)?,
+    })
+}
+
+fn introduce(config: &Config, ingest: SocketAddr, admin: SocketAddr, embedded: bool) {
+    let topic = |t| &config.topics.topic(t).name;
+    let rooms = topic(EventType::RoomOccupancy);
+    let bootstrap = config.require_kafka().unwrap_or_default();
+    let kind = if embedded {
+        "embedded, in memory"
+    } else {
+        "yours"
+    };
+    println!(
+        "\
+butlr-bridge dev
+
+  webhooks   http://{ingest}/v1/events
+  status     http://{admin}/
+  metrics    http://{admin}/metrics
+  Kafka      {bootstrap} ({kind})
+
+Send an event:
+  {}
+
+Read what arrived (kcat):
+  kcat -b {bootstrap} -C -t {rooms} -f '%k  %s\\n'
+
+Ctrl-C ends it. Once a second, what flows:
+",
+        curl_line(ingest)
+    );
+}
+
+fn curl_line(ingest: SocketAddr) -> String {
+    format!(
+        concat!(
+            "curl -sS http://{}/v1/events -H 'content-type: application/json' -d '",
+            r#"{{"id":"event_by_hand_'$(date +%s)'","type":"ROOM_OCCUPANCY","timestamp":'$(date +%s)'000,"version":"v1.0.0","#,
+            r#""metadata":{{"room_id":"room_by_hand"}},"data":3}}'"#
+        ),
+        ingest
+    )
+}
+
+/// One line a second, from the same `/status` that an operator reads.
+fn report(status_url: &str) {
+    let colour = std::io::stdout().is_terminal();
+    let mut before: Option<Value> = None;
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        let answer = ureq::get(status_url).call();
+        let text = answer.and_then(|mut response| response.body_mut().read_to_string());
+        let Some(status) = text
+            .ok()
+            .and_then(|t| serde_json::from_str::<Value>(&t).ok())
+        else {
+            continue;
+        };
+        println!("{}", line(&status, before.as_ref(), colour));
+        before = Some(status);
+    }
+}
+
+fn line(status: &Value, before: Option<&Value>, colour: bool) -> String {
+    let count = |status: &Value, path: &str| status.pointer(path).and_then(Value::as_u64);
+    let since = |path: &str| {
+        let now = count(status, path).unwrap_or(0);
+        now - before.and_then(|b| count(b, path)).unwrap_or(0).min(now)
+    };
+    let mut flows: Vec<String> = Vec::new();
+    for (i, t) in EventType::ALL.iter().enumerate() {
+        match since(&format!("/types/{i}/published")) {
+            0 => {}
+            n => flows.push(format!("{} {n}", t.kebab())),
+        }
+    }
+    let refused = count(status, "/ledger/refused").unwrap_or(0);
+    let refused = match (refused, colour) {
+        (0, _) => "0 refused".to_owned(),
+        (n, true) => format!("\x1b[31m{n} refused\x1b[0m"),
+        (n, false) => format!("{n} refused"),
+    };
+    format!(
+        "{:>5} events/s  {:>8} published  {refused}   {}",
+        since("/ledger/published"),
+        count(status, "/ledger/published").unwrap_or(0),
+        flows.join("  ")
+    )
+}

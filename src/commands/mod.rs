@@ -1,0 +1,99 @@
+//! The commands of the binary. Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
+
+mod check_config;
+mod dev;
+mod serve;
+mod topics;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::config::{self, Config, Mistake, Sources};
+use crate::kafka::client::check_property;
+
+/// What the binary can be asked to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the bridge: webhooks in, Kafka out
+    Serve(serve::Arguments),
+    /// Run everything on this machine with nothing to install: an embedded broker, the bridge and a few simulated rooms
+    Dev(dev::Arguments),
+    /// Check a configuration: all mistakes at once; needs no Kafka
+    CheckConfig(check_config::Arguments),
+    /// Compare the topics that the bridge needs with what the broker has
+    Topics(topics::Arguments),
+}
+
+/// Runs a command to its end.
+pub fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Dev(arguments) => dev::run(arguments),
+        Command::CheckConfig(arguments) => check_config::run(arguments),
+        Command::Topics(arguments) => topics::run(arguments),
+    }
+}
+
+/// Something was asked for that cannot be.
+const FAILED: u8 = 1;
+/// Bad usage or configuration.
+const MISUSED: u8 = 2;
+
+/// Where a configuration comes from, besides the environment.
+#[derive(clap::Args, Clone, Debug)]
+struct ConfigArguments {
+    /// The TOML file; without one, the environment (BUTLR_BRIDGE__SECTION__KEY) and the defaults hold
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set one key, over file and environment: --set http.bind=127.0.0.1:9000
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("write it as section.key=value, for example http.bind=127.0.0.1:9000")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+impl ConfigArguments {
+    fn sources(&self) -> Sources {
+        let mut sources = Sources::from_process(self.config.clone());
+        let flags = self.set.iter().cloned();
+        sources
+            .flags
+            .extend(flags.map(|(key, value)| (key, toml::Value::String(value))));
+        sources
+    }
+
+    /// Reads the configuration, or tells every mistake on standard error.
+    fn load(&self) -> Result<Config, ExitCode> {
+        load(&self.sources()).map_err(|mistakes| misused(&mistakes))
+    }
+}
+
+fn load(sources: &Sources) -> Result<Config, Vec<Mistake>> {
+    config::load(sources, &check_property)
+}
+
+fn misused(mistakes: &[Mistake]) -> ExitCode {
+    for mistake in mistakes {
+        eprintln!("{mistake}");
+    }
+    let s = if mistakes.len() == 1 { "" } else { "s" };
+    eprintln!("{} mistake{s} in the configuration", mistakes.len());
+    ExitCode::from(MISUSED)
+}
+
+/// Runs a short command's future.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the system can start a runtime")
+        .block_on(future)
+}

@@ -1,0 +1,121 @@
+//! `serve`: the bridge, until a signal ends it.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{ConfigArguments, FAILED, MISUSED, load, misused};
+use crate::app::{self, Launch, Listeners};
+use crate::config::{Config, Sources};
+use crate::telemetry;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Create the topics that are missing, as `topics --apply` does, once Kafka is reached
+    #[arg(long)]
+    create_topics: bool,
+}
+
+pub fn run(arguments: Arguments) -> ExitCode {
+    let sources = arguments.config.sources();
+    let config = match arguments.config.load() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if let Err(mistake) = config.require_kafka() {
+        return misused(&[mistake]);
+    }
+    telemetry::init(&config.log);
+    let listeners = match Listeners::bind(&config) {
+        Ok(listeners) => listeners,
+        Err(error) => return failed(&error),
+    };
+    let launch = Launch {
+        config,
+        listeners,
+        create_topics: arguments.create_topics,
+    };
+    let result = actix_web::rt::System::new().block_on(async {
+        let signals = Signals::listen(sources).map_err(app::Error::Server)?;
+        app::run(launch, signals.stopped, signals.reloads).await
+    });
+    match result {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+/// Tells why the bridge could not run; the exit code.
+pub(super) fn failed(error: &app::Error) -> ExitCode {
+    eprintln!("butlr-bridge: {error}");
+    match error {
+        app::Error::Configuration(_) => ExitCode::from(MISUSED),
+        app::Error::Listen { .. } | app::Error::Server(_) => ExitCode::from(FAILED),
+    }
+}
+
+/// What signals ask for.
+pub(super) struct Signals<F> {
+    /// Ready at the first SIGTERM or SIGINT; the second ends the process at once.
+    pub stopped: F,
+    /// A configuration that was read again at SIGHUP and is good.
+    pub reloads: mpsc::Receiver<Config>,
+}
+
+impl Signals<()> {
+    pub(super) fn listen(sources: Sources) -> std::io::Result<Signals<impl Future<Output = ()>>> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (reload, reloads) = mpsc::channel(1);
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let hangup = signal(SignalKind::hangup())?;
+        tokio::spawn(end_on(terminate, interrupt, stop));
+        tokio::spawn(reload_on(hangup, sources, reload));
+        let stopped = async move {
+            let _ = stopped.await;
+        };
+        Ok(Signals { stopped, reloads })
+    }
+}
+
+async fn end_on(mut terminate: Signal, mut interrupt: Signal, stop: oneshot::Sender<()>) {
+    let mut stop = Some(stop);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        match stop.take() {
+            Some(stop) => drop(stop.send(())),
+            None => {
+                tracing::warn!("a second signal: ending at once");
+                std::process::exit(FAILED.into());
+            }
+        }
+    }
+}
+
+async fn reload_on(mut hangup: Signal, sources: Sources, reload: mpsc::Sender<Config>) {
+    while hangup.recv().await.is_some() {
+        let sources = sources.clone();
+        let loaded = tokio::task::spawn_blocking(move || load(&sources)).await;
+        match loaded {
+            Ok(Ok(config)) => {
+                if reload.send(config).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Err(mistakes)) => {
+                for mistake in &mistakes {
+                    tracing::error!(
+                        "configuration not read again, what is in use stays: {mistake}"
+                    );
+                }
+            }
+            Err(join) => tracing::error!(%join, "the configuration could not be read again"),
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Every key of the configuration, once: its default and what it means.
+//!
+//! The reader takes defaults from here, unknown keys are recognised by their absence here, and the README's table is
+//! compared with it. In a key, `*` stands for a name that the user chooses and `[]` for the items of an array.
+
+/// Where a key's value comes from when nobody gives one.
+#[derive(Clone, Copy)]
+pub(super) enum Preset {
+    /// A text that is read exactly as if the user had written it.
+    Text(&'static str),
+    /// There is no fixed text; this says what happens instead.
+    Told(&'static str),
+}
+
+pub(super) struct Key {
+    pub key: &'static str,
+    pub preset: Preset,
+    pub doc: &'static str,
+}
+
+/// One line of the configuration's reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyDoc {
+    /// The dotted key; `*` stands for a name of the user's, `[]` for the items of an array.
+    pub key: &'static str,
+    /// The default as it would be written, or in words where it is not a fixed value.
+    pub default: &'static str,
+    /// What the key means.
+    pub doc: &'static str,
+}
+
+/// Every key with its default and meaning, in the order of the sections.
+pub fn reference() -> Vec<KeyDoc> {
+    KEYS.iter()
+        .map(
+            |&Key {
+                 key,
+                 preset: Text(default) | Told(default),
+                 doc,
+             }| KeyDoc { key, default, doc },
+        )
+        .collect()
+}
+
+use Preset::{Text, Told};
+
+const fn key(key: &'static str, preset: Preset, doc: &'static str) -> Key {
+    Key { key, preset, doc }
+}
+
+#[rustfmt::skip]
+pub(super) static KEYS: &[Key] = &[
+    key("http.bind", Text("127.0.0.1:8080"), "Address and port of the ingest listener; beyond loopback only with credentials"),
+    key("http.workers", Told("the number of processors"), "Threads that serve requests"),
+    key("http.max_body_bytes", Text("1MiB"), "Largest request body, also after decompression"),
+    key("http.max_event_bytes", Text("256KiB"), "Largest single event"),
+    key("http.max_events", Text("1000"), "Most events in one array"),
+    key("http.answer_within", Text("2s"), "Longest time from a request's last byte to its answer"),
+    key("http.sender_timeout", Told("unknown"), "How long the sender waits for an answer, as its subscription says; answer_within must be shorter"),
+    key("http.header_timeout", Text("5s"), "Longest time a client may take to send a request's headers"),
+    key("http.body_timeout", Text("5s"), "Longest time a client may take to send a request's body"),
+    key("http.keep_alive", Text("75s"), "How long an idle connection stays open"),
+    key("http.max_connections", Text("10000"), "Most open connections"),
+    key("http.max_in_flight_events", Text("100000"), "Most events waiting for Kafka at one time; more are answered 503"),
+    key("http.max_in_flight_bytes", Text("256MiB"), "Most bytes of request bodies held at one time; more are answered 503"),
+    key("http.tls.cert_file", Told("no TLS"), "PEM file with the certificate chain"),
+    key("http.tls.key_file", Told("no TLS"), "PEM file with the certificate's private key"),
+
+    key("admin.bind", Text("127.0.0.1:9464"), "Address and port of the admin listener"),
+    key("admin.username", Told("none"), "User of the status pages; beyond loopback they are served only with credentials"),
+    key("admin.password", Told("none"), "That user's password"),
+    key("admin.password_file", Told("none"), "File with that user's password"),
+
+    key("kafka.bootstrap_servers", Told("needed by serve and topics"), "Brokers to start from: host:port, separated by commas"),
+    key("kafka.timestamp", Text("event"), "A record's timestamp: the event's own (event) or the time of receipt (received)"),
+    key("kafka.max_future", Text("1m"), "An event's time further ahead than this is replaced by the time of publishing; below 1h"),
+    key("kafka.max_past", Text("3d"), "An event's time further back than this is replaced by the time of publishing; below every retention"),
+    key("kafka.max_in_flight_per_topic", Text("10000"), "Most events of one topic waiting for Kafka; more are answered 503, so that one topic cannot stall the others"),
+    key("kafka.away_after", Text("10s"), "After this long without a reachable broker the bridge is no longer ready"),
+    key("kafka.properties.*", Told("none"), "A librdkafka property, its name in quotes; what the bridge's promise rests on is refused"),
+    key("kafka.secret_files.*", Told("none"), "File with the value of a librdkafka property"),
+
+    key("topics.template", Text("butlr.event.{type}.v1"), "Topic names; {type} becomes the event type, as in room-occupancy-1min"),
+    key("topics.partitions", Text("6"), "Partitions of a topic"),
+    key("topics.replication_factor", Told("the broker's default"), "Replicas of a partition"),
+    key("topics.min_insync_replicas", Told("the broker's default"), "Replicas that must have a record before it counts as stored"),
+    key("topics.retention", Text("7d"), "How long records are kept, or forever; above kafka.max_past"),
+    key("topics.types.*.name", Told("from topics.template"), "The topic of one event type"),
+    key("topics.types.*.partitions", Told("topics.partitions"), "The same for one event type"),
+    key("topics.types.*.replication_factor", Told("topics.replication_factor"), "The same for one event type"),
+    key("topics.types.*.min_insync_replicas", Told("topics.min_insync_replicas"), "The same for one event type"),
+    key("topics.types.*.retention", Told("topics.retention"), "The same for one event type"),
+
+    key("auth.api_keys[].name", Told("required"), "What metrics and logs call this credential"),
+    key("auth.api_keys[].header", Told("required"), "Request header that carries the key"),
+    key("auth.api_keys[].value", Told("required, or value_file"), "The key"),
+    key("auth.api_keys[].value_file", Told("required, or value"), "File with the key"),
+    key("auth.basic[].name", Told("required"), "What metrics and logs call this credential"),
+    key("auth.basic[].username", Told("required"), "User name of HTTP Basic authentication"),
+    key("auth.basic[].password", Told("required, or password_file"), "Password of HTTP Basic authentication"),
+    key("auth.basic[].password_file", Told("required, or password"), "File with the password"),
+
+    key("log.format", Text("text"), "text for people, json for machines"),
+    key("log.level", Text("info"), "error, warn, info, debug or trace"),
+
+    key("shutdown.drain_delay", Text("0s"), "How long /readyz says 503 before the listener closes"),
+    key("shutdown.timeout", Text("10s"), "Longest time the whole shutdown may take, drain_delay included"),
+];
+
+/// What stands at a key, by the table above.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    Value,
+    Table,
+    Array,
+}
+
+/// The shape of a pattern (a key as it stands in [`KEYS`], or the start of one); `None` where there is no such key.
+pub(super) fn shape(pattern: &str) -> Option<Shape> {
+    if pattern.is_empty() {
+        return Some(Shape::Table);
+    }
+    KEYS.iter()
+        .find_map(|known| match known.key.strip_prefix(pattern)? {
+            "" => Some(Shape::Value),
+            rest if rest.starts_with('.') => Some(Shape::Table),
+            rest if rest.starts_with("[]") => Some(Shape::Array),
+            _ => None,
+        })
+}
+
+/// The default of the key with this pattern.
+pub(super) fn preset(pattern: &str) -> Option<Preset> {
+    KEYS.iter()
+        .find(|known| known.key == pattern)
+        .map(|known| known.preset)
+}
+
+/// The pattern of `name` inside the table with this pattern; `None` where no such name is known.
+pub(super) fn child(pattern: &str, name: &str) -> Option<String> {
+    let written_out = join(pattern, name);
+    if !name.is_empty() && !name.contains(['.', '*', '[']) && shape(&written_out).is_some() {
+        return Some(written_out);
+    }
+    let any_name = join(pattern, "*");
+    shape(&any_name).map(|_| any_name)
+}
+
+/// The names that a table with this pattern can hold.
+pub(super) fn children(pattern: &str) -> Vec<&'static str> {
+    let start = if pattern.is_empty() {
+        String::new()
+    } else {
+        format!("{pattern}.")
+    };
+    let mut names: Vec<&'static str> = KEYS
+        .iter()
+        .filter_map(|known| known.key.strip_prefix(&start))
+        .map(|rest| rest.split(['.', '[']).next().unwrap_or(rest))
+        .collect();
+    names.dedup();
+    names
+}
+
+/// `table.name`.
+pub(super) fn join(table: &str, name: &str) -> String {
+    if table.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{table}.{name}")
+    }
+}
+
+/// `table.name` as TOML would write it: a name with other characters than a bare key's stands in quotes.
+pub(super) fn join_quoted(table: &str, name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !name.is_empty() && name.chars().all(bare) {
+        join(table, name)
+    } else {
+        join(table, &format!("{name:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_has_a_shape_and_stands_once() {
+        for known in KEYS {
+            assert!(shape(known.key) == Some(Shape::Value), "{}", known.key);
+            assert_eq!(
+                KEYS.iter().filter(|other| other.key == known.key).count(),
+                1,
+                "{}",
+                known.key
+            );
+        }
+        assert!(shape("http") == Some(Shape::Table));
+        assert!(shape("htt").is_none());
+        assert!(shape("auth.api_keys") == Some(Shape::Array));
+        assert!(shape("auth.api_keys[]") == Some(Shape::Table));
+        assert!(shape("topics.types.*") == Some(Shape::Table));
+    }
+
+    #[test]
+    fn a_name_of_the_users_never_reaches_into_another_table() {
+        assert_eq!(child("http", "bind").as_deref(), Some("http.bind"));
+        assert_eq!(child("http", "tls.cert_file"), None);
+        assert_eq!(child("auth", "api_keys[]"), None);
+        assert_eq!(
+            child("topics.types", "*").as_deref(),
+            Some("topics.types.*")
+        );
+        assert_eq!(
+            child("kafka.properties", "sasl.username").as_deref(),
+            Some("kafka.properties.*")
+        );
+    }
+
+    #[test]
+    fn the_reference_tells_every_key() {
+        let reference = reference();
+        assert_eq!(reference.len(), KEYS.len());
+        assert!(
+            reference
+                .iter()
+                .all(|line| !line.default.is_empty() && !line.doc.is_empty())
+        );
+        assert!(reference.contains(&KeyDoc {
+            key: "kafka.max_future",
+            default: "1m",
+            doc: "An event's time further ahead than this is replaced by the time of \
+                  publishing; below 1h"
+        }));
+    }
+
+    #[test]
+    fn names_are_quoted_where_toml_needs_it() {
+        assert_eq!(
+            join_quoted("kafka.properties", "sasl.username"),
+            "kafka.properties.\"sasl.username\""
+        );
+        assert_eq!(
+            join_quoted("kafka.properties", "acks"),
+            "kafka.properties.acks"
+        );
+        assert_eq!(join_quoted("", ""), "\"\"");
+    }
+
+    #[test]
+    fn children_are_told_once_each() {
+        assert_eq!(
+            children(""),
+            [
+                "http", "admin", "kafka", "topics", "auth", "log", "shutdown"
+            ]
+        );
+        assert_eq!(
+            children("auth.basic[]"),
+            ["name", "username", "password", "password_file"]
+        );
+        assert_eq!(children("topics.types"), ["*"]);
+    }
+}

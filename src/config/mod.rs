@@ -1,0 +1,111 @@
+//! The configuration: a TOML file, over it the environment, over that the command line.
+//!
+//! [`load`] finds every mistake at once. Its path: `sources` reads the layers into one `tree`, which knows from `keys`
+//! what may stand where; each section is read from there by its own module; `validate` holds the rules between them.
+//! Nothing that comes out of here, be it a mistake or the `Debug` of a [`Config`], contains a secret.
+
+mod admin;
+mod auth;
+mod env_name;
+mod http;
+mod kafka;
+mod keys;
+mod mistake;
+mod process;
+mod properties;
+mod reader;
+mod secret;
+mod sources;
+mod suggest;
+mod topics;
+mod tree;
+mod validate;
+mod value;
+mod warnings;
+mod written;
+
+#[cfg(test)]
+mod tests;
+
+pub use admin::{Admin, AdminCredentials};
+pub use auth::{ApiKey, Auth, Basic};
+pub use http::{Http, TlsFiles};
+pub use kafka::{Kafka, TimestampMode};
+pub use keys::{KeyDoc, reference};
+pub use mistake::{Mistake, Origin};
+pub use process::{Log, LogFormat, Shutdown};
+pub use properties::PropertyCheck;
+pub use sources::Sources;
+pub use topics::{TopicSpec, Topics};
+
+use mistake::Mistakes;
+use reader::Reader;
+
+/// Everything that can be configured, checked as far as that is possible without Kafka.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The ingest listener.
+    pub http: Http,
+    /// The admin listener.
+    pub admin: Admin,
+    /// The brokers.
+    pub kafka: Kafka,
+    /// The topics.
+    pub topics: Topics,
+    /// Who may send events.
+    pub auth: Auth,
+    /// The log.
+    pub log: Log,
+    /// The end of the process.
+    pub shutdown: Shutdown,
+}
+
+/// Reads the configuration and the files of its secrets. Without any source, the defaults hold.
+///
+/// `property_check` is asked once for each librdkafka property that the bridge itself has nothing against.
+///
+/// # Errors
+/// All mistakes, in the order in which they were found; never an empty list.
+pub fn load(sources: &Sources, property_check: &PropertyCheck) -> Result<Config, Vec<Mistake>> {
+    let mistakes = Mistakes::default();
+    let Some(tree) = sources.tree(&mistakes) else {
+        return Err(mistakes.into_vec());
+    };
+    let root = Reader::root(&tree, &mistakes);
+    let config = Config {
+        http: http::read(&root.section("http")),
+        admin: admin::read(&root.section("admin")),
+        kafka: kafka::read(&root.section("kafka"), property_check),
+        topics: topics::read(&root.section("topics")),
+        auth: auth::read(&root.section("auth")),
+        log: process::read_log(&root.section("log")),
+        shutdown: process::read_shutdown(&root.section("shutdown")),
+    };
+    validate::check(&config, &root);
+    let mistakes = mistakes.into_vec();
+    if mistakes.is_empty() {
+        Ok(config)
+    } else {
+        Err(mistakes)
+    }
+}
+
+impl Config {
+    /// The brokers to start from, for what cannot do without.
+    ///
+    /// # Errors
+    /// None are configured.
+    pub fn require_kafka(&self) -> Result<&str, Mistake> {
+        self.kafka.bootstrap_servers.as_deref().ok_or_else(|| {
+            Mistake::new(
+                "kafka.bootstrap_servers",
+                "missing; name the brokers to start from, as in \"kafka-1:9092,kafka-2:9092\"",
+            )
+        })
+    }
+
+    /// What is legal but weak, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        warnings::of(self)
+    }
+}

@@ -1,0 +1,378 @@
+use super::*;
+use crate::config::Origin;
+use toml::Value;
+
+#[test]
+fn all_mistakes_of_a_file_are_told_at_once() {
+    let text = r#"
+        colour = "red"
+        [http]
+        bnid = "127.0.0.1:1"
+        max_events = "many"
+        max_connections = 0
+        max_body_bytes = "1 megabyte"
+        answer_within = 2
+        keep_alive = "soon"
+        tls = { cert_file = "/nowhere/cert.pem" }
+        [admin]
+        bind = "localhost:9464"
+        [kafka]
+        bootstrap_servers = "SSL://a:1"
+        timestamp = "mine"
+        max_future = "2h"
+        [kafka.properties]
+        acks = 1
+        sasl.username = "x"
+        "no.such.property" = "1"
+        [topics]
+        template = "events"
+        partitions = 0
+        [topics.types.ROOMS]
+        partitions = 1
+        [[auth.api_keys]]
+        name = "a b"
+        header = "content-length"
+        [log]
+        level = 3
+    "#;
+    let found = load_with(text, &[]).unwrap_err();
+    let mut told: Vec<(&str, &str)> = found
+        .iter()
+        .map(|m| (m.key.as_str(), m.problem.as_str()))
+        .collect();
+    told.sort_unstable();
+    let mut wanted = [
+        (
+            "colour",
+            "unknown key; known here: http, admin, kafka, topics, auth, log, shutdown",
+        ),
+        ("http.bnid", "unknown key; did you mean bind?"),
+        ("http.max_events", "a whole number is expected, not a text"),
+        (
+            "http.max_connections",
+            "0 is out of bounds; allowed: 1 to 1000000",
+        ),
+        ("http.max_body_bytes", "\"1 megabyte\" is not a size"),
+        (
+            "http.answer_within",
+            "2 has no unit; write it with one, such as \"2s\"",
+        ),
+        ("http.keep_alive", "\"soon\" is not a duration; allowed are"),
+        ("http.tls.cert_file", "/nowhere/cert.pem cannot be read"),
+        (
+            "http.tls.key_file",
+            "missing; TLS needs it next to cert_file",
+        ),
+        (
+            "admin.bind",
+            "\"localhost:9464\" is not an IP address with a port, such as 127.0.0.1:8080",
+        ),
+        (
+            "kafka.bootstrap_servers",
+            "entry 1 (\"SSL://a:1\") has a scheme",
+        ),
+        (
+            "kafka.timestamp",
+            "\"mine\" is not known; allowed: event, received",
+        ),
+        ("kafka.max_future", "2h is too far"),
+        (
+            "kafka.properties.acks",
+            "not to be set here: a 2xx promises",
+        ),
+        (
+            "kafka.properties.sasl",
+            "one value is expected, not a table; a property's name contains dots and needs quotes",
+        ),
+        (
+            "kafka.properties.\"no.such.property\"",
+            "librdkafka refuses it: No such configuration property",
+        ),
+        ("topics.template", "\"events\" must contain {type} once"),
+        (
+            "topics.partitions",
+            "0 is out of bounds; allowed: 1 to 10000",
+        ),
+        (
+            "topics.types.ROOMS",
+            "unknown event type; known: DETECTIONS, TRAFFIC",
+        ),
+        ("auth.api_keys[0].name", "not a name; allowed are 1 to 64"),
+        (
+            "auth.api_keys[0].header",
+            "content-length has a meaning of its own in HTTP",
+        ),
+        (
+            "auth.api_keys[0].value",
+            "missing; give value or value_file",
+        ),
+        (
+            "log.level",
+            "a text in quotes is expected, not a whole number",
+        ),
+    ];
+    wanted.sort_unstable();
+    assert_eq!(told.len(), wanted.len(), "{}", shown(&found));
+    for (told, wanted) in told.iter().zip(wanted) {
+        assert!(
+            told.0 == wanted.0 && told.1.contains(wanted.1),
+            "told {told:?}\nwanted {wanted:?}"
+        );
+    }
+}
+
+#[test]
+fn a_mistake_says_where_it_was_written() {
+    let file = file("[http]\nworkers = \"x\"");
+    let sources = Sources {
+        file: Some(file.path().to_owned()),
+        env: vec![
+            ("BUTLR_BRIDGE__HTTP__BIND".to_owned(), "x".to_owned()),
+            (
+                "BUTLR_BRIDGE__AUTH__BASIC".to_owned(),
+                "[{name='n',username='u'}]".to_owned(),
+            ),
+        ],
+        flags: vec![
+            ("http.max_events".to_owned(), Value::Integer(0)),
+            ("http.max_evnts".to_owned(), Value::Integer(0)),
+        ],
+    };
+    let told = shown(&load(&sources, &check).unwrap_err());
+    assert!(told.contains("http.workers: a whole number"), "{told}");
+    assert!(
+        told.contains("http.bind (environment BUTLR_BRIDGE__HTTP__BIND): \"x\" is not an IP"),
+        "{told}"
+    );
+    assert!(
+        told.contains("auth.basic[0].password (environment BUTLR_BRIDGE__AUTH__BASIC): missing"),
+        "{told}"
+    );
+    assert!(
+        told.contains("http.max_events (command line): 0 is out of bounds"),
+        "{told}"
+    );
+    assert!(
+        told.contains("http.max_evnts (command line): unknown key; did you mean max_events?"),
+        "{told}"
+    );
+}
+
+#[test]
+fn an_unknown_key_is_told_the_nearest() {
+    for (text, told) in [
+        ("[htpp]", "htpp: unknown key; did you mean http?"),
+        (
+            "[kafka]\nboostrap_servers = 'a'",
+            "kafka.boostrap_servers: unknown key; did you mean bootstrap_servers?",
+        ),
+        (
+            "[http]\nmax_past = '1d'",
+            "http.max_past: unknown key; did you mean kafka.max_past?",
+        ),
+        (
+            "[log]\nx = 1",
+            "log.x: unknown key; known here: format, level",
+        ),
+        (
+            "[[auth.basic]]\nname='a'\nusername='b'\npassword='c'\nrealm='d'",
+            "auth.basic[0].realm: unknown key; known here: name,",
+        ),
+        (
+            "[topics.types.room_occupanci]",
+            "topics.types.room_occupanci: unknown event type; did you mean ROOM_OCCUPANCY?",
+        ),
+        (
+            "[http]\n\"tls.cert_file\" = 'a'",
+            "http.\"tls.cert_file\": unknown key",
+        ),
+    ] {
+        assert!(bad(text).contains(told), "{}", bad(text));
+    }
+}
+
+#[test]
+fn names_of_variables_are_checked() {
+    for (name, told) in [
+        (
+            "BUTLR_BRIDGE_HTTP__BIND",
+            "environment BUTLR_BRIDGE_HTTP__BIND: two underscores part the levels of a key; did you mean BUTLR_BRIDGE__HTTP__BIND?",
+        ),
+        (
+            "BUTLR_BRIDGE_KAFKA_BOOTSTRAP_SERVERS",
+            "did you mean BUTLR_BRIDGE__KAFKA__BOOTSTRAP_SERVERS?",
+        ),
+        (
+            "BUTLR_BRIDGE_HTTP_TLS_CERTFILE",
+            "did you mean BUTLR_BRIDGE__HTTP__TLS__CERT_FILE?",
+        ),
+        (
+            "BUTLR_BRIDGE_AUTH_APIKEYS",
+            "did you mean BUTLR_BRIDGE__AUTH__API_KEYS?",
+        ),
+        ("BUTLR_BRIDGE_SOMETHING", "as in BUTLR_BRIDGE__HTTP__BIND"),
+        (
+            "BUTLR_BRIDGE__HTTP__BNID",
+            "http.bnid (environment BUTLR_BRIDGE__HTTP__BNID): unknown key; did you mean bind?",
+        ),
+        ("BUTLR_BRIDGE__HTTP__BIND__X", "unknown key"),
+        ("BUTLR_BRIDGE__HTTP____BIND", "unknown key"),
+        ("BUTLR_BRIDGE__", "unknown key"),
+        (
+            "BUTLR_BRIDGE__KAFKA__PROPERTIES__SASL_USERNAME",
+            "property names contain dots",
+        ),
+        (
+            "BUTLR_BRIDGE__AUTH__API_KEYS__0__VALUE",
+            "auth.api_keys (environment BUTLR_BRIDGE__AUTH__API_KEYS__0__VALUE): an array is given whole",
+        ),
+    ] {
+        let told_now = bad_with("", &[(name, "v")]);
+        assert!(
+            told_now.contains(told) && told_now.lines().count() == 1,
+            "{name}: {told_now}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_one_mistake_with_its_place() {
+    let found = load_with("[http]\n  bind = ?\n", &[]).unwrap_err();
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0]
+            .problem
+            .starts_with("not TOML, line 2, column 10: "),
+        "{}",
+        shown(&found)
+    );
+    assert!(
+        bad("[http]\nbind = '127.0.0.1:1'\nbind = '127.0.0.1:2'")
+            .contains("line 3, column 1: duplicate key")
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let load_file = |path: &str| {
+        load(
+            &Sources {
+                file: Some(path.into()),
+                ..Sources::default()
+            },
+            &check,
+        )
+        .unwrap_err()
+    };
+    let found = load_file("/nowhere/bridge.toml");
+    assert_eq!(
+        (found.len(), found[0].key.as_str()),
+        (1, "/nowhere/bridge.toml")
+    );
+    assert!(
+        found[0]
+            .problem
+            .starts_with("the configuration file cannot be read: ")
+    );
+    assert!(load_file("/")[0].problem.contains("cannot be read"));
+}
+
+#[test]
+fn what_is_wrong_elsewhere_is_told_even_without_the_file() {
+    let told = bad_with(
+        "[http",
+        &[("BUTLR_BRIDGE__HTTP__X", "1"), ("BUTLR_BRIDGE_X", "1")],
+    );
+    assert_eq!(told.lines().count(), 3, "{told}");
+}
+
+#[test]
+fn wrong_shapes_are_told_by_type_alone() {
+    for (text, told) in [
+        (
+            "http = 'a'",
+            "http: a table is expected, such as { … }, not a text",
+        ),
+        (
+            "auth.api_keys = 'a'",
+            "auth.api_keys: an array of tables is expected, such as [[auth.api_keys]], not a text",
+        ),
+        (
+            "auth.api_keys = ['a']",
+            "auth.api_keys[0]: a table is expected",
+        ),
+        (
+            "[http]\nbind = ['a']",
+            "http.bind: one value is expected, not an array",
+        ),
+        (
+            "[log]\nlevel = 2020-01-01",
+            "log.level: a text in quotes is expected, not a date",
+        ),
+        ("[[topics]]", "topics: a table is expected"),
+        (
+            "[http]\nmax_body_bytes = true",
+            "http.max_body_bytes: a size is expected, such as \"64KiB\", not a boolean",
+        ),
+        (
+            "[http]\nkeep_alive = true",
+            "http.keep_alive: a duration is expected, such as \"3s\", not a boolean",
+        ),
+        (
+            "[http]\nkeep_alive = 1.5",
+            "http.keep_alive: 1.5 has no unit",
+        ),
+    ] {
+        assert_eq!(bad(text).lines().count(), 1, "{}", bad(text));
+        assert!(bad(text).starts_with(told), "{}", bad(text));
+    }
+}
+
+#[test]
+fn items_keep_their_number_beside_an_item_that_is_none() {
+    let told = bad("auth.basic = [1, {name = 'a', username = 'b'}]");
+    assert!(
+        told.contains("auth.basic[0]: a table") && told.contains("auth.basic[1].password: missing"),
+        "{told}"
+    );
+}
+
+#[test]
+fn two_spellings_of_one_type_are_a_mistake() {
+    one_mistake(
+        "[topics.types.ROOM_OCCUPANCY_1M]\n[topics.types.room_occupancy_1min]",
+        "topics.types.room_occupancy_1min",
+        "ROOM_OCCUPANCY_1MIN is given twice",
+    );
+}
+
+#[test]
+fn inline_toml_that_is_none_is_a_mistake() {
+    let told = bad_with(
+        "",
+        &[(
+            "BUTLR_BRIDGE__AUTH__API_KEYS",
+            "[{name='a' header='s3cret'}]",
+        )],
+    );
+    assert!(told.starts_with("auth.api_keys (environment BUTLR_BRIDGE__AUTH__API_KEYS): a table or an array is given as inline TOML; not TOML, line 1, column "), "{told}");
+    assert!(!told.contains("s3cret"));
+    let told = bad_with("", &[("BUTLR_BRIDGE__AUTH__API_KEYS", "{name='a'}")]);
+    assert!(told.contains("an array of tables is expected"), "{told}");
+    let told = bad_with("", &[("BUTLR_BRIDGE__HTTP__BIND", "\u{fffd}")]);
+    assert!(told.contains("not UTF-8"), "{told}");
+}
+
+#[test]
+fn kafka_is_missed_only_by_those_who_need_it() {
+    let mistake = good("").require_kafka().unwrap_err();
+    assert_eq!(
+        (mistake.key.as_str(), mistake.origin.clone()),
+        ("kafka.bootstrap_servers", Origin::File)
+    );
+    assert!(
+        mistake
+            .to_string()
+            .starts_with("kafka.bootstrap_servers: missing; name the brokers")
+    );
+}

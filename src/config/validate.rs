@@ -1,0 +1,50 @@
+//! The rules between sections.
+
+use super::reader::Reader;
+use super::{Config, admin, http, kafka, process, topics};
+use std::net::SocketAddr;
+
+pub(super) fn check(config: &Config, root: &Reader<'_>) {
+    http::check(&config.http, root);
+    kafka::check(&config.kafka, &config.http, root);
+    topics::check(&config.topics, &config.kafka, root);
+    process::check(&config.shutdown, root);
+    check_listeners(&config.http, &config.admin, root);
+    check_open_door(config, root);
+}
+
+fn check_listeners(http: &http::Http, admin: &admin::Admin, root: &Reader<'_>) {
+    let (ingest, admin) = (http.bind, admin.bind);
+    let same_address =
+        ingest.ip() == admin.ip() || ingest.ip().is_unspecified() || admin.ip().is_unspecified();
+    if root.sound(&["http.bind", "admin.bind"])
+        && ingest.port() == admin.port()
+        && ingest.port() != 0
+        && same_address
+    {
+        root.section("admin").mistake(
+            "bind",
+            format!("{admin} is taken by http.bind ({ingest}); allowed: another port"),
+        );
+    }
+}
+
+fn check_open_door(config: &Config, root: &Reader<'_>) {
+    let bind = config.http.bind;
+    if root.sound(&["http.bind", "auth"]) && !is_loopback(bind) && config.auth.is_empty() {
+        root.section("http").mistake(
+            "bind",
+            format!(
+                "{bind} can be reached from other machines, and no credentials are \
+                 configured, so anybody could write to Kafka; either give credentials \
+                 (auth.api_keys or auth.basic), or bind to loopback, as in 127.0.0.1:{}",
+                bind.port()
+            ),
+        );
+    }
+}
+
+/// Whether only this machine can reach this address. The unspecified address is every address.
+pub(super) fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}

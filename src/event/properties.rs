@@ -1,0 +1,416 @@
+//! What holds for any input.
+
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::tests::SAMPLES;
+use super::*;
+
+const LIMITS: Limits = Limits {
+    max_events: 20,
+    max_event_bytes: 4096,
+};
+
+/// Any JSON value with the documented keys and values thrown in, so that some of them come close to an event.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+        Just(json!("v1.0.0")),
+        Just(json!("DETECTIONS")),
+        Just(json!("TRAFFIC")),
+        Just(json!("ROOM_OCCUPANCY")),
+        Just(json!(1_727_735_832_000_i64)),
+        Just(json!([1.5, 2])),
+    ];
+    leaf.prop_recursive(4, 40, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::vec((any_key(), inner), 0..8)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect::<Map<_, _>>())),
+        ]
+    })
+}
+
+fn any_key() -> impl Strategy<Value = String> {
+    prop_oneof![
+        1 => ".{0,5}",
+        4 => prop::sample::select(
+            ["id", "type", "timestamp", "version", "metadata", "data", "in", "out", "local", "world", "room_id", "floor_id"]
+                .map(str::to_owned)
+                .to_vec()
+        ),
+    ]
+}
+
+/// A literal to put in place of a value: valid JSON, near the edges of the rules.
+fn literal() -> impl Strategy<Value = String> {
+    let edge = [
+        "null",
+        "true",
+        "0",
+        "-0",
+        "-0.0",
+        "4.0",
+        "1e999",
+        "-1",
+        "1.5",
+        "1.7e12",
+        "253402300799999",
+        "253402300800000",
+        "9007199254740991",
+        "9007199254740992",
+        "1e-999",
+        "9007199254740991.5",
+        "1.7976931348623158e308",
+        "1.7976931348623159e308",
+        "\"\"",
+        "\"x\"",
+        "\"\\u0000\"",
+        "\"\u{85}\"",
+        "\"v1\"",
+        "\"v2\"",
+        "\"v1.x\"",
+        "\"TRAFFIC\"",
+        "\"detections\"",
+        "\"ROOM_OCCUPANCY_1M\"",
+        "\"PIR_MOTION\"",
+        "\"nothing\"",
+        "[]",
+        "{}",
+        "[[1,2]]",
+        "[[1]]",
+        "[1,2]",
+        "[[1,2],[1e999,0]]",
+        "[[1,2,3]]",
+        "{\"in\":1,\"out\":2}",
+        "{\"in\":1,\"in\":1,\"out\":2}",
+        "{\"local\":[],\"world\":[[0,-1.5]]}",
+        "{\"local\":[],\"\\u006cocal\":[],\"world\":[]}",
+        "{\"room_id\":\"r\"}",
+        "{\"floor_id\":\"f\",\"zone_id\":\"z\"}",
+        "{\"room_id\":null,\"floor_id\":\"f\"}",
+        "{\"room_id\":\"r\",\"room_id\":\"r\"}",
+    ];
+    prop_oneof![
+        8 => prop::sample::select(edge.map(str::to_owned).to_vec()),
+        1 => Just(format!("\"{}\"", "x".repeat(256))),
+        1 => Just(format!("\"{}\"", "x".repeat(257))),
+        2 => any_json().prop_map(|value| value.to_string()),
+        1 => "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?",
+    ]
+}
+
+/// An object's fields as text, so that keys can come twice and in any order.
+type Fields = Vec<(String, String)>;
+
+fn write(fields: &Fields) -> String {
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|(key, value)| format!("{}:{value}", json!(key)))
+        .collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+fn fields_of(object: &Value) -> Fields {
+    let object = object.as_object().unwrap();
+    object
+        .iter()
+        .map(|(key, value)| (key.clone(), value.to_string()))
+        .collect()
+}
+
+#[derive(Clone, Debug)]
+enum Mutation {
+    Drop(prop::sample::Index),
+    Replace(prop::sample::Index, String),
+    Repeat(prop::sample::Index, String),
+    Add(String, String),
+    Swap(prop::sample::Index, prop::sample::Index),
+}
+
+fn mutation() -> impl Strategy<Value = Mutation> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        index().prop_map(Mutation::Drop),
+        (index(), literal()).prop_map(|(at, value)| Mutation::Replace(at, value)),
+        (index(), literal()).prop_map(|(at, value)| Mutation::Repeat(at, value)),
+        (any_key(), literal()).prop_map(|(key, value)| Mutation::Add(key, value)),
+        (index(), index()).prop_map(|(a, b)| Mutation::Swap(a, b)),
+    ]
+}
+
+fn mutate(fields: &mut Fields, mutation: Mutation) {
+    if let (
+        true,
+        Mutation::Drop(_) | Mutation::Replace(..) | Mutation::Repeat(..) | Mutation::Swap(..),
+    ) = (fields.is_empty(), &mutation)
+    {
+        return;
+    }
+    let len = fields.len();
+    match mutation {
+        Mutation::Drop(at) => drop(fields.remove(at.index(len))),
+        Mutation::Replace(at, value) => fields[at.index(len)].1 = value,
+        Mutation::Repeat(at, value) => fields.push((fields[at.index(len)].0.clone(), value)),
+        Mutation::Add(key, value) => fields.push((key, value)),
+        Mutation::Swap(a, b) => fields.swap(a.index(len), b.index(len)),
+    }
+}
+
+/// A sample after up to two changes to its envelope, its metadata and its data.
+fn mutated() -> impl Strategy<Value = String> {
+    let mutations = || prop::collection::vec(mutation(), 0..2);
+    (0..SAMPLES.len(), mutations(), mutations(), mutations()).prop_map(
+        |(sample, envelope, metadata, data)| {
+            let event: Value = serde_json::from_str(SAMPLES[sample]).unwrap();
+            let mut fields = fields_of(&event);
+            for (key, mutations) in [("metadata", metadata), ("data", data)] {
+                let Some(field) = fields.iter_mut().find(|(name, _)| name == key) else {
+                    continue;
+                };
+                if event[key].is_object() {
+                    let mut inner = fields_of(&event[key]);
+                    mutations
+                        .into_iter()
+                        .for_each(|mutation| mutate(&mut inner, mutation));
+                    field.1 = write(&inner);
+                }
+            }
+            envelope
+                .into_iter()
+                .for_each(|mutation| mutate(&mut fields, mutation));
+            write(&fields)
+        },
+    )
+}
+
+fn any_type() -> impl Strategy<Value = EventType> {
+    prop::sample::select(EventType::ALL.to_vec())
+}
+
+/// An id by the rules.
+fn id() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-z]{1,8}_[A-Za-z0-9]{27}", "\\PC{1,64}"]
+        .prop_filter("the rule", |id| rules::id(id).is_ok())
+}
+
+/// What was generated, to be found again.
+#[derive(Clone, Debug)]
+struct Generated {
+    body: String,
+    id: String,
+    event_type: EventType,
+    timestamp_ms: i64,
+    space_id: String,
+    org_id: Option<String>,
+}
+
+fn valid_event() -> impl Strategy<Value = Generated> {
+    let points = || prop::collection::vec(prop::array::uniform2(-1e300..1e300_f64), 0..40);
+    (
+        (
+            any_type(),
+            any::<bool>(),
+            id(),
+            id(),
+            prop::option::of("\\PC{1,20}"),
+        ),
+        (
+            0..=MAX_TIMESTAMP_MS,
+            0..=MAX_COUNT,
+            0..=MAX_COUNT,
+            points(),
+            points(),
+        ),
+        (
+            prop::sample::select(vec!["v1", "v1.0", "v1.7.13"]),
+            any_json(),
+            any::<bool>(),
+            "[ \t\r\n]{0,3}",
+            any::<bool>(),
+        ),
+    )
+        .prop_map(|(names, numbers, rest)| {
+            let (event_type, lower, id, space_id, org_id) = names;
+            let (timestamp_ms, one, two, local, world) = numbers;
+            let (version, extra, on_the_floor, space, indented) = rest;
+            let field = match rules::space(event_type) {
+                rules::Space::RoomElseFloor if on_the_floor => "floor_id",
+                rules::Space::RoomElseFloor => "room_id",
+                rules::Space::In(place) => rules::METADATA.all()[place],
+            };
+            let name = event_type.name();
+            let mut event = json!({
+                "id": id,
+                "type": if lower { name.to_lowercase() } else { name.to_owned() },
+                "timestamp": timestamp_ms,
+                "version": version,
+                "metadata": {field: space_id, "org_id": org_id, "extra": extra, "room_name": "é\n"},
+                "extra": extra,
+            });
+            match rules::data(event_type) {
+                rules::Data::Count => event["data"] = json!(one),
+                rules::Data::Traffic => {
+                    event["data"] = json!({"in": one, "out": two, "extra": extra})
+                }
+                rules::Data::Detections => {
+                    event["data"] = json!({"local": local, "world": world, "extra": extra})
+                }
+                rules::Data::Nothing => {}
+            }
+            let text = if indented {
+                serde_json::to_string_pretty(&event)
+            } else {
+                serde_json::to_string(&event)
+            };
+            let body = format!("{space}{}{space}", text.unwrap());
+            Generated {
+                body,
+                id,
+                event_type,
+                timestamp_ms,
+                space_id,
+                org_id,
+            }
+        })
+}
+
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+fn only(body: &str, expected: Option<EventType>) -> Result<Event<'_>, Refused> {
+    match parse(
+        body.as_bytes(),
+        expected,
+        Limits {
+            max_events: 1,
+            max_event_bytes: usize::MAX,
+        },
+    ) {
+        Ok(Parsed::One(event)) => event,
+        other => panic!("{other:?} for {body}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(2000))]
+
+    #[test]
+    fn any_bytes_are_taken_without_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse(&body, None, LIMITS);
+    }
+
+    #[test]
+    fn anything_like_json_is_taken_without_panic(body in "[\\[\\]{}\",:\\\\/ubfnrtdDcC0-9.eE+ -]{0,60}") {
+        let _ = parse(body.as_bytes(), Some(EventType::Traffic), LIMITS);
+    }
+
+    #[test]
+    fn samples_with_bytes_changed_are_taken_without_panic(
+        sample in 0..SAMPLES.len(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut body = SAMPLES[sample].as_bytes().to_vec();
+        for (at, byte) in changes {
+            let at = at.index(body.len());
+            body[at] = byte;
+        }
+        if let Ok(Parsed::One(Err(Refused::Invalid { errors, .. }))) = parse(&body, None, LIMITS) {
+            prop_assert!(errors.iter().all(|mistake| mistake.code != Code::Invalid), "{errors:?}");
+        }
+    }
+
+    /// The body is refused as not JSON exactly when a general parser cannot read it.
+    #[test]
+    fn syntax_is_jsons(body in "[\\[\\]{}\",:\\\\u0-9.eE+ truefalsn-]{0,20}") {
+        let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok();
+        let refused = matches!(parse(body.as_bytes(), None, LIMITS), Err(error) if error.code.status() == 400);
+        prop_assert_eq!(is_json, !refused);
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(1000))]
+
+    #[test]
+    fn any_json_is_judged(value in any_json(), expected in prop::option::of(any_type())) {
+        let body = value.to_string();
+        match parse(body.as_bytes(), expected, LIMITS) {
+            Ok(Parsed::One(Err(Refused::Invalid { errors, .. }))) => {
+                prop_assert!((1..=MAX_MISTAKES).contains(&errors.len()));
+                prop_assert!(errors.iter().all(|mistake| mistake.code != Code::Invalid), "{errors:?}");
+            }
+            Ok(Parsed::Many(events)) => prop_assert_eq!(events.len(), value.as_array().unwrap().len()),
+            Ok(Parsed::One(_)) => {}
+            Err(error) => prop_assert_eq!(error.code.status(), if value.is_array() { 422 } else { 400 }),
+        }
+    }
+
+    /// The invariant: the typed pass says yes exactly when the diagnose pass finds no mistake.
+    #[test]
+    fn both_passes_agree(body in mutated(), expected in prop::option::weighted(0.1, any_type())) {
+        let accepted = typed::read(&body, expected).is_some();
+        let Ok(Refused::Invalid { errors, .. }) = diagnose::diagnose(&body, expected) else {
+            return Err(TestCaseError::fail("not JSON"));
+        };
+        prop_assert!(!errors.is_empty() && errors.len() <= MAX_MISTAKES);
+        // Where the search finds nothing, it says so with this code.
+        let found_none = errors[0].code == Code::Invalid;
+        prop_assert_eq!(accepted, found_none, "{:?}", errors);
+        // Each mistake is where the pointer says, or the field is not there. (Of a key that stands twice, `Value` keeps
+        // the other one; and it takes no number that does not fit.)
+        let twice = errors.iter().any(|mistake| mistake.code == Code::DuplicateKey);
+        if let (false, false, Ok(value)) = (found_none, twice, serde_json::from_str::<Value>(&body)) {
+            for mistake in &errors {
+                let there = value.pointer(&mistake.pointer).is_some();
+                prop_assert_eq!(there, mistake.code != Code::Missing, "{}", mistake);
+            }
+        }
+        let limits = Limits { max_events: 1, max_event_bytes: usize::MAX };
+        let parsed = parse(body.as_bytes(), expected, limits);
+        prop_assert!(matches!(parsed, Ok(Parsed::One(event)) if event.is_ok() == accepted));
+    }
+
+    #[test]
+    fn valid_events_are_read_back(generated in valid_event()) {
+        let event = only(&generated.body, Some(generated.event_type));
+        prop_assert!(event.is_ok(), "{event:?}");
+        let event = event.unwrap();
+        prop_assert_eq!(event.id(), &generated.id);
+        prop_assert_eq!(event.event_type(), generated.event_type);
+        prop_assert_eq!(event.timestamp_ms(), generated.timestamp_ms);
+        prop_assert_eq!(event.space_id(), &generated.space_id);
+        prop_assert_eq!(event.org_id(), generated.org_id.as_deref());
+        prop_assert_eq!(event.raw(), generated.body.trim_matches([' ', '\t', '\r', '\n']).as_bytes());
+    }
+
+    /// An event in an array is judged as it is alone, and its bytes are the same.
+    #[test]
+    fn neighbours_do_not_matter(bodies in prop::collection::vec(mutated(), 1..6), space in "[ \t\r\n]{0,2}") {
+        let array = format!("{space}[{space}{}{space}]", bodies.join(&format!("{space},{space}")));
+        let limits = Limits { max_events: 6, max_event_bytes: usize::MAX };
+        let Ok(Parsed::Many(events)) = parse(array.as_bytes(), None, limits) else {
+            return Err(TestCaseError::fail("not an array"));
+        };
+        prop_assert_eq!(events.len(), bodies.len());
+        for (event, body) in events.into_iter().zip(&bodies) {
+            match (event, only(body, None)) {
+                (Ok(event), Ok(alone)) => {
+                    prop_assert_eq!(event.raw(), body.as_bytes());
+                    prop_assert_eq!(event.id(), alone.id());
+                }
+                (Err(refused), Err(alone)) => prop_assert_eq!(refused, alone),
+                _ => return Err(TestCaseError::fail("judged differently")),
+            }
+        }
+    }
+}

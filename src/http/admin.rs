@@ -1,0 +1,178 @@
+//! The admin listener: metrics and probes for machines, `/status` and a page for people.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
+
+use super::ingest::Ingest;
+use crate::auth::AdminCredentials;
+use crate::kafka::watch::Contact;
+use crate::metrics::{Outcome, unix_seconds};
+
+/// What the admin listener shows.
+pub struct Admin {
+    /// The bridge.
+    pub ingest: Arc<Ingest>,
+    /// When Kafka was last heard of.
+    pub contact: Arc<Contact>,
+    /// `kafka.away_after`
+    pub away_after: Duration,
+    /// Who may see the page and `/status`.
+    pub credentials: AdminCredentials,
+    /// Whether the listener is beyond loopback.
+    pub exposed: bool,
+    /// When the bridge started.
+    pub started: Instant,
+    /// What is legal but weak.
+    pub warnings: Arc<ArcSwap<Vec<String>>>,
+}
+
+impl Admin {
+    /// The routes.
+    pub fn routes(self: Arc<Self>, config: &mut ServiceConfig) {
+        let get = |path: &str| web::resource(path);
+        config
+            .app_data(Data::from(Arc::clone(&self)))
+            .service(get("/metrics").route(web::get().to(metrics)))
+            .service(get("/livez").route(web::get().to(livez)))
+            .service(get("/readyz").route(web::get().to(readyz)));
+        // Beyond loopback nobody sees more than metrics and probes without credentials.
+        if !self.exposed || self.credentials.configured() {
+            config
+                .service(get("/status").route(web::get().to(status)))
+                .service(get("/").route(web::get().to(page)));
+        }
+    }
+
+    /// Ready means: it can store an event now.
+    fn not_ready(&self) -> Option<String> {
+        if self.ingest.gate.draining() {
+            return Some("shutting down".to_owned());
+        }
+        match self.contact.age() {
+            None => Some("Kafka has not been reached yet".to_owned()),
+            Some(age) if age > self.away_after => Some(format!(
+                "Kafka has been away for {}",
+                humantime::format_duration(Duration::from_secs(age.as_secs()))
+            )),
+            Some(_) => None,
+        }
+    }
+
+    fn set_gauges(&self) {
+        let gate = &self.ingest.gate;
+        let gauges = &self.ingest.pipeline.metrics.in_flight;
+        let all = [
+            (&gauges.events, gate.events.now()),
+            (&gauges.events_limit, gate.events.limit()),
+            (&gauges.bytes, gate.bytes.now()),
+            (&gauges.bytes_limit, gate.bytes.limit()),
+            (&gauges.connections, gate.connections.now()),
+            (&gauges.connections_limit, gate.connections.limit()),
+        ];
+        for (gauge, value) in all {
+            gauge.set(value as i64);
+        }
+    }
+
+    fn status(&self) -> Value {
+        let pipeline = &self.ingest.pipeline;
+        let gate = &self.ingest.gate;
+        let now = unix_seconds(SystemTime::now());
+        let types: Vec<_> = pipeline
+            .metrics
+            .ledgers()
+            .enumerate()
+            .map(|(i, (name, ledger, last))| {
+                let lane = pipeline.lanes.get(i);
+                json!({
+                    "type": name,
+                    "received": ledger.received,
+                    "published": ledger.of(Outcome::Published),
+                    "refused": ledger.of(Outcome::Refused),
+                    "last_received_seconds_ago": (last > 0.0).then_some((now - last).max(0.0)),
+                    "topic": lane.map(|l| l.topic()),
+                    "topic_state": lane.map(|l| l.state().as_str()),
+                    "in_flight": lane.map(|l| l.in_flight()),
+                })
+            })
+            .collect();
+        let total = pipeline.metrics.ledger();
+        let not_ready = self.not_ready();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "ready": not_ready.is_none(),
+            "not_ready_because": not_ready,
+            "kafka": {
+                "last_contact_seconds_ago": self.contact.age().map(|age| age.as_secs_f64()),
+                "producer_replacements": pipeline.metrics.kafka.producer_replacements.get(),
+            },
+            "ledger": {
+                "received": total.received,
+                "published": total.of(Outcome::Published),
+                "refused": total.of(Outcome::Refused),
+                "in_flight": gate.events.now(),
+            },
+            "limits": {
+                "events": {"now": gate.events.now(), "limit": gate.events.limit()},
+                "bytes": {"now": gate.bytes.now(), "limit": gate.bytes.limit()},
+                "connections": {"now": gate.connections.now(), "limit": gate.connections.limit()},
+            },
+            "credentials": self.ingest.credentials.load().names().collect::<Vec<_>>(),
+            "warnings": **self.warnings.load(),
+            "types": types,
+        })
+    }
+
+    fn forbidden(&self, request: &HttpRequest) -> Option<HttpResponse> {
+        (!self.credentials.allow(request.headers())).then(|| {
+            HttpResponse::Unauthorized()
+                .insert_header((WWW_AUTHENTICATE, "Basic realm=\"butlr-bridge admin\""))
+                .body("credentials missing or wrong\n")
+        })
+    }
+}
+
+async fn metrics(admin: Data<Admin>) -> HttpResponse {
+    admin.set_gauges();
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, prometheus::TEXT_FORMAT))
+        .body(admin.ingest.pipeline.metrics.encode())
+}
+
+async fn livez() -> &'static str {
+    "alive\n"
+}
+
+async fn readyz(admin: Data<Admin>) -> HttpResponse {
+    match admin.not_ready() {
+        None => HttpResponse::Ok().body("ready\n"),
+        Some(reason) => HttpResponse::ServiceUnavailable().body(format!("not ready: {reason}\n")),
+    }
+}
+
+async fn status(request: HttpRequest, admin: Data<Admin>) -> HttpResponse {
+    admin.forbidden(&request).unwrap_or_else(|| {
+        HttpResponse::Ok()
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .json(admin.status())
+    })
+}
+
+async fn page(request: HttpRequest, admin: Data<Admin>) -> HttpResponse {
+    admin.forbidden(&request).unwrap_or_else(|| {
+        HttpResponse::Ok()
+            .insert_header((CONTENT_TYPE, "text/html; charset=utf-8"))
+            .insert_header((
+                "content-security-policy",
+                "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'",
+            ))
+            .body(include_str!("status.html"))
+    })
+}

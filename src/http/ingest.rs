@@ -1,0 +1,242 @@
+//! The ingest listener: admit → authenticate → read → pipeline → answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::rt::task::JoinHandle;
+use actix_web::web::{self, Bytes, Payload, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse, rt};
+use arc_swap::ArcSwap;
+
+use super::body;
+use super::gate::{Connection, Gate, Permit};
+use super::problem::Rendered;
+use crate::auth::Credentials;
+use crate::event::EventType;
+use crate::kafka::report::Wakeups;
+use crate::metrics::Outcome;
+use crate::pipeline::{Pipeline, Request};
+use crate::rejection::Rejection;
+use crate::telemetry::Throttle;
+
+/// What all workers of the ingest listener share.
+pub struct Ingest {
+    /// The path of an event.
+    pub pipeline: Pipeline,
+    /// Limits on what is held.
+    pub gate: Arc<Gate>,
+    /// Who may send; swapped when the configuration is read again.
+    pub credentials: ArcSwap<Credentials>,
+    /// `http.max_body_bytes`
+    pub max_body_bytes: usize,
+    /// `http.body_timeout`
+    pub body_timeout: Duration,
+    /// `http.answer_within`, from the moment the body is complete.
+    pub answer_within: Duration,
+    /// Ids of the requests that need one.
+    pub request_ids: RequestIds,
+    /// Bounds the lines about refused requests.
+    pub refusals: Throttle,
+}
+
+/// One worker thread's view: the shared part and its own way of being woken.
+#[derive(Clone)]
+pub struct Worker {
+    ingest: Arc<Ingest>,
+    wakeups: Arc<Wakeups>,
+}
+
+impl Worker {
+    /// Called on the worker's thread, within its runtime.
+    pub fn start(ingest: Arc<Ingest>) -> Self {
+        let wakeups = Arc::new(Wakeups::default());
+        rt::spawn(Arc::clone(&wakeups).run());
+        Self { ingest, wakeups }
+    }
+
+    /// The routes.
+    pub fn routes(self, config: &mut ServiceConfig) {
+        let route = |path: &str| {
+            web::resource(path)
+                .route(web::post().to(events))
+                .route(web::route().to(method_not_allowed))
+        };
+        config
+            .app_data(self)
+            .service(route("/v1/events"))
+            .service(route("/v1/events/{type}"))
+            .default_service(web::route().to(not_found));
+    }
+
+    fn of(request: &HttpRequest) -> &Self {
+        request
+            .app_data::<Self>()
+            .expect("each route is configured together with its worker")
+    }
+}
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+async fn events(request: HttpRequest, payload: Payload) -> HttpResponse {
+    let started = Instant::now();
+    let worker = Worker::of(&request);
+    let mut credential = None;
+    let rendered = match take(worker, &request, payload, &mut credential).await {
+        Ok(task) => task.await,
+        Err(rejection) => Ok(worker.problem(&rejection, &request)),
+    };
+    // A task that panicked had what it had not settled counted as refused.
+    let rendered =
+        rendered.unwrap_or_else(|_| worker.problem(&Rejection::KafkaUnconfirmed, &request));
+    worker.answer(&request, started, rendered, credential.as_deref())
+}
+
+async fn method_not_allowed(request: HttpRequest) -> HttpResponse {
+    let worker = Worker::of(&request);
+    let rendered = worker.problem(&Rejection::MethodNotAllowed, &request);
+    worker.answer(&request, Instant::now(), rendered, None)
+}
+
+async fn not_found(request: HttpRequest) -> HttpResponse {
+    let worker = Worker::of(&request);
+    let rendered = worker.problem(&Rejection::NotFound, &request);
+    worker.answer(&request, Instant::now(), rendered, None)
+}
+
+/// Admits, authenticates and reads a request, and starts the pipeline in a task of its own: a client that goes away
+/// ends the handler, and must not end a delivery half-way.
+async fn take(
+    worker: &Worker,
+    request: &HttpRequest,
+    payload: Payload,
+    credential: &mut Option<Arc<str>>,
+) -> Result<JoinHandle<Rendered>, Rejection> {
+    let ingest = &worker.ingest;
+    ingest.gate.admit(request.conn_data::<Connection>())?;
+    *credential = ingest.credentials.load().authenticate(request.headers());
+    if credential.is_none() {
+        return Err(Rejection::Unauthorized);
+    }
+    let expected = match request.match_info().get("type") {
+        None => None,
+        Some(spelling) => Some(EventType::parse(spelling).ok_or(Rejection::NotFound)?),
+    };
+    let mut permit = ingest.gate.permit();
+    let deadline = Instant::now() + ingest.body_timeout;
+    let limit = ingest.max_body_bytes;
+    let body = body::read(request, payload, limit, deadline, &mut permit).await;
+    if body == Err(Rejection::NotGzip) {
+        // The body came whole: one event of an unknown type that could not be read.
+        let received = ingest.pipeline.metrics.received(None);
+        received.settle(Outcome::Refused);
+    }
+    let run = run(
+        worker.clone(),
+        body?,
+        expected,
+        permit,
+        request.headers().get(X_REQUEST_ID).cloned(),
+    );
+    Ok(rt::spawn(run))
+}
+
+async fn run(
+    worker: Worker,
+    body: Bytes,
+    expected: Option<EventType>,
+    mut permit: Permit,
+    given_id: Option<HeaderValue>,
+) -> Rendered {
+    let ingest = &*worker.ingest;
+    let request = Request {
+        body: &body,
+        expected,
+        received_at: SystemTime::now(),
+        deadline: Instant::now() + ingest.answer_within,
+    };
+    let answer = ingest
+        .pipeline
+        .process(request, &mut permit, &worker.wakeups)
+        .await;
+    Rendered::answer(&answer, || ingest.request_ids.next(given_id.as_ref()))
+}
+
+impl Worker {
+    /// A problem that concerns a request as a whole. What the pipeline refuses, it counts itself.
+    fn problem(&self, rejection: &Rejection, request: &HttpRequest) -> Rendered {
+        let ingest = &self.ingest;
+        ingest.pipeline.metrics.rejection(rejection.code());
+        let id = ingest.request_ids.next(request.headers().get(X_REQUEST_ID));
+        Rendered::problem(rejection, None, id)
+    }
+
+    /// Counts an answer, logs it when it is a problem, and makes it a response.
+    fn answer(
+        &self,
+        request: &HttpRequest,
+        started: Instant,
+        rendered: Rendered,
+        credential: Option<&str>,
+    ) -> HttpResponse {
+        let ingest = &self.ingest;
+        let metrics = &ingest.pipeline.metrics;
+        metrics.answered(rendered.status, started.elapsed());
+        if let Some(problem) = &rendered.problem
+            && let Some(suppressed) = ingest.refusals.allow(problem.code)
+        {
+            tracing::warn!(
+                request_id = problem.request_id,
+                status = rendered.status,
+                code = problem.code,
+                credential,
+                peer = request.peer_addr().map(tracing::field::display),
+                path = request.path(),
+                suppressed,
+                "request refused"
+            );
+        }
+        let beyond = request.conn_data::<Connection>();
+        let close = ingest.gate.draining()
+            || rendered.status == 408
+            || beyond.is_some_and(Connection::is_beyond_limit);
+        rendered.into_response(close)
+    }
+}
+
+/// Makes request ids: the sender's own `x-request-id` where it is a decent one.
+#[derive(Debug)]
+pub struct RequestIds {
+    process: u32,
+    numbers: AtomicU64,
+}
+
+impl RequestIds {
+    /// Ids that differ from another process' (as far as its start time and pid do).
+    pub fn new() -> Self {
+        let started = SystemTime::now().duration_since(UNIX_EPOCH);
+        let nanos = started.unwrap_or_default().subsec_nanos();
+        Self {
+            process: nanos ^ std::process::id().rotate_left(16),
+            numbers: AtomicU64::new(0),
+        }
+    }
+
+    fn next(&self, given: Option<&HeaderValue>) -> String {
+        let decent = |id: &&str| (1..=128).contains(&id.len()) && !id.contains(' ');
+        match given.and_then(|id| id.to_str().ok()).filter(decent) {
+            Some(id) => id.to_owned(),
+            None => {
+                let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+                format!("{:08x}-{number:x}", self.process)
+            }
+        }
+    }
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        Self::new()
+    }
+}

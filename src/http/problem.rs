@@ -1,0 +1,210 @@
+//! Answers: what was stored, and RFC 9457 problems for what was not.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use serde::Serialize;
+
+use crate::event::Mistake;
+use crate::pipeline::{Answer, Stored, Verdict};
+use crate::rejection::Rejection;
+
+/// An answer ready to be sent; made where the request's body is at hand, sent where it no longer is.
+#[derive(Debug)]
+pub struct Rendered {
+    /// The HTTP status.
+    pub status: u16,
+    /// What is logged of it; `None` where all was stored.
+    pub problem: Option<Refusal>,
+    body: Vec<u8>,
+    media_type: &'static str,
+    retry_after: Option<u64>,
+}
+
+/// What a line of the log says of a refused request.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The code of the problem; of an array, of its worst one.
+    pub code: &'static str,
+    /// The id that the answer carries, too.
+    pub request_id: String,
+}
+
+#[derive(Serialize)]
+struct Published<'a> {
+    status: &'static str,
+    id: &'a str,
+    topic: &'a str,
+    partition: i32,
+    offset: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<&'a [Mistake]>,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    status: &'static str,
+    code: &'static str,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<&'a [Mistake]>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Entry<'a> {
+    Published(Published<'a>),
+    Refused(Refused<'a>),
+}
+
+#[derive(Serialize)]
+struct Results<'a> {
+    results: Vec<Entry<'a>>,
+}
+
+impl Rendered {
+    /// The answer to a request that went through the pipeline.
+    pub fn answer(answer: &Answer<'_>, request_id: impl FnOnce() -> String) -> Self {
+        match answer {
+            Answer::Whole(rejection) => Self::problem(rejection, None, request_id()),
+            Answer::One(Verdict { event, outcome }) => {
+                let id = event.as_ref().map(|e| e.id());
+                match outcome {
+                    Ok(stored) => Self::json(200, &published(id, stored)),
+                    Err(rejection) => Self::problem(rejection, id, request_id()),
+                }
+            }
+            Answer::Many(verdicts) => Self::results(verdicts, request_id),
+        }
+    }
+
+    fn results(verdicts: &[Verdict<'_>], request_id: impl FnOnce() -> String) -> Self {
+        let refused = || verdicts.iter().filter_map(|v| v.outcome.as_ref().err());
+        let again = refused().filter_map(Rejection::retry_after).max();
+        let status = match (again, refused().next()) {
+            (Some(_), _) => 503,
+            (None, Some(_)) => 422,
+            (None, None) => 200,
+        };
+        let worst = refused().find(|r| again.is_none() || r.retry_after().is_some());
+        let results = verdicts.iter().map(|v| {
+            let id = v.event.as_ref().map(|e| e.id());
+            match &v.outcome {
+                Ok(stored) => Entry::Published(published(id, stored)),
+                Err(rejection) => Entry::Refused(Refused {
+                    status: "refused",
+                    code: rejection.code(),
+                    detail: rejection.detail(),
+                    id,
+                    errors: errors(rejection),
+                }),
+            }
+        });
+        let results = Results {
+            results: results.collect(),
+        };
+        Self {
+            problem: worst.map(|rejection| Refusal {
+                code: rejection.code(),
+                request_id: request_id(),
+            }),
+            retry_after: again.map(|after| after.as_secs()),
+            ..Self::json(status, &results)
+        }
+    }
+
+    /// A request, or its only event, was refused.
+    pub fn problem(rejection: &Rejection, id: Option<&str>, request_id: String) -> Self {
+        let problem = Problem {
+            r#type: format!("urn:butlr-bridge:problem:{}", rejection.code()),
+            title: rejection.title(),
+            status: rejection.status(),
+            code: rejection.code(),
+            detail: rejection.detail(),
+            id,
+            request_id: &request_id,
+            errors: errors(rejection),
+        };
+        Self {
+            problem: Some(Refusal {
+                code: rejection.code(),
+                request_id: request_id.clone(),
+            }),
+            media_type: "application/problem+json",
+            retry_after: rejection.retry_after().map(|after| after.as_secs()),
+            ..Self::json(rejection.status(), &problem)
+        }
+    }
+
+    fn json(status: u16, value: &impl Serialize) -> Self {
+        let mut body = Vec::with_capacity(192);
+        serde_json::to_writer(&mut body, value).expect("these values are JSON");
+        Self {
+            status,
+            problem: None,
+            body,
+            media_type: "application/json",
+            retry_after: None,
+        }
+    }
+
+    /// The HTTP response; `close`: the connection ends with it.
+    pub fn into_response(self, close: bool) -> HttpResponse {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = HttpResponseBuilder::new(status);
+        response.insert_header((CONTENT_TYPE, self.media_type));
+        match self.status {
+            401 => {
+                response.insert_header((
+                    WWW_AUTHENTICATE,
+                    "Basic realm=\"butlr-bridge\", charset=\"UTF-8\"",
+                ));
+            }
+            405 => {
+                response.insert_header((ALLOW, "POST"));
+            }
+            _ => {}
+        }
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((RETRY_AFTER, seconds.to_string()));
+        }
+        if let Some(Refusal { request_id, .. }) = self.problem {
+            response.insert_header(("x-request-id", request_id));
+        }
+        if close {
+            response.force_close();
+        }
+        response.body(self.body)
+    }
+}
+
+fn published<'a>(id: Option<&'a str>, stored: &Stored<'a>) -> Published<'a> {
+    Published {
+        status: "published",
+        id: id.unwrap_or_default(),
+        topic: stored.topic,
+        partition: stored.partition,
+        offset: stored.offset,
+    }
+}
+
+fn errors(rejection: &Rejection) -> Option<&[Mistake]> {
+    match rejection {
+        Rejection::Invalid(mistakes) => Some(mistakes),
+        _ => None,
+    }
+}

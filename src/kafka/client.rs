@@ -1,0 +1,129 @@
+//! librdkafka's configuration: what the bridge insists on, its defaults, and what the user adds.
+
+use std::time::Duration;
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use secrecy::ExposeSecret;
+
+use crate::config;
+use crate::event::EventType;
+
+/// Below the answer's bound by this much, so that the final report usually still finds its request waiting.
+const REPORT_MARGIN: Duration = Duration::from_millis(200);
+
+/// Bytes of values that one topic may have in flight.
+///
+/// Ten such lanes stay below the default of `http.max_in_flight_bytes`, so that one dead topic cannot use up what the
+/// listener may hold.
+pub const LANE_BYTES: usize = 24 * 1024 * 1024;
+
+/// What producer and admin clients share: where Kafka is, how to log in, and how soon to try again.
+pub fn base(kafka: &config::Kafka, bootstrap_servers: &str) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("client.id", "butlr-bridge")
+        .set("socket.keepalive.enable", "true")
+        .set("socket.nagle.disable", "true")
+        .set("reconnect.backoff.ms", "100")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("log.connection.close", "false");
+    for (name, value) in &kafka.properties {
+        client.set(name, value.expose_secret());
+    }
+    client
+        .set("bootstrap.servers", bootstrap_servers)
+        .set("allow.auto.create.topics", "false")
+        .set_log_level(RDKafkaLogLevel::Info);
+    client
+}
+
+/// The producer's configuration.
+///
+/// Set first, and so the user's to change: compression (stock Flink cannot read zstd) and `linger.ms` (0: a sender
+/// that waits for its answer gains nothing from waiting longer; under load batches grow by themselves).
+/// Set last, and so not: all that "a 2xx is a promise" and the bound on an answer rest on.
+pub fn producer(kafka: &config::Kafka, bootstrap: &str, answer_within: Duration) -> ClientConfig {
+    let queue = EventType::ALL.len() * kafka.max_in_flight_per_topic;
+    let queue_kib = EventType::ALL.len() * LANE_BYTES / 1024;
+    let message_timeout = answer_within.saturating_sub(REPORT_MARGIN.min(answer_within / 4));
+    let mut client = base(kafka, bootstrap);
+    for (name, default) in [("compression.type", "lz4"), ("linger.ms", "0")] {
+        let aliases: &[&str] = match name {
+            "linger.ms" => &["linger.ms", "queue.buffering.max.ms"],
+            _ => &["compression.type", "compression.codec"],
+        };
+        if !aliases.iter().any(|a| kafka.properties.contains_key(*a)) {
+            client.set(name, default);
+        }
+    }
+    client
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("partitioner", "murmur2_random")
+        .set(
+            "message.timeout.ms",
+            message_timeout.as_millis().to_string(),
+        )
+        // The lanes are the limit; librdkafka's own lies above their sum, with room for records whose size is mostly
+        // key and headers.
+        .set("queue.buffering.max.messages", (queue + 1000).to_string())
+        .set(
+            "queue.buffering.max.kbytes",
+            (4 * queue_kib).min(2_097_151).to_string(),
+        )
+        // The watch tells missing topics apart; a record that slips through shall fail within the answer's bound.
+        .set("topic.metadata.propagation.max.ms", "1000")
+        .set("statistics.interval.ms", "5000");
+    client
+}
+
+/// What librdkafka says of one property, for `check-config`: needs no Kafka.
+///
+/// # Errors
+/// The text of librdkafka, which may quote the value.
+pub fn check_property(name: &str, value: &str) -> Result<(), String> {
+    let mut client = ClientConfig::new();
+    client.set(name, value);
+    match client.create_native_config() {
+        Ok(_) => Ok(()),
+        Err(rdkafka::error::KafkaError::ClientConfig(_, text, _, _)) => Err(text),
+        Err(other) => Err(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_plain_and_scram_are_in_the_build() {
+        let features = ClientConfig::new()
+            .create_native_config()
+            .and_then(|native| native.get("builtin.features"))
+            .unwrap();
+        for feature in [
+            "ssl",
+            "sasl_plain",
+            "sasl_scram",
+            "sasl_oauthbearer",
+            "lz4",
+            "gzip",
+        ] {
+            assert!(
+                features.split(',').any(|f| f == feature),
+                "{feature}: {features}"
+            );
+        }
+    }
+
+    #[test]
+    fn librdkafka_names_what_it_does_not_know() {
+        assert_eq!(check_property("sasl.mechanisms", "PLAIN"), Ok(()));
+        assert!(
+            check_property("no.such.property", "1")
+                .unwrap_err()
+                .contains("no.such.property")
+        );
+        assert!(check_property("linger.ms", "soon").is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! The bulkheads: each topic has a lane of its own, so that a dead topic fills its lane and nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+use crate::event::EventType;
+use crate::rejection::Rejection;
+
+/// What the metadata watch last saw of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TopicState {
+    /// Not looked up yet: Kafka was not reached since the start. Events are tried.
+    Unknown,
+    /// It is there.
+    Available,
+    /// It does not exist.
+    Missing,
+    /// The bridge's user may not see it.
+    Forbidden,
+}
+
+impl TopicState {
+    /// As `/status` shows it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TopicState::Unknown => "unknown",
+            TopicState::Available => "available",
+            TopicState::Missing => "missing",
+            TopicState::Forbidden => "forbidden",
+        }
+    }
+}
+
+/// One topic's way into librdkafka, with a budget of its own.
+///
+/// Invariant: the sum of all lanes' budgets fits librdkafka's queue (`client.rs` sizes it so), which is shared by all
+/// topics. A record keeps its permit until its delivery report, also when nobody waits for that any more.
+#[derive(Debug)]
+pub struct Lane {
+    event_type: EventType,
+    topic: String,
+    state: AtomicU8,
+    events: AtomicUsize,
+    bytes: AtomicUsize,
+    max_events: usize,
+    max_bytes: usize,
+}
+
+impl Lane {
+    /// An empty lane; limits in records and in bytes of their values.
+    pub fn new(
+        event_type: EventType,
+        topic: String,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            event_type,
+            topic,
+            state: AtomicU8::new(TopicState::Unknown as u8),
+            events: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            max_events,
+            max_bytes,
+        })
+    }
+
+    /// The type whose events go here.
+    pub fn event_type(&self) -> EventType {
+        self.event_type
+    }
+
+    /// The topic's name.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// What the watch last saw.
+    pub fn state(&self) -> TopicState {
+        match self.state.load(Ordering::Relaxed) {
+            s if s == TopicState::Available as u8 => TopicState::Available,
+            s if s == TopicState::Missing as u8 => TopicState::Missing,
+            s if s == TopicState::Forbidden as u8 => TopicState::Forbidden,
+            _ => TopicState::Unknown,
+        }
+    }
+
+    /// Takes what the watch saw; returns what was before.
+    pub fn set_state(&self, state: TopicState) -> TopicState {
+        let before = self.state();
+        self.state.store(state as u8, Ordering::Relaxed);
+        before
+    }
+
+    /// Records in flight.
+    pub fn in_flight(&self) -> usize {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    /// A place for one record of `bytes` bytes, or why there is none: at once, without asking Kafka.
+    ///
+    /// # Errors
+    /// [`Rejection::TopicMissing`], [`Rejection::TopicForbidden`], [`Rejection::TopicOverloaded`].
+    pub fn enter(self: &Arc<Self>, bytes: usize) -> Result<LanePermit, Rejection> {
+        match self.state() {
+            TopicState::Missing => return Err(Rejection::TopicMissing),
+            TopicState::Forbidden => return Err(Rejection::TopicForbidden),
+            TopicState::Unknown | TopicState::Available => {}
+        }
+        let permit = LanePermit {
+            lane: Arc::clone(self),
+            bytes,
+        };
+        let events = self.events.fetch_add(1, Ordering::Relaxed);
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // An empty lane takes a record of any size: the limit on one event's size is not this one.
+        if events >= self.max_events || (before > 0 && before + bytes > self.max_bytes) {
+            return Err(Rejection::TopicOverloaded);
+        }
+        Ok(permit)
+    }
+}
+
+/// A record's place in its lane, given back when dropped.
+#[derive(Debug)]
+pub struct LanePermit {
+    lane: Arc<Lane>,
+    bytes: usize,
+}
+
+impl Drop for LanePermit {
+    fn drop(&mut self) {
+        self.lane.events.fetch_sub(1, Ordering::Relaxed);
+        self.lane.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_is_bounded_in_events_and_bytes_and_recovers() {
+        let lane = Lane::new(EventType::Traffic, "t".into(), 2, 100);
+        let first = lane.enter(60).unwrap();
+        assert_eq!(lane.enter(60).unwrap_err(), Rejection::TopicOverloaded);
+        let second = lane.enter(40).unwrap();
+        assert_eq!(lane.enter(0).unwrap_err(), Rejection::TopicOverloaded);
+        drop(first);
+        drop(second);
+        assert_eq!(lane.in_flight(), 0);
+        let large = lane.enter(1_000).unwrap();
+        drop(large);
+        lane.set_state(TopicState::Missing);
+        assert_eq!(lane.enter(1).unwrap_err(), Rejection::TopicMissing);
+        assert_eq!(lane.set_state(TopicState::Forbidden), TopicState::Missing);
+        assert_eq!(lane.enter(1).unwrap_err(), Rejection::TopicForbidden);
+        lane.set_state(TopicState::Available);
+        assert!(lane.enter(1).is_ok());
+    }
+}

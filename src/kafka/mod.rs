@@ -1,0 +1,9 @@
+//! Kafka: lanes into librdkafka, delivery reports out of it, and the watch over topics and producer.
+
+pub mod client;
+pub mod embedded;
+pub mod lane;
+pub mod producer;
+pub mod report;
+pub mod topics;
+pub mod watch;

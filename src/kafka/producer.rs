@@ -1,0 +1,311 @@
+//! The producer: records in, delivery reports out, and a fresh one when librdkafka calls it fatal.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rdkafka::Message;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig,
+};
+use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::lane::LanePermit;
+use super::report::{Delivery, Report, Slot, Wakeups};
+use super::watch::Contact;
+use crate::metrics::Metrics;
+use crate::record::Record;
+use crate::rejection::Rejection;
+
+/// How long one call of librdkafka's poll may block, and so how long a producer takes to end.
+const POLL: Duration = Duration::from_millis(100);
+
+/// What librdkafka calls back into.
+pub(super) struct Callbacks {
+    metrics: Arc<Metrics>,
+    contact: Arc<Contact>,
+    fatal: AtomicBool,
+    supervisor: Mutex<Option<Thread>>,
+}
+
+impl Callbacks {
+    fn note_fatal(&self) {
+        self.fatal.store(true, Ordering::Release);
+        let supervisor = self.supervisor.lock();
+        if let Some(thread) = &*supervisor.unwrap_or_else(PoisonError::into_inner) {
+            thread.unpark();
+        }
+    }
+}
+
+impl ClientContext for Callbacks {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        use RDKafkaLogLevel::*;
+        match level {
+            Emerg | Alert | Critical | Error => {
+                tracing::warn!(target: "librdkafka", facility, "{message}")
+            }
+            Warning | Notice => tracing::info!(target: "librdkafka", facility, "{message}"),
+            Info | Debug => tracing::debug!(target: "librdkafka", facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            tracing::error!(reason, "librdkafka calls the producer fatal");
+            self.note_fatal();
+        } else {
+            tracing::debug!(%error, reason, "librdkafka reports an error");
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let kafka = &self.metrics.kafka;
+        let brokers = || statistics.brokers.values();
+        let up = brokers().filter(|b| b.nodeid >= 0 && b.state == "UP");
+        kafka.brokers_up.set(up.count() as i64);
+        kafka.queue_messages.set(statistics.msg_cnt as i64);
+        kafka.queue_bytes.set(statistics.msg_size as i64);
+        kafka
+            .requests_in_flight
+            .set(brokers().map(|b| b.waitresp_cnt).sum());
+        kafka.transmit_totals(
+            brokers().map(|b| b.txerrs + b.req_timeouts).sum(),
+            brokers().map(|b| b.txretries).sum(),
+        );
+        let round_trips = || brokers().filter_map(|b| b.rtt.as_ref());
+        let seconds = |micros: Option<i64>| micros.unwrap_or(0) as f64 / 1e6;
+        let set = |quantile, value| {
+            let gauge = kafka.round_trip.with_label_values(&[quantile]);
+            gauge.set(seconds(value));
+        };
+        set("0.5", round_trips().map(|w| w.p50).max());
+        set("0.99", round_trips().map(|w| w.p99).max());
+    }
+}
+
+impl ProducerContext for Callbacks {
+    type DeliveryOpaque = Arc<Slot>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, slot: Arc<Slot>) {
+        let report = match result {
+            Ok(message) => {
+                self.contact.now();
+                let offset = message.offset();
+                Report::Stored {
+                    partition: message.partition(),
+                    offset: (offset >= 0).then_some(offset),
+                }
+            }
+            Err((error, _)) => {
+                let code = error.rdkafka_error_code();
+                if code == Some(RDKafkaErrorCode::Fatal) {
+                    self.note_fatal();
+                }
+                Report::Failed(code.unwrap_or(RDKafkaErrorCode::Unknown))
+            }
+        };
+        if !slot.complete(report) {
+            self.metrics
+                .late_report(matches!(report, Report::Stored { .. }));
+        }
+    }
+}
+
+/// One librdkafka producer with the thread that serves its reports.
+struct Running {
+    producer: Arc<BaseProducer<Callbacks, NoCustomPartitioner>>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Running {
+    fn start(config: &ClientConfig, callbacks: Callbacks) -> KafkaResult<Arc<Self>> {
+        let producer = Arc::new(BaseProducer::from_config_and_context(config, callbacks)?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::Builder::new()
+            .name("delivery-reports".into())
+            .spawn({
+                let (producer, stop) = (Arc::clone(&producer), Arc::clone(&stop));
+                move || {
+                    while !stop.load(Ordering::Acquire) {
+                        producer.poll(POLL);
+                    }
+                }
+            })
+            .expect("the system can start a thread");
+        Ok(Arc::new(Self {
+            producer,
+            stop,
+            thread: Mutex::new(Some(thread)),
+        }))
+    }
+
+    /// Waits until nothing is in flight, at most `within`, then gives up what is left. Blocks.
+    fn end(&self, within: Duration) -> usize {
+        let deadline = Instant::now() + within;
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let left = usize::try_from(self.producer.in_flight_count()).unwrap_or(0);
+        if left > 0 {
+            // Their reports come now, as unknown, through the thread that is still there.
+            self.producer
+                .purge(PurgeConfig::default().queue().inflight());
+            let purged = Instant::now() + Duration::from_secs(1);
+            while self.producer.in_flight_count() > 0 && Instant::now() < purged {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        self.stop.store(true, Ordering::Release);
+        let thread = self.thread.lock();
+        if let Some(thread) = thread.unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+        left
+    }
+}
+
+/// Publishes records to Kafka. There is one for the whole bridge: a shared producer makes fuller batches.
+pub struct Producer {
+    config: ClientConfig,
+    metrics: Arc<Metrics>,
+    contact: Arc<Contact>,
+    current: ArcSwap<Running>,
+}
+
+impl Producer {
+    /// Starts librdkafka; does not wait for Kafka.
+    ///
+    /// # Errors
+    /// What librdkafka refuses in the configuration.
+    pub fn start(
+        config: ClientConfig,
+        metrics: Arc<Metrics>,
+        contact: Arc<Contact>,
+    ) -> KafkaResult<Self> {
+        let running = Running::start(&config, Self::callbacks(&metrics, &contact, None))?;
+        Ok(Self {
+            config,
+            metrics,
+            contact,
+            current: ArcSwap::new(running),
+        })
+    }
+
+    fn callbacks(
+        metrics: &Arc<Metrics>,
+        contact: &Arc<Contact>,
+        supervisor: Option<Thread>,
+    ) -> Callbacks {
+        Callbacks {
+            metrics: Arc::clone(metrics),
+            contact: Arc::clone(contact),
+            fatal: AtomicBool::new(false),
+            supervisor: Mutex::new(supervisor),
+        }
+    }
+
+    /// Hands a record to librdkafka; never blocks. The [`Delivery`] ends with librdkafka's report.
+    ///
+    /// # Errors
+    /// What librdkafka refuses at once; nothing was queued then.
+    pub fn send(
+        &self,
+        record: &Record<'_>,
+        permit: LanePermit,
+        wakeups: &Arc<Wakeups>,
+    ) -> Result<Delivery, Rejection> {
+        let slot = Slot::new(permit, Arc::clone(wakeups));
+        let delivery = Delivery::of(Arc::clone(&slot));
+        let native = BaseRecord::with_opaque_to(record.topic, slot)
+            .key(record.key)
+            .payload(record.value)
+            .timestamp(record.timestamp_ms)
+            .headers(record.headers());
+        let running = self.current.load();
+        match running.producer.send(native) {
+            Ok(()) => Ok(delivery),
+            Err((error, _)) => {
+                let code = error.rdkafka_error_code();
+                if code == Some(RDKafkaErrorCode::Fatal) {
+                    running.producer.context().note_fatal();
+                }
+                Err(rejection(
+                    code.unwrap_or(RDKafkaErrorCode::Unknown),
+                    record.value.len(),
+                ))
+            }
+        }
+    }
+
+    /// Lets the thread that calls [`Producer::replace_if_fatal`] be woken when that is due.
+    pub(super) fn supervise(&self, thread: Thread) {
+        let running = self.current.load();
+        let mut supervisor = running
+            .producer
+            .context()
+            .supervisor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *supervisor = Some(thread);
+    }
+
+    /// A producer that librdkafka calls fatal stays so: puts a fresh one in its place. What was pending in the old one
+    /// counts as unknown. Returns whether that was due.
+    pub(super) fn replace_if_fatal(&self) -> bool {
+        let old = self.current.load_full();
+        if !old.producer.context().fatal.load(Ordering::Acquire) {
+            return false;
+        }
+        let callbacks = Self::callbacks(&self.metrics, &self.contact, Some(std::thread::current()));
+        match Running::start(&self.config, callbacks) {
+            Ok(fresh) => {
+                self.current.store(fresh);
+                self.metrics.kafka.producer_replacements.inc();
+                tracing::warn!("a fresh producer takes over from the fatal one");
+                std::thread::spawn(move || old.end(Duration::ZERO));
+            }
+            Err(error) => tracing::error!(%error, "no fresh producer could be made; trying again"),
+        }
+        true
+    }
+
+    /// The current producer's client, for metadata.
+    pub(super) fn with_client<T>(&self, use_client: impl FnOnce(&Client<Callbacks>) -> T) -> T {
+        use_client(self.current.load_full().producer.client())
+    }
+
+    /// Waits for all reports, at most `within`; returns how many records were given up. Blocks.
+    pub fn end(&self, within: Duration) -> usize {
+        self.current.load_full().end(within)
+    }
+}
+
+/// What an error of Kafka means for the sender of an event of `bytes` bytes.
+pub fn rejection(code: RDKafkaErrorCode, bytes: usize) -> Rejection {
+    use RDKafkaErrorCode::*;
+    match code {
+        MessageSizeTooLarge | InvalidMessageSize => Rejection::EventTooLarge { bytes },
+        QueueFull => Rejection::TopicOverloaded,
+        UnknownTopic | UnknownTopicOrPartition | UnknownPartition | InvalidTopic => {
+            Rejection::TopicMissing
+        }
+        TopicAuthorizationFailed => Rejection::TopicForbidden,
+        MessageTimedOut
+        | RequestTimedOut
+        | OperationTimedOut
+        | BrokerTransportFailure
+        | AllBrokersDown
+        | PurgeQueue
+        | PurgeInflight => Rejection::KafkaUnconfirmed,
+        other => Rejection::KafkaRefused(other),
+    }
+}

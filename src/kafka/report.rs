@@ -1,0 +1,202 @@
+//! From librdkafka's thread back to the request that waits: delivery reports and how they wake.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures_util::task::AtomicWaker;
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::lane::LanePermit;
+
+/// librdkafka's final word on a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// All in-sync replicas have it.
+    Stored {
+        /// Its partition.
+        partition: i32,
+        /// Its offset; `None` where the broker did not tell (it had stored an earlier try of librdkafka's).
+        offset: Option<i64>,
+    },
+    /// Refused, or **unknown**: a record that timed out may be stored all the same.
+    Failed(RDKafkaErrorCode),
+}
+
+/// Wakes tasks on the thread they live on, many at a time.
+///
+/// A task woken from librdkafka's thread costs a system call, on the event's path the most expensive thing after the
+/// HTTP exchange itself. So that thread only queues the wakers, and rouses the worker once for all that piled up while
+/// it was busy; the worker then wakes its own tasks, which is cheap.
+#[derive(Debug, Default)]
+pub struct Wakeups {
+    queue: Mutex<Vec<Waker>>,
+    worker: AtomicWaker,
+}
+
+impl Wakeups {
+    fn push(&self, waker: Waker) {
+        let mut queue = lock(&self.queue);
+        let first = queue.is_empty();
+        queue.push(waker);
+        drop(queue);
+        if first {
+            self.worker.wake();
+        }
+    }
+
+    /// The worker's part: a task that lives as long as the worker does.
+    pub async fn run(self: Arc<Self>) {
+        let mut batch = Vec::new();
+        std::future::poll_fn(|cx| {
+            self.worker.register(cx.waker());
+            std::mem::swap(&mut batch, &mut *lock(&self.queue));
+            batch.drain(..).for_each(Waker::wake);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Where a record's report arrives; librdkafka carries it along with the record.
+#[derive(Debug)]
+pub struct Slot {
+    state: Mutex<State>,
+    wakeups: Arc<Wakeups>,
+}
+
+#[derive(Debug)]
+struct State {
+    report: Option<Report>,
+    waiting: Option<Waker>,
+    abandoned: bool,
+    permit: Option<LanePermit>,
+}
+
+impl Slot {
+    /// A slot for a record that holds `permit` until its report.
+    pub fn new(permit: LanePermit, wakeups: Arc<Wakeups>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                report: None,
+                waiting: None,
+                abandoned: false,
+                permit: Some(permit),
+            }),
+            wakeups,
+        })
+    }
+
+    /// Called once, on librdkafka's thread. Returns false when nobody waits any more: the report is late.
+    pub fn complete(&self, report: Report) -> bool {
+        let mut state = lock(&self.state);
+        state.report = Some(report);
+        let permit = state.permit.take();
+        let waiting = state.waiting.take();
+        let abandoned = state.abandoned;
+        drop(state);
+        drop(permit);
+        if let Some(waker) = waiting {
+            self.wakeups.push(waker);
+        }
+        !abandoned
+    }
+}
+
+/// The wait for a record's report. Dropping it leaves the delivery as it is.
+#[derive(Debug)]
+#[must_use = "a delivery that nobody waits for is counted as late"]
+pub struct Delivery(Arc<Slot>);
+
+impl Delivery {
+    /// The waiting side of a slot.
+    pub fn of(slot: Arc<Slot>) -> Self {
+        Self(slot)
+    }
+}
+
+impl Future for Delivery {
+    type Output = Report;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Report> {
+        let mut state = lock(&self.0.state);
+        match state.report {
+            Some(report) => Poll::Ready(report),
+            None => {
+                match &mut state.waiting {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    none => *none = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.abandoned = state.report.is_none();
+        state.waiting = None;
+    }
+}
+
+/// A panic while one of these short locks is held leaves nothing half-done behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventType;
+    use crate::kafka::lane::Lane;
+    use std::time::Duration;
+
+    fn slot(lane: &Arc<Lane>, wakeups: &Arc<Wakeups>) -> Arc<Slot> {
+        Slot::new(lane.enter(1).unwrap(), Arc::clone(wakeups))
+    }
+
+    const STORED: Report = Report::Stored {
+        partition: 1,
+        offset: Some(2),
+    };
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn reports_from_another_thread_wake_all_that_wait() {
+        let lane = Lane::new(EventType::Traffic, "t".into(), 10_000, 10_000);
+        let wakeups = Arc::new(Wakeups::default());
+        tokio::spawn(Arc::clone(&wakeups).run());
+        for round in 0..20 {
+            let slots: Vec<_> = (0..100).map(|_| slot(&lane, &wakeups)).collect();
+            let waiting: Vec<_> = slots
+                .iter()
+                .map(|s| tokio::spawn(Delivery::of(Arc::clone(s))))
+                .collect();
+            if round % 2 == 0 {
+                tokio::task::yield_now().await;
+            }
+            let reporter = std::thread::spawn(move || {
+                assert!(slots.iter().all(|slot| slot.complete(STORED)));
+            });
+            for delivery in waiting {
+                let report = tokio::time::timeout(Duration::from_secs(5), delivery).await;
+                assert_eq!(report.expect("woken").unwrap(), STORED);
+            }
+            reporter.join().unwrap();
+            assert_eq!(lane.in_flight(), 0);
+        }
+    }
+
+    #[test]
+    fn an_abandoned_delivery_keeps_its_place_until_the_late_report() {
+        let lane = Lane::new(EventType::Traffic, "t".into(), 1, 10);
+        let wakeups = Arc::new(Wakeups::default());
+        let slot = slot(&lane, &wakeups);
+        drop(Delivery::of(Arc::clone(&slot)));
+        assert!(lane.enter(1).is_err());
+        assert!(!slot.complete(STORED), "the report is late");
+        assert!(lane.enter(1).is_ok());
+    }
+}

@@ -1,0 +1,189 @@
+//! Off the path of events: is Kafka there, are the topics there, is the producer still good.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::types::RDKafkaRespErr;
+
+use super::lane::{Lane, TopicState};
+use super::producer::Producer;
+use crate::metrics::Metrics;
+
+/// Between two looks at the topics.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// The longest wait for one answer of metadata.
+const ANSWER: Duration = Duration::from_secs(3);
+/// Between two producers: a fatal error at each start (no permission for idempotent writes) must not spin.
+const REPLACE_PAUSE: Duration = Duration::from_millis(500);
+
+/// When Kafka was last heard of: metadata that was answered, or a record that was confirmed.
+#[derive(Debug)]
+pub struct Contact {
+    start: Instant,
+    /// Milliseconds after `start`, plus one; 0 means never.
+    last: AtomicU64,
+}
+
+impl Default for Contact {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Contact {
+    /// Kafka was heard of now.
+    pub fn now(&self) {
+        let millis = self.start.elapsed().as_millis() as u64 + 1;
+        // Most reports come many to a millisecond: reading a shared line is cheaper than writing it.
+        if self.last.load(Ordering::Relaxed) != millis {
+            self.last.store(millis, Ordering::Relaxed);
+        }
+    }
+
+    /// How long ago Kafka was heard of; `None` before the first time.
+    pub fn age(&self) -> Option<Duration> {
+        match self.last.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(
+                self.start
+                    .elapsed()
+                    .saturating_sub(Duration::from_millis(millis - 1)),
+            ),
+        }
+    }
+}
+
+/// The thread that looks after Kafka; ends when dropped.
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Starts looking.
+    pub fn start(
+        producer: Arc<Producer>,
+        lanes: Arc<[Arc<Lane>; 10]>,
+        contact: Arc<Contact>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::Builder::new()
+            .name("kafka-watch".into())
+            .spawn({
+                let stop = Arc::clone(&stop);
+                move || run(&producer, &lanes, &contact, &metrics, &stop)
+            })
+            .expect("the system can start a thread");
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // A look that is waiting for an answer ends by itself; the process need not wait for it.
+        }
+    }
+}
+
+fn run(
+    producer: &Producer,
+    lanes: &[Arc<Lane>; 10],
+    contact: &Contact,
+    metrics: &Metrics,
+    stop: &AtomicBool,
+) {
+    producer.supervise(std::thread::current());
+    let mut reached = None;
+    let mut replaced: Option<Instant> = None;
+    while !stop.load(Ordering::Acquire) {
+        if replaced.is_none_or(|at| at.elapsed() >= REPLACE_PAUSE) && producer.replace_if_fatal() {
+            replaced = Some(Instant::now());
+        }
+        let up = look(producer, lanes, contact, metrics, stop);
+        metrics.kafka.up.set(up.into());
+        if reached != Some(up) {
+            match up {
+                true => tracing::info!("Kafka is reached"),
+                false => tracing::warn!("Kafka is not reached; trying again"),
+            }
+            reached = Some(up);
+        }
+        std::thread::park_timeout(if up { INTERVAL } else { INTERVAL / 4 });
+    }
+}
+
+/// One look at all topics, each asked for by name: a listing of all would leave out what is forbidden.
+fn look(
+    producer: &Producer,
+    lanes: &[Arc<Lane>; 10],
+    contact: &Contact,
+    metrics: &Metrics,
+    stop: &AtomicBool,
+) -> bool {
+    for lane in lanes {
+        if stop.load(Ordering::Acquire) {
+            return true;
+        }
+        let answer = producer.with_client(|c| c.fetch_metadata(Some(lane.topic()), ANSWER));
+        let state = match &answer {
+            Err(_) => return contact.age().is_some_and(|age| age < ANSWER),
+            Ok(metadata) => metadata
+                .topics()
+                .first()
+                .map_or(TopicState::Missing, |topic| {
+                    state_of(topic.error(), topic.partitions().len())
+                }),
+        };
+        contact.now();
+        note(lane, state, metrics);
+    }
+    true
+}
+
+fn state_of(error: Option<RDKafkaRespErr>, partitions: usize) -> TopicState {
+    use RDKafkaRespErr::*;
+    match error {
+        Some(RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => TopicState::Forbidden,
+        Some(
+            RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+            | RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+            | RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION,
+        ) => TopicState::Missing,
+        None if partitions == 0 => TopicState::Missing,
+        // Anything else (a leader that is being elected) passes; librdkafka waits for it.
+        _ => TopicState::Available,
+    }
+}
+
+fn note(lane: &Lane, state: TopicState, metrics: &Metrics) {
+    let topic = lane.topic();
+    let gauge = metrics.kafka.topic_available.with_label_values(&[topic]);
+    gauge.set((state == TopicState::Available).into());
+    if lane.set_state(state) == state {
+        return;
+    }
+    match state {
+        TopicState::Available => tracing::info!(topic, "the topic is available"),
+        TopicState::Missing => tracing::error!(
+            topic,
+            "the topic is missing: its events are answered 503; create it with `butlr-bridge topics --apply`"
+        ),
+        TopicState::Forbidden => tracing::error!(
+            topic,
+            "the topic is forbidden: its events are answered 503; grant the bridge's user Describe and Write"
+        ),
+        TopicState::Unknown => {}
+    }
+}

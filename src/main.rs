@@ -1,0 +1,19 @@
+//! The command line: `butlr-bridge serve | dev | check-config | topics`.
+
+use std::process::ExitCode;
+
+use butlr_bridge::commands::{self, Command};
+use clap::Parser;
+
+/// The door between Butlr's webhooks and Kafka: a 2xx is a promise.
+#[derive(Parser)]
+#[command(version, about, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    // clap ends with 2 on bad usage, as every command does on bad configuration.
+    commands::run(Arguments::parse().command)
+}

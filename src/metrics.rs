@@ -1,0 +1,587 @@
+//! Every metric of the bridge, declared once: the help text here is what a scraper sees.
+//!
+//! Series of the ten event types exist from the start at 0, so that a rate over a quiet type is 0 and not absent.
+//! No label carries an id, and none a partition: the number of series is fixed by the configuration.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::core::Collector;
+use prometheus::{
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::event::EventType;
+use crate::rejection::Rejection;
+
+/// What an event that was received ended as. Each event ends in exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Kafka confirmed it on all in-sync replicas.
+    Published,
+    /// Kafka has it already.
+    Duplicate,
+    /// It is on disk, with fsync.
+    Spooled,
+    /// It is no valid event, and was kept aside.
+    Quarantined,
+    /// It was not stored, or not known to be; the sender was told so.
+    Refused,
+}
+
+impl Outcome {
+    const ALL: [Outcome; 5] = [
+        Outcome::Published,
+        Outcome::Duplicate,
+        Outcome::Spooled,
+        Outcome::Quarantined,
+        Outcome::Refused,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Outcome::Published => "published",
+            Outcome::Duplicate => "duplicate",
+            Outcome::Spooled => "spooled",
+            Outcome::Quarantined => "quarantined",
+            Outcome::Refused => "refused",
+        }
+    }
+}
+
+/// Why a record carries the time of publishing instead of the event's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The event lies more than `kafka.max_future` ahead.
+    Future,
+    /// The event lies more than `kafka.max_past` back.
+    Past,
+}
+
+impl Replaced {
+    /// The metric's label and the value of the header `ce_timereplaced`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Replaced::Future => "future",
+            Replaced::Past => "past",
+        }
+    }
+}
+
+/// The series of one event type, resolved at start so that the path of an event looks nothing up.
+#[derive(Debug)]
+pub struct TypeMetrics {
+    received: IntCounter,
+    outcomes: [IntCounter; 5],
+    age: Histogram,
+    publish_duration: Option<Histogram>,
+    last_received: Gauge,
+    last_event_time: Gauge,
+    replaced: [Option<IntCounter>; 2],
+}
+
+/// All metrics of a bridge. One instance a bridge: tests run several bridges in one process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    types: [TypeMetrics; 10],
+    unknown: TypeMetrics,
+    requests: IntCounterVec,
+    request_codes: [(u16, IntCounter); 11],
+    request_duration: [Histogram; 2],
+    /// `auth_requests_total{credential, result}`.
+    pub auth_requests: IntCounterVec,
+    rejections: IntCounterVec,
+    mistakes: IntCounterVec,
+    /// Deliveries whose report came after the request had been answered `{result="stored"|"failed"}`.
+    late_reports: [IntCounter; 2],
+    /// What the bridge holds at this moment, with its limits.
+    pub in_flight: InFlightGauges,
+    /// Kafka as librdkafka sees it.
+    pub kafka: KafkaMetrics,
+    /// Unix time, s, at which the ingest certificate ends; 0 without TLS.
+    pub certificate_expiry: Gauge,
+}
+
+/// Gauges of what is held, set when metrics are scraped.
+#[derive(Debug)]
+pub struct InFlightGauges {
+    /// Events taken and not yet answered.
+    pub events: IntGauge,
+    /// Bytes of request bodies held.
+    pub bytes: IntGauge,
+    /// The limit of `events`.
+    pub events_limit: IntGauge,
+    /// The limit of `bytes`.
+    pub bytes_limit: IntGauge,
+    /// Open connections of the ingest listener.
+    pub connections: IntGauge,
+    /// The limit of `connections`.
+    pub connections_limit: IntGauge,
+}
+
+/// From librdkafka's statistics (every 5 s) and from the metadata watch.
+#[derive(Debug)]
+pub struct KafkaMetrics {
+    /// 1 while Kafka answers.
+    pub up: IntGauge,
+    /// 1 while the topic can be published to.
+    pub topic_available: IntGaugeVec,
+    /// Brokers with a connection that is up.
+    pub brokers_up: IntGauge,
+    /// Records in librdkafka's queue or in flight.
+    pub queue_messages: IntGauge,
+    /// Bytes of these.
+    pub queue_bytes: IntGauge,
+    /// Requests sent to brokers and not yet answered.
+    pub requests_in_flight: IntGauge,
+    /// Round trip to the slowest broker, s.
+    pub round_trip: GaugeVec,
+    transmit_errors: Counter,
+    transmit_retries: Counter,
+    transmit_seen: [AtomicU64; 2],
+    /// Producers replaced because librdkafka called them fatal.
+    pub producer_replacements: IntCounter,
+}
+
+impl KafkaMetrics {
+    /// Takes librdkafka's own running totals, which start again at 0 with each new producer.
+    pub fn transmit_totals(&self, errors: u64, retries: u64) {
+        let advance = |seen: &AtomicU64, counter: &Counter, total: u64| {
+            let before = seen.swap(total, Ordering::Relaxed);
+            counter.inc_by(total.saturating_sub(if total < before { 0 } else { before }) as f64);
+        };
+        advance(&self.transmit_seen[0], &self.transmit_errors, errors);
+        advance(&self.transmit_seen[1], &self.transmit_retries, retries);
+    }
+}
+
+const PREFIX: &str = "butlr_bridge";
+
+/// Seconds from sensing to stored: 10 ms up to a week, since a sender's outage ends in a burst of old events.
+const AGE_BUCKETS: &[f64] = &[
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
+    14_400.0, 86_400.0, 259_200.0, 604_800.0,
+];
+
+/// Seconds of work: 100 µs up to the longest bound of an answer.
+const DURATION_BUCKETS: &[f64] = &[
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0,
+    5.0, 10.0, 30.0,
+];
+
+/// The statuses that the bridge answers with; others (there are none today) are looked up.
+const CODES: [u16; 11] = [200, 202, 400, 401, 404, 405, 408, 413, 415, 422, 503];
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace(PREFIX)
+}
+
+struct Builder(Registry);
+
+impl Builder {
+    fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let collector = made.expect("names and labels of metrics are constants");
+        self.0
+            .register(Box::new(collector.clone()))
+            .expect("each metric is registered once");
+        collector
+    }
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(opts(name, help), labels))
+    }
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::with_opts(opts(name, help)))
+    }
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::with_opts(opts(name, help)))
+    }
+    fn histograms(&self, name: &str, help: &str, label: &str, buckets: &[f64]) -> HistogramVec {
+        let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+        self.add(HistogramVec::new(opts, &[label]))
+    }
+}
+
+impl Metrics {
+    /// Registers every metric; `topics` are the ten topics in the order of [`EventType::ALL`].
+    pub fn new(topics: &[String; 10]) -> Self {
+        let b = Builder(Registry::new());
+        let received = b.counters(
+            "received_total",
+            "Events taken from requests; a request that cannot be read counts as one of type unknown.",
+            &["type"],
+        );
+        let events = b.counters(
+            "events_total",
+            "What the events received ended as; each ends in exactly one outcome.",
+            &["type", "outcome"],
+        );
+        let replaced = b.counters(
+            "timestamps_replaced_total",
+            "Records stamped with the time of publishing because the event's own lay too far ahead or back.",
+            &["type", "reason"],
+        );
+        let age = b.histograms(
+            "event_age_seconds",
+            "From the sensing of an event to its being stored (0 for events ahead of this clock).",
+            "type",
+            AGE_BUCKETS,
+        );
+        let publish = b.histograms(
+            "publish_duration_seconds",
+            "From handing a record to librdkafka to its delivery report.",
+            "topic",
+            DURATION_BUCKETS,
+        );
+        let last_received = b.add(GaugeVec::new(
+            opts(
+                "last_received_timestamp_seconds",
+                "Unix time at which an event of the type last came; 0 before the first.",
+            ),
+            &["type"],
+        ));
+        let last_event_time = b.add(GaugeVec::new(
+            opts(
+                "last_event_time_seconds",
+                "The time of sensing that the event published last carried; 0 before the first.",
+            ),
+            &["type"],
+        ));
+        let of_type = |name: &str, topic: Option<&str>| TypeMetrics {
+            received: received.with_label_values(&[name]),
+            outcomes: Outcome::ALL.map(|o| events.with_label_values(&[name, o.label()])),
+            age: age.with_label_values(&[name]),
+            publish_duration: topic.map(|t| publish.with_label_values(&[t])),
+            last_received: last_received.with_label_values(&[name]),
+            last_event_time: last_event_time.with_label_values(&[name]),
+            replaced: [Replaced::Future, Replaced::Past]
+                .map(|r| topic.map(|_| replaced.with_label_values(&[name, r.as_str()]))),
+        };
+        let types = EventType::ALL.map(|t| of_type(t.name(), Some(&topics[t.index()])));
+        let unknown = of_type("unknown", None);
+
+        let requests = b.counters(
+            "requests_total",
+            "Requests answered by the ingest listener, by status (400, 408 and 431 of the HTTP layer itself are not seen).",
+            &["code"],
+        );
+        let request_codes =
+            CODES.map(|code| (code, requests.with_label_values(&[&code.to_string()])));
+        let request_duration = b.histograms(
+            "request_duration_seconds",
+            "From a request's headers to its answer; outcome published: every event was stored.",
+            "outcome",
+            DURATION_BUCKETS,
+        );
+        let late = b.counters(
+            "late_reports_total",
+            "Delivery reports that came after the request had been answered with 503; stored ones come again as copies.",
+            &["result"],
+        );
+        let build = b.add(IntGaugeVec::new(
+            opts("build_info", "1; the labels tell what runs."),
+            &["version", "librdkafka"],
+        ));
+        build
+            .with_label_values(&[
+                env!("CARGO_PKG_VERSION"),
+                &rdkafka::util::get_rdkafka_version().1,
+            ])
+            .set(1);
+        let topic_available = b.add(IntGaugeVec::new(
+            opts(
+                "kafka_topic_available",
+                "1 while the topic exists and can be seen; 0 while it is missing, forbidden or not looked up yet.",
+            ),
+            &["topic"],
+        ));
+        for topic in topics {
+            topic_available.with_label_values(&[topic]);
+        }
+        let metrics = Self {
+            types,
+            unknown,
+            request_codes,
+            request_duration: ["published", "refused"]
+                .map(|o| request_duration.with_label_values(&[o])),
+            requests,
+            auth_requests: b.counters(
+                "auth_requests_total",
+                "Requests by credential and result; credential is its configured name, none where none came, unknown where it matched none.",
+                &["credential", "result"],
+            ),
+            rejections: b.counters(
+                "rejections_total",
+                "Events and requests refused, by the code of their problem.",
+                &["code"],
+            ),
+            mistakes: b.counters(
+                "mistakes_total",
+                "Mistakes found in events that are not valid, by their code; an event can have several.",
+                &["code"],
+            ),
+            late_reports: ["stored", "failed"].map(|r| late.with_label_values(&[r])),
+            in_flight: InFlightGauges {
+                events: b.gauge("in_flight_events", "Events taken and not yet answered."),
+                bytes: b.gauge("in_flight_bytes", "Bytes of request bodies held."),
+                events_limit: b.gauge("in_flight_events_limit", "Limit of in_flight_events."),
+                bytes_limit: b.gauge("in_flight_bytes_limit", "Limit of in_flight_bytes."),
+                connections: b.gauge("connections", "Open connections of the ingest listener."),
+                connections_limit: b.gauge("connections_limit", "Limit of connections."),
+            },
+            kafka: KafkaMetrics {
+                up: b.gauge("kafka_up", "1 while Kafka answers."),
+                topic_available,
+                brokers_up: b.gauge("kafka_brokers_up", "Brokers with a connection that is up."),
+                queue_messages: b.gauge(
+                    "kafka_queue_messages",
+                    "Records in librdkafka's queue or in flight.",
+                ),
+                queue_bytes: b.gauge("kafka_queue_bytes", "Bytes of these records."),
+                requests_in_flight: b.gauge(
+                    "kafka_requests_in_flight",
+                    "Requests sent to brokers and not yet answered.",
+                ),
+                round_trip: b.add(GaugeVec::new(
+                    opts(
+                        "kafka_round_trip_seconds",
+                        "Round trip to the slowest broker over the last interval of statistics.",
+                    ),
+                    &["quantile"],
+                )),
+                transmit_errors: b.add(Counter::with_opts(opts(
+                    "kafka_transmit_errors_total",
+                    "Errors in sending to brokers.",
+                ))),
+                transmit_retries: b.add(Counter::with_opts(opts(
+                    "kafka_transmit_retries_total",
+                    "Requests that librdkafka sent again.",
+                ))),
+                transmit_seen: [AtomicU64::new(0), AtomicU64::new(0)],
+                producer_replacements: b.counter(
+                    "kafka_producer_replacements_total",
+                    "Producers replaced because librdkafka called them fatal.",
+                ),
+            },
+            certificate_expiry: b.add(Gauge::with_opts(opts(
+                "certificate_expiry_timestamp_seconds",
+                "Unix time at which the ingest certificate ends; 0 without TLS.",
+            ))),
+            registry: b.0,
+        };
+        for quantile in ["0.5", "0.99"] {
+            metrics.kafka.round_trip.with_label_values(&[quantile]);
+        }
+        for credential in ["none", "unknown"] {
+            metrics
+                .auth_requests
+                .with_label_values(&[credential, "rejected"]);
+        }
+        for code in Rejection::CODES {
+            metrics.rejections.with_label_values(&[code]);
+        }
+        #[cfg(target_os = "linux")]
+        metrics
+            .registry
+            .register(Box::new(
+                prometheus::process_collector::ProcessCollector::for_self(),
+            ))
+            .expect("registered once");
+        metrics
+    }
+
+    fn of(&self, event_type: Option<EventType>) -> &TypeMetrics {
+        event_type.map_or(&self.unknown, |t| &self.types[t.index()])
+    }
+
+    /// Counts an event in. The [`Received`] counts it out: with an outcome, or, should a bug drop it, as refused.
+    pub fn received(&self, event_type: Option<EventType>) -> Received<'_> {
+        let of_type = self.of(event_type);
+        of_type.received.inc();
+        of_type.last_received.set(unix_seconds(SystemTime::now()));
+        Received {
+            of_type,
+            settled: false,
+        }
+    }
+
+    /// Counts an event or a request refused, by the code of its problem.
+    pub fn rejection(&self, code: &str) {
+        self.rejections.with_label_values(&[code]).inc();
+    }
+
+    /// Counts one mistake in an event.
+    pub fn mistake(&self, code: &str) {
+        self.mistakes.with_label_values(&[code]).inc();
+    }
+
+    /// Counts an answer and its duration.
+    pub fn answered(&self, status: u16, duration: Duration) {
+        match self.request_codes.iter().find(|(code, _)| *code == status) {
+            Some((_, counter)) => counter.inc(),
+            None => self
+                .requests
+                .with_label_values(&[&status.to_string()])
+                .inc(),
+        }
+        let stored = usize::from(!(200..300).contains(&status));
+        self.request_duration[stored].observe(duration.as_secs_f64());
+    }
+
+    /// Counts a replaced timestamp.
+    pub fn timestamp_replaced(&self, event_type: EventType, reason: Replaced) {
+        if let Some(counter) = &self.of(Some(event_type)).replaced[reason as usize] {
+            counter.inc();
+        }
+    }
+
+    /// A record of this type is stored: its age, the time Kafka took, and its own time.
+    pub fn published(&self, event_type: EventType, event_time_ms: i64, took: Duration) {
+        let of_type = self.of(Some(event_type));
+        let event_time = event_time_ms as f64 / 1000.0;
+        let age = unix_seconds(SystemTime::now()) - event_time;
+        of_type.age.observe(age.max(0.0));
+        of_type.last_event_time.set(event_time);
+        if let Some(histogram) = &of_type.publish_duration {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+
+    /// A delivery report came after its request had been answered.
+    pub fn late_report(&self, stored: bool) {
+        self.late_reports[usize::from(!stored)].inc();
+    }
+
+    /// Events received and what they ended as, summed over the types.
+    pub fn ledger(&self) -> Ledger {
+        let all = || self.types.iter().chain([&self.unknown]);
+        Ledger {
+            received: all().map(|t| t.received.get()).sum(),
+            outcomes: std::array::from_fn(|i| all().map(|t| t.outcomes[i].get()).sum()),
+        }
+    }
+
+    /// The ledger of each type with the Unix time, s, at which it was last received.
+    pub fn ledgers(&self) -> impl Iterator<Item = (&'static str, Ledger, f64)> + '_ {
+        let names = EventType::ALL.iter().map(|t| t.name()).chain(["unknown"]);
+        let types = self.types.iter().chain([&self.unknown]);
+        names.zip(types).map(|(name, t)| {
+            let ledger = Ledger {
+                received: t.received.get(),
+                outcomes: std::array::from_fn(|i| t.outcomes[i].get()),
+            };
+            (name, ledger, t.last_received.get())
+        })
+    }
+
+    /// The text exposition format.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(32 * 1024);
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("writing to memory");
+        text
+    }
+}
+
+/// Received against outcomes: `received` is counted on the way in, the outcomes on the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// Events taken.
+    pub received: u64,
+    outcomes: [u64; 5],
+}
+
+impl Ledger {
+    /// Events that ended so.
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize]
+    }
+
+    /// Whether each event received has ended. While requests are open, it has not.
+    pub fn balanced(&self) -> bool {
+        self.received == self.outcomes.iter().sum::<u64>()
+    }
+}
+
+/// An event that was counted in and not yet out.
+#[derive(Debug)]
+#[must_use]
+pub struct Received<'m> {
+    of_type: &'m TypeMetrics,
+    settled: bool,
+}
+
+impl Received<'_> {
+    /// Counts the event out.
+    pub fn settle(mut self, outcome: Outcome) {
+        self.settled = true;
+        self.of_type.outcomes[outcome as usize].inc();
+    }
+}
+
+impl Drop for Received<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.of_type.outcomes[Outcome::Refused as usize].inc();
+        }
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics() -> Metrics {
+        Metrics::new(&EventType::ALL.map(|t| format!("t.{}", t.kebab())))
+    }
+
+    #[test]
+    fn every_event_ends_once_even_one_that_was_dropped() {
+        let m = metrics();
+        m.received(Some(EventType::Traffic))
+            .settle(Outcome::Published);
+        drop(m.received(None));
+        let ledger = m.ledger();
+        assert_eq!((ledger.received, ledger.balanced()), (2, true));
+        assert_eq!(ledger.of(Outcome::Published), 1);
+        assert_eq!(ledger.of(Outcome::Refused), 1);
+        let open = m.received(None);
+        assert!(!m.ledger().balanced());
+        drop(open);
+        assert!(m.ledger().balanced());
+    }
+
+    #[test]
+    fn series_are_there_from_the_start() {
+        let text = String::from_utf8(metrics().encode()).unwrap();
+        for t in EventType::ALL {
+            for outcome in Outcome::ALL {
+                let series = format!(
+                    "butlr_bridge_events_total{{outcome=\"{}\",type=\"{}\"}} 0",
+                    outcome.label(),
+                    t.name()
+                );
+                assert!(text.contains(&series), "{series} is missing");
+            }
+        }
+        assert!(text.contains("butlr_bridge_requests_total{code=\"503\"} 0"));
+    }
+
+    #[test]
+    fn librdkafkas_totals_survive_a_new_producer() {
+        let m = metrics();
+        m.kafka.transmit_totals(5, 0);
+        m.kafka.transmit_totals(7, 0);
+        m.kafka.transmit_totals(1, 0);
+        assert_eq!(m.kafka.transmit_errors.get(), 8.0);
+    }
+}

@@ -1,0 +1,253 @@
+//! From an event to the Kafka record that carries it: topic, key, value, timestamp, CloudEvents headers.
+//!
+//! Decided purely, from the event, the settings and the moment; nothing here touches the network or a counter.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rdkafka::message::{Header, OwnedHeaders};
+
+use crate::config::TimestampMode;
+use crate::event::{Event, EventType};
+use crate::metrics::Replaced;
+
+/// Which time a record is stamped with.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamping {
+    /// The event's own time, or that of receipt.
+    pub mode: TimestampMode,
+    /// An event further ahead than this is stamped with the time of publishing.
+    pub max_future: Duration,
+    /// An event further back than this likewise.
+    pub max_past: Duration,
+}
+
+/// A record, borrowed from the event it carries.
+#[derive(Debug)]
+pub struct Record<'e> {
+    /// Its topic.
+    pub topic: &'e str,
+    /// The space id, raw UTF-8.
+    pub key: &'e str,
+    /// The event's JSON exactly as received, without white space around it.
+    pub value: &'e [u8],
+    /// CreateTime, ms since 1970.
+    pub timestamp_ms: i64,
+    /// Why that is not the event's own time.
+    pub replaced: Option<Replaced>,
+    event_type: EventType,
+    event_id: &'e str,
+    event_time_ms: i64,
+    org_id: Option<&'e str>,
+    received_at: SystemTime,
+}
+
+/// Unreserved characters of RFC 3986 stay as they are.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+impl<'e> Record<'e> {
+    /// The record of `event`, received at `received_at` and published at `now`.
+    pub fn of(
+        event: &'e Event<'_>,
+        topic: &'e str,
+        stamping: Stamping,
+        received_at: SystemTime,
+        now: SystemTime,
+    ) -> Self {
+        let (timestamp_ms, replaced) = match stamping.mode {
+            TimestampMode::Received => (millis(received_at), None),
+            TimestampMode::Event => stamp(event.timestamp_ms(), millis(now), stamping),
+        };
+        Self {
+            topic,
+            key: event.space_id(),
+            value: event.raw(),
+            timestamp_ms,
+            replaced,
+            event_type: event.event_type(),
+            event_id: event.id(),
+            event_time_ms: event.timestamp_ms(),
+            org_id: event.org_id(),
+            received_at,
+        }
+    }
+
+    /// CloudEvents 1.0, binary content mode. Every header is an attribute, because SDKs drop others.
+    pub fn headers(&self) -> OwnedHeaders {
+        let time = rfc3339(self.event_time_ms);
+        let received = rfc3339(millis(self.received_at));
+        let mut source = String::with_capacity(48);
+        source.push_str("/butlr");
+        if let Some(org) = self.org_id {
+            let _ = write!(source, "/{}", utf8_percent_encode(org, ESCAPED));
+        }
+        let add = |headers: OwnedHeaders, key, value: &str| {
+            headers.insert(Header {
+                key,
+                value: Some(value),
+            })
+        };
+        let mut headers = OwnedHeaders::new_with_capacity(9);
+        headers = add(headers, "ce_specversion", "1.0");
+        headers = add(headers, "ce_id", self.event_id);
+        headers = add(headers, "ce_source", &source);
+        headers = add(headers, "ce_type", cloud_event_type(self.event_type));
+        headers = add(headers, "ce_time", &time);
+        headers = add(headers, "ce_subject", self.key);
+        headers = add(headers, "ce_receivedat", &received);
+        headers = add(headers, "content-type", "application/json");
+        if let Some(reason) = self.replaced {
+            headers = add(headers, "ce_timereplaced", reason.as_str());
+        }
+        headers
+    }
+}
+
+fn stamp(event_ms: i64, now_ms: i64, stamping: Stamping) -> (i64, Option<Replaced>) {
+    let future = i64::try_from(stamping.max_future.as_millis()).unwrap_or(i64::MAX);
+    let past = i64::try_from(stamping.max_past.as_millis()).unwrap_or(i64::MAX);
+    if event_ms > now_ms.saturating_add(future) {
+        (now_ms, Some(Replaced::Future))
+    } else if event_ms < now_ms.saturating_sub(past) {
+        (now_ms, Some(Replaced::Past))
+    } else {
+        (event_ms, None)
+    }
+}
+
+/// `io.butlr.<type in kebab>.v1`, the same for every spelling of the type.
+const fn cloud_event_type(event_type: EventType) -> &'static str {
+    match event_type {
+        EventType::Detections => "io.butlr.detections.v1",
+        EventType::Traffic => "io.butlr.traffic.v1",
+        EventType::FloorOccupancy => "io.butlr.floor-occupancy.v1",
+        EventType::FloorOccupancy1Min => "io.butlr.floor-occupancy-1min.v1",
+        EventType::RoomOccupancy => "io.butlr.room-occupancy.v1",
+        EventType::RoomOccupancy1Min => "io.butlr.room-occupancy-1min.v1",
+        EventType::ZoneOccupancy => "io.butlr.zone-occupancy.v1",
+        EventType::ZoneOccupancy1Min => "io.butlr.zone-occupancy-1min.v1",
+        EventType::PirMotion => "io.butlr.pir-motion.v1",
+        EventType::PirNoMotion => "io.butlr.pir-no-motion.v1",
+    }
+}
+
+fn millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// RFC 3339 in UTC with milliseconds; `ms` lies between 1970 and the end of year 9999 (an event's rule).
+fn rfc3339(ms: i64) -> String {
+    let time = UNIX_EPOCH + Duration::from_millis(ms.max(0).unsigned_abs());
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Limits, Parsed, parse};
+    use rdkafka::message::Headers;
+
+    const STAMPING: Stamping = Stamping {
+        mode: TimestampMode::Event,
+        max_future: Duration::from_secs(60),
+        max_past: Duration::from_secs(3 * 86_400),
+    };
+    const LIMITS: Limits = Limits {
+        max_events: 1,
+        max_event_bytes: 10_000,
+    };
+    const NOW: i64 = 1_800_000_000_000;
+
+    fn at(ms: i64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(ms.unsigned_abs())
+    }
+
+    fn headers_of(body: &str, stamping: Stamping) -> (i64, Vec<(String, String)>) {
+        let Ok(Parsed::One(Ok(event))) = parse(body.as_bytes(), None, LIMITS) else {
+            panic!("not valid: {body}");
+        };
+        let record = Record::of(&event, "topic", stamping, at(NOW - 5), at(NOW));
+        let headers = record.headers();
+        let text = |v: Option<&[u8]>| String::from_utf8(v.unwrap().to_vec()).unwrap();
+        (
+            record.timestamp_ms,
+            headers
+                .iter()
+                .map(|h| (h.key.to_owned(), text(h.value)))
+                .collect(),
+        )
+    }
+
+    fn event(timestamp: i64, org: &str) -> String {
+        format!(
+            r#"{{"id":"event_1","type":"room_occupancy_1m","timestamp":{timestamp},"version":"v1.0.0",
+               "metadata":{{"org_id":{org},"room_id":"room_ü"}},"data":4}}"#
+        )
+    }
+
+    #[test]
+    fn headers_are_cloud_events_attributes() {
+        let (timestamp, headers) = headers_of(&event(NOW - 1_234, r#""org_ä/1""#), STAMPING);
+        assert_eq!(timestamp, NOW - 1_234);
+        let expected = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", "event_1"),
+            ("ce_source", "/butlr/org_%C3%A4%2F1"),
+            ("ce_type", "io.butlr.room-occupancy-1min.v1"),
+            ("ce_time", "2027-01-15T07:59:58.766Z"),
+            ("ce_subject", "room_ü"),
+            ("ce_receivedat", "2027-01-15T07:59:59.995Z"),
+            ("content-type", "application/json"),
+        ];
+        let expected: Vec<_> = expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        assert_eq!(headers, expected);
+        let (_, headers) = headers_of(&event(NOW, "null"), STAMPING);
+        assert!(headers.contains(&("ce_source".into(), "/butlr".into())));
+    }
+
+    #[test]
+    fn a_timestamp_is_replaced_only_beyond_the_bounds() {
+        let replaced = |ms| {
+            let (timestamp, headers) = headers_of(&event(ms, "null"), STAMPING);
+            let header = headers.into_iter().find(|(k, _)| k == "ce_timereplaced");
+            (timestamp, header.map(|(_, v)| v))
+        };
+        let past = 3 * 86_400_000;
+        assert_eq!(replaced(NOW + 60_000), (NOW + 60_000, None));
+        assert_eq!(replaced(NOW + 60_001), (NOW, Some("future".into())));
+        assert_eq!(replaced(NOW - past), (NOW - past, None));
+        assert_eq!(replaced(NOW - past - 1), (NOW, Some("past".into())));
+        assert_eq!(replaced(253_402_300_799_999), (NOW, Some("future".into())));
+        assert_eq!(replaced(0), (NOW, Some("past".into())));
+    }
+
+    #[test]
+    fn the_last_millisecond_of_year_9999_has_a_time() {
+        let (_, headers) = headers_of(&event(253_402_300_799_999, "null"), STAMPING);
+        assert!(headers.contains(&("ce_time".into(), "9999-12-31T23:59:59.999Z".into())));
+    }
+
+    #[test]
+    fn the_time_of_receipt_can_stamp_everything() {
+        let stamping = Stamping {
+            mode: TimestampMode::Received,
+            ..STAMPING
+        };
+        let (timestamp, headers) = headers_of(&event(0, "null"), stamping);
+        assert_eq!(timestamp, NOW - 5);
+        assert!(headers.iter().all(|(k, _)| k != "ce_timereplaced"));
+    }
+
+    #[test]
+    fn types_agree_with_the_names_of_topics() {
+        for t in EventType::ALL {
+            assert_eq!(cloud_event_type(t), format!("io.butlr.{}.v1", t.kebab()));
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Every reason for which the bridge does not promise an event, with its status and its stable code.
+
+use std::time::Duration;
+
+use crate::event::{self, EventType, Mistake};
+
+/// Why a request, or one event of it, was not stored. Each has one status and one stable code; see [`Rejection::status`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rejection {
+    /// Credentials are missing or match none.
+    Unauthorized,
+    /// No such route.
+    NotFound,
+    /// The route takes POST only.
+    MethodNotAllowed,
+    /// A `Content-Type` other than JSON.
+    UnsupportedMediaType,
+    /// A `Content-Encoding` other than gzip.
+    UnsupportedEncoding,
+    /// The body did not come within `http.body_timeout`.
+    BodyTimeout,
+    /// The body, also after decompression, is larger than `http.max_body_bytes`.
+    BodyTooLarge {
+        /// The limit, bytes.
+        limit: usize,
+    },
+    /// The client's connection ended, or broke the protocol, within the body.
+    BodyBroken,
+    /// `Content-Encoding: gzip` over something else.
+    NotGzip,
+    /// The body as a whole cannot be read as events.
+    Unreadable(event::Unreadable),
+    /// JSON, but not a valid event: all that is wrong with it.
+    Invalid(Vec<Mistake>),
+    /// One event larger than `http.max_event_bytes`, or than Kafka takes.
+    EventTooLarge {
+        /// Its size, bytes.
+        bytes: usize,
+    },
+    /// Too many connections, events or bytes are open.
+    Overloaded(Limit),
+    /// Too much is in flight for this event's topic, or librdkafka's queue is full.
+    TopicOverloaded,
+    /// The event's topic does not exist.
+    TopicMissing,
+    /// The bridge's Kafka user may not use the event's topic.
+    TopicForbidden,
+    /// Kafka did not confirm the event in time. It may have been stored after all.
+    KafkaUnconfirmed,
+    /// Kafka, or librdkafka, refused the event with this error. It may have been stored after all.
+    KafkaRefused(rdkafka::types::RDKafkaErrorCode),
+    /// The bridge is ending.
+    ShuttingDown,
+}
+
+/// Which limit a request met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `http.max_connections`
+    Connections,
+    /// `http.max_in_flight_events`
+    Events,
+    /// `http.max_in_flight_bytes`
+    Bytes,
+}
+
+impl Rejection {
+    /// The codes of rejections as a whole; those of single mistakes are in [`event::Code`].
+    pub const CODES: [&'static str; 20] = [
+        "unauthorized",
+        "not_found",
+        "method_not_allowed",
+        "unsupported_media_type",
+        "unsupported_encoding",
+        "body_timeout",
+        "body_too_large",
+        "body_broken",
+        "not_gzip",
+        "event_too_large",
+        "too_many_connections",
+        "too_many_events_in_flight",
+        "too_many_bytes_in_flight",
+        "topic_overloaded",
+        "topic_missing",
+        "topic_forbidden",
+        "kafka_unconfirmed",
+        "kafka_refused",
+        "shutting_down",
+        "invalid_event",
+    ];
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        match self {
+            Rejection::NotGzip | Rejection::BodyBroken => 400,
+            Rejection::Unreadable(unreadable) => unreadable.code.status(),
+            Rejection::Unauthorized => 401,
+            Rejection::NotFound => 404,
+            Rejection::MethodNotAllowed => 405,
+            Rejection::BodyTimeout => 408,
+            Rejection::BodyTooLarge { .. } | Rejection::EventTooLarge { .. } => 413,
+            Rejection::UnsupportedMediaType | Rejection::UnsupportedEncoding => 415,
+            Rejection::Invalid(_) => 422,
+            Rejection::Overloaded(_)
+            | Rejection::TopicOverloaded
+            | Rejection::TopicMissing
+            | Rejection::TopicForbidden
+            | Rejection::KafkaUnconfirmed
+            | Rejection::KafkaRefused(_)
+            | Rejection::ShuttingDown => 503,
+        }
+    }
+
+    /// The stable code: of the problem document and of `rejections_total`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Rejection::Unauthorized => "unauthorized",
+            Rejection::NotFound => "not_found",
+            Rejection::MethodNotAllowed => "method_not_allowed",
+            Rejection::UnsupportedMediaType => "unsupported_media_type",
+            Rejection::UnsupportedEncoding => "unsupported_encoding",
+            Rejection::BodyTimeout => "body_timeout",
+            Rejection::BodyTooLarge { .. } => "body_too_large",
+            Rejection::BodyBroken => "body_broken",
+            Rejection::NotGzip => "not_gzip",
+            Rejection::Unreadable(unreadable) => unreadable.code.as_str(),
+            Rejection::Invalid(_) => "invalid_event",
+            Rejection::EventTooLarge { .. } => "event_too_large",
+            Rejection::Overloaded(Limit::Connections) => "too_many_connections",
+            Rejection::Overloaded(Limit::Events) => "too_many_events_in_flight",
+            Rejection::Overloaded(Limit::Bytes) => "too_many_bytes_in_flight",
+            Rejection::TopicOverloaded => "topic_overloaded",
+            Rejection::TopicMissing => "topic_missing",
+            Rejection::TopicForbidden => "topic_forbidden",
+            Rejection::KafkaUnconfirmed => "kafka_unconfirmed",
+            Rejection::KafkaRefused(_) => "kafka_refused",
+            Rejection::ShuttingDown => "shutting_down",
+        }
+    }
+
+    /// A short name of the problem, the same for each occurrence.
+    pub fn title(&self) -> &'static str {
+        match self {
+            Rejection::Unauthorized => "Credentials missing or wrong",
+            Rejection::NotFound => "No such route",
+            Rejection::MethodNotAllowed => "Method not allowed",
+            Rejection::UnsupportedMediaType => "Content type not supported",
+            Rejection::UnsupportedEncoding => "Content encoding not supported",
+            Rejection::BodyTimeout => "Body too slow",
+            Rejection::BodyTooLarge { .. } => "Body too large",
+            Rejection::BodyBroken => "Body broken off",
+            Rejection::NotGzip => "Not gzip",
+            Rejection::Unreadable(unreadable) if unreadable.code.status() == 400 => "Not JSON",
+            Rejection::Unreadable(_) => "Not an array that can be taken",
+            Rejection::Invalid(_) => "Not a valid event",
+            Rejection::EventTooLarge { .. } => "Event too large",
+            Rejection::Overloaded(_) => "Too much in flight",
+            Rejection::TopicOverloaded => "Too much in flight for this topic",
+            Rejection::TopicMissing => "Topic missing",
+            Rejection::TopicForbidden => "Topic forbidden",
+            Rejection::KafkaUnconfirmed => "Kafka did not confirm in time",
+            Rejection::KafkaRefused(_) => "Kafka refused",
+            Rejection::ShuttingDown => "Shutting down",
+        }
+    }
+
+    /// One sentence for this occurrence: what is wrong, and what to do.
+    pub fn detail(&self) -> String {
+        match self {
+            Rejection::Unauthorized => {
+                "send one of the configured API keys in its header, or HTTP basic auth".into()
+            }
+            Rejection::NotFound => {
+                "events go to POST /v1/events, or to POST /v1/events/{type} with one of the ten types"
+                    .into()
+            }
+            Rejection::MethodNotAllowed => "events are sent with POST".into(),
+            Rejection::UnsupportedMediaType => {
+                "send application/json (or no content type)".into()
+            }
+            Rejection::UnsupportedEncoding => "send the body as it is, or with gzip".into(),
+            Rejection::BodyTimeout => {
+                "the body was not complete in time; send it without pauses".into()
+            }
+            Rejection::BodyTooLarge { limit } => format!(
+                "the body, also after decompression, may have {limit} bytes (http.max_body_bytes)"
+            ),
+            Rejection::BodyBroken => "the body ended before its announced length".into(),
+            Rejection::NotGzip => {
+                "the body says Content-Encoding: gzip and is not complete, valid gzip".into()
+            }
+            Rejection::Unreadable(unreadable) => unreadable.detail.clone(),
+            Rejection::Invalid(mistakes) => match mistakes.as_slice() {
+                [one] => one.detail.clone(),
+                all => format!("{} mistakes, listed in errors", all.len()),
+            },
+            Rejection::EventTooLarge { bytes } => {
+                format!("the event has {bytes} bytes, more than can be published")
+            }
+            Rejection::Overloaded(limit) => {
+                let key = match limit {
+                    Limit::Connections => "http.max_connections",
+                    Limit::Events => "http.max_in_flight_events",
+                    Limit::Bytes => "http.max_in_flight_bytes",
+                };
+                format!("the bridge holds as much as {key} allows; send again")
+            }
+            Rejection::TopicOverloaded => {
+                "as much as is allowed is in flight for the event's topic; send again".into()
+            }
+            Rejection::TopicMissing => {
+                "the event's topic does not exist in Kafka; the operator creates it with `butlr-bridge topics --apply`"
+                    .into()
+            }
+            Rejection::TopicForbidden => {
+                "the bridge's Kafka user may not write to the event's topic; the operator grants Write and Describe"
+                    .into()
+            }
+            Rejection::KafkaUnconfirmed => {
+                "Kafka did not confirm the event in time; it may be stored; send again".into()
+            }
+            Rejection::KafkaRefused(code) => {
+                format!("Kafka refused the event ({code}); it may be stored; send again")
+            }
+            Rejection::ShuttingDown => "the bridge is shutting down; send again".into(),
+        }
+    }
+
+    /// How long the sender waits before it tries again; `None` where trying again is of no use.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let seconds = match self {
+            Rejection::TopicMissing | Rejection::TopicForbidden => 5,
+            _ if self.status() == 503 => 1,
+            _ => return None,
+        };
+        Some(Duration::from_secs(seconds))
+    }
+}
+
+impl From<event::Refused> for (Option<EventType>, Rejection) {
+    fn from(refused: event::Refused) -> Self {
+        match refused {
+            event::Refused::Invalid { claimed, errors } => (claimed, Rejection::Invalid(errors)),
+            event::Refused::TooLarge { claimed, bytes } => {
+                (claimed, Rejection::EventTooLarge { bytes })
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Logs: structured, to standard error, and bounded where a flood of bad input could flood them.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Log, LogFormat};
+
+/// Starts logging to standard error. Later calls in one process change nothing.
+pub fn init(log: &Log) {
+    let level = log.level;
+    // The HTTP server's own lines are of no use to an operator below warnings.
+    let filter = Targets::new()
+        .with_default(level)
+        .with_target("actix_server", level.min(Level::WARN))
+        .with_target("rustls", level.min(Level::WARN));
+    let registry = tracing_subscriber::registry().with(filter);
+    let result = match log.format {
+        LogFormat::Json => registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(std::io::stderr),
+            )
+            .try_init(),
+        LogFormat::Text => registry
+            .with(fmt::layer().with_writer(std::io::stderr))
+            .try_init(),
+    };
+    drop(result);
+}
+
+/// At most one line a second for each of a few fixed keys, with the number of lines left out.
+#[derive(Debug, Default)]
+pub struct Throttle(Mutex<HashMap<&'static str, (Option<Instant>, u64)>>);
+
+impl Throttle {
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    /// Whether a line may be written now, and how many were left out since the last.
+    pub fn allow(&self, key: &'static str) -> Option<u64> {
+        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, suppressed) = keys.entry(key).or_default();
+        if last.is_some_and(|at| at.elapsed() < Self::PAUSE) {
+            *suppressed += 1;
+            return None;
+        }
+        *last = Some(Instant::now());
+        Some(std::mem::take(suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_leaves_one_line_a_second_and_a_count() {
+        let throttle = Throttle::default();
+        assert_eq!(throttle.allow("a"), Some(0));
+        assert_eq!(throttle.allow("a"), None);
+        assert_eq!(throttle.allow("a"), None);
+        assert_eq!(throttle.allow("b"), Some(0));
+        let mut keys = throttle.0.lock().unwrap();
+        keys.get_mut("a").unwrap().0 = Some(Instant::now() - Throttle::PAUSE);
+        drop(keys);
+        assert_eq!(throttle.allow("a"), Some(2));
+    }
+}

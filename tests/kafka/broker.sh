@@ -1,0 +1,234 @@
+#!/usr/bin/env bash
+# A real Apache Kafka for the tests: one node, KRaft, on loopback.
+#
+#   broker.sh start  [--dir D] [--port N]   start it, wait until it answers, print what the tests need (see below)
+#   broker.sh stop   [--dir D] [--remove]   end it (SIGTERM, after 20 s SIGKILL); --remove also deletes D
+#   broker.sh status [--dir D]              prints whether it runs; exit 0 when it does, else 1
+#   broker.sh env    [--dir D]              prints what `start` printed
+#
+# D is where it keeps everything (default: <repository>/target/kafka/broker): data, certificates, log, pid. A stopped
+# broker that is started again has its data and its ports as before. Without --port four free ports are taken.
+#
+#   port N     PLAINTEXT, everything allowed
+#   port N+1   the controller
+#   port N+2   SASL_PLAINTEXT  \  PLAIN and SCRAM-SHA-256; users bridge/bridge-secret and limited/limited-secret,
+#   port N+3   SASL_SSL        /  who may do everything until a test sets an ACL (KafkaProbe.java deny-write)
+#
+# `start` prints shell assignments and nothing else on standard output: eval "$(tests/kafka/broker.sh start)"; cargo test
+#
+# It behaves as a stock broker does (it creates missing topics when a client allows it, refuses timestamps more than 1 h
+# ahead), apart from replication factors of 1 and a cleaner that runs every 2 s instead of every 5 min, so that a test can
+# wait for it.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+
+die() { echo "broker.sh: $*" >&2; exit 1; }
+usage() { sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
+
+command=${1:-}
+[[ $# -gt 0 ]] && shift
+dir=$root/target/kafka/broker
+port=
+remove=false
+while [[ $# -gt 0 ]]; do
+    case $1 in
+        --dir) dir=${2:?--dir needs a folder}; shift 2 ;;
+        --port) port=${2:?--port needs a number}; shift 2 ;;
+        --remove) remove=true; shift ;;
+        *) usage >&2; exit 2 ;;
+    esac
+done
+[[ $dir == /* ]] || dir=$PWD/$dir
+[[ -z $port || $port =~ ^[0-9]{2,5}$ ]] || die "--port $port: not a port"
+config=$dir/server.properties
+
+# The broker's process id when it runs. The command line is compared too: an old pid file may name someone else's process.
+running() {
+    local pid
+    [[ -f $dir/pid ]] || return 1
+    pid=$(<"$dir/pid")
+    [[ $(ps -ww -p "$pid" -o args= 2>/dev/null) == *"kafka.Kafka $config" ]] || return 1
+    echo "$pid"
+}
+
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+free_port() {
+    local base try i
+    # Below the range from which Linux gives ports to outgoing connections.
+    for try in {1..50}; do
+        base=$((20000 + RANDOM % 12000))
+        for i in 0 1 2 3; do
+            if taken $((base + i)); then continue 2; fi
+        done
+        echo "$base"
+        return
+    done
+    die "no four free ports in a row found in $try tries"
+}
+
+# A certificate authority of its own and a certificate for localhost; Kafka and librdkafka both read PEM.
+certificates() {
+    local tls=$dir/tls
+    mkdir -p "$tls"
+    (
+        cd "$tls"
+        openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=butlr-bridge test CA" \
+            -addext "basicConstraints=critical,CA:TRUE" -addext "keyUsage=critical,keyCertSign,cRLSign" \
+            -keyout ca.key -out ca.pem
+        openssl req -newkey rsa:2048 -nodes -subj "/CN=localhost" -keyout server.key -out server.csr
+        printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n' >server.ext
+        openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 3650 -extfile server.ext -out server.pem
+        cat server.key server.pem >keystore.pem
+    ) >"$dir/openssl.log" 2>&1 || die "making certificates failed, see $dir/openssl.log"
+}
+
+configure() {
+    local n=$1 users
+    users='user_bridge="bridge-secret" user_limited="limited-secret"'
+    cat >"$config" <<END
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:$((n + 1))
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:$n,CONTROLLER://127.0.0.1:$((n + 1)),SASL_PLAINTEXT://127.0.0.1:$((n + 2)),SASL_SSL://127.0.0.1:$((n + 3))
+advertised.listeners=PLAINTEXT://127.0.0.1:$n,SASL_PLAINTEXT://127.0.0.1:$((n + 2)),SASL_SSL://127.0.0.1:$((n + 3))
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL
+
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256
+listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required $users;
+listener.name.sasl_plaintext.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required $users;
+listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.ssl.keystore.type=PEM
+listener.name.sasl_ssl.ssl.keystore.location=$dir/tls/keystore.pem
+
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=true
+
+log.dirs=$dir/data
+auto.create.topics.enable=true
+num.partitions=1
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+
+log.initial.task.delay.ms=1000
+log.retention.check.interval.ms=2000
+log.cleaner.backoff.ms=1000
+log.segment.delete.delay.ms=1000
+END
+}
+
+start() {
+    local pid libs i
+    if pid=$(running); then
+        echo "broker.sh: already running, pid $pid" >&2
+        cat "$dir/env"
+        return
+    fi
+    for tool in java openssl ps setsid; do
+        command -v "$tool" >/dev/null || die "'$tool' not found"
+    done
+    libs=$("$here/fetch.sh")
+    mkdir -p "$dir"
+    if [[ -f $dir/port && -z $port ]]; then port=$(<"$dir/port"); fi
+    [[ -n $port ]] || port=$(free_port)
+    for i in 0 1 2 3; do
+        if taken $((port + i)); then die "port $((port + i)) is taken"; fi
+    done
+
+    [[ -f $dir/tls/keystore.pem ]] || certificates
+    # Written anew each time: the port may have been changed.
+    configure "$port"
+    if [[ ! -f $dir/data/meta.properties ]]; then
+        # An id of 22 base64url characters; one that starts with a dash would be taken for an option.
+        java -Xmx128m -cp "$libs/*" kafka.tools.StorageTool format --cluster-id "A$(openssl rand 16 | base64 | tr '+/' '-_' | cut -c2-22)" \
+            --config "$config" \
+            --add-scram 'SCRAM-SHA-256=[name=bridge,password=bridge-secret]' \
+            --add-scram 'SCRAM-SHA-256=[name=limited,password=limited-secret]' \
+            >"$dir/format.log" 2>&1 || { tail -n 20 "$dir/format.log" >&2; die "formatting the storage failed"; }
+    fi
+
+    [[ ! -f $dir/log ]] || mv "$dir/log" "$dir/log.before"
+    # setsid: an interrupt meant for the test run must not reach the broker; the caller stops it.
+    setsid java -Xms256m -Xmx768m -XX:+ExitOnOutOfMemoryError -Dorg.slf4j.simpleLogger.showDateTime=true \
+        -Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS -Dorg.slf4j.simpleLogger.showThreadName=false \
+        -cp "$libs/*" kafka.Kafka "$config" </dev/null >"$dir/log" 2>&1 &
+    pid=$!
+    echo "$pid" >"$dir/pid"
+    echo "$port" >"$dir/port"
+    {
+        printf 'export BUTLR_BRIDGE_TEST_KAFKA=%q\n' "127.0.0.1:$port"
+        printf 'export BUTLR_BRIDGE_TEST_KAFKA_SASL=%q\n' "127.0.0.1:$((port + 2))"
+        printf 'export BUTLR_BRIDGE_TEST_KAFKA_SASL_SSL=%q\n' "127.0.0.1:$((port + 3))"
+        printf 'export BUTLR_BRIDGE_TEST_KAFKA_CA=%q\n' "$dir/tls/ca.pem"
+        printf 'export BUTLR_BRIDGE_TEST_JAVA_CP=%q\n' "$libs/*"
+    } >"$dir/env"
+
+    for ((i = 0; i < 600; i++)); do
+        if ! kill -0 "$pid" 2>/dev/null; then
+            tail -n 20 "$dir/log" >&2
+            rm -f "$dir/pid"
+            die "the broker ended while starting, see $dir/log"
+        fi
+        if grep -q 'Kafka Server started' "$dir/log" && taken "$port" && taken $((port + 2)) && taken $((port + 3)); then
+            echo "broker.sh: Kafka runs at 127.0.0.1:$port, pid $pid, log $dir/log" >&2
+            cat "$dir/env"
+            return
+        fi
+        sleep 0.1
+    done
+    tail -n 20 "$dir/log" >&2
+    stop
+    die "the broker did not answer within 60 s, see $dir/log"
+}
+
+stop() {
+    local pid i
+    if pid=$(running); then
+        kill -TERM "$pid" 2>/dev/null || true
+        # One that was paused by a test (SIGSTOP) can't end.
+        kill -CONT "$pid" 2>/dev/null || true
+        for ((i = 0; i < 200; i++)); do
+            running >/dev/null || break
+            sleep 0.1
+        done
+        if running >/dev/null; then
+            echo "broker.sh: pid $pid did not end within 20 s, killed" >&2
+            kill -KILL "$pid" 2>/dev/null || true
+            sleep 0.5
+        fi
+    fi
+    rm -f "$dir/pid"
+    if $remove && [[ -f $config ]]; then rm -rf "$dir"; fi
+}
+
+case $command in
+    start) start ;;
+    stop) stop ;;
+    status)
+        if pid=$(running); then
+            echo "running, pid $pid, 127.0.0.1:$(<"$dir/port")"
+        else
+            echo "not running"
+            exit 1
+        fi
+        ;;
+    env)
+        running >/dev/null || die "not running"
+        cat "$dir/env"
+        ;;
+    help | --help | -h) usage ;;
+    *) usage >&2; exit 2 ;;
+esac
