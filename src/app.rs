@@ -22,7 +22,7 @@ use crate::http::ingest::{Ingest, RequestIds, Worker};
 use crate::http::tls::Certificate;
 use crate::kafka::lane::Lane;
 use crate::kafka::producer::Producer;
-use crate::kafka::watch::{Contact, Watch};
+use crate::kafka::watch::{Contact, Creating, Watch};
 use crate::kafka::{client, topics};
 use crate::metrics::{Metrics, Outcome};
 use crate::pipeline::Pipeline;
@@ -135,7 +135,7 @@ pub async fn run(
         listeners,
         create_topics,
     } = launch;
-    let bridge = Bridge::build(&config)?;
+    let bridge = Bridge::build(&config, create_topics)?;
     let ingest_address = listeners.ingest.local_addr()?;
     let admin_address = listeners.admin.local_addr()?;
     let (ingest_server, ingest_handle) = bridge.serve_ingest(&config, listeners.ingest)?;
@@ -153,7 +153,11 @@ pub async fn run(
     for warning in bridge.warnings.load().iter() {
         tracing::warn!("{warning}");
     }
-    let inspection = inspect_topics(config.clone(), create_topics, Arc::clone(&bridge.warnings));
+    let inspection = inspect_topics(
+        config.clone(),
+        create_topics.then(|| bridge.watch.creating()),
+        Arc::clone(&bridge.warnings),
+    );
     let inspection = rt::spawn(inspection);
 
     tokio::pin!(stop);
@@ -178,14 +182,20 @@ fn ended_early(ended: Result<io::Result<()>, rt::task::JoinError>) -> Error {
 
 /// Looks at the topics once Kafka is there, and creates missing ones where that is asked for. Where a promise is weak,
 /// the log and `/status` say so.
-async fn inspect_topics(config: Config, create: bool, warnings: Arc<ArcSwap<Vec<String>>>) {
-    let mut create = create;
+async fn inspect_topics(
+    config: Config,
+    mut creating: Option<Creating>,
+    warnings: Arc<ArcSwap<Vec<String>>>,
+) {
     loop {
         match topics::inspect(&config).await {
-            Ok(report) if create && report.has_missing() => {
-                create = !create_topics(&config, &report).await;
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                continue;
+            Ok(report) if creating.is_some() && report.has_missing() => {
+                if create_topics(&config, &report).await {
+                    // A topic just created takes a moment to be seen.
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    creating = None;
+                    continue;
+                }
             }
             Ok(report) => {
                 let found: Vec<_> = report.warnings().collect();
@@ -231,7 +241,7 @@ struct Bridge {
 type Server = (actix_web::dev::Server, ServerHandle);
 
 impl Bridge {
-    fn build(config: &Config) -> Result<Self, Error> {
+    fn build(config: &Config, create_topics: bool) -> Result<Self, Error> {
         let bootstrap = config.require_kafka()?;
         let names = EventType::ALL.map(|t| config.topics.topic(t).name.clone());
         let metrics = Arc::new(Metrics::new(&names));
@@ -260,6 +270,7 @@ impl Bridge {
             Arc::clone(&lanes),
             Arc::clone(&contact),
             Arc::clone(&metrics),
+            create_topics,
         );
         let credentials = Credentials::new(&config.auth, &metrics.auth_requests);
         let ingest = Arc::new(Ingest {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::ingest::Ingest;
 use crate::auth::AdminCredentials;
+use crate::kafka::lane::TopicState;
 use crate::kafka::watch::Contact;
 use crate::metrics::{Outcome, unix_seconds};
 
@@ -60,8 +61,14 @@ impl Admin {
                 "Kafka has been away for {}",
                 humantime::format_duration(Duration::from_secs(age.as_secs()))
             )),
+            Some(_) if !self.has_topic() => Some("none of the topics is available".to_owned()),
             Some(_) => None,
         }
+    }
+
+    fn has_topic(&self) -> bool {
+        let mut lanes = self.ingest.pipeline.lanes.iter();
+        lanes.any(|lane| lane.state() == TopicState::Available)
     }
 
     fn set_gauges(&self) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaRespErr;
@@ -60,40 +60,65 @@ impl Contact {
 
 /// The thread that looks after Kafka; ends when dropped.
 pub struct Watch {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    signals: Arc<Signals>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Signals {
+    stop: AtomicBool,
+    /// Missing topics are about to be created: no reason for an error.
+    creating: AtomicBool,
+}
+
+/// Tells the watch that missing topics are being created; dropping it has the watch look at once.
+pub struct Creating {
+    signals: Arc<Signals>,
+    thread: Thread,
+}
+
+impl Drop for Creating {
+    fn drop(&mut self) {
+        self.signals.creating.store(false, Ordering::Release);
+        self.thread.unpark();
+    }
 }
 
 impl Watch {
-    /// Starts looking.
+    /// Starts looking; `creating` says that missing topics are about to be created.
     pub fn start(
         producer: Arc<Producer>,
         lanes: Arc<[Arc<Lane>; 10]>,
         contact: Arc<Contact>,
         metrics: Arc<Metrics>,
+        creating: bool,
     ) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let signals = Arc::new(Signals::default());
+        signals.creating.store(creating, Ordering::Release);
         let thread = std::thread::Builder::new()
             .name("kafka-watch".into())
             .spawn({
-                let stop = Arc::clone(&stop);
-                move || run(&producer, &lanes, &contact, &metrics, &stop)
+                let signals = Arc::clone(&signals);
+                move || run(&producer, &lanes, &contact, &metrics, &signals)
             })
             .expect("the system can start a thread");
-        Self {
-            stop,
-            thread: Some(thread),
+        Self { signals, thread }
+    }
+
+    /// Held while missing topics are created.
+    pub fn creating(&self) -> Creating {
+        Creating {
+            signals: Arc::clone(&self.signals),
+            thread: self.thread.thread().clone(),
         }
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // A look that is waiting for an answer ends by itself; the process need not wait for it.
-        }
+        // A look that is waiting for an answer ends by itself; the process need not wait for it.
+        self.signals.stop.store(true, Ordering::Release);
+        self.thread.thread().unpark();
     }
 }
 
@@ -102,16 +127,16 @@ fn run(
     lanes: &[Arc<Lane>; 10],
     contact: &Contact,
     metrics: &Metrics,
-    stop: &AtomicBool,
+    signals: &Signals,
 ) {
     producer.supervise(std::thread::current());
     let mut reached = None;
     let mut replaced: Option<Instant> = None;
-    while !stop.load(Ordering::Acquire) {
+    while !signals.stop.load(Ordering::Acquire) {
         if replaced.is_none_or(|at| at.elapsed() >= REPLACE_PAUSE) && producer.replace_if_fatal() {
             replaced = Some(Instant::now());
         }
-        let up = look(producer, lanes, contact, metrics, stop);
+        let up = look(producer, lanes, contact, metrics, signals);
         metrics.kafka.up.set(up.into());
         if reached != Some(up) {
             match up {
@@ -130,10 +155,10 @@ fn look(
     lanes: &[Arc<Lane>; 10],
     contact: &Contact,
     metrics: &Metrics,
-    stop: &AtomicBool,
+    signals: &Signals,
 ) -> bool {
     for lane in lanes {
-        if stop.load(Ordering::Acquire) {
+        if signals.stop.load(Ordering::Acquire) {
             return true;
         }
         let answer = producer.with_client(|c| c.fetch_metadata(Some(lane.topic()), ANSWER));
@@ -147,7 +172,7 @@ fn look(
                 }),
         };
         contact.now();
-        note(lane, state, metrics);
+        note(lane, state, metrics, signals);
     }
     true
 }
@@ -167,7 +192,7 @@ fn state_of(error: Option<RDKafkaRespErr>, partitions: usize) -> TopicState {
     }
 }
 
-fn note(lane: &Lane, state: TopicState, metrics: &Metrics) {
+fn note(lane: &Lane, state: TopicState, metrics: &Metrics, signals: &Signals) {
     let topic = lane.topic();
     let gauge = metrics.kafka.topic_available.with_label_values(&[topic]);
     gauge.set((state == TopicState::Available).into());
@@ -176,6 +201,9 @@ fn note(lane: &Lane, state: TopicState, metrics: &Metrics) {
     }
     match state {
         TopicState::Available => tracing::info!(topic, "the topic is available"),
+        TopicState::Missing if signals.creating.load(Ordering::Acquire) => {
+            tracing::info!(topic, "the topic is missing and will be created")
+        }
         TopicState::Missing => tracing::error!(
             topic,
             "the topic is missing: its events are answered 503; create it with `butlr-bridge topics --apply`"
