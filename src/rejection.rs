@@ -49,8 +49,6 @@ pub enum Rejection {
     KafkaUnconfirmed,
     /// Kafka, or librdkafka, refused the event with this error. It may have been stored after all.
     KafkaRefused(rdkafka::types::RDKafkaErrorCode),
-    /// The bridge is ending.
-    ShuttingDown,
 }
 
 /// Which limit a request met.
@@ -66,7 +64,7 @@ pub enum Limit {
 
 impl Rejection {
     /// The codes of rejections as a whole; those of single mistakes are in [`event::Code`].
-    pub const CODES: [&'static str; 20] = [
+    pub const CODES: [&'static str; 19] = [
         "unauthorized",
         "not_found",
         "method_not_allowed",
@@ -85,7 +83,6 @@ impl Rejection {
         "topic_forbidden",
         "kafka_unconfirmed",
         "kafka_refused",
-        "shutting_down",
         "invalid_event",
     ];
 
@@ -106,8 +103,7 @@ impl Rejection {
             | Rejection::TopicMissing
             | Rejection::TopicForbidden
             | Rejection::KafkaUnconfirmed
-            | Rejection::KafkaRefused(_)
-            | Rejection::ShuttingDown => 503,
+            | Rejection::KafkaRefused(_) => 503,
         }
     }
 
@@ -134,7 +130,6 @@ impl Rejection {
             Rejection::TopicForbidden => "topic_forbidden",
             Rejection::KafkaUnconfirmed => "kafka_unconfirmed",
             Rejection::KafkaRefused(_) => "kafka_refused",
-            Rejection::ShuttingDown => "shutting_down",
         }
     }
 
@@ -160,7 +155,6 @@ impl Rejection {
             Rejection::TopicForbidden => "Topic forbidden",
             Rejection::KafkaUnconfirmed => "Kafka did not confirm in time",
             Rejection::KafkaRefused(_) => "Kafka refused",
-            Rejection::ShuttingDown => "Shutting down",
         }
     }
 
@@ -222,7 +216,6 @@ impl Rejection {
             Rejection::KafkaRefused(code) => {
                 format!("Kafka refused the event ({code}); it may be stored; send again")
             }
-            Rejection::ShuttingDown => "the bridge is shutting down; send again".into(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod layers;
 mod mistakes;
+mod readme;
 mod rules;
 mod secrets;
 
