@@ -12,7 +12,7 @@ use prometheus::{
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::event::EventType;
+use crate::event::{Code, EventType, UnreadableCode};
 use crate::rejection::Rejection;
 
 /// What an event that was received ended as. Each event ends in exactly one.
@@ -378,8 +378,12 @@ impl Metrics {
                 .auth_requests
                 .with_label_values(&[credential, "rejected"]);
         }
-        for code in Rejection::CODES {
+        let unreadable = UnreadableCode::ALL.map(UnreadableCode::as_str);
+        for code in Rejection::CODES.iter().chain(&unreadable) {
             metrics.rejections.with_label_values(&[code]);
+        }
+        for code in Code::ALL {
+            metrics.mistakes.with_label_values(&[code.as_str()]);
         }
         #[cfg(target_os = "linux")]
         metrics

@@ -63,7 +63,7 @@ pub enum Limit {
 }
 
 impl Rejection {
-    /// The codes of rejections as a whole; those of single mistakes are in [`event::Code`].
+    /// The codes of rejections; those of bodies that cannot be read are in [`event::UnreadableCode`].
     pub const CODES: [&'static str; 19] = [
         "unauthorized",
         "not_found",
@@ -237,6 +237,45 @@ impl From<event::Refused> for (Option<EventType>, Rejection) {
             event::Refused::TooLarge { claimed, bytes } => {
                 (claimed, Rejection::EventTooLarge { bytes })
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_declared_once_and_a_503_says_when_to_come_back() {
+        let all = [
+            Rejection::Unauthorized,
+            Rejection::NotFound,
+            Rejection::MethodNotAllowed,
+            Rejection::UnsupportedMediaType,
+            Rejection::UnsupportedEncoding,
+            Rejection::BodyTimeout,
+            Rejection::BodyTooLarge { limit: 1 },
+            Rejection::BodyBroken,
+            Rejection::NotGzip,
+            Rejection::Invalid(Vec::new()),
+            Rejection::EventTooLarge { bytes: 1 },
+            Rejection::Overloaded(Limit::Connections),
+            Rejection::Overloaded(Limit::Events),
+            Rejection::Overloaded(Limit::Bytes),
+            Rejection::TopicOverloaded,
+            Rejection::TopicMissing,
+            Rejection::TopicForbidden,
+            Rejection::KafkaUnconfirmed,
+            Rejection::KafkaRefused(rdkafka::types::RDKafkaErrorCode::Unknown),
+        ];
+        let mut codes: Vec<_> = all.iter().map(Rejection::code).collect();
+        let mut declared = Rejection::CODES.to_vec();
+        codes.sort_unstable();
+        declared.sort_unstable();
+        assert_eq!(codes, declared);
+        for rejection in all {
+            let retried = rejection.retry_after().is_some();
+            assert_eq!(retried, rejection.status() == 503, "{rejection:?}");
         }
     }
 }

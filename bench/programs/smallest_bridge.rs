@@ -119,8 +119,7 @@ async fn publish(bridge: web::Data<Bridge>, body: web::Bytes) -> HttpResponse {
             HttpResponse::Ok()
                 .content_type(ContentType::json())
                 .body(format!(
-                    r#"{{"status":"published","partition":{},"offset":{}}}"#,
-                    partition, offset
+                    r#"{{"status":"published","partition":{partition},"offset":{offset}}}"#
                 ))
         }
         _ => HttpResponse::ServiceUnavailable().finish(),

@@ -33,7 +33,7 @@ pub struct Http {
     pub keep_alive: Duration,
     /// Most open connections. Default 10,000.
     pub max_connections: usize,
-    /// Most events waiting for Kafka at one time. Default 20,000.
+    /// Most events waiting for Kafka at one time. Default 100,000.
     pub max_in_flight_events: usize,
     /// Most bytes of request bodies held at one time. Default 256 MiB.
     pub max_in_flight_bytes: usize,

@@ -22,7 +22,7 @@ pub struct Kafka {
     pub max_future: Duration,
     /// An event's time further back than this is replaced by the time of publishing. Default 3 d.
     pub max_past: Duration,
-    /// Most events of one topic waiting for Kafka. Default 5,000.
+    /// Most events of one topic waiting for Kafka. Default 10,000.
     pub max_in_flight_per_topic: usize,
     /// After this long without a reachable broker the bridge is no longer ready. Default 10 s.
     pub away_after: Duration,

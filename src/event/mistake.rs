@@ -39,6 +39,17 @@ pub enum UnreadableCode {
 }
 
 impl UnreadableCode {
+    /// Every kind.
+    pub const ALL: [Self; 7] = [
+        UnreadableCode::NotJson,
+        UnreadableCode::NotUtf8,
+        UnreadableCode::ByteOrderMark,
+        UnreadableCode::TooDeep,
+        UnreadableCode::LoneSurrogate,
+        UnreadableCode::EmptyArray,
+        UnreadableCode::TooManyEvents,
+    ];
+
     /// The code as the answer has it. It stays the same from release to release.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -152,6 +163,24 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every kind.
+    pub const ALL: [Self; 14] = [
+        Code::Missing,
+        Code::WrongType,
+        Code::Empty,
+        Code::TooLong,
+        Code::ControlCharacter,
+        Code::OutOfRange,
+        Code::NotIntegral,
+        Code::NotAPair,
+        Code::DuplicateKey,
+        Code::UnknownType,
+        Code::TypeMismatch,
+        Code::UnsupportedVersion,
+        Code::InvalidVersion,
+        Code::Invalid,
+    ];
+
     /// The code as the answer has it. It stays the same from release to release.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -83,26 +83,31 @@ async fn events(request: HttpRequest, payload: Payload) -> HttpResponse {
     let started = Instant::now();
     let worker = Worker::of(&request);
     let mut credential = None;
-    let rendered = match take(worker, &request, payload, &mut credential).await {
-        Ok(task) => task.await,
-        Err(rejection) => Ok(worker.problem(&rejection, &request)),
-    };
-    // A task that panicked had what it had not settled counted as refused.
-    let rendered =
-        rendered.unwrap_or_else(|_| worker.problem(&Rejection::KafkaUnconfirmed, &request));
-    worker.answer(&request, started, rendered, credential.as_deref())
+    match take(worker, &request, payload, &mut credential).await {
+        Ok(task) => {
+            // A task that panicked had what it had not settled counted as refused.
+            let rendered = task.await;
+            let rendered =
+                rendered.unwrap_or_else(|_| worker.problem(&Rejection::KafkaUnconfirmed, &request));
+            worker.answer(&request, started, rendered, credential.as_deref(), false)
+        }
+        Err(rejection) => {
+            let rendered = worker.problem(&rejection, &request);
+            worker.answer(&request, started, rendered, credential.as_deref(), true)
+        }
+    }
 }
 
 async fn method_not_allowed(request: HttpRequest) -> HttpResponse {
     let worker = Worker::of(&request);
     let rendered = worker.problem(&Rejection::MethodNotAllowed, &request);
-    worker.answer(&request, Instant::now(), rendered, None)
+    worker.answer(&request, Instant::now(), rendered, None, true)
 }
 
 async fn not_found(request: HttpRequest) -> HttpResponse {
     let worker = Worker::of(&request);
     let rendered = worker.problem(&Rejection::NotFound, &request);
-    worker.answer(&request, Instant::now(), rendered, None)
+    worker.answer(&request, Instant::now(), rendered, None, true)
 }
 
 /// Admits, authenticates and reads a request, and starts the pipeline in a task of its own: a client that goes away
@@ -173,12 +178,16 @@ impl Worker {
     }
 
     /// Counts an answer, logs it when it is a problem, and makes it a response.
+    ///
+    /// `unread`: the body was not read to its end. The connection then ends with the answer, or the rest of a chunked body
+    /// would be read without any limit.
     fn answer(
         &self,
         request: &HttpRequest,
         started: Instant,
         rendered: Rendered,
         credential: Option<&str>,
+        unread: bool,
     ) -> HttpResponse {
         let ingest = &self.ingest;
         let metrics = &ingest.pipeline.metrics;
@@ -198,9 +207,8 @@ impl Worker {
             );
         }
         let beyond = request.conn_data::<Connection>();
-        let close = ingest.gate.draining()
-            || rendered.status == 408
-            || beyond.is_some_and(Connection::is_beyond_limit);
+        let close =
+            unread || ingest.gate.draining() || beyond.is_some_and(Connection::is_beyond_limit);
         rendered.into_response(close)
     }
 }

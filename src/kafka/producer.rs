@@ -38,6 +38,10 @@ pub(super) struct Callbacks {
 impl Callbacks {
     fn note_fatal(&self) {
         self.fatal.store(true, Ordering::Release);
+        self.wake_supervisor();
+    }
+
+    fn wake_supervisor(&self) {
         let supervisor = self.supervisor.lock();
         if let Some(thread) = &*supervisor.unwrap_or_else(PoisonError::into_inner) {
             thread.unpark();
@@ -58,11 +62,21 @@ impl ClientContext for Callbacks {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            tracing::error!(reason, "librdkafka calls the producer fatal");
-            self.note_fatal();
-        } else {
-            tracing::debug!(%error, reason, "librdkafka reports an error");
+        use RDKafkaErrorCode::*;
+        tracing::debug!(%error, reason, "librdkafka reports an error");
+        // A fatal error comes here under its own code: the supervisor asks librdkafka which it is. Lost connections are no
+        // reason to ask, and there can be many.
+        let passing = [
+            AllBrokersDown,
+            BrokerTransportFailure,
+            Resolve,
+            OperationTimedOut,
+        ];
+        if error
+            .rdkafka_error_code()
+            .is_none_or(|code| !passing.contains(&code))
+        {
+            self.wake_supervisor();
         }
     }
 
@@ -262,9 +276,11 @@ impl Producer {
     /// counts as unknown. Returns whether that was due.
     pub(super) fn replace_if_fatal(&self) -> bool {
         let old = self.current.load_full();
-        if !old.producer.context().fatal.load(Ordering::Acquire) {
+        let cause = old.producer.client().fatal_error();
+        if cause.is_none() && !old.producer.context().fatal.load(Ordering::Acquire) {
             return false;
         }
+        tracing::error!(?cause, "librdkafka calls the producer fatal");
         let callbacks = Self::callbacks(&self.metrics, &self.contact, Some(std::thread::current()));
         match Running::start(&self.config, callbacks) {
             Ok(fresh) => {

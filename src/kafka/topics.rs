@@ -322,6 +322,17 @@ fn judge(spec: &TopicSpec, seen: &Seen, limits: &Limits) -> Vec<Finding> {
         ));
     }
 
+    let policy = settings.and_then(|s| s.cleanup_policy.as_deref());
+    if let Some(other) = policy.filter(|&p| p != "delete") {
+        drift(format!("cleanup.policy={other}, needed is delete"));
+    }
+    let stamps = settings.and_then(|s| s.timestamp_type.as_deref());
+    if let Some(other) = stamps.filter(|&t| t != "CreateTime") {
+        drift(format!(
+            "message.timestamp.type={other}, needed is CreateTime"
+        ));
+    }
+
     let mut danger = |text: String| findings.push(Finding::Danger(text));
     if seen.replicas == 1 {
         danger(
@@ -333,11 +344,9 @@ fn judge(spec: &TopicSpec, seen: &Seen, limits: &Limits) -> Vec<Finding> {
                 .to_owned(),
         );
     }
-    let policy = settings.and_then(|s| s.cleanup_policy.as_deref());
     if policy.is_some_and(|p| p.contains("compact")) {
         danger("cleanup.policy=compact keeps only the last event of each space".to_owned());
     }
-    let stamps = settings.and_then(|s| s.timestamp_type.as_deref());
     if stamps == Some("LogAppendTime") {
         danger("message.timestamp.type=LogAppendTime replaces the time of sensing".to_owned());
     }
