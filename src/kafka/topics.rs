@@ -9,6 +9,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
+use tokio::sync::oneshot;
 
 use super::client;
 use crate::config::{Config, TopicSpec};
@@ -129,13 +130,18 @@ pub async fn inspect(config: &Config) -> Result<Report, Error> {
         .iter()
         .map(|t| t.name.clone())
         .collect();
-    let seen = tokio::task::spawn_blocking({
+    // A plain thread, not one of the runtime's: those are waited for when a process ends, and this call can take long.
+    let (done, seen) = oneshot::channel();
+    std::thread::spawn({
         let (admin, names) = (Arc::clone(&admin), names.clone());
-        move || names.iter().map(|name| look(&admin, name)).collect()
+        move || {
+            let looks = names.iter().map(|name| look(&admin, name));
+            let _ = done.send(looks.collect::<Result<Vec<Seen>, Error>>());
+        }
     });
-    let mut seen: Vec<Seen> = seen
+    let mut seen = seen
         .await
-        .unwrap_or_else(|join| Err(Error(join.to_string())))?;
+        .unwrap_or_else(|_| Err(Error("the look at the topics broke off".to_owned())))?;
 
     let present = names.iter().zip(&seen).filter(|(_, s)| s.partitions > 0);
     let resources: Vec<_> = present
