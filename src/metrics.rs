@@ -399,11 +399,11 @@ impl Metrics {
         event_type.map_or(&self.unknown, |t| &self.types[t.index()])
     }
 
-    /// Counts an event in. The [`Received`] counts it out: with an outcome, or, should a bug drop it, as refused.
-    pub fn received(&self, event_type: Option<EventType>) -> Received<'_> {
+    /// Counts an event in that came at `at`. The [`Received`] counts it out: with an outcome, or, should a bug drop it, as refused.
+    pub fn received(&self, event_type: Option<EventType>, at: SystemTime) -> Received<'_> {
         let of_type = self.of(event_type);
         of_type.received.inc();
-        of_type.last_received.set(unix_seconds(SystemTime::now()));
+        of_type.last_received.set(unix_seconds(at));
         Received {
             of_type,
             settled: false,
@@ -440,11 +440,17 @@ impl Metrics {
         }
     }
 
-    /// A record of this type is stored: its age, the time Kafka took, and its own time.
-    pub fn published(&self, event_type: EventType, event_time_ms: i64, took: Duration) {
+    /// A record of this type, handed over at `sent`, is stored: its age, the time Kafka took, and its own time.
+    pub fn published(
+        &self,
+        event_type: EventType,
+        event_time_ms: i64,
+        sent: SystemTime,
+        took: Duration,
+    ) {
         let of_type = self.of(Some(event_type));
         let event_time = event_time_ms as f64 / 1000.0;
-        let age = unix_seconds(SystemTime::now()) - event_time;
+        let age = unix_seconds(sent) + took.as_secs_f64() - event_time;
         of_type.age.observe(age.max(0.0));
         of_type.last_event_time.set(event_time);
         if let Some(histogram) = &of_type.publish_duration {
@@ -551,14 +557,14 @@ mod tests {
     #[test]
     fn every_event_ends_once_even_one_that_was_dropped() {
         let m = metrics();
-        m.received(Some(EventType::Traffic))
+        m.received(Some(EventType::Traffic), SystemTime::now())
             .settle(Outcome::Published);
-        drop(m.received(None));
+        drop(m.received(None, SystemTime::now()));
         let ledger = m.ledger();
         assert_eq!((ledger.received, ledger.balanced()), (2, true));
         assert_eq!(ledger.of(Outcome::Published), 1);
         assert_eq!(ledger.of(Outcome::Refused), 1);
-        let open = m.received(None);
+        let open = m.received(None, SystemTime::now());
         assert!(!m.ledger().balanced());
         drop(open);
         assert!(m.ledger().balanced());

@@ -83,14 +83,14 @@ impl Pipeline {
     ) -> Answer<'b> {
         match event::parse(request.body, request.expected, self.limits) {
             Err(unreadable) => {
-                let received = self.metrics.received(None);
+                let received = self.metrics.received(None, request.received_at);
                 let rejection = Rejection::Unreadable(unreadable);
                 Answer::Whole(self.refuse(received, rejection))
             }
             Ok(Parsed::One(parsed)) => {
                 let admitted = permit.events(1);
                 let begun = self.begin(parsed, &admitted, &request, wakeups);
-                Answer::One(self.finish(begun, request.deadline).await)
+                Answer::One(self.finish(begun, &request).await)
             }
             Ok(Parsed::Many(items)) => {
                 let admitted = permit.events(items.len());
@@ -100,7 +100,7 @@ impl Pipeline {
                 }
                 let mut verdicts = Vec::with_capacity(begun.len());
                 for one in begun {
-                    verdicts.push(self.finish(one, request.deadline).await);
+                    verdicts.push(self.finish(one, &request).await);
                 }
                 Answer::Many(verdicts)
             }
@@ -119,14 +119,16 @@ impl Pipeline {
             Ok(event) => event,
             Err(refused) => {
                 let (claimed, rejection) = refused.into();
-                let received = self.metrics.received(claimed);
+                let received = self.metrics.received(claimed, request.received_at);
                 return Begun::Ended(Verdict {
                     event: None,
                     outcome: Err(self.refuse(received, rejection)),
                 });
             }
         };
-        let received = self.metrics.received(Some(event.event_type()));
+        let received = self
+            .metrics
+            .received(Some(event.event_type()), request.received_at);
         let lane = &self.lanes[event.event_type().index()];
         let sent = Instant::now();
         let delivery = admitted
@@ -155,7 +157,8 @@ impl Pipeline {
         wakeups: &Arc<Wakeups>,
     ) -> Result<Delivery, Rejection> {
         let permit = lane.enter(event.raw().len())?;
-        let now = SystemTime::now();
+        // Published the moment it was received: there is nothing yet that an event waits in between.
+        let now = received_at;
         let record = Record::of(event, lane.topic(), self.stamping, received_at, now);
         let delivery = self.producer.send(&record, permit, wakeups)?;
         if let Some(reason) = record.replaced {
@@ -165,7 +168,7 @@ impl Pipeline {
     }
 
     /// Waits for Kafka's word on an event and counts it out.
-    async fn finish<'b>(&'b self, begun: Begun<'b>, deadline: Instant) -> Verdict<'b> {
+    async fn finish<'b>(&'b self, begun: Begun<'b>, request: &Request<'_>) -> Verdict<'b> {
         let (event, received, lane, delivery, sent) = match begun {
             Begun::Ended(verdict) => return verdict,
             Begun::Pending {
@@ -176,10 +179,14 @@ impl Pipeline {
                 sent,
             } => (event, received, lane, delivery, sent),
         };
-        let outcome = match timeout_at(deadline.into(), delivery).await {
+        let outcome = match timeout_at(request.deadline.into(), delivery).await {
             Ok(Report::Stored { partition, offset }) => {
-                self.metrics
-                    .published(event.event_type(), event.timestamp_ms(), sent.elapsed());
+                self.metrics.published(
+                    event.event_type(),
+                    event.timestamp_ms(),
+                    request.received_at,
+                    sent.elapsed(),
+                );
                 received.settle(Outcome::Published);
                 Ok(Stored {
                     topic: lane.topic(),

@@ -2,7 +2,6 @@
 //!
 //! Decided purely, from the event, the settings and the moment; nothing here touches the network or a counter.
 
-use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -84,7 +83,8 @@ impl<'e> Record<'e> {
         let mut source = String::with_capacity(48);
         source.push_str("/butlr");
         if let Some(org) = self.org_id {
-            let _ = write!(source, "/{}", utf8_percent_encode(org, ESCAPED));
+            source.push('/');
+            source.extend(utf8_percent_encode(org, ESCAPED));
         }
         let add = |headers: OwnedHeaders, key, value: &str| {
             headers.insert(Header {

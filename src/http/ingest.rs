@@ -134,7 +134,7 @@ async fn take(
     let body = body::read(request, payload, limit, deadline, &mut permit).await;
     if body == Err(Rejection::NotGzip) {
         // The body came whole: one event of an unknown type that could not be read.
-        let received = ingest.pipeline.metrics.received(None);
+        let received = ingest.pipeline.metrics.received(None, SystemTime::now());
         received.settle(Outcome::Refused);
     }
     let run = run(

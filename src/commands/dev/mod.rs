@@ -36,7 +36,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
         let value = toml::Value::String(value.to_owned());
         sources.flags.push((key.to_owned(), value));
     };
-    set("log.level", "warn");
+    // That the embedded broker has one replica is no news; a Kafka of the user's may be worth a warning.
+    let level = match arguments.kafka {
+        None => "error",
+        Some(_) => "warn",
+    };
+    set("log.level", level);
     let defaults = match load(&sources) {
         Ok(config) => config,
         Err(mistakes) => return misused(&mistakes),
@@ -161,7 +166,7 @@ Send an event:
   {}
 
 Read what arrived (kcat):
-  kcat -b {bootstrap} -C -t {rooms} -f '%k  %s\\n'
+  kcat -q -b {bootstrap} -C -t {rooms} -f '%k  %s\\n'
 
 Ctrl-C ends it. Once a second, what flows:
 ",
