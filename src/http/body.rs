@@ -20,7 +20,7 @@ use crate::rejection::Rejection;
 /// 408, 413, 415, 400 (broken off, not gzip), or 503 where too many bytes are held.
 pub async fn read(
     request: &HttpRequest,
-    mut payload: Payload,
+    payload: &mut Payload,
     limit: usize,
     deadline: Instant,
     permit: &mut Permit,

@@ -79,35 +79,41 @@ impl Worker {
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-async fn events(request: HttpRequest, payload: Payload) -> HttpResponse {
+async fn events(request: HttpRequest, mut payload: Payload) -> HttpResponse {
     let started = Instant::now();
     let worker = Worker::of(&request);
     let mut credential = None;
-    match take(worker, &request, payload, &mut credential).await {
+    match take(worker, &request, &mut payload, &mut credential).await {
         Ok(task) => {
             // A task that panicked had what it had not settled counted as refused.
             let rendered = task.await;
             let rendered =
                 rendered.unwrap_or_else(|_| worker.problem(&Rejection::KafkaUnconfirmed, &request));
-            worker.answer(&request, started, rendered, credential.as_deref(), false)
+            worker.answer(&request, started, rendered, credential.as_deref(), None)
         }
         Err(rejection) => {
             let rendered = worker.problem(&rejection, &request);
-            worker.answer(&request, started, rendered, credential.as_deref(), true)
+            worker.answer(
+                &request,
+                started,
+                rendered,
+                credential.as_deref(),
+                Some(payload),
+            )
         }
     }
 }
 
-async fn method_not_allowed(request: HttpRequest) -> HttpResponse {
+async fn method_not_allowed(request: HttpRequest, payload: Payload) -> HttpResponse {
     let worker = Worker::of(&request);
     let rendered = worker.problem(&Rejection::MethodNotAllowed, &request);
-    worker.answer(&request, Instant::now(), rendered, None, true)
+    worker.answer(&request, Instant::now(), rendered, None, Some(payload))
 }
 
-async fn not_found(request: HttpRequest) -> HttpResponse {
+async fn not_found(request: HttpRequest, payload: Payload) -> HttpResponse {
     let worker = Worker::of(&request);
     let rendered = worker.problem(&Rejection::NotFound, &request);
-    worker.answer(&request, Instant::now(), rendered, None, true)
+    worker.answer(&request, Instant::now(), rendered, None, Some(payload))
 }
 
 /// Admits, authenticates and reads a request, and starts the pipeline in a task of its own: a client that goes away
@@ -115,7 +121,7 @@ async fn not_found(request: HttpRequest) -> HttpResponse {
 async fn take(
     worker: &Worker,
     request: &HttpRequest,
-    payload: Payload,
+    payload: &mut Payload,
     credential: &mut Option<Arc<str>>,
 ) -> Result<JoinHandle<Rendered>, Rejection> {
     let ingest = &worker.ingest;
@@ -179,15 +185,14 @@ impl Worker {
 
     /// Counts an answer, logs it when it is a problem, and makes it a response.
     ///
-    /// `unread`: the body was not read to its end. The connection then ends with the answer, or the rest of a chunked body
-    /// would be read without any limit.
+    /// `unread`: the request's body where it was not read to its end; see [`Rendered::into_response`].
     fn answer(
         &self,
         request: &HttpRequest,
         started: Instant,
         rendered: Rendered,
         credential: Option<&str>,
-        unread: bool,
+        unread: Option<Payload>,
     ) -> HttpResponse {
         let ingest = &self.ingest;
         let metrics = &ingest.pipeline.metrics;
@@ -207,9 +212,8 @@ impl Worker {
             );
         }
         let beyond = request.conn_data::<Connection>();
-        let close =
-            unread || ingest.gate.draining() || beyond.is_some_and(Connection::is_beyond_limit);
-        rendered.into_response(close)
+        let close = ingest.gate.draining() || beyond.is_some_and(Connection::is_beyond_limit);
+        rendered.into_response(close, unread)
     }
 }
 

@@ -1,7 +1,13 @@
 //! Answers: what was stored, and RFC 9457 problems for what was not.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 
@@ -163,7 +169,11 @@ impl Rendered {
     }
 
     /// The HTTP response; `close`: the connection ends with it.
-    pub fn into_response(self, close: bool) -> HttpResponse {
+    ///
+    /// `unread` is a request's body that was not read to its end. It is kept until the response is written, whereupon
+    /// actix-http ends the connection if more of it is to come. Dropped earlier, the rest of a chunked body would be read
+    /// without any limit in time or size.
+    pub fn into_response(self, close: bool, unread: Option<Payload>) -> HttpResponse {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = HttpResponseBuilder::new(status);
         response.insert_header((CONTENT_TYPE, self.media_type));
@@ -188,7 +198,35 @@ impl Rendered {
         if close {
             response.force_close();
         }
-        response.body(self.body)
+        match unread {
+            None => response.body(self.body),
+            Some(unread) => response.body(Body {
+                bytes: self.body.into(),
+                _unread: unread,
+            }),
+        }
+    }
+}
+
+/// A response's bytes, with what has to live until they are written.
+struct Body {
+    bytes: Bytes,
+    _unread: Payload,
+}
+
+impl MessageBody for Body {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.bytes.len() as u64)
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let bytes = std::mem::take(&mut self.bytes);
+        Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)))
     }
 }
 

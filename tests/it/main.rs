@@ -1,3 +1,56 @@
-//! All integration tests, in one binary.
+//! All integration tests, in one binary: the real server in this process (or the real binary), against the embedded
+//! broker, and against a real Kafka where `BUTLR_BRIDGE_TEST_KAFKA=host:port` is set.
+//!
+//! `cargo test --test it -- FILTER` runs some of them. A test whose need is not met is ignored and named on standard
+//! error; with `BUTLR_BRIDGE_TEST_REQUIRE_ALL=1` it fails instead. `BUTLR_BRIDGE_TEST_LOG=debug` shows the bridge's log.
 
-fn main() {}
+mod harness;
+mod load;
+mod real;
+
+mod admin;
+mod auth;
+mod bulkheads;
+mod command_line;
+mod faults;
+mod ingest;
+mod kafka_real;
+mod limits;
+mod outage;
+mod records;
+mod shutdown;
+mod tls;
+mod topics;
+mod validation;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// More bridges at a time than this make timeouts a matter of luck on a small machine.
+const MAX_THREADS: usize = 4;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    let threads = arguments.test_threads.unwrap_or(MAX_THREADS);
+    arguments.test_threads = Some(threads.clamp(1, MAX_THREADS));
+    harness::start_log();
+    // The longest first, so that the others run beside them.
+    let modules = [
+        outage::trials(),
+        ingest::trials(),
+        validation::trials(),
+        limits::trials(),
+        auth::trials(),
+        tls::trials(),
+        bulkheads::trials(),
+        faults::trials(),
+        records::trials(),
+        topics::trials(),
+        kafka_real::trials(),
+        shutdown::trials(),
+        admin::trials(),
+        command_line::trials(),
+    ];
+    let trials: Vec<Trial> = modules.into_iter().flatten().collect();
+    harness::tell_skipped(&arguments, &trials);
+    libtest_mimic::run(&arguments, trials).exit();
+}

@@ -1,0 +1,433 @@
+//! Who may send: all credentials at the same time, strangers turned away unread, secrets kept.
+
+use std::io::Write;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use butlr_bridge::event::EventType;
+
+use crate::harness::{
+    Answer, Bridge, Process, Request, Setup, agent, event, eventually, now_ms, read_answer, toml,
+    trials, write_head,
+};
+
+trials! {
+    "http": [
+        every_credential_is_valid_at_the_same_time,
+        a_wrong_or_missing_credential_is_401,
+        the_body_of_a_stranger_is_not_read,
+        strangers_are_turned_away_from_every_event_route,
+        requests_are_counted_by_credential,
+        credentials_that_are_read_again_take_effect_without_a_restart,
+        a_connection_does_not_outlive_its_credential,
+    ],
+    "process": [
+        no_secret_is_ever_told,
+        sighup_reads_the_secrets_files_again,
+        a_broken_configuration_at_sighup_changes_nothing,
+    ],
+}
+
+const ROOM: EventType = EventType::RoomOccupancy;
+
+fn good() -> String {
+    event(ROOM, "event_1", now_ms(), "room_1")
+}
+
+fn basic(pair: &str) -> String {
+    format!("Basic {}", STANDARD.encode(pair))
+}
+
+/// Two keys in one header, one in another, and two basic pairs.
+fn locked() -> Setup {
+    Setup::embedded()
+        .set(
+            "auth.api_keys",
+            toml(
+                r#"[{name="old", header="x-api-key", value="alpha-key"},
+                    {name="new", header="x-api-key", value="beta-key"},
+                    {name="other", header="X-Token", value="gamma-key"}]"#,
+            ),
+        )
+        .set(
+            "auth.basic",
+            toml(
+                r#"[{name="vendor", username="butlr", password="pass:word"},
+                    {name="second", username="butlr", password="another"}]"#,
+            ),
+        )
+}
+
+#[track_caller]
+fn send(bridge: &Bridge, header: &str, value: &str) -> Answer {
+    let request = bridge.request("POST", "/v1/events").header(header, value);
+    request.body(good()).send()
+}
+
+fn every_credential_is_valid_at_the_same_time() {
+    let bridge = locked().start();
+    let pairs = [basic("butlr:pass:word"), basic("butlr:another")];
+    let lower = pairs[0].replace("Basic", "basic");
+    for (header, value) in [
+        ("x-api-key", "alpha-key"),
+        ("x-api-key", "beta-key"),
+        ("X-API-Key", "beta-key"),
+        ("x-token", "gamma-key"),
+        ("authorization", &pairs[0]),
+        ("authorization", &pairs[1]),
+        ("authorization", &lower),
+    ] {
+        send(&bridge, header, value).expect(200);
+    }
+    // One good credential is enough.
+    let request = bridge.request("POST", "/v1/events");
+    let request = request
+        .header("x-api-key", "stale")
+        .header("x-token", "gamma-key");
+    request.body(good()).send().expect(200);
+}
+
+fn a_wrong_or_missing_credential_is_401() {
+    let bridge = locked().start();
+    let wrong = [
+        basic("butlr:wrong"),
+        basic("other:another"),
+        basic("butlr"),
+        basic(""),
+    ];
+    for (header, value) in [
+        ("x-api-key", "gamma-key"),
+        ("x-api-key", "alpha-ke"),
+        ("x-api-key", "alpha-key2"),
+        ("x-api-key", "ALPHA-KEY"),
+        ("x-api-key", ""),
+        ("x-token", "alpha-key"),
+        ("authorization", "alpha-key"),
+        ("authorization", "Bearer alpha-key"),
+        ("authorization", "Basic"),
+        ("authorization", "Basic %%%"),
+        ("authorization", &wrong[0]),
+        ("authorization", &wrong[1]),
+        ("authorization", &wrong[2]),
+        ("authorization", &wrong[3]),
+        ("x-unrelated", "alpha-key"),
+    ] {
+        let answer = send(&bridge, header, value);
+        answer.expect_problem(401, "unauthorized");
+        let challenge = answer.header("www-authenticate").expect("a challenge");
+        assert!(challenge.starts_with("Basic realm="), "{challenge}");
+        assert!(!answer.text().contains("alpha"), "{}", answer.text());
+    }
+    bridge.send(good()).expect_problem(401, "unauthorized");
+    assert!(bridge.records(ROOM).is_empty());
+    assert_eq!(bridge.metric_sum("butlr_bridge_received_total", ""), 0.0);
+}
+
+fn the_body_of_a_stranger_is_not_read() {
+    let bridge = locked().start();
+    let mut stream = bridge.raw();
+    let headers = [("content-length", "1000000"), ("x-api-key", "wrong")];
+    write_head(&mut stream, "POST /v1/events", &headers);
+    // The answer comes though not a byte of the body was sent.
+    let answer = read_answer(&mut stream).expect("an answer");
+    answer.expect_problem(401, "unauthorized");
+    bridge.count(&answer);
+    let mut stream = bridge.raw();
+    let headers = [("content-length", "1000000"), ("expect", "100-continue")];
+    write_head(&mut stream, "POST /v1/events", &headers);
+    let mut answer = read_answer(&mut stream).expect("an answer");
+    if answer.status == 100 {
+        // The HTTP layer says so before it asks the bridge.
+        answer = read_answer(&mut stream).expect("an answer");
+    }
+    answer.expect_problem(401, "unauthorized");
+    bridge.count(&answer);
+}
+
+fn strangers_are_turned_away_from_every_event_route() {
+    let bridge = locked().start();
+    for path in ["/v1/events", "/v1/events/TRAFFIC", "/v1/events/nonsense"] {
+        bridge.post(path, "[]").expect_problem(401, "unauthorized");
+    }
+}
+
+fn requests_are_counted_by_credential() {
+    let bridge = locked().start();
+    send(&bridge, "x-api-key", "alpha-key").expect(200);
+    send(&bridge, "x-api-key", "beta-key").expect(200);
+    send(&bridge, "x-api-key", "beta-key").expect(200);
+    send(&bridge, "authorization", &basic("butlr:another")).expect(200);
+    send(&bridge, "x-api-key", "nobody's").expect(401);
+    bridge.send(good()).expect(401);
+    bridge.send(good()).expect(401);
+    for (credential, result, count) in [
+        ("old", "accepted", 1.0),
+        ("new", "accepted", 2.0),
+        ("other", "accepted", 0.0),
+        ("vendor", "accepted", 0.0),
+        ("second", "accepted", 1.0),
+        ("unknown", "rejected", 1.0),
+        ("none", "rejected", 2.0),
+    ] {
+        let series = format!(
+            "butlr_bridge_auth_requests_total{{credential=\"{credential}\",result=\"{result}\"}}"
+        );
+        assert_eq!(bridge.metric(&series), count, "{series}");
+    }
+    let names = bridge.status()["credentials"].clone();
+    assert_eq!(
+        names,
+        serde_json::json!(["old", "new", "other", "vendor", "second"])
+    );
+}
+
+fn credentials_that_are_read_again_take_effect_without_a_restart() {
+    let bridge = locked().start();
+    send(&bridge, "x-api-key", "alpha-key").expect(200);
+    let keys = toml(
+        r#"[{name="new", header="x-api-key", value="beta-key"},
+            {name="newest", header="x-api-key", value="delta-key"}]"#,
+    );
+    bridge.reload(&[("auth.api_keys", keys)]);
+    eventually("the new key is valid", || {
+        (send(&bridge, "x-api-key", "delta-key").status == 200).then_some(())
+    });
+    send(&bridge, "x-api-key", "alpha-key").expect_problem(401, "unauthorized");
+    send(&bridge, "x-token", "gamma-key").expect_problem(401, "unauthorized");
+    send(&bridge, "x-api-key", "beta-key").expect(200);
+    send(&bridge, "authorization", &basic("butlr:pass:word")).expect(200);
+}
+
+fn a_connection_does_not_outlive_its_credential() {
+    let bridge = locked().start();
+    let mut stream = bridge.raw();
+    let mut post = || {
+        let body = good();
+        let length = body.len().to_string();
+        let headers = [
+            ("content-length", length.as_str()),
+            ("x-api-key", "alpha-key"),
+        ];
+        write_head(&mut stream, "POST /v1/events", &headers);
+        stream.write_all(body.as_bytes()).unwrap();
+        let answer = read_answer(&mut stream).expect("an answer");
+        bridge.count(&answer);
+        answer.status
+    };
+    assert_eq!(post(), 200);
+    let keys = toml(r#"[{name="new", header="x-api-key", value="beta-key"}]"#);
+    bridge.reload(&[("auth.api_keys", keys)]);
+    eventually("the new key is valid", || {
+        (send(&bridge, "x-api-key", "beta-key").status == 200).then_some(())
+    });
+    assert_eq!(post(), 401);
+}
+
+/// Words that stand nowhere else, and what they look like on the wire.
+const SECRETS: [&str; 8] = [
+    "secretkeyone",
+    "secretkeytwo",
+    "secretpassone",
+    "secretpasstwo",
+    "secretadmin",
+    "secretkafka",
+    "secretpem",
+    "secretofastranger",
+];
+
+fn write(dir: &std::path::Path, name: &str, text: &str) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+fn no_secret_is_ever_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, secret: &str| write(dir.path(), name, &format!("{secret}\n"));
+    let config = format!(
+        r#"
+        [http]
+        bind = "127.0.0.1:0"
+        answer_within = "300ms"
+        [admin]
+        bind = "127.0.0.1:0"
+        username = "operator"
+        password_file = "{admin}"
+        [log]
+        level = "trace"
+        [kafka]
+        # Nothing that would let anybody log in: attempts fail, and that is logged, too.
+        bootstrap_servers = "127.0.0.1:1"
+        [kafka.properties]
+        "security.protocol" = "SASL_PLAINTEXT"
+        "sasl.mechanism" = "PLAIN"
+        "sasl.username" = "bridge"
+        "ssl.key.password" = "secretpem"
+        [kafka.secret_files]
+        "sasl.password" = "{kafka}"
+        [[auth.api_keys]]
+        name = "one"
+        header = "x-api-key"
+        value = "secretkeyone"
+        [[auth.api_keys]]
+        name = "two"
+        header = "x-api-key"
+        value_file = "{key}"
+        [[auth.basic]]
+        name = "first"
+        username = "butlr"
+        password = "secretpassone"
+        [[auth.basic]]
+        name = "second"
+        username = "butlr"
+        password_file = "{pass}"
+        "#,
+        admin = file("admin", "secretadmin"),
+        kafka = file("kafka", "secretkafka"),
+        key = file("key", "secretkeytwo"),
+        pass = file("pass", "secretpasstwo"),
+    );
+    let config = write(dir.path(), "bridge.toml", &config);
+    let mut process = Process::start(crate::harness::binary().args(["serve", "--config", &config]));
+    let agent = agent();
+    let mut told = Vec::new();
+    let url = format!("http://{}/v1/events", process.ingest());
+    let admin = format!("http://{}", process.admin());
+    let mut round = |accepted: u16| {
+        for (header, value, status) in [
+            ("x-api-key", "secretkeyone".to_owned(), accepted),
+            ("x-api-key", "secretkeytwo".to_owned(), accepted),
+            ("authorization", basic("butlr:secretpassone"), accepted),
+            ("authorization", basic("butlr:secretpasstwo"), accepted),
+            ("x-api-key", "secretofastranger".to_owned(), 401),
+            ("authorization", basic("butlr:secretofastranger"), 401),
+        ] {
+            let request = Request::new("POST", &url).header(header, &value);
+            let answer = request.body(good()).send(&agent);
+            assert_eq!(answer.status, status, "{}", answer.text());
+            told.push(format!("{:?} {}", answer.headers, answer.text()));
+        }
+        for path in ["/status", "/", "/metrics", "/readyz"] {
+            for pair in ["operator:secretadmin", "operator:secretofastranger"] {
+                let request = Request::new("GET", &format!("{admin}{path}"));
+                let answer = request.header("authorization", &basic(pair)).send(&agent);
+                told.push(format!("{:?} {}", answer.headers, answer.text()));
+            }
+        }
+    };
+    round(503);
+    process.signal("HUP");
+    process.wait_for("the credentials are read again", |output| {
+        output.contains("read again").then_some(())
+    });
+    round(503);
+    // A mistake next to a secret.
+    let broken = std::fs::read_to_string(&config).unwrap();
+    let broken = broken.replace("name = \"one\"", "name = \"two\"\nvalu = \"secretkeyone\"");
+    std::fs::write(&config, broken).unwrap();
+    process.signal("HUP");
+    process.wait_for("the mistake is told", |output| {
+        output.contains("not read again").then_some(())
+    });
+    process.signal("TERM");
+    assert!(process.wait().success());
+
+    let output = process.output();
+    assert!(
+        output.contains("request refused"),
+        "the log was read: {output}"
+    );
+    told.push(output);
+    for secret in SECRETS {
+        let on_the_wire = [
+            secret.to_owned(),
+            STANDARD.encode(format!("butlr:{secret}")),
+            STANDARD.encode(format!("operator:{secret}")),
+        ];
+        for text in &told {
+            for form in &on_the_wire {
+                assert!(!text.contains(form), "{secret} is told in {text}");
+            }
+        }
+    }
+    for name in ["\"one\"", "\"second\""] {
+        assert!(
+            told.iter().any(|text| text.contains(name)),
+            "names are told"
+        );
+    }
+}
+
+fn sighup_reads_the_secrets_files_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = write(dir.path(), "key", "first-key\n");
+    let keys = format!("[{{name=\"a\",header=\"x-api-key\",value_file=\"{key}\"}}]");
+    let mut command = crate::harness::binary();
+    command
+        .env("BUTLR_BRIDGE__AUTH__API_KEYS", keys)
+        .arg("serve");
+    for setting in [
+        "http.bind=127.0.0.1:0",
+        "admin.bind=127.0.0.1:0",
+        "kafka.bootstrap_servers=127.0.0.1:1",
+        "http.answer_within=200ms",
+    ] {
+        command.args(["--set", setting]);
+    }
+    let mut process = Process::start(&mut command);
+    let url = format!("http://{}/v1/events", process.ingest());
+    let agent = agent();
+    let status = |key: &str| {
+        let request = Request::new("POST", &url).header("x-api-key", key);
+        request.body("{}").send(&agent).status
+    };
+    assert_eq!((status("first-key"), status("second-key")), (422, 401));
+    write(dir.path(), "key", "second-key\n");
+    assert_eq!(status("second-key"), 401, "not before the signal");
+    process.signal("HUP");
+    eventually("the new key is valid", || {
+        (status("second-key") == 422).then_some(())
+    });
+    assert_eq!(status("first-key"), 401);
+    process.signal("TERM");
+    assert!(process.wait().success());
+}
+
+fn a_broken_configuration_at_sighup_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = r#"
+        [http]
+        bind = "127.0.0.1:0"
+        [admin]
+        bind = "127.0.0.1:0"
+        [kafka]
+        bootstrap_servers = "127.0.0.1:1"
+        [[auth.api_keys]]
+        name = "a"
+        header = "x-api-key"
+        value = "first-key"
+    "#;
+    let config = write(dir.path(), "bridge.toml", text);
+    let mut process = Process::start(crate::harness::binary().args(["serve", "--config", &config]));
+    let url = format!("http://{}/v1/events", process.ingest());
+    let agent = agent();
+    let status = |key: &str| {
+        let request = Request::new("POST", &url).header("x-api-key", key);
+        request.body("{}").send(&agent).status
+    };
+    assert_eq!(status("first-key"), 422);
+    let broken = text
+        .replace("first-key", "second-key")
+        .replace("[http]", "[http]\nworker = 1");
+    write(dir.path(), "bridge.toml", &broken);
+    process.signal("HUP");
+    process.wait_for("the mistake is told", |output| {
+        (output.contains("not read again") && output.contains("http.worker")).then_some(())
+    });
+    assert_eq!((status("first-key"), status("second-key")), (422, 401));
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(process.is_running());
+    process.signal("TERM");
+    assert!(process.wait().success());
+}

@@ -1,0 +1,239 @@
+//! Faults in the middle: a producer that is beyond repair, clients that go away, reports that come too late.
+
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+use butlr_bridge::event::EventType;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use crate::harness::{Bridge, Setup, event, eventually, now_ms, trials, write_head};
+
+trials! {
+    "faults": [
+        a_producer_that_becomes_fatal_is_replaced,
+        a_producer_that_is_fatal_from_the_start_is_replaced,
+        a_kafka_that_refuses_every_producer_is_not_hammered,
+        errors_that_can_be_tried_again_are_not_seen_by_the_sender,
+        what_kafka_refuses_is_told_by_its_code,
+        an_event_that_kafka_finds_too_large_is_413,
+        an_event_whose_client_goes_away_is_still_delivered,
+        a_report_that_comes_too_late_is_counted,
+        a_cut_off_between_the_brokers_store_and_its_answer_stores_once,
+    ],
+}
+
+use RDKafkaRespErr::*;
+
+const ROOM: EventType = EventType::RoomOccupancy;
+const REPLACEMENTS: &str = "butlr_bridge_kafka_producer_replacements_total";
+
+fn good(id: &str) -> String {
+    event(ROOM, id, now_ms(), "room_1")
+}
+
+fn inject(bridge: &Bridge, api: RDKafkaApiKey, errors: &'static [RDKafkaRespErr]) {
+    bridge
+        .kafka()
+        .with(move |cluster| cluster.request_errors(api, errors));
+}
+
+#[track_caller]
+fn stored_again(bridge: &Bridge) {
+    eventually("events are stored again", || {
+        (bridge.send(good("event_again")).status == 200).then_some(())
+    });
+}
+
+fn a_producer_that_becomes_fatal_is_replaced() {
+    let bridge = Setup::embedded().start();
+    bridge.send(good("event_1")).expect(200);
+    assert_eq!(bridge.metric(REPLACEMENTS), 0.0);
+    // librdkafka holds its sequence and the broker's to be apart for good.
+    inject(
+        &bridge,
+        RDKafkaApiKey::Produce,
+        &[RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
+    );
+    let answer = bridge.send(good("event_2"));
+    answer.expect(503);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    stored_again(&bridge);
+    assert_eq!(bridge.metric(REPLACEMENTS), 1.0);
+    assert_eq!(bridge.status()["kafka"]["producer_replacements"], 1);
+    // All types and partitions, and no second replacement.
+    for i in 0..20 {
+        let event_type = EventType::ALL[i % 10];
+        let body = event(event_type, "event_3", now_ms(), &format!("space_{i}"));
+        bridge.send(body).expect(200);
+    }
+    assert_eq!(bridge.metric(REPLACEMENTS), 1.0);
+}
+
+fn a_producer_that_is_fatal_from_the_start_is_replaced() {
+    let bridge = Setup::embedded()
+        .before(|kafka| {
+            kafka.with(|cluster| {
+                let errors = [RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED];
+                cluster.request_errors(RDKafkaApiKey::InitProducerId, &errors);
+            });
+        })
+        .start();
+    // By itself: no event has to be refused for it.
+    eventually("it is replaced", || {
+        (bridge.metric(REPLACEMENTS) == 1.0).then_some(())
+    });
+    bridge.send(good("event_1")).expect(200);
+}
+
+fn a_kafka_that_refuses_every_producer_is_not_hammered() {
+    let bridge = Setup::embedded()
+        .before(|kafka| {
+            kafka.with(|cluster| {
+                let errors = [RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 500];
+                cluster.request_errors(RDKafkaApiKey::InitProducerId, &errors);
+            });
+        })
+        .start();
+    let before = bridge.metric(REPLACEMENTS);
+    let start = std::time::Instant::now();
+    thread::sleep(Duration::from_secs(3));
+    let replaced = bridge.metric(REPLACEMENTS) - before;
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(replaced >= 1.0, "it goes on trying");
+    assert!(replaced <= 2.0 * seconds + 1.0, "{replaced} in {seconds} s");
+    let answer = bridge.send(good("event_1"));
+    answer.expect(503);
+    bridge
+        .kafka()
+        .with(|cluster| cluster.clear_request_errors(RDKafkaApiKey::InitProducerId));
+    stored_again(&bridge);
+}
+
+fn errors_that_can_be_tried_again_are_not_seen_by_the_sender() {
+    let bridge = Setup::embedded().start();
+    bridge.send(good("event_1")).expect(200);
+    let errors = &[
+        RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+    ];
+    inject(&bridge, RDKafkaApiKey::Produce, errors);
+    bridge.send(good("event_2")).expect(200);
+    assert_eq!(bridge.records(ROOM).len(), 2);
+    assert_eq!(bridge.metric(REPLACEMENTS), 0.0);
+}
+
+fn what_kafka_refuses_is_told_by_its_code() {
+    let bridge = Setup::embedded().start();
+    bridge.send(good("event_1")).expect(200);
+    for (error, status, code) in [
+        (
+            &[RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
+            503,
+            "topic_forbidden",
+        ),
+        (&[RD_KAFKA_RESP_ERR_INVALID_RECORD], 503, "kafka_refused"),
+        (&[RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP], 503, "kafka_refused"),
+    ] {
+        inject(&bridge, RDKafkaApiKey::Produce, error);
+        let answer = bridge.send(good("event_refused"));
+        answer.expect_problem(status, code);
+        assert!(answer.header("retry-after").is_some());
+        stored_again(&bridge);
+    }
+}
+
+fn an_event_that_kafka_finds_too_large_is_413() {
+    let bridge = Setup::embedded().start();
+    bridge.send(good("event_1")).expect(200);
+    inject(
+        &bridge,
+        RDKafkaApiKey::Produce,
+        &[RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE],
+    );
+    let answer = bridge.send(good("event_2"));
+    answer.expect_problem(413, "event_too_large");
+    assert_eq!(answer.header("retry-after"), None);
+    stored_again(&bridge);
+}
+
+fn an_event_whose_client_goes_away_is_still_delivered() {
+    let bridge = Setup::embedded().set("http.answer_within", "10s").start();
+    bridge.send(good("event_1")).expect(200);
+    let delay = |millis| {
+        let delay = Duration::from_millis(millis);
+        bridge
+            .kafka()
+            .with(move |cluster| cluster.broker_round_trip_time(1, delay))
+            .unwrap();
+    };
+    delay(1000);
+    let gone = good("event_gone");
+    let array = format!("[{},{}]", good("event_gone_2"), good("event_gone_3"));
+    for body in [&gone, &array] {
+        let mut stream = bridge.raw();
+        let length = body.len().to_string();
+        write_head(
+            &mut stream,
+            "POST /v1/events",
+            &[("content-length", &length)],
+        );
+        stream.write_all(body.as_bytes()).unwrap();
+        eventually("it is in flight", || {
+            (bridge.metric("butlr_bridge_in_flight_events") > 0.0).then_some(())
+        });
+        drop(stream);
+    }
+    bridge.count_events(3);
+    let published = "butlr_bridge_events_total{outcome=\"published\",type=\"ROOM_OCCUPANCY\"}";
+    eventually("they are counted as published", || {
+        (bridge.metric(published) == 4.0).then_some(())
+    });
+    delay(0);
+    let records = bridge.records(ROOM);
+    assert_eq!(records.len(), 4);
+    assert!(records.iter().any(|r| r.text() == gone));
+    assert_eq!(bridge.metric("butlr_bridge_in_flight_events"), 0.0);
+    assert_eq!(bridge.metric("butlr_bridge_in_flight_bytes"), 0.0);
+}
+
+fn a_report_that_comes_too_late_is_counted() {
+    let bridge = Setup::embedded().set("http.answer_within", "300ms").start();
+    eventually("Kafka is warm", || {
+        (bridge.send(good("event_1")).status == 200).then_some(())
+    });
+    let late = || bridge.metric_sum("butlr_bridge_late_reports_total", "");
+    let before = late();
+    bridge
+        .kafka()
+        .with(|cluster| cluster.broker_down(1))
+        .unwrap();
+    bridge
+        .send(good("event_2"))
+        .expect_problem(503, "kafka_unconfirmed");
+    // librdkafka looks for records that timed out once a second: mostly after the answer.
+    for i in 0..10 {
+        bridge.send(good(&format!("event_{i}"))).expect(503);
+    }
+    eventually("a late report", || (late() > before).then_some(()));
+    let lane = || bridge.status()["types"][ROOM.index()]["in_flight"].clone();
+    eventually("each gave its place back", || (lane() == 0).then_some(()));
+    bridge.kafka().with(|cluster| cluster.broker_up(1)).unwrap();
+    stored_again(&bridge);
+}
+
+fn a_cut_off_between_the_brokers_store_and_its_answer_stores_once() {
+    let bridge = Setup::embedded().start();
+    bridge.send(good("event_1")).expect(200);
+    // The broker answers that it timed out; librdkafka's second try carries the same sequence number.
+    inject(
+        &bridge,
+        RDKafkaApiKey::Produce,
+        &[RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER],
+    );
+    let answer = bridge.send(good("event_2"));
+    let told = answer.expect(200).json();
+    assert_eq!(told["status"], "published");
+    assert!(told["offset"].is_null(), "{told}");
+}

@@ -1,0 +1,484 @@
+//! A bridge in this process: what production runs (`app::run`), on free ports, with a Kafka of its own.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use butlr_bridge::app::{self, Launch, Listeners, Summary};
+use butlr_bridge::config::{self, Config, Sources};
+use butlr_bridge::event::EventType;
+use butlr_bridge::kafka::client::check_property;
+use butlr_bridge::kafka::embedded::EmbeddedKafka;
+use butlr_bridge::kafka::topics;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Answer, PATIENCE, Rec, Request, agent, eventually, ledger, records_of};
+
+/// Which Kafka a bridge gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// The real one where `BUTLR_BRIDGE_TEST_KAFKA` is set, else an embedded one.
+    #[default]
+    Default,
+    /// One of its own, in this process: faults can be injected.
+    Embedded,
+    /// The one that `BUTLR_BRIDGE_TEST_KAFKA` names.
+    Real,
+    /// Whatever is there, if anything is. The test looks after the topics.
+    Address(String),
+}
+
+type Before = Box<dyn FnOnce(&EmbeddedKafka)>;
+
+/// How a bridge is to be started: the defaults (with two workers), unless said otherwise.
+pub struct Setup {
+    kafka: Backend,
+    set: Vec<(String, toml::Value)>,
+    create_topics: bool,
+    wait_until_ready: bool,
+    before: Option<Before>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            kafka: Backend::Default,
+            set: Vec::new(),
+            create_topics: true,
+            wait_until_ready: true,
+            before: None,
+        }
+    }
+}
+
+impl Setup {
+    /// An embedded broker, for tests that inject faults or time something.
+    pub fn embedded() -> Self {
+        Self::on(Backend::Embedded)
+    }
+
+    pub fn on(kafka: Backend) -> Self {
+        Self {
+            kafka,
+            ..Self::default()
+        }
+    }
+
+    /// Sets a key of the configuration, as in `("http.max_events", 3)`.
+    pub fn set(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
+        self.set.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// The topics are not made.
+    pub fn without_topics(mut self) -> Self {
+        self.create_topics = false;
+        self
+    }
+
+    /// [`Bridge::start`] returns as soon as the bridge listens.
+    pub fn not_waiting(mut self) -> Self {
+        self.wait_until_ready = false;
+        self
+    }
+
+    /// Does something to the embedded broker before the bridge knows of it.
+    pub fn before(mut self, act: impl FnOnce(&EmbeddedKafka) + 'static) -> Self {
+        self.before = Some(Box::new(act));
+        self
+    }
+
+    pub fn start(self) -> Bridge {
+        Bridge::start(self)
+    }
+}
+
+/// A running bridge. Its ledger is checked when it ends, by [`Bridge::finish`] or by being dropped.
+pub struct Bridge {
+    /// Where events are sent.
+    pub ingest: SocketAddr,
+    /// Where metrics are read.
+    pub admin: SocketAddr,
+    /// Its configuration.
+    pub config: Config,
+    /// Its Kafka.
+    pub bootstrap_servers: String,
+    agent: ureq::Agent,
+    set: Vec<(String, toml::Value)>,
+    reloads: mpsc::Sender<Config>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<Summary, app::Error>>>,
+    counted: AtomicU64,
+    delete_topics: bool,
+    kafka: Option<EmbeddedKafka>,
+}
+
+impl Bridge {
+    #[track_caller]
+    pub fn start(setup: Setup) -> Self {
+        let backend = match (&setup.kafka, std::env::var("BUTLR_BRIDGE_TEST_KAFKA")) {
+            (Backend::Default, Ok(address)) if !address.is_empty() => Backend::Address(address),
+            (Backend::Default | Backend::Embedded, _) => Backend::Embedded,
+            (Backend::Real, address) => Backend::Address(address.expect("a real Kafka")),
+            (Backend::Address(address), _) => Backend::Address(address.clone()),
+        };
+        let real =
+            matches!(setup.kafka, Backend::Default | Backend::Real) && backend != Backend::Embedded;
+
+        let mut set = base_settings();
+        if real {
+            // Tests do not see each other.
+            static BRIDGES: AtomicU32 = AtomicU32::new(0);
+            let number = BRIDGES.fetch_add(1, Ordering::Relaxed);
+            let prefix = format!("it.{}.{number}", std::process::id());
+            set.push((
+                "topics.template".into(),
+                format!("{prefix}.{{type}}.v1").into(),
+            ));
+        }
+        set.extend(setup.set);
+        let (kafka, bootstrap_servers) = match backend {
+            Backend::Address(address) => (None, address),
+            _ => {
+                let topics = match setup.create_topics {
+                    true => topics_of(&load(&set)),
+                    false => Vec::new(),
+                };
+                let kafka = EmbeddedKafka::start(&topics).expect("an embedded broker");
+                let address = kafka.bootstrap_servers().to_owned();
+                (Some(kafka), address)
+            }
+        };
+        if let (Some(act), Some(kafka)) = (setup.before, &kafka) {
+            act(kafka);
+        }
+        let server = bootstrap_servers.as_str().into();
+        set.push(("kafka.bootstrap_servers".into(), server));
+        let config = load(&set);
+        let create = real && setup.create_topics;
+        if create {
+            create_topics(&config);
+        }
+
+        let listeners = Listeners::bind(&config).expect("two free ports");
+        let ingest = listeners.ingest.local_addr().expect("bound");
+        let admin = listeners.admin.local_addr().expect("bound");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (reloads, to_reload) = mpsc::channel(1);
+        let launch = Launch {
+            config: config.clone(),
+            listeners,
+            create_topics: false,
+        };
+        let thread = std::thread::spawn(move || {
+            let stopped = async move { drop(stopped.await) };
+            actix_web::rt::System::new().block_on(app::run(launch, stopped, to_reload))
+        });
+        let bridge = Self {
+            ingest,
+            admin,
+            config,
+            bootstrap_servers,
+            agent: agent(),
+            set,
+            reloads,
+            stop: Some(stop),
+            thread: Some(thread),
+            counted: AtomicU64::new(0),
+            delete_topics: create,
+            kafka,
+        };
+        if setup.wait_until_ready {
+            bridge.wait_until_ready();
+        }
+        bridge
+    }
+
+    #[track_caller]
+    pub fn wait_until_ready(&self) {
+        eventually("/readyz says 200", || {
+            (self.get_admin("/readyz").status == 200).then_some(())
+        });
+    }
+
+    /// The embedded broker.
+    #[track_caller]
+    pub fn kafka(&self) -> &EmbeddedKafka {
+        self.kafka.as_ref().expect("a bridge on an embedded broker")
+    }
+
+    pub fn topic(&self, event_type: EventType) -> &str {
+        &self.config.topics.topic(event_type).name
+    }
+
+    /// A request to the ingest listener.
+    pub fn request(&self, method: &str, path: &str) -> Pending<'_> {
+        let scheme = match self.config.http.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        // The certificates of tests are made out to localhost.
+        let url = format!("{scheme}://localhost:{}{path}", self.ingest.port());
+        Pending {
+            bridge: self,
+            request: Request::new(method, &url),
+        }
+    }
+
+    /// Sends JSON with POST.
+    #[track_caller]
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.request("POST", path)
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+    }
+
+    /// Sends one event, or an array, to `/v1/events`.
+    #[track_caller]
+    pub fn send(&self, body: impl AsRef<[u8]>) -> Answer {
+        self.post("/v1/events", body)
+    }
+
+    /// A bare connection to the ingest listener, with a timeout for reading. What is answered there is counted by
+    /// [`Bridge::count`].
+    pub fn raw(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.ingest).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_nodelay(true).expect("an option");
+        stream
+    }
+
+    /// Counts the events behind an answer that came outside of [`Bridge::request`].
+    pub fn count(&self, answer: &Answer) {
+        let events = ledger::events_behind(answer);
+        self.counted.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// Counts events whose answer nobody waited for.
+    pub fn count_events(&self, events: u64) {
+        self.counted.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// A GET of the admin listener.
+    #[track_caller]
+    pub fn get_admin(&self, path: &str) -> Answer {
+        self.admin_request(path).send(&self.agent)
+    }
+
+    /// A GET of the admin listener, to be sent with [`agent`].
+    pub fn admin_request(&self, path: &str) -> Request {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.admin.port()));
+        Request::new("GET", &format!("http://{address}{path}"))
+    }
+
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        self.get_admin("/metrics").expect(200).text()
+    }
+
+    /// A sample, by its whole series: `butlr_bridge_events_total{outcome="published",type="TRAFFIC"}` (labels in the
+    /// order of the alphabet); fails the test when there is none.
+    #[track_caller]
+    pub fn metric(&self, series: &str) -> f64 {
+        let exposition = self.metrics();
+        let mut same = ledger::samples(&exposition).filter(|(s, _)| *s == series);
+        let found = same.next().map(|(_, value)| value);
+        found.unwrap_or_else(|| panic!("{series} is not in\n{exposition}"))
+    }
+
+    /// The sum of all samples of a metric whose labels contain `label` (empty: of all).
+    #[track_caller]
+    pub fn metric_sum(&self, name: &str, label: &str) -> f64 {
+        let exposition = self.metrics();
+        let of_metric = ledger::samples(&exposition).filter(|(series, _)| {
+            let rest = series.strip_prefix(name);
+            rest.is_some_and(|labels| labels.is_empty() || labels.starts_with('{'))
+                && series.contains(label)
+        });
+        of_metric.map(|(_, value)| value).sum()
+    }
+
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        self.get_admin("/status").expect(200).json()
+    }
+
+    /// What the watch last saw of a type's topic, as `/status` says.
+    #[track_caller]
+    pub fn topic_state(&self, event_type: EventType) -> String {
+        let status = self.status();
+        let state = status["types"][event_type.index()]["topic_state"].as_str();
+        state.expect("a state").to_owned()
+    }
+
+    /// Every record of a type's topic.
+    #[track_caller]
+    pub fn records(&self, event_type: EventType) -> Vec<Rec> {
+        records_of(&self.bootstrap_servers, self.topic(event_type))
+    }
+
+    /// Hands the running bridge its configuration again, with these changes, as SIGHUP does.
+    #[track_caller]
+    pub fn reload(&self, changes: &[(&str, toml::Value)]) {
+        let changes = changes.iter().map(|(k, v)| ((*k).to_owned(), v.clone()));
+        let set: Vec<_> = self.set.iter().cloned().chain(changes).collect();
+        self.reloads.blocking_send(load(&set)).expect("it runs");
+    }
+
+    /// Begins the shutdown and returns at once.
+    pub fn begin_stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+
+    /// Checks the ledger, stops the bridge and returns what it said in the end.
+    pub fn finish(mut self) -> Summary {
+        self.end().expect("not ended yet")
+    }
+
+    fn end(&mut self) -> Option<Summary> {
+        let thread = self.thread.take()?;
+        let panicking = std::thread::panicking();
+        let objection = match self.stop {
+            Some(_) if !panicking => self.objection(),
+            _ => None,
+        };
+        self.begin_stop();
+        let ended = thread.join();
+        if self.delete_topics {
+            delete_topics(&self.config);
+        }
+        if panicking {
+            eprintln!("the bridge of the failed test: {ended:?}");
+            return None;
+        }
+        assert_eq!(objection, None, "the ledger does not balance");
+        let summary = ended.expect("the bridge did not panic");
+        let summary = summary.expect("the bridge ran");
+        assert!(summary.ledger.balanced(), "{:?}", summary.ledger);
+        let counted = self.counted.load(Ordering::Relaxed);
+        assert_eq!(summary.ledger.received, counted, "counted by the harness");
+        Some(summary)
+    }
+
+    /// What is wrong with the books. Events whose client has gone may still be on their way: they are waited for.
+    fn objection(&self) -> Option<String> {
+        let counted = self.counted.load(Ordering::Relaxed);
+        let wait = self.config.http.answer_within + Duration::from_secs(5);
+        let start = Instant::now();
+        loop {
+            let objection = ledger::objection(&self.metrics(), counted);
+            if objection.is_none() || start.elapsed() > wait {
+                return objection;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A request of which the answer is counted.
+pub struct Pending<'b> {
+    bridge: &'b Bridge,
+    request: Request,
+}
+
+impl Pending<'_> {
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+
+    pub fn body(mut self, body: impl AsRef<[u8]>) -> Self {
+        self.request = self.request.body(body);
+        self
+    }
+
+    #[track_caller]
+    pub fn send(self) -> Answer {
+        let bridge = self.bridge;
+        self.send_with(&bridge.agent)
+    }
+
+    /// Through another client.
+    #[track_caller]
+    pub fn send_with(self, agent: &ureq::Agent) -> Answer {
+        let answer = self.request.send(agent);
+        self.bridge.count(&answer);
+        answer
+    }
+}
+
+fn base_settings() -> Vec<(String, toml::Value)> {
+    [
+        ("http.workers", toml::Value::from(2)),
+        ("http.bind", "127.0.0.1:0".into()),
+        ("admin.bind", "127.0.0.1:0".into()),
+        ("topics.partitions", 3.into()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+#[track_caller]
+fn load(set: &[(String, toml::Value)]) -> Config {
+    let sources = Sources {
+        flags: set.to_vec(),
+        ..Sources::default()
+    };
+    config::load(&sources, &check_property).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+}
+
+fn topics_of(config: &Config) -> Vec<(String, i32)> {
+    let specs = EventType::ALL.iter().map(|&t| config.topics.topic(t));
+    specs.map(|s| (s.name.clone(), s.partitions)).collect()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+#[track_caller]
+fn create_topics(config: &Config) {
+    block_on(async {
+        let report = topics::inspect(config).await.expect("a Kafka that answers");
+        for (topic, result) in topics::create_missing(config, &report)
+            .await
+            .expect("a Kafka that answers")
+        {
+            result.unwrap_or_else(|reason| panic!("{topic}: {reason}"));
+        }
+    });
+    eventually("the topics are to be seen", || {
+        let report = block_on(topics::inspect(config)).expect("a Kafka that answers");
+        (!report.has_missing()).then_some(())
+    });
+}
+
+/// Several hundred topics would slow the broker down for the tests that follow.
+fn delete_topics(config: &Config) {
+    use rdkafka::admin::{AdminClient, AdminOptions};
+    use rdkafka::client::DefaultClientContext;
+
+    let topics = topics_of(config);
+    let names: Vec<&str> = topics.iter().map(|(name, _)| name.as_str()).collect();
+    let bootstrap = config.require_kafka().unwrap_or_default();
+    let admin: Result<AdminClient<DefaultClientContext>, _> =
+        butlr_bridge::kafka::client::base(&config.kafka, bootstrap).create();
+    if let Ok(admin) = admin {
+        let _ = block_on(admin.delete_topics(&names, &AdminOptions::new()));
+    }
+}

@@ -1,0 +1,80 @@
+//! The harness' own count of events against what the bridge's metrics say.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::Answer;
+
+/// How many events the bridge took from the request that was answered so.
+pub fn events_behind(answer: &Answer) -> u64 {
+    let Ok(body) = serde_json::from_slice::<Value>(&answer.body) else {
+        return 0;
+    };
+    if let Some(results) = body["results"].as_array() {
+        return results.len() as u64;
+    }
+    match body["code"].as_str().unwrap_or_default() {
+        // Refused before or while the body was read.
+        "unauthorized"
+        | "not_found"
+        | "method_not_allowed"
+        | "unsupported_media_type"
+        | "unsupported_encoding"
+        | "body_timeout"
+        | "body_too_large"
+        | "body_broken"
+        | "too_many_connections"
+        | "too_many_bytes_in_flight" => 0,
+        // Of an event that was read, the answer has the id.
+        "too_many_events_in_flight" => body["id"].is_string().into(),
+        _ => 1,
+    }
+}
+
+/// The samples of a text exposition: `name{labels}` and value, in the order of the text.
+pub fn samples(exposition: &str) -> impl Iterator<Item = (&str, f64)> {
+    let lines = exposition.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        Some((series, value.parse().ok()?))
+    })
+}
+
+/// Received and the sum over outcomes, by type.
+pub fn ledgers(exposition: &str) -> BTreeMap<String, (u64, u64)> {
+    let mut types: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for (series, value) in samples(exposition) {
+        let Some((_, name)) = series.split_once("type=\"") else {
+            continue;
+        };
+        let name = name.split('"').next().unwrap_or_default().to_owned();
+        if series.starts_with("butlr_bridge_received_total{") {
+            types.entry(name).or_default().0 += value as u64;
+        } else if series.starts_with("butlr_bridge_events_total{") {
+            types.entry(name).or_default().1 += value as u64;
+        }
+    }
+    types
+}
+
+/// What is wrong with the books, if something is. `counted`: by the harness, from the answers it saw.
+pub fn objection(exposition: &str, counted: u64) -> Option<String> {
+    let types = ledgers(exposition);
+    for (name, (received, outcomes)) in &types {
+        if received != outcomes {
+            return Some(format!(
+                "{name}: {received} received, {outcomes} over all outcomes"
+            ));
+        }
+    }
+    if types.len() != 11 {
+        return Some(format!(
+            "series of eleven types (with unknown), not {}",
+            types.len()
+        ));
+    }
+    let received: u64 = types.values().map(|(received, _)| received).sum();
+    (counted != received)
+        .then(|| format!("{received} received by the bridge, {counted} counted by the harness"))
+}

@@ -1,0 +1,42 @@
+//! What every test stands on: a bridge with its Kafka, a client, and a ledger that is checked when the bridge ends.
+
+mod answer;
+mod bridge;
+mod events;
+mod ledger;
+mod process;
+mod records;
+mod trial;
+
+pub use answer::{Answer, Request, agent, read_answer, write_head};
+pub use bridge::{Backend, Bridge, Setup};
+pub use events::{event, now_ms, sample, spellings};
+pub use process::{Process, binary, without_colours};
+pub use records::{Rec, records_of, topics_of};
+pub(crate) use trial::trials;
+pub use trial::{start_log, tell_skipped, trial};
+
+use std::time::{Duration, Instant};
+
+/// Longer than anything that works takes, also on a machine that is busy with something else.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `look` finds something; fails the test when it does not within [`PATIENCE`].
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A TOML value as it would be written in the file, for tables and arrays.
+#[track_caller]
+pub fn toml(text: &str) -> toml::Value {
+    text.parse()
+        .unwrap_or_else(|error| panic!("{text}: {error}"))
+}

@@ -1,0 +1,176 @@
+//! The real binary, for what only a process has: its command line, its signals, its output.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::{PATIENCE, eventually};
+
+/// A command of the binary, without the bridge's variables of this process' environment.
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_butlr-bridge"));
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BUTLR_BRIDGE_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("NO_PROXY", "*").env("no_proxy", "*");
+    command
+}
+
+/// A running command with its output; killed when dropped.
+pub struct Process {
+    child: Child,
+    output: Arc<Mutex<String>>,
+}
+
+impl Process {
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a process");
+        let output = Arc::new(Mutex::new(String::new()));
+        let out = child.stdout.take().expect("piped");
+        let err = child.stderr.take().expect("piped");
+        collect(BufReader::new(out), Arc::clone(&output));
+        collect(BufReader::new(err), Arc::clone(&output));
+        Self { child, output }
+    }
+
+    /// `serve` on two free ports, with these settings (`KEY=VALUE`) in addition; waits until it listens.
+    #[track_caller]
+    pub fn serve(settings: &[&str]) -> Self {
+        let mut command = binary();
+        command.arg("serve");
+        for setting in ["http.bind=127.0.0.1:0", "admin.bind=127.0.0.1:0"]
+            .iter()
+            .chain(settings)
+        {
+            command.args(["--set", setting]);
+        }
+        let process = Self::start(&mut command);
+        process.ingest();
+        process
+    }
+
+    /// All that it wrote so far, to standard output and standard error.
+    pub fn output(&self) -> String {
+        self.output.lock().expect("no panic holds it").clone()
+    }
+
+    /// Waits until `find` finds something in the output.
+    #[track_caller]
+    pub fn wait_for<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            let output = self.output();
+            if let Some(found) = find(&output) {
+                return found;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "waited in vain: {what}; output: {output}"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    /// Where `serve` takes events, as its log says.
+    #[track_caller]
+    pub fn ingest(&self) -> SocketAddr {
+        self.address("ingest")
+    }
+
+    /// Where `serve` shows metrics, as its log says.
+    #[track_caller]
+    pub fn admin(&self) -> SocketAddr {
+        self.address("admin")
+    }
+
+    #[track_caller]
+    fn address(&self, field: &str) -> SocketAddr {
+        self.wait_for("the line that tells the addresses", |output| {
+            let line = output.lines().find(|l| l.contains("is listening"))?;
+            if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
+                return line[field].as_str()?.parse().ok();
+            }
+            let line = without_colours(line);
+            let value = line.split_once(&format!("{field}="))?.1;
+            value.split_whitespace().next()?.parse().ok()
+        })
+    }
+
+    /// Sends a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.expect("kill").success());
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let output = Arc::clone(&self.output);
+        let ended = eventually("the end of the process", || {
+            self.child.try_wait().expect("a child")
+        });
+        // Both readers end with the pipes.
+        eventually("the end of its output", || {
+            (Arc::strong_count(&output) == 2).then_some(())
+        });
+        ended
+    }
+
+    /// The most memory it ever had, in bytes.
+    #[track_caller]
+    pub fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("a running process on Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib: Option<u64> = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse().ok());
+        1024 * kib.unwrap_or_else(|| panic!("no VmHWM in {status}"))
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("output of the process:\n{}", self.output());
+        }
+    }
+}
+
+fn collect(from: impl BufRead + Send + 'static, into: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        for line in from.split(b'\n').map_while(Result::ok) {
+            let mut into = into.lock().expect("no panic holds it");
+            into.push_str(&String::from_utf8_lossy(&line));
+            into.push('\n');
+        }
+    });
+}
+
+/// Text logs are coloured, also into a pipe.
+pub fn without_colours(line: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        plain += before;
+        rest = after.split_once('m').map_or("", |(_, rest)| rest);
+    }
+    plain + rest
+}

@@ -1,0 +1,107 @@
+//! Reading records back, with a client that is not the bridge's.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::PATIENCE;
+
+/// A record as it is in Kafka.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rec {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// ms
+    pub timestamp: Option<i64>,
+    pub key: Option<Vec<u8>>,
+    pub value: Vec<u8>,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Rec {
+    /// The first header of this name, as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut same = self.headers.iter().filter(|(n, _)| n == name);
+        same.next()
+            .map(|(_, value)| std::str::from_utf8(value).expect("headers are text"))
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.value).expect("values are text")
+    }
+}
+
+fn consumer(bootstrap_servers: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap_servers)
+        .set("group.id", "it")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("fetch.wait.max.ms", "50")
+        .set("allow.auto.create.topics", "false")
+        .create()
+        .expect("a consumer")
+}
+
+/// Every record of a topic, partition by partition.
+#[track_caller]
+pub fn records_of(bootstrap_servers: &str, topic: &str) -> Vec<Rec> {
+    let consumer = consumer(bootstrap_servers);
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
+    let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
+    let mut partitions = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        partitions
+            .add_partition_offset(topic, partition.id(), Offset::Beginning)
+            .expect("a partition");
+    }
+    let mut unread = partitions.count();
+    consumer.assign(&partitions).expect("assigned");
+    let mut records = Vec::new();
+    let start = Instant::now();
+    while unread > 0 {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{topic}: {unread} partitions unread"
+        );
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Ok(message)) => records.push(record(&message)),
+            Some(Err(KafkaError::PartitionEOF(_))) => unread -= 1,
+            Some(Err(error)) => eprintln!("reading {topic}: {error}"),
+        }
+    }
+    records.sort_by_key(|r| (r.partition, r.offset));
+    records
+}
+
+fn record(message: &impl Message) -> Rec {
+    let headers = message.headers().map(|headers| {
+        let header = |h: rdkafka::message::Header<'_, &[u8]>| {
+            (h.key.to_owned(), h.value.unwrap_or_default().to_vec())
+        };
+        headers.iter().map(header).collect()
+    });
+    Rec {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis(),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().unwrap_or_default().to_vec(),
+        headers: headers.unwrap_or_default(),
+    }
+}
+
+/// The names of all topics that the broker has; looking creates none.
+pub fn topics_of(bootstrap_servers: &str) -> Vec<String> {
+    let metadata = consumer(bootstrap_servers).fetch_metadata(None, PATIENCE);
+    let metadata = metadata.expect("a broker that answers");
+    let names = metadata.topics().iter().map(|t| t.name().to_owned());
+    names.collect()
+}

@@ -1,0 +1,99 @@
+//! How tests are registered, and which of them can run here.
+
+use std::env;
+use std::sync::Mutex;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// The trials of a module: `trials! { "http": [one, two], "kafka" needs ["BUTLR_BRIDGE_TEST_KAFKA"]: [three] }`.
+macro_rules! trials {
+    ($($kind:literal $(needs [$($need:literal),+])? : [$($name:ident),* $(,)?]),* $(,)?) => {
+        /// The tests of this module.
+        pub fn trials() -> Vec<libtest_mimic::Trial> {
+            let mut all = Vec::new();
+            $({
+                let needs: &'static [&'static str] = &[$($($need),+)?];
+                all.extend([$(
+                    $crate::harness::trial(
+                        $kind,
+                        concat!(module_path!(), "::", stringify!($name)),
+                        needs,
+                        $name as fn(),
+                    ),
+                )*]);
+            })*
+            all
+        }
+    };
+}
+pub(crate) use trials;
+
+/// Tests that cannot run here, and why.
+static UNMET: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+
+/// One test. `needs`: environment variables without which it cannot run.
+pub fn trial(
+    kind: &str,
+    path: &str,
+    needs: &'static [&'static str],
+    run: impl FnOnce() + Send + 'static,
+) -> Trial {
+    let name = path.split_once("::").map_or(path, |(_, name)| name);
+    let missing: Vec<_> = missing(needs).collect();
+    let met = missing.is_empty();
+    let reason = format!("needs {}", missing.join(", "));
+    let required = env::var("BUTLR_BRIDGE_TEST_REQUIRE_ALL").is_ok_and(|v| v == "1");
+    if !met {
+        let mut unmet = UNMET.lock().expect("no panic holds it");
+        unmet.push((name.to_owned(), reason.clone()));
+    }
+    Trial::test(name, move || {
+        if !met {
+            return Err(reason.into());
+        }
+        run();
+        Ok(())
+    })
+    .with_kind(kind)
+    .with_ignored_flag(!met && !required)
+}
+
+fn missing(needs: &'static [&'static str]) -> impl Iterator<Item = &'static str> {
+    let unset = |need: &&str| env::var_os(need).is_none_or(|value| value.is_empty());
+    needs.iter().copied().filter(unset)
+}
+
+/// A line on standard error for each test that was asked for and is skipped.
+pub fn tell_skipped(arguments: &Arguments, trials: &[Trial]) {
+    let asked_for = |name: &str| match &arguments.filter {
+        Some(filter) if arguments.exact => name == filter,
+        Some(filter) => name.contains(filter.as_str()),
+        None => true,
+    };
+    if arguments.list {
+        return;
+    }
+    let unmet = UNMET.lock().expect("no panic holds it");
+    for trial in trials.iter().filter(|t| t.has_ignored_flag()) {
+        let why = unmet.iter().find(|(name, _)| name == trial.name());
+        if let Some((name, reason)) = why
+            && asked_for(name)
+        {
+            eprintln!("skipped: {name}: {reason}");
+        }
+    }
+}
+
+/// Shows the log of the bridges in this process, where `BUTLR_BRIDGE_TEST_LOG` says from which level on.
+pub fn start_log() {
+    let Ok(level) = env::var("BUTLR_BRIDGE_TEST_LOG") else {
+        return;
+    };
+    let level = toml::Value::String(level);
+    let sources = butlr_bridge::config::Sources {
+        flags: vec![("log.level".to_owned(), level)],
+        ..Default::default()
+    };
+    let config = butlr_bridge::config::load(&sources, &|_, _| Ok(())).expect("a level");
+    butlr_bridge::telemetry::init(&config.log);
+}

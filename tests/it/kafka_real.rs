@@ -1,0 +1,615 @@
+//! What only a real Kafka can show: Java's view of the records, its cleaner, its topics, its permissions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use butlr_bridge::event::EventType;
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
+use serde_json::Value;
+
+use crate::harness::{
+    Answer, Backend, Bridge, Process, Setup, binary, event, now_ms, records_of, sample, topics_of,
+    trials,
+};
+use crate::load::{Load, assert_stored, by_status, counts};
+use crate::real::{
+    bytes, create_topics, delete_topics, describe, environment, fresh_name, heavy, java_partitions,
+    kafka, probe, ten_topics, watermarks, within,
+};
+use crate::records::{SAMPLE_ORG, SAMPLE_TIME, headers_of, headers_received, sample_space};
+
+trials! {
+    "kafka" needs ["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"]: [
+        java_reads_every_record_as_the_contract_says,
+        java_puts_every_key_into_the_same_partition,
+        a_missing_topic_is_told_and_not_created,
+    ],
+    "kafka" needs ["BUTLR_BRIDGE_TEST_KAFKA"]: [
+        an_event_two_hours_ahead_does_not_fail_its_neighbours,
+        an_event_of_2024_is_still_there_after_the_cleaner_ran,
+        a_topic_deleted_under_way_is_told_and_works_again_once_created,
+        load_ends_with_as_many_stored_as_accepted,
+        dev_sends_its_events_to_a_kafka_of_ones_own,
+    ],
+    "kafka" needs [
+        "BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_KAFKA_SASL", "BUTLR_BRIDGE_TEST_JAVA_CP"
+    ]: [
+        a_forbidden_topic_is_told_and_stalls_no_other,
+    ],
+    "kafka" needs [
+        "BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_KAFKA_SASL",
+        "BUTLR_BRIDGE_TEST_KAFKA_SASL_SSL", "BUTLR_BRIDGE_TEST_KAFKA_CA"
+    ]: [
+        plain_and_scram_with_and_without_tls_log_in,
+        a_wrong_password_is_not_ready_and_answers_in_time,
+        a_broker_of_an_unknown_authority_is_not_trusted,
+    ],
+}
+
+const HOUR: i64 = 3_600_000;
+
+type Delivered = Result<(), Option<RDKafkaErrorCode>>;
+
+/// Hands delivery reports on.
+struct Reports(mpsc::Sender<Delivered>);
+
+impl ClientContext for Reports {}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let result = result.as_ref().map(drop);
+        let _ = self.0.send(result.map_err(|(e, _)| e.rdkafka_error_code()));
+    }
+}
+
+/// Publishes a record around the bridge, with a producer as anyone else's.
+fn produce(topic: &str, timestamp: i64, settings: &[(&str, &str)]) -> Delivered {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", kafka());
+    for (name, value) in settings {
+        config.set(*name, *value);
+    }
+    let (reports, reported) = mpsc::channel();
+    let producer: ThreadedProducer<Reports> = config
+        .create_with_context(Reports(reports))
+        .expect("a producer");
+    let record = BaseRecord::to(topic).key("k").payload("{}");
+    let sent = producer.send(record.timestamp(timestamp));
+    sent.map_err(|(error, _)| error).expect("queued");
+    let report = reported.recv_timeout(Duration::from_secs(20));
+    report.expect("a delivery report")
+}
+
+/// Keys as they may come: the documentation's, short, long, any Unicode.
+fn spaces() -> Vec<String> {
+    let mut spaces: Vec<String> = (0..150)
+        .map(|n| format!("room_2pEPJsoyqg4pCQfnO{n}"))
+        .collect();
+    spaces.extend((1..=20).map(|n| "x".repeat(n)));
+    spaces.extend((0..20).map(|n| format!("Raum Ü{n} · 会議室{n} 🏢")));
+    spaces.extend(["é", "e\u{301}", "\u{a0}", "\u{10ffff}", "\u{feff}", "ß"].map(str::to_owned));
+    spaces.push("木".repeat(85));
+    spaces
+}
+
+fn header_list(record: &Value) -> Vec<(String, Vec<u8>)> {
+    let headers = record["headers"].as_array().expect("headers");
+    let pair = |h: &Value| (h[0].as_str().expect("a name").to_owned(), bytes(&h[1]));
+    headers.iter().map(pair).collect()
+}
+
+/// What a record must be; `time` is `None` where it is stamped with the moment of publishing.
+struct Expected {
+    event_type: EventType,
+    space: String,
+    body: String,
+    time: Option<i64>,
+    headers: BTreeMap<String, String>,
+}
+
+fn sample_expected(event_type: EventType) -> Expected {
+    let body = sample(event_type);
+    let json: Value = serde_json::from_str(&body).expect("JSON");
+    let id = json["id"].as_str().expect("an id");
+    let space = sample_space(event_type);
+    let mut headers = headers_of(event_type, id, SAMPLE_TIME, SAMPLE_ORG, space);
+    headers.insert("ce_timereplaced".into(), "past".into());
+    Expected {
+        event_type,
+        space: space.to_owned(),
+        body: body.trim().to_owned(),
+        time: None,
+        headers,
+    }
+}
+
+fn current_expected(event_type: EventType, id: &str, space: String) -> Expected {
+    let time = now_ms();
+    Expected {
+        event_type,
+        body: event(event_type, id, time, &space),
+        headers: headers_of(event_type, id, time, "org_1", &space),
+        space,
+        time: Some(time),
+    }
+}
+
+fn java_reads_every_record_as_the_contract_says() {
+    let bridge = Setup::on(Backend::Real).set("topics.partitions", 6).start();
+    let mut all: Vec<_> = EventType::ALL.map(sample_expected).into();
+    for (number, space) in spaces().into_iter().enumerate() {
+        let event_type = EventType::ALL[number % 10];
+        all.push(current_expected(
+            event_type,
+            &format!("event_{number}"),
+            space,
+        ));
+    }
+    let began = now_ms();
+    let (alone, together) = all.split_at(100);
+    for expected in alone {
+        bridge.send(&expected.body).expect(200);
+    }
+    let items: Vec<_> = together.iter().map(|e| e.body.as_str()).collect();
+    bridge.send(format!("[{}]", items.join(","))).expect(200);
+    let between = (began, now_ms());
+
+    let mut by_id: HashMap<String, Expected> = HashMap::new();
+    for expected in all {
+        by_id.insert(expected.headers["ce_id"].clone(), expected);
+    }
+    let topics = EventType::ALL.map(|t| bridge.topic(t));
+    let arguments = [&["read", &bridge.bootstrap_servers], &topics[..]].concat();
+    let records = probe(&arguments, "");
+    assert_eq!(records.len(), by_id.len());
+    for record in &records {
+        let headers = header_list(record);
+        let (_, id) = headers
+            .iter()
+            .find(|(name, _)| name == "ce_id")
+            .expect("an id");
+        let id = std::str::from_utf8(id).expect("UTF-8");
+        let expected = by_id.remove(id).expect("each id once");
+        assert_eq!(record["topic"], bridge.topic(expected.event_type));
+        assert_eq!(bytes(&record["keyBase64"]), expected.space.as_bytes());
+        assert_eq!(bytes(&record["valueBase64"]), expected.body.as_bytes());
+        assert_eq!(record["timestampType"], "CreateTime");
+        let timestamp = record["timestamp"].as_i64().expect("a timestamp");
+        match expected.time {
+            Some(time) => assert_eq!(timestamp, time),
+            None => assert!((between.0..=between.1).contains(&timestamp)),
+        }
+        assert_eq!(headers_received(&headers, between), expected.headers);
+    }
+}
+
+fn java_puts_every_key_into_the_same_partition() {
+    let bridge = Setup::on(Backend::Real).set("topics.partitions", 6).start();
+    let spaces = spaces();
+    let items: Vec<_> = spaces
+        .iter()
+        .enumerate()
+        .map(|(n, space)| event(EventType::RoomOccupancy, &format!("e{n}"), now_ms(), space))
+        .collect();
+    let answer = bridge.send(format!("[{}]", items.join(",")));
+    let results = answer.json()["results"].clone();
+    let told = results.as_array().expect("results").iter();
+    let told: Vec<_> = told
+        .map(|r| r["partition"].as_i64().expect("a partition"))
+        .collect();
+    let keys: Vec<_> = spaces.iter().map(|s| s.as_bytes().to_vec()).collect();
+    assert_eq!(told, java_partitions(6, &keys));
+    let used: std::collections::BTreeSet<_> = told.iter().collect();
+    assert_eq!(used.len(), 6, "all partitions are in use");
+}
+
+fn an_event_two_hours_ahead_does_not_fail_its_neighbours() {
+    let bridge = Setup::on(Backend::Real).start();
+    let event_type = EventType::Detections;
+    let ahead = now_ms() + 2 * HOUR;
+    // What the bridge protects from: this broker refuses such a record.
+    let refused = produce(bridge.topic(event_type), ahead, &[]);
+    assert_eq!(refused, Err(Some(RDKafkaErrorCode::InvalidTimestamp)));
+
+    // One space, so one partition, so one batch.
+    let body = |id: &str, time| event(event_type, id, time, "space");
+    let mut items: Vec<_> = (0..50).map(|n| body(&format!("a{n}"), now_ms())).collect();
+    items.insert(25, body("ahead-in-array", ahead));
+    let answer = bridge.send(format!("[{}]", items.join(",")));
+    answer.expect(200);
+
+    std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..51)
+            .map(|n| {
+                let sent = match n {
+                    25 => body("ahead-alone", ahead),
+                    _ => body(&format!("b{n}"), now_ms()),
+                };
+                let bridge = &bridge;
+                scope.spawn(move || bridge.send(sent).status)
+            })
+            .collect();
+        for sender in senders {
+            assert_eq!(sender.join().expect("a sender"), 200);
+        }
+    });
+    let records = bridge.records(event_type);
+    assert_eq!(records.len(), 102);
+    let replaced = |r: &&crate::harness::Rec| r.header("ce_timereplaced") == Some("future");
+    let mut ids: Vec<_> = records
+        .iter()
+        .filter(replaced)
+        .map(|r| r.header("ce_id"))
+        .collect();
+    ids.sort();
+    assert_eq!(ids, [Some("ahead-alone"), Some("ahead-in-array")]);
+}
+
+fn an_event_of_2024_is_still_there_after_the_cleaner_ran() {
+    let bridge = Setup::on(Backend::Real).set("topics.partitions", 1).start();
+    let (kept, control) = (EventType::RoomOccupancy, EventType::Traffic);
+    bridge.send(sample(kept)).expect(200);
+    // A record with its own time of 2024, in a topic of the same settings, shows when the cleaner has run. Twice, so
+    // that one whole run lies in between.
+    for run in 1..=2 {
+        produce(bridge.topic(control), SAMPLE_TIME, &[]).expect("an old record is taken");
+        within(Duration::from_secs(30), "the cleaner runs", || {
+            watermarks(&bridge.bootstrap_servers, bridge.topic(control)) == (run, run)
+        });
+    }
+    assert_eq!(bridge.records(control), []);
+    let records = bridge.records(kept);
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].text(), sample(kept).trim());
+    assert_eq!(records[0].offset, 0);
+}
+
+/// Sends until the answer has this status and code, which must be soon; each answer on the way comes in time.
+#[track_caller]
+fn becomes(bridge: &Bridge, event_type: EventType, status: u16, code: &str) -> Answer {
+    let began = Instant::now();
+    for number in 0.. {
+        let sent = Instant::now();
+        let answer = bridge.send(event(event_type, &format!("t{number}"), now_ms(), "s"));
+        assert_in_time(bridge, sent.elapsed());
+        if (answer.status, answer.code().as_str()) == (status, code) {
+            return answer;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(8),
+            "still {} {}",
+            answer.status,
+            answer.text()
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    unreachable!()
+}
+
+/// The answer's bound, with room for a machine that is busy.
+#[track_caller]
+pub fn assert_in_time(bridge: &Bridge, took: Duration) {
+    let limit = bridge.config.http.answer_within + SLACK;
+    assert!(took < limit, "an answer after {took:?}");
+}
+
+/// What a busy machine may add to a bound.
+pub const SLACK: Duration = Duration::from_secs(2);
+
+fn a_missing_topic_is_told_and_not_created() {
+    // The broker would create it for a client that lets it.
+    let (address, control) = (kafka(), fresh_name("control"));
+    let careless = [("allow.auto.create.topics", "true")];
+    produce(&control, now_ms(), &careless).expect("created along the way");
+    assert!(topics_of(&address).contains(&control));
+    delete_topics(&address, &[&control]);
+
+    let bridge = Setup::on(Backend::Real)
+        .without_topics()
+        .not_waiting()
+        .start();
+    for event_type in EventType::ALL {
+        let answer = becomes(&bridge, event_type, 503, "topic_missing");
+        assert!(answer.header("retry-after").is_some());
+    }
+    // Known by now: told at once, without a try.
+    let sent = Instant::now();
+    let answer = bridge.send(event(EventType::Traffic, "e", now_ms(), "s"));
+    answer.expect_problem(503, "topic_missing");
+    assert!(
+        sent.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        sent.elapsed()
+    );
+    assert_eq!(bridge.topic_state(EventType::Traffic), "missing");
+    let readiness = bridge.get_admin("/readyz");
+    assert!(
+        readiness.expect(503).text().contains("none of the topics"),
+        "{}",
+        readiness.text()
+    );
+    for event_type in [EventType::Traffic, EventType::PirNoMotion] {
+        let topic = describe(&address, bridge.topic(event_type));
+        assert_eq!(topic["exists"], false, "{topic}");
+    }
+    let names = topics_of(&address);
+    assert!(
+        EventType::ALL
+            .iter()
+            .all(|&t| !names.contains(&bridge.topic(t).to_owned()))
+    );
+}
+
+fn a_topic_deleted_under_way_is_told_and_works_again_once_created() {
+    let bridge = Setup::on(Backend::Real).start();
+    let (gone, other) = (EventType::Traffic, EventType::RoomOccupancy);
+    let topic = bridge.topic(gone).to_owned();
+    for event_type in [gone, other] {
+        bridge
+            .send(event(event_type, "before", now_ms(), "s"))
+            .expect(200);
+    }
+    delete_topics(&bridge.bootstrap_servers, &[&topic]);
+    becomes(&bridge, gone, 503, "topic_missing");
+    bridge
+        .send(event(other, "meanwhile", now_ms(), "s"))
+        .expect(200);
+    assert!(!topics_of(&bridge.bootstrap_servers).contains(&topic));
+
+    create_topics(&bridge.bootstrap_servers, &[&topic], 3, &[]);
+    let answer = becomes(&bridge, gone, 200, "");
+    for number in 0..20 {
+        let body = event(
+            gone,
+            &format!("after{number}"),
+            now_ms(),
+            &format!("s{number}"),
+        );
+        bridge.send(body).expect(200);
+    }
+    let ids: Vec<_> = bridge.records(gone);
+    let ids: Vec<_> = ids.iter().filter_map(|r| r.header("ce_id")).collect();
+    let first = answer.json()["id"].as_str().expect("an id").to_owned();
+    assert!(ids.contains(&first.as_str()));
+    for number in 0..20 {
+        assert!(ids.contains(&format!("after{number}").as_str()), "{ids:?}");
+    }
+}
+
+fn login(setup: Setup, protocol: &str, mechanism: &str, user: &str, password: &str) -> Setup {
+    setup
+        .set(
+            "kafka.properties",
+            properties(protocol, mechanism, user, password),
+        )
+        .set("http.answer_within", "1s")
+}
+
+fn properties(protocol: &str, mechanism: &str, user: &str, password: &str) -> toml::Table {
+    let mut table = toml::Table::new();
+    for (name, value) in [
+        ("security.protocol", protocol),
+        ("sasl.mechanisms", mechanism),
+        ("sasl.username", user),
+        ("sasl.password", password),
+    ] {
+        table.insert(name.to_owned(), value.into());
+    }
+    if protocol == "SASL_SSL" {
+        let ca = environment("BUTLR_BRIDGE_TEST_KAFKA_CA");
+        table.insert("ssl.ca.location".to_owned(), ca.into());
+    }
+    table
+}
+
+/// Ten topics, made over the listener that needs no login; deleted when dropped.
+struct Topics {
+    template: String,
+    names: Vec<String>,
+}
+
+impl Topics {
+    fn create() -> Self {
+        let template = fresh_name("{type}");
+        let names = ten_topics(&template);
+        create_topics(&kafka(), &names, 3, &[]);
+        Self { template, names }
+    }
+
+    fn of(&self, event_type: EventType) -> &str {
+        &self.names[event_type.index()]
+    }
+}
+
+impl Drop for Topics {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            delete_topics(&kafka(), &self.names);
+        }
+    }
+}
+
+fn at(variable: &str, topics: &Topics) -> Setup {
+    Setup::on(Backend::Address(environment(variable)))
+        .set("topics.template", topics.template.as_str())
+}
+
+fn a_forbidden_topic_is_told_and_stalls_no_other() {
+    let topics = Topics::create();
+    let forbidden = EventType::Traffic;
+    probe(
+        &["deny-write", &kafka(), topics.of(forbidden), "limited"],
+        "",
+    );
+    let setup = at("BUTLR_BRIDGE_TEST_KAFKA_SASL", &topics);
+    let bridge = login(
+        setup,
+        "SASL_PLAINTEXT",
+        "PLAIN",
+        "limited",
+        "limited-secret",
+    )
+    .start();
+    let answer = becomes(&bridge, forbidden, 503, "topic_forbidden");
+    assert!(answer.header("retry-after").is_some());
+
+    // Side by side, the others know nothing of it, and the producer stays: a missing permission is not fatal.
+    let replacements = || bridge.status()["kafka"]["producer_replacements"].clone();
+    let before = replacements();
+    for round in 0..20 {
+        let items: Vec<_> = EventType::ALL
+            .iter()
+            .map(|&t| event(t, &format!("{round}-{}", t.kebab()), now_ms(), "s"))
+            .collect();
+        let sent = Instant::now();
+        let answer = bridge.send(format!("[{}]", items.join(",")));
+        assert!(
+            sent.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            sent.elapsed()
+        );
+        answer.expect(503);
+        let results = answer.json()["results"].clone();
+        for event_type in EventType::ALL {
+            let result = &results[event_type.index()];
+            match event_type == forbidden {
+                true => assert_eq!(result["code"], "topic_forbidden", "{result}"),
+                false => assert_eq!(result["status"], "published", "{result}"),
+            }
+        }
+    }
+    let records = |t| records_of(&kafka(), topics.of(t)).len();
+    assert_eq!(records(forbidden), 0);
+    assert_eq!(records(EventType::RoomOccupancy), 20);
+    assert_eq!(replacements(), before);
+}
+
+fn plain_and_scram_with_and_without_tls_log_in() {
+    let topics = Topics::create();
+    for (number, (variable, protocol, mechanism)) in [
+        ("BUTLR_BRIDGE_TEST_KAFKA_SASL", "SASL_PLAINTEXT", "PLAIN"),
+        (
+            "BUTLR_BRIDGE_TEST_KAFKA_SASL",
+            "SASL_PLAINTEXT",
+            "SCRAM-SHA-256",
+        ),
+        ("BUTLR_BRIDGE_TEST_KAFKA_SASL_SSL", "SASL_SSL", "PLAIN"),
+        (
+            "BUTLR_BRIDGE_TEST_KAFKA_SASL_SSL",
+            "SASL_SSL",
+            "SCRAM-SHA-256",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let setup = at(variable, &topics);
+        let bridge = login(setup, protocol, mechanism, "bridge", "bridge-secret").start();
+        let id = format!("{protocol}-{mechanism}");
+        bridge
+            .send(event(EventType::Traffic, &id, now_ms(), "s"))
+            .expect(200);
+        bridge.finish();
+        let records = records_of(&kafka(), topics.of(EventType::Traffic));
+        assert_eq!(records.len(), number + 1);
+        assert_eq!(records[number].header("ce_id"), Some(id.as_str()));
+    }
+}
+
+/// Not ready, and every answer is 503 within the bound.
+#[track_caller]
+fn stays_out(bridge: &Bridge) {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        bridge.get_admin("/readyz").expect(503);
+        bridge.get_admin("/livez").expect(200);
+        let sent = Instant::now();
+        let answer = bridge.send(event(EventType::Traffic, "e", now_ms(), "s"));
+        answer.expect_problem(503, "kafka_unconfirmed");
+        assert_in_time(bridge, sent.elapsed());
+    }
+}
+
+fn a_wrong_password_is_not_ready_and_answers_in_time() {
+    let topics = Topics::create();
+    for (variable, protocol, mechanism) in [
+        ("BUTLR_BRIDGE_TEST_KAFKA_SASL", "SASL_PLAINTEXT", "PLAIN"),
+        (
+            "BUTLR_BRIDGE_TEST_KAFKA_SASL_SSL",
+            "SASL_SSL",
+            "SCRAM-SHA-256",
+        ),
+    ] {
+        let setup = at(variable, &topics).not_waiting();
+        let bridge = login(setup, protocol, mechanism, "bridge", "not-the-password").start();
+        stays_out(&bridge);
+        assert!(!bridge.status().to_string().contains("not-the-password"));
+    }
+    assert_eq!(records_of(&kafka(), topics.of(EventType::Traffic)), []);
+}
+
+fn a_broker_of_an_unknown_authority_is_not_trusted() {
+    let topics = Topics::create();
+    let mut properties = properties("SASL_SSL", "PLAIN", "bridge", "bridge-secret");
+    properties.remove("ssl.ca.location");
+    let bridge = at("BUTLR_BRIDGE_TEST_KAFKA_SASL_SSL", &topics)
+        .set("kafka.properties", properties)
+        .set("http.answer_within", "1s")
+        .not_waiting()
+        .start();
+    stays_out(&bridge);
+    drop(bridge);
+    assert_eq!(records_of(&kafka(), topics.of(EventType::Traffic)), []);
+}
+
+fn load_ends_with_as_many_stored_as_accepted() {
+    let _alone = heavy();
+    let bridge = Setup::on(Backend::Real).start();
+    let load = Load::start(bridge.ingest, 64);
+    std::thread::sleep(Duration::from_secs(5));
+    let attempts = load.stop();
+    bridge.count_events(counts(&attempts));
+    let accepted = attempts.len();
+    assert!(accepted > 500, "{accepted} is no load");
+    assert_eq!(by_status(&attempts), [(Some(200), accepted)].into());
+    let records: Vec<_> = EventType::ALL
+        .iter()
+        .flat_map(|&t| bridge.records(t))
+        .collect();
+    assert_stored(&attempts, &records);
+    assert_eq!(records.len(), accepted);
+    let published = bridge.metric_sum("butlr_bridge_events_total", r#"outcome="published""#);
+    assert_eq!(published, accepted as f64);
+}
+
+fn dev_sends_its_events_to_a_kafka_of_ones_own() {
+    let address = kafka();
+    let topic = "butlr.event.detections.v1";
+    let stored = || match topics_of(&address).iter().any(|t| t == topic) {
+        true => watermarks(&address, topic).1,
+        false => 0,
+    };
+    let before = stored();
+    let mut dev = Process::start(binary().args(["dev", "--kafka", &address, "--duration", "30s"]));
+    within(
+        Duration::from_secs(20),
+        "events of the simulated rooms",
+        || stored() >= before + 5,
+    );
+    let output = dev.output();
+    assert!(
+        output.contains(&format!("-b {address} -C -t butlr.event.")),
+        "{output}"
+    );
+    dev.signal("INT");
+    assert!(dev.wait().success(), "{}", dev.output());
+    let newest = records_of(&address, topic);
+    let newest = newest.last().expect("a record");
+    assert!(newest.text().contains(r#""type":"DETECTIONS""#));
+}

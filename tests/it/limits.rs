@@ -1,0 +1,478 @@
+//! Everything has a limit: connections, time, sizes, what is in flight. Over it the answer is an error, at once, and the
+//! bridge is as good as new afterwards.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use butlr_bridge::event::EventType;
+
+use crate::harness::{
+    Answer, Bridge, PATIENCE, Setup, event, eventually, now_ms, read_answer, trials, write_head,
+};
+
+trials! {
+    "limits": [
+        a_connection_beyond_the_limit_is_answered_503_and_closed,
+        far_too_many_connections_are_closed_unanswered,
+        a_body_that_drips_is_cut_off_with_408,
+        headers_that_drip_are_cut_off,
+        an_idle_connection_is_closed,
+        a_body_announced_too_large_is_413_unread,
+        a_chunked_body_that_grows_too_large_is_413,
+        the_rest_of_a_refused_body_is_not_waited_for,
+        headers_that_are_too_large_are_refused,
+        events_in_flight_are_limited_and_recover,
+        an_array_that_does_not_fit_in_flight_is_503_as_a_whole,
+        bytes_in_flight_are_limited_and_recover,
+        bodies_that_are_still_coming_count_as_held,
+        every_answer_comes_in_time_while_kafka_is_down,
+        every_answer_comes_in_time_while_kafka_is_slow,
+    ],
+}
+
+const ROOM: EventType = EventType::RoomOccupancy;
+
+/// What a busy machine may add to a bound.
+const SLACK: Duration = Duration::from_secs(3);
+
+fn good(id: &str) -> String {
+    event(ROOM, id, now_ms(), "room_1")
+}
+
+/// Whether the connection has ended; waits for that.
+#[track_caller]
+fn ends(stream: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    match stream.read_to_end(&mut rest) {
+        Ok(_) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+/// Makes each round trip to the embedded broker take this long.
+fn slow_down(bridge: &Bridge, delay: Duration) {
+    bridge
+        .kafka()
+        .with(move |cluster| cluster.broker_round_trip_time(1, delay))
+        .unwrap();
+}
+
+#[track_caller]
+fn wait_for_in_flight(bridge: &Bridge, events: f64) {
+    eventually("events in flight", || {
+        (bridge.metric("butlr_bridge_in_flight_events") == events).then_some(())
+    });
+}
+
+/// The answer is a 503 that came at once and says when to come again.
+#[track_caller]
+fn expect_overload(answer: &Answer, code: &str, took: Duration, bound: Duration) {
+    answer.expect_problem(503, code);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert!(took < bound, "{took:?}");
+}
+
+fn a_connection_beyond_the_limit_is_answered_503_and_closed() {
+    let bridge = Setup::embedded().set("http.max_connections", 2).start();
+    let held = [bridge.raw(), bridge.raw()];
+    eventually("both are counted", || {
+        (bridge.metric("butlr_bridge_connections") == 2.0).then_some(())
+    });
+    let mut beyond = bridge.raw();
+    let body = good("event_1");
+    let length = body.len().to_string();
+    write_head(
+        &mut beyond,
+        "POST /v1/events",
+        &[("content-length", &length)],
+    );
+    beyond.write_all(body.as_bytes()).unwrap();
+    let answer = read_answer(&mut beyond).expect("an answer");
+    bridge.count(&answer);
+    answer.expect_problem(503, "too_many_connections");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(ends(&mut beyond));
+    drop(held);
+    eventually("there is room again", || {
+        (bridge.metric("butlr_bridge_connections") == 0.0).then_some(())
+    });
+    bridge.send(good("event_2")).expect(200);
+    assert_eq!(bridge.records(ROOM).len(), 1);
+}
+
+fn far_too_many_connections_are_closed_unanswered() {
+    let bridge = Setup::embedded().set("http.max_connections", 1).start();
+    let all: Vec<_> = (0..300).map(|_| bridge.raw()).collect();
+    let closed = |mut stream: &TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        let gone = match stream.read(&mut [0]) {
+            Ok(n) => n == 0,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        };
+        stream.set_nonblocking(false).unwrap();
+        gone
+    };
+    eventually("most of those beyond are closed", || {
+        let open = all.iter().filter(|s| !closed(s)).count();
+        (open <= 1 + 256).then_some(())
+    });
+    drop(all);
+    eventually("there is room again", || {
+        (bridge.metric("butlr_bridge_connections") == 0.0).then_some(())
+    });
+    bridge.send(good("event_1")).expect(200);
+}
+
+fn a_body_that_drips_is_cut_off_with_408() {
+    let bridge = Setup::embedded().set("http.body_timeout", "1s").start();
+    let mut stream = bridge.raw();
+    let start = Instant::now();
+    write_head(
+        &mut stream,
+        "POST /v1/events",
+        &[("content-length", "1000")],
+    );
+    let mut dripping = stream.try_clone().unwrap();
+    let drip = thread::spawn(move || {
+        while start.elapsed() < PATIENCE && dripping.write_all(b" ").is_ok() {
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let answer = read_answer(&mut stream).expect("an answer");
+    bridge.count(&answer);
+    answer.expect_problem(408, "body_timeout");
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(1) + SLACK, "{took:?}");
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(ends(&mut stream));
+    drip.join().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2) + SLACK);
+    assert_eq!(bridge.metric("butlr_bridge_in_flight_bytes"), 0.0);
+}
+
+fn headers_that_drip_are_cut_off() {
+    let bridge = Setup::embedded()
+        .set("http.header_timeout", "500ms")
+        .start();
+    let mut stream = bridge.raw();
+    let start = Instant::now();
+    let mut dripping = stream.try_clone().unwrap();
+    dripping.write_all(b"POST /v1/events HTTP/1.1\r\n").unwrap();
+    let drip = thread::spawn(move || {
+        while start.elapsed() < PATIENCE && dripping.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    if let Some(answer) = read_answer(&mut stream) {
+        answer.expect(408);
+    }
+    assert!(ends(&mut stream));
+    assert!(start.elapsed() < Duration::from_millis(1500) + SLACK);
+    drip.join().unwrap();
+    eventually("its place is given back", || {
+        (bridge.metric("butlr_bridge_connections") == 0.0).then_some(())
+    });
+}
+
+fn an_idle_connection_is_closed() {
+    let bridge = Setup::embedded().set("http.keep_alive", "500ms").start();
+    let mut stream = bridge.raw();
+    let body = good("event_1");
+    let length = body.len().to_string();
+    write_head(
+        &mut stream,
+        "POST /v1/events",
+        &[("content-length", &length)],
+    );
+    stream.write_all(body.as_bytes()).unwrap();
+    let answer = read_answer(&mut stream).expect("an answer");
+    bridge.count(&answer);
+    answer.expect(200);
+    let start = Instant::now();
+    assert!(ends(&mut stream));
+    assert!(start.elapsed() < Duration::from_millis(1500) + SLACK);
+}
+
+fn a_body_announced_too_large_is_413_unread() {
+    let bridge = Setup::embedded()
+        .set("http.max_body_bytes", "256KiB")
+        .start();
+    let mut stream = bridge.raw();
+    write_head(
+        &mut stream,
+        "POST /v1/events",
+        &[("content-length", "262145")],
+    );
+    let answer = read_answer(&mut stream).expect("an answer");
+    bridge.count(&answer);
+    answer.expect_problem(413, "body_too_large");
+    assert!(answer.text().contains("262144"), "{}", answer.text());
+}
+
+fn a_chunked_body_that_grows_too_large_is_413() {
+    let bridge = Setup::embedded()
+        .set("http.max_body_bytes", "256KiB")
+        .start();
+    let mut stream = bridge.raw();
+    let chunked = [("transfer-encoding", "chunked")];
+    write_head(&mut stream, "POST /v1/events", &chunked);
+    let mut sending = stream.try_clone().unwrap();
+    let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000));
+    let send = thread::spawn(move || {
+        // Without an end, as long as the bridge lets it: for a moment after its answer, so that the client can read that.
+        let end = Instant::now() + Duration::from_secs(1) + 2 * SLACK;
+        while Instant::now() < end {
+            if sending.write_all(chunk.as_bytes()).is_err() {
+                return true;
+            }
+        }
+        false
+    });
+    let answer = read_answer(&mut stream).expect("an answer");
+    bridge.count(&answer);
+    answer.expect_problem(413, "body_too_large");
+    drop(stream);
+    assert!(send.join().unwrap(), "the body is read without an end");
+    assert_eq!(bridge.metric("butlr_bridge_in_flight_bytes"), 0.0);
+}
+
+fn the_rest_of_a_refused_body_is_not_waited_for() {
+    let bridge = Setup::embedded().set("http.body_timeout", "1s").start();
+    for framing in [
+        ("content-length", "1000000"),
+        ("transfer-encoding", "chunked"),
+    ] {
+        let mut stream = bridge.raw();
+        let start = Instant::now();
+        let headers = [framing, ("content-type", "text/plain")];
+        write_head(&mut stream, "POST /v1/events", &headers);
+        let mut dripping = stream.try_clone().unwrap();
+        let drip = thread::spawn(move || {
+            while start.elapsed() < PATIENCE / 2 && dripping.write_all(b"1\r\n \r\n").is_ok() {
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let answer = read_answer(&mut stream).expect("an answer");
+        bridge.count(&answer);
+        answer.expect_problem(415, "unsupported_media_type");
+        assert!(ends(&mut stream));
+        assert!(
+            start.elapsed() < Duration::from_secs(2) + SLACK,
+            "{framing:?}"
+        );
+        drip.join().unwrap();
+    }
+}
+
+fn headers_that_are_too_large_are_refused() {
+    let bridge = Setup::embedded().start();
+    let mut stream = bridge.raw();
+    let mut sending = stream.try_clone().unwrap();
+    sending.write_all(b"POST /v1/events HTTP/1.1\r\n").unwrap();
+    let line = format!("x-{}: {}\r\n", "a".repeat(40), "b".repeat(4000));
+    let send =
+        thread::spawn(move || (0..10_000).find(|_| sending.write_all(line.as_bytes()).is_err()));
+    if let Some(answer) = read_answer(&mut stream) {
+        assert!(matches!(answer.status, 400 | 431), "{}", answer.status);
+    }
+    assert!(ends(&mut stream));
+    assert!(
+        send.join().unwrap().is_some(),
+        "40 MB of headers were taken"
+    );
+}
+
+fn events_in_flight_are_limited_and_recover() {
+    let bridge = Setup::embedded()
+        .set("http.max_in_flight_events", 3)
+        .set("http.max_events", 3)
+        .set("http.answer_within", "10s")
+        .start();
+    bridge.send(good("event_0")).expect(200);
+    let held_for = Duration::from_secs(3);
+    slow_down(&bridge, held_for);
+    thread::scope(|scope| {
+        let begun = Instant::now();
+        let held: Vec<_> = (0..3)
+            .map(|i| {
+                scope.spawn({
+                    let bridge = &bridge;
+                    move || bridge.send(good(&format!("held_{i}")))
+                })
+            })
+            .collect();
+        wait_for_in_flight(&bridge, 3.0);
+        let start = Instant::now();
+        let answer = bridge.send(good("event_beyond"));
+        let took = start.elapsed();
+        assert!(
+            begun.elapsed() < held_for,
+            "this machine is too busy to tell"
+        );
+        expect_overload(&answer, "too_many_events_in_flight", took, held_for);
+        for answer in held {
+            answer.join().unwrap().expect(200);
+        }
+    });
+    slow_down(&bridge, Duration::ZERO);
+    bridge.send(good("event_after")).expect(200);
+    assert_eq!(bridge.metric("butlr_bridge_in_flight_events"), 0.0);
+    assert_eq!(bridge.records(ROOM).len(), 5);
+}
+
+fn an_array_that_does_not_fit_in_flight_is_503_as_a_whole() {
+    let bridge = Setup::embedded()
+        .set("http.max_in_flight_events", 3)
+        .set("http.max_events", 3)
+        .set("http.answer_within", "10s")
+        .start();
+    bridge.send(good("event_0")).expect(200);
+    slow_down(&bridge, Duration::from_secs(2));
+    let array = format!("[{},{}]", good("a_1"), good("a_2"));
+    thread::scope(|scope| {
+        let held: Vec<_> = (0..2)
+            .map(|i| {
+                scope.spawn({
+                    let bridge = &bridge;
+                    move || bridge.send(good(&format!("held_{i}")))
+                })
+            })
+            .collect();
+        wait_for_in_flight(&bridge, 2.0);
+        let answer = bridge.send(&array);
+        let results = answer.expect(503).json()["results"].clone();
+        assert_eq!(answer.header("retry-after"), Some("1"));
+        for (result, id) in results.as_array().unwrap().iter().zip(["a_1", "a_2"]) {
+            assert_eq!(result["code"], "too_many_events_in_flight");
+            assert_eq!(result["id"], id);
+        }
+        for answer in held {
+            answer.join().unwrap().expect(200);
+        }
+    });
+    slow_down(&bridge, Duration::ZERO);
+    bridge.send(&array).expect(200);
+}
+
+/// An event of about this size.
+fn padded(id: &str, bytes: usize) -> String {
+    let small = good(id);
+    let padding = "x".repeat(bytes - small.len());
+    small.replace("\"data\":4", &format!("\"data\":4,\"p\":\"{padding}\""))
+}
+
+fn bytes_in_flight_are_limited_and_recover() {
+    let bridge = Setup::embedded()
+        .set("http.max_in_flight_bytes", "8KiB")
+        .set("http.max_body_bytes", "8KiB")
+        .set("http.max_event_bytes", "8KiB")
+        .set("http.answer_within", "10s")
+        .start();
+    bridge.send(good("event_0")).expect(200);
+    let held_for = Duration::from_secs(3);
+    slow_down(&bridge, held_for);
+    thread::scope(|scope| {
+        let begun = Instant::now();
+        let held = scope.spawn(|| bridge.send(padded("event_held", 5000)));
+        wait_for_in_flight(&bridge, 1.0);
+        let start = Instant::now();
+        let answer = bridge.send(padded("event_beyond", 5000));
+        let took = start.elapsed();
+        assert!(
+            begun.elapsed() < held_for,
+            "this machine is too busy to tell"
+        );
+        expect_overload(&answer, "too_many_bytes_in_flight", took, held_for);
+        held.join().unwrap().expect(200);
+    });
+    slow_down(&bridge, Duration::ZERO);
+    bridge.send(padded("event_after", 5000)).expect(200);
+    assert_eq!(bridge.metric("butlr_bridge_in_flight_bytes"), 0.0);
+    assert_eq!(bridge.records(ROOM).len(), 3);
+}
+
+fn bodies_that_are_still_coming_count_as_held() {
+    let bridge = Setup::embedded()
+        .set("http.max_in_flight_bytes", "8KiB")
+        .set("http.max_body_bytes", "8KiB")
+        .set("http.max_event_bytes", "8KiB")
+        .start();
+    let mut coming = bridge.raw();
+    write_head(
+        &mut coming,
+        "POST /v1/events",
+        &[("content-length", "8000")],
+    );
+    coming.write_all(&[b' '; 6000]).unwrap();
+    eventually("they are held", || {
+        (bridge.metric("butlr_bridge_in_flight_bytes") == 6000.0).then_some(())
+    });
+    bridge
+        .send(padded("event_1", 5000))
+        .expect_problem(503, "too_many_bytes_in_flight");
+    drop(coming);
+    eventually("they are given back", || {
+        (bridge.metric("butlr_bridge_in_flight_bytes") == 0.0).then_some(())
+    });
+    bridge.send(padded("event_2", 5000)).expect(200);
+}
+
+/// Sends events of all types at once, and arrays; each answer is `kafka_unconfirmed`, and in time.
+#[track_caller]
+fn all_unconfirmed_in_time(bridge: &Bridge) {
+    let bound = bridge.config.http.answer_within + SLACK;
+    thread::scope(|scope| {
+        let senders: Vec<_> = EventType::ALL
+            .iter()
+            .map(|&event_type| {
+                scope.spawn(move || {
+                    let one = event(event_type, "event_1", now_ms(), "space_1");
+                    for _ in 0..2 {
+                        let start = Instant::now();
+                        let answer = bridge.send(&one);
+                        assert!(start.elapsed() < bound, "{:?}", start.elapsed());
+                        answer.expect_problem(503, "kafka_unconfirmed");
+                        assert_eq!(answer.header("retry-after"), Some("1"));
+                    }
+                    let start = Instant::now();
+                    let answer = bridge.send(format!("[{}]", vec![one; 100].join(",")));
+                    assert!(start.elapsed() < bound, "{:?}", start.elapsed());
+                    let results = answer.expect(503).json()["results"].clone();
+                    let results = results.as_array().unwrap().clone();
+                    assert_eq!(results.len(), 100);
+                    assert!(results.iter().all(|r| r["code"] == "kafka_unconfirmed"));
+                })
+            })
+            .collect();
+        senders.into_iter().for_each(|s| s.join().unwrap());
+    });
+}
+
+fn every_answer_comes_in_time_while_kafka_is_down() {
+    let bridge = Setup::embedded().set("http.answer_within", "1s").start();
+    bridge.send(good("event_0")).expect(200);
+    bridge
+        .kafka()
+        .with(|cluster| cluster.broker_down(1))
+        .unwrap();
+    all_unconfirmed_in_time(&bridge);
+    bridge.kafka().with(|cluster| cluster.broker_up(1)).unwrap();
+    eventually("events are stored again", || {
+        (bridge.send(good("event_again")).status == 200).then_some(())
+    });
+}
+
+fn every_answer_comes_in_time_while_kafka_is_slow() {
+    let bridge = Setup::embedded().set("http.answer_within", "1s").start();
+    bridge.send(good("event_0")).expect(200);
+    slow_down(&bridge, Duration::from_secs(10));
+    all_unconfirmed_in_time(&bridge);
+    slow_down(&bridge, Duration::ZERO);
+    eventually("events are stored again", || {
+        (bridge.send(good("event_again")).status == 200).then_some(())
+    });
+}

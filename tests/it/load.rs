@@ -1,0 +1,202 @@
+//! Many senders at a time, each on a connection of its own, and what each of their events was answered.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use butlr_bridge::event::EventType;
+
+use crate::harness::{Rec, event, now_ms};
+
+/// Longer than any answer may take: a sender that waits so long has met a bug.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two events of one sender: the load is to be steady, not to starve the tests that run beside it.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// One event sent, and what came back.
+#[derive(Debug)]
+pub struct Attempt {
+    pub id: String,
+    pub body: String,
+    /// The status; `None` where the connection ended without an answer.
+    pub status: Option<u16>,
+    pub sent: Instant,
+    pub took: Duration,
+}
+
+/// Senders at work until stopped; they also stop when this is dropped.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    senders: Vec<JoinHandle<Vec<Attempt>>>,
+}
+
+impl Load {
+    /// `connections` senders of single events of all ten types, every id once.
+    pub fn start(address: SocketAddr, connections: usize) -> Self {
+        static LOADS: AtomicUsize = AtomicUsize::new(0);
+        let load = LOADS.fetch_add(1, Ordering::Relaxed);
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicUsize::new(0));
+        let senders = (0..connections)
+            .map(|number| {
+                let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+                let name = format!("load{load}-{number}");
+                std::thread::spawn(move || send(address, number, &name, &stop, &answered))
+            })
+            .collect();
+        Self {
+            stop,
+            answered,
+            senders,
+        }
+    }
+
+    /// How many events were answered 200 so far.
+    pub fn accepted(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Ends the senders after their last answer; everything that was sent, oldest first.
+    pub fn stop(mut self) -> Vec<Attempt> {
+        self.stop.store(true, Ordering::Relaxed);
+        let senders = std::mem::take(&mut self.senders);
+        let all = senders.into_iter().map(|s| s.join().expect("a sender"));
+        let mut attempts: Vec<Attempt> = all.flatten().collect();
+        attempts.sort_by_key(|a| a.sent);
+        attempts
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for sender in self.senders.drain(..) {
+            let _ = sender.join();
+        }
+    }
+}
+
+fn send(
+    address: SocketAddr,
+    number: usize,
+    name: &str,
+    stop: &AtomicBool,
+    answered: &AtomicUsize,
+) -> Vec<Attempt> {
+    let mut attempts = Vec::new();
+    let mut connection: Option<BufReader<TcpStream>> = None;
+    while !stop.load(Ordering::Relaxed) {
+        let event_type = EventType::ALL[(attempts.len() + number) % 10];
+        let id = format!("{name}-{}", attempts.len());
+        let body = event(event_type, &id, now_ms(), &format!("space_{number}"));
+        let sent = Instant::now();
+        let (status, keep) = match connection.take().map_or_else(|| connect(address), Ok) {
+            Err(_) => (None, None),
+            Ok(open) => match exchange(open, &body) {
+                Ok((status, keep)) => (Some(status), keep),
+                Err(_) => (None, None),
+            },
+        };
+        connection = keep;
+        attempts.push(Attempt {
+            id,
+            body,
+            status,
+            sent,
+            took: sent.elapsed(),
+        });
+        match status {
+            Some(200) => {
+                answered.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(PAUSE);
+            }
+            // As a sender does, a little later: nobody there, or told to come again.
+            _ => std::thread::sleep(5 * PAUSE),
+        }
+    }
+    attempts
+}
+
+fn connect(address: SocketAddr) -> std::io::Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(BufReader::new(stream))
+}
+
+type Answered = (u16, Option<BufReader<TcpStream>>);
+
+/// One request and its answer; the connection is given back when it stays open.
+fn exchange(mut connection: BufReader<TcpStream>, body: &str) -> std::io::Result<Answered> {
+    let length = body.len();
+    let head =
+        format!("POST /v1/events HTTP/1.1\r\nhost: bridge\r\ncontent-length: {length}\r\n\r\n");
+    connection.get_mut().write_all((head + body).as_bytes())?;
+    let broken = || std::io::Error::other("not an HTTP answer");
+    let (mut status, mut length, mut keep) = (None, 0, true);
+    loop {
+        let mut line = String::new();
+        if connection.read_line(&mut line)? == 0 {
+            return Err(broken());
+        }
+        let line = line.trim_end().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        match line.split_once(": ") {
+            None => status = line.split(' ').nth(1).and_then(|s| s.parse().ok()),
+            Some(("content-length", value)) => length = value.parse().map_err(|_| broken())?,
+            Some(("connection", value)) => keep = value != "close",
+            Some(_) => {}
+        }
+    }
+    connection.read_exact(&mut vec![0; length])?;
+    Ok((status.ok_or_else(broken)?, keep.then_some(connection)))
+}
+
+/// How many attempts had each status; `None` is "no answer".
+pub fn by_status(attempts: &[Attempt]) -> HashMap<Option<u16>, usize> {
+    let mut counts = HashMap::new();
+    for attempt in attempts {
+        *counts.entry(attempt.status).or_default() += 1;
+    }
+    counts
+}
+
+/// How many events were taken and answered.
+pub fn counts(attempts: &[Attempt]) -> u64 {
+    attempts.iter().filter(|a| a.status.is_some()).count() as u64
+}
+
+/// Every event answered 200 is among the records, with the bytes that were sent; and none is there twice, since each
+/// was sent once.
+#[track_caller]
+pub fn assert_stored(attempts: &[Attempt], records: &[Rec]) {
+    let mut stored: HashMap<&str, &Rec> = HashMap::new();
+    for record in records {
+        let id = record.header("ce_id").expect("an id");
+        if let Some(other) = stored.insert(id, record) {
+            panic!("{id} twice: {other:?} and {record:?}");
+        }
+    }
+    let accepted = attempts.iter().filter(|a| a.status == Some(200));
+    let mut lost = Vec::new();
+    for attempt in accepted {
+        match stored.get(attempt.id.as_str()) {
+            None => lost.push(&attempt.id),
+            Some(record) => assert_eq!(record.value, attempt.body.as_bytes(), "{}", attempt.id),
+        }
+    }
+    assert!(
+        lost.is_empty(),
+        "{} events answered 200 are not in Kafka: {:?} …",
+        lost.len(),
+        &lost[..lost.len().min(5)]
+    );
+}

@@ -1,0 +1,163 @@
+//! Kafka goes away and comes back, under load, with a broker of the test's own.
+
+use std::time::{Duration, Instant};
+
+use butlr_bridge::event::EventType;
+
+use crate::harness::{
+    Backend, Bridge, Process, Rec, Request, Setup, agent, event, now_ms, records_of, trials,
+};
+use crate::load::{Attempt, Load, assert_stored, by_status, counts};
+use crate::real::{Broker, create_topics, heavy, ten_topics, within};
+
+trials! {
+    "outage" needs ["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"]: [
+        kafka_stopped_and_started_under_load_loses_nothing_accepted,
+        kafka_paused_under_load_loses_nothing_accepted,
+        serve_works_once_kafka_is_there,
+    ],
+}
+
+/// What a busy machine may add to a bound.
+const SLACK: Duration = Duration::from_secs(2);
+/// How long Kafka is away.
+const AWAY: Duration = Duration::from_secs(6);
+
+const TEMPLATE: &str = "outage.{type}";
+
+fn create_all(broker: &Broker) {
+    create_topics(&broker.address(), &ten_topics(TEMPLATE), 3, &[]);
+}
+
+fn all_records(broker: &Broker) -> Vec<Rec> {
+    let topics = ten_topics(TEMPLATE);
+    let address = broker.address();
+    topics
+        .iter()
+        .flat_map(|topic| records_of(&address, topic))
+        .collect()
+}
+
+/// Load, then `away`, then `back`; what must hold all along and after it.
+fn through_an_outage(away: impl FnOnce(&Broker), back: impl FnOnce(&Broker)) {
+    let _alone = heavy();
+    let broker = Broker::start();
+    create_all(&broker);
+    let bridge = Setup::on(Backend::Address(broker.address()))
+        .set("topics.template", TEMPLATE)
+        .set("http.answer_within", "1s")
+        .set("kafka.away_after", "2s")
+        .start();
+    let load = Load::start(bridge.ingest, 32);
+    within(Duration::from_secs(20), "the load flows", || {
+        load.accepted() >= 500
+    });
+
+    away(&broker);
+    let gone = Instant::now();
+    std::thread::sleep(AWAY - Duration::from_secs(1));
+    bridge.get_admin("/readyz").expect(503);
+    bridge.get_admin("/livez").expect(200);
+    std::thread::sleep(AWAY.saturating_sub(gone.elapsed()));
+    let accepted = load.accepted();
+    back(&broker);
+
+    within(Duration::from_secs(20), "events are accepted again", || {
+        load.accepted() > accepted + 100
+    });
+    bridge.get_admin("/readyz").expect(200);
+    // What had piled up is dealt with; then comes what is judged.
+    std::thread::sleep(Duration::from_secs(3));
+    let settled = Instant::now();
+    std::thread::sleep(Duration::from_secs(3));
+    let attempts = load.stop();
+    bridge.count_events(counts(&attempts));
+
+    judge(&bridge, &attempts, gone, settled);
+    assert_stored(&attempts, &all_records(&broker));
+    bridge.finish();
+}
+
+fn judge(bridge: &Bridge, attempts: &[Attempt], gone: Instant, settled: Instant) {
+    let statuses = by_status(attempts);
+    assert!(
+        statuses
+            .keys()
+            .all(|status| matches!(status, Some(200 | 503))),
+        "{statuses:?}"
+    );
+    let limit = bridge.config.http.answer_within + SLACK;
+    let slowest = attempts.iter().map(|a| a.took).max().expect("a load");
+    assert!(slowest < limit, "an answer after {slowest:?}");
+    let refused = |a: &&Attempt| a.status == Some(503);
+    let during = attempts
+        .iter()
+        .filter(|a| a.sent > gone && a.sent < gone + AWAY);
+    assert!(
+        during.filter(refused).count() >= 32,
+        "the outage was one: {statuses:?}"
+    );
+    let after: Vec<_> = attempts.iter().filter(|a| a.sent > settled).collect();
+    let late = after.iter().filter(|a| a.status != Some(200)).count();
+    assert_eq!(
+        late,
+        0,
+        "refused although Kafka is back, of {}",
+        after.len()
+    );
+    assert!(after.len() >= 300, "{} events in 3 s", after.len());
+}
+
+fn kafka_stopped_and_started_under_load_loses_nothing_accepted() {
+    through_an_outage(Broker::stop, Broker::start_again);
+}
+
+fn kafka_paused_under_load_loses_nothing_accepted() {
+    through_an_outage(Broker::pause, Broker::resume);
+}
+
+fn serve_works_once_kafka_is_there() {
+    let _alone = heavy();
+    let broker = Broker::start();
+    create_all(&broker);
+    broker.stop();
+
+    let bootstrap = format!("kafka.bootstrap_servers={}", broker.address());
+    let template = format!("topics.template={TEMPLATE}");
+    let mut serve = Process::serve(&[&bootstrap, &template, "http.answer_within=1s"]);
+    let url = format!("http://{}/v1/events", serve.ingest());
+    let ready = format!("http://{}/readyz", serve.admin());
+    let send = |id: &str| {
+        let body = event(EventType::Traffic, id, now_ms(), "s");
+        let sent = Instant::now();
+        let answer = Request::new("POST", &url).body(body).send(&agent());
+        assert!(
+            sent.elapsed() < Duration::from_secs(1) + SLACK,
+            "{:?}",
+            sent.elapsed()
+        );
+        answer
+    };
+    for number in 0..3 {
+        send(&format!("early{number}")).expect_problem(503, "kafka_unconfirmed");
+    }
+    let early = Request::new("GET", &ready).send(&agent());
+    assert!(early.expect(503).text().contains("not been reached yet"));
+
+    broker.start_again();
+    within(Duration::from_secs(10), "it is ready", || {
+        Request::new("GET", &ready).send(&agent()).status == 200
+    });
+    within(Duration::from_secs(5), "events are accepted", || {
+        send("first").status == 200
+    });
+    for number in 0..20 {
+        send(&format!("late{number}")).expect(200);
+    }
+    serve.signal("TERM");
+    assert!(serve.wait().success(), "{}", serve.output());
+    let records = records_of(&broker.address(), "outage.traffic");
+    let stored = |id: &str| records.iter().any(|r| r.header("ce_id") == Some(id));
+    assert!(stored("first"));
+    assert!((0..20).all(|number| stored(&format!("late{number}"))));
+}

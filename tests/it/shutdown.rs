@@ -1,0 +1,304 @@
+//! How the bridge ends: SIGTERM to the real binary, idle and under load.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use butlr_bridge::event::EventType;
+use butlr_bridge::kafka::embedded::EmbeddedKafka;
+
+use crate::harness::{
+    Process, Request, agent, event, eventually, now_ms, read_answer, records_of, trials, write_head,
+};
+use crate::load::{Load, assert_stored, by_status};
+use crate::real::{
+    create_topics, delete_topics, fresh_name, heavy, kafka, nobody_there, ten_topics,
+};
+
+trials! {
+    "shutdown": [
+        sigterm_under_load_loses_nothing_that_was_accepted,
+        it_is_not_ready_before_it_stops_listening,
+        a_second_signal_ends_it_at_once,
+        it_ends_in_time_while_kafka_is_away,
+        what_is_in_flight_is_answered,
+        idle_connections_do_not_hold_it_up,
+        a_client_in_the_middle_of_a_body_does_not_hold_it_up,
+    ],
+}
+
+/// The real one where there is one, else one in this process; with ten topics.
+struct Kafka {
+    address: String,
+    template: String,
+    embedded: Option<EmbeddedKafka>,
+}
+
+impl Kafka {
+    fn start() -> Self {
+        let template = fresh_name("{type}");
+        let real = std::env::var("BUTLR_BRIDGE_TEST_KAFKA").is_ok_and(|v| !v.is_empty());
+        let names = ten_topics(&template);
+        if real {
+            create_topics(&kafka(), &names, 3, &[]);
+            let address = kafka();
+            return Self {
+                address,
+                template,
+                embedded: None,
+            };
+        }
+        let names: Vec<_> = names.into_iter().map(|name| (name, 3)).collect();
+        let embedded = EmbeddedKafka::start(&names).expect("an embedded broker");
+        let address = embedded.bootstrap_servers().to_owned();
+        Self {
+            address,
+            template,
+            embedded: Some(embedded),
+        }
+    }
+
+    fn serve(&self, settings: &[&str]) -> Process {
+        let own = [
+            format!("kafka.bootstrap_servers={}", self.address),
+            format!("topics.template={}", self.template),
+        ];
+        let own = own.iter().map(String::as_str);
+        let settings: Vec<_> = own.chain(settings.iter().copied()).collect();
+        let process = Process::serve(&settings);
+        let ready = format!("http://{}/readyz", process.admin());
+        eventually("it is ready", || {
+            let answer = Request::new("GET", &ready).send(&agent());
+            (answer.status == 200).then_some(())
+        });
+        process
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        if self.embedded.is_none() && !std::thread::panicking() {
+            let names = ten_topics(&self.template);
+            delete_topics(&self.address, &names);
+        }
+    }
+}
+
+/// The line of the log with the final counters, as JSON.
+#[track_caller]
+fn final_counters(process: &Process) -> serde_json::Value {
+    let output = process.output();
+    let lines = output.lines().filter_map(|l| serde_json::from_str(l).ok());
+    let mut ended = lines.filter(|line: &serde_json::Value| line["message"] == "ended");
+    ended
+        .next()
+        .unwrap_or_else(|| panic!("no counters: {output}"))
+}
+
+fn sigterm_under_load_loses_nothing_that_was_accepted() {
+    let _alone = heavy();
+    let kafka = Kafka::start();
+    let timeout = Duration::from_secs(10);
+    let mut serve = kafka.serve(&["log.format=json", "shutdown.timeout=10s"]);
+    let load = Load::start(serve.ingest(), 32);
+    eventually("the load flows", || (load.accepted() >= 500).then_some(()));
+    let signalled = Instant::now();
+    serve.signal("TERM");
+    let ended = serve.wait();
+    let took = signalled.elapsed();
+    // Nobody listens any more.
+    std::thread::sleep(Duration::from_millis(200));
+    let attempts = load.stop();
+
+    assert!(ended.success(), "{ended}: {}", serve.output());
+    assert!(took < timeout, "{took:?}");
+    let statuses = by_status(&attempts);
+    assert!(
+        statuses.contains_key(&None),
+        "the load outlived the bridge: {statuses:?}"
+    );
+    assert!(
+        statuses.keys().all(|s| matches!(s, None | Some(200 | 503))),
+        "{statuses:?}"
+    );
+    let records: Vec<_> = ten_topics(&kafka.template)
+        .iter()
+        .flat_map(|topic| records_of(&kafka.address, topic))
+        .collect();
+    assert_stored(&attempts, &records);
+
+    let last = final_counters(&serve);
+    assert_eq!(last["balanced"], true, "{last}");
+    assert_eq!(last["records_given_up"], 0, "{last}");
+    let published = last["published"].as_u64().expect("a number") as usize;
+    // One that was answered 503 for want of a report in time may be stored all the same.
+    assert!(
+        published <= records.len(),
+        "{} stored: {last}",
+        records.len()
+    );
+    assert!(published >= statuses[&Some(200)], "{statuses:?}: {last}");
+}
+
+fn it_is_not_ready_before_it_stops_listening() {
+    let kafka = Kafka::start();
+    let mut serve = kafka.serve(&["shutdown.drain_delay=2s"]);
+    let (ingest, admin) = (serve.ingest(), serve.admin());
+    serve.signal("TERM");
+    eventually("it says that it is not ready", || {
+        let answer = Request::new("GET", &format!("http://{admin}/readyz")).send(&agent());
+        (answer.status == 503).then(|| assert!(answer.text().contains("shutting down")))
+    });
+    // A load balancer that has not looked yet still sends.
+    let body = event(EventType::Traffic, "late", now_ms(), "s");
+    let answer = Request::new("POST", &format!("http://{ingest}/v1/events"))
+        .body(body)
+        .send(&agent());
+    answer.expect(200);
+    assert_eq!(
+        answer.header("connection"),
+        Some("close"),
+        "go elsewhere next time"
+    );
+    assert!(serve.wait().success(), "{}", serve.output());
+    let topic = kafka.template.replace("{type}", "traffic");
+    assert_eq!(records_of(&kafka.address, &topic).len(), 1);
+}
+
+fn a_second_signal_ends_it_at_once() {
+    let kafka = Kafka::start();
+    let mut serve = kafka.serve(&["shutdown.drain_delay=50s", "shutdown.timeout=60s"]);
+    serve.signal("TERM");
+    serve.wait_for("it is shutting down", |o| {
+        o.contains("shutting down").then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(serve.is_running());
+    let signalled = Instant::now();
+    serve.signal("TERM");
+    let ended = serve.wait();
+    assert!(
+        signalled.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        signalled.elapsed()
+    );
+    assert_eq!(ended.code(), Some(1), "{ended}");
+}
+
+fn it_ends_in_time_while_kafka_is_away() {
+    let bootstrap = format!("kafka.bootstrap_servers={}", nobody_there());
+    let mut serve = Process::serve(&[
+        &bootstrap,
+        "shutdown.timeout=3s",
+        "http.answer_within=2s",
+        "log.format=json",
+    ]);
+    let ingest = serve.ingest();
+    let url = format!("http://{ingest}/v1/events");
+    let sender = std::thread::spawn(move || {
+        let body = event(EventType::Traffic, "e", now_ms(), "s");
+        Request::new("POST", &url).body(body).send(&agent())
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let signalled = Instant::now();
+    serve.signal("TERM");
+    let ended = serve.wait();
+    let took = signalled.elapsed();
+    assert!(ended.success(), "{ended}: {}", serve.output());
+    assert!(took < Duration::from_secs(3 + 2), "{took:?}");
+    sender.join().expect("a sender").expect(503);
+    let last = final_counters(&serve);
+    assert_eq!(last["balanced"], true, "{last}");
+    assert_eq!(last["refused"], 1, "{last}");
+}
+
+fn what_is_in_flight_is_answered() {
+    let names: Vec<_> = ten_topics("t.{type}")
+        .into_iter()
+        .map(|name| (name, 3))
+        .collect();
+    let slow = EmbeddedKafka::start(&names).expect("an embedded broker");
+    slow.with(|cluster| cluster.broker_round_trip_time(1, Duration::from_millis(700)))
+        .expect("a slow broker");
+    let kafka = Kafka {
+        address: slow.bootstrap_servers().to_owned(),
+        template: "t.{type}".to_owned(),
+        embedded: Some(slow),
+    };
+    let mut serve = kafka.serve(&["http.answer_within=10s"]);
+    let url = format!("http://{}/v1/events", serve.ingest());
+    let senders: Vec<_> = (0..20)
+        .map(|n| {
+            let url = url.clone();
+            std::thread::spawn(move || {
+                let body = event(EventType::Traffic, &format!("e{n}"), now_ms(), "s");
+                Request::new("POST", &url).body(body).send(&agent()).status
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    serve.signal("TERM");
+    for sender in senders {
+        assert_eq!(sender.join().expect("a sender"), 200, "{}", serve.output());
+    }
+    assert!(serve.wait().success(), "{}", serve.output());
+    assert_eq!(records_of(&kafka.address, "t.traffic").len(), 20);
+}
+
+fn idle_connections_do_not_hold_it_up() {
+    let kafka = Kafka::start();
+    let mut serve = kafka.serve(&["shutdown.timeout=15s"]);
+    let idle: Vec<_> = (0..8)
+        .map(|n| {
+            let mut stream = TcpStream::connect(serve.ingest()).expect("a connection");
+            let body = event(EventType::Traffic, &format!("e{n}"), now_ms(), "s");
+            let length = body.len().to_string();
+            write_head(
+                &mut stream,
+                "POST /v1/events",
+                &[("content-length", &length)],
+            );
+            stream.write_all(body.as_bytes()).expect("sent");
+            let answer = read_answer(&mut stream).expect("an answer");
+            assert_eq!(
+                answer.expect(200).header("connection"),
+                None,
+                "it stays open"
+            );
+            stream
+        })
+        .collect();
+    let signalled = Instant::now();
+    serve.signal("TERM");
+    assert!(serve.wait().success(), "{}", serve.output());
+    assert!(
+        signalled.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        signalled.elapsed()
+    );
+    drop(idle);
+}
+
+fn a_client_in_the_middle_of_a_body_does_not_hold_it_up() {
+    let kafka = Kafka::start();
+    let mut serve = kafka.serve(&[
+        "shutdown.timeout=2s",
+        "http.body_timeout=60s",
+        "log.format=json",
+    ]);
+    let mut stream = TcpStream::connect(serve.ingest()).expect("a connection");
+    write_head(&mut stream, "POST /v1/events", &[("content-length", "100")]);
+    stream.write_all(b"{\"id\":").expect("sent");
+    std::thread::sleep(Duration::from_millis(300));
+    let signalled = Instant::now();
+    serve.signal("TERM");
+    assert!(serve.wait().success(), "{}", serve.output());
+    assert!(
+        signalled.elapsed() < Duration::from_secs(2 + 3),
+        "{:?}",
+        signalled.elapsed()
+    );
+    let last = final_counters(&serve);
+    assert_eq!(last["balanced"], true, "{last}");
+    assert_eq!(last["received"], 0, "{last}");
+}

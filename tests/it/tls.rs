@@ -1,0 +1,258 @@
+//! HTTPS on the ingest listener, and a certificate that is swapped while the bridge runs.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use butlr_bridge::event::EventType;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+use crate::harness::{Bridge, Setup, event, eventually, now_ms, read_answer, sample, toml, trials};
+
+trials! {
+    "tls": [
+        events_are_taken_over_https,
+        http_2_is_spoken,
+        plain_http_is_not_spoken_on_the_tls_port,
+        a_handshake_that_stalls_is_cut_off,
+        a_new_certificate_is_used_without_a_restart,
+        a_broken_certificate_leaves_the_old_one_in_use,
+    ],
+}
+
+const EXPIRY: &str = "butlr_bridge_certificate_expiry_timestamp_seconds";
+
+/// A certificate for localhost that is its own authority, valid until the end of `year`; written to `dir`.
+fn certificate(dir: &Path, year: i32) -> CertificateDer<'static> {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(year, 12, 31);
+    let certificate = params.self_signed(&key).unwrap();
+    std::fs::write(dir.join("tls.crt"), certificate.pem()).unwrap();
+    std::fs::write(dir.join("tls.key"), key.serialize_pem()).unwrap();
+    certificate.der().clone()
+}
+
+fn with_tls(dir: &Path) -> Setup {
+    let path = |name: &str| dir.join(name).display().to_string();
+    let files = format!(
+        "{{cert_file={:?}, key_file={:?}}}",
+        path("tls.crt"),
+        path("tls.key")
+    );
+    Setup::embedded().set("http.tls", toml(&files))
+}
+
+fn good() -> String {
+    event(EventType::RoomOccupancy, "event_1", now_ms(), "room_1")
+}
+
+/// A client that trusts this certificate and no other.
+fn client(trusted: &CertificateDer<'static>) -> ureq::Agent {
+    let provider = rustls::crypto::ring::default_provider();
+    let roots = RootCerts::new_with_certs(&[Certificate::from_der(trusted).to_owned()]);
+    let tls = TlsConfig::builder()
+        .unversioned_rustls_crypto_provider(Arc::new(provider))
+        .root_certs(roots)
+        .build();
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .proxy(None)
+        .tls_config(tls)
+        .timeout_global(Some(Duration::from_secs(10)))
+        .build()
+        .new_agent()
+}
+
+/// A new TLS connection that trusts this certificate.
+fn connect(
+    bridge: &Bridge,
+    trusted: &CertificateDer<'static>,
+    protocols: &[&str],
+) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = StreamOwned::new(connection, bridge.raw());
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(stream)
+}
+
+/// Whether a new connection is served with this certificate.
+fn serves(bridge: &Bridge, certificate: &CertificateDer<'static>) -> bool {
+    let connected = connect(bridge, certificate, &["http/1.1"]);
+    connected.is_ok_and(|stream| {
+        stream.conn.peer_certificates() == Some(std::slice::from_ref(certificate))
+    })
+}
+
+fn events_are_taken_over_https() {
+    let dir = tempfile::tempdir().unwrap();
+    let trusted = certificate(dir.path(), 2090);
+    let bridge = with_tls(dir.path()).start();
+    let client = client(&trusted);
+    for event_type in EventType::ALL {
+        let sent = sample(event_type);
+        let request = bridge.request("POST", "/v1/events").body(&sent);
+        request.send_with(&client).expect(200);
+        assert_eq!(bridge.records(event_type)[0].text(), sent.trim());
+    }
+    assert_eq!(bridge.metric(EXPIRY), 3818361600.0);
+    // Connections over TLS count, too.
+    let held = connect(&bridge, &trusted, &["http/1.1"]).unwrap();
+    assert!(bridge.metric("butlr_bridge_connections") >= 1.0);
+    drop(held);
+}
+
+fn http_2_is_spoken() {
+    let dir = tempfile::tempdir().unwrap();
+    let trusted = certificate(dir.path(), 2090);
+    let bridge = with_tls(dir.path()).start();
+    let chosen = |protocols: &[&str]| {
+        let stream = connect(&bridge, &trusted, protocols).unwrap();
+        stream.conn.alpn_protocol().map(<[u8]>::to_vec)
+    };
+    assert_eq!(chosen(&["h2", "http/1.1"]).as_deref(), Some(&b"h2"[..]));
+    assert_eq!(chosen(&["http/1.1"]).as_deref(), Some(&b"http/1.1"[..]));
+
+    let body = dir.path().join("event.json");
+    std::fs::write(&body, good()).unwrap();
+    let sent = Command::new("curl")
+        .args(["-sS", "--http2", "--noproxy", "*", "--cacert"])
+        .arg(dir.path().join("tls.crt"))
+        .args([
+            "-w",
+            "\n%{http_version} %{http_code}",
+            "-H",
+            "content-type: application/json",
+        ])
+        .arg("--data-binary")
+        .arg(format!("@{}", body.display()))
+        .arg(format!(
+            "https://localhost:{}/v1/events",
+            bridge.ingest.port()
+        ))
+        .output()
+        .expect("curl");
+    let told = String::from_utf8_lossy(&sent.stdout);
+    assert!(told.ends_with("\n2 200"), "{told} {sent:?}");
+    bridge.count_events(1);
+    assert_eq!(
+        bridge.records(EventType::RoomOccupancy)[0].text(),
+        good_as_sent(&body)
+    );
+}
+
+fn good_as_sent(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn plain_http_is_not_spoken_on_the_tls_port() {
+    let dir = tempfile::tempdir().unwrap();
+    certificate(dir.path(), 2090);
+    let bridge = with_tls(dir.path()).start();
+    let mut stream = bridge.raw();
+    stream
+        .write_all(b"POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+        .unwrap();
+    let mut rest = Vec::new();
+    // An alert of TLS, or nothing.
+    let _ = stream.read_to_end(&mut rest);
+    assert!(!rest.starts_with(b"HTTP"), "{rest:?}");
+    assert_eq!(bridge.metric_sum("butlr_bridge_requests_total", ""), 0.0);
+}
+
+fn a_handshake_that_stalls_is_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let trusted = certificate(dir.path(), 2090);
+    let bridge = with_tls(dir.path()).start();
+    let start = Instant::now();
+    let mut stalled: Vec<_> = (0..20).map(|_| bridge.raw()).collect();
+    // They keep nobody else out.
+    let request = bridge.request("POST", "/v1/events").body(good());
+    request.send_with(&client(&trusted)).expect(200);
+    for stream in &mut stalled {
+        let end = stream.read(&mut [0; 64]);
+        assert!(end.is_ok_and(|n| n == 0), "it is closed");
+    }
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+fn a_new_certificate_is_used_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = certificate(dir.path(), 2090);
+    let bridge = with_tls(dir.path()).start();
+    assert!(serves(&bridge, &old));
+    let mut before = connect(&bridge, &old, &["http/1.1"]).unwrap();
+
+    let new = certificate(dir.path(), 2091);
+    assert!(serves(&bridge, &old), "not before it is told");
+    bridge.reload(&[]);
+    eventually("the new certificate is served", || {
+        serves(&bridge, &new).then_some(())
+    });
+    assert!(!serves(&bridge, &old));
+    assert_eq!(bridge.metric(EXPIRY), 3849897600.0);
+    bridge
+        .request("POST", "/v1/events")
+        .body(good())
+        .send_with(&client(&new))
+        .expect(200);
+
+    // A connection that was there goes on.
+    let body = good();
+    write!(
+        before,
+        "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let answer = read_answer(&mut before).expect("an answer");
+    bridge.count(&answer);
+    answer.expect(200);
+}
+
+fn a_broken_certificate_leaves_the_old_one_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = certificate(dir.path(), 2090);
+    let bridge = with_tls(dir.path()).start();
+    let expiry = bridge.metric(EXPIRY);
+    let key = std::fs::read(dir.path().join("tls.key")).unwrap();
+    for break_it in [
+        // Half a renewal: the key is another certificate's.
+        |dir: &Path| {
+            let key = KeyPair::generate().unwrap().serialize_pem();
+            std::fs::write(dir.join("tls.key"), key).unwrap();
+        },
+        |dir: &Path| std::fs::write(dir.join("tls.crt"), "not a certificate").unwrap(),
+    ] {
+        break_it(dir.path());
+        bridge.reload(&[]);
+        // The next reload is taken only after this one.
+        bridge.reload(&[]);
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(serves(&bridge, &old));
+        assert_eq!(bridge.metric(EXPIRY), expiry);
+        std::fs::write(dir.path().join("tls.key"), &key).unwrap();
+    }
+}
