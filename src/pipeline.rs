@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::timeout_at;
 
 use crate::event::{self, Event, EventType, Limits, Parsed, Refused};
@@ -169,7 +170,7 @@ impl Pipeline {
 
     /// Waits for Kafka's word on an event and counts it out.
     async fn finish<'b>(&'b self, begun: Begun<'b>, request: &Request<'_>) -> Verdict<'b> {
-        let (event, received, lane, delivery, sent) = match begun {
+        let (event, received, lane, mut delivery, sent) = match begun {
             Begun::Ended(verdict) => return verdict,
             Begun::Pending {
                 event,
@@ -179,8 +180,12 @@ impl Pipeline {
                 sent,
             } => (event, received, lane, delivery, sent),
         };
-        let outcome = match timeout_at(request.deadline.into(), delivery).await {
-            Ok(Report::Stored { partition, offset }) => {
+        let report = match timeout_at(request.deadline.into(), &mut delivery).await {
+            Ok(report) => Some(report),
+            Err(_) => delivery.abandon(),
+        };
+        let outcome = match report {
+            Some(Report::Stored { partition, offset }) => {
                 self.metrics.published(
                     event.event_type(),
                     event.timestamp_ms(),
@@ -194,10 +199,13 @@ impl Pipeline {
                     offset,
                 })
             }
-            Ok(Report::Failed(code)) => {
+            Some(Report::Failed(code)) => {
+                if code == RDKafkaErrorCode::TopicAuthorizationFailed {
+                    lane.deny();
+                }
                 Err(self.refuse(received, rejection(code, event.raw().len())))
             }
-            Err(_) => Err(self.refuse(received, Rejection::KafkaUnconfirmed)),
+            None => Err(self.refuse(received, Rejection::KafkaUnconfirmed)),
         };
         Verdict {
             event: Some(event),

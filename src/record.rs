@@ -66,7 +66,8 @@ impl<'e> Record<'e> {
             topic,
             key: event.space_id(),
             value: event.raw(),
-            timestamp_ms,
+            // To librdkafka 0 means now.
+            timestamp_ms: timestamp_ms.max(1),
             replaced,
             event_type: event.event_type(),
             event_id: event.id(),

@@ -328,7 +328,16 @@ fn count(kafka: &str, topics: &[String]) -> Outcome<()> {
         }
         let mut records = 0;
         for partition in partitions {
-            let (low, high) = consumer.fetch_watermarks(topic, partition.id(), PATIENCE)?;
+            // On a busy machine a topic just made may still be looking for its leader.
+            let mut tries = 0;
+            let (low, high) = loop {
+                match consumer.fetch_watermarks(topic, partition.id(), PATIENCE) {
+                    Ok(offsets) => break offsets,
+                    Err(error) if tries == 20 => return Err(error.into()),
+                    Err(_) => std::thread::sleep(Duration::from_millis(500)),
+                }
+                tries += 1;
+            };
             records += high - low;
         }
         counts.insert(topic, records);

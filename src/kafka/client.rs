@@ -11,11 +11,14 @@ use crate::event::EventType;
 /// Below the answer's bound by this much, so that the final report usually still finds its request waiting.
 const REPORT_MARGIN: Duration = Duration::from_millis(200);
 
-/// Bytes of values that one topic may have in flight.
-///
-/// Ten such lanes stay below the default of `http.max_in_flight_bytes`, so that one dead topic cannot use up what the
-/// listener may hold.
-pub const LANE_BYTES: usize = 24 * 1024 * 1024;
+/// Bytes of values that one topic may have in flight: a tenth of what the listener may hold, so that a dead topic cannot
+/// use up all of it, and at most 24 MiB.
+pub fn lane_bytes(http: &config::Http) -> usize {
+    (http.max_in_flight_bytes / EventType::ALL.len()).min(24 * 1024 * 1024)
+}
+
+/// What key and headers of a record may add to an event, bytes: the ids twice, times and names.
+pub const RECORD_OVERHEAD: usize = 16 * 1024;
 
 /// What producer and admin clients share: where Kafka is, how to log in, and how soon to try again.
 pub fn base(kafka: &config::Kafka, bootstrap_servers: &str) -> ClientConfig {
@@ -26,6 +29,7 @@ pub fn base(kafka: &config::Kafka, bootstrap_servers: &str) -> ClientConfig {
         .set("socket.nagle.disable", "true")
         .set("reconnect.backoff.ms", "100")
         .set("reconnect.backoff.max.ms", "1000")
+        .set("socket.timeout.ms", "10000")
         .set("log.connection.close", "false");
     for (name, value) in &kafka.properties {
         client.set(name, value.expose_secret());
@@ -42,15 +46,25 @@ pub fn base(kafka: &config::Kafka, bootstrap_servers: &str) -> ClientConfig {
 /// Set first, and so the user's to change: compression (stock Flink cannot read zstd) and `linger.ms` (0: a sender
 /// that waits for its answer gains nothing from waiting longer; under load batches grow by themselves).
 /// Set last, and so not: all that "a 2xx is a promise" and the bound on an answer rest on.
-pub fn producer(kafka: &config::Kafka, bootstrap: &str, answer_within: Duration) -> ClientConfig {
+pub fn producer(kafka: &config::Kafka, http: &config::Http, bootstrap: &str) -> ClientConfig {
+    let answer_within = http.answer_within;
     let queue = EventType::ALL.len() * kafka.max_in_flight_per_topic;
-    let queue_kib = EventType::ALL.len() * LANE_BYTES / 1024;
+    let queue_kib = EventType::ALL.len() * lane_bytes(http) / 1024;
     let message_timeout = answer_within.saturating_sub(REPORT_MARGIN.min(answer_within / 4));
     let mut client = base(kafka, bootstrap);
-    for (name, default) in [("compression.type", "lz4"), ("linger.ms", "0")] {
+    // A broker's max.message.bytes is about the whole batch, and a batch that is too large fails all its records, large and
+    // small: batches need not be larger than the largest event.
+    let batch_bytes = (http.max_event_bytes + RECORD_OVERHEAD).to_string();
+    let defaults = [
+        ("compression.type", "lz4"),
+        ("linger.ms", "0"),
+        ("batch.size", batch_bytes.as_str()),
+    ];
+    for (name, default) in defaults {
         let aliases: &[&str] = match name {
             "linger.ms" => &["linger.ms", "queue.buffering.max.ms"],
-            _ => &["compression.type", "compression.codec"],
+            "compression.type" => &["compression.type", "compression.codec"],
+            _ => &["batch.size"],
         };
         if !aliases.iter().any(|a| kafka.properties.contains_key(*a)) {
             client.set(name, default);
@@ -64,12 +78,17 @@ pub fn producer(kafka: &config::Kafka, bootstrap: &str, answer_within: Duration)
             "message.timeout.ms",
             message_timeout.as_millis().to_string(),
         )
+        // The broker gives up before librdkafka does, which would take the whole connection down.
+        .set(
+            "request.timeout.ms",
+            message_timeout.mul_f32(0.75).as_millis().to_string(),
+        )
         // The lanes are the limit; librdkafka's own lies above their sum, with room for records whose size is mostly
         // key and headers.
         .set("queue.buffering.max.messages", (queue + 1000).to_string())
         .set(
             "queue.buffering.max.kbytes",
-            (4 * queue_kib).min(2_097_151).to_string(),
+            (4 * queue_kib).clamp(65_536, 2_097_151).to_string(),
         )
         // The watch tells missing topics apart; a record that slips through shall fail within the answer's bound.
         .set("topic.metadata.propagation.max.ms", "1000")

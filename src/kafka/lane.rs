@@ -1,10 +1,14 @@
 //! The bulkheads: each topic has a lane of its own, so that a dead topic fills its lane and nothing else.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::event::EventType;
 use crate::rejection::Rejection;
+
+/// How long a topic that may not be written to is left alone.
+const DENIED: Duration = Duration::from_secs(10);
 
 /// What the metadata watch last saw of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,7 @@ pub struct Lane {
     event_type: EventType,
     topic: String,
     state: AtomicU8,
+    denied: Mutex<Option<Instant>>,
     events: AtomicUsize,
     bytes: AtomicUsize,
     max_events: usize,
@@ -59,6 +64,7 @@ impl Lane {
             event_type,
             topic,
             state: AtomicU8::new(TopicState::Unknown as u8),
+            denied: Mutex::new(None),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             max_events,
@@ -91,6 +97,24 @@ impl Lane {
         let before = self.state();
         self.state.store(state as u8, Ordering::Relaxed);
         before
+    }
+
+    /// Kafka refused a record for want of permission to write, which metadata does not tell: the topic counts as forbidden
+    /// for a while, then events are tried again.
+    pub fn deny(&self) {
+        *self.denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        if self.set_state(TopicState::Forbidden) != TopicState::Forbidden {
+            tracing::error!(
+                topic = self.topic,
+                "the topic is forbidden: its events are answered 503; grant the bridge's user Write"
+            );
+        }
+    }
+
+    /// Whether a record was refused so a short while ago.
+    pub fn denied(&self) -> bool {
+        let denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        denied.is_some_and(|at| at.elapsed() < DENIED)
     }
 
     /// Records in flight.

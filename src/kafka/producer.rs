@@ -120,7 +120,7 @@ impl ProducerContext for Callbacks {
             }
             Err((error, _)) => {
                 let code = error.rdkafka_error_code();
-                if code == Some(RDKafkaErrorCode::Fatal) {
+                if code.is_some_and(ends_the_producer) {
                     self.note_fatal();
                 }
                 Report::Failed(code.unwrap_or(RDKafkaErrorCode::Unknown))
@@ -249,7 +249,7 @@ impl Producer {
             Ok(()) => Ok(delivery),
             Err((error, _)) => {
                 let code = error.rdkafka_error_code();
-                if code == Some(RDKafkaErrorCode::Fatal) {
+                if code.is_some_and(ends_the_producer) {
                     running.producer.context().note_fatal();
                 }
                 Err(rejection(
@@ -305,11 +305,27 @@ impl Producer {
     }
 }
 
+/// Errors after which a producer never delivers again. librdkafka does not call the latter three fatal where there are no
+/// transactions: it counts its epoch up at each permanent error, after 32,767 of them begins again at 0, and from then on
+/// the broker refuses every record.
+fn ends_the_producer(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::*;
+    matches!(
+        code,
+        Fatal | InvalidProducerEpoch | InvalidProducerIdMapping | UnknownProducerId
+    )
+}
+
+/// Above this an event that Kafka finds too large is so itself; below, it was in a batch that is.
+const LARGE: usize = 64 * 1024;
+
 /// What an error of Kafka means for the sender of an event of `bytes` bytes.
 pub fn rejection(code: RDKafkaErrorCode, bytes: usize) -> Rejection {
     use RDKafkaErrorCode::*;
     match code {
-        MessageSizeTooLarge | InvalidMessageSize => Rejection::EventTooLarge { bytes },
+        MessageSizeTooLarge | InvalidMessageSize if bytes > LARGE => {
+            Rejection::EventTooLarge { bytes }
+        }
         QueueFull => Rejection::TopicOverloaded,
         UnknownTopic | UnknownTopicOrPartition | UnknownPartition | InvalidTopic => {
             Rejection::TopicMissing

@@ -134,11 +134,19 @@ impl Future for Delivery {
     }
 }
 
-impl Drop for Delivery {
-    fn drop(&mut self) {
+impl Delivery {
+    /// Ends the wait: the report, should it have come in the last moment; otherwise it will be late.
+    pub fn abandon(&mut self) -> Option<Report> {
         let mut state = lock(&self.0.state);
         state.abandoned = state.report.is_none();
         state.waiting = None;
+        state.report
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.abandon();
     }
 }
 

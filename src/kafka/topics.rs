@@ -1,6 +1,7 @@
 //! The topics that the bridge needs against what the broker has; missing ones can be created, nothing else is changed.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,6 @@ use crate::config::{Config, TopicSpec};
 
 /// The longest wait for one answer.
 const ANSWER: Duration = Duration::from_secs(10);
-
-/// What the headers of a record may add to an event, bytes: the id twice, the space id, times and names.
-const HEADER_ROOM: i64 = 16 * 1024;
 
 /// What was found about one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +85,11 @@ impl Report {
                 }
             }
         }
+        let unreadable = self.unreadable.as_ref().map(|reason| {
+            format!(
+                "the topics' settings cannot be read ({reason}), so it is not known whether they keep what a 200 promises; grant DescribeConfigs"
+            )
+        });
         let all = self.topics.len();
         by_text
             .into_iter()
@@ -95,6 +98,7 @@ impl Report {
                 topics if topics.len() == all => format!("all {all} topics: {text}"),
                 topics => format!("topics {}: {text}", topics.join(", ")),
             })
+            .chain(unreadable)
     }
 }
 
@@ -103,13 +107,33 @@ impl Report {
 #[error("{0}")]
 pub struct Error(String);
 
-type Admin = AdminClient<DefaultClientContext>;
+/// An admin client that ends on a thread of its own: librdkafka waits for its threads, one of which may wait for a name
+/// server.
+#[derive(Clone)]
+struct Admin(Option<Arc<AdminClient<DefaultClientContext>>>);
 
-fn admin(config: &Config) -> Result<Admin, Error> {
-    let bootstrap = config.require_kafka().map_err(|m| Error(m.to_string()))?;
-    client::base(&config.kafka, bootstrap)
-        .create()
-        .map_err(|e| Error(e.to_string()))
+impl Admin {
+    fn new(config: &Config) -> Result<Self, Error> {
+        let bootstrap = config.require_kafka().map_err(|m| Error(m.to_string()))?;
+        let client = client::base(&config.kafka, bootstrap).create();
+        let client = client.map_err(|e| Error(e.to_string()))?;
+        Ok(Self(Some(Arc::new(client))))
+    }
+}
+
+impl Deref for Admin {
+    type Target = AdminClient<DefaultClientContext>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect("taken only when dropped")
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        std::thread::spawn(move || drop(client));
+    }
 }
 
 fn options() -> AdminOptions {
@@ -123,7 +147,7 @@ fn options() -> AdminOptions {
 /// # Errors
 /// Kafka cannot be reached.
 pub async fn inspect(config: &Config) -> Result<Report, Error> {
-    let admin = Arc::new(admin(config)?);
+    let admin = Admin::new(config)?;
     let names: Vec<String> = config
         .topics
         .per_type
@@ -133,7 +157,7 @@ pub async fn inspect(config: &Config) -> Result<Report, Error> {
     // A plain thread, not one of the runtime's: those are waited for when a process ends, and this call can take long.
     let (done, seen) = oneshot::channel();
     std::thread::spawn({
-        let (admin, names) = (Arc::clone(&admin), names.clone());
+        let (admin, names) = (admin.clone(), names.clone());
         move || {
             let looks = names.iter().map(|name| look(&admin, name));
             let _ = done.send(looks.collect::<Result<Vec<Seen>, Error>>());
@@ -204,7 +228,7 @@ pub async fn create_missing(
             settings.iter().fold(topic, |topic, (k, v)| topic.set(k, v))
         })
         .collect();
-    let created = admin(config)?
+    let created = Admin::new(config)?
         .create_topics(&new_topics, &options())
         .await
         .map_err(|e| Error(e.to_string()))?;
@@ -248,6 +272,7 @@ struct Settings {
     retention: Option<i64>,
     min_insync_replicas: Option<i64>,
     max_message_bytes: Option<i64>,
+    unclean_leader_election: Option<bool>,
 }
 
 impl Settings {
@@ -260,6 +285,7 @@ impl Settings {
             retention: number("retention.ms"),
             min_insync_replicas: number("min.insync.replicas"),
             max_message_bytes: number("max.message.bytes"),
+            unclean_leader_election: text("unclean.leader.election.enable").map(|v| v == "true"),
         }
     }
 }
@@ -350,6 +376,19 @@ fn judge(spec: &TopicSpec, seen: &Seen, limits: &Limits) -> Vec<Finding> {
                 .to_owned(),
         );
     }
+    if seen.replicas > 1 && in_sync.is_some_and(|n| n >= seen.replicas as i64) {
+        danger(format!(
+            "min.insync.replicas={} with {} replicas: one broker down and nothing can be stored",
+            in_sync.unwrap_or_default(),
+            seen.replicas
+        ));
+    }
+    if settings.and_then(|s| s.unclean_leader_election) == Some(true) {
+        danger(
+            "unclean.leader.election.enable=true: a replica that lags can become leader, and events answered 200 are lost"
+                .to_owned(),
+        );
+    }
     if policy.is_some_and(|p| p.contains("compact")) {
         danger("cleanup.policy=compact keeps only the last event of each space".to_owned());
     }
@@ -363,7 +402,7 @@ fn judge(spec: &TopicSpec, seen: &Seen, limits: &Limits) -> Vec<Finding> {
             retention.unwrap_or_default()
         ));
     }
-    let need = limits.max_event_bytes as i64 + HEADER_ROOM;
+    let need = (limits.max_event_bytes + client::RECORD_OVERHEAD) as i64;
     let takes = settings.and_then(|s| s.max_message_bytes);
     if let Some(takes) = takes.filter(|&takes| takes < need) {
         danger(format!(
@@ -404,6 +443,7 @@ mod tests {
                 retention: Some(7 * 86_400_000),
                 min_insync_replicas: Some(2),
                 max_message_bytes: Some(1_048_588),
+                unclean_leader_election: Some(false),
             }),
         }
     }
@@ -423,7 +463,9 @@ mod tests {
         fn settings(seen: &mut Seen) -> &mut Settings {
             seen.settings.as_mut().unwrap()
         }
-        let cases: [(Change, &str); 7] = [
+        let cases: [(Change, &str); 9] = [
+            (|s| settings(s).unclean_leader_election = Some(true), "unclean"),
+            (|s| settings(s).min_insync_replicas = Some(3), "one broker down"),
             (
                 |s| settings(s).cleanup_policy = Some("compact,delete".into()),
                 "compact",

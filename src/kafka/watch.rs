@@ -131,12 +131,13 @@ fn run(
 ) {
     producer.supervise(std::thread::current());
     let mut reached = None;
+    let mut doubts = [false; 10];
     let mut replaced: Option<Instant> = None;
     while !signals.stop.load(Ordering::Acquire) {
         if replaced.is_none_or(|at| at.elapsed() >= REPLACE_PAUSE) && producer.replace_if_fatal() {
             replaced = Some(Instant::now());
         }
-        let up = look(producer, lanes, contact, metrics, signals);
+        let up = look(producer, lanes, contact, metrics, signals, &mut doubts);
         metrics.kafka.up.set(up.into());
         if reached != Some(up) {
             match up {
@@ -145,7 +146,8 @@ fn run(
             }
             reached = Some(up);
         }
-        std::thread::park_timeout(if up { INTERVAL } else { INTERVAL / 4 });
+        let calm = up && !doubts.contains(&true);
+        std::thread::park_timeout(if calm { INTERVAL } else { INTERVAL / 4 });
     }
 }
 
@@ -156,8 +158,9 @@ fn look(
     contact: &Contact,
     metrics: &Metrics,
     signals: &Signals,
+    doubts: &mut [bool; 10],
 ) -> bool {
-    for lane in lanes {
+    for (lane, doubt) in lanes.iter().zip(doubts) {
         if signals.stop.load(Ordering::Acquire) {
             return true;
         }
@@ -172,6 +175,16 @@ fn look(
                 }),
         };
         contact.now();
+        // Any broker answers, and one that has just started may not know yet what there is: only its second word counts.
+        let missing = state == TopicState::Missing && lane.state() == TopicState::Available;
+        *doubt = missing && !*doubt;
+        if *doubt {
+            continue;
+        }
+        let state = match state {
+            TopicState::Available if lane.denied() => TopicState::Forbidden,
+            seen => seen,
+        };
         note(lane, state, metrics, signals);
     }
     true
