@@ -164,7 +164,7 @@ pub async fn run(
     loop {
         tokio::select! {
             () = &mut stop => break,
-            Some(fresh) = reloads.recv() => bridge.reload(&fresh),
+            Some(fresh) = reloads.recv() => bridge.reload(&fresh, ingest_address),
             ended = &mut ingest_server => return Err(ended_early(ended)),
             ended = &mut admin_server => return Err(ended_early(ended)),
         }
@@ -180,34 +180,44 @@ fn ended_early(ended: Result<io::Result<()>, rt::task::JoinError>) -> Error {
     Error::Server(ended.err().unwrap_or_else(|| io::Error::other("it ended")))
 }
 
-/// Looks at the topics once Kafka is there, and creates missing ones where that is asked for. Where a promise is weak,
-/// the log and `/status` say so.
+/// Between two looks at the topics' settings; sooner while one is missing.
+const INSPECTION: Duration = Duration::from_secs(300);
+
+/// Looks at the topics again and again, and creates missing ones at the start where that is asked for. Where a promise is
+/// weak, the log (once) and `/status` say so.
 async fn inspect_topics(
     config: Config,
     mut creating: Option<Creating>,
     warnings: Arc<ArcSwap<Vec<String>>>,
 ) {
+    let of_config = config.warnings();
     loop {
+        let mut pause = Duration::from_secs(2);
         match topics::inspect(&config).await {
             Ok(report) if creating.is_some() && report.has_missing() => {
                 if create_topics(&config, &report).await {
                     // A topic just created takes a moment to be seen.
-                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    pause = Duration::from_millis(300);
+                    tokio::time::sleep(pause).await;
                     creating = None;
-                    continue;
                 }
             }
             Ok(report) => {
+                creating = None;
+                pause = match report.has_missing() {
+                    true => Duration::from_secs(15),
+                    false => INSPECTION,
+                };
                 let found: Vec<_> = report.warnings().collect();
-                for warning in &found {
+                let known = warnings.load_full();
+                for warning in found.iter().filter(|w| !known.contains(w)) {
                     tracing::warn!("{warning}");
                 }
-                warnings.rcu(|old| [old.as_slice(), &found].concat());
-                return;
+                warnings.store(Arc::new([of_config.as_slice(), &found].concat()));
             }
             Err(error) => tracing::debug!(%error, "the topics could not be looked at yet"),
         }
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -246,15 +256,16 @@ impl Bridge {
         let names = EventType::ALL.map(|t| config.topics.topic(t).name.clone());
         let metrics = Arc::new(Metrics::new(&names));
         let contact = Arc::new(Contact::default());
-        let properties = client::producer(&config.kafka, bootstrap, config.http.answer_within);
+        let properties = client::producer(&config.kafka, &config.http, bootstrap);
         let producer = Producer::start(properties, Arc::clone(&metrics), Arc::clone(&contact))
             .map_err(|error| Error::Configuration(format!("kafka.properties: {error}")))?;
         let producer = Arc::new(producer);
         let budget = config.kafka.max_in_flight_per_topic;
+        let lane_bytes = client::lane_bytes(&config.http);
         let mut names = names.into_iter();
         let lanes = Arc::new(EventType::ALL.map(|t| {
             let name = names.next().expect("one name a type");
-            Lane::new(t, name, budget, client::LANE_BYTES)
+            Lane::new(t, name, budget, lane_bytes)
         }));
         let certificate = match &config.http.tls {
             None => None,
@@ -315,6 +326,9 @@ impl Bridge {
         .workers(config.http.workers)
         // The gate is the limit: actix-web's own only stops accepting, and clients would hang in the backlog.
         .max_connections(usize::MAX >> 1)
+        // Of TLS handshakes under way; at this limit, too, actix-web stops accepting.
+        .max_connection_rate(config.http.max_connections)
+        .tls_handshake_timeout(config.http.header_timeout)
         .on_connect(move |socket, connection| {
             let tcp = socket.downcast_ref::<TcpStream>().or_else(|| {
                 type Tls = actix_tls::accept::rustls_0_23::TlsStream<TcpStream>;
@@ -358,6 +372,7 @@ impl Bridge {
         let server =
             HttpServer::new(move || App::new().configure(|c| Arc::clone(&admin).routes(c)))
                 .workers(1)
+                .max_connections(1024)
                 .disable_signals()
                 .listen(listener)?
                 .run();
@@ -366,7 +381,15 @@ impl Bridge {
     }
 
     /// Credentials and certificate take effect; what cannot be used leaves what is in use.
-    fn reload(&self, config: &Config) {
+    fn reload(&self, config: &Config, listening: SocketAddr) {
+        // The configuration was checked against the address it names, which need not be the one that is listened on.
+        if config.auth.is_empty() && !listening.ip().to_canonical().is_loopback() {
+            tracing::error!(
+                address = %listening,
+                "no credentials in the configuration that was read again; those in use stay, since this address can be reached from other machines"
+            );
+            return;
+        }
         let metrics = &self.ingest.pipeline.metrics;
         let credentials = Credentials::new(&config.auth, &metrics.auth_requests);
         let names: Vec<_> = credentials.names().map(str::to_owned).collect();

@@ -15,8 +15,8 @@ use crate::config;
 
 /// All credentials that are valid now. Rotating one means two are valid for a while.
 ///
-/// Secrets are held as SHA-256 digests: all comparisons are of equal length and in constant time, each request is
-/// compared with every credential, and a dump of this process' memory does not hand out what was configured.
+/// Secrets are compared as SHA-256 digests: all comparisons are of equal length and in constant time, and each request is
+/// compared with every credential.
 pub struct Credentials {
     /// Digests by header, so that a header's value is hashed once.
     headers: Vec<(HeaderName, Vec<Credential>)>,
@@ -58,7 +58,9 @@ impl Credentials {
         for key in &auth.api_keys {
             let header = HeaderName::try_from(key.header.as_str())
                 .expect("the configuration checked the header's name");
-            add(header, &key.name, key.value.expose_secret().as_bytes());
+            let value = key.value.expose_secret().as_bytes();
+            let value = canonical(&header, value).into_owned();
+            add(header, &key.name, &value);
         }
         for basic in &auth.basic {
             add(AUTHORIZATION, &basic.name, basic_value(basic).as_bytes());

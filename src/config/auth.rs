@@ -58,6 +58,7 @@ const TAKEN: &[&str] = &[
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-request-id",
 ];
 
 pub(super) fn read(section: &Reader<'_>) -> Auth {
