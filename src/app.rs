@@ -160,10 +160,13 @@ pub async fn run(
     );
     let inspection = rt::spawn(inspection);
 
+    let idle = config.http.keep_alive + config.http.header_timeout;
+    let mut sweep = tokio::time::interval(Duration::from_secs(1));
     tokio::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
+            _ = sweep.tick() => bridge.ingest.gate.close_idle(idle),
             Some(fresh) = reloads.recv() => bridge.reload(&fresh, ingest_address),
             ended = &mut ingest_server => return Err(ended_early(ended)),
             ended = &mut admin_server => return Err(ended_early(ended)),

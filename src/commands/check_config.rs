@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::ConfigArguments;
-use crate::http::tls::Certificate;
+use super::{ConfigArguments, misused};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -16,9 +15,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if let Some(Err(problem)) = config.http.tls.as_ref().map(Certificate::read) {
-        eprintln!("{problem}\n1 mistake in the configuration");
-        return ExitCode::from(super::MISUSED);
+    if let Err(mistake) = config.require_kafka() {
+        return misused(&[mistake]);
     }
     for warning in config.warnings() {
         eprintln!("warning: {warning}");

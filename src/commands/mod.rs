@@ -12,7 +12,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::config::{self, Config, Mistake, Sources};
-use crate::kafka::client::check_property;
+use crate::http::tls::Certificate;
+use crate::kafka::client::{self, check_property};
 
 /// What the binary can be asked to do.
 #[derive(Subcommand)]
@@ -76,8 +77,21 @@ impl ConfigArguments {
     }
 }
 
+/// Reads the configuration and checks what its parts alone do not tell: certificate against key, and librdkafka's
+/// properties against each other.
 fn load(sources: &Sources) -> Result<Config, Vec<Mistake>> {
-    config::load(sources, &check_property)
+    let config = config::load(sources, &check_property)?;
+    let tls = config.http.tls.as_ref().map(Certificate::read);
+    let tls = tls
+        .and_then(Result::err)
+        .map(|e| Mistake::new("http.tls", e));
+    let kafka = client::check(&config.kafka, &config.http).err();
+    let kafka = kafka.map(|e| Mistake::new("kafka.properties", e));
+    let mistakes: Vec<_> = tls.into_iter().chain(kafka).collect();
+    match mistakes.is_empty() {
+        true => Ok(config),
+        false => Err(mistakes),
+    }
 }
 
 fn misused(mistakes: &[Mistake]) -> ExitCode {

@@ -29,6 +29,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         return misused(&[mistake]);
     }
     telemetry::init(&config.log);
+    raise_open_files(config.http.max_connections);
     let listeners = match Listeners::bind(&config) {
         Ok(listeners) => listeners,
         Err(error) => return failed(&error),
@@ -45,6 +46,22 @@ pub fn run(arguments: Arguments) -> ExitCode {
     match result {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
+    }
+}
+
+/// A login shell's or systemd's default of 1,024 open files is far below `http.max_connections`; beyond it nothing can be
+/// accepted, the probes included.
+fn raise_open_files(max_connections: usize) {
+    // Each connection is held by the HTTP server and by the gate, which closes it when it idles.
+    let needed = 2 * max_connections as u64 + 512;
+    match rlimit::increase_nofile_limit(needed) {
+        Ok(limit) if limit < needed => tracing::warn!(
+            limit,
+            needed,
+            "the limit of open files is too low for http.max_connections; raise it (LimitNOFILE, ulimit -n)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
     }
 }
 

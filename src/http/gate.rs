@@ -1,10 +1,12 @@
 //! What the ingest listener holds at a time: connections, events and bytes, each with a limit.
 
+use std::collections::HashMap;
 use std::net::Shutdown;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use socket2::{SockRef, Socket};
 
 use crate::rejection::{Limit, Rejection};
 
@@ -21,7 +23,16 @@ pub struct Gate {
     /// Bytes of bodies held.
     pub bytes: Held,
     draining: AtomicBool,
+    started: Instant,
+    numbers: AtomicU64,
+    open: Mutex<HashMap<u64, (Socket, Arc<Idle>)>>,
 }
+
+/// Since when a connection has no request: ms after the gate's start, or [`BUSY`].
+#[derive(Debug)]
+struct Idle(AtomicU64);
+
+const BUSY: u64 = u64::MAX;
 
 /// One quantity with its limit.
 #[derive(Debug)]
@@ -70,7 +81,33 @@ impl Gate {
             events: Held::new(http.max_in_flight_events),
             bytes: Held::new(http.max_in_flight_bytes),
             draining: AtomicBool::new(false),
+            started: Instant::now(),
+            numbers: AtomicU64::new(0),
+            open: Mutex::default(),
         })
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<u64, (Socket, Arc<Idle>)>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn millis(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Closes the connections that have had no request for longer than `bound`.
+    ///
+    /// actix-web's own timers bound the headers of a connection's first request, and idle connections until a byte comes;
+    /// a client that drips the headers of its second request is bounded by neither.
+    pub fn close_idle(&self, bound: Duration) {
+        let bound = bound.as_millis() as u64;
+        let now = self.millis();
+        for (socket, idle) in self.open().values() {
+            let since = idle.0.load(Ordering::Relaxed);
+            if since != BUSY && now.saturating_sub(since) > bound {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+        }
     }
 
     /// From now on requests are answered with `Connection: close`.
@@ -116,9 +153,16 @@ impl Gate {
             // The HTTP server sees a client that has gone.
             let _ = socket.shutdown(Shutdown::Both);
         }
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let idle = Arc::new(Idle(AtomicU64::new(self.millis())));
+        if let Ok(socket) = socket.try_clone() {
+            self.open().insert(number, (socket, Arc::clone(&idle)));
+        }
         Connection {
             gate: Arc::clone(self),
             beyond_limit: before >= self.connections.limit,
+            number,
+            idle,
         }
     }
 }
@@ -169,9 +213,21 @@ impl Drop for Permit {
 pub struct Connection {
     gate: Arc<Gate>,
     beyond_limit: bool,
+    number: u64,
+    idle: Arc<Idle>,
 }
 
 impl Connection {
+    /// A request has begun.
+    pub fn begun(&self) {
+        self.idle.0.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// A request was answered.
+    pub fn answered(&self) {
+        self.idle.0.store(self.gate.millis(), Ordering::Relaxed);
+    }
+
     /// Whether it came when there were as many as are allowed.
     pub fn is_beyond_limit(&self) -> bool {
         self.beyond_limit
@@ -180,6 +236,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.gate.open().remove(&self.number);
         self.gate.connections.give_back(1);
     }
 }

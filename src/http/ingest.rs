@@ -82,6 +82,9 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 async fn events(request: HttpRequest, mut payload: Payload) -> HttpResponse {
     let started = Instant::now();
     let worker = Worker::of(&request);
+    if let Some(connection) = request.conn_data::<Connection>() {
+        connection.begun();
+    }
     let mut credential = None;
     match take(worker, &request, &mut payload, &mut credential).await {
         Ok(task) => {
@@ -211,8 +214,15 @@ impl Worker {
                 "request refused"
             );
         }
-        let beyond = request.conn_data::<Connection>();
-        let close = ingest.gate.draining() || beyond.is_some_and(Connection::is_beyond_limit);
+        let connection = request.conn_data::<Connection>();
+        if let Some(connection) = connection {
+            connection.answered();
+        }
+        // Strangers do not keep a connection.
+        let stranger = matches!(rendered.status, 401 | 404 | 405);
+        let close = stranger
+            || ingest.gate.draining()
+            || connection.is_some_and(Connection::is_beyond_limit);
         rendered.into_response(close, unread)
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::producer::BaseProducer;
 use secrecy::ExposeSecret;
 
 use crate::config;
@@ -108,6 +109,18 @@ pub fn check_property(name: &str, value: &str) -> Result<(), String> {
         Err(rdkafka::error::KafkaError::ClientConfig(_, text, _, _)) => Err(text),
         Err(other) => Err(other.to_string()),
     }
+}
+
+/// What librdkafka says of all properties together (a mechanism without a user, a certificate that is not there): what
+/// `serve` would fail with. Connects to nothing.
+///
+/// # Errors
+/// The text of librdkafka.
+pub fn check(kafka: &config::Kafka, http: &config::Http) -> Result<(), String> {
+    let mut client = producer(kafka, http, "");
+    client.remove("bootstrap.servers");
+    let made: Result<BaseProducer, _> = client.create();
+    made.map(drop).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

@@ -464,8 +464,14 @@ mod tests {
             seen.settings.as_mut().unwrap()
         }
         let cases: [(Change, &str); 9] = [
-            (|s| settings(s).unclean_leader_election = Some(true), "unclean"),
-            (|s| settings(s).min_insync_replicas = Some(3), "one broker down"),
+            (
+                |s| settings(s).unclean_leader_election = Some(true),
+                "unclean",
+            ),
+            (
+                |s| settings(s).min_insync_replicas = Some(3),
+                "one broker down",
+            ),
             (
                 |s| settings(s).cleanup_policy = Some("compact,delete".into()),
                 "compact",

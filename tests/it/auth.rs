@@ -21,6 +21,7 @@ trials! {
         requests_are_counted_by_credential,
         credentials_that_are_read_again_take_effect_without_a_restart,
         a_connection_does_not_outlive_its_credential,
+        a_reload_does_not_open_an_exposed_listener,
     ],
     "process": [
         no_secret_is_ever_told,
@@ -197,6 +198,28 @@ fn credentials_that_are_read_again_take_effect_without_a_restart() {
     send(&bridge, "x-token", "gamma-key").expect_problem(401, "unauthorized");
     send(&bridge, "x-api-key", "beta-key").expect(200);
     send(&bridge, "authorization", &basic("butlr:pass:word")).expect(200);
+}
+
+fn a_reload_does_not_open_an_exposed_listener() {
+    let bridge = locked().set("http.bind", "0.0.0.0:0").start();
+    send(&bridge, "x-api-key", "alpha-key").expect(200);
+    // Legal by itself: the address it names is loopback. The one that is listened on is not.
+    bridge.reload(&[
+        ("http.bind", "127.0.0.1:0".into()),
+        ("auth.api_keys", toml("[]")),
+        ("auth.basic", toml("[]")),
+    ]);
+    // Taken after the first, so that the first has had its effect.
+    let keys = toml(r#"[{name="new", header="x-api-key", value="beta-key"}]"#);
+    for _ in 0..5 {
+        bridge.send(good()).expect_problem(401, "unauthorized");
+        send(&bridge, "x-api-key", "alpha-key").expect(200);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    bridge.reload(&[("http.bind", "127.0.0.1:0".into()), ("auth.api_keys", keys)]);
+    eventually("the next reload is taken", || {
+        (send(&bridge, "x-api-key", "alpha-key").status == 401).then_some(())
+    });
 }
 
 fn a_connection_does_not_outlive_its_credential() {

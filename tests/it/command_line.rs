@@ -22,6 +22,8 @@ trials! {
         check_config_takes_a_good_configuration,
         check_config_suggests_the_key_that_was_meant,
         check_config_reads_the_certificate,
+        check_config_asks_librdkafka,
+        check_config_wants_to_know_the_brokers,
         the_example_configuration_is_good,
         the_environment_goes_over_the_file_and_flags_over_both,
         a_misspelt_variable_is_told,
@@ -172,6 +174,25 @@ fn check_config_suggests_the_key_that_was_meant() {
     expect(&output, 2, &["did you mean"]);
 }
 
+fn check_config_asks_librdkafka() {
+    let output = check(
+        r#"[kafka]
+           bootstrap_servers = "localhost:9092"
+           properties = { "security.protocol" = "SASL_SSL", "ssl.ca.location" = "/no/such/ca.pem" }"#,
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told(&output).contains("kafka.properties"), "{output:?}");
+}
+
+fn check_config_wants_to_know_the_brokers() {
+    let output = check("");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        told(&output).contains("kafka.bootstrap_servers"),
+        "{output:?}"
+    );
+}
+
 fn check_config_reads_the_certificate() {
     let no_certificate = file("hello");
     let path = no_certificate.path().display();
@@ -186,7 +207,9 @@ fn the_example_configuration_is_good() {
 
 fn the_environment_goes_over_the_file_and_flags_over_both() {
     // With sender_timeout below answer_within the configuration is bad, so its exit code tells which value holds.
-    let file = file("[http]\nanswer_within = \"5s\"\nsender_timeout = \"3s\"");
+    let file = file(
+        "[http]\nanswer_within = \"5s\"\nsender_timeout = \"3s\"\n[kafka]\nbootstrap_servers = \"k:1\"",
+    );
     let check = |env: Option<&str>, flag: Option<&str>| {
         let mut command = binary();
         command.args(["check-config", "--config"]).arg(file.path());

@@ -13,6 +13,7 @@ trials! {
     "faults": [
         a_producer_that_becomes_fatal_is_replaced,
         a_producer_that_is_fatal_from_the_start_is_replaced,
+        a_producer_whose_epoch_ran_out_is_replaced,
         a_kafka_that_refuses_every_producer_is_not_hammered,
         errors_that_can_be_tried_again_are_not_seen_by_the_sender,
         what_kafka_refuses_is_told_by_its_code,
@@ -68,6 +69,22 @@ fn a_producer_that_becomes_fatal_is_replaced() {
         bridge.send(body).expect(200);
     }
     assert_eq!(bridge.metric(REPLACEMENTS), 1.0);
+}
+
+fn a_producer_whose_epoch_ran_out_is_replaced() {
+    let bridge = Setup::embedded().start();
+    bridge.send(good("event_1")).expect(200);
+    // What a broker says to an epoch that began again at 0; librdkafka does not call that fatal.
+    inject(
+        &bridge,
+        RDKafkaApiKey::Produce,
+        &[RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH; 3],
+    );
+    eventually("an event is refused for it", || {
+        (bridge.send(good("event_2")).status == 503).then_some(())
+    });
+    stored_again(&bridge);
+    assert!(bridge.metric(REPLACEMENTS) >= 1.0);
 }
 
 fn a_producer_that_is_fatal_from_the_start_is_replaced() {
@@ -152,9 +169,20 @@ fn an_event_that_kafka_finds_too_large_is_413() {
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE],
     );
-    let answer = bridge.send(good("event_2"));
+    let padding = format!(r#"{{"padding":"{}","#, " ".repeat(100_000));
+    let large = good("event_2").replacen('{', &padding, 1);
+    let answer = bridge.send(large);
     answer.expect_problem(413, "event_too_large");
     assert_eq!(answer.header("retry-after"), None);
+    stored_again(&bridge);
+    // Said of a small one, it is about the batch that it was in: try again.
+    inject(
+        &bridge,
+        RDKafkaApiKey::Produce,
+        &[RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE],
+    );
+    let answer = bridge.send(good("event_3"));
+    answer.expect_problem(503, "kafka_refused");
     stored_again(&bridge);
 }
 

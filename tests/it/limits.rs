@@ -18,6 +18,7 @@ trials! {
         far_too_many_connections_are_closed_unanswered,
         a_body_that_drips_is_cut_off_with_408,
         headers_that_drip_are_cut_off,
+        headers_that_drip_on_a_kept_connection_are_cut_off,
         an_idle_connection_is_closed,
         a_body_announced_too_large_is_413_unread,
         a_chunked_body_that_grows_too_large_is_413,
@@ -152,6 +153,37 @@ fn a_body_that_drips_is_cut_off_with_408() {
     drip.join().unwrap();
     assert!(start.elapsed() < Duration::from_secs(2) + SLACK);
     assert_eq!(bridge.metric("butlr_bridge_in_flight_bytes"), 0.0);
+}
+
+fn headers_that_drip_on_a_kept_connection_are_cut_off() {
+    let bridge = Setup::embedded()
+        .set("http.header_timeout", "500ms")
+        .set("http.keep_alive", "500ms")
+        .start();
+    let mut stream = bridge.raw();
+    let body = good("event_1");
+    let length = body.len().to_string();
+    let headers = [("content-length", length.as_str())];
+    write_head(&mut stream, "POST /v1/events", &headers);
+    stream.write_all(body.as_bytes()).unwrap();
+    let answer = read_answer(&mut stream).expect("an answer");
+    bridge.count(&answer);
+    answer.expect(200);
+
+    let start = Instant::now();
+    let mut dripping = stream.try_clone().unwrap();
+    let drip = thread::spawn(move || {
+        while start.elapsed() < PATIENCE && dripping.write_all(b"P").is_ok() {
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    assert!(ends(&mut stream));
+    // keep_alive + header_timeout, and the second between two looks.
+    assert!(start.elapsed() < Duration::from_secs(2) + SLACK);
+    drip.join().unwrap();
+    eventually("its place is given back", || {
+        (bridge.metric("butlr_bridge_connections") == 0.0).then_some(())
+    });
 }
 
 fn headers_that_drip_are_cut_off() {

@@ -18,7 +18,7 @@ use crate::harness::{Bridge, Setup, event, eventually, now_ms, read_answer, samp
 trials! {
     "tls": [
         events_are_taken_over_https,
-        http_2_is_spoken,
+        http_1_1_is_what_is_agreed_on,
         plain_http_is_not_spoken_on_the_tls_port,
         a_handshake_that_stalls_is_cut_off,
         a_new_certificate_is_used_without_a_restart,
@@ -120,7 +120,7 @@ fn events_are_taken_over_https() {
     drop(held);
 }
 
-fn http_2_is_spoken() {
+fn http_1_1_is_what_is_agreed_on() {
     let dir = tempfile::tempdir().unwrap();
     let trusted = certificate(dir.path(), 2090);
     let bridge = with_tls(dir.path()).start();
@@ -128,7 +128,10 @@ fn http_2_is_spoken() {
         let stream = connect(&bridge, &trusted, protocols).unwrap();
         stream.conn.alpn_protocol().map(<[u8]>::to_vec)
     };
-    assert_eq!(chosen(&["h2", "http/1.1"]).as_deref(), Some(&b"h2"[..]));
+    assert_eq!(
+        chosen(&["h2", "http/1.1"]).as_deref(),
+        Some(&b"http/1.1"[..])
+    );
     assert_eq!(chosen(&["http/1.1"]).as_deref(), Some(&b"http/1.1"[..]));
 
     let body = dir.path().join("event.json");
@@ -151,7 +154,7 @@ fn http_2_is_spoken() {
         .output()
         .expect("curl");
     let told = String::from_utf8_lossy(&sent.stdout);
-    assert!(told.ends_with("\n2 200"), "{told} {sent:?}");
+    assert!(told.ends_with("\n1.1 200"), "{told} {sent:?}");
     bridge.count_events(1);
     assert_eq!(
         bridge.records(EventType::RoomOccupancy)[0].text(),
