@@ -54,8 +54,8 @@ GOALS = [
 ]
 PARTITIONS = 6
 # The bridge's own limits of what is in flight; raised where a cell needs more.
-BRIDGE_PER_TOPIC = 5_000
-BRIDGE_IN_FLIGHT = 20_000
+BRIDGE_PER_TOPIC = 10_000
+BRIDGE_IN_FLIGHT = 100_000
 
 
 class Failed(Exception):
@@ -267,6 +267,7 @@ def bridge_config(path, broker, prefix, port, admin_port, in_flight):
 [http]
 bind = "127.0.0.1:{port}"
 {f"max_in_flight_events = {in_flight}" if in_flight > BRIDGE_IN_FLIGHT else ""}
+{'max_in_flight_bytes = "1GiB"' if in_flight > BRIDGE_PER_TOPIC else ""}
 [admin]
 bind = "127.0.0.1:{admin_port}"
 [kafka]

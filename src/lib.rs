@@ -6,7 +6,7 @@
 //!  POST /v1/events
 //!        │
 //!  http::ingest   admit (limits) → authenticate → read (bounded in time and size)
-//!        │                                   a task of its own from here: the client may go, the delivery stays
+//!        │                                   finished from here also when the client has gone
 //!  pipeline       parse      event       valid, or every mistake at once
 //!                 route      record      topic, key, timestamp, headers: decided purely
 //!                            kafka::lane a budget for each topic; missing and forbidden ones answer at once

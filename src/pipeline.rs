@@ -75,7 +75,7 @@ pub struct Stored<'b> {
 impl Pipeline {
     /// Takes a request's events and answers when each of them is stored or refused, at the deadline at the latest.
     ///
-    /// Run it in a task of its own: what was begun here is to be finished here, whether the client waits or not.
+    /// To be run to its end, whether the client waits or not: what was begun here is finished here.
     pub async fn process<'b>(
         &'b self,
         request: Request<'b>,

@@ -1,11 +1,13 @@
 //! The ingest listener: admit → authenticate → read → pipeline → answer.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix_web::http::header::{HeaderName, HeaderValue};
-use actix_web::rt::task::JoinHandle;
 use actix_web::web::{self, Bytes, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use arc_swap::ArcSwap;
@@ -87,11 +89,8 @@ async fn events(request: HttpRequest, mut payload: Payload) -> HttpResponse {
     }
     let mut credential = None;
     match take(worker, &request, &mut payload, &mut credential).await {
-        Ok(task) => {
-            // A task that panicked had what it had not settled counted as refused.
-            let rendered = task.await;
-            let rendered =
-                rendered.unwrap_or_else(|_| worker.problem(&Rejection::KafkaUnconfirmed, &request));
+        Ok(work) => {
+            let rendered = work.await;
             worker.answer(&request, started, rendered, credential.as_deref(), None)
         }
         Err(rejection) => {
@@ -119,14 +118,38 @@ async fn not_found(request: HttpRequest, payload: Payload) -> HttpResponse {
     worker.answer(&request, Instant::now(), rendered, None, Some(payload))
 }
 
-/// Admits, authenticates and reads a request, and starts the pipeline in a task of its own: a client that goes away
-/// ends the handler, and must not end a delivery half-way.
+/// Work that is finished also when nobody waits for it any more: a client that goes away ends its handler, and must not
+/// end a delivery half-way. Dropped unfinished, the work goes on in a task of its own. Cheaper than a task from the start,
+/// since nearly all clients wait.
+struct Unstoppable<F: Future + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future> Future for Unstoppable<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let work = self.0.as_mut().expect("not polled after its end");
+        let output = ready!(work.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(output)
+    }
+}
+
+impl<F: Future + 'static> Drop for Unstoppable<F> {
+    fn drop(&mut self) {
+        // Not after a panic of the work itself; what it had not settled is then counted as refused.
+        if let Some(work) = self.0.take().filter(|_| !std::thread::panicking()) {
+            drop(rt::spawn(work));
+        }
+    }
+}
+
+/// Admits, authenticates and reads a request; what is left to do is the pipeline.
 async fn take(
     worker: &Worker,
     request: &HttpRequest,
     payload: &mut Payload,
     credential: &mut Option<Arc<str>>,
-) -> Result<JoinHandle<Rendered>, Rejection> {
+) -> Result<Unstoppable<impl Future<Output = Rendered> + use<>>, Rejection> {
     let ingest = &worker.ingest;
     ingest.gate.admit(request.conn_data::<Connection>())?;
     *credential = ingest.credentials.load().authenticate(request.headers());
@@ -153,7 +176,7 @@ async fn take(
         permit,
         request.headers().get(X_REQUEST_ID).cloned(),
     );
-    Ok(rt::spawn(run))
+    Ok(Unstoppable(Some(Box::pin(run))))
 }
 
 async fn run(

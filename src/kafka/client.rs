@@ -13,9 +13,9 @@ use crate::event::EventType;
 const REPORT_MARGIN: Duration = Duration::from_millis(200);
 
 /// Bytes of values that one topic may have in flight: a tenth of what the listener may hold, so that a dead topic cannot
-/// use up all of it, and at most 24 MiB.
+/// use up all of it.
 pub fn lane_bytes(http: &config::Http) -> usize {
-    (http.max_in_flight_bytes / EventType::ALL.len()).min(24 * 1024 * 1024)
+    http.max_in_flight_bytes / EventType::ALL.len()
 }
 
 /// What key and headers of a record may add to an event, bytes: the ids twice, times and names.
