@@ -93,29 +93,24 @@ async fn events(request: HttpRequest, mut payload: Payload) -> HttpResponse {
             let rendered = work.await;
             worker.answer(&request, started, rendered, credential.as_deref(), None)
         }
-        Err(rejection) => {
-            let rendered = worker.problem(&rejection, &request);
-            worker.answer(
-                &request,
-                started,
-                rendered,
-                credential.as_deref(),
-                Some(payload),
-            )
-        }
+        Err(rejection) => worker.refuse(
+            &request,
+            started,
+            &rejection,
+            credential.as_deref(),
+            payload,
+        ),
     }
 }
 
 async fn method_not_allowed(request: HttpRequest, payload: Payload) -> HttpResponse {
-    let worker = Worker::of(&request);
-    let rendered = worker.problem(&Rejection::MethodNotAllowed, &request);
-    worker.answer(&request, Instant::now(), rendered, None, Some(payload))
+    let rejection = Rejection::MethodNotAllowed;
+    Worker::of(&request).refuse(&request, Instant::now(), &rejection, None, payload)
 }
 
 async fn not_found(request: HttpRequest, payload: Payload) -> HttpResponse {
-    let worker = Worker::of(&request);
-    let rendered = worker.problem(&Rejection::NotFound, &request);
-    worker.answer(&request, Instant::now(), rendered, None, Some(payload))
+    let rejection = Rejection::NotFound;
+    Worker::of(&request).refuse(&request, Instant::now(), &rejection, None, payload)
 }
 
 /// Work that is finished also when nobody waits for it any more: a client that goes away ends its handler, and must not
@@ -201,12 +196,20 @@ async fn run(
 }
 
 impl Worker {
-    /// A problem that concerns a request as a whole. What the pipeline refuses, it counts itself.
-    fn problem(&self, rejection: &Rejection, request: &HttpRequest) -> Rendered {
+    /// Refuses a request as a whole, its body unread. What the pipeline refuses, it counts itself.
+    fn refuse(
+        &self,
+        request: &HttpRequest,
+        started: Instant,
+        rejection: &Rejection,
+        credential: Option<&str>,
+        unread: Payload,
+    ) -> HttpResponse {
         let ingest = &self.ingest;
         ingest.pipeline.metrics.rejection(rejection.code());
         let id = ingest.request_ids.next(request.headers().get(X_REQUEST_ID));
-        Rendered::problem(rejection, None, id)
+        let rendered = Rendered::problem(rejection, None, id);
+        self.answer(request, started, rendered, credential, Some(unread))
     }
 
     /// Counts an answer, logs it when it is a problem, and makes it a response.
