@@ -46,7 +46,7 @@ const BROKERS_MAX_FUTURE: Duration = Duration::from_secs(3600);
 const MESSAGE_MAX_BYTES: u64 = 1_000_000;
 /// What key, headers and framing may add to an event. The ids that the bridge requires have at most 256 bytes each; only
 /// an extremely long org_id, which has no limit of its own, outgrows this.
-const RECORD_OVERHEAD: u64 = 16 << 10;
+pub const RECORD_OVERHEAD: usize = 16 << 10;
 
 const DAY: u64 = 86_400;
 const MAX_PAST: RangeInclusive<Duration> =
@@ -163,10 +163,10 @@ fn check_event_size(kafka: &Kafka, http: &Http, root: &Reader<'_>) {
         None => (MESSAGE_MAX_BYTES, "librdkafka's message.max.bytes"),
     };
     let event = http.max_event_bytes as u64;
-    if event + RECORD_OVERHEAD > limit {
+    if event + RECORD_OVERHEAD as u64 > limit {
         let (event, overhead, limit) = (
             show_size(event),
-            show_size(RECORD_OVERHEAD),
+            show_size(RECORD_OVERHEAD as u64),
             show_size(limit),
         );
         root.section("http").mistake(

@@ -30,7 +30,7 @@ mod tests;
 pub use admin::{Admin, AdminCredentials};
 pub use auth::{ApiKey, Auth, Basic};
 pub use http::{Http, TlsFiles};
-pub use kafka::{Kafka, TimestampMode};
+pub use kafka::{Kafka, RECORD_OVERHEAD, TimestampMode};
 pub use keys::{KeyDoc, reference};
 pub use mistake::{Mistake, Origin};
 pub use process::{Log, LogFormat, Shutdown};

@@ -18,9 +18,6 @@ pub fn lane_bytes(http: &config::Http) -> usize {
     http.max_in_flight_bytes / EventType::ALL.len()
 }
 
-/// What key and headers of a record may add to an event, bytes: the ids twice, times and names.
-pub const RECORD_OVERHEAD: usize = 16 * 1024;
-
 /// What producer and admin clients share: where Kafka is, how to log in, and how soon to try again.
 pub fn base(kafka: &config::Kafka, bootstrap_servers: &str) -> ClientConfig {
     let mut client = ClientConfig::new();
@@ -55,7 +52,7 @@ pub fn producer(kafka: &config::Kafka, http: &config::Http, bootstrap: &str) -> 
     let mut client = base(kafka, bootstrap);
     // A broker's max.message.bytes is about the whole batch, and a batch that is too large fails all its records, large and
     // small: batches need not be larger than the largest event.
-    let batch_bytes = (http.max_event_bytes + RECORD_OVERHEAD).to_string();
+    let batch_bytes = (http.max_event_bytes + config::RECORD_OVERHEAD).to_string();
     let defaults = [
         ("compression.type", "lz4"),
         ("linger.ms", "0"),

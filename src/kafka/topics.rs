@@ -13,7 +13,7 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use tokio::sync::oneshot;
 
 use super::client;
-use crate::config::{Config, TopicSpec};
+use crate::config::{Config, RECORD_OVERHEAD, TopicSpec};
 
 /// The longest wait for one answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -402,7 +402,7 @@ fn judge(spec: &TopicSpec, seen: &Seen, limits: &Limits) -> Vec<Finding> {
             retention.unwrap_or_default()
         ));
     }
-    let need = (limits.max_event_bytes + client::RECORD_OVERHEAD) as i64;
+    let need = (limits.max_event_bytes + RECORD_OVERHEAD) as i64;
     let takes = settings.and_then(|s| s.max_message_bytes);
     if let Some(takes) = takes.filter(|&takes| takes < need) {
         danger(format!(
