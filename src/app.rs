@@ -260,8 +260,9 @@ impl Bridge {
         let metrics = Arc::new(Metrics::new(&names));
         let contact = Arc::new(Contact::default());
         let properties = client::producer(&config.kafka, &config.http, bootstrap);
+        let refused = |error| Error::Configuration(format!("kafka.properties: {error}"));
         let producer = Producer::start(properties, Arc::clone(&metrics), Arc::clone(&contact))
-            .map_err(|error| Error::Configuration(format!("kafka.properties: {error}")))?;
+            .map_err(refused)?;
         let producer = Arc::new(producer);
         let budget = config.kafka.max_in_flight_per_topic;
         let lane_bytes = client::lane_bytes(&config.http);
@@ -280,12 +281,14 @@ impl Bridge {
             }
         };
         let watch = Watch::start(
+            &client::base(&config.kafka, bootstrap),
             Arc::clone(&producer),
             Arc::clone(&lanes),
             Arc::clone(&contact),
             Arc::clone(&metrics),
             create_topics,
-        );
+        )
+        .map_err(refused)?;
         let credentials = Credentials::new(&config.auth, &metrics.auth_requests);
         let ingest = Arc::new(Ingest {
             pipeline: Pipeline {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rdkafka::Message;
-use rdkafka::client::{Client, ClientContext};
+use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::DeliveryResult;
@@ -292,11 +292,6 @@ impl Producer {
             Err(error) => tracing::error!(%error, "no fresh producer could be made; trying again"),
         }
         true
-    }
-
-    /// The current producer's client, for metadata.
-    pub(super) fn with_client<T>(&self, use_client: impl FnOnce(&Client<Callbacks>) -> T) -> T {
-        use_client(self.current.load_full().producer.client())
     }
 
     /// Waits for all reports, at most `within`; returns how many records were given up. Blocks.

@@ -5,6 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::KafkaResult;
+use rdkafka::producer::{BaseProducer, NoCustomPartitioner, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::lane::{Lane, TopicState};
@@ -58,6 +62,27 @@ impl Contact {
     }
 }
 
+/// A client that only asks for metadata.
+///
+/// Not the producer's: what one of librdkafka's clients was asked about it looks after for good, and each of its rounds
+/// over partitions would then go over those of all ten topics, also where events come for two of them.
+type Lookup = BaseProducer<Quiet, NoCustomPartitioner>;
+
+/// The producer already logs what happens to connections.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", facility, "{message}");
+    }
+}
+
+impl ProducerContext for Quiet {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): ()) {}
+}
+
 /// The thread that looks after Kafka; ends when dropped.
 pub struct Watch {
     signals: Arc<Signals>,
@@ -85,24 +110,29 @@ impl Drop for Creating {
 }
 
 impl Watch {
-    /// Starts looking; `creating` says that missing topics are about to be created.
+    /// Starts looking, with a client made from `config`; `creating` says that missing topics are about to be created.
+    ///
+    /// # Errors
+    /// What librdkafka refuses in the configuration.
     pub fn start(
+        config: &ClientConfig,
         producer: Arc<Producer>,
         lanes: Arc<[Arc<Lane>; 10]>,
         contact: Arc<Contact>,
         metrics: Arc<Metrics>,
         creating: bool,
-    ) -> Self {
+    ) -> KafkaResult<Self> {
+        let lookup = Lookup::from_config_and_context(config, Quiet)?;
         let signals = Arc::new(Signals::default());
         signals.creating.store(creating, Ordering::Release);
         let thread = std::thread::Builder::new()
             .name("kafka-watch".into())
             .spawn({
                 let signals = Arc::clone(&signals);
-                move || run(&producer, &lanes, &contact, &metrics, &signals)
+                move || run(&lookup, &producer, &lanes, &contact, &metrics, &signals)
             })
             .expect("the system can start a thread");
-        Self { signals, thread }
+        Ok(Self { signals, thread })
     }
 
     /// Held while missing topics are created.
@@ -123,6 +153,7 @@ impl Drop for Watch {
 }
 
 fn run(
+    lookup: &Lookup,
     producer: &Producer,
     lanes: &[Arc<Lane>; 10],
     contact: &Contact,
@@ -137,7 +168,7 @@ fn run(
         if replaced.is_none_or(|at| at.elapsed() >= REPLACE_PAUSE) && producer.replace_if_fatal() {
             replaced = Some(Instant::now());
         }
-        let up = look(producer, lanes, contact, metrics, signals, &mut doubts);
+        let up = look(lookup, lanes, contact, metrics, signals, &mut doubts);
         metrics.kafka.up.set(up.into());
         if reached != Some(up) {
             match up {
@@ -146,6 +177,8 @@ fn run(
             }
             reached = Some(up);
         }
+        // Errors wait for someone to take them; the producer reports the same ones.
+        lookup.poll(Duration::ZERO);
         let calm = up && !doubts.contains(&true);
         std::thread::park_timeout(if calm { INTERVAL } else { INTERVAL / 4 });
     }
@@ -153,7 +186,7 @@ fn run(
 
 /// One look at all topics, each asked for by name: a listing of all would leave out what is forbidden.
 fn look(
-    producer: &Producer,
+    lookup: &Lookup,
     lanes: &[Arc<Lane>; 10],
     contact: &Contact,
     metrics: &Metrics,
@@ -164,7 +197,7 @@ fn look(
         if signals.stop.load(Ordering::Acquire) {
             return true;
         }
-        let answer = producer.with_client(|c| c.fetch_metadata(Some(lane.topic()), ANSWER));
+        let answer = lookup.client().fetch_metadata(Some(lane.topic()), ANSWER);
         let state = match &answer {
             Err(_) => return contact.age().is_some_and(|age| age < ANSWER),
             Ok(metadata) => metadata
