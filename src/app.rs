@@ -200,9 +200,9 @@ async fn inspect_topics(
             Ok(report) if creating.is_some() && report.has_missing() => {
                 if create_topics(&config, &report).await {
                     // A topic just created takes a moment to be seen.
-                    pause = Duration::from_millis(300);
-                    tokio::time::sleep(pause).await;
+                    tokio::time::sleep(Duration::from_millis(300)).await;
                     creating = None;
+                    continue;
                 }
             }
             Ok(report) => {
