@@ -136,6 +136,7 @@ impl ProducerContext for Callbacks {
 /// One librdkafka producer with the thread that serves its reports.
 struct Running {
     producer: Arc<BaseProducer<Callbacks, NoCustomPartitioner>>,
+    reached: AtomicBool,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -157,6 +158,7 @@ impl Running {
             .expect("the system can start a thread");
         Ok(Arc::new(Self {
             producer,
+            reached: AtomicBool::new(false),
             stop,
             thread: Mutex::new(Some(thread)),
         }))
@@ -292,6 +294,18 @@ impl Producer {
             Err(error) => tracing::error!(%error, "no fresh producer could be made; trying again"),
         }
         true
+    }
+
+    /// Whether the current producer has ever got through to Kafka; waits for that, at most `within`. So the first event
+    /// does not pay for connecting and logging in. Blocks.
+    pub(super) fn reached(&self, within: Duration) -> bool {
+        let running = self.current.load_full();
+        // Asked once only: each answer is a string that the wrapper does not free.
+        if !running.reached.load(Ordering::Relaxed) {
+            let cluster = running.producer.client().fetch_cluster_id(within);
+            running.reached.store(cluster.is_some(), Ordering::Relaxed);
+        }
+        running.reached.load(Ordering::Relaxed)
     }
 
     /// Waits for all reports, at most `within`; returns how many records were given up. Blocks.

@@ -168,7 +168,8 @@ fn run(
         if replaced.is_none_or(|at| at.elapsed() >= REPLACE_PAUSE) && producer.replace_if_fatal() {
             replaced = Some(Instant::now());
         }
-        let up = look(lookup, lanes, contact, metrics, signals, &mut doubts);
+        let up =
+            producer.reached(ANSWER) && look(lookup, lanes, contact, metrics, signals, &mut doubts);
         metrics.kafka.up.set(up.into());
         if reached != Some(up) {
             match up {
