@@ -41,4 +41,6 @@ pub mod telemetry;
 
 pub mod app;
 
+pub mod simulate;
+
 pub mod commands;

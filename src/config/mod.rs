@@ -14,7 +14,7 @@ mod mistake;
 mod process;
 mod properties;
 mod reader;
-mod secret;
+pub(crate) mod secret;
 mod sources;
 mod suggest;
 mod topics;

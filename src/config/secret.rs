@@ -51,7 +51,7 @@ pub(super) fn required(section: &Reader<'_>, name: &str) -> Option<SecretString>
 }
 
 /// The content of a secret's file, without the line ends after it. The problem names the path, never the content.
-pub(super) fn from_file(path: &Path) -> Result<String, String> {
+pub(crate) fn from_file(path: &Path) -> Result<String, String> {
     let shown = path.display();
     let mut bytes = Vec::new();
     std::fs::File::open(path)
@@ -70,7 +70,7 @@ pub(super) fn from_file(path: &Path) -> Result<String, String> {
 
 /// Whether a secret can come in a header at all: HTTP cuts white space around a header's value, and other characters
 /// than ASCII have no agreed reading there.
-pub(super) fn header_text(text: &str) -> Result<(), String> {
+pub(crate) fn header_text(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("empty; allowed are visible ASCII characters, at least one".to_owned());
     }

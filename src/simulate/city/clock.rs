@@ -1,0 +1,85 @@
+//! The city's time: ticks, minutes, and what hour of which day it is there.
+
+/// A minute, in ms.
+pub const MINUTE_MS: i64 = 60_000;
+const HOUR_MS: i64 = 60 * MINUTE_MS;
+const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// When it is in the city at the first moment: late enough that all who come that day are due.
+const FIRST_HOUR: i64 = 10;
+
+/// Turns moments (ms since 1970) into the city's hours and back.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start_ms: i64,
+    tick_ms: i64,
+}
+
+impl Clock {
+    /// A city whose first moment is `start_ms` and whose story is told in ticks of `tick_ms`, which divides a second.
+    pub fn new(start_ms: i64, tick_ms: i64) -> Self {
+        debug_assert!(1000 % tick_ms == 0 && tick_ms % 10 == 0);
+        Self { start_ms, tick_ms }
+    }
+
+    /// The end of the tick that a moment is in. Ticks end at whole seconds since 1970 (or whole parts of them), so a
+    /// minute never ends in the middle of one; only the very first may be shorter than the others.
+    pub fn tick_end(&self, at_ms: i64) -> i64 {
+        (at_ms.div_euclid(self.tick_ms) + 1) * self.tick_ms
+    }
+
+    /// Moves a moment into the part of its tick in which people walk: the first nine tenths.
+    pub fn walking(&self, at_ms: i64) -> i64 {
+        let into = at_ms.rem_euclid(self.tick_ms);
+        at_ms - into + into * 9 / 10
+    }
+
+    /// The rest of the tick that ends at `end_ms`, in which doors report: its first moment and its length.
+    pub fn reporting(&self, end_ms: i64) -> (i64, i64) {
+        let length = self.tick_ms / 10;
+        (end_ms - length, length)
+    }
+
+    /// The day that a moment is on, 0 at first.
+    pub fn day(&self, at_ms: i64) -> i64 {
+        (at_ms - self.start_ms + FIRST_HOUR * HOUR_MS).div_euclid(DAY_MS)
+    }
+
+    /// So many minutes after midnight of a day.
+    pub fn at(&self, day: i64, minutes: i64) -> i64 {
+        self.start_ms - FIRST_HOUR * HOUR_MS + day * DAY_MS + minutes * MINUTE_MS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Clock, HOUR_MS, MINUTE_MS};
+
+    #[test]
+    fn it_is_ten_at_first() {
+        let start = 1_800_000_000_123;
+        let clock = Clock::new(start, 1000);
+        assert_eq!((clock.day(start), clock.at(0, 10 * 60)), (0, start));
+        assert_eq!(clock.day(start + 14 * HOUR_MS - 1), 0);
+        assert_eq!(clock.day(start + 14 * HOUR_MS), 1);
+        assert_eq!(
+            clock.at(1, 8 * 60 + 30),
+            start + 22 * HOUR_MS + 30 * MINUTE_MS
+        );
+    }
+
+    #[test]
+    fn people_walk_before_doors_report() {
+        for tick_ms in [1000, 200, 10] {
+            let clock = Clock::new(5, tick_ms);
+            for at_ms in 3_000..4_000 {
+                let end = clock.tick_end(at_ms);
+                assert!(at_ms < end && at_ms >= end - tick_ms);
+                let (from, length) = clock.reporting(end);
+                let walks = clock.walking(at_ms);
+                assert!(walks >= end - tick_ms && walks < from && from + length == end);
+                assert!(walks >= clock.walking(at_ms - 1));
+            }
+        }
+    }
+}

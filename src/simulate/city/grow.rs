@@ -1,0 +1,273 @@
+//! Growing a plan from a seed.
+//!
+//! Every room costs the generator the same number of draws and ids are hashes of positions in the plan, so a larger city
+//! begins with the smaller one of the same seed, room for room (sensors apart, where their number was asked for).
+
+use std::ops::Range;
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_pcg::Pcg64Mcg;
+
+use super::label::{Labels, Thing};
+use super::names;
+use super::plan::{
+    Building, Floor, Plan, Rect, Room, RoomUse, Sensor, SensorMode, Site, Size, Zone,
+};
+
+/// What the rooms of a floor are, first to last.
+const USES: [RoomUse; 14] = [
+    RoomUse::Office,
+    RoomUse::Meeting,
+    RoomUse::Restroom,
+    RoomUse::Office,
+    RoomUse::Kitchen,
+    RoomUse::Office,
+    RoomUse::Meeting,
+    RoomUse::Booth,
+    RoomUse::Office,
+    RoomUse::Lounge,
+    RoomUse::Office,
+    RoomUse::Meeting,
+    RoomUse::Office,
+    RoomUse::Office,
+];
+
+/// Rooms stand in two rows along a corridor.
+const ROW_DEPTH: f32 = 7.0;
+const CORRIDOR: f32 = 2.4;
+
+impl Plan {
+    /// A city of this size. The same seed and size give the same city, always; another seed another one.
+    pub fn grow(seed: u64, size: Size) -> Plan {
+        let rooms = size.rooms.max(1);
+        let mut grower = Grower {
+            labels: Labels::new(seed),
+            rng: Pcg64Mcg::seed_from_u64(seed),
+            rooms,
+            sensors: size.sensors.unwrap_or(rooms),
+            plan: Plan {
+                org_id: String::new(),
+                org_name: names::ORGANISATIONS[(seed % names::ORGANISATIONS.len() as u64) as usize]
+                    .to_owned(),
+                sites: Vec::new(),
+                buildings: Vec::new(),
+                floors: Vec::new(),
+                rooms: Vec::with_capacity(rooms),
+                zones: Vec::new(),
+                sensors: Vec::new(),
+            },
+        };
+        grower.plan.org_id = grower.labels.id("org_", Thing::Org, 0);
+        while grower.wants_rooms() {
+            grower.site();
+        }
+        grower.plan
+    }
+}
+
+struct Grower {
+    labels: Labels,
+    rng: Pcg64Mcg,
+    rooms: usize,
+    sensors: usize,
+    plan: Plan,
+}
+
+impl Grower {
+    fn wants_rooms(&self) -> bool {
+        self.plan.rooms.len() < self.rooms
+    }
+
+    fn site(&mut self) {
+        let number = self.plan.sites.len();
+        let name = names::SITES[number % names::SITES.len()];
+        let name = match number / names::SITES.len() {
+            0 => name.to_owned(),
+            again => format!("{name} {}", again + 1),
+        };
+        let id = self.labels.id("site_", Thing::Site, number as u64);
+        self.plan.sites.push(Site { id, name });
+        for _ in 0..self.rng.random_range(1..=4) {
+            if self.wants_rooms() {
+                self.building(number as u32);
+            }
+        }
+    }
+
+    fn building(&mut self, site: u32) {
+        let number = self.plan.buildings.len();
+        let id = self.labels.id("building_", Thing::Building, number as u64);
+        let name = format!(
+            "{} {}",
+            names::BUILDINGS[number % names::BUILDINGS.len()],
+            number + 1
+        );
+        let first = self.plan.floors.len() as u32;
+        for level in 0..self.rng.random_range(3..=8) {
+            if self.wants_rooms() {
+                self.floor(number as u32, level);
+            }
+        }
+        let floors = first..self.plan.floors.len() as u32;
+        self.plan.buildings.push(Building {
+            site,
+            id,
+            name,
+            floors,
+        });
+    }
+
+    fn floor(&mut self, building: u32, level: u32) {
+        let number = self.plan.floors.len() as u32;
+        let code = format!("B{:02}-L{level}", building + 1);
+        let first = self.plan.rooms.len() as u32;
+        let mut rows = [0.0; 2];
+        for nth in 0..self.rng.random_range(6..=14) {
+            if self.wants_rooms() {
+                self.room(number, level, nth, &code, &mut rows);
+            }
+        }
+        self.sensor(number, None, Thing::FloorDoor, u64::from(number));
+        let door = self.plan.sensors.len() as u32 - 1;
+        self.plan.floors.push(Floor {
+            building,
+            id: self.labels.id("space_", Thing::Floor, u64::from(number)),
+            name: if level == 0 {
+                "Ground Floor".to_owned()
+            } else {
+                format!("Level {level}")
+            },
+            custom_id: self.labels.custom(Thing::Floor, u64::from(number), code),
+            rooms: first..self.plan.rooms.len() as u32,
+            door,
+            size: [rows[0].max(rows[1]), 2.0 * ROW_DEPTH + CORRIDOR],
+        });
+    }
+
+    /// The `nth` room of a floor, at the end of one of its rows.
+    fn room(&mut self, floor: u32, level: u32, nth: u32, code: &str, rows: &mut [f32; 2]) {
+        let number = self.plan.rooms.len() as u32;
+        let use_ = USES[nth as usize % USES.len()];
+        let (people, square_metres, zones) = match use_ {
+            RoomUse::Office => (6..=20, 6.0, 2..=4),
+            RoomUse::Meeting => (4..=14, 2.5, 1..=2),
+            RoomUse::Kitchen => (8..=16, 2.0, 1..=2),
+            RoomUse::Restroom => (3..=5, 3.5, 1..=2),
+            RoomUse::Lounge => (6..=14, 3.0, 1..=3),
+            RoomUse::Booth => (1..=1, 12.0, 1..=1),
+        };
+        let capacity = self.rng.random_range(people);
+        let zones = self.rng.random_range(zones);
+        let name = names::room(use_, self.rng.random_range(0..60), level, nth + 1);
+        let period_ms = self.rng.random_range(333..=1000);
+        let phase_ms = self.rng.random_range(0..period_ms);
+
+        let row = (nth % 2) as usize;
+        let left = rows[row];
+        rows[row] += capacity as f32 * square_metres / ROW_DEPTH;
+        let front = row as f32 * (ROW_DEPTH + CORRIDOR);
+        let area = Rect {
+            min: [left, front],
+            max: [rows[row], front + ROW_DEPTH],
+        };
+
+        let code = format!("{code}-{:02}", nth + 1);
+        let zones = self.zones(number, use_, area, zones, &code);
+        let sensors = self.presence(floor, number, area, period_ms, phase_ms);
+        self.sensor(floor, Some(number), Thing::RoomDoor, u64::from(number));
+        let door = self.plan.sensors.len() as u32 - 1;
+        self.plan.rooms.push(Room {
+            floor,
+            id: self.labels.id("room_", Thing::Room, u64::from(number)),
+            name,
+            custom_id: self.labels.custom(Thing::Room, u64::from(number), code),
+            use_,
+            area,
+            capacity,
+            zones,
+            sensors,
+            door,
+        });
+    }
+
+    fn zones(
+        &mut self,
+        room: u32,
+        use_: RoomUse,
+        area: Rect,
+        count: u32,
+        code: &str,
+    ) -> Range<u32> {
+        let first = self.plan.zones.len() as u32;
+        area.divide(count, &mut |area| {
+            let number = self.plan.zones.len() as u32;
+            let letter = char::from(b'A' + (number - first) as u8);
+            // By room and place in it: the zones of a room before must not matter.
+            let place = u64::from(room) << 32 | u64::from(number - first);
+            self.plan.zones.push(Zone {
+                room,
+                id: self.labels.id("zone_", Thing::Zone, place),
+                name: format!("{} {letter}", names::zone(use_)),
+                custom_id: self
+                    .labels
+                    .custom(Thing::Zone, place, format!("{code}-{letter}")),
+                area,
+            });
+        });
+        first..self.plan.zones.len() as u32
+    }
+
+    /// A room's presence sensors take turns within one period.
+    fn presence(
+        &mut self,
+        floor: u32,
+        room: u32,
+        area: Rect,
+        period_ms: u32,
+        phase_ms: u32,
+    ) -> Range<u32> {
+        let first = self.plan.sensors.len() as u32;
+        let share = |rooms: u32| (rooms as usize * self.sensors / self.rooms) as u32;
+        let count = share(room + 1) - share(room);
+        let mut nth = 0;
+        if count > 0 {
+            area.divide(count, &mut |area| {
+                let place = u64::from(room) << 32 | u64::from(nth);
+                let sensor = self.sensor(floor, Some(room), Thing::Presence, place);
+                sensor.mode = SensorMode::Presence;
+                sensor.area = area;
+                sensor.period_ms = period_ms;
+                sensor.phase_ms = (phase_ms + nth * period_ms / count) % period_ms;
+                nth += 1;
+            });
+        }
+        first..self.plan.sensors.len() as u32
+    }
+
+    /// Adds a sensor: one at a door, unless it is told otherwise.
+    fn sensor(&mut self, floor: u32, room: Option<u32>, thing: Thing, number: u64) -> &mut Sensor {
+        let hive = self.labels.hardware(Thing::Hive, u64::from(floor));
+        let own = self.labels.hardware(thing, number);
+        let [.., a, b, c, d, e] = own.to_be_bytes();
+        let model = |hardware: u64, rarely: &str, mostly: &str| match hardware >> 62 {
+            0 => rarely.to_owned(),
+            _ => mostly.to_owned(),
+        };
+        self.plan.sensors.push(Sensor {
+            floor,
+            room,
+            mode: SensorMode::Traffic,
+            id: self.labels.id("", thing, number),
+            mac_address: format!("00-17-0d-{a:02x}-{b:02x}-{c:02x}-{d:02x}-{e:02x}"),
+            hive_id: self.labels.id("hive_", Thing::Hive, u64::from(floor)),
+            hive_serial: format!("{hive:016x}"),
+            sensor_model: model(own, "Heatic 2", "Heatic 2+"),
+            hive_model: "2.0".to_owned(),
+            hive_version: model(hive, "2.4.1", "2.4.4"),
+            area: Rect::default(),
+            period_ms: 0,
+            phase_ms: 0,
+        });
+        self.plan.sensors.last_mut().expect("it was just added")
+    }
+}

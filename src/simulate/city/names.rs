@@ -1,0 +1,76 @@
+//! What things are called. In several scripts, as in real organisations.
+
+use super::plan::RoomUse;
+
+pub const ORGANISATIONS: [&str; 6] = [
+    "Harbour Works",
+    "Nordlicht & Söhne",
+    "Atelier Hélène",
+    "Łódź Labs",
+    "東雲設計",
+    "Færø Shipping",
+];
+
+pub const SITES: [&str; 12] = [
+    "Rotterdam",
+    "Zürich",
+    "São Paulo",
+    "Kraków",
+    "東京",
+    "Malmö",
+    "Lyon",
+    "Göttingen",
+    "Αθήνα",
+    "Galway",
+    "A Coruña",
+    "Utrecht",
+];
+
+pub const BUILDINGS: [&str; 12] = [
+    "Pier", "Haus", "Speicher", "Nordtor", "Villa Ø", "Maison", "Kontor", "Mill", "Torre", "別館",
+    "Atrium", "Werft",
+];
+
+/// A room's name: the `nth` on the floor at this level.
+pub fn room(use_: RoomUse, pick: u32, level: u32, nth: u32) -> String {
+    let pick = pick as usize;
+    match use_ {
+        RoomUse::Office => format!("{} {level}.{nth:02}", OFFICES[pick % OFFICES.len()]),
+        RoomUse::Booth => format!("{} {level}.{nth:02}", BOOTHS[pick % BOOTHS.len()]),
+        RoomUse::Restroom => format!("WC {level}.{nth:02}"),
+        RoomUse::Meeting => MEETINGS[pick % MEETINGS.len()].to_owned(),
+        RoomUse::Kitchen => KITCHENS[pick % KITCHENS.len()].to_owned(),
+        RoomUse::Lounge => LOUNGES[pick % LOUNGES.len()].to_owned(),
+    }
+}
+
+/// What a zone of such a room is.
+pub fn zone(use_: RoomUse) -> &'static str {
+    match use_ {
+        RoomUse::Office => "Desks",
+        RoomUse::Meeting => "Table",
+        RoomUse::Kitchen => "Counter",
+        RoomUse::Restroom => "Stalls",
+        RoomUse::Lounge => "Sofas",
+        RoomUse::Booth => "Seat",
+    }
+}
+
+const OFFICES: [&str; 5] = ["Office", "Büro", "Open Space", "Bureau", "Studio"];
+const BOOTHS: [&str; 3] = ["Phone Booth", "Zelle", "Cabine"];
+const MEETINGS: [&str; 12] = [
+    "Quay Room",
+    "Besprechung Süd",
+    "会議室 桜",
+    "Salle Curie",
+    "Sala Verdi",
+    "Føniks",
+    "Aquarium",
+    "Noether",
+    "Ångström",
+    "Plaça Nova",
+    "회의실",
+    "The \"Bridge\"",
+];
+const KITCHENS: [&str; 4] = ["Café", "Teeküche", "Kitchenette", "Cuisine"];
+const LOUNGES: [&str; 4] = ["Lounge", "Winter Garden", "Kaminzimmer", "Salón"];

@@ -1,0 +1,183 @@
+//! KSUIDs, the form that the sender's ids have: sortable by the second in which they were made.
+
+use std::fmt;
+
+/// How many base-62 digits a KSUID has.
+const DIGITS: usize = 27;
+
+/// The digits, in the order of their values, which is also that of ASCII: text sorts as the ids do.
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// Five digits at a time: the largest power of 62 that fits a limb.
+const CHUNK: u32 = 62_u32.pow(5);
+
+/// 20 bytes: the seconds since [`Ksuid::EPOCH_SECONDS`] (4, big-endian), then a payload (16). As text 27 base-62 digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ksuid([u8; 20]);
+
+impl Ksuid {
+    /// Where a KSUID's seconds begin, as seconds since 1970: 13 May 2014.
+    pub const EPOCH_SECONDS: i64 = 1_400_000_000;
+
+    /// The id of what was computed at `computed_ms` since 1970. Moments before 2014 or after 2150 do not fit and become
+    /// the nearest one that does.
+    pub fn new(computed_ms: i64, payload: [u8; 16]) -> Self {
+        let seconds = computed_ms.div_euclid(1000) - Self::EPOCH_SECONDS;
+        let seconds = seconds.clamp(0, i64::from(u32::MAX)) as u32;
+        let mut bytes = [0; 20];
+        bytes[..4].copy_from_slice(&seconds.to_be_bytes());
+        bytes[4..].copy_from_slice(&payload);
+        Self(bytes)
+    }
+
+    /// Its seconds, since 1970.
+    pub fn seconds(&self) -> i64 {
+        let [a, b, c, d, ..] = self.0;
+        Self::EPOCH_SECONDS + i64::from(u32::from_be_bytes([a, b, c, d]))
+    }
+
+    /// Its 20 bytes.
+    pub fn as_bytes(&self) -> &[u8; 20] {
+        &self.0
+    }
+
+    /// The id with these bytes.
+    pub fn from_bytes(bytes: [u8; 20]) -> Self {
+        Self(bytes)
+    }
+
+    /// Appends its 27 digits.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.digits());
+    }
+
+    /// The id with these digits; none if they are not 27, not base 62, or stand for more than 20 bytes hold.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text: &[u8; DIGITS] = text.as_bytes().try_into().ok()?;
+        let mut limbs = [0_u32; 5];
+        for &digit in text {
+            let mut carry = u64::from(value(digit)?);
+            for limb in limbs.iter_mut().rev() {
+                carry += u64::from(*limb) * 62;
+                *limb = carry as u32;
+                carry >>= 32;
+            }
+            if carry > 0 {
+                return None;
+            }
+        }
+        let mut bytes = [0; 20];
+        for (bytes, limb) in bytes.chunks_exact_mut(4).zip(limbs) {
+            bytes.copy_from_slice(&limb.to_be_bytes());
+        }
+        Some(Self(bytes))
+    }
+
+    /// Long division of five 32-bit limbs by 62⁵, from the least significant digits on.
+    fn digits(&self) -> [u8; DIGITS] {
+        let mut limbs = [0_u32; 5];
+        for (limb, bytes) in limbs.iter_mut().zip(self.0.chunks_exact(4)) {
+            *limb = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        let mut digits = [ALPHABET[0]; DIGITS];
+        for digits in digits.rchunks_mut(5) {
+            let mut rest = 0_u64;
+            for limb in &mut limbs {
+                let dividend = rest << 32 | u64::from(*limb);
+                *limb = (dividend / u64::from(CHUNK)) as u32;
+                rest = dividend % u64::from(CHUNK);
+            }
+            let mut rest = rest as u32;
+            for digit in digits.iter_mut().rev() {
+                *digit = ALPHABET[(rest % 62) as usize];
+                rest /= 62;
+            }
+        }
+        digits
+    }
+}
+
+/// What a base-62 digit stands for.
+fn value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'A'..=b'Z' => Some(digit - b'A' + 10),
+        b'a'..=b'z' => Some(digit - b'a' + 36),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Ksuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(std::str::from_utf8(&self.digits()).expect("base-62 digits are ASCII"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LARGEST: &str = "aWgEPTl1tmebfsQzFP4bxwgy80V";
+
+    #[test]
+    fn vectors_of_the_original() {
+        let id = Ksuid::parse("0ujtsYcgvSTl8PAuAdqWYSMnLOv").unwrap();
+        assert_eq!(id.seconds(), Ksuid::EPOCH_SECONDS + 107_608_047);
+        let payload = 0xb5a1_cd34_b5f9_9d11_54fb_6853_345c_9735_u128.to_be_bytes();
+        assert_eq!(id.as_bytes()[4..], payload);
+        let made = Ksuid::new(1_507_608_047_999, payload);
+        assert_eq!(made, id);
+        assert_eq!(made.to_string(), "0ujtsYcgvSTl8PAuAdqWYSMnLOv");
+
+        assert_eq!(Ksuid::from_bytes([0; 20]).to_string(), "0".repeat(27));
+        assert_eq!(Ksuid::from_bytes([0xff; 20]).to_string(), LARGEST);
+        assert_eq!(Ksuid::parse(LARGEST), Some(Ksuid([0xff; 20])));
+    }
+
+    #[test]
+    fn what_is_no_ksuid() {
+        for text in [
+            "",
+            "0ujtsYcgvSTl8PAuAdqWYSMnLO",
+            "0ujtsYcgvSTl8PAuAdqWYSMnLOv0",
+            "0ujtsYcgvSTl8PAuAdqWYSMnLO-",
+            "0ujtsYcgvSTl8PAuAdqWYSMnLé",
+            // One more than the largest, and far more.
+            "aWgEPTl1tmebfsQzFP4bxwgy80W",
+            "zzzzzzzzzzzzzzzzzzzzzzzzzzz",
+        ] {
+            assert_eq!(Ksuid::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn moments_that_do_not_fit() {
+        assert_eq!(Ksuid::new(0, [0; 16]).seconds(), Ksuid::EPOCH_SECONDS);
+        let last = Ksuid::EPOCH_SECONDS + i64::from(u32::MAX);
+        assert_eq!(Ksuid::new(i64::MAX, [0; 16]).seconds(), last);
+        assert_eq!(Ksuid::new(-1, [0; 16]).seconds(), Ksuid::EPOCH_SECONDS);
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_bytes_are_the_same(bytes: [u8; 20], other: [u8; 20]) {
+            let (id, other) = (Ksuid(bytes), Ksuid(other));
+            let mut text = Vec::new();
+            id.write_to(&mut text);
+            prop_assert_eq!(text.len(), 27);
+            let text = String::from_utf8(text).unwrap();
+            prop_assert_eq!(Ksuid::parse(&text), Some(id));
+            prop_assert_eq!(text.cmp(&other.to_string()), id.cmp(&other));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "[0-9A-Za-z]{27}") {
+            match Ksuid::parse(&text) {
+                Some(id) => prop_assert_eq!(id.to_string(), text),
+                None => prop_assert!(*text > *LARGEST),
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What was sent, what was answered, what was dropped, and how long it took.
+//!
+//! Each delivery is counted once by type and kind, and ends once ([`End`]); each try ends once: with an answer, without a
+//! connection, broken, or timed out. So the sums agree, which [`Ledger::is_balanced`] says.
+
+mod summary;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+pub use summary::Summary;
+
+use super::message::Kind;
+use super::sender::{Answered, End, Word};
+use crate::event::EventType;
+
+/// Every kind, in the order of the ledger's columns.
+pub const KINDS: [Kind; 6] = [
+    Kind::First,
+    Kind::Repeat,
+    Kind::Revision,
+    Kind::Late,
+    Kind::Redelivery,
+    Kind::Invalid,
+];
+
+/// The ledger of a run.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    begun: Instant,
+    ended: Option<Instant>,
+    /// Whether latencies count from the moment at which each event was due.
+    paced: bool,
+    simulated_ms: (i64, i64),
+    deliveries: [[u64; KINDS.len()]; EventType::ALL.len()],
+    /// Of valid ones.
+    ends: [[u64; End::ALL.len()]; EventType::ALL.len()],
+    /// Of invalid ones apart, because they are to be refused.
+    invalid_ends: [u64; End::ALL.len()],
+    tries: Vec<u64>,
+    answers: BTreeMap<u16, u64>,
+    words: [u64; Word::ALL.len()],
+    unconnected: u64,
+    broken: u64,
+    timed_out: u64,
+    late_answers: BTreeMap<u16, u64>,
+    latency: Histogram<u64>,
+    /// Since it was last taken ([`Ledger::take_recent`]).
+    recent: Histogram<u64>,
+    last_connection_error: Option<String>,
+}
+
+/// Latencies are kept in µs, to three digits.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are in order")
+}
+
+impl Ledger {
+    /// An empty one.
+    pub(super) fn begin(begun: Instant, paced: bool, simulated_ms: i64) -> Self {
+        Self {
+            begun,
+            ended: None,
+            paced,
+            simulated_ms: (simulated_ms, simulated_ms),
+            deliveries: Default::default(),
+            ends: Default::default(),
+            invalid_ends: Default::default(),
+            tries: Vec::new(),
+            answers: BTreeMap::new(),
+            words: Default::default(),
+            unconnected: 0,
+            broken: 0,
+            timed_out: 0,
+            late_answers: BTreeMap::new(),
+            latency: histogram(),
+            recent: histogram(),
+            last_connection_error: None,
+        }
+    }
+
+    pub(super) fn end(&mut self, now: Instant, simulated_ms: i64) {
+        self.ended = Some(now);
+        self.simulated_ms.1 = simulated_ms;
+    }
+
+    pub(super) fn delivery(&mut self, event_type: EventType, kind: Kind) {
+        self.deliveries[event_type.index()][kind_index(kind)] += 1;
+    }
+
+    pub(super) fn delivered(&mut self, event_type: EventType, kind: Kind, end: End) {
+        let ends = match kind {
+            Kind::Invalid => &mut self.invalid_ends,
+            _ => &mut self.ends[event_type.index()],
+        };
+        ends[end as usize] += 1;
+    }
+
+    /// A try began: the first, second, … (from 1) of its delivery.
+    pub(super) fn tried(&mut self, number: u8) {
+        let place = usize::from(number).saturating_sub(1);
+        if self.tries.len() <= place {
+            self.tries.resize(place + 1, 0);
+        }
+        self.tries[place] += 1;
+    }
+
+    pub(super) fn answered(&mut self, answered: &Answered, latency: Duration) {
+        *self.answers.entry(answered.status).or_default() += 1;
+        if let Some(word) = answered.word {
+            self.words[word as usize] += 1;
+        }
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.latency.saturating_record(micros);
+        self.recent.saturating_record(micros);
+    }
+
+    pub(super) fn unconnected(&mut self, error: String) {
+        self.unconnected += 1;
+        self.last_connection_error = Some(error);
+    }
+
+    pub(super) fn broken(&mut self) {
+        self.broken += 1;
+    }
+
+    pub(super) fn timed_out(&mut self) {
+        self.timed_out += 1;
+    }
+
+    /// The answer to a try that had timed out. It changes nothing for the delivery.
+    pub(super) fn answered_late(&mut self, answered: &Answered) {
+        *self.late_answers.entry(answered.status).or_default() += 1;
+    }
+
+    /// p99 since the last call, where anything was answered.
+    pub(super) fn take_recent(&mut self) -> Option<Duration> {
+        let p99 = self.recent.value_at_quantile(0.99);
+        let any = !self.recent.is_empty();
+        self.recent.reset();
+        any.then(|| Duration::from_micros(p99))
+    }
+
+    /// How many deliveries there were so far.
+    pub fn deliveries(&self) -> u64 {
+        self.deliveries.iter().flatten().sum()
+    }
+
+    /// How many deliveries ended so.
+    pub fn ended(&self, end: End) -> u64 {
+        let all = self.ends.iter().chain([&self.invalid_ends]);
+        all.map(|ends| ends[end as usize]).sum()
+    }
+
+    /// How many valid deliveries of this type ended so.
+    pub fn ended_of(&self, event_type: EventType, end: End) -> u64 {
+        self.ends[event_type.index()][end as usize]
+    }
+
+    /// How many deliveries were of this kind.
+    pub fn of_kind(&self, kind: Kind) -> u64 {
+        self.deliveries
+            .iter()
+            .map(|kinds| kinds[kind_index(kind)])
+            .sum()
+    }
+
+    /// How many tries there were.
+    pub fn tries(&self) -> u64 {
+        self.tries.iter().sum()
+    }
+
+    /// Tries that were not answered 2xx in time.
+    pub fn errors(&self) -> u64 {
+        let not_2xx = self
+            .answers
+            .iter()
+            .filter(|(s, _)| !(200..300).contains(*s));
+        not_2xx.map(|(_, n)| n).sum::<u64>() + self.unconnected + self.broken + self.timed_out
+    }
+
+    /// How many answers there were with this status, in time.
+    pub fn answers(&self, status: u16) -> u64 {
+        self.answers.get(&status).copied().unwrap_or(0)
+    }
+
+    /// How many 2xx said this.
+    pub fn words(&self, word: Word) -> u64 {
+        self.words[word as usize]
+    }
+
+    /// Tries that had no answer in time.
+    pub fn timeouts(&self) -> u64 {
+        self.timed_out
+    }
+
+    /// Answers that came after their try had timed out.
+    pub fn late_answers(&self) -> u64 {
+        self.late_answers.values().sum()
+    }
+
+    /// Why the last connection that could not be made could not.
+    pub fn last_connection_error(&self) -> Option<&str> {
+        self.last_connection_error.as_deref()
+    }
+
+    /// Whether each delivery and each try has ended exactly once.
+    pub fn is_balanced(&self) -> bool {
+        let ended: u64 = End::ALL.into_iter().map(|end| self.ended(end)).sum();
+        let answered: u64 = self.answers.values().sum();
+        let tries = answered + self.unconnected + self.broken + self.timed_out;
+        ended == self.deliveries() && tries == self.tries()
+    }
+}
+
+fn kind_index(kind: Kind) -> usize {
+    match kind {
+        Kind::First => 0,
+        Kind::Repeat => 1,
+        Kind::Revision => 2,
+        Kind::Late => 3,
+        Kind::Redelivery => 4,
+        Kind::Invalid => 5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_columns() {
+        for (column, kind) in KINDS.into_iter().enumerate() {
+            assert_eq!(kind_index(kind), column);
+        }
+        for (column, end) in End::ALL.into_iter().enumerate() {
+            assert_eq!(end as usize, column);
+        }
+        for (column, word) in Word::ALL.into_iter().enumerate() {
+            assert_eq!(word as usize, column);
+        }
+    }
+
+    #[test]
+    fn sums_agree_once_everything_has_ended() {
+        let mut ledger = Ledger::begin(Instant::now(), false, 0);
+        ledger.delivery(EventType::Traffic, Kind::First);
+        ledger.tried(1);
+        assert!(!ledger.is_balanced());
+        let answered = Answered {
+            status: 503,
+            word: None,
+            at: None,
+        };
+        ledger.answered(&answered, Duration::from_millis(3));
+        assert!(!ledger.is_balanced());
+        ledger.delivered(EventType::Traffic, Kind::First, End::Dropped);
+        assert!(ledger.is_balanced());
+        assert_eq!(ledger.errors(), 1);
+        assert_eq!(ledger.ended(End::Dropped), 1);
+        assert_eq!(ledger.take_recent().map(|p| p.as_millis()), Some(3));
+        assert_eq!(ledger.take_recent(), None);
+    }
+}

@@ -1,0 +1,285 @@
+//! The ledger as it is shown: text, or JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+
+use serde::Serialize;
+
+use super::{KINDS, Ledger};
+use crate::event::EventType;
+use crate::simulate::message::Kind;
+use crate::simulate::progress::moment;
+use crate::simulate::sender::{End, Word};
+
+/// What a run came to. Serializes as the file that `--output` writes; displays as text.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    elapsed_s: f64,
+    simulated_from: String,
+    simulated_to: String,
+    /// Deliveries, each counted once.
+    events: u64,
+    /// Accepted ones.
+    events_per_s: f64,
+    ends: BTreeMap<&'static str, u64>,
+    types: BTreeMap<&'static str, OfType>,
+    kinds: BTreeMap<&'static str, u64>,
+    /// Those of kind invalid, by how they ended.
+    invalid: BTreeMap<&'static str, u64>,
+    /// First tries, second ones, ….
+    tries: Vec<u64>,
+    answers: BTreeMap<u16, u64>,
+    words: BTreeMap<&'static str, u64>,
+    connections_failed: u64,
+    connections_broken: u64,
+    timed_out: u64,
+    late_answers: BTreeMap<u16, u64>,
+    latency_ms: Latency,
+    /// `due`: latencies count from the moment at which the try was due, so that waiting counts. `begun`: from its beginning.
+    latency_from: &'static str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct OfType {
+    kinds: BTreeMap<&'static str, u64>,
+    /// Without invalid ones.
+    ends: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Latency {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    #[serde(rename = "p99.9")]
+    p999: f64,
+    max: f64,
+}
+
+const fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::First => "first",
+        Kind::Repeat => "repeat",
+        Kind::Revision => "revision",
+        Kind::Late => "late",
+        Kind::Redelivery => "redelivery",
+        Kind::Invalid => "invalid",
+    }
+}
+
+impl From<&Ledger> for Summary {
+    fn from(ledger: &Ledger) -> Self {
+        let elapsed = match ledger.ended {
+            Some(ended) => ended - ledger.begun,
+            None => ledger.begun.elapsed(),
+        };
+        let accepted = ledger.ended(End::Accepted) as f64;
+        let quantile = |q| ledger.latency.value_at_quantile(q) as f64 / 1000.0;
+        let ends = |ends: &[u64; End::ALL.len()]| {
+            let ends = End::ALL.into_iter().zip(ends);
+            ends.map(|(end, n)| (end.name(), *n)).collect()
+        };
+        let of_type = |t: EventType| {
+            let kinds = KINDS.into_iter().zip(ledger.deliveries[t.index()]);
+            let kinds = kinds.map(|(kind, n)| (kind_name(kind), n)).collect();
+            let ends = ends(&ledger.ends[t.index()]);
+            (t.name(), OfType { kinds, ends })
+        };
+        Self {
+            elapsed_s: (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+            simulated_from: moment(ledger.simulated_ms.0),
+            simulated_to: moment(ledger.simulated_ms.1),
+            events: ledger.deliveries(),
+            events_per_s: (accepted / elapsed.as_secs_f64().max(0.001) * 10.0).round() / 10.0,
+            ends: End::ALL.map(|end| (end.name(), ledger.ended(end))).into(),
+            types: EventType::ALL.into_iter().map(of_type).collect(),
+            kinds: KINDS
+                .map(|kind| (kind_name(kind), ledger.of_kind(kind)))
+                .into(),
+            invalid: ends(&ledger.invalid_ends),
+            tries: ledger.tries.clone(),
+            answers: ledger.answers.clone(),
+            words: Word::ALL
+                .map(|word| (word.name(), ledger.words(word)))
+                .into(),
+            connections_failed: ledger.unconnected,
+            connections_broken: ledger.broken,
+            timed_out: ledger.timed_out,
+            late_answers: ledger.late_answers.clone(),
+            latency_ms: Latency {
+                p50: quantile(0.5),
+                p90: quantile(0.9),
+                p99: quantile(0.99),
+                p999: quantile(0.999),
+                max: ledger.latency.max() as f64 / 1000.0,
+            },
+            latency_from: if ledger.paced { "due" } else { "begun" },
+        }
+    }
+}
+
+impl Display for Summary {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} events in {:.1} s, {:.0} accepted a second; simulated {} to {}\n",
+            self.events, self.elapsed_s, self.events_per_s, self.simulated_from, self.simulated_to
+        )?;
+        self.write_types(f)?;
+        writeln!(f)?;
+        let tries: Vec<_> = self.tries.iter().map(u64::to_string).collect();
+        line(f, "tries", &[("first, second, …", tries.join(", "))])?;
+        line(f, "answers", &pairs(&self.answers))?;
+        let words = Word::ALL.map(|word| (word.name(), self.words[word.name()]));
+        line(f, "of 2xx", &words)?;
+        let failures = [
+            ("connections failed", self.connections_failed),
+            ("broken", self.connections_broken),
+            ("timed out", self.timed_out),
+        ];
+        line(f, "no answer", &failures)?;
+        if !self.late_answers.is_empty() {
+            line(f, "late answers", &pairs(&self.late_answers))?;
+        }
+        let latency = &self.latency_ms;
+        let latency = [
+            ("p50", latency.p50),
+            ("p90", latency.p90),
+            ("p99", latency.p99),
+            ("p99.9", latency.p999),
+            ("max", latency.max),
+        ]
+        .map(|(name, ms)| (name, format!("{ms:.2} ms")));
+        line(f, "latency", &latency)?;
+        let from = match self.latency_from {
+            "due" => "from the moment at which each try was due: waiting counts",
+            _ => "from the beginning of each try",
+        };
+        write!(f, "{:14}{from}", "")
+    }
+}
+
+impl Summary {
+    fn write_types(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:22}", "")?;
+        for kind in KINDS {
+            write!(f, "{:>11}", kind_name(kind))?;
+        }
+        write!(f, "  |")?;
+        for end in End::ALL {
+            write!(f, "{:>10}", end.name())?;
+        }
+        writeln!(f)?;
+        for event_type in EventType::ALL {
+            let of_type = &self.types[event_type.name()];
+            row(f, event_type.name(), &of_type.kinds, &of_type.ends)?;
+        }
+        let none = BTreeMap::new();
+        row(f, "invalid ones", &none, &self.invalid)?;
+        row(f, "all", &self.kinds, &self.ends)
+    }
+}
+
+fn row(
+    f: &mut Formatter<'_>,
+    name: &str,
+    kinds: &BTreeMap<&'static str, u64>,
+    ends: &BTreeMap<&'static str, u64>,
+) -> fmt::Result {
+    write!(f, "{name:22}")?;
+    for kind in KINDS {
+        match kinds.get(kind_name(kind)) {
+            Some(n) => write!(f, "{n:>11}")?,
+            None => write!(f, "{:>11}", "")?,
+        }
+    }
+    write!(f, "  |")?;
+    for end in End::ALL {
+        write!(f, "{:>10}", ends.get(end.name()).copied().unwrap_or(0))?;
+    }
+    writeln!(f)
+}
+
+fn pairs(counts: &BTreeMap<u16, u64>) -> Vec<(String, u64)> {
+    counts
+        .iter()
+        .map(|(status, n)| (status.to_string(), *n))
+        .collect()
+}
+
+fn line<N: Display, V: Display>(
+    f: &mut Formatter<'_>,
+    name: &str,
+    values: &[(N, V)],
+) -> fmt::Result {
+    write!(f, "{name:14}")?;
+    for (place, (name, value)) in values.iter().enumerate() {
+        let between = if place == 0 { "" } else { "   " };
+        write!(f, "{between}{name} {value}")?;
+    }
+    match values.is_empty() {
+        true => writeln!(f, "none"),
+        false => writeln!(f),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::simulate::sender::Answered;
+
+    fn ledger() -> Ledger {
+        let begun = Instant::now();
+        let mut ledger = Ledger::begin(begun, true, 1_700_000_000_000);
+        for kind in [Kind::First, Kind::Redelivery, Kind::Invalid] {
+            ledger.delivery(EventType::Traffic, kind);
+            ledger.tried(1);
+            let (status, end) = match kind {
+                Kind::Invalid => (422, End::Refused),
+                _ => (200, End::Accepted),
+            };
+            let word = (status == 200).then_some(Word::Published);
+            let answered = Answered {
+                status,
+                word,
+                at: None,
+            };
+            ledger.answered(&answered, Duration::from_micros(1500));
+            ledger.delivered(EventType::Traffic, kind, end);
+        }
+        ledger.end(begun + Duration::from_secs(2), 1_700_000_060_000);
+        ledger
+    }
+
+    #[test]
+    fn the_text_says_all_there_is() {
+        let text = Summary::from(&ledger()).to_string();
+        for part in [
+            "3 events in 2.0 s, 1 accepted a second; simulated 2023-11-14T22:13:20Z to 2023-11-14T22:14:20Z",
+            "answers       200 2   422 1",
+            "of 2xx        published 2   spooled 0",
+            "p99 1.50 ms",
+            "waiting counts",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        let table: Vec<_> = text.lines().filter(|l| l.contains('|')).collect();
+        assert_eq!(table.len(), 1 + 10 + 2);
+        let bars: Vec<_> = table.iter().map(|l| l.find('|')).collect();
+        assert!(bars.iter().all(|b| *b == bars[0]), "aligned:\n{text}");
+    }
+
+    #[test]
+    fn the_json_has_the_same_sums() {
+        let json = serde_json::to_value(Summary::from(&ledger())).unwrap();
+        assert_eq!(json["events"], 3);
+        assert_eq!(json["ends"]["accepted"], 2);
+        assert_eq!(json["types"]["TRAFFIC"]["kinds"]["invalid"], 1);
+        assert_eq!(json["types"]["TRAFFIC"]["ends"]["refused"], 0);
+        assert_eq!(json["invalid"]["refused"], 1);
+        assert_eq!(json["answers"]["422"], 1);
+        assert_eq!(json["latency_ms"]["p99.9"], 1.5);
+    }
+}

@@ -1,0 +1,115 @@
+//! `metadata`: where a message comes from.
+
+use super::super::city::plan::{Building, Floor, Plan, Room, Sensor, Site, Zone};
+use super::super::message::Place;
+
+/// A place and all that it lies in.
+struct Whereabouts<'p> {
+    site: &'p Site,
+    building: &'p Building,
+    floor: &'p Floor,
+    room: Option<&'p Room>,
+    zone: Option<&'p Zone>,
+    sensor: Option<&'p Sensor>,
+}
+
+impl<'p> Whereabouts<'p> {
+    fn of(plan: &'p Plan, place: Place) -> Self {
+        match place {
+            Place::Floor(floor) => Self::floor(plan, floor),
+            Place::Room(room) => Self::room(plan, room),
+            Place::Zone(zone) => {
+                let zone = &plan.zones[zone as usize];
+                Self {
+                    zone: Some(zone),
+                    ..Self::room(plan, zone.room)
+                }
+            }
+            Place::Sensor(sensor) => {
+                let sensor = &plan.sensors[sensor as usize];
+                let place = match sensor.room {
+                    Some(room) => Self::room(plan, room),
+                    None => Self::floor(plan, sensor.floor),
+                };
+                Self {
+                    sensor: Some(sensor),
+                    ..place
+                }
+            }
+        }
+    }
+
+    fn room(plan: &'p Plan, room: u32) -> Self {
+        let room = &plan.rooms[room as usize];
+        Self {
+            room: Some(room),
+            ..Self::floor(plan, room.floor)
+        }
+    }
+
+    fn floor(plan: &'p Plan, floor: u32) -> Self {
+        let floor = &plan.floors[floor as usize];
+        let building = &plan.buildings[floor.building as usize];
+        Self {
+            site: &plan.sites[building.site as usize],
+            building,
+            floor,
+            room: None,
+            zone: None,
+            sensor: None,
+        }
+    }
+}
+
+/// Appends what a message about `place` has as its `metadata`; without the ids of its spaces unless they are `located`.
+pub(super) fn write(plan: &Plan, place: Place, located: bool, out: &mut Vec<u8>) {
+    let Whereabouts {
+        site,
+        building,
+        floor,
+        room,
+        zone,
+        sensor,
+    } = Whereabouts::of(plan, place);
+    let fields = [
+        ("org_id", Some(plan.org_id.as_str())),
+        ("site_id", Some(&site.id)),
+        ("building_id", Some(&building.id)),
+        ("floor_id", located.then_some(&floor.id)),
+        ("room_id", room.filter(|_| located).map(|room| &*room.id)),
+        ("zone_id", zone.filter(|_| located).map(|zone| &*zone.id)),
+        ("floor_custom_id", floor.custom_id.as_deref()),
+        (
+            "room_custom_id",
+            room.and_then(|it| it.custom_id.as_deref()),
+        ),
+        (
+            "zone_custom_id",
+            zone.and_then(|it| it.custom_id.as_deref()),
+        ),
+        ("hive_id", sensor.map(|sensor| &*sensor.hive_id)),
+        ("sensor_id", sensor.map(|sensor| &*sensor.id)),
+        ("org_name", Some(&plan.org_name)),
+        ("site_name", Some(&site.name)),
+        ("building_name", Some(&building.name)),
+        ("floor_name", Some(&floor.name)),
+        ("room_name", room.map(|room| &*room.name)),
+        ("zone_name", zone.map(|zone| &*zone.name)),
+        ("hive_serial", sensor.map(|sensor| &*sensor.hive_serial)),
+        ("mac_address", sensor.map(|sensor| &*sensor.mac_address)),
+        ("sensor_mode", sensor.map(|sensor| sensor.mode.name())),
+        ("sensor_model", sensor.map(|sensor| &*sensor.sensor_model)),
+        ("hive_model", sensor.map(|sensor| &*sensor.hive_model)),
+        ("hive_version", sensor.map(|sensor| &*sensor.hive_version)),
+    ];
+    let set = fields
+        .iter()
+        .filter_map(|(name, value)| value.map(|value| (name, value)));
+    for (number, (name, value)) in set.enumerate() {
+        out.extend_from_slice(if number == 0 { b"{\"" } else { b",\"" });
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\":");
+        serde_json::to_writer(&mut *out, value).expect("text can always be written to memory");
+    }
+    out.push(b'}');
+}

@@ -1,0 +1,190 @@
+//! What a run tells while it lasts, on standard error: a bar on a terminal, else a JSON line a second.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::time::{Duration, UNIX_EPOCH};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::sender::Limits;
+
+/// How a run tells of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Not at all.
+    Silent,
+    /// For somebody who watches.
+    Terminal,
+    /// For programs, and for logs.
+    Lines,
+}
+
+impl Progress {
+    /// As it fits standard error.
+    pub fn of_stderr() -> Self {
+        match stderr().is_terminal() {
+            true => Self::Terminal,
+            false => Self::Lines,
+        }
+    }
+}
+
+/// How a run stands.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub elapsed: Duration,
+    pub simulated_ms: i64,
+    pub deliveries: u64,
+    pub accepted: u64,
+    pub dropped: u64,
+    pub errors: u64,
+    /// Since the one before.
+    pub p99: Option<Duration>,
+}
+
+#[derive(Serialize)]
+struct Line {
+    elapsed_s: f64,
+    simulated: String,
+    events_per_s: u64,
+    accepted: u64,
+    errors: u64,
+    dropped: u64,
+    p99_ms: Option<f64>,
+}
+
+pub(super) struct Reporter {
+    progress: Progress,
+    bar: ProgressBar,
+    limits: Limits,
+    before: (Duration, u64),
+    told_caught_up: bool,
+}
+
+impl Reporter {
+    pub(super) fn begin(progress: Progress, limits: Limits) -> Self {
+        let bar = match (progress, limits.events, limits.duration) {
+            (Progress::Silent | Progress::Lines, ..) => ProgressBar::hidden(),
+            (_, Some(events), _) => ProgressBar::new(events),
+            (_, None, Some(duration)) => ProgressBar::new(millis(duration)),
+            (_, None, None) => ProgressBar::no_length(),
+        };
+        let template = match bar.length() {
+            Some(_) => "{elapsed_precise} [{bar:24}] {msg}",
+            None => "{elapsed_precise} {msg}",
+        };
+        let style = ProgressStyle::with_template(template).expect("the template is a good one");
+        bar.set_style(style.progress_chars("=> "));
+        Self {
+            progress,
+            bar,
+            limits,
+            before: (Duration::ZERO, 0),
+            told_caught_up: false,
+        }
+    }
+
+    /// Tells how the run stands; once, that the simulated clock has caught up with the wall clock.
+    pub(super) fn tell(&mut self, now: &Snapshot, caught_up: bool) {
+        if caught_up && !std::mem::replace(&mut self.told_caught_up, true) {
+            self.note("the simulated clock has caught up with the wall clock: on in real time");
+        }
+        let line = self.line(now);
+        match self.progress {
+            Progress::Silent => {}
+            Progress::Lines => {
+                let line = serde_json::to_string(&line).expect("a line has no maps");
+                // Nobody may be reading any more; the run goes on.
+                let _ = writeln!(stderr(), "{line}");
+            }
+            Progress::Terminal => {
+                let position = match self.limits.events {
+                    Some(_) => now.deliveries,
+                    None => millis(now.elapsed),
+                };
+                self.bar.set_position(position);
+                let p99 = line.p99_ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));
+                self.bar.set_message(format!(
+                    "{}  {} events/s  {} accepted  {} errors  {} dropped  p99 {p99}",
+                    line.simulated, line.events_per_s, line.accepted, line.errors, line.dropped,
+                ));
+            }
+        }
+    }
+
+    fn note(&self, text: &str) {
+        match self.progress {
+            Progress::Silent => {}
+            Progress::Terminal => self.bar.println(text),
+            Progress::Lines => {
+                let line = serde_json::json!({ "note": text });
+                let _ = writeln!(stderr(), "{line}");
+            }
+        }
+    }
+
+    fn line(&mut self, now: &Snapshot) -> Line {
+        let (elapsed, accepted) = std::mem::replace(&mut self.before, (now.elapsed, now.accepted));
+        let since = now.elapsed.saturating_sub(elapsed).as_secs_f64();
+        let events = now.accepted.saturating_sub(accepted) as f64;
+        let micros = now.p99.map(|p99| p99.as_micros() as f64);
+        Line {
+            elapsed_s: (now.elapsed.as_secs_f64() * 10.0).round() / 10.0,
+            simulated: moment(now.simulated_ms),
+            events_per_s: if since > 0.0 {
+                (events / since).round() as u64
+            } else {
+                0
+            },
+            accepted: now.accepted,
+            errors: now.errors,
+            dropped: now.dropped,
+            p99_ms: micros.map(|micros| (micros / 10.0).round() / 100.0),
+        }
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// RFC 3339, to the second.
+pub(super) fn moment(at_ms: i64) -> String {
+    let since = Duration::from_millis(u64::try_from(at_ms).unwrap_or(0));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_what_happened_since_the_one_before() {
+        let mut reporter = Reporter::begin(Progress::Silent, Limits::default());
+        let mut now = Snapshot {
+            elapsed: Duration::from_millis(1000),
+            simulated_ms: 1_700_000_000_000,
+            deliveries: 130,
+            accepted: 100,
+            dropped: 0,
+            errors: 1,
+            p99: Some(Duration::from_micros(1_234)),
+        };
+        let line = serde_json::to_string(&reporter.line(&now)).unwrap();
+        assert_eq!(
+            line,
+            r#"{"elapsed_s":1.0,"simulated":"2023-11-14T22:13:20Z","events_per_s":100,"accepted":100,"errors":1,"dropped":0,"p99_ms":1.23}"#
+        );
+        now.elapsed += Duration::from_secs(2);
+        now.accepted += 100;
+        now.p99 = None;
+        let line = reporter.line(&now);
+        assert_eq!((line.events_per_s, line.p99_ms), (50, None));
+    }
+}

@@ -1,0 +1,351 @@
+//! What all tasks of the sender share: the queue, the ledger, the journal. They run on one thread, so nothing is locked.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::answer::{Answered, Word};
+use super::client::Client;
+use super::deadline::Deadline;
+use super::generate::{Chunk, Outgoing};
+use super::pace::Moment;
+use super::queue::Queue;
+use super::target::Target;
+use super::tries::{End, Job, Next, Timings, Tried};
+use crate::simulate::journal::{Answer, Attempt, Cause, Journal};
+use crate::simulate::ledger::Ledger;
+
+/// Ready jobs beyond which no more are taken: a closed loop needs no longer queue.
+const ENOUGH_READY: usize = 128;
+
+/// Jobs that have not ended, beyond which no more are taken: about 1 KiB each. In 10 s of an outage, 3,000 events a second.
+const MAX_OUTSTANDING: usize = 32_768;
+
+pub(super) struct Dispatch {
+    pub target: Target,
+    pub timings: Timings,
+    pub ledger: RefCell<Ledger>,
+    pub deadlines: Vec<Deadline>,
+    journal: RefCell<Option<Journal>>,
+    /// Why the journal could not be written: then nothing goes on.
+    journal_error: RefCell<Option<std::io::Error>>,
+    queue: RefCell<Queue>,
+    /// Slots without work, the last one to become so last: it is the next to get some.
+    idle: RefCell<Vec<usize>>,
+    /// Of each slot without work.
+    wakers: RefCell<Vec<Option<Waker>>>,
+    /// Who waits for room in the queue.
+    admitting: Cell<Option<Waker>>,
+    /// Nothing more will be admitted.
+    closed: Cell<bool>,
+    /// Nothing more will be tried.
+    given_up: Cell<bool>,
+    over_since: Cell<Option<Instant>>,
+    last_accepted: Cell<Option<Instant>>,
+    connected: Cell<bool>,
+    listening: Cell<usize>,
+    /// Ends those who listen for late answers.
+    pub hang_up: Notify,
+}
+
+impl Dispatch {
+    pub(super) fn new(
+        target: Target,
+        timings: Timings,
+        connections: usize,
+        ledger: Ledger,
+        journal: Option<Journal>,
+    ) -> Self {
+        Self {
+            target,
+            timings,
+            ledger: RefCell::new(ledger),
+            deadlines: (0..connections).map(|_| Deadline::default()).collect(),
+            journal: RefCell::new(journal),
+            journal_error: RefCell::default(),
+            queue: RefCell::default(),
+            idle: RefCell::default(),
+            wakers: RefCell::new(vec![None; connections]),
+            admitting: Cell::default(),
+            closed: Cell::new(false),
+            given_up: Cell::new(false),
+            over_since: Cell::default(),
+            last_accepted: Cell::default(),
+            connected: Cell::new(false),
+            listening: Cell::new(0),
+            hang_up: Notify::new(),
+        }
+    }
+
+    /// Takes what the generator makes into the queue, as far as there is room.
+    pub(super) async fn admit(&self, mut chunks: mpsc::Receiver<Chunk>) {
+        while let Some(chunk) = poll_fn(|cx| self.poll_chunk(&mut chunks, cx)).await {
+            for (outgoing, moment) in chunk {
+                let due = match moment {
+                    Moment::Any => None,
+                    Moment::At(at) => Some(at),
+                };
+                let (event_type, kind) = (outgoing.event_type, outgoing.kind);
+                self.ledger.borrow_mut().delivery(event_type, kind);
+                if self.queue.borrow_mut().admit(Job::new(outgoing, due)) {
+                    self.wake(1);
+                }
+            }
+        }
+        self.closed.set(true);
+        self.wake(usize::MAX);
+    }
+
+    fn poll_chunk(
+        &self,
+        chunks: &mut mpsc::Receiver<Chunk>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Chunk>> {
+        if self.given_up.get() {
+            return Poll::Ready(None);
+        }
+        if self.has_room()
+            && let Poll::Ready(chunk) = chunks.poll_recv(cx)
+        {
+            return Poll::Ready(chunk);
+        }
+        self.admitting.set(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    fn has_room(&self) -> bool {
+        let queue = self.queue.borrow();
+        queue.ready() < ENOUGH_READY && queue.outstanding() < MAX_OUTSTANDING
+    }
+
+    /// The next job for a slot; `None` once there will be none. An idle connection is looked after meanwhile.
+    pub(super) fn poll_next(
+        &self,
+        slot: usize,
+        connection: &mut Option<Box<Client>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Job>> {
+        loop {
+            let job = self.queue.borrow_mut().next();
+            let Some(job) = job else { break };
+            if self.has_room() {
+                self.admitting.take().inspect(Waker::wake_by_ref);
+            }
+            // What has to be tried again may have waited for a connection for too long.
+            if job.tries > 0 && job.is_too_late(Instant::now(), &self.timings) {
+                self.end(&job.outgoing, End::Dropped);
+                continue;
+            }
+            return Poll::Ready(Some(job));
+        }
+        if self.is_done() {
+            return Poll::Ready(None);
+        }
+        if let Some(client) = connection
+            && client.poll_closed(cx).is_ready()
+        {
+            *connection = None;
+        }
+        if self.wakers.borrow_mut()[slot]
+            .replace(cx.waker().clone())
+            .is_none()
+        {
+            self.idle.borrow_mut().push(slot);
+        }
+        Poll::Pending
+    }
+
+    fn is_done(&self) -> bool {
+        self.closed.get() && self.queue.borrow().outstanding() == 0
+    }
+
+    fn wake(&self, slots: usize) {
+        let mut idle = self.idle.borrow_mut();
+        for _ in 0..slots.min(idle.len()) {
+            let slot = idle.pop();
+            if let Some(waker) = slot.and_then(|slot| self.wakers.borrow_mut()[slot].take()) {
+                waker.wake();
+            }
+        }
+    }
+
+    pub(super) fn connected(&self) {
+        self.connected.set(true);
+    }
+
+    /// A try ended: the ledger and the journal hear of it, and the job is tried again, or ends.
+    pub(super) fn conclude(&self, mut job: Job, tried: Tried, now: Instant, latency: Duration) {
+        {
+            let mut ledger = self.ledger.borrow_mut();
+            match &tried {
+                Tried::Answered(answered) => ledger.answered(answered, latency),
+                // Counted where its reason is known.
+                Tried::Unconnected => {}
+                Tried::Broken => ledger.broken(),
+                Tried::TimedOut => ledger.timed_out(),
+            }
+        }
+        match &tried {
+            Tried::Answered(answered) => self.note(&job.outgoing, job.cause, Some(answered)),
+            Tried::Broken => self.note(&job.outgoing, job.cause, None),
+            // Nothing was sent, and what was may still be answered.
+            Tried::Unconnected | Tried::TimedOut => {}
+        }
+        match job.conclude(tried, now, &self.timings) {
+            Next::End(end) => {
+                if end == End::Accepted {
+                    self.last_accepted.set(Some(now));
+                }
+                self.end(&job.outgoing, end);
+            }
+            Next::TryAt(_) if self.given_up.get() => self.end(&job.outgoing, End::Dropped),
+            Next::TryAt(at) => self.queue.borrow_mut().pause(job, at),
+        }
+    }
+
+    fn end(&self, outgoing: &Outgoing, end: End) {
+        self.count_end(outgoing, end);
+        // Whoever ended this one looks for the next one itself.
+        self.queue.borrow_mut().ended(outgoing.key);
+        if self.has_room() {
+            self.admitting.take().inspect(Waker::wake_by_ref);
+        }
+        if self.is_done() {
+            self.wake(usize::MAX);
+        }
+    }
+
+    fn count_end(&self, outgoing: &Outgoing, end: End) {
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.delivered(outgoing.event_type, outgoing.kind, end);
+    }
+
+    /// Notes a request in the journal. `None`: whether the server has it is not known.
+    pub(super) fn note(&self, outgoing: &Outgoing, cause: Cause, answered: Option<&Answered>) {
+        let mut journal = self.journal.borrow_mut();
+        let Some(journal) = journal.as_mut() else {
+            return;
+        };
+        let attempt = Attempt {
+            key: outgoing.key,
+            id: outgoing.id,
+            value: outgoing.value,
+            data: outgoing.data,
+            event_type: outgoing.event_type,
+            cause,
+            answer: answered.map_or(Answer::Unknown, meaning),
+            at: answered.and_then(|a| a.at),
+        };
+        if let Err(error) = journal.note(&attempt) {
+            self.journal_error.borrow_mut().get_or_insert(error);
+        }
+    }
+
+    /// Whether answers' partitions and offsets are wanted.
+    pub(super) fn is_journaled(&self) -> bool {
+        self.journal.borrow().is_some()
+    }
+
+    /// What has to be done every few milliseconds. `over`: the run has come to its end but for what is on its way.
+    pub(super) fn tick(&self, now: Instant, begun: Instant, over: bool) {
+        for deadline in &self.deadlines {
+            deadline.look(now);
+        }
+        let resumed = self.queue.borrow_mut().resume(now);
+        self.wake(resumed);
+        if over && self.over_since.get().is_none() {
+            self.over_since.set(Some(now));
+        }
+        // Without any success for as long as a delivery may take, none is to be expected.
+        let patience = self.timings.window + self.timings.http_timeout;
+        let hopeless = self.over_since.get().is_some_and(|since| {
+            now >= self.last_accepted.get().map_or(since, |at| at.max(since)) + patience
+        });
+        let broken = self.journal_error.borrow().is_some();
+        if hopeless || broken || self.is_unreachable(now, begun) {
+            self.give_up();
+        }
+    }
+
+    fn is_unreachable(&self, now: Instant, begun: Instant) -> bool {
+        !self.connected.get()
+            && now >= begun + self.timings.give_up
+            && self.ledger.borrow().last_connection_error().is_some()
+    }
+
+    fn give_up(&self) {
+        if self.given_up.replace(true) {
+            return;
+        }
+        let waiting = self.queue.borrow_mut().give_up();
+        for job in waiting {
+            let end = match job.tries {
+                0 => End::Unsent,
+                _ => End::Dropped,
+            };
+            self.count_end(&job.outgoing, end);
+        }
+        self.admitting.take().inspect(Waker::wake_by_ref);
+        self.wake(usize::MAX);
+    }
+
+    /// One more listens for a late answer, if not too many do.
+    pub(super) fn begin_listening(&self) -> bool {
+        let listening = self.listening.get();
+        let free = listening < 4 * self.deadlines.len();
+        if free {
+            self.listening.set(listening + 1);
+        }
+        free
+    }
+
+    pub(super) fn end_listening(&self) {
+        self.listening.set(self.listening.get() - 1);
+    }
+
+    /// Waits for late answers once more, as long as for an answer in time; then nobody listens any more.
+    pub(super) async fn hear_the_last(&self) {
+        let until = Instant::now() + self.timings.http_timeout;
+        while self.listening.get() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        while self.listening.get() > 0 {
+            self.hang_up.notify_waiters();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn into_parts(self) -> Parts {
+        Parts {
+            unreachable: !self.connected.get() && self.given_up.get(),
+            given_up: self.given_up.get(),
+            ledger: self.ledger.into_inner(),
+            journal: self.journal.into_inner(),
+            journal_error: self.journal_error.into_inner(),
+        }
+    }
+}
+
+/// What is left when all tasks have ended.
+pub(super) struct Parts {
+    pub ledger: Ledger,
+    pub journal: Option<Journal>,
+    pub journal_error: Option<std::io::Error>,
+    pub given_up: bool,
+    pub unreachable: bool,
+}
+
+/// What an answer means for the proof. One without a word comes from something else than the bridge.
+fn meaning(answered: &Answered) -> Answer {
+    match (answered.word, answered.status) {
+        (Some(Word::Published), _) | (None, 200 | 201 | 203..300) => Answer::Published,
+        (Some(Word::Spooled), _) | (None, 202) => Answer::Spooled,
+        (Some(Word::Redelivery), _) => Answer::Redelivery,
+        (Some(Word::Repeat), _) => Answer::Repeat,
+        (None, 400..500) => Answer::Refused,
+        (None, _) => Answer::Unknown,
+    }
+}

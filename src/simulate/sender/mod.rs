@@ -1,0 +1,251 @@
+//! The sender: delivers a stream as Butlr's does, and keeps the ledger.
+//!
+//! ```text
+//!  generate   a thread: the stream's deliveries, rendered, in chunks    pace: when each is due
+//!     │
+//!  dispatch   the queue: one after the other for each reading, bounded  queue
+//!     │
+//!  slot       one task a connection: takes a job, tries it              client, wire, tls, target
+//!     │                                                                 deadline: no answer in time
+//!  tries      again after a pause, or its end                           answer: what was said
+//!     │
+//!  ledger     each delivery once, each try once
+//! ```
+//!
+//! Everything but `generate` is one thread.
+
+mod answer;
+mod client;
+mod deadline;
+mod dispatch;
+mod generate;
+mod pace;
+mod print;
+mod queue;
+mod slot;
+mod target;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod tries;
+mod wire;
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime;
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::MissedTickBehavior;
+
+pub use answer::{Answered, Word};
+pub use generate::{Limits, Outgoing, Stop};
+pub use pace::Pace;
+pub use print::print;
+pub use target::{Credentials, TYPE, Target};
+pub use tls::roots_of;
+pub use tries::{End, Timings};
+
+use super::city::Truth;
+use super::journal::Journal;
+use super::ledger::Ledger;
+use super::progress::{Progress, Reporter, Snapshot};
+use super::stream::Stream;
+use dispatch::Dispatch;
+use generate::{Chunk, Generator, Made};
+use pace::Pacer;
+
+/// How to send.
+#[derive(Clone)]
+pub struct Options {
+    /// Where to.
+    pub target: Target,
+    /// How many requests may be under way at a time, at least 1.
+    pub connections: usize,
+    /// How fast.
+    pub pace: Pace,
+    /// When the run ends by itself.
+    pub limits: Limits,
+    /// The sender's patience.
+    pub timings: Timings,
+}
+
+impl Options {
+    /// In real time and without an end, as the documentation says.
+    pub fn to(target: Target) -> Self {
+        Self {
+            target,
+            connections: 64,
+            pace: Pace::REAL_TIME,
+            limits: Limits::default(),
+            timings: Timings::default(),
+        }
+    }
+}
+
+/// A run that ended.
+pub struct Finished {
+    /// What was sent and answered.
+    pub ledger: Ledger,
+    /// How the city stood when the last message was computed.
+    pub truth: Truth,
+    /// Whether everything that was computed was sent; not where the run had to end before.
+    pub complete: bool,
+    /// Why nothing could be sent at all, where that is so.
+    pub unreachable: Option<String>,
+    /// The journal with every request in it.
+    pub journal: Option<Journal>,
+}
+
+/// Why a run could not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The system gives no thread or no event loop.
+    #[error("the sender cannot start: {0}")]
+    Start(#[source] io::Error),
+    /// The journal cannot be written: what is not noted cannot be proved.
+    #[error("the journal cannot be written: {0}")]
+    Journal(#[source] io::Error),
+}
+
+/// Sends a stream until a limit or `stop` ends it, then what waits; blocks until all has been answered or given up. After
+/// the end that takes no longer than a delivery may (15 s), unless answers still come.
+///
+/// # Errors
+/// See [`Error`]. A server that cannot be reached is none: see [`Finished::unreachable`].
+pub fn run(
+    options: Options,
+    stream: Stream,
+    journal: Option<Journal>,
+    progress: Progress,
+    stop: Stop,
+) -> Result<Finished, Error> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Start)?;
+    let pacer = Pacer::begin(options.pace, stream.now_ms());
+    let begun = pacer.begun();
+    let limits = options.limits;
+    let paced = options.pace != Pace::Max;
+    let ledger = Ledger::begin(begun, paced, stream.now_ms());
+    let (generator, chunks, made) =
+        Generator::new(stream, pacer, limits, stop.clone(), journal.is_some());
+    let generator = std::thread::Builder::new()
+        .name("simulated-city".to_owned())
+        .spawn(move || generator.run())
+        .map_err(Error::Start)?;
+    let dispatch = Dispatch::new(
+        options.target,
+        options.timings,
+        options.connections.max(1),
+        ledger,
+        journal,
+    );
+    let dispatch = Rc::new(dispatch);
+    let reporter = Reporter::begin(progress, limits);
+    let run = Run {
+        dispatch: Rc::clone(&dispatch),
+        made: Arc::clone(&made),
+        begun,
+        duration: limits.duration,
+        stop,
+    };
+    LocalSet::new().block_on(&runtime, run.drive(chunks, reporter));
+    // With the tasks goes the last of what they share.
+    drop(runtime);
+    let truth = match generator.join() {
+        Ok(truth) => truth,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
+    let Ok(dispatch) = Rc::try_unwrap(dispatch) else {
+        unreachable!("all tasks have ended");
+    };
+    let mut parts = dispatch.into_parts();
+    parts.ledger.end(Instant::now(), made.simulated_ms());
+    match parts.journal_error {
+        Some(error) => Err(Error::Journal(error)),
+        None => Ok(Finished {
+            unreachable: match parts.unreachable {
+                true => parts.ledger.last_connection_error().map(str::to_owned),
+                false => None,
+            },
+            complete: !parts.given_up,
+            ledger: parts.ledger,
+            truth,
+            journal: parts.journal,
+        }),
+    }
+}
+
+struct Run {
+    dispatch: Rc<Dispatch>,
+    made: Arc<Made>,
+    begun: Instant,
+    duration: Option<Duration>,
+    stop: Stop,
+}
+
+impl Run {
+    async fn drive(self, chunks: mpsc::Receiver<Chunk>, reporter: Reporter) {
+        let mut slots = JoinSet::new();
+        for slot in 0..self.dispatch.deadlines.len() {
+            slots.spawn_local(slot::work(Rc::clone(&self.dispatch), slot));
+        }
+        let sent = async {
+            self.dispatch.admit(chunks).await;
+            while let Some(ended) = slots.join_next().await {
+                if let Err(panic) = ended {
+                    std::panic::resume_unwind(panic.into_panic());
+                }
+            }
+            // Who has not answered in time gets as much time once more, at most.
+            self.dispatch.hear_the_last().await;
+        };
+        tokio::select! {
+            () = sent => {}
+            () = self.tick() => {}
+            () = self.report(reporter) => {}
+        }
+    }
+
+    async fn tick(&self) {
+        let timings = &self.dispatch.timings;
+        let shortest = timings.pauses.iter().copied().min();
+        let shortest = shortest.unwrap_or(Duration::MAX).min(timings.http_timeout) / 20;
+        let between = shortest.clamp(Duration::from_millis(1), Duration::from_millis(20));
+        let mut ticks = tokio::time::interval(between);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let now = Instant::now();
+            let over = self.stop.is_stopped()
+                || self.made.is_all()
+                || self.duration.is_some_and(|d| now >= self.begun + d);
+            self.dispatch.tick(now, self.begun, over);
+        }
+    }
+
+    async fn report(&self, mut reporter: Reporter) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.tick().await;
+        loop {
+            seconds.tick().await;
+            let snapshot = {
+                let mut ledger = self.dispatch.ledger.borrow_mut();
+                Snapshot {
+                    elapsed: self.begun.elapsed(),
+                    simulated_ms: self.made.simulated_ms(),
+                    deliveries: ledger.deliveries(),
+                    accepted: ledger.ended(End::Accepted),
+                    dropped: ledger.ended(End::Refused) + ledger.ended(End::Dropped),
+                    errors: ledger.errors(),
+                    p99: ledger.take_recent(),
+                }
+            };
+            reporter.tell(&snapshot, self.made.caught_up());
+        }
+    }
+}

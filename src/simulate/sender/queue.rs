@@ -1,0 +1,219 @@
+//! What waits to be sent. Deliveries with the same key go out one after the other: the next becomes ready only once the
+//! one before has ended.
+
+use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
+
+use super::tries::Job;
+
+#[derive(Default)]
+pub(super) struct Queue {
+    ready: VecDeque<Job>,
+    pausing: BinaryHeap<Reverse<Pausing>>,
+    /// A key of each job that has not ended, with what waits behind it.
+    keys: HashMap<u64, VecDeque<Job>, BuildHasherDefault<AsItIs>>,
+    outstanding: usize,
+    paused: u64,
+}
+
+impl Queue {
+    /// Takes a new job; each must end ([`Queue::ended`]) once. Returns whether it is ready.
+    pub(super) fn admit(&mut self, job: Job) -> bool {
+        self.outstanding += 1;
+        match self.keys.entry(job.outgoing.key) {
+            Entry::Vacant(free) => {
+                free.insert(VecDeque::new());
+                self.ready.push_back(job);
+                true
+            }
+            Entry::Occupied(mut before) => {
+                before.get_mut().push_back(job);
+                false
+            }
+        }
+    }
+
+    /// The next job that can be sent now.
+    pub(super) fn next(&mut self) -> Option<Job> {
+        self.ready.pop_front()
+    }
+
+    /// The job is to be tried again then. It keeps its key.
+    pub(super) fn pause(&mut self, job: Job, until: Instant) {
+        self.paused += 1;
+        let order = self.paused;
+        self.pausing.push(Reverse(Pausing { until, order, job }));
+    }
+
+    /// Makes ready what has paused long enough, before all that is new: its window is short. Returns how many.
+    pub(super) fn resume(&mut self, now: Instant) -> usize {
+        let mut due = Vec::new();
+        while self.pausing.peek().is_some_and(|p| p.0.until <= now) {
+            due.extend(self.pausing.pop().map(|p| p.0.job));
+        }
+        let resumed = due.len();
+        for job in due.into_iter().rev() {
+            self.ready.push_front(job);
+        }
+        resumed
+    }
+
+    /// A job with this key has ended. Returns whether another one became ready by that.
+    pub(super) fn ended(&mut self, key: u64) -> bool {
+        self.outstanding -= 1;
+        let Entry::Occupied(mut waiting) = self.keys.entry(key) else {
+            debug_assert!(false, "a job ended twice");
+            return false;
+        };
+        match waiting.get_mut().pop_front() {
+            Some(next) => {
+                self.ready.push_front(next);
+                true
+            }
+            None => {
+                waiting.remove();
+                false
+            }
+        }
+    }
+
+    /// All that waits, whatever it waits for; each has ended by that. What is being tried at this moment stays, and
+    /// nothing may be admitted any more.
+    pub(super) fn give_up(&mut self) -> Vec<Job> {
+        let mut all: Vec<Job> = self.ready.drain(..).collect();
+        all.extend(self.pausing.drain().map(|p| p.0.job));
+        all.extend(self.keys.values_mut().flat_map(|w| w.drain(..)));
+        self.outstanding -= all.len();
+        all
+    }
+
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Jobs that were admitted and have not ended.
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+}
+
+struct Pausing {
+    until: Instant,
+    order: u64,
+    job: Job,
+}
+
+impl PartialEq for Pausing {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Pausing {}
+
+impl PartialOrd for Pausing {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Pausing {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.until, self.order).cmp(&(other.until, other.order))
+    }
+}
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are u64");
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::simulate::message::Kind;
+    use crate::simulate::sender::generate::tests::outgoing;
+
+    fn job(key: u64) -> Job {
+        Job::new(outgoing(key, Kind::First), None)
+    }
+
+    fn next(queue: &mut Queue) -> Option<u64> {
+        queue.next().map(|job| job.outgoing.key)
+    }
+
+    #[test]
+    fn one_key_after_the_other() {
+        let mut queue = Queue::default();
+        for (due_ms, key) in [(1, 7), (2, 7), (3, 8), (4, 7)] {
+            let mut job = job(key);
+            job.outgoing.due_ms = due_ms;
+            queue.admit(job);
+        }
+        let first = queue.next().unwrap();
+        assert_eq!(next(&mut queue), Some(8));
+        assert_eq!(next(&mut queue), None, "7 is on its way");
+        let now = Instant::now();
+        queue.pause(first, now + Duration::from_secs(1));
+        assert_eq!(queue.resume(now), 0);
+        assert_eq!(next(&mut queue), None, "7 pauses and keeps its turn");
+        assert_eq!(queue.resume(now + Duration::from_secs(1)), 1);
+        assert_eq!(queue.next().unwrap().outgoing.due_ms, 1);
+        assert!(queue.ended(7));
+        assert_eq!(queue.next().unwrap().outgoing.due_ms, 2);
+        assert!(queue.ended(7));
+        assert!(!queue.ended(8));
+        assert_eq!(queue.next().unwrap().outgoing.due_ms, 4);
+        assert!(!queue.ended(7));
+        assert_eq!(queue.outstanding(), 0);
+        assert!(queue.keys.is_empty(), "memory is given back");
+    }
+
+    #[test]
+    fn what_paused_comes_first_and_in_order() {
+        let mut queue = Queue::default();
+        let now = Instant::now();
+        for key in 1..=4 {
+            queue.admit(job(key));
+        }
+        let (first, second) = (queue.next().unwrap(), queue.next().unwrap());
+        queue.pause(first, now + Duration::from_millis(2));
+        queue.pause(second, now + Duration::from_millis(1));
+        queue.resume(now + Duration::from_millis(2));
+        let order: Vec<_> = std::iter::from_fn(|| next(&mut queue)).collect();
+        assert_eq!(order, [2, 1, 3, 4]);
+    }
+
+    #[test]
+    fn giving_up_leaves_only_what_is_being_tried() {
+        let mut queue = Queue::default();
+        for key in [1, 1, 2, 3] {
+            queue.admit(job(key));
+        }
+        let tried = queue.next().unwrap();
+        let paused = queue.next().unwrap();
+        queue.pause(paused, Instant::now());
+        assert_eq!(queue.give_up().len(), 3);
+        assert_eq!(queue.outstanding(), 1);
+        assert!(!queue.ended(tried.outgoing.key));
+        assert_eq!(queue.outstanding(), 0);
+    }
+}

@@ -1,0 +1,190 @@
+//! A small HTTP server that does what a test tells it to.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+/// What to do with a request.
+#[derive(Clone, Debug)]
+pub enum Act {
+    Answer(u16, &'static str),
+    /// And then the connection is of no use any more.
+    AnswerAndClose(u16, &'static str),
+    AnswerAfter(Duration, u16, &'static str),
+    Close,
+    Never,
+}
+
+pub const PUBLISHED: &str =
+    r#"{"status":"published","id":"x","topic":"t","partition":1,"offset":2}"#;
+
+/// A request that was seen.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub head: String,
+    /// Type, space and timestamp.
+    pub reading: String,
+    pub id: String,
+    /// When it was read, and when its answer was about to be written.
+    pub at: (Instant, Instant),
+}
+
+pub struct Server {
+    pub address: SocketAddr,
+    scheme: &'static str,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    // Ends the server with the test.
+    _runtime: tokio::runtime::Runtime,
+}
+
+/// Told how often this event was seen before.
+type Script = dyn Fn(usize) -> Act + Send + Sync;
+
+impl Server {
+    pub fn start(script: impl Fn(usize) -> Act + Send + Sync + 'static) -> Self {
+        Self::with(None, script)
+    }
+
+    /// With a certificate for 127.0.0.1, to be found in the file.
+    pub fn start_tls(
+        script: impl Fn(usize) -> Act + Send + Sync + 'static,
+    ) -> (Self, tempfile::NamedTempFile) {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), made.cert.pem()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        (Self::with(Some(Arc::new(config).into()), script), file)
+    }
+
+    fn with(
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(usize) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let script: Arc<Script> = Arc::new(script);
+        let counts: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
+        let noted = Arc::clone(&seen);
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (script, noted) = (Arc::clone(&script), Arc::clone(&noted));
+                let counts = Arc::clone(&counts);
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, &*script, &noted, &counts).await,
+                        Some(tls) => {
+                            let stream = tls.accept(stream).await.ok()?;
+                            serve(stream, &*script, &noted, &counts).await
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            scheme,
+            seen,
+            _runtime: runtime,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("{}://{}/v1/events", self.scheme, self.address)
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    script: &Script,
+    noted: &Mutex<Vec<Seen>>,
+    counts: &Mutex<HashMap<String, usize>>,
+) -> Option<()> {
+    let mut buffer = Vec::new();
+    loop {
+        let (head, body) = request(&mut stream, &mut buffer).await?;
+        let read = Instant::now();
+        let event: Value = serde_json::from_slice(&body).ok()?;
+        let id = event["id"].as_str()?.to_owned();
+        let before = {
+            let mut counts = counts.lock().unwrap();
+            let count = counts.entry(id.clone()).or_default();
+            *count += 1;
+            *count - 1
+        };
+        let act = script(before);
+        if let Act::AnswerAfter(after, ..) = &act {
+            tokio::time::sleep(*after).await;
+        }
+        let metadata = &event["metadata"];
+        let space = ["zone_id", "room_id", "floor_id"].map(|name| &metadata[name]);
+        let space = space.into_iter().find(|id| id.is_string());
+        noted.lock().unwrap().push(Seen {
+            head,
+            id,
+            reading: format!("{} {space:?} {}", event["type"], event["timestamp"]),
+            at: (read, Instant::now()),
+        });
+        let (status, body, close) = match act {
+            Act::Answer(status, body) | Act::AnswerAfter(_, status, body) => (status, body, false),
+            Act::AnswerAndClose(status, body) => (status, body, true),
+            Act::Close => return None,
+            Act::Never => std::future::pending().await,
+        };
+        let close = if close { "connection: close\r\n" } else { "" };
+        let length = body.len();
+        let answer =
+            format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\n{close}\r\n{body}");
+        stream.write_all(answer.as_bytes()).await.ok()?;
+        if !close.is_empty() {
+            return None;
+        }
+    }
+}
+
+async fn request(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+) -> Option<(String, Vec<u8>)> {
+    loop {
+        if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+            let head = String::from_utf8(buffer[..end].to_vec()).ok()?;
+            let length = head
+                .lines()
+                .find_map(|l| l.strip_prefix("content-length: "))?;
+            let whole = end + 4 + length.parse::<usize>().ok()?;
+            if buffer.len() >= whole {
+                let body = buffer[end + 4..whole].to_vec();
+                buffer.drain(..whole);
+                return Some((head, body));
+            }
+        }
+        if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+}

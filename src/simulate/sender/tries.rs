@@ -1,0 +1,227 @@
+//! How often an event is tried, and when it is given up: decided purely.
+
+use std::time::{Duration, Instant};
+
+use super::answer::Answered;
+use super::generate::Outgoing;
+use crate::simulate::journal::Cause;
+use crate::simulate::message::Kind;
+
+/// The sender's patience.
+#[derive(Clone, Debug)]
+pub struct Timings {
+    /// How long an answer may take before the try counts as failed.
+    pub http_timeout: Duration,
+    /// The pauses between one try and the next; there is one try more than pauses.
+    pub pauses: Vec<Duration>,
+    /// From the first try on; later ones are not begun.
+    pub window: Duration,
+    /// For how long the answer to a try that timed out is still listened to.
+    pub listen: Duration,
+    /// A run in which no connection could be made for so long ends.
+    pub give_up: Duration,
+}
+
+impl Default for Timings {
+    /// As the sender documents it, up to three tries within ten seconds; the pauses are a guess.
+    fn default() -> Self {
+        Self {
+            http_timeout: Duration::from_secs(5),
+            pauses: vec![Duration::from_secs(1), Duration::from_secs(3)],
+            window: Duration::from_secs(10),
+            listen: Duration::from_secs(30),
+            give_up: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A delivery on its way.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub outgoing: Outgoing,
+    /// When the next try should begin; `None`: as soon as there is a connection for it.
+    pub due: Option<Instant>,
+    /// How many tries were begun.
+    pub tries: u8,
+    /// Why the next one is made.
+    pub cause: Cause,
+    first_try: Option<Instant>,
+}
+
+/// How a try ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tried {
+    Answered(Answered),
+    /// No connection could be made: nothing was sent.
+    Unconnected,
+    /// The connection broke before the answer.
+    Broken,
+    /// There was no answer in time; one may still come.
+    TimedOut,
+}
+
+/// How a delivery ended: each exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Answered 2xx.
+    Accepted,
+    /// Dropped; the last try was answered 4xx.
+    Refused,
+    /// Dropped; the last try was answered otherwise, or not at all.
+    Dropped,
+    /// Dropped without a try, because the run had to end.
+    Unsent,
+}
+
+impl End {
+    /// Every end, in the order of the ledger.
+    pub const ALL: [End; 4] = [End::Accepted, End::Refused, End::Dropped, End::Unsent];
+
+    /// As the ledger writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            End::Accepted => "accepted",
+            End::Refused => "refused",
+            End::Dropped => "dropped",
+            End::Unsent => "unsent",
+        }
+    }
+}
+
+/// What is to be done after a try.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    End(End),
+    /// Another try at this moment.
+    TryAt(Instant),
+}
+
+impl Job {
+    pub(super) fn new(outgoing: Outgoing, due: Option<Instant>) -> Self {
+        let cause = match outgoing.kind {
+            Kind::Redelivery => Cause::Redelivery,
+            _ => Cause::Planned,
+        };
+        Self {
+            outgoing,
+            due,
+            tries: 0,
+            cause,
+            first_try: None,
+        }
+    }
+
+    /// A try begins. Returns the moment from which its latency counts.
+    pub(super) fn begin(&mut self, now: Instant) -> Instant {
+        self.tries += 1;
+        self.first_try.get_or_insert(now);
+        self.due.unwrap_or(now)
+    }
+
+    /// Whether what waited for a connection has waited for too long.
+    pub(super) fn is_too_late(&self, now: Instant, timings: &Timings) -> bool {
+        self.first_try
+            .is_some_and(|first| now >= first + timings.window)
+    }
+
+    /// A try ended.
+    pub(super) fn conclude(&mut self, tried: Tried, now: Instant, timings: &Timings) -> Next {
+        let dropped = match tried {
+            Tried::Answered(answered) if answered.is_success() => return Next::End(End::Accepted),
+            Tried::Answered(answered) if (400..500).contains(&answered.status) => End::Refused,
+            _ => End::Dropped,
+        };
+        self.cause = match tried {
+            Tried::TimedOut => Cause::AfterTimeout,
+            // Where the one before may have been stored, that is what explains a second record.
+            _ if self.cause == Cause::AfterTimeout => Cause::AfterTimeout,
+            _ => Cause::AfterFailure,
+        };
+        let Some(pause) = timings.pauses.get(usize::from(self.tries) - 1) else {
+            return Next::End(dropped);
+        };
+        let next = now + *pause;
+        if self.is_too_late(next, timings) {
+            return Next::End(dropped);
+        }
+        self.due = Some(next);
+        Next::TryAt(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::sender::generate::tests::outgoing;
+
+    fn answered(status: u16) -> Tried {
+        Tried::Answered(Answered {
+            status,
+            word: None,
+            at: None,
+        })
+    }
+
+    #[test]
+    fn three_tries_and_their_pauses() {
+        let timings = Timings::default();
+        let begun = Instant::now();
+        let second = |s| begun + Duration::from_secs(s);
+        let mut job = Job::new(outgoing(1, Kind::First), None);
+        assert_eq!(job.begin(begun), begun);
+        assert_eq!(
+            job.conclude(answered(503), begun, &timings),
+            Next::TryAt(second(1))
+        );
+        assert_eq!(job.cause, Cause::AfterFailure);
+        assert_eq!(job.begin(second(2)), second(1), "waiting counts");
+        assert_eq!(
+            job.conclude(Tried::Broken, second(2), &timings),
+            Next::TryAt(second(5))
+        );
+        job.begin(second(5));
+        let mut refused = Job { ..job };
+        assert_eq!(
+            refused.conclude(answered(422), second(5), &timings),
+            Next::End(End::Refused)
+        );
+    }
+
+    #[test]
+    fn no_try_begins_after_the_window() {
+        let timings = Timings::default();
+        let begun = Instant::now();
+        let second = |s| begun + Duration::from_secs(s);
+        let mut job = Job::new(outgoing(1, Kind::Redelivery), Some(begun));
+        assert_eq!(job.cause, Cause::Redelivery);
+        job.begin(begun);
+        assert!(matches!(
+            job.conclude(Tried::TimedOut, second(5), &timings),
+            Next::TryAt(_)
+        ));
+        assert_eq!(job.cause, Cause::AfterTimeout);
+        job.begin(second(6));
+        assert!(!job.is_too_late(second(9), &timings));
+        assert!(job.is_too_late(second(10), &timings));
+        assert_eq!(
+            job.conclude(Tried::TimedOut, second(11), &timings),
+            Next::End(End::Dropped)
+        );
+    }
+
+    #[test]
+    fn a_2xx_is_the_end() {
+        for (status, next) in [
+            (200, Next::End(End::Accepted)),
+            (202, Next::End(End::Accepted)),
+        ] {
+            let mut job = Job::new(outgoing(1, Kind::First), None);
+            let now = Instant::now();
+            job.begin(now);
+            assert_eq!(
+                job.conclude(answered(status), now, &Timings::default()),
+                next
+            );
+        }
+    }
+}

@@ -1,0 +1,102 @@
+use super::super::samples::{NOW, PARTITIONS, Sample, World, checker, look};
+use super::*;
+
+fn sample() -> Sample {
+    Sample::new(3, EventType::RoomOccupancy, "4")
+}
+
+#[test]
+fn a_good_record_becomes_its_entry() {
+    let mut checker = checker(&World::empty().truth);
+    let (sample, record) = (sample(), sample().record(9));
+    let entry = look(&mut checker, &record).unwrap();
+    assert_eq!(entry.id, sample.id);
+    assert_eq!(entry.value, hash::bytes(sample.value().as_bytes()));
+    assert_eq!(entry.data, hash::bytes(b"4"));
+    assert!(!entry.misplaced && !entry.misheaded);
+    assert!(checker.aside.unreadable.is_empty());
+}
+
+#[test]
+fn topic_key_and_partition_follow_from_the_value() {
+    let mut checker = checker(&World::empty().truth);
+    let mut noted = |change: &dyn Fn(&mut super::super::samples::Stored)| {
+        let mut record = sample().record(9);
+        change(&mut record);
+        let entry = look(&mut checker, &record).unwrap();
+        assert!(entry.misplaced && !entry.misheaded);
+        checker.aside.misplaced.remove(&record.position).unwrap()
+    };
+    assert!(noted(&|r| r.position.topic = 5).contains("topic t.room-occupancy"));
+    assert!(noted(&|r| r.key = Some(b"room_3".to_vec())).contains("key room_"));
+    assert!(noted(&|r| r.key = None).contains("not none"));
+    let other = |p: i32| (p + 1) % PARTITIONS as i32;
+    assert!(noted(&|r| r.position.partition = other(r.position.partition)).contains("partition"));
+}
+
+#[test]
+fn headers_are_looked_at() {
+    let mut checker = checker(&World::empty().truth);
+    let mut record = sample().record(9);
+    *record.header("ce_type") = b"io.butlr.room-occupancy.v2".to_vec();
+    let entry = look(&mut checker, &record).unwrap();
+    assert!(entry.misheaded && !entry.misplaced);
+    assert!(checker.aside.misheaded[&record.position].contains("ce_type"));
+    let nameless = Record {
+        position: record.position,
+        timestamp_ms: record.timestamp_ms,
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: None,
+    };
+    assert!(checker.look(&nameless).unwrap().misheaded);
+}
+
+#[test]
+fn what_tells_no_event_is_kept_aside() {
+    let mut checker = checker(&World::empty().truth);
+    let values: [Option<&[u8]>; 6] = [
+        None,
+        Some(b""),
+        Some(b"{\"id\":"),
+        Some(&[0xff, 0xfe]),
+        Some(br#"{"id":"other_1","type":"PIR_MOTION","timestamp":1,"metadata":{"room_id":"r"}}"#),
+        Some(br#"{"id":"event_1","type":"PIR_MOTION","timestamp":1,"metadata":{"room_id":"r"}}"#),
+    ];
+    for (n, value) in values.into_iter().enumerate() {
+        let mut record = sample().record(n as i64);
+        record.value = value.map(<[u8]>::to_vec);
+        assert!(look(&mut checker, &record).is_none());
+    }
+    let strays = &checker.aside.unreadable;
+    assert_eq!(strays.len(), values.len());
+    assert!(strays[0].why.contains("tombstone"));
+    assert!(strays[1].why.contains("empty"));
+    assert!(strays[2].why.contains("EOF"));
+    assert_eq!(strays[4].id.as_deref(), Some("other_1"));
+    assert!(strays.iter().all(|s| s.claims == [None, Some(sample().id)]));
+}
+
+#[test]
+fn a_changed_id_leaves_the_headers_to_tell_whose_record_it_is() {
+    let mut checker = checker(&World::empty().truth);
+    let mut record = sample().record(9);
+    let other = Sample::new(4, EventType::RoomOccupancy, "4");
+    record.change(&sample().id.to_string(), &other.id.to_string());
+    assert_eq!(look(&mut checker, &record).unwrap().id, other.id);
+    assert_eq!(checker.aside.other_ids[&record.position], sample().id);
+}
+
+#[test]
+fn traffic_tells_its_space_in_the_truth() {
+    let traffic = Sample::new(3, EventType::Traffic, r#"{"in":4,"out":1}"#);
+    let truth = Truth {
+        at_ms: NOW,
+        spaces: vec![("space_1".to_owned(), 0), (traffic.room.clone(), 3)],
+    };
+    let mut checker = checker(&truth);
+    let entry = look(&mut checker, &traffic.record(1)).unwrap();
+    assert_eq!((entry.space, entry.net), (Some(1), 3));
+    let entry = look(&mut checker, &sample().record(1)).unwrap();
+    assert_eq!((entry.space, entry.net), (None, 0));
+}

@@ -1,0 +1,121 @@
+//! What is kept of a record until it is joined with the journal.
+
+use crate::event::EventType;
+use crate::simulate::journal::buckets::{Fields, Fixed};
+use crate::simulate::ksuid::Ksuid;
+
+/// Where a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Position {
+    /// Whose topic, by [`EventType::index`].
+    pub topic: u8,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+}
+
+/// A record whose value tells an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Which (type, space, timestamp) its value is about.
+    pub key: u64,
+    /// The id that its value tells.
+    pub id: Ksuid,
+    /// Hash of its value.
+    pub value: u64,
+    /// Hash of the `data` in it.
+    pub data: u64,
+    /// The type that its value tells.
+    pub event_type: EventType,
+    /// Where it is.
+    pub position: Position,
+    /// Topic, key or partition are not what the value asks for.
+    pub misplaced: bool,
+    /// Headers or timestamp are not.
+    pub misheaded: bool,
+    /// TRAFFIC: which of the truth's spaces it is about.
+    pub space: Option<u32>,
+    /// TRAFFIC: in less out.
+    pub net: i32,
+}
+
+/// `key | id | value | data | type, topic, flags | partition | offset | space (all ones: none) | net`.
+impl Fixed for Entry {
+    const SIZE: usize = 8 + 20 + 8 + 8 + 3 + 4 + 8 + 4 + 4;
+
+    fn key(&self) -> u64 {
+        self.key
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend(self.key.to_le_bytes());
+        out.extend(self.id.as_bytes());
+        out.extend(self.value.to_le_bytes());
+        out.extend(self.data.to_le_bytes());
+        let flags = u8::from(self.misplaced) | u8::from(self.misheaded) << 1;
+        out.extend([self.event_type.index() as u8, self.position.topic, flags]);
+        out.extend(self.position.partition.to_le_bytes());
+        out.extend(self.position.offset.to_le_bytes());
+        out.extend(self.space.unwrap_or(u32::MAX).to_le_bytes());
+        out.extend(self.net.to_le_bytes());
+    }
+
+    fn take(mut bytes: Fields<'_>) -> Option<Self> {
+        let key = u64::from_le_bytes(bytes.some()?);
+        let id = Ksuid::from_bytes(bytes.some()?);
+        let value = u64::from_le_bytes(bytes.some()?);
+        let data = u64::from_le_bytes(bytes.some()?);
+        let [event_type, topic, flags] = bytes.some()?;
+        let position = Position {
+            topic,
+            partition: i32::from_le_bytes(bytes.some()?),
+            offset: i64::from_le_bytes(bytes.some()?),
+        };
+        let space = u32::from_le_bytes(bytes.some()?);
+        Some(Self {
+            key,
+            id,
+            value,
+            data,
+            event_type: *EventType::ALL.get(usize::from(event_type))?,
+            position,
+            misplaced: flags & 1 != 0,
+            misheaded: flags & 2 != 0,
+            space: (space != u32::MAX).then_some(space),
+            net: i32::from_le_bytes(bytes.some()?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::journal::buckets::{self, Buckets};
+
+    #[test]
+    fn comes_back_as_it_was() {
+        let entry = |n: u32| Entry {
+            key: 0,
+            id: Ksuid::from_bytes([n as u8; 20]),
+            value: u64::from(n) << 40,
+            data: 3,
+            event_type: EventType::ALL[n as usize % 10],
+            position: Position {
+                topic: n as u8 % 10,
+                partition: n as i32,
+                offset: i64::from(n) << 33,
+            },
+            misplaced: n.is_multiple_of(2),
+            misheaded: n.is_multiple_of(3),
+            space: n.is_multiple_of(5).then_some(n),
+            net: -(n as i32),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let mut buckets = Buckets::create(dir.path()).unwrap();
+        let entries: Vec<_> = (0..20).map(entry).collect();
+        entries.iter().for_each(|e| buckets.push(e).unwrap());
+        let sum = buckets.close().unwrap()[0];
+        assert_eq!(buckets::read::<Entry>(dir.path(), 0, sum).unwrap(), entries);
+    }
+}

@@ -1,0 +1,192 @@
+//! What was proved: one line a property, the first ten violations of each, and what was published more than once.
+
+use std::time::Duration;
+
+use super::entry::Position;
+use crate::event::EventType;
+
+mod show;
+
+/// So many violations of a property are told one by one.
+const TOLD: usize = 10;
+
+/// What is proved, each for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Property {
+    /// Everything answered 2xx is there.
+    Stored,
+    /// The bytes are those that were sent.
+    Intact,
+    /// Nothing is there that was not sent, or that was only refused.
+    Sent,
+    /// Topic, key and partition.
+    Placed,
+    /// Headers and timestamp.
+    Headed,
+    /// As often as published.
+    Counted,
+    /// Where the answers said.
+    Named,
+    /// TRAFFIC adds up to the model's occupancy.
+    Occupancy,
+}
+
+impl Property {
+    /// Every property, in the order of the report.
+    pub const ALL: [Property; 8] = [
+        Property::Stored,
+        Property::Intact,
+        Property::Sent,
+        Property::Placed,
+        Property::Headed,
+        Property::Counted,
+        Property::Named,
+        Property::Occupancy,
+    ];
+
+    /// As programs name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Property::Stored => "stored",
+            Property::Intact => "intact",
+            Property::Sent => "sent",
+            Property::Placed => "placed",
+            Property::Headed => "headed",
+            Property::Counted => "counted",
+            Property::Named => "named",
+            Property::Occupancy => "occupancy",
+        }
+    }
+
+    const fn claim(self) -> &'static str {
+        match self {
+            Property::Stored => "everything answered 2xx is there",
+            Property::Intact => "bytes are those that were sent",
+            Property::Sent => "nothing is there that was not sent, or only refused",
+            Property::Placed => "topic, key and partition are the contract's",
+            Property::Headed => "headers and timestamp are the contract's",
+            Property::Counted => "nothing is there more or less often than published",
+            Property::Named => "partition and offset are those of the answers",
+            Property::Occupancy => "TRAFFIC adds up to the model's occupancy",
+        }
+    }
+
+    const fn counts(self) -> &'static str {
+        match self {
+            Property::Stored | Property::Counted => "events",
+            Property::Named => "answers",
+            Property::Occupancy => "spaces",
+            _ => "records",
+        }
+    }
+}
+
+/// One thing that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The event (`event_…`) or, for occupancy, the space.
+    pub id: Option<String>,
+    /// The record, where there is one.
+    pub position: Option<Position>,
+    /// What was expected, and what there is instead.
+    pub text: String,
+}
+
+/// What was found of one property.
+#[derive(Clone, Debug, Default)]
+pub struct Finding {
+    /// How many were looked at.
+    pub checked: u64,
+    /// How many of those violate it.
+    pub violations: u64,
+    /// The first ten that do.
+    pub first: Vec<Violation>,
+    /// Why it was not checked, where it was not.
+    pub unchecked: Option<String>,
+}
+
+/// Why events are there more than once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// Records beyond the first of their event.
+    pub all: u64,
+    /// Of those: the sender sent it again although nothing went wrong.
+    pub redelivery: u64,
+    /// … after no answer in time.
+    pub after_timeout: u64,
+    /// … after an answer that was no 2xx, or a broken connection.
+    pub after_failure: u64,
+}
+
+impl Copies {
+    /// Those for which no try accounts.
+    pub fn unexplained(&self) -> u64 {
+        self.all - self.redelivery - self.after_timeout - self.after_failure
+    }
+}
+
+/// The result.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The topics' names, by [`EventType::index`].
+    pub topics: [String; EventType::ALL.len()],
+    /// Requests that were answered or given up.
+    pub attempts: u64,
+    /// Records read.
+    pub records: u64,
+    /// Bytes of their values.
+    pub bytes: u64,
+    /// What reading and joining took.
+    pub took: Duration,
+    /// What is there more than once.
+    pub copies: Copies,
+    findings: [Finding; Property::ALL.len()],
+}
+
+impl Report {
+    /// Nothing found yet.
+    pub fn new(topics: [String; EventType::ALL.len()]) -> Self {
+        Self {
+            topics,
+            attempts: 0,
+            records: 0,
+            bytes: 0,
+            took: Duration::ZERO,
+            copies: Copies::default(),
+            findings: Default::default(),
+        }
+    }
+
+    /// What was found of a property.
+    pub fn finding(&self, property: Property) -> &Finding {
+        &self.findings[property as usize]
+    }
+
+    /// Whether no property is violated.
+    pub fn holds(&self) -> bool {
+        self.findings.iter().all(|f| f.violations == 0)
+    }
+
+    /// Counts what was looked at.
+    pub(super) fn checked(&mut self, property: Property, how_many: u64) {
+        self.findings[property as usize].checked += how_many;
+    }
+
+    /// Notes why a property is not checked.
+    pub(super) fn unchecked(&mut self, property: Property, why: String) {
+        self.findings[property as usize].unchecked = Some(why);
+    }
+
+    /// Notes a violation; `what` makes the text only when it is told.
+    pub(super) fn violated(&mut self, property: Property, what: impl FnOnce() -> Violation) {
+        let finding = &mut self.findings[property as usize];
+        finding.violations += 1;
+        if finding.first.len() < TOLD {
+            finding.first.push(what());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! The report as text, and for programs.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use super::{Finding, Property, Report, TOLD, Violation};
+use crate::simulate::verify::entry::Position;
+
+impl Report {
+    /// The same for programs.
+    pub fn to_json(&self) -> Value {
+        let violation = |v: &Violation| {
+            let position = v.position.map(|p| {
+                json!({
+                    "topic": self.topic(p),
+                    "partition": p.partition,
+                    "offset": p.offset,
+                })
+            });
+            json!({ "id": v.id, "record": position, "expected": v.text })
+        };
+        let properties = Property::ALL.map(|property| {
+            let finding = self.finding(property);
+            json!({
+                "property": property.name(),
+                "result": finding.word(),
+                "checked": finding.checked,
+                "violations": finding.violations,
+                "first_violations": finding.first.iter().map(violation).collect::<Vec<_>>(),
+                "not_checked_because": finding.unchecked,
+            })
+        });
+        json!({
+            "holds": self.holds(),
+            "attempts": self.attempts,
+            "records": self.records,
+            "value_bytes": self.bytes,
+            "seconds": self.took.as_secs_f64(),
+            "copies": {
+                "all": self.copies.all,
+                "redelivery": self.copies.redelivery,
+                "after_timeout": self.copies.after_timeout,
+                "after_failure": self.copies.after_failure,
+                "unexplained": self.copies.unexplained(),
+            },
+            "properties": properties,
+        })
+    }
+
+    fn topic(&self, position: Position) -> &str {
+        &self.topics[usize::from(position.topic)]
+    }
+}
+
+impl Finding {
+    fn word(&self) -> &'static str {
+        match self {
+            Finding {
+                violations: 1.., ..
+            } => "failed",
+            Finding {
+                unchecked: Some(_), ..
+            } => "not checked",
+            _ => "ok",
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "read {} records back and compared them with {} answers, in {:.1} s",
+            grouped(self.records),
+            grouped(self.attempts),
+            self.took.as_secs_f64()
+        )?;
+        for property in Property::ALL {
+            let finding = self.finding(property);
+            let (claim, counts) = (property.claim(), property.counts());
+            match finding {
+                Finding {
+                    violations: violations @ 1..,
+                    ..
+                } => {
+                    let shown = match *violations > TOLD as u64 {
+                        true => format!("; the first {TOLD}:"),
+                        false => ":".to_owned(),
+                    };
+                    let violations = grouped(*violations);
+                    writeln!(f, "FAILED       {claim}: violated by {violations}{shown}")?;
+                    for violation in &finding.first {
+                        self.tell(f, violation)?;
+                    }
+                }
+                Finding {
+                    unchecked: Some(why),
+                    ..
+                } => writeln!(f, "not checked  {claim}: {why}")?,
+                _ => {
+                    let checked = grouped(finding.checked);
+                    writeln!(f, "ok           {claim} ({checked} {counts})")?;
+                }
+            }
+        }
+        let copies = &self.copies;
+        match copies.all {
+            0 => return write!(f, "no event is there more than once"),
+            1 => write!(f, "1 record is a copy: ")?,
+            n => write!(f, "{} records are copies: ", grouped(n))?,
+        }
+        write!(
+            f,
+            "{} sent again as planned, {} after a time-out, {} after a failure",
+            grouped(copies.redelivery),
+            grouped(copies.after_timeout),
+            grouped(copies.after_failure)
+        )?;
+        match copies.unexplained() {
+            0 => Ok(()),
+            n => write!(f, ", {} for no reason that is known", grouped(n)),
+        }
+    }
+}
+
+impl Report {
+    fn tell(&self, f: &mut fmt::Formatter<'_>, violation: &Violation) -> fmt::Result {
+        f.write_str("               ")?;
+        if let Some(id) = &violation.id {
+            write!(f, "{id}  ")?;
+        }
+        if let Some(position) = violation.position {
+            let topic = self.topic(position);
+            write!(f, "{topic}[{}]@{}  ", position.partition, position.offset)?;
+        }
+        writeln!(f, "{}", violation.text)
+    }
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
