@@ -1,4 +1,4 @@
-//! The command line: `butlr-bridge serve | dev | check-config | topics`.
+//! The command line: `butlr-bridge serve | dev | simulate | verify | check-config | topics`.
 
 use std::process::ExitCode;
 

@@ -3,7 +3,9 @@
 mod check_config;
 mod dev;
 mod serve;
+mod simulate;
 mod topics;
+mod verify;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -20,10 +22,14 @@ use crate::kafka::client::{self, check_property};
 pub enum Command {
     /// Run the bridge: webhooks in, Kafka out
     Serve(serve::Arguments),
-    /// Run everything on this machine with nothing to install: an embedded broker, the bridge and a few simulated rooms
+    /// Run everything on this machine with nothing to install: an embedded broker, the bridge and a simulated building
     Dev(dev::Arguments),
     /// Check a configuration: all mistakes at once; needs no Kafka
     CheckConfig(check_config::Arguments),
+    /// Send what a city of sensors would, as the vendor does; count what was answered and prove what was stored
+    Simulate(Box<simulate::Arguments>),
+    /// Prove once more what an earlier `simulate --journal` stored
+    Verify(verify::Arguments),
     /// Compare the topics that the bridge needs with what the broker has
     Topics(topics::Arguments),
 }
@@ -33,6 +39,8 @@ pub fn run(command: Command) -> ExitCode {
     match command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Dev(arguments) => dev::run(arguments),
+        Command::Simulate(arguments) => simulate::run(*arguments),
+        Command::Verify(arguments) => verify::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
         Command::Topics(arguments) => topics::run(arguments),
     }

@@ -1,11 +1,10 @@
 //! `dev`: everything in one process, with nothing to install.
 
-mod source;
-
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -15,7 +14,14 @@ use crate::app::{self, Launch, Listeners};
 use crate::config::{Config, Sources};
 use crate::event::EventType;
 use crate::kafka::embedded::EmbeddedKafka;
+use crate::simulate::city::{Habits, Life, Plan, Size};
+use crate::simulate::progress::Progress;
+use crate::simulate::sender::{self, Stop, Target};
+use crate::simulate::stream::{Behaviour, Stream};
 use crate::telemetry;
+
+/// One floor of a small building.
+const ROOMS: usize = 6;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -88,9 +94,10 @@ fn start(
     let ingest = listeners.ingest.local_addr()?;
     let admin = listeners.admin.local_addr()?;
     introduce(&config, ingest, admin, arguments.kafka.is_none());
-    let url = format!("http://{ingest}/v1/events");
     if !arguments.quiet {
-        std::thread::spawn(move || source::run(&url));
+        let url = format!("http://{ingest}/v1/events");
+        let target = Target::parse(&url).expect("an address makes a URL");
+        std::thread::spawn(move || send(target));
     }
     std::thread::spawn(move || report(&format!("http://{admin}/status")));
     let launch = Launch {
@@ -122,6 +129,26 @@ fn start(
         ledger.of(crate::metrics::Outcome::Refused)
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `simulate` does, in real time and for as long as the process lives.
+fn send(target: Target) {
+    const SEED: u64 = 1;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let start_ms = now.unwrap_or_default().as_millis() as i64;
+    let size = Size {
+        rooms: ROOMS,
+        sensors: None,
+    };
+    let plan = Arc::new(Plan::grow(SEED, size));
+    let life = Life::begin(plan, SEED, start_ms, Habits::default());
+    let stream = Stream::new(life, SEED, Behaviour::default());
+    let options = sender::Options::to(target);
+    let ended = match sender::run(options, stream, None, Progress::Silent, Stop::new()) {
+        Ok(finished) => finished.unreachable.unwrap_or_default(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(ended, "the simulated building sends nothing any more");
 }
 
 fn embedded(config: &Config) -> Result<EmbeddedKafka, String> {
@@ -165,7 +192,7 @@ butlr-bridge dev
 Send an event:
   {}
 
-Read what arrived (kcat):
+Read what arrived (kcat; the building's rooms are counted at each full minute):
   kcat -q -b {bootstrap} -C -t {rooms} -f '%k  %s\\n'
 
 Ctrl-C ends it. Once a second, what flows:

@@ -1,0 +1,189 @@
+//! Which city, and how its sender behaves.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::values::{self, Mean};
+use crate::event::EventType;
+use crate::simulate::city::{Habits, Life, Plan, Size};
+use crate::simulate::sender::Pace;
+use crate::simulate::stream::{Behaviour, Stream};
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct CityArguments {
+    /// How many rooms the city has
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = values::count(1_000_000))]
+    spaces: usize,
+    /// How many sensors send DETECTIONS; one a room unless told
+    #[arg(long, value_name = "N", value_parser = values::count(1_000_000))]
+    sensors: Option<usize>,
+    /// What the city grows from: the same seed and start send the same events
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// The simulated clock's first moment, at which it is 10:00 in the city; by default now, or such that an accelerated
+    /// run ends now
+    #[arg(long, value_name = "RFC3339", value_parser = values::past)]
+    start: Option<SystemTime>,
+    /// Only these types, separated by commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = values::event_type)]
+    types: Vec<EventType>,
+    /// Each event once, at once and right: nothing late, shuffled, delivered twice, recomputed, revised or skewed, no outages
+    #[arg(long)]
+    plain: bool,
+    /// Share of events that are delivered a second time [default: 0.5%]
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    redelivered: Option<f64>,
+    /// Share of events that come minutes late [default: 0.5%]
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    late: Option<f64>,
+    /// Share of events that come out of order [default: 2%]
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    shuffled: Option<f64>,
+    /// Share of occupancy readings that are revised [default: 3%]
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    revised: Option<f64>,
+    /// Share of sensors whose clock is off [default: 1%]
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    skewed: Option<f64>,
+    /// How often a building's events pile up for a while, on average; or never [default: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = values::mean)]
+    outages: Option<Mean>,
+    /// Share of events that are accompanied by an invalid one [default: 0%]
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    invalid: Option<f64>,
+}
+
+/// Where the simulated clock begins when it should run until it has caught up. The bridge takes events of the last 3 days
+/// at their own time.
+const LONG_AGO: Duration = Duration::from_secs(60 * 3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+impl CityArguments {
+    /// Where the simulated clock begins, ms since 1970.
+    pub fn start_ms(&self, pace: Pace, duration: Option<Duration>) -> i64 {
+        let now = SystemTime::now();
+        let start = self.start.unwrap_or_else(|| {
+            let before = match pace {
+                Pace::REAL_TIME => Duration::ZERO,
+                Pace::Speed(speed) => duration.map_or(DAY, |d| {
+                    Duration::try_from_secs_f64(d.as_secs_f64() * speed).unwrap_or(DAY)
+                }),
+                Pace::Rate(_) | Pace::Max => LONG_AGO,
+            };
+            now.checked_sub(before).unwrap_or(UNIX_EPOCH)
+        });
+        let since = start.duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// What the city's sender delivers from then on.
+    pub fn stream(&self, start_ms: i64) -> Stream {
+        let size = Size {
+            rooms: self.spaces,
+            sensors: self.sensors,
+        };
+        let plan = Arc::new(Plan::grow(self.seed, size));
+        let life = Life::begin(plan, self.seed, start_ms, self.habits());
+        Stream::new(life, self.seed, self.behaviour())
+    }
+
+    /// Whether events of this type are sent.
+    pub fn sends(&self, event_type: EventType) -> bool {
+        self.types.is_empty() || self.types.contains(&event_type)
+    }
+
+    /// `--plain` is where the others start from.
+    fn habits(&self) -> Habits {
+        let usual = Habits::default();
+        let share = |given: Option<f64>, usual: f64| match self.plain {
+            true => given.unwrap_or(0.0),
+            false => given.unwrap_or(usual),
+        };
+        Habits {
+            revised: share(self.revised, usual.revised),
+            skewed: share(self.skewed, usual.skewed),
+            recompute: !self.plain || self.revised.is_some_and(|revised| revised > 0.0),
+            types: EventType::ALL.map(|t| self.sends(t)),
+        }
+    }
+
+    fn behaviour(&self) -> Behaviour {
+        let mut behaviour = match self.plain {
+            true => Behaviour::plain(),
+            false => Behaviour::default(),
+        };
+        let set = |share: &mut f64, given: Option<f64>| *share = given.unwrap_or(*share);
+        set(&mut behaviour.redelivered, self.redelivered);
+        set(&mut behaviour.late, self.late);
+        set(&mut behaviour.shuffled, self.shuffled);
+        set(&mut behaviour.invalid, self.invalid);
+        match self.outages {
+            None => {}
+            Some(Mean::Never) => behaviour.outages = None,
+            Some(Mean::Every(mean)) => behaviour.outages = Some(mean),
+        }
+        behaviour
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        city: CityArguments,
+    }
+
+    fn parse(line: &str) -> CityArguments {
+        Line::parse_from(line.split_whitespace()).city
+    }
+
+    #[test]
+    fn plain_is_where_the_others_start_from() {
+        let plain = parse("simulate --plain");
+        assert_eq!(plain.behaviour(), Behaviour::plain());
+        assert_eq!(plain.habits().revised, 0.0);
+        assert!(!plain.habits().recompute);
+        let late = parse("simulate --plain --late 1% --outages 2h");
+        let behaviour = late.behaviour();
+        assert_eq!((behaviour.late, behaviour.shuffled), (0.01, 0.0));
+        assert_eq!(behaviour.outages, Some(Duration::from_secs(7200)));
+        let usual = parse("simulate --outages never");
+        let wanted = Behaviour {
+            outages: None,
+            ..Behaviour::default()
+        };
+        assert_eq!(usual.behaviour(), wanted);
+        assert!(usual.habits().recompute);
+    }
+
+    #[test]
+    fn an_accelerated_run_ends_now() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let now = now.as_millis() as i64;
+        let ago = |line: &str, pace, duration| now - parse(line).start_ms(pace, duration);
+        let minute = Some(Duration::from_secs(60));
+        let near = |ago: i64, hours: i64| (ago - hours * 3_600_000).abs() < 60_000;
+        assert!(near(ago("simulate", Pace::REAL_TIME, minute), 0));
+        assert!(near(ago("simulate", Pace::Speed(60.0), minute), 1));
+        assert!(near(ago("simulate", Pace::Speed(60.0), None), 24));
+        assert!(near(ago("simulate", Pace::Max, minute), 60));
+        let given = parse("simulate --start 2026-05-04T08:00:00Z");
+        assert_eq!(given.start_ms(Pace::Max, None), 1_777_881_600_000);
+    }
+
+    #[test]
+    fn types_are_all_or_those_named() {
+        assert!(parse("simulate").habits().types.iter().all(|t| *t));
+        let two = parse("simulate --types traffic,PIR_MOTION");
+        let sent = EventType::ALL.into_iter().filter(|t| two.sends(*t));
+        assert_eq!(
+            sent.collect::<Vec<_>>(),
+            [EventType::Traffic, EventType::PirMotion]
+        );
+    }
+}

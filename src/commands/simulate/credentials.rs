@@ -1,0 +1,129 @@
+//! As whom the sender posts. What is wrong with a secret is told without it, so clap, which quotes, does not look at it.
+
+use std::convert::Infallible;
+use std::path::Path;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::secret;
+use crate::simulate::sender::Credentials;
+
+#[derive(clap::Args, Clone, Debug)]
+#[group(multiple = false)]
+pub struct CredentialArguments {
+    /// A header with an API key; in a file it is not seen by other users of this machine
+    #[arg(long, value_name = "NAME: VALUE", value_parser = unseen)]
+    api_key: Option<SecretString>,
+    /// The same, with the key in a file
+    #[arg(long, value_name = "NAME=FILE")]
+    api_key_file: Option<String>,
+    /// HTTP basic authentication
+    #[arg(long, value_name = "USER:PASSWORD", value_parser = unseen)]
+    basic: Option<SecretString>,
+    /// The same, with user:password in a file
+    #[arg(long, value_name = "FILE")]
+    basic_file: Option<String>,
+}
+
+fn unseen(text: &str) -> Result<SecretString, Infallible> {
+    Ok(SecretString::from(text))
+}
+
+impl CredentialArguments {
+    /// The credentials, if any.
+    ///
+    /// # Errors
+    /// What is wrong and what is allowed, without the secret.
+    pub fn read(&self) -> Result<Option<Credentials>, String> {
+        let read = |file: &str| secret::from_file(Path::new(file)).map(SecretString::from);
+        if let Some(pair) = &self.api_key {
+            let (name, key) = pair
+                .expose_secret()
+                .split_once(':')
+                .ok_or("--api-key: write it as 'NAME: VALUE'")?;
+            return api_key("--api-key", name, &SecretString::from(key)).map(Some);
+        }
+        if let Some(pair) = &self.api_key_file {
+            let (name, file) = pair
+                .split_once('=')
+                .ok_or("--api-key-file: write it as NAME=FILE")?;
+            let key = read(file).map_err(|e| format!("--api-key-file: {e}"))?;
+            return api_key("--api-key-file", name, &key).map(Some);
+        }
+        if let Some(pair) = &self.basic {
+            return basic("--basic", pair).map(Some);
+        }
+        if let Some(file) = &self.basic_file {
+            let pair = read(file).map_err(|e| format!("--basic-file: {e}"))?;
+            return basic("--basic-file", &pair).map(Some);
+        }
+        Ok(None)
+    }
+}
+
+fn api_key(flag: &str, name: &str, key: &SecretString) -> Result<Credentials, String> {
+    let key = key.expose_secret().trim();
+    secret::header_text(key).map_err(|e| format!("{flag}: the key: {e}"))?;
+    Credentials::api_key(name.trim(), &SecretString::from(key)).map_err(|e| format!("{flag}: {e}"))
+}
+
+fn basic(flag: &str, pair: &SecretString) -> Result<Credentials, String> {
+    let (user, password) = pair
+        .expose_secret()
+        .split_once(':')
+        .ok_or_else(|| format!("{flag}: write it as USER:PASSWORD"))?;
+    Credentials::basic(user, &SecretString::from(password)).map_err(|e| format!("{flag}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        credentials: CredentialArguments,
+    }
+
+    fn read(flag: &str, value: &str) -> Result<Option<Credentials>, String> {
+        let line = Line::try_parse_from(["simulate", flag, value]).unwrap();
+        let shown = format!("{line:?}");
+        assert!(!shown.contains("s3cret"), "{shown}");
+        line.credentials.read()
+    }
+
+    #[test]
+    fn each_way_to_give_them() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"user:s3cret\n").unwrap();
+        let path = file.path().display();
+        assert!(read("--api-key", "X-Api-Key: s3cret").unwrap().is_some());
+        assert!(read("--basic", "user:s3:cret").unwrap().is_some());
+        assert!(read("--basic-file", &path.to_string()).unwrap().is_some());
+        let named = format!("x-api-key={path}");
+        assert!(read("--api-key-file", &named).unwrap().is_some());
+        let both = ["simulate", "--basic", "a:b", "--api-key", "a: b"];
+        assert!(Line::try_parse_from(both).is_err());
+    }
+
+    #[test]
+    fn no_mistake_tells_a_secret() {
+        for (flag, value, told) in [
+            ("--api-key", "s3cret", "'NAME: VALUE'"),
+            ("--api-key", "a b: s3cret", "not the name of a header"),
+            ("--api-key", "x-key: s3cret\u{1}", "--api-key"),
+            ("--api-key", "x-key:", "--api-key"),
+            ("--basic", "s3cret", "USER:PASSWORD"),
+            ("--api-key-file", "x-key", "NAME=FILE"),
+            ("--basic-file", "/nowhere", "/nowhere cannot be read"),
+        ] {
+            let problem = read(flag, value).unwrap_err();
+            assert!(problem.contains(told), "{problem}");
+            assert!(!problem.contains("s3cret"), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `simulate`: a city's worth of sensors, sent as the sender does, and proof of what arrived.
+
+mod city;
+mod credentials;
+mod output;
+mod proof;
+mod signals;
+mod values;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{FAILED, MISUSED};
+use crate::event::EventType;
+use crate::simulate::ledger::{Ledger, Summary};
+use crate::simulate::message::Kind;
+use crate::simulate::progress::Progress;
+use crate::simulate::sender::{self, End, Limits, Options, Pace, Stop, Target, Timings};
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// Where to post events, for example http://127.0.0.1:8080/v1/events; {type} in it becomes the type's name in lower case
+    #[arg(long, value_name = "URL", required_unless_present = "print")]
+    url: Option<String>,
+    #[command(flatten)]
+    city: city::CityArguments,
+    #[command(flatten)]
+    pace: PaceArguments,
+    /// Stop computing after so long, for example 30s; then send what waits
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+    /// Stop computing after so many events; then send what waits
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    events: Option<u64>,
+    /// How many requests may be under way at a time
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = values::count(65_536))]
+    connections: usize,
+    /// How long an answer may take; then the sender tries again, while the first may still be in flight
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::some_time)]
+    http_timeout: Duration,
+    #[command(flatten)]
+    credentials: credentials::CredentialArguments,
+    /// Trust the certificates in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Write the ledger as JSON, too
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Send nothing: write what would be sent to standard output, one event a line
+    #[arg(long, conflicts_with_all = ["url", "verify", "journal", "output"])]
+    print: bool,
+    #[command(flatten)]
+    proof: proof::ProofArguments,
+}
+
+/// How fast; in real time unless told.
+#[derive(clap::Args, Clone, Debug)]
+#[group(multiple = false)]
+struct PaceArguments {
+    /// The simulated clock runs so many times as fast as real time
+    #[arg(long, value_name = "N", value_parser = values::positive)]
+    speed: Option<f64>,
+    /// So many events a second, whatever the simulated clock says
+    #[arg(long, value_name = "N", value_parser = values::positive)]
+    rate: Option<f64>,
+    /// As fast as answers come
+    #[arg(long)]
+    max: bool,
+}
+
+impl PaceArguments {
+    fn pace(&self) -> Pace {
+        match (self.speed, self.rate, self.max) {
+            (Some(speed), ..) => Pace::Speed(speed),
+            (_, Some(rate), _) => Pace::Rate(rate),
+            (.., true) => Pace::Max,
+            _ => Pace::REAL_TIME,
+        }
+    }
+}
+
+pub fn run(arguments: Arguments) -> ExitCode {
+    match simulate(&arguments) {
+        Ok(code) => code,
+        Err(Failure::Usage(problem)) => {
+            eprintln!("{problem}");
+            ExitCode::from(MISUSED)
+        }
+        Err(Failure::Run(problem)) => {
+            eprintln!("{problem}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Why there is nothing to show.
+enum Failure {
+    /// Other arguments would help.
+    Usage(String),
+    Run(String),
+}
+
+impl From<sender::Error> for Failure {
+    fn from(error: sender::Error) -> Self {
+        Self::Run(error.to_string())
+    }
+}
+
+fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let pace = arguments.pace.pace();
+    let limits = Limits {
+        events: arguments.events,
+        duration: arguments.duration,
+    };
+    let target = arguments.target().map_err(Failure::Usage)?;
+    let output = arguments.output.as_deref().map(output::Output::prepare);
+    let output = output.transpose().map_err(Failure::Usage)?;
+    let start_ms = arguments.city.start_ms(pace, limits.duration);
+    let stream = arguments.city.stream(start_ms);
+    let stop = Stop::new();
+    signals::stop_on_signal(stop.clone())
+        .map_err(|e| Failure::Run(format!("no signals can be received: {e}")))?;
+    let Some(target) = target else {
+        let mut out = std::io::stdout().lock();
+        return match sender::print(stream, pace, limits, stop, &mut out) {
+            // Whoever reads has seen enough.
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Failure::Run(format!("standard output: {e}")))
+            }
+            _ => Ok(ExitCode::SUCCESS),
+        };
+    };
+    // Listening to late answers takes connections of its own; the journal's files are open all the time.
+    let files = 5 * arguments.connections as u64 + 512;
+    let _ = rlimit::increase_nofile_limit(files);
+    let url = target.url().to_owned();
+    let options = Options {
+        target,
+        connections: arguments.connections,
+        pace,
+        limits,
+        timings: Timings {
+            http_timeout: arguments.http_timeout,
+            ..Timings::default()
+        },
+    };
+    let journal = arguments.proof.begin()?;
+    let sent = stop.clone();
+    let finished = sender::run(options, stream, journal, Progress::of_stderr(), stop)?;
+    // What is proved from here on can be proved again: the next Ctrl-C ends it at once.
+    sent.stop();
+    let ledger = finished.ledger;
+    let summary = Summary::from(&ledger);
+    // A closed standard output does not undo the run.
+    let _ = writeln!(std::io::stdout(), "{summary}");
+    if let Some(output) = output {
+        output.write(&summary).map_err(Failure::Run)?;
+    }
+    let proved = match finished.journal {
+        None => ExitCode::SUCCESS,
+        Some(journal) => {
+            let whole = arguments.city.sends(EventType::Traffic)
+                && finished.complete
+                && is_whole(&ledger, EventType::Traffic);
+            arguments.proof.end(journal, finished.truth, whole)?
+        }
+    };
+    if let Some(reason) = finished.unreachable {
+        let problem = format!("nothing could be sent: {url} cannot be reached: {reason}");
+        return Err(Failure::Run(problem));
+    }
+    if let Some(problem) = none_accepted(&ledger) {
+        return Err(Failure::Run(problem));
+    }
+    Ok(proved)
+}
+
+impl Arguments {
+    /// `None`: nothing is to be sent.
+    fn target(&self) -> Result<Option<Target>, String> {
+        let credentials = self.credentials.read()?;
+        let roots = self.ca_file.as_deref().map(sender::roots_of);
+        let roots = roots.transpose().map_err(|e| format!("--ca-file: {e}"))?;
+        let Some(url) = &self.url else {
+            return Ok(None);
+        };
+        let mut target = Target::parse(url).map_err(|e| format!("--url: {e}"))?;
+        if let Some(credentials) = credentials {
+            target = target.with_credentials(credentials);
+        }
+        if let Some(roots) = roots {
+            target = target.with_roots(roots);
+        }
+        Ok(Some(target))
+    }
+}
+
+/// Whether every valid event of this type was taken.
+fn is_whole(ledger: &Ledger, event_type: EventType) -> bool {
+    End::ALL
+        .iter()
+        .all(|end| *end == End::Accepted || ledger.ended_of(event_type, *end) == 0)
+}
+
+/// What there is to say when there were events to accept and none was.
+fn none_accepted(ledger: &Ledger) -> Option<String> {
+    let valid = ledger.deliveries() - ledger.of_kind(Kind::Invalid);
+    (valid > 0 && ledger.ended(End::Accepted) == 0)
+        .then(|| "nothing was accepted: see the answers above".to_owned())
+}

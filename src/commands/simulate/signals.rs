@@ -1,0 +1,42 @@
+//! Ctrl-C: the first ends the run as its duration would, the second ends the process.
+
+use std::io;
+use std::thread;
+
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::FAILED;
+use crate::simulate::sender::Stop;
+
+/// Listens from now on, on a thread of its own.
+///
+/// # Errors
+/// The system does not let it.
+pub fn stop_on_signal(stop: Stop) -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _inside = runtime.enter();
+        (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        )
+    };
+    let listen = async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if stop.is_stopped() {
+                std::process::exit(FAILED.into());
+            }
+            stop.stop();
+            eprintln!("ending: what waits is still sent; a second Ctrl-C ends at once");
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || runtime.block_on(listen))?;
+    Ok(())
+}

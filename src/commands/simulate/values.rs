@@ -1,0 +1,135 @@
+//! Values of arguments: what is allowed is said where it is not kept.
+
+use std::time::{Duration, SystemTime};
+
+use clap::builder::TypedValueParser;
+
+use crate::event::EventType;
+
+/// How long between two of something, on average.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mean {
+    Never,
+    Every(Duration),
+}
+
+/// A share of all, 0 to 1: `0.5%` or `0.005`.
+pub fn share(text: &str) -> Result<f64, String> {
+    let (number, of) = match text.strip_suffix('%') {
+        Some(percent) => (percent.trim_end(), 100.0),
+        None => (text, 1.0),
+    };
+    let share = number.parse::<f64>().ok().map(|number| number / of);
+    share
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "write a share of all as 0.5% or 0.005; allowed are 0% to 100%".to_owned())
+}
+
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok();
+    number
+        .filter(|number| number.is_finite() && (0.001..=1e9).contains(number))
+        .ok_or_else(|| "allowed are numbers from 0.001 to 1000000000".to_owned())
+}
+
+/// A count from 1 to `most`.
+pub fn count(most: u64) -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u64)
+        .range(1..=most)
+        .map(|count| count as usize)
+}
+
+/// A duration of at least a millisecond.
+pub fn some_time(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    match duration >= Duration::from_millis(1) && duration <= Duration::from_secs(3600) {
+        true => Ok(duration),
+        false => Err("allowed are 1ms to 1h".to_owned()),
+    }
+}
+
+/// `1h`, or `never`.
+pub fn mean(text: &str) -> Result<Mean, String> {
+    if text == "never" {
+        return Ok(Mean::Never);
+    }
+    let mean = humantime::parse_duration(text)
+        .map_err(|e| format!("{e}; write a duration such as 1h, or never"))?;
+    match mean >= Duration::from_secs(60) {
+        true => Ok(Mean::Every(mean)),
+        false => Err("allowed are 1min and more, or never".to_owned()),
+    }
+}
+
+/// A moment that is over, in RFC 3339.
+pub fn past(text: &str) -> Result<SystemTime, String> {
+    let moment = humantime::parse_rfc3339(text)
+        .map_err(|e| format!("{e}; write it in UTC as 2026-05-04T08:00:00Z"))?;
+    match moment <= SystemTime::now() {
+        true => Ok(moment),
+        false => Err("it lies in the future, and no event may".to_owned()),
+    }
+}
+
+/// One of the ten types.
+pub fn event_type(text: &str) -> Result<EventType, String> {
+    EventType::parse(&text.replace('-', "_")).ok_or_else(|| {
+        let names = EventType::ALL.map(EventType::name);
+        format!("allowed are {}", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares() {
+        for (text, value) in [
+            ("0.1%", 0.001),
+            ("0.001", 0.001),
+            ("100 %", 1.0),
+            ("0", 0.0),
+        ] {
+            assert_eq!(share(text), Ok(value), "{text}");
+        }
+        for text in ["", "%", "-1%", "101%", "1.1", "NaN", "inf", "five"] {
+            assert!(share(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn means_and_moments() {
+        assert_eq!(mean("never"), Ok(Mean::Never));
+        assert_eq!(mean("1h"), Ok(Mean::Every(Duration::from_secs(3600))));
+        assert!(mean("1s").unwrap_err().contains("1min"));
+        assert!(mean("often").unwrap_err().contains("never"));
+        assert!(past("2026-05-04T08:00:00Z").is_ok());
+        assert!(past("2999-01-01T00:00:00Z").unwrap_err().contains("future"));
+        assert!(past("today").unwrap_err().contains("2026-05-04T08:00:00Z"));
+        assert!(some_time("0s").is_err() && some_time("2h").is_err());
+    }
+
+    #[test]
+    fn types_in_any_spelling() {
+        for text in [
+            "TRAFFIC",
+            "traffic",
+            "room-occupancy-1min",
+            "ROOM_OCCUPANCY_1M",
+        ] {
+            assert!(event_type(text).is_ok(), "{text}");
+        }
+        let problem = event_type("weather").unwrap_err();
+        assert!(problem.contains("PIR_NO_MOTION"), "{problem}");
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(positive("2.5"), Ok(2.5));
+        for text in ["0", "-1", "NaN", "inf", "fast"] {
+            assert!(positive(text).is_err(), "{text}");
+        }
+    }
+}
