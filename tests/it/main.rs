@@ -19,6 +19,7 @@ mod limits;
 mod outage;
 mod records;
 mod shutdown;
+mod simulate;
 mod tls;
 mod topics;
 mod validation;
@@ -36,6 +37,7 @@ fn main() {
     // The longest first, so that the others run beside them.
     let modules = [
         outage::trials(),
+        simulate::trials(),
         ingest::trials(),
         validation::trials(),
         limits::trials(),

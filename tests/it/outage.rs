@@ -7,7 +7,7 @@ use butlr_bridge::event::EventType;
 use crate::harness::{
     Backend, Bridge, Process, Rec, Request, Setup, agent, event, now_ms, records_of, trials,
 };
-use crate::load::{Attempt, Load, assert_stored, by_status, counts};
+use crate::load::{Attempt, Load, assert_stored_through_timeouts, by_status, counts};
 use crate::real::{Broker, create_topics, heavy, ten_topics, within};
 
 trials! {
@@ -74,7 +74,7 @@ fn through_an_outage(away: impl FnOnce(&Broker), back: impl FnOnce(&Broker)) {
     bridge.count_events(counts(&attempts));
 
     judge(&bridge, &attempts, gone, settled);
-    assert_stored(&attempts, &all_records(&broker));
+    assert_stored_through_timeouts(&attempts, &all_records(&broker));
     bridge.finish();
 }
 

@@ -1,0 +1,472 @@
+//! The simulator against the bridge: what it sends is stored, what it proves is so, and what is wrong it finds.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::process::Output;
+use std::sync::Arc;
+use std::time::Duration;
+
+use butlr_bridge::event::EventType;
+use butlr_bridge::simulate::city::{Habits, Life, Plan, Size, Truth};
+use butlr_bridge::simulate::journal::{Journal, Run};
+use butlr_bridge::simulate::ksuid::Ksuid;
+use butlr_bridge::simulate::message::Kind;
+use butlr_bridge::simulate::progress::Progress;
+use butlr_bridge::simulate::sender::{self, Finished, Limits, Pace, Stop, Target};
+use butlr_bridge::simulate::stream::{Behaviour, Stream};
+use butlr_bridge::simulate::verify::{self, Kafka, Property, Timestamps};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::Value;
+
+use crate::harness::{Backend, Bridge, Rec, Setup, binary, now_ms, records_of, trials};
+use crate::real::{create_topics, fresh_name, heavy, kafka, nobody_there};
+
+trials! {
+    "simulate": [
+        what_a_city_sends_is_all_there,
+        traffic_adds_up_to_the_occupancies_and_to_the_truth,
+        what_was_not_answered_2xx_is_dropped_and_counted,
+        a_seed_and_a_start_make_the_same_events,
+        mistakes_on_the_command_line_are_told,
+        nobody_there_is_a_failure,
+    ],
+    "simulate" needs ["BUTLR_BRIDGE_TEST_KAFKA"]: [
+        thirty_seconds_as_fast_as_possible_are_proved,
+        one_missing_one_changed_one_there_twice_are_found,
+    ],
+}
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// A small city since some hours ago, with all of the sender's quirks.
+fn stream(seed: u64, behaviour: Behaviour) -> Stream {
+    let size = Size {
+        rooms: 12,
+        sensors: None,
+    };
+    let plan = Arc::new(Plan::grow(seed, size));
+    let habits = Habits {
+        skewed: 0.1,
+        ..Habits::default()
+    };
+    let life = Life::begin(plan, seed, now_ms() - 12 * HOUR_MS, habits);
+    Stream::new(life, seed, behaviour)
+}
+
+/// Sends so many events as fast as they are answered.
+fn send(bridge: &Bridge, stream: Stream, events: u64, journal: Option<Journal>) -> Finished {
+    let target = Target::parse(&format!("http://{}/v1/events", bridge.ingest)).expect("a URL");
+    let options = sender::Options {
+        connections: 16,
+        pace: Pace::Max,
+        limits: Limits {
+            events: Some(events),
+            duration: None,
+        },
+        ..sender::Options::to(target)
+    };
+    let finished = sender::run(options, stream, journal, Progress::Silent, Stop::new());
+    let finished = finished.expect("a run");
+    assert!(finished.ledger.is_balanced());
+    bridge.count_events(finished.ledger.tries());
+    finished
+}
+
+fn what_a_city_sends_is_all_there() {
+    let bridge = Bridge::start(Setup::default());
+    let kafka = Kafka {
+        bootstrap_servers: bridge.bootstrap_servers.clone(),
+        properties: Vec::new(),
+    };
+    let topics = bridge.config.topics.template.clone();
+    let starts = verify::start_offsets(&kafka, &topics).expect("ten topics");
+    let run = Run {
+        topics,
+        starts: Some(starts),
+    };
+    let journal = Journal::create(None, run).expect("a directory");
+    let behaviour = Behaviour {
+        redelivered: 0.03,
+        late: 0.02,
+        invalid: 0.02,
+        ..Behaviour::default()
+    };
+    let finished = send(&bridge, stream(7, behaviour), 4_000, Some(journal));
+    let ledger = &finished.ledger;
+    for kind in [
+        Kind::First,
+        Kind::Repeat,
+        Kind::Late,
+        Kind::Redelivery,
+        Kind::Invalid,
+    ] {
+        assert!(ledger.of_kind(kind) > 0, "no {kind:?} among {ledger:?}");
+    }
+    let invalid = ledger.of_kind(Kind::Invalid);
+    assert_eq!(ledger.answers(200), ledger.deliveries() - invalid);
+    // Nobody tells the sender that trying again is in vain.
+    assert_eq!(ledger.answers(400) + ledger.answers(422), 3 * invalid);
+
+    let journal = finished.journal.expect("was given");
+    let journal = journal.finish(finished.truth, true).expect("written");
+    let options = verify::Options {
+        kafka,
+        copies: None,
+        timestamps: Timestamps::Event,
+    };
+    let report = verify::verify(&journal, &options, &mut |_, _| ()).expect("a proof");
+    assert!(report.holds(), "{report}");
+    for property in Property::ALL {
+        let finding = report.finding(property);
+        assert!(finding.unchecked.is_none(), "{report}");
+        assert!(
+            finding.checked > 0,
+            "{property:?} was not looked at: {report}"
+        );
+    }
+    assert_eq!(report.records, ledger.answers(200));
+    assert_eq!(report.copies.redelivery, ledger.of_kind(Kind::Redelivery));
+    assert_eq!(report.copies.unexplained(), 0, "{report}");
+    bridge.finish();
+}
+
+/// The space that a record is about, and the event in it.
+fn space_and_event(record: &Rec) -> (String, Value) {
+    let key = String::from_utf8(record.key.clone().expect("a key")).expect("UTF-8");
+    (key, serde_json::from_slice(&record.value).expect("JSON"))
+}
+
+fn computed_at(event: &Value) -> i64 {
+    let id = event["id"]
+        .as_str()
+        .and_then(|id| id.strip_prefix("event_"));
+    Ksuid::parse(id.expect("an id")).expect("a KSUID").seconds()
+}
+
+/// What a consumer does that knows nothing of the model.
+fn traffic_adds_up_to_the_occupancies_and_to_the_truth() {
+    let bridge = Bridge::start(Setup::default());
+    let behaviour = Behaviour {
+        redelivered: 0.05,
+        late: 0.05,
+        ..Behaviour::default()
+    };
+    let finished = send(&bridge, stream(3, behaviour), 20_000, None);
+    let Truth { at_ms, spaces } = finished.truth;
+
+    // Each event once, whatever arrived twice.
+    let mut seen = HashSet::new();
+    let mut traffic: Vec<(String, i64, i64)> = Vec::new();
+    for record in bridge.records(EventType::Traffic) {
+        let (space, event) = space_and_event(&record);
+        if seen.insert(event["id"].as_str().expect("an id").to_owned()) {
+            let net =
+                event["data"]["in"].as_i64().unwrap() - event["data"]["out"].as_i64().unwrap();
+            traffic.push((space, event["timestamp"].as_i64().unwrap(), net));
+        }
+    }
+    let occupancy = |until_ms: i64| {
+        let mut sums: HashMap<&str, i64> = HashMap::new();
+        for (space, _, net) in traffic.iter().filter(|(_, at_ms, _)| *at_ms <= until_ms) {
+            *sums.entry(space).or_default() += net;
+        }
+        sums
+    };
+
+    let at_the_end = occupancy(i64::MAX);
+    assert!(
+        spaces.iter().any(|(_, people)| *people > 0),
+        "an empty city proves nothing"
+    );
+    for (space, people) in &spaces {
+        let counted = at_the_end.get(space.as_str()).copied().unwrap_or(0);
+        assert_eq!(counted, i64::from(*people), "{space}");
+    }
+
+    // The value computed last for each space and minute; those of the last five minutes may still be revised.
+    let mut minutes = 0;
+    for event_type in [
+        EventType::RoomOccupancy,
+        EventType::FloorOccupancy,
+        EventType::RoomOccupancy1Min,
+    ] {
+        let mut last: BTreeMap<(i64, String), (i64, i64)> = BTreeMap::new();
+        for record in bridge.records(event_type) {
+            let (space, event) = space_and_event(&record);
+            let minute = event["timestamp"].as_i64().expect("a time");
+            let computed = (
+                computed_at(&event),
+                event["data"].as_i64().expect("a count"),
+            );
+            let known = last.entry((minute, space)).or_insert(computed);
+            *known = (*known).max(computed);
+        }
+        for ((minute, space), (_, people)) in last {
+            if minute + 6 * 60_000 > at_ms {
+                continue;
+            }
+            let counted = occupancy(minute).get(space.as_str()).copied().unwrap_or(0);
+            assert_eq!(counted, people, "{event_type} of {space} at {minute}");
+            minutes += 1;
+        }
+    }
+    assert!(minutes > 100, "{minutes} are too few to prove something");
+    bridge.finish();
+}
+
+fn what_was_not_answered_2xx_is_dropped_and_counted() {
+    let bridge = Setup::embedded().without_topics().not_waiting().start();
+    let topic_is_missing = || (bridge.topic_state(EventType::Traffic) == "missing").then_some(());
+    crate::harness::eventually("the watch has looked", topic_is_missing);
+    let finished = send(&bridge, stream(1, Behaviour::plain()), 20, None);
+    let ledger = &finished.ledger;
+    assert_eq!(ledger.ended(sender::End::Dropped), ledger.deliveries());
+    assert_eq!(ledger.answers(503), 3 * ledger.deliveries());
+    bridge.finish();
+}
+
+/// Runs `simulate` with these arguments to its end.
+fn simulate(arguments: &[&str]) -> Output {
+    let mut command = binary();
+    command.arg("simulate").args(arguments);
+    command.output().expect("a process")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn a_seed_and_a_start_make_the_same_events() {
+    let printed = |seed: &str| {
+        let start = "2026-03-04T08:00:00Z";
+        let arguments = [
+            "--print", "--max", "--events", "30000", "--spaces", "12", "--start", start,
+        ];
+        let output = simulate(&[&arguments[..], &["--seed", seed, "--invalid", "1%"]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let lines = printed("1");
+    assert!(lines.lines().count() >= 30_000);
+    assert!(
+        lines == printed("1"),
+        "another run of the same seed differs"
+    );
+    let other: HashSet<String> = printed("2").lines().map(str::to_owned).collect();
+    assert!(lines.lines().all(|line| !other.contains(line)));
+    let types: HashSet<String> = lines
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|event| Some(event["type"].as_str()?.to_owned()))
+        .collect();
+    for event_type in EventType::ALL {
+        assert!(types.contains(event_type.name()), "no {event_type}");
+    }
+}
+
+fn mistakes_on_the_command_line_are_told() {
+    let url = "http://127.0.0.1:9/v1/events";
+    let mistakes: [(&[&str], &str); 8] = [
+        (&[], "--url"),
+        (&["--url", "ftp://x"], "http"),
+        (&["--url", url, "--max", "--speed", "2"], "--speed"),
+        (&["--url", url, "--invalid", "120%"], "120%"),
+        (&["--url", url, "--start", "2999-01-01T00:00:00Z"], "future"),
+        (&["--url", url, "--types", "CO2"], "CO2"),
+        (&["--url", url, "--connections", "0"], "connections"),
+        (&["--url", url, "--duration", "soon"], "duration"),
+    ];
+    for (arguments, told) in mistakes {
+        let output = simulate(arguments);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(told), "{arguments:?}: {stderr}");
+    }
+}
+
+fn nobody_there_is_a_failure() {
+    let url = format!("http://{}/v1/events", nobody_there());
+    let output = simulate(&["--url", &url, "--max", "--duration", "5s", "--spaces", "3"]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.to_lowercase().contains("refused"), "{stderr}");
+}
+
+fn thirty_seconds_as_fast_as_possible_are_proved() {
+    let _alone = heavy();
+    let bridge = Setup::on(Backend::Real).start();
+    let url = format!("http://{}/v1/events/{{type}}", bridge.ingest);
+    let dir = tempfile::tempdir().expect("a directory");
+    let ledger = dir.path().join("ledger.json");
+    let output = simulate(&[
+        "--url",
+        &url,
+        "--max",
+        "--duration",
+        "30s",
+        "--invalid",
+        "0.1%",
+        "--verify",
+        &bridge.bootstrap_servers,
+        "--topics",
+        &bridge.config.topics.template,
+        "--output",
+        ledger.to_str().expect("UTF-8"),
+    ]);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    let ledger: Value =
+        serde_json::from_slice(&std::fs::read(ledger).expect("written")).expect("JSON");
+    let received = bridge.metric_sum("butlr_bridge_received_total", "") as u64;
+    assert!(received > 10_000, "{received} events in 30 s; {ledger}");
+    bridge.count_events(received);
+    bridge.finish();
+}
+
+/// Copies ten topics, with what `alter` makes of the records of one type.
+fn copy(bridge: &Bridge, template: &str, alter: impl Fn(&mut Vec<Rec>)) {
+    let names: Vec<String> = EventType::ALL
+        .iter()
+        .map(|t| template.replace("{type}", t.kebab()))
+        .collect();
+    let partitions = bridge.config.topics.topic(EventType::Traffic).partitions;
+    create_topics(&kafka(), &names, partitions, &[]);
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", kafka())
+        .set("queue.buffering.max.messages", "1000000")
+        .create()
+        .expect("a producer");
+    for event_type in EventType::ALL {
+        let mut records = bridge.records(event_type);
+        if event_type == EventType::RoomOccupancy {
+            alter(&mut records);
+        }
+        for record in &records {
+            let mut headers = OwnedHeaders::new();
+            for (key, value) in &record.headers {
+                headers = headers.insert(Header {
+                    key,
+                    value: Some(value),
+                });
+            }
+            let topic = template.replace("{type}", event_type.kebab());
+            let copied = BaseRecord::to(&topic)
+                .partition(record.partition)
+                .key(record.key.as_ref().expect("a key"))
+                .payload(&record.value)
+                .timestamp(record.timestamp.expect("a timestamp"))
+                .headers(headers);
+            producer
+                .send(copied)
+                .map_err(|(error, _)| error)
+                .expect("queued");
+        }
+        producer.flush(Duration::from_secs(20)).expect("stored");
+    }
+    let stored: usize = names
+        .iter()
+        .map(|name| records_of(&kafka(), name).len())
+        .sum();
+    assert!(stored > 0);
+}
+
+/// What `verify` says of these topics, and with which status it ends.
+fn verified(journal: &Path, template: &str) -> (i32, String) {
+    let output = binary()
+        .arg("verify")
+        .args(["--kafka", &kafka(), "--topics", template, "--journal"])
+        .arg(journal)
+        .output()
+        .expect("a process");
+    let code = output.status.code().expect("an exit code");
+    (code, text(&output.stdout) + &text(&output.stderr))
+}
+
+fn one_missing_one_changed_one_there_twice_are_found() {
+    let _alone = heavy();
+    let bridge = Setup::on(Backend::Real).start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let journal = dir.path().join("journal");
+    let template = bridge.config.topics.template.clone();
+    let url = format!("http://{}/v1/events", bridge.ingest);
+    let output = simulate(&[
+        "--url",
+        &url,
+        "--max",
+        "--events",
+        "3000",
+        "--spaces",
+        "30",
+        "--sensors",
+        "3",
+        "--redelivered",
+        "1%",
+        "--verify",
+        &bridge.bootstrap_servers,
+        "--topics",
+        &template,
+        "--journal",
+        journal.to_str().expect("UTF-8"),
+    ]);
+    assert!(
+        output.status.success(),
+        "{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    let received = bridge.metric_sum("butlr_bridge_received_total", "") as u64;
+    bridge.count_events(received);
+
+    let copies = |what: &str| format!("{}.{{type}}", fresh_name(what));
+    let id = |record: &Rec| record.header("ce_id").expect("an id").to_owned();
+    // One that is there once.
+    let records = bridge.records(EventType::RoomOccupancy);
+    let mut times: HashMap<String, usize> = HashMap::new();
+    records
+        .iter()
+        .for_each(|r| *times.entry(id(r)).or_default() += 1);
+    let at = records
+        .iter()
+        .position(|r| times[&id(r)] == 1)
+        .expect("one there once");
+    let victim = id(&records[at]);
+
+    let faithful = copies("faithful");
+    copy(&bridge, &faithful, |_| ());
+    let (code, report) = verified(&journal, &faithful);
+    assert_eq!(code, 0, "{report}");
+
+    type Alter<'a> = &'a dyn Fn(&mut Vec<Rec>);
+    let cases: [(&str, &str, Alter<'_>); 3] = [
+        ("missing", "everything answered 2xx is there", &|records| {
+            drop(records.remove(at))
+        }),
+        ("changed", "bytes are those that were sent", &|records| {
+            let value = records[at]
+                .text()
+                .replace(r#""version":"v1.0.0""#, r#""version":"v1.0.1""#);
+            assert_ne!(value.as_bytes(), records[at].value);
+            records[at].value = value.into_bytes();
+        }),
+        (
+            "twice",
+            "nothing is there more or less often than published",
+            &|records| {
+                records.push(records[at].clone());
+            },
+        ),
+    ];
+    for (what, claim, alter) in cases {
+        let template = copies(what);
+        copy(&bridge, &template, alter);
+        let (code, report) = verified(&journal, &template);
+        assert_eq!(code, 1, "{what}: {report}");
+        let failed: Vec<&str> = report.lines().filter(|l| l.contains("FAILED")).collect();
+        assert_eq!(failed.len(), 1, "{what}: {report}");
+        assert!(failed[0].contains(claim), "{what}: {report}");
+        assert_eq!(report.matches(&victim).count(), 1, "{what}: {report}");
+    }
+    bridge.finish();
+}
