@@ -141,7 +141,7 @@ else
 fi
 
 if have shellcheck; then
-    check "scripts: shellcheck" shellcheck .ci/run deploy/*.sh deploy/compose/sender.sh tests/kafka/*.sh
+    check "scripts: shellcheck" shellcheck .ci/run deploy/*.sh tests/kafka/*.sh
 else
     lacking "scripts: shellcheck" "shellcheck not found"
 fi
