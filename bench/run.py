@@ -6,7 +6,8 @@
     bench/run.py --write            also puts the tables into bench/README.md
     bench/run.py --kafka HOST:PORT  on a broker that runs already (it gets new topics, which are deleted afterwards)
 
-Programs: a bare actix-web, b bare librdkafka, c the smallest actix-web + rdkafka, d the bridge, e arrays of 50 to it.
+Programs: a bare actix-web, b bare librdkafka, c the smallest actix-web + rdkafka, d the bridge, e arrays of 50 to it, s the
+simulator's own speed.
 Exit status: 0 done, 1 a count did not add up, an answer was no 2xx or a program failed, 2 bad usage.
 What the figures mean and what they don't: bench/README.md.
 """
@@ -33,7 +34,6 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 README = BENCH / "README.md"
-TEMPLATE = BENCH / "event.template"
 
 PROGRAMS = {
     "a": "bare actix-web, body read",
@@ -41,6 +41,7 @@ PROGRAMS = {
     "c": "smallest actix-web + rdkafka",
     "d": "bridge",
     "e": "bridge, arrays of {batch}",
+    "s": "the simulator's client on (a), a core each",
 }
 KEBAB_TYPES = [
     "detections", "traffic", "floor-occupancy", "floor-occupancy-1min", "room-occupancy", "room-occupancy-1min",
@@ -199,10 +200,9 @@ class Paths:
         self.work.mkdir(parents=True, exist_ok=True)
 
     def check(self, programs):
-        needed = [self.rdkafka]
-        needed += [self.actix] if "a" in programs else []
+        needed = [self.rdkafka, self.bridge]
+        needed += [self.actix] if "a" in programs or "s" in programs else []
         needed += [self.smallest] if "c" in programs else []
-        needed += [self.bridge] if "d" in programs or "e" in programs else []
         for path in needed:
             if not path.exists():
                 raise Failed(f"{path} is not there: build it (without --no-build) or leave it out with --programs")
@@ -237,12 +237,23 @@ def token():
     return digits[:6] + "".join(secrets.choice(BASE_62) for _ in range(10))
 
 
+def simulated_events(paths):
+    """The events that all programs get, but for ids and times: one of each of the simulator's 1,000 rooms."""
+    file = paths.work / "events.jsonl"
+    text = run([
+        paths.bridge, "simulate", "--print", "--plain", "--max", "--types", "ROOM_OCCUPANCY", "--spaces", 1000, "--events", 1000,
+    ])
+    # It ends with a whole minute of the city; one is enough.
+    file.write_text("".join(text.splitlines(keepends=True)[:1000]))
+    return file
+
+
 def load(port, connections, seconds, batch, options):
     """One run of wrk; returns what its script printed."""
     threads = min(options.wrk_threads, connections)
     text = run([
         "wrk", "-t", threads, "-c", connections, "-d", f"{seconds}s", "--timeout", "10s", "--latency",
-        "-s", BENCH / "events.lua", f"http://127.0.0.1:{port}/v1/events", "--", TEMPLATE, token(), threads, batch,
+        "-s", BENCH / "events.lua", f"http://127.0.0.1:{port}/v1/events", "--", options.events, token(), threads, batch,
     ])
     line = re.search(r"^BENCH (.*)$", text, re.M)
     if not line:
@@ -326,7 +337,8 @@ class Bench:
     def cell(self, program, connections):
         """Measures one program at one number of connections in a process and topics of its own."""
         self.cells += 1
-        measure = {"a": self.bare_actix, "b": self.bare_rdkafka, "c": self.smallest, "d": self.bridge, "e": self.bridge}
+        measure = {"a": self.bare_actix, "b": self.bare_rdkafka, "c": self.smallest, "d": self.bridge, "e": self.bridge,
+                   "s": self.simulator}
         figures = measure[program](program, connections, f"{self.run_name}-{self.cells}")
         time.sleep(self.options.settle)
         return figures
@@ -366,11 +378,39 @@ class Bench:
             server.terminate()
         return figures
 
+    def simulator(self, program, connections, _):
+        """The client is measured here: its events/s, its CPU, its memory."""
+        port, ledger = free_port(), self.paths.work / "ledger.json"
+        with Server(["taskset", "-c", "0", self.paths.actix, "--bind", f"127.0.0.1:{port}"], self.log(program)) as server:
+            server.wait_until(lambda: accepts(port), "listening")
+            command = [
+                "taskset", "-c", "1", self.paths.bridge, "simulate", "--url", f"http://127.0.0.1:{port}/v1/events", "--max",
+                "--spaces", 1000, "--connections", connections, "--duration", f"{self.options.seconds}s", "--output", ledger,
+            ]
+            others = Others(server.process.pid)
+            client = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(client.pid, 0)
+            client.returncode = os.waitstatus_to_exitcode(status)
+            share = others.share() if self.broker_pids else None
+            server.terminate()
+        if client.returncode:
+            raise Failed(f"simulate ended with {client.returncode}")
+        told = json.loads(ledger.read_text())
+        return {
+            "events_per_s": told["events"] / told["elapsed_s"],
+            "p50_ms": told["latency_ms"]["p50"],
+            "p99_ms": told["latency_ms"]["p99"],
+            "cpu_s_per_1000": (usage.ru_utime + usage.ru_stime) / told["events"] * 1000,
+            "others": share,
+            "errors": told["events"] - told["ends"]["accepted"],
+            "peak_bytes": usage.ru_maxrss * 1024,
+        }
+
     def bare_rdkafka(self, program, _, prefix):
         topic = f"{prefix}.room-occupancy.v1"
         with self.fresh_topics([topic], lambda: self.create([topic])):
             others = Others(*self.broker_pids)
-            text = self.tool("produce", "--topic", topic, "--seconds", self.options.seconds,
+            text = self.tool("produce", "--events", self.options.events, "--topic", topic, "--seconds", self.options.seconds,
                              "--in-flight", self.options.in_flight)
             share = others.share() if self.broker_pids else None
             stored = self.stored([topic])
@@ -435,7 +475,7 @@ def order(options, round_number):
     pair = ["c", "d"] if round_number % 2 == 0 else ["d", "c"]
     cells = [("b", None)] if "b" in options.programs else []
     for connections in options.connections:
-        cells += [(program, connections) for program in ["a", *pair, "e"] if program in options.programs]
+        cells += [(program, connections) for program in ["a", "s", *pair, "e"] if program in options.programs]
     return cells
 
 
@@ -642,6 +682,7 @@ def main(arguments):
         run(command, cwd=ROOT)
     paths = Paths(options)
     paths.check(options.programs)
+    options.events = simulated_events(paths)
     # Before the load: a Ctrl-C then ends in the `finally` of whatever runs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
@@ -672,7 +713,7 @@ def main(arguments):
     file.write_text(json.dumps({
         "date": date.isoformat(timespec="seconds"),
         "machine": place,
-        "options": vars(options),
+        "options": {**vars(options), "events": str(options.events)},
         "results": results,
         "bridge_over_smallest": ratios(results),
     }, indent=2))

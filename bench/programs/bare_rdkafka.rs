@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,8 +21,6 @@ use serde_json::json;
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const ROOMS: u64 = 1_000;
-const TEMPLATE: &str = include_str!("../event.template");
 
 #[derive(Parser)]
 struct Options {
@@ -60,6 +59,9 @@ enum Command {
 struct Produce {
     #[arg(long)]
     topic: String,
+    /// Events of the simulator, one a line; their ids and times are replaced.
+    #[arg(long)]
+    events: PathBuf,
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
     /// How many events may wait for their report at a time.
@@ -120,24 +122,26 @@ const COUNT_DIGITS: usize = 11;
 const TIMESTAMP_DIGITS: usize = 13;
 
 impl Prepared {
-    fn new(room: u64, token: &str) -> Outcome<Self> {
-        let count = "0".repeat(COUNT_DIGITS);
-        let timestamp = "1".repeat(TIMESTAMP_DIGITS);
-        let text = TEMPLATE
-            .trim()
-            .replace("{room}", &format!("{room:04}"))
-            .replace("{data}", &(room % 10).to_string())
-            .replace("{id}", &format!("{token}{count}"))
-            .replace("{timestamp}", &timestamp);
-        let event: serde_json::Value = serde_json::from_str(&text)?;
+    fn new(line: &str, token: &str) -> Outcome<Self> {
+        let event: serde_json::Value = serde_json::from_str(line)?;
+        let id = event["id"].as_str().ok_or("no id")?;
+        let id_at = line.find(id).ok_or("no id")? + "event_".len();
+        let timestamp = event["timestamp"].to_string();
+        if id.len() != "event_".len() + token.len() + COUNT_DIGITS
+            || timestamp.len() != TIMESTAMP_DIGITS
+        {
+            return Err("not an event of the simulator".into());
+        }
+        let mut value = line.as_bytes().to_vec();
+        value[id_at..][..token.len()].copy_from_slice(token.as_bytes());
         Ok(Self {
             key: event["metadata"]["room_id"]
                 .as_str()
                 .ok_or("no room id")?
                 .to_owned(),
-            count_at: text.find(&count).ok_or("no id")?,
-            timestamp_at: text.find(&timestamp).ok_or("no timestamp")?,
-            value: text.into_bytes(),
+            count_at: id_at + token.len(),
+            timestamp_at: line.find(&timestamp).ok_or("no timestamp")?,
+            value,
         })
     }
 
@@ -174,17 +178,19 @@ fn send(kafka: &str, options: &Produce) -> Outcome<()> {
 
     let started_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
     let token = format!("{started_ms:016}");
-    let mut events = (0..ROOMS)
-        .map(|room| Prepared::new(room, &token))
+    let mut events = fs::read_to_string(&options.events)?
+        .lines()
+        .map(|line| Prepared::new(line, &token))
         .collect::<Outcome<Vec<_>>>()?;
+    let rooms = events.len() as u64;
 
     let cpu_before = cpu_seconds()?;
     let start = Instant::now();
     let (mut sent, mut refused) = (0u64, 0u64);
     while start.elapsed().as_secs_f64() < options.seconds {
         while sent - producer.context().all() < options.in_flight {
-            let timestamp = started_ms + (sent / ROOMS) as i64;
-            let event = &mut events[(sent % ROOMS) as usize];
+            let timestamp = started_ms + (sent / rooms) as i64;
+            let event = &mut events[(sent % rooms) as usize];
             event.fill(sent, timestamp);
             let record = BaseRecord::to(&options.topic)
                 .key(&event.key)
