@@ -2,8 +2,7 @@
 --
 --   wrk -t THREADS … -s bench/events.lua URL -- EVENTS TOKEN THREADS EVENTS_PER_REQUEST
 --
---   EVENTS              1,000 events of the simulator, one a line, each of another room:
---                       butlr-bridge simulate --print --plain --types ROOM_OCCUPANCY --spaces 1000 --events 1000
+--   EVENTS              1,000 events of the simulator, one a line, each of another room
 --   TOKEN               16 base-62 characters that no other run uses: the beginning of each id
 --   THREADS             what wrk has as -t
 --   EVENTS_PER_REQUEST  1: one event; more: a JSON array of so many

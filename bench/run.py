@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Builds the benchmark's programs and measures them, interleaved, on one broker with one kind of event.
 
-    bench/run.py                    three rounds of 10 s a cell, a broker of its own; about 12 minutes
+    bench/run.py                    three rounds of 10 s a cell, a broker of its own; about 14 minutes
     bench/run.py --quick            one round of 3 s a cell, to see that all works; no figures to quote
     bench/run.py --write            also puts the tables into bench/README.md
     bench/run.py --kafka HOST:PORT  on a broker that runs already (it gets new topics, which are deleted afterwards)
@@ -238,13 +238,18 @@ def token():
 
 
 def simulated_events(paths):
-    """The events that all programs get, but for ids and times: one of each of the simulator's 1,000 rooms."""
-    file = paths.work / "events.jsonl"
+    """The events that all programs get, but for ids and times: what most of a sender's events are, DETECTIONS, one of each of
+    the simulator's 1,000 rooms."""
     text = run([
-        paths.bridge, "simulate", "--print", "--plain", "--max", "--types", "ROOM_OCCUPANCY", "--spaces", 1000, "--events", 1000,
+        paths.bridge, "simulate", "--print", "--plain", "--max", "--types", "DETECTIONS", "--spaces", 1000, "--events", 5000,
     ])
-    # It ends with a whole minute of the city; one is enough.
-    file.write_text("".join(text.splitlines(keepends=True)[:1000]))
+    rooms = {}
+    for line in text.splitlines():
+        rooms.setdefault(json.loads(line)["metadata"]["room_id"], line)
+    if len(rooms) != 1000:
+        raise Failed(f"events of {len(rooms)} rooms, not of 1,000")
+    file = paths.work / "events.jsonl"
+    file.write_text("".join(f"{line}\n" for line in rooms.values()))
     return file
 
 
@@ -407,7 +412,7 @@ class Bench:
         }
 
     def bare_rdkafka(self, program, _, prefix):
-        topic = f"{prefix}.room-occupancy.v1"
+        topic = f"{prefix}.detections.v1"
         with self.fresh_topics([topic], lambda: self.create([topic])):
             others = Others(*self.broker_pids)
             text = self.tool("produce", "--events", self.options.events, "--topic", topic, "--seconds", self.options.seconds,
@@ -426,7 +431,7 @@ class Bench:
         }
 
     def smallest(self, program, connections, prefix):
-        port, topic = free_port(), f"{prefix}.room-occupancy.v1"
+        port, topic = free_port(), f"{prefix}.detections.v1"
         command = [self.paths.smallest, "--bind", f"127.0.0.1:{port}", "--kafka", self.broker,
                    "--topic", f"{prefix}.{{type}}.v1"]
         command += [f"--property={item}" for item in self.options.smallest_property]
