@@ -28,7 +28,9 @@ pub fn base(kafka: &config::Kafka, bootstrap_servers: &str) -> ClientConfig {
         .set("reconnect.backoff.ms", "100")
         .set("reconnect.backoff.max.ms", "1000")
         .set("socket.timeout.ms", "10000")
-        .set("log.connection.close", "false");
+        .set("log.connection.close", "false")
+        // A topic that grew sends keys elsewhere: all replicas of the bridge are to know it soon.
+        .set("topic.metadata.refresh.interval.ms", "30000");
     for (name, value) in &kafka.properties {
         client.set(name, value.expose_secret());
     }

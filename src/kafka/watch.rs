@@ -19,6 +19,8 @@ use crate::metrics::Metrics;
 const INTERVAL: Duration = Duration::from_secs(2);
 /// The longest wait for one answer of metadata.
 const ANSWER: Duration = Duration::from_secs(3);
+/// More than librdkafka reports between two looks.
+const ERRORS: u32 = 100;
 /// Between two producers: a fatal error at each start (no permission for idempotent writes) must not spin.
 const REPLACE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -178,8 +180,8 @@ fn run(
             }
             reached = Some(up);
         }
-        // Errors wait for someone to take them; the producer reports the same ones.
-        lookup.poll(Duration::ZERO);
+        // Errors wait for someone to take them, one a call; the producer reports the same ones.
+        (0..ERRORS).for_each(|_| lookup.poll(Duration::ZERO));
         let calm = up && !doubts.contains(&true);
         std::thread::park_timeout(if calm { INTERVAL } else { INTERVAL / 4 });
     }
