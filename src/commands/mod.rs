@@ -2,6 +2,7 @@
 
 mod check_config;
 mod dev;
+mod kafka_properties;
 mod serve;
 mod simulate;
 mod topics;

@@ -3,52 +3,54 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use super::kafka_properties::PropertyArguments;
 use super::{FAILED, MISUSED};
 use crate::simulate::journal::ClosedJournal;
 use crate::simulate::verify::{Error, Kafka, Options, Report, Timestamps, verify};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// The journal that `simulate --journal DIR` wrote
+    /// The journal that `simulate --journal DIR` wrote; what is read back is kept there, too, until it is compared
     #[arg(long, value_name = "DIR")]
     journal: PathBuf,
-    #[command(flatten)]
-    kafka: KafkaArguments,
-    /// Read these topics, copies of the run's, from their beginning; {type} becomes the type, as in room-occupancy-1min
-    #[arg(long, value_name = "TEMPLATE")]
-    topics: Option<String>,
-    /// Which time the bridge stamps records with (its kafka.timestamp)
-    #[arg(long, value_enum, value_name = "WHICH", default_value = "event")]
-    timestamps: Timestamps,
-}
-
-/// Where to read records back.
-#[derive(clap::Args)]
-struct KafkaArguments {
     /// The Kafka that has the topics
     #[arg(long, value_name = "HOST:PORT")]
     kafka: String,
-    /// A property of librdkafka, for example security.protocol=SASL_SSL; may be given several times
-    #[arg(long = "kafka-property", value_name = "NAME=VALUE", value_parser = property)]
-    properties: Vec<(String, String)>,
+    #[command(flatten)]
+    properties: PropertyArguments,
+    /// Read these topics, copies of the run's, from their beginning; {type} becomes the type, as in room-occupancy-1min
+    #[arg(long, value_name = "TEMPLATE")]
+    topics: Option<String>,
+    #[command(flatten)]
+    stamping: StampingArguments,
 }
 
-/// Properties may hold secrets.
-impl std::fmt::Debug for KafkaArguments {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KafkaArguments")
-            .field("kafka", &self.kafka)
-            .finish_non_exhaustive()
+/// How the bridge stamps records: what its configuration says.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(super) struct StampingArguments {
+    /// Which time the bridge stamps records with (its kafka.timestamp)
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "event")]
+    pub timestamps: Timestamps,
+    /// An event further back than this is stamped with the time of publishing (the bridge's kafka.max_past)
+    #[arg(long, value_name = "DURATION", default_value = "3d", value_parser = humantime::parse_duration)]
+    pub max_past: Duration,
+    /// An event further ahead than this is stamped with the time of publishing (the bridge's kafka.max_future)
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub max_future: Duration,
+}
+
+impl StampingArguments {
+    pub(super) fn options(self, kafka: Kafka, copies: Option<String>) -> Options {
+        Options {
+            kafka,
+            copies,
+            timestamps: self.timestamps,
+            max_past: self.max_past,
+            max_future: self.max_future,
+        }
     }
-}
-
-/// A property of librdkafka as it is given on the command line.
-pub(super) fn property(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or("write it as name=value, for example security.protocol=SASL_SSL")?;
-    Ok((name.trim().to_owned(), value.to_owned()))
 }
 
 pub fn run(arguments: Arguments) -> ExitCode {
@@ -59,33 +61,40 @@ pub fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let options = Options {
-        kafka: Kafka {
-            bootstrap_servers: arguments.kafka.kafka,
-            properties: arguments.kafka.properties,
-        },
-        copies: arguments.topics,
-        timestamps: arguments.timestamps,
+    let properties = match arguments.properties.read() {
+        Ok(properties) => properties,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(MISUSED);
+        }
     };
-    prove(&journal, &options)
+    let kafka = Kafka {
+        bootstrap_servers: arguments.kafka,
+        properties,
+    };
+    let options = arguments.stamping.options(kafka, arguments.topics);
+    prove(&journal, &options).0
 }
 
-/// Verifies, prints the report and says how to end.
-pub(super) fn prove(journal: &ClosedJournal, options: &Options) -> ExitCode {
+/// Verifies, prints the report, says how to end and hands on the report, where there is one.
+pub(super) fn prove(journal: &ClosedJournal, options: &Options) -> (ExitCode, Option<Report>) {
     match shown(journal, options) {
         Ok(report) => {
-            println!("{report}");
-            match report.holds() {
+            // A closed standard output does not undo the proof.
+            let _ = writeln!(std::io::stdout(), "{report}");
+            let code = match report.holds() {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::from(FAILED),
-            }
+            };
+            (code, Some(report))
         }
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::from(match error.is_usage() {
+            let code = ExitCode::from(match error.is_usage() {
                 true => MISUSED,
                 false => FAILED,
-            })
+            });
+            (code, None)
         }
     }
 }

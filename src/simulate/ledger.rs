@@ -3,6 +3,7 @@
 //! Each delivery is counted once by type and kind, and ends once ([`End`]); each try ends once: with an answer, without a
 //! connection, broken, or timed out. So the sums agree, which [`Ledger::is_balanced`] says.
 
+mod course;
 mod summary;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+pub use course::Course;
 pub use summary::Summary;
 
 use super::message::Kind;
@@ -31,7 +33,7 @@ pub const KINDS: [Kind; 6] = [
 pub struct Ledger {
     begun: Instant,
     ended: Option<Instant>,
-    /// Whether latencies count from the moment at which each event was due.
+    /// Whether latencies count from the moment at which each event was due; else from the beginning of its first try.
     paced: bool,
     simulated_ms: (i64, i64),
     deliveries: [[u64; KINDS.len()]; EventType::ALL.len()],
@@ -46,10 +48,15 @@ pub struct Ledger {
     broken: u64,
     timed_out: u64,
     late_answers: BTreeMap<u16, u64>,
+    /// 4xx that invalid ones were answered: as it should be.
+    expected_refusals: u64,
+    last_accepted: Option<Instant>,
+    /// Of each accepted delivery, up to its acceptance.
     latency: Histogram<u64>,
     /// Since it was last taken ([`Ledger::take_recent`]).
     recent: Histogram<u64>,
     last_connection_error: Option<String>,
+    course: Course,
 }
 
 /// Latencies are kept in µs, to three digits.
@@ -75,9 +82,32 @@ impl Ledger {
             broken: 0,
             timed_out: 0,
             late_answers: BTreeMap::new(),
+            expected_refusals: 0,
+            last_accepted: None,
             latency: histogram(),
             recent: histogram(),
             last_connection_error: None,
+            course: Course::default(),
+        }
+    }
+
+    pub(super) fn is_paced(&self) -> bool {
+        self.paced
+    }
+
+    /// How the run went.
+    pub fn course(&self) -> Course {
+        self.course
+    }
+
+    pub(super) fn went(&mut self, course: Course) {
+        self.course = course;
+    }
+
+    /// The first try of a delivery began so long after it was due.
+    pub(super) fn begun_late(&mut self, waited: Duration) {
+        if self.paced {
+            self.course.behind_s = (waited.as_secs_f64() * 1000.0).round() / 1000.0;
         }
     }
 
@@ -107,11 +137,20 @@ impl Ledger {
         self.tries[place] += 1;
     }
 
-    pub(super) fn answered(&mut self, answered: &Answered, latency: Duration) {
+    /// A try of a delivery of this kind was answered in time.
+    pub(super) fn answered(&mut self, answered: &Answered, kind: Kind) {
         *self.answers.entry(answered.status).or_default() += 1;
         if let Some(word) = answered.word {
             self.words[word as usize] += 1;
         }
+        if kind == Kind::Invalid && (400..500).contains(&answered.status) {
+            self.expected_refusals += 1;
+        }
+    }
+
+    /// A delivery was accepted so long after it was due, or after its first try began.
+    pub(super) fn accepted(&mut self, latency: Duration, now: Instant) {
+        self.last_accepted = Some(now);
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.latency.saturating_record(micros);
         self.recent.saturating_record(micros);
@@ -135,7 +174,7 @@ impl Ledger {
         *self.late_answers.entry(answered.status).or_default() += 1;
     }
 
-    /// p99 since the last call, where anything was answered.
+    /// p99 of what was accepted since the last call, where anything was.
     pub(super) fn take_recent(&mut self) -> Option<Duration> {
         let p99 = self.recent.value_at_quantile(0.99);
         let any = !self.recent.is_empty();
@@ -172,13 +211,20 @@ impl Ledger {
         self.tries.iter().sum()
     }
 
-    /// Tries that were not answered 2xx in time.
+    /// How many deliveries were dropped, whatever for; without invalid ones that were refused, as they should be.
+    pub fn dropped(&self) -> u64 {
+        let refused = EventType::ALL.map(|t| self.ended_of(t, End::Refused));
+        refused.into_iter().sum::<u64>() + self.ended(End::Dropped)
+    }
+
+    /// Tries that were not answered 2xx in time; without refusals of invalid ones.
     pub fn errors(&self) -> u64 {
         let not_2xx = self
             .answers
             .iter()
             .filter(|(s, _)| !(200..300).contains(*s));
-        not_2xx.map(|(_, n)| n).sum::<u64>() + self.unconnected + self.broken + self.timed_out
+        let not_2xx = not_2xx.map(|(_, n)| n).sum::<u64>() - self.expected_refusals;
+        not_2xx + self.unconnected + self.broken + self.timed_out
     }
 
     /// How many answers there were with this status, in time.
@@ -254,13 +300,37 @@ mod tests {
             word: None,
             at: None,
         };
-        ledger.answered(&answered, Duration::from_millis(3));
+        ledger.answered(&answered, Kind::First);
         assert!(!ledger.is_balanced());
         ledger.delivered(EventType::Traffic, Kind::First, End::Dropped);
         assert!(ledger.is_balanced());
         assert_eq!(ledger.errors(), 1);
         assert_eq!(ledger.ended(End::Dropped), 1);
+        assert_eq!(ledger.take_recent(), None, "nothing was accepted");
+        ledger.accepted(Duration::from_millis(3), Instant::now());
         assert_eq!(ledger.take_recent().map(|p| p.as_millis()), Some(3));
         assert_eq!(ledger.take_recent(), None);
+    }
+
+    #[test]
+    fn a_refusal_of_an_invalid_one_is_no_error() {
+        let mut ledger = Ledger::begin(Instant::now(), false, 0);
+        for (kind, status, end) in [
+            (Kind::Invalid, 422, End::Refused),
+            (Kind::Invalid, 503, End::Dropped),
+            (Kind::First, 422, End::Refused),
+        ] {
+            let answered = Answered {
+                status,
+                word: None,
+                at: None,
+            };
+            ledger.delivery(EventType::Traffic, kind);
+            ledger.tried(1);
+            ledger.answered(&answered, kind);
+            ledger.delivered(EventType::Traffic, kind, end);
+        }
+        assert_eq!((ledger.errors(), ledger.dropped()), (2, 2));
+        assert_eq!(ledger.answers(422), 2, "but an answer");
     }
 }

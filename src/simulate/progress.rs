@@ -20,6 +20,18 @@ pub enum Progress {
 }
 
 impl Progress {
+    /// Tells something that is no figure, in the form of the others.
+    ///
+    /// # Errors
+    /// Standard error is closed.
+    pub fn note(self, text: &str) -> std::io::Result<()> {
+        match self {
+            Self::Silent => Ok(()),
+            Self::Terminal => writeln!(stderr(), "{text}"),
+            Self::Lines => writeln!(stderr(), "{}", serde_json::json!({ "note": text })),
+        }
+    }
+
     /// As it fits standard error.
     pub fn of_stderr() -> Self {
         match stderr().is_terminal() {
@@ -156,13 +168,21 @@ fn millis(duration: Duration) -> u64 {
 
 /// RFC 3339, to the second.
 pub(super) fn moment(at_ms: i64) -> String {
-    let since = Duration::from_millis(u64::try_from(at_ms).unwrap_or(0));
+    // The last that has a year of four digits.
+    const LAST_MS: i64 = 253_402_300_799_999;
+    let since = Duration::from_millis(at_ms.clamp(0, LAST_MS) as u64);
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_moment_can_be_shown() {
+        assert_eq!(moment(-1), "1970-01-01T00:00:00Z");
+        assert_eq!(moment(i64::MAX), "9999-12-31T23:59:59Z");
+    }
 
     #[test]
     fn a_line_tells_what_happened_since_the_one_before() {

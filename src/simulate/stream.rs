@@ -11,13 +11,13 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use behaviour::Behaviour;
+pub use behaviour::{Behaviour, Outages};
 
 use super::city::{Life, Plan, Truth};
 use super::message::{Computation, Delivery, Kind, Message, Place};
 use agenda::Agenda;
 use behaviour::Fate;
-use outages::Outages;
+use outages::Calendar;
 
 /// Deliveries, sorted by when they are due. Endless until [`Stream::end`].
 ///
@@ -26,7 +26,7 @@ pub struct Stream {
     life: Life,
     seed: u64,
     behaviour: Behaviour,
-    outages: Option<Outages>,
+    outages: Option<Calendar>,
     agenda: Agenda,
     /// The messages of a tick; empty in between.
     computed: Vec<Message>,
@@ -38,7 +38,7 @@ impl Stream {
     pub fn new(life: Life, seed: u64, behaviour: Behaviour) -> Self {
         let outages = behaviour
             .outages
-            .map(|mean| Outages::new(life.plan().buildings.len(), seed, life.now_ms(), mean));
+            .map(|habit| Calendar::new(life.plan().buildings.len(), seed, life.now_ms(), habit));
         Self {
             life,
             seed,
@@ -59,13 +59,20 @@ impl Stream {
     /// The next delivery, unless the simulated clock would have to pass `until_ms` for it by a tick or more: `None` then,
     /// and after the end when everything is out. (At night hours may go by without a delivery of some types.)
     pub fn next_until(&mut self, until_ms: i64) -> Option<Delivery> {
-        while !self.ended {
-            // Whatever comes next is computed from now on, and so due later.
-            let delivery = self.agenda.next_before(self.life.now_ms());
-            if delivery.is_some() || self.life.now_ms() >= until_ms {
+        loop {
+            let delivery = self.next_known();
+            if delivery.is_some() || self.ended || self.life.now_ms() >= until_ms {
                 return delivery;
             }
-            self.advance();
+            self.compute();
+        }
+    }
+
+    /// The next delivery, if it is known without [`Stream::compute`]; that takes no time worth speaking of.
+    pub fn next_known(&mut self) -> Option<Delivery> {
+        if !self.ended {
+            // Whatever comes next is computed from now on, and so due later.
+            return self.agenda.next_before(self.life.now_ms());
         }
         let mut delivery = self.agenda.next()?;
         delivery.due_ms = delivery.due_ms.min(self.life.now_ms());
@@ -87,8 +94,11 @@ impl Stream {
         self.life.plan()
     }
 
-    /// Lets the city live for a tick.
-    fn advance(&mut self) {
+    /// Lets the city live for a tick, which takes a while where it is large. Nothing happens after the end.
+    pub fn compute(&mut self) {
+        if self.ended {
+            return;
+        }
         let mut computed = std::mem::take(&mut self.computed);
         self.life.advance(&mut computed);
         for message in computed.drain(..) {

@@ -14,7 +14,7 @@ use butlr_bridge::simulate::message::Kind;
 use butlr_bridge::simulate::progress::Progress;
 use butlr_bridge::simulate::sender::{self, Finished, Limits, Pace, Stop, Target};
 use butlr_bridge::simulate::stream::{Behaviour, Stream};
-use butlr_bridge::simulate::verify::{self, Kafka, Property, Timestamps};
+use butlr_bridge::simulate::verify::{self, Kafka, Property};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -111,11 +111,7 @@ fn what_a_city_sends_is_all_there() {
 
     let journal = finished.journal.expect("was given");
     let journal = journal.finish(finished.truth, true).expect("written");
-    let options = verify::Options {
-        kafka,
-        copies: None,
-        timestamps: Timestamps::Event,
-    };
+    let options = verify::Options::of(kafka);
     let report = verify::verify(&journal, &options, &mut |_, _| ()).expect("a proof");
     assert!(report.holds(), "{report}");
     for property in Property::ALL {
@@ -304,6 +300,8 @@ fn thirty_seconds_as_fast_as_possible_are_proved() {
         "--url",
         &url,
         "--max",
+        "--seed",
+        "4",
         "--duration",
         "30s",
         "--invalid",
@@ -317,12 +315,31 @@ fn thirty_seconds_as_fast_as_possible_are_proved() {
     ]);
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");
-    let ledger: Value =
-        serde_json::from_slice(&std::fs::read(ledger).expect("written")).expect("JSON");
-    let received = bridge.metric_sum("butlr_bridge_received_total", "") as u64;
-    assert!(received > 10_000, "{received} events in 30 s; {ledger}");
-    bridge.count_events(received);
+    assert_eq!(
+        stdout
+            .lines()
+            .filter(|line| line.starts_with("ok "))
+            .count(),
+        Property::ALL.len(),
+        "{stdout}"
+    );
+    let ledger = read(&ledger);
+    let accepted = ledger["ends"]["accepted"].as_u64().expect("a count");
+    assert!(accepted > 10_000, "{accepted} events in 30 s; {ledger}");
+    let published = bridge.metric_sum("butlr_bridge_events_total", r#"outcome="published""#);
+    assert_eq!(published as u64, accepted);
+    bridge.count_events(tries(&ledger));
     bridge.finish();
+}
+
+fn read(ledger: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(ledger).expect("written")).expect("JSON")
+}
+
+/// How many requests a ledger tells of.
+fn tries(ledger: &Value) -> u64 {
+    let tries = ledger["tries"].as_array().expect("first, second, …");
+    tries.iter().map(|n| n.as_u64().expect("a count")).sum()
 }
 
 /// Copies ten topics, with what `alter` makes of the records of one type.
@@ -338,11 +355,13 @@ fn copy(bridge: &Bridge, template: &str, alter: impl Fn(&mut Vec<Rec>)) {
         .set("queue.buffering.max.messages", "1000000")
         .create()
         .expect("a producer");
+    let mut copied = 0;
     for event_type in EventType::ALL {
         let mut records = bridge.records(event_type);
         if event_type == EventType::RoomOccupancy {
             alter(&mut records);
         }
+        copied += records.len();
         for record in &records {
             let mut headers = OwnedHeaders::new();
             for (key, value) in &record.headers {
@@ -369,7 +388,7 @@ fn copy(bridge: &Bridge, template: &str, alter: impl Fn(&mut Vec<Rec>)) {
         .iter()
         .map(|name| records_of(&kafka(), name).len())
         .sum();
-    assert!(stored > 0);
+    assert_eq!(stored, copied);
 }
 
 /// What `verify` says of these topics, and with which status it ends.
@@ -389,6 +408,7 @@ fn one_missing_one_changed_one_there_twice_are_found() {
     let bridge = Setup::on(Backend::Real).start();
     let dir = tempfile::tempdir().expect("a directory");
     let journal = dir.path().join("journal");
+    let ledger = dir.path().join("ledger.json");
     let template = bridge.config.topics.template.clone();
     let url = format!("http://{}/v1/events", bridge.ingest);
     let output = simulate(&[
@@ -409,6 +429,10 @@ fn one_missing_one_changed_one_there_twice_are_found() {
         &template,
         "--journal",
         journal.to_str().expect("UTF-8"),
+        "--output",
+        ledger.to_str().expect("UTF-8"),
+        "--seed",
+        "5",
     ]);
     assert!(
         output.status.success(),
@@ -416,8 +440,7 @@ fn one_missing_one_changed_one_there_twice_are_found() {
         text(&output.stdout),
         text(&output.stderr)
     );
-    let received = bridge.metric_sum("butlr_bridge_received_total", "") as u64;
-    bridge.count_events(received);
+    bridge.count_events(tries(&read(&ledger)));
 
     let copies = |what: &str| format!("{}.{{type}}", fresh_name(what));
     let id = |record: &Rec| record.header("ce_id").expect("an id").to_owned();

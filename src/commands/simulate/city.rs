@@ -3,23 +3,24 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::values::{self, Mean};
+use super::values::{self, Often};
 use crate::event::EventType;
 use crate::simulate::city::{Habits, Life, Plan, Size};
+use crate::simulate::hash;
 use crate::simulate::sender::Pace;
 use crate::simulate::stream::{Behaviour, Stream};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct CityArguments {
-    /// How many rooms the city has
+    /// How many rooms the city has; floors and zones come with them
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = values::count(1_000_000))]
     spaces: usize,
     /// How many sensors send DETECTIONS; one a room unless told
     #[arg(long, value_name = "N", value_parser = values::count(1_000_000))]
     sensors: Option<usize>,
-    /// What the city grows from: the same seed and start send the same events
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    /// What the city grows from: the same seed, start and options send the same events; by default another city each time
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// The simulated clock's first moment, at which it is 10:00 in the city; by default now, or such that an accelerated
     /// run ends now
     #[arg(long, value_name = "RFC3339", value_parser = values::past)]
@@ -45,9 +46,9 @@ pub struct CityArguments {
     /// Share of sensors whose clock is off [default: 1%]
     #[arg(long, value_name = "SHARE", value_parser = values::share)]
     skewed: Option<f64>,
-    /// How often a building's events pile up for a while, on average; or never [default: 1h]
-    #[arg(long, value_name = "DURATION", value_parser = values::mean)]
-    outages: Option<Mean>,
+    /// How often a building's events pile up, on average, and for how long, as 1h/20m; or never [default: 1h/40s]
+    #[arg(long, value_name = "EVERY[/LENGTH]", value_parser = values::outages)]
+    outages: Option<Often>,
     /// Share of events that are accompanied by an invalid one [default: 0%]
     #[arg(long, value_name = "SHARE", value_parser = values::share)]
     invalid: Option<f64>,
@@ -66,7 +67,9 @@ impl CityArguments {
             let before = match pace {
                 Pace::REAL_TIME => Duration::ZERO,
                 Pace::Speed(speed) => duration.map_or(DAY, |d| {
-                    Duration::try_from_secs_f64(d.as_secs_f64() * speed).unwrap_or(DAY)
+                    let simulated = Duration::try_from_secs_f64(d.as_secs_f64() * speed);
+                    // Longer ago the bridge would no longer take events at their own time.
+                    simulated.unwrap_or(LONG_AGO).min(LONG_AGO)
                 }),
                 Pace::Rate(_) | Pace::Max => LONG_AGO,
             };
@@ -76,15 +79,24 @@ impl CityArguments {
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     }
 
+    /// The seed, drawn where none is given.
+    pub fn seed(&self) -> u64 {
+        // Short enough to be read out.
+        self.seed.unwrap_or_else(|| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            hash::bytes(&now.unwrap_or_default().as_nanos().to_le_bytes()) % 1_000_000
+        })
+    }
+
     /// What the city's sender delivers from then on.
-    pub fn stream(&self, start_ms: i64) -> Stream {
+    pub fn stream(&self, seed: u64, start_ms: i64) -> Stream {
         let size = Size {
             rooms: self.spaces,
             sensors: self.sensors,
         };
-        let plan = Arc::new(Plan::grow(self.seed, size));
-        let life = Life::begin(plan, self.seed, start_ms, self.habits());
-        Stream::new(life, self.seed, self.behaviour())
+        let plan = Arc::new(Plan::grow(seed, size));
+        let life = Life::begin(plan, seed, start_ms, self.habits());
+        Stream::new(life, seed, self.behaviour())
     }
 
     /// Whether events of this type are sent.
@@ -119,8 +131,8 @@ impl CityArguments {
         set(&mut behaviour.invalid, self.invalid);
         match self.outages {
             None => {}
-            Some(Mean::Never) => behaviour.outages = None,
-            Some(Mean::Every(mean)) => behaviour.outages = Some(mean),
+            Some(Often::Never) => behaviour.outages = None,
+            Some(Often::Sometimes(outages)) => behaviour.outages = Some(outages),
         }
         behaviour
     }
@@ -151,7 +163,9 @@ mod tests {
         let late = parse("simulate --plain --late 1% --outages 2h");
         let behaviour = late.behaviour();
         assert_eq!((behaviour.late, behaviour.shuffled), (0.01, 0.0));
-        assert_eq!(behaviour.outages, Some(Duration::from_secs(7200)));
+        let outages = behaviour.outages.unwrap();
+        assert_eq!(outages.every, Duration::from_secs(7200));
+        assert_eq!(outages.length, Duration::from_secs(40));
         let usual = parse("simulate --outages never");
         let wanted = Behaviour {
             outages: None,

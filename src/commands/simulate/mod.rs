@@ -10,7 +10,7 @@ mod values;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::{FAILED, MISUSED};
 use crate::event::EventType;
@@ -21,20 +21,20 @@ use crate::simulate::sender::{self, End, Limits, Options, Pace, Stop, Target, Ti
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// Where to post events, for example http://127.0.0.1:8080/v1/events; {type} in it becomes the type's name in lower case
+    /// Where to post events, for example http://127.0.0.1:8080/v1/events; {type} in it becomes the type's name, as in room_occupancy
     #[arg(long, value_name = "URL", required_unless_present = "print")]
     url: Option<String>,
     #[command(flatten)]
     city: city::CityArguments,
     #[command(flatten)]
     pace: PaceArguments,
-    /// Stop computing after so long, for example 30s; then send what waits
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    /// Stop after so long, for example 30s; then only the entries and exits that are not told yet are sent (with --max: all that waits)
+    #[arg(long, value_name = "DURATION", value_parser = values::run_time)]
     duration: Option<Duration>,
-    /// Stop computing after so many events; then send what waits
+    /// Stop after so many events; then as with --duration
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     events: Option<u64>,
-    /// How many requests may be under way at a time
+    /// How many requests may wait for their answer in time at once
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = values::count(65_536))]
     connections: usize,
     /// How long an answer may take; then the sender tries again, while the first may still be in flight
@@ -62,7 +62,7 @@ struct PaceArguments {
     /// The simulated clock runs so many times as fast as real time
     #[arg(long, value_name = "N", value_parser = values::positive)]
     speed: Option<f64>,
-    /// So many events a second, whatever the simulated clock says
+    /// So many events a second, however fast the simulated clock has to run for that
     #[arg(long, value_name = "N", value_parser = values::positive)]
     rate: Option<f64>,
     /// As fast as answers come
@@ -118,9 +118,11 @@ fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let output = arguments.output.as_deref().map(output::Output::prepare);
     let output = output.transpose().map_err(Failure::Usage)?;
     let start_ms = arguments.city.start_ms(pace, limits.duration);
-    let stream = arguments.city.stream(start_ms);
+    let seed = arguments.city.seed();
+    let stream = arguments.city.stream(seed, start_ms);
     let stop = Stop::new();
-    signals::stop_on_signal(stop.clone())
+    let progress = Progress::of_stderr();
+    signals::stop_on_signal(stop.clone(), progress)
         .map_err(|e| Failure::Run(format!("no signals can be received: {e}")))?;
     let Some(target) = target else {
         let mut out = std::io::stdout().lock();
@@ -148,28 +150,43 @@ fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let journal = arguments.proof.begin()?;
     let sent = stop.clone();
-    let finished = sender::run(options, stream, journal, Progress::of_stderr(), stop)?;
+    let finished = sender::run(options, stream, journal, progress, stop)?;
     // What is proved from here on can be proved again: the next Ctrl-C ends it at once.
     sent.stop();
     let ledger = finished.ledger;
     let summary = Summary::from(&ledger);
     // A closed standard output does not undo the run.
-    let _ = writeln!(std::io::stdout(), "{summary}");
-    if let Some(output) = output {
-        output.write(&summary).map_err(Failure::Run)?;
-    }
-    let proved = match finished.journal {
-        None => ExitCode::SUCCESS,
+    let mut stdout = std::io::stdout();
+    let _ = writeln!(stdout, "{summary}");
+    let start =
+        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(start_ms as u64));
+    let _ = writeln!(
+        stdout,
+        "the same events again: --seed {seed} --start {start}"
+    );
+    // What cannot be written does not keep the proof from being made.
+    let write = |proof| output.as_ref().map_or(Ok(()), |o| o.write(&summary, proof));
+    let mut written = write(None);
+    let (proved, report) = match finished.journal {
+        None => (ExitCode::SUCCESS, None),
         Some(journal) => {
             let whole = arguments.city.sends(EventType::Traffic)
-                && finished.complete
+                && finished.whole
                 && is_whole(&ledger, EventType::Traffic);
             arguments.proof.end(journal, finished.truth, whole)?
         }
     };
+    if let Some(report) = report {
+        written = written.and(write(Some(report.to_json())));
+    }
+    written.map_err(Failure::Run)?;
     if let Some(reason) = finished.unreachable {
         let problem = format!("nothing could be sent: {url} cannot be reached: {reason}");
         return Err(Failure::Run(problem));
+    }
+    if !finished.complete {
+        let problem = "the run was given up before all was sent: nothing was accepted any more";
+        return Err(Failure::Run(problem.to_owned()));
     }
     if let Some(problem) = none_accepted(&ledger) {
         return Err(Failure::Run(problem));

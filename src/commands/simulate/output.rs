@@ -2,14 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use crate::simulate::ledger::Summary;
 
+#[derive(Serialize)]
+struct Contents<'s> {
+    #[serde(flatten)]
+    summary: &'s Summary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<Value>,
+}
+
 /// Where the ledger goes: beside it until it is complete.
 pub struct Output {
     path: PathBuf,
-    beside: NamedTempFile,
 }
 
 impl Output {
@@ -24,33 +33,38 @@ impl Output {
         if path.is_dir() {
             return Err(told(&"it is a directory"));
         }
-        let dir = match path.parent() {
-            Some(dir) if dir != Path::new("") => dir,
-            _ => Path::new("."),
-        };
-        let beside = tempfile::Builder::new()
-            .prefix(".ledger-")
-            .permissions(permissions())
-            .tempfile_in(dir)
-            .map_err(|e| told(&e))?;
+        // Not kept: a run that is ended at once leaves nothing behind.
+        beside(path).map_err(|e| told(&e))?;
         Ok(Self {
             path: path.to_owned(),
-            beside,
         })
     }
 
-    /// Writes it.
+    /// Writes it; once more with what was proved, once it is.
     ///
     /// # Errors
     /// A sentence that names the file.
-    pub fn write(mut self, summary: &Summary) -> Result<(), String> {
+    pub fn write(&self, summary: &Summary, proof: Option<Value>) -> Result<(), String> {
         let path = self.path.display().to_string();
         let told = |e: &dyn std::fmt::Display| format!("--output {path} cannot be written: {e}");
-        serde_json::to_writer_pretty(&mut self.beside, summary).map_err(|e| told(&e))?;
-        std::io::Write::write_all(&mut self.beside, b"\n").map_err(|e| told(&e))?;
-        self.beside.persist(&self.path).map_err(|e| told(&e))?;
+        let mut beside = beside(&self.path).map_err(|e| told(&e))?;
+        let contents = Contents { summary, proof };
+        serde_json::to_writer_pretty(&mut beside, &contents).map_err(|e| told(&e))?;
+        std::io::Write::write_all(&mut beside, b"\n").map_err(|e| told(&e))?;
+        beside.persist(&self.path).map_err(|e| told(&e))?;
         Ok(())
     }
+}
+
+fn beside(path: &Path) -> std::io::Result<NamedTempFile> {
+    let dir = match path.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    };
+    tempfile::Builder::new()
+        .prefix(".ledger-")
+        .permissions(permissions())
+        .tempfile_in(dir)
 }
 
 /// As any other file's, within the user's mask.

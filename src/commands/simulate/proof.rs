@@ -1,41 +1,33 @@
 //! `--verify`: what is noted before the run, and proved after it.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::Failure;
-use crate::commands::verify::{property, prove};
+use crate::commands::kafka_properties::PropertyArguments;
+use crate::commands::verify::{StampingArguments, prove};
 use crate::simulate::city::Truth;
 use crate::simulate::journal::{Journal, Run};
-use crate::simulate::verify::{Error, Kafka, Options, Timestamps, start_offsets};
+use crate::simulate::verify::{Error, Kafka, Report, start_offsets};
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Debug)]
 pub struct ProofArguments {
-    /// Read the topics back from this Kafka after the run and prove, record by record, that all is there and right
+    /// Read the topics back from this Kafka after the run and prove, record by record, that all is there and right. What
+    /// is noted for it goes to the directory for temporary files (TMPDIR: 130 bytes an event), unless --journal says where;
+    /// what a run leaves there that is ended by force can be removed (butlr-journal-*)
     #[arg(long, value_name = "HOST:PORT")]
     verify: Option<String>,
     /// What the bridge's topics are called
     #[arg(long, value_name = "TEMPLATE", default_value = "butlr.event.{type}.v1")]
     topics: String,
-    /// A property of librdkafka, for example security.protocol=SASL_SSL; may be given several times
-    #[arg(long = "kafka-property", value_name = "NAME=VALUE", value_parser = property, requires = "verify")]
-    properties: Vec<(String, String)>,
-    /// Which time the bridge stamps records with (its kafka.timestamp)
-    #[arg(long, value_enum, value_name = "WHICH", default_value = "event")]
-    timestamps: Timestamps,
+    #[command(flatten)]
+    properties: PropertyArguments,
+    #[command(flatten)]
+    stamping: StampingArguments,
     /// Keep what was sent and answered in this directory, for `butlr-bridge verify`
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
-}
-
-/// Properties may hold secrets.
-impl std::fmt::Debug for ProofArguments {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ProofArguments")
-            .field("verify", &self.verify)
-            .field("journal", &self.journal)
-            .finish_non_exhaustive()
-    }
 }
 
 impl ProofArguments {
@@ -45,7 +37,7 @@ impl ProofArguments {
             return Ok(None);
         }
         let starts = self
-            .kafka()
+            .kafka()?
             .map(|kafka| start_offsets(&kafka, &self.topics));
         let run = Run {
             topics: self.topics.clone(),
@@ -56,35 +48,33 @@ impl ProofArguments {
             .map_err(|e| Failure::Run(format!("the journal cannot be written: {e}")))
     }
 
-    /// Ends the journal and proves what is to be proved.
+    /// Ends the journal and proves what is to be proved; hands on the report, where there is one.
     pub fn end(
         &self,
         journal: Journal,
         truth: Truth,
         traffic_complete: bool,
-    ) -> Result<ExitCode, Failure> {
+    ) -> Result<(ExitCode, Option<Report>), Failure> {
         let journal = journal
             .finish(truth, traffic_complete)
             .map_err(|e| Failure::Run(format!("the journal cannot be written: {e}")))?;
-        match self.kafka() {
-            None => Ok(ExitCode::SUCCESS),
+        match self.kafka()? {
+            None => Ok((ExitCode::SUCCESS, None)),
             Some(kafka) => {
-                let options = Options {
-                    kafka,
-                    copies: None,
-                    timestamps: self.timestamps,
-                };
-                println!();
-                Ok(prove(&journal, &options))
+                let _ = writeln!(std::io::stdout());
+                Ok(prove(&journal, &self.stamping.options(kafka, None)))
             }
         }
     }
 
-    fn kafka(&self) -> Option<Kafka> {
-        self.verify.as_ref().map(|bootstrap_servers| Kafka {
+    fn kafka(&self) -> Result<Option<Kafka>, Failure> {
+        let Some(bootstrap_servers) = &self.verify else {
+            return Ok(None);
+        };
+        Ok(Some(Kafka {
             bootstrap_servers: bootstrap_servers.clone(),
-            properties: self.properties.clone(),
-        })
+            properties: self.properties.read().map_err(Failure::Usage)?,
+        }))
     }
 }
 

@@ -7,13 +7,14 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::FAILED;
+use crate::simulate::progress::Progress;
 use crate::simulate::sender::Stop;
 
 /// Listens from now on, on a thread of its own.
 ///
 /// # Errors
 /// The system does not let it.
-pub fn stop_on_signal(stop: Stop) -> io::Result<()> {
+pub fn stop_on_signal(stop: Stop, progress: Progress) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let (mut terminate, mut interrupt) = {
         let _inside = runtime.enter();
@@ -32,7 +33,9 @@ pub fn stop_on_signal(stop: Stop) -> io::Result<()> {
                 std::process::exit(FAILED.into());
             }
             stop.stop();
-            eprintln!("ending: what waits is still sent; a second Ctrl-C ends at once");
+            // Standard error may be closed by now.
+            let _ = progress
+                .note("ending: what the story still needs is sent; a second Ctrl-C ends at once");
         }
     };
     thread::Builder::new()

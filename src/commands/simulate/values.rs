@@ -1,16 +1,17 @@
 //! Values of arguments: what is allowed is said where it is not kept.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::builder::TypedValueParser;
 
 use crate::event::EventType;
+use crate::simulate::stream::Outages;
 
-/// How long between two of something, on average.
+/// Outages now and then, or never.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Mean {
+pub enum Often {
     Never,
-    Every(Duration),
+    Sometimes(Outages),
 }
 
 /// A share of all, 0 to 1: `0.5%` or `0.005`.
@@ -49,27 +50,55 @@ pub fn some_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// `1h`, or `never`.
-pub fn mean(text: &str) -> Result<Mean, String> {
+/// How long a run may take.
+pub fn run_time(text: &str) -> Result<Duration, String> {
+    const YEAR: Duration = Duration::from_secs(366 * 86_400);
+    let duration = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    match duration >= Duration::from_millis(1) && duration <= YEAR {
+        true => Ok(duration),
+        false => Err("allowed are 1ms to 1 year".to_owned()),
+    }
+}
+
+/// The first second that a KSUID can have: ids tell when they were made.
+pub const FIRST_SECOND: Duration = Duration::from_secs(1_400_000_000);
+
+/// How often and, if told, how long: `1h`, `1h/20m`, or `never`.
+pub fn outages(text: &str) -> Result<Often, String> {
     if text == "never" {
-        return Ok(Mean::Never);
+        return Ok(Often::Never);
     }
-    let mean = humantime::parse_duration(text)
-        .map_err(|e| format!("{e}; write a duration such as 1h, or never"))?;
-    match mean >= Duration::from_secs(60) {
-        true => Ok(Mean::Every(mean)),
-        false => Err("allowed are 1min and more, or never".to_owned()),
+    let parse = |text: &str| {
+        humantime::parse_duration(text.trim())
+            .map_err(|e| format!("{e}; write it as 1h or 1h/20m, or never"))
+    };
+    let usual = Outages::default().length;
+    let (every, length) = match text.split_once('/') {
+        Some((every, length)) => (parse(every)?, parse(length)?),
+        None => (parse(text)?, usual),
+    };
+    if every < Duration::from_secs(60) {
+        return Err("allowed are 1min and more, or never".to_owned());
     }
+    // While they last, what piles up is kept in memory.
+    if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&length) {
+        return Err("they may last from 1s to 1day".to_owned());
+    }
+    Ok(Often::Sometimes(Outages { every, length }))
 }
 
 /// A moment that is over, in RFC 3339.
 pub fn past(text: &str) -> Result<SystemTime, String> {
     let moment = humantime::parse_rfc3339(text)
         .map_err(|e| format!("{e}; write it in UTC as 2026-05-04T08:00:00Z"))?;
-    match moment <= SystemTime::now() {
-        true => Ok(moment),
-        false => Err("it lies in the future, and no event may".to_owned()),
+    if moment > SystemTime::now() {
+        return Err("it lies in the future, and no event may".to_owned());
     }
+    // Clocks that are off may be so by hours.
+    if moment < UNIX_EPOCH + FIRST_SECOND + Duration::from_secs(86_400) {
+        return Err("allowed are moments after 2014-05-14, when ids begin".to_owned());
+    }
+    Ok(moment)
 }
 
 /// One of the ten types.
@@ -100,13 +129,24 @@ mod tests {
     }
 
     #[test]
-    fn means_and_moments() {
-        assert_eq!(mean("never"), Ok(Mean::Never));
-        assert_eq!(mean("1h"), Ok(Mean::Every(Duration::from_secs(3600))));
-        assert!(mean("1s").unwrap_err().contains("1min"));
-        assert!(mean("often").unwrap_err().contains("never"));
+    fn outages_and_moments() {
+        assert_eq!(outages("never"), Ok(Often::Never));
+        assert_eq!(outages("1h"), Ok(Often::Sometimes(Outages::default())));
+        let long = Outages {
+            every: Duration::from_secs(7200),
+            length: Duration::from_secs(1200),
+        };
+        assert_eq!(outages("2h/20m"), Ok(Often::Sometimes(long)));
+        assert!(outages("1s").unwrap_err().contains("1min"));
+        assert!(outages("1h/0s").unwrap_err().contains("1s to 1day"));
+        for text in ["often", "1h/", "/20m", "1h/20m/1m"] {
+            let problem = outages(text).unwrap_err();
+            assert!(problem.contains("never"), "{text}: {problem}");
+        }
         assert!(past("2026-05-04T08:00:00Z").is_ok());
         assert!(past("2999-01-01T00:00:00Z").unwrap_err().contains("future"));
+        assert!(past("1970-01-01T00:00:00Z").unwrap_err().contains("2014"));
+        assert!(run_time("400000000000y").is_err() && run_time("5m").is_ok());
         assert!(past("today").unwrap_err().contains("2026-05-04T08:00:00Z"));
         assert!(some_time("0s").is_err() && some_time("2h").is_err());
     }

@@ -21,6 +21,11 @@ pub struct Attempt {
     pub cause: Cause,
     /// What was answered.
     pub answer: Answer,
+    /// Its request was given up before: it was noted when its answer came after all, or was no longer waited for, so
+    /// that others may have been noted before it that were sent after it.
+    pub late: bool,
+    /// Status and word of the answer contradict each other.
+    pub contradictory: bool,
     /// Partition and offset, where the answer named them.
     pub at: Option<(i32, i64)>,
 }
@@ -53,7 +58,9 @@ pub enum Answer {
     Repeat,
     /// 4xx: it was not stored, and won't be.
     Refused,
-    /// 5xx, a broken connection, or no answer in time: it may have been stored.
+    /// No valid event: it is kept, but not among events.
+    Quarantined,
+    /// 5xx, a 4xx that only asks for patience, a broken connection, or no answer in time: it may have been stored.
     Unknown,
 }
 
@@ -66,14 +73,23 @@ const CAUSES: [Cause; 4] = [
 
 impl Answer {
     /// Every answer.
-    pub const ALL: [Answer; 6] = [
+    pub const ALL: [Answer; 7] = [
         Answer::Published,
         Answer::Spooled,
         Answer::Redelivery,
         Answer::Repeat,
         Answer::Refused,
+        Answer::Quarantined,
         Answer::Unknown,
     ];
+
+    /// Whether the event is promised to be there, by itself or by another that tells the same.
+    pub const fn is_promise(self) -> bool {
+        matches!(
+            self,
+            Answer::Published | Answer::Spooled | Answer::Redelivery | Answer::Repeat
+        )
+    }
 
     /// As reports name it.
     pub const fn name(self) -> &'static str {
@@ -83,10 +99,15 @@ impl Answer {
             Answer::Redelivery => "duplicate (redelivery)",
             Answer::Repeat => "duplicate (repeat)",
             Answer::Refused => "refused",
+            Answer::Quarantined => "quarantined",
             Answer::Unknown => "unknown",
         }
     }
 }
+
+/// Bits beside the answer.
+const LATE: u8 = 0x40;
+const CONTRADICTORY: u8 = 0x80;
 
 /// `key | id | value | data | type, cause, answer | partition (-1: none) | offset`, integers with the lowest byte first.
 impl Fixed for Attempt {
@@ -102,10 +123,12 @@ impl Fixed for Attempt {
         out.extend(self.id.as_bytes());
         out.extend(self.value.to_le_bytes());
         out.extend(self.data.to_le_bytes());
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        let bits = bit(self.late, LATE) | bit(self.contradictory, CONTRADICTORY);
         let tags = [
             self.event_type.index() as u8,
             self.cause as u8,
-            self.answer as u8,
+            self.answer as u8 | bits,
         ];
         out.extend(tags);
         out.extend(partition.to_le_bytes());
@@ -127,7 +150,9 @@ impl Fixed for Attempt {
             data,
             event_type: *EventType::ALL.get(usize::from(event_type))?,
             cause: *CAUSES.get(usize::from(cause))?,
-            answer: *Answer::ALL.get(usize::from(answer))?,
+            answer: *Answer::ALL.get(usize::from(answer & !(LATE | CONTRADICTORY)))?,
+            late: answer & LATE != 0,
+            contradictory: answer & CONTRADICTORY != 0,
             at: (partition >= 0).then_some((partition, offset)),
         })
     }

@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 pub use attempt::{Answer, Attempt, Cause};
-use buckets::{BUCKETS, Buckets, Fixed, Sum};
+use buckets::{BUCKETS, Buckets, Sum};
 
 use crate::simulate::city::Truth;
 
 /// The version of the files' form.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 const FILE: &str = "journal.json";
 
 /// Where a run's topics stood before its first request.
@@ -48,6 +48,11 @@ struct Contents {
     run: Run,
     started_ms: i64,
     end: Option<End>,
+}
+
+#[derive(Deserialize)]
+struct Form {
+    form: u32,
 }
 
 /// How a run ended.
@@ -209,14 +214,15 @@ impl ClosedJournal {
             }
             Err(e) => return Err(unreadable(e.to_string())),
         };
-        let contents: Contents =
-            serde_json::from_slice(&text).map_err(|e| unreadable(e.to_string()))?;
-        if contents.form != FORM {
-            let form = contents.form;
+        // Of another form nothing but its number need be readable.
+        let Form { form } = serde_json::from_slice(&text).map_err(|e| unreadable(e.to_string()))?;
+        if form != FORM {
             return Err(unreadable(format!(
                 "its form is {form}, this version reads {FORM}"
             )));
         }
+        let contents: Contents =
+            serde_json::from_slice(&text).map_err(|e| unreadable(e.to_string()))?;
         let end = contents
             .end
             .ok_or_else(|| Error::Unfinished(dir.to_owned()))?;
@@ -272,9 +278,6 @@ impl ClosedJournal {
         buckets::read(self.path(), n, self.end.buckets[n])
     }
 }
-
-/// Bytes that a try takes on disk.
-pub const ATTEMPT_BYTES: usize = Attempt::SIZE;
 
 /// Written beside and renamed, so that it is there whole or not at all.
 fn write(dir: &Path, contents: &Contents) -> io::Result<()> {

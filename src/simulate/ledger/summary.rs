@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
 
-use super::{KINDS, Ledger};
+use super::{Course, KINDS, Ledger};
 use crate::event::EventType;
 use crate::simulate::message::Kind;
 use crate::simulate::progress::moment;
@@ -19,7 +19,7 @@ pub struct Summary {
     simulated_to: String,
     /// Deliveries, each counted once.
     events: u64,
-    /// Accepted ones.
+    /// Accepted ones, up to the last acceptance: time in which nothing more came of what waited does not count.
     events_per_s: f64,
     ends: BTreeMap<&'static str, u64>,
     types: BTreeMap<&'static str, OfType>,
@@ -34,9 +34,13 @@ pub struct Summary {
     connections_broken: u64,
     timed_out: u64,
     late_answers: BTreeMap<u16, u64>,
+    /// Of accepted events, up to their acceptance, all tries included. Dropped ones are not in it.
     latency_ms: Latency,
-    /// `due`: latencies count from the moment at which the try was due, so that waiting counts. `begun`: from its beginning.
+    /// From when latencies count. `due`: from the moment at which each event was due, so that waiting counts. `begun`: from
+    /// the beginning of its first try; so do in a paced run also those sent after its end.
     latency_from: &'static str,
+    #[serde(flatten)]
+    course: Course,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -46,14 +50,15 @@ struct OfType {
     ends: BTreeMap<&'static str, u64>,
 }
 
+/// Without anything accepted there is none.
 #[derive(Clone, Debug, Serialize)]
 struct Latency {
-    p50: f64,
-    p90: f64,
-    p99: f64,
+    p50: Option<f64>,
+    p90: Option<f64>,
+    p99: Option<f64>,
     #[serde(rename = "p99.9")]
-    p999: f64,
-    max: f64,
+    p999: Option<f64>,
+    max: Option<f64>,
 }
 
 const fn kind_name(kind: Kind) -> &'static str {
@@ -74,7 +79,9 @@ impl From<&Ledger> for Summary {
             None => ledger.begun.elapsed(),
         };
         let accepted = ledger.ended(End::Accepted) as f64;
-        let quantile = |q| ledger.latency.value_at_quantile(q) as f64 / 1000.0;
+        let accepting = ledger.last_accepted.map_or(elapsed, |at| at - ledger.begun);
+        let latency = |micros: u64| (!ledger.latency.is_empty()).then(|| micros as f64 / 1000.0);
+        let quantile = |q| latency(ledger.latency.value_at_quantile(q));
         let ends = |ends: &[u64; End::ALL.len()]| {
             let ends = End::ALL.into_iter().zip(ends);
             ends.map(|(end, n)| (end.name(), *n)).collect()
@@ -90,7 +97,7 @@ impl From<&Ledger> for Summary {
             simulated_from: moment(ledger.simulated_ms.0),
             simulated_to: moment(ledger.simulated_ms.1),
             events: ledger.deliveries(),
-            events_per_s: (accepted / elapsed.as_secs_f64().max(0.001) * 10.0).round() / 10.0,
+            events_per_s: (accepted / accepting.as_secs_f64().max(0.001) * 10.0).round() / 10.0,
             ends: End::ALL.map(|end| (end.name(), ledger.ended(end))).into(),
             types: EventType::ALL.into_iter().map(of_type).collect(),
             kinds: KINDS
@@ -111,9 +118,10 @@ impl From<&Ledger> for Summary {
                 p90: quantile(0.9),
                 p99: quantile(0.99),
                 p999: quantile(0.999),
-                max: ledger.latency.max() as f64 / 1000.0,
+                max: latency(ledger.latency.max()),
             },
             latency_from: if ledger.paced { "due" } else { "begun" },
+            course: ledger.course,
         }
     }
 }
@@ -122,9 +130,17 @@ impl Display for Summary {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} events in {:.1} s, {:.0} accepted a second; simulated {} to {}\n",
+            "{} events in {:.1} s, {:.0} accepted a second; simulated {} to {}",
             self.events, self.elapsed_s, self.events_per_s, self.simulated_from, self.simulated_to
         )?;
+        if self.course.after_end > 0 {
+            let after_end = self.course.after_end;
+            writeln!(
+                f,
+                "{after_end} of them after the end, to make the story whole"
+            )?;
+        }
+        writeln!(f)?;
         self.write_types(f)?;
         writeln!(f)?;
         let tries: Vec<_> = self.tries.iter().map(u64::to_string).collect();
@@ -149,13 +165,18 @@ impl Display for Summary {
             ("p99.9", latency.p999),
             ("max", latency.max),
         ]
-        .map(|(name, ms)| (name, format!("{ms:.2} ms")));
+        .map(|(name, ms)| (name, ms.map_or("–".to_owned(), |ms| format!("{ms:.2} ms"))));
         line(f, "latency", &latency)?;
         let from = match self.latency_from {
-            "due" => "from the moment at which each try was due: waiting counts",
-            _ => "from the beginning of each try",
+            "due" => {
+                "from the moment at which each event was due to its acceptance, all tries included"
+            }
+            _ => {
+                "from the beginning of each event's first try to its acceptance, all tries included"
+            }
         };
-        write!(f, "{:14}{from}", "")
+        write!(f, "{:14}{from}", "")?;
+        self.course.write(f)
     }
 }
 
@@ -246,7 +267,10 @@ mod tests {
                 word,
                 at: None,
             };
-            ledger.answered(&answered, Duration::from_micros(1500));
+            ledger.answered(&answered, kind);
+            if end == End::Accepted {
+                ledger.accepted(Duration::from_micros(1500), begun + Duration::from_secs(1));
+            }
             ledger.delivered(EventType::Traffic, kind, end);
         }
         ledger.end(begun + Duration::from_secs(2), 1_700_000_060_000);
@@ -257,11 +281,11 @@ mod tests {
     fn the_text_says_all_there_is() {
         let text = Summary::from(&ledger()).to_string();
         for part in [
-            "3 events in 2.0 s, 1 accepted a second; simulated 2023-11-14T22:13:20Z to 2023-11-14T22:14:20Z",
+            "3 events in 2.0 s, 2 accepted a second; simulated 2023-11-14T22:13:20Z to 2023-11-14T22:14:20Z",
             "answers       200 2   422 1",
             "of 2xx        published 2   spooled 0",
             "p99 1.50 ms",
-            "waiting counts",
+            "from the moment at which each event was due to its acceptance, all tries included",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
@@ -281,5 +305,19 @@ mod tests {
         assert_eq!(json["invalid"]["refused"], 1);
         assert_eq!(json["answers"]["422"], 1);
         assert_eq!(json["latency_ms"]["p99.9"], 1.5);
+        assert_eq!(json["events_per_s"], 2.0, "up to the last acceptance");
+    }
+
+    #[test]
+    fn without_acceptance_there_is_no_latency() {
+        let ledger = Ledger::begin(Instant::now(), false, 0);
+        let summary = Summary::from(&ledger);
+        let json = serde_json::to_value(&summary).unwrap();
+        for name in ["p50", "p90", "p99", "p99.9", "max"] {
+            assert_eq!(json["latency_ms"][name], serde_json::Value::Null, "{name}");
+        }
+        let text = summary.to_string();
+        assert!(text.contains("p50 –   p90 –"), "{text}");
+        assert!(text.contains("from the beginning of each event's first try to"));
     }
 }

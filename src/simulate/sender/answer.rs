@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::simulate::journal::Answer;
+
 /// The answer to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answered {
@@ -18,6 +20,31 @@ impl Answered {
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
+
+    /// What it means for the proof. One without a word comes from something else than the bridge.
+    pub(super) fn meaning(&self) -> Answer {
+        match (self.word, self.status) {
+            (Some(Word::Published), _) | (None, 200 | 201 | 203..300) => Answer::Published,
+            (Some(Word::Spooled), _) | (None, 202) => Answer::Spooled,
+            (Some(Word::Redelivery), _) => Answer::Redelivery,
+            (Some(Word::Repeat), _) => Answer::Repeat,
+            (Some(Word::Quarantined), _) => Answer::Quarantined,
+            // Too slow, too early, too much, hung up: said before the event was looked at, or by somebody in between.
+            (None, 408 | 425 | 429 | 499) => Answer::Unknown,
+            (None, 400..500) => Answer::Refused,
+            (None, _) => Answer::Unknown,
+        }
+    }
+
+    /// Whether status and word are not those of one outcome.
+    pub(super) fn is_contradictory(&self) -> bool {
+        match self.word {
+            None => false,
+            Some(Word::Published) => self.status != 200,
+            Some(Word::Spooled | Word::Quarantined) => self.status != 202,
+            Some(Word::Redelivery | Word::Repeat) => !matches!(self.status, 200 | 202),
+        }
+    }
 }
 
 /// What became of an event.
@@ -31,15 +58,18 @@ pub enum Word {
     Redelivery,
     /// The same reading with the same value was there already.
     Repeat,
+    /// It is no valid event, and kept elsewhere.
+    Quarantined,
 }
 
 impl Word {
     /// Every word, in the order of the ledger.
-    pub const ALL: [Word; 4] = [
+    pub const ALL: [Word; 5] = [
         Word::Published,
         Word::Spooled,
         Word::Redelivery,
         Word::Repeat,
+        Word::Quarantined,
     ];
 
     /// As the ledger writes it.
@@ -49,6 +79,7 @@ impl Word {
             Word::Spooled => "spooled",
             Word::Redelivery => "redelivery",
             Word::Repeat => "repeat",
+            Word::Quarantined => "quarantined",
         }
     }
 }
@@ -73,6 +104,7 @@ pub(super) fn read(status: u16, body: &[u8], places: bool) -> Answered {
             ("spooled", _) => Some(Word::Spooled),
             ("duplicate", Some("redelivery")) => Some(Word::Redelivery),
             ("duplicate", Some("repeat")) => Some(Word::Repeat),
+            ("quarantined", _) => Some(Word::Quarantined),
             _ => None,
         };
         answered.at = told.partition.zip(told.offset);
@@ -120,6 +152,11 @@ mod tests {
                 Some(Word::Spooled),
                 None,
             ),
+            (
+                r#"{"status":"quarantined","id":null,"code":"x"}"#,
+                Some(Word::Quarantined),
+                None,
+            ),
             (r#"{"status":"else"}"#, None, None),
             ("", None, None),
             ("<html>", None, None),
@@ -129,5 +166,46 @@ mod tests {
             assert_eq!(read(202, body.as_bytes(), false).word, word, "{body}");
             assert_eq!(read(503, body.as_bytes(), true).word, None);
         }
+    }
+
+    #[test]
+    fn a_word_has_its_status() {
+        let contradictory = |status, word| {
+            let answered = Answered {
+                status,
+                word,
+                at: None,
+            };
+            answered.is_contradictory()
+        };
+        for (word, at_200, at_202) in [
+            (Word::Published, false, true),
+            (Word::Spooled, true, false),
+            (Word::Quarantined, true, false),
+            (Word::Redelivery, false, false),
+            (Word::Repeat, false, false),
+        ] {
+            assert_eq!(contradictory(200, Some(word)), at_200, "{word:?}");
+            assert_eq!(contradictory(202, Some(word)), at_202, "{word:?}");
+            assert!(contradictory(207, Some(word)), "{word:?}");
+        }
+        assert!(!contradictory(204, None));
+    }
+
+    #[test]
+    fn only_a_final_4xx_is_a_refusal() {
+        let meaning = |status, word| {
+            let at = None;
+            Answered { status, word, at }.meaning()
+        };
+        for status in [400, 401, 413, 422] {
+            assert_eq!(meaning(status, None), Answer::Refused, "{status}");
+        }
+        for status in [408, 425, 429, 499, 500, 503] {
+            assert_eq!(meaning(status, None), Answer::Unknown, "{status}");
+        }
+        let quarantined = meaning(202, Some(Word::Quarantined));
+        assert_eq!(quarantined, Answer::Quarantined);
+        assert_eq!(meaning(202, None), Answer::Spooled);
     }
 }

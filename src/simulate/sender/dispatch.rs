@@ -1,28 +1,23 @@
 //! What all tasks of the sender share: the queue, the ledger, the journal. They run on one thread, so nothing is locked.
 
+pub(super) mod admit;
+mod late;
+
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
-use super::answer::{Answered, Word};
+use super::answer::Answered;
 use super::client::Client;
 use super::deadline::Deadline;
-use super::generate::{Chunk, Outgoing};
-use super::pace::Moment;
+use super::generate::Outgoing;
 use super::queue::Queue;
 use super::target::Target;
 use super::tries::{End, Job, Next, Timings, Tried};
 use crate::simulate::journal::{Answer, Attempt, Cause, Journal};
 use crate::simulate::ledger::Ledger;
-
-/// Ready jobs beyond which no more are taken: a closed loop needs no longer queue.
-const ENOUGH_READY: usize = 128;
-
-/// Jobs that have not ended, beyond which no more are taken: about 1 KiB each. In 10 s of an outage, 3,000 events a second.
-const MAX_OUTSTANDING: usize = 32_768;
 
 pub(super) struct Dispatch {
     pub target: Target,
@@ -35,10 +30,12 @@ pub(super) struct Dispatch {
     queue: RefCell<Queue>,
     /// Slots without work, the last one to become so last: it is the next to get some.
     idle: RefCell<Vec<usize>>,
-    /// Of each slot without work.
+    /// Of each slot without work, and of no other.
     wakers: RefCell<Vec<Option<Waker>>>,
     /// Who waits for room in the queue.
     admitting: Cell<Option<Waker>>,
+    /// Each event has its moment, whether or not there is a connection for it: an open loop.
+    open: Cell<bool>,
     /// Nothing more will be admitted.
     closed: Cell<bool>,
     /// Nothing more will be tried.
@@ -47,6 +44,8 @@ pub(super) struct Dispatch {
     last_accepted: Cell<Option<Instant>>,
     connected: Cell<bool>,
     listening: Cell<usize>,
+    /// Since when all work waits for those who listen.
+    held_up_since: Cell<Option<Instant>>,
     /// Ends those who listen for late answers.
     pub hang_up: Notify,
 }
@@ -62,6 +61,7 @@ impl Dispatch {
         Self {
             target,
             timings,
+            open: Cell::new(ledger.is_paced()),
             ledger: RefCell::new(ledger),
             deadlines: (0..connections).map(|_| Deadline::default()).collect(),
             journal: RefCell::new(journal),
@@ -76,49 +76,9 @@ impl Dispatch {
             last_accepted: Cell::default(),
             connected: Cell::new(false),
             listening: Cell::new(0),
+            held_up_since: Cell::default(),
             hang_up: Notify::new(),
         }
-    }
-
-    /// Takes what the generator makes into the queue, as far as there is room.
-    pub(super) async fn admit(&self, mut chunks: mpsc::Receiver<Chunk>) {
-        while let Some(chunk) = poll_fn(|cx| self.poll_chunk(&mut chunks, cx)).await {
-            for (outgoing, moment) in chunk {
-                let due = match moment {
-                    Moment::Any => None,
-                    Moment::At(at) => Some(at),
-                };
-                let (event_type, kind) = (outgoing.event_type, outgoing.kind);
-                self.ledger.borrow_mut().delivery(event_type, kind);
-                if self.queue.borrow_mut().admit(Job::new(outgoing, due)) {
-                    self.wake(1);
-                }
-            }
-        }
-        self.closed.set(true);
-        self.wake(usize::MAX);
-    }
-
-    fn poll_chunk(
-        &self,
-        chunks: &mut mpsc::Receiver<Chunk>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Chunk>> {
-        if self.given_up.get() {
-            return Poll::Ready(None);
-        }
-        if self.has_room()
-            && let Poll::Ready(chunk) = chunks.poll_recv(cx)
-        {
-            return Poll::Ready(chunk);
-        }
-        self.admitting.set(Some(cx.waker().clone()));
-        Poll::Pending
-    }
-
-    fn has_room(&self) -> bool {
-        let queue = self.queue.borrow();
-        queue.ready() < ENOUGH_READY && queue.outstanding() < MAX_OUTSTANDING
     }
 
     /// The next job for a slot; `None` once there will be none. An idle connection is looked after meanwhile.
@@ -131,13 +91,14 @@ impl Dispatch {
         loop {
             let job = self.queue.borrow_mut().next();
             let Some(job) = job else { break };
-            if self.has_room() {
-                self.admitting.take().inspect(Waker::wake_by_ref);
-            }
-            // What has to be tried again may have waited for a connection for too long.
-            if job.tries > 0 && job.is_too_late(Instant::now(), &self.timings) {
-                self.end(&job.outgoing, End::Dropped);
+            self.admit_more();
+            if job.is_too_late(Instant::now(), &self.timings) {
+                self.end(&job.outgoing, job.drop_end());
                 continue;
+            }
+            // Its connection may have woken it: nobody must take it for idle any more.
+            if self.wakers.borrow_mut()[slot].take().is_some() {
+                self.idle.borrow_mut().retain(|idle| *idle != slot);
             }
             return Poll::Ready(Some(job));
         }
@@ -177,11 +138,11 @@ impl Dispatch {
     }
 
     /// A try ended: the ledger and the journal hear of it, and the job is tried again, or ends.
-    pub(super) fn conclude(&self, mut job: Job, tried: Tried, now: Instant, latency: Duration) {
+    pub(super) fn conclude(&self, mut job: Job, tried: Tried, now: Instant) {
         {
             let mut ledger = self.ledger.borrow_mut();
             match &tried {
-                Tried::Answered(answered) => ledger.answered(answered, latency),
+                Tried::Answered(answered) => ledger.answered(answered, job.outgoing.kind),
                 // Counted where its reason is known.
                 Tried::Unconnected => {}
                 Tried::Broken => ledger.broken(),
@@ -189,8 +150,10 @@ impl Dispatch {
             }
         }
         match &tried {
-            Tried::Answered(answered) => self.note(&job.outgoing, job.cause, Some(answered)),
-            Tried::Broken => self.note(&job.outgoing, job.cause, None),
+            Tried::Answered(answered) => {
+                self.journal(&job.outgoing, job.cause, Some(answered), false)
+            }
+            Tried::Broken => self.journal(&job.outgoing, job.cause, None, false),
             // Nothing was sent, and what was may still be answered.
             Tried::Unconnected | Tried::TimedOut => {}
         }
@@ -198,10 +161,12 @@ impl Dispatch {
             Next::End(end) => {
                 if end == End::Accepted {
                     self.last_accepted.set(Some(now));
+                    let latency = job.latency(now);
+                    self.ledger.borrow_mut().accepted(latency, now);
                 }
                 self.end(&job.outgoing, end);
             }
-            Next::TryAt(_) if self.given_up.get() => self.end(&job.outgoing, End::Dropped),
+            Next::TryAt(_) if self.given_up.get() => self.end(&job.outgoing, job.drop_end()),
             Next::TryAt(at) => self.queue.borrow_mut().pause(job, at),
         }
     }
@@ -210,9 +175,7 @@ impl Dispatch {
         self.count_end(outgoing, end);
         // Whoever ended this one looks for the next one itself.
         self.queue.borrow_mut().ended(outgoing.key);
-        if self.has_room() {
-            self.admitting.take().inspect(Waker::wake_by_ref);
-        }
+        self.admit_more();
         if self.is_done() {
             self.wake(usize::MAX);
         }
@@ -223,8 +186,13 @@ impl Dispatch {
         ledger.delivered(outgoing.event_type, outgoing.kind, end);
     }
 
-    /// Notes a request in the journal. `None`: whether the server has it is not known.
+    /// Notes a request that was given up in the journal, with its late answer. `None`: whether the server has it is not
+    /// known.
     pub(super) fn note(&self, outgoing: &Outgoing, cause: Cause, answered: Option<&Answered>) {
+        self.journal(outgoing, cause, answered, true);
+    }
+
+    fn journal(&self, outgoing: &Outgoing, cause: Cause, answered: Option<&Answered>, late: bool) {
         let mut journal = self.journal.borrow_mut();
         let Some(journal) = journal.as_mut() else {
             return;
@@ -236,7 +204,9 @@ impl Dispatch {
             data: outgoing.data,
             event_type: outgoing.event_type,
             cause,
-            answer: answered.map_or(Answer::Unknown, meaning),
+            answer: answered.map_or(Answer::Unknown, Answered::meaning),
+            late,
+            contradictory: answered.is_some_and(Answered::is_contradictory),
             at: answered.and_then(|a| a.at),
         };
         if let Err(error) = journal.note(&attempt) {
@@ -256,8 +226,12 @@ impl Dispatch {
         }
         let resumed = self.queue.borrow_mut().resume(now);
         self.wake(resumed);
+        self.admit_more();
         if over && self.over_since.get().is_none() {
             self.over_since.set(Some(now));
+        }
+        if over {
+            self.hold_up_no_longer(now);
         }
         // Without any success for as long as a delivery may take, none is to be expected.
         let patience = self.timings.window + self.timings.http_timeout;
@@ -284,7 +258,7 @@ impl Dispatch {
         for job in waiting {
             let end = match job.tries {
                 0 => End::Unsent,
-                _ => End::Dropped,
+                _ => job.drop_end(),
             };
             self.count_end(&job.outgoing, end);
         }
@@ -292,33 +266,8 @@ impl Dispatch {
         self.wake(usize::MAX);
     }
 
-    /// One more listens for a late answer, if not too many do.
-    pub(super) fn begin_listening(&self) -> bool {
-        let listening = self.listening.get();
-        let free = listening < 4 * self.deadlines.len();
-        if free {
-            self.listening.set(listening + 1);
-        }
-        free
-    }
-
-    pub(super) fn end_listening(&self) {
-        self.listening.set(self.listening.get() - 1);
-    }
-
-    /// Waits for late answers once more, as long as for an answer in time; then nobody listens any more.
-    pub(super) async fn hear_the_last(&self) {
-        let until = Instant::now() + self.timings.http_timeout;
-        while self.listening.get() > 0 && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        while self.listening.get() > 0 {
-            self.hang_up.notify_waiters();
-            tokio::task::yield_now().await;
-        }
-    }
-
     pub(super) fn into_parts(self) -> Parts {
+        debug_assert!(self.ledger.borrow().is_balanced());
         Parts {
             unreachable: !self.connected.get() && self.given_up.get(),
             given_up: self.given_up.get(),
@@ -336,16 +285,4 @@ pub(super) struct Parts {
     pub journal_error: Option<std::io::Error>,
     pub given_up: bool,
     pub unreachable: bool,
-}
-
-/// What an answer means for the proof. One without a word comes from something else than the bridge.
-fn meaning(answered: &Answered) -> Answer {
-    match (answered.word, answered.status) {
-        (Some(Word::Published), _) | (None, 200 | 201 | 203..300) => Answer::Published,
-        (Some(Word::Spooled), _) | (None, 202) => Answer::Spooled,
-        (Some(Word::Redelivery), _) => Answer::Redelivery,
-        (Some(Word::Repeat), _) => Answer::Repeat,
-        (None, 400..500) => Answer::Refused,
-        (None, _) => Answer::Unknown,
-    }
 }

@@ -2,13 +2,14 @@
 //! same for one event as for a hundred.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::pace::{Moment, Pacer};
+use super::control::{Limits, Made, Stop};
+use super::pace::{Moment, Pace, Pacer, after};
 use crate::event::EventType;
 use crate::simulate::city::Truth;
 use crate::simulate::hash;
@@ -36,6 +37,15 @@ pub struct Outgoing {
     pub value: u64,
     /// See `value`.
     pub data: u64,
+    /// Whether it is of the rest that goes out after the end.
+    pub after_end: bool,
+}
+
+impl Outgoing {
+    /// A body is a part of its chunk's: what waits for long takes its own along.
+    pub(super) fn detach(&mut self) {
+        self.body = Bytes::copy_from_slice(&self.body);
+    }
 }
 
 /// Events that go out one after the other, each with its moment.
@@ -48,59 +58,6 @@ const CHUNKS: usize = 4;
 
 /// How soon a stop is noticed.
 const NAP: Duration = Duration::from_millis(20);
-
-/// When the generator stops by itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Limits {
-    /// After so many deliveries, and what then waits.
-    pub events: Option<u64>,
-    /// After so long.
-    pub duration: Option<Duration>,
-}
-
-/// What other threads may know of the generator.
-#[derive(Debug, Default)]
-pub(super) struct Made {
-    simulated_ms: AtomicI64,
-    caught_up: AtomicBool,
-    all: AtomicBool,
-}
-
-impl Made {
-    pub(super) fn simulated_ms(&self) -> i64 {
-        self.simulated_ms.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn caught_up(&self) -> bool {
-        self.caught_up.load(Ordering::Relaxed)
-    }
-
-    /// Whether nothing is computed any more.
-    pub(super) fn is_all(&self) -> bool {
-        self.all.load(Ordering::Relaxed)
-    }
-}
-
-/// Ends a run as its duration would: nothing more is computed, what waits is still sent.
-#[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// One that nobody has used yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Ends the run.
-    pub fn stop(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was used.
-    pub fn is_stopped(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 pub(super) struct Generator {
     stream: Stream,
@@ -115,6 +72,8 @@ pub(super) struct Generator {
     /// The last look at the clock, and how far the simulated one may run.
     now: Instant,
     until_ms: i64,
+    /// When the last tick was computed: from when to when.
+    stalled: (Instant, Instant),
     made: u64,
     bodies: Vec<u8>,
     chunk: Vec<Rendered>,
@@ -131,28 +90,34 @@ struct Rendered {
 struct Unwanted;
 
 impl Generator {
+    /// The run begins with the return: what takes long is done by then.
     pub(super) fn new(
-        stream: Stream,
-        pacer: Pacer,
+        mut stream: Stream,
+        pace: Pace,
         limits: Limits,
         stop: Stop,
         hashed: bool,
     ) -> (Self, mpsc::Receiver<Chunk>, Arc<Made>) {
         let (to, chunks) = mpsc::channel(CHUNKS);
         let progress = Arc::new(Made::default());
-        let simulated_ms = stream.now_ms();
-        progress.simulated_ms.store(simulated_ms, Ordering::Relaxed);
+        let start_ms = stream.now_ms();
+        progress.simulated_ms.store(start_ms, Ordering::Relaxed);
+        let renderer = Renderer::new(Arc::clone(stream.plan()));
+        stream.compute();
+        let pacer = Pacer::begin(pace, start_ms);
+        let begun = pacer.begun();
         let generator = Self {
-            renderer: Renderer::new(Arc::clone(stream.plan())),
+            renderer,
             stream,
-            now: pacer.begun(),
-            until_ms: pacer.until_ms(pacer.begun(), 2 * NAP),
+            now: begun,
+            until_ms: pacer.until_ms(begun, 2 * NAP),
             pacer,
             limits,
             stop,
             progress: Arc::clone(&progress),
             hashed,
             to,
+            stalled: (begun, begun),
             made: 0,
             bodies: Vec::new(),
             chunk: Vec::with_capacity(CHUNK),
@@ -160,51 +125,85 @@ impl Generator {
         (generator, chunks, progress)
     }
 
-    /// Generates until a limit or the stop, then what waits. Returns how the city stood at the end.
+    pub(super) fn begun(&self) -> Instant {
+        self.pacer.begun()
+    }
+
+    /// Generates until a limit or the stop, then the rest. Returns how the city stood at the end.
     pub(super) fn run(mut self) -> Truth {
         let _ = self.generate();
         self.stream.truth()
     }
 
     fn generate(&mut self) -> Result<(), Unwanted> {
+        let mut kept = None;
         while !self.is_over() {
-            let Some(delivery) = self.stream.next_until(self.until_ms) else {
-                // Nothing is due for a while.
-                self.flush()?;
-                std::thread::sleep(NAP);
-                self.look();
+            let Some(delivery) = self.stream.next_known() else {
+                if self.stream.now_ms() < self.until_ms {
+                    self.compute()?;
+                } else {
+                    // Nothing is due for a while.
+                    self.flush()?;
+                    std::thread::sleep(NAP);
+                    self.look();
+                }
                 continue;
             };
             let moment = self.pacer.next(delivery.due_ms);
-            if let Moment::At(at) = moment {
-                self.wait_until(at)?;
+            if let Moment::At(at) = moment
+                && !self.wait_until(at, delivery.due_ms)?
+            {
+                kept = Some(delivery);
+                break;
             }
-            self.push(&delivery, moment)?;
+            self.push(&delivery, self.without_stall(moment), false)?;
         }
-        // What is computed up to now must not go out before it has happened.
         self.flush()?;
-        let happened = self.pacer.begun() + self.pacer.happened(self.stream.now_ms());
-        std::thread::sleep(happened.saturating_duration_since(Instant::now()));
+        self.end(kept)
+    }
+
+    /// Sends the rest, at the pace. In an open loop that is only what is needed for the story to be whole.
+    fn end(&mut self, kept: Option<Delivery>) -> Result<(), Unwanted> {
+        // What is computed must not go out before it has happened.
+        self.sleep_until(self.pacer.happened_at(self.stream.now_ms()))?;
         self.stream.end();
         self.progress.all.store(true, Ordering::Relaxed);
-        while let Some(delivery) = self.stream.next() {
-            self.push(&delivery, Moment::Any)?;
+        self.pacer.end(Instant::now());
+        let mut kept = kept;
+        while let Some(delivery) = kept.take().or_else(|| self.stream.next()) {
+            if self.pacer.is_paced() && !is_needed(&delivery) {
+                continue;
+            }
+            let Some(moment) = self.pacer.next_of_rest() else {
+                self.progress.untold.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            if let Moment::At(at) = moment {
+                self.flush()?;
+                self.sleep_until(at)?;
+            }
+            self.progress.after_end.fetch_add(1, Ordering::Relaxed);
+            // However long it waits for a connection now, it is not to be dropped for that.
+            self.push(&delivery, Moment::Any, true)?;
         }
         self.flush()
     }
 
     fn is_over(&self) -> bool {
-        let over = |limit: Option<Duration>| {
-            limit.is_some_and(|limit| self.now >= self.pacer.begun() + limit)
-        };
         self.stop.is_stopped()
             || self.to.is_closed()
             || self.limits.events.is_some_and(|events| self.made >= events)
-            || over(self.limits.duration)
+            || self.end_at().is_some_and(|end| self.now >= end)
     }
 
-    /// Waits for a moment, or until the run is over.
-    fn wait_until(&mut self, at: Instant) -> Result<(), Unwanted> {
+    fn end_at(&self) -> Option<Instant> {
+        let duration = self.limits.duration?;
+        Some(after(self.pacer.begun(), duration))
+    }
+
+    /// Waits for the moment of a delivery that is due at `due_ms`. Returns whether it has come: not where the run is over
+    /// before.
+    fn wait_until(&mut self, at: Instant, due_ms: i64) -> Result<bool, Unwanted> {
         while at > self.now {
             self.look();
             if at <= self.now {
@@ -212,14 +211,60 @@ impl Generator {
             }
             self.flush()?;
             if self.is_over() {
-                break;
+                return Ok(false);
             }
-            std::thread::sleep((at - self.now).min(NAP));
+            let free = at.saturating_duration_since(self.now);
+            let ahead_ms = self.pacer.ahead_ms(self.until_ms, due_ms);
+            if self.stream.now_ms() < ahead_ms && free > self.stalled.1 - self.stalled.0 {
+                self.compute()?;
+            } else {
+                std::thread::sleep(free.min(NAP));
+            }
         }
+        Ok(self.end_at().is_none_or(|end| at < end))
+    }
+
+    /// Naps until then, but not when nobody listens any more.
+    fn sleep_until(&self, at: Instant) -> Result<(), Unwanted> {
+        loop {
+            if self.to.is_closed() {
+                return Err(Unwanted);
+            }
+            let left = at.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(NAP));
+        }
+    }
+
+    /// Lets the city live for a tick. What is due already does not wait for that.
+    fn compute(&mut self) -> Result<(), Unwanted> {
+        if self.pacer.is_paced() {
+            self.flush()?;
+        }
+        let begun = Instant::now();
+        self.stream.compute();
+        self.look();
+        self.stalled = (begun, self.now);
         Ok(())
     }
 
-    fn push(&mut self, delivery: &Delivery, moment: Moment) -> Result<(), Unwanted> {
+    /// What became due while a tick was computed was not held up by the server.
+    fn without_stall(&self, moment: Moment) -> Moment {
+        let (from, until) = self.stalled;
+        match moment {
+            Moment::At(at) if at > from && at < until => Moment::At(until),
+            moment => moment,
+        }
+    }
+
+    fn push(
+        &mut self,
+        delivery: &Delivery,
+        moment: Moment,
+        after_end: bool,
+    ) -> Result<(), Unwanted> {
         let begin = self.bodies.len();
         let data = self.renderer.render(delivery, &mut self.bodies);
         let message = &delivery.message;
@@ -240,6 +285,7 @@ impl Generator {
             body: Bytes::new(),
             value,
             data,
+            after_end,
         };
         let end = self.bodies.len();
         self.chunk.push(Rendered {
@@ -286,21 +332,11 @@ impl Generator {
     }
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// An event that is about `key`.
-    pub(in crate::simulate::sender) fn outgoing(key: u64, kind: Kind) -> Outgoing {
-        Outgoing {
-            due_ms: 0,
-            key,
-            event_type: EventType::Traffic,
-            kind,
-            id: Ksuid::new(1_700_000_000_000, [7; 16]),
-            body: Bytes::from_static(b"{}"),
-            value: 1,
-            data: 2,
-        }
-    }
+/// Whether it is needed for entries and exits to add up to who is where.
+fn is_needed(delivery: &Delivery) -> bool {
+    delivery.message.event_type == EventType::Traffic
+        && !matches!(delivery.kind, Kind::Redelivery | Kind::Invalid)
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -16,6 +16,7 @@
 
 mod answer;
 mod client;
+mod control;
 mod deadline;
 mod dispatch;
 mod generate;
@@ -41,7 +42,8 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::MissedTickBehavior;
 
 pub use answer::{Answered, Word};
-pub use generate::{Limits, Outgoing, Stop};
+pub use control::{Limits, Stop};
+pub use generate::Outgoing;
 pub use pace::Pace;
 pub use print::print;
 pub use target::{Credentials, TYPE, Target};
@@ -50,12 +52,12 @@ pub use tries::{End, Timings};
 
 use super::city::Truth;
 use super::journal::Journal;
-use super::ledger::Ledger;
+use super::ledger::{Course, Ledger};
 use super::progress::{Progress, Reporter, Snapshot};
 use super::stream::Stream;
+use control::Made;
 use dispatch::Dispatch;
-use generate::{Chunk, Generator, Made};
-use pace::Pacer;
+use generate::{Chunk, Generator};
 
 /// How to send.
 #[derive(Clone)]
@@ -91,8 +93,10 @@ pub struct Finished {
     pub ledger: Ledger,
     /// How the city stood when the last message was computed.
     pub truth: Truth,
-    /// Whether everything that was computed was sent; not where the run had to end before.
+    /// Whether it came to its end; not where it was given up midway.
     pub complete: bool,
+    /// Whether all that was sent which `truth` is made of; not where it was given up, or too slow for that.
+    pub whole: bool,
     /// Why nothing could be sent at all, where that is so.
     pub unreachable: Option<String>,
     /// The journal with every request in it.
@@ -110,8 +114,12 @@ pub enum Error {
     Journal(#[source] io::Error),
 }
 
-/// Sends a stream until a limit or `stop` ends it, then what waits; blocks until all has been answered or given up. After
+/// Sends a stream until a limit or `stop` ends it, then the rest; blocks until all has been answered or given up. After
 /// the end that takes no longer than a delivery may (15 s), unless answers still come.
+///
+/// The rest is what is computed already and not sent. In a closed loop all of that goes out; in an open one only crossings
+/// that were not told yet, so that TRAFFIC adds up to who is where: no faster than the rate that was asked for (or than so
+/// far, or 100 a second), and for 10 s at most.
 ///
 /// # Errors
 /// See [`Error`]. A server that cannot be reached is none: see [`Finished::unreachable`].
@@ -126,13 +134,18 @@ pub fn run(
         .enable_all()
         .build()
         .map_err(Error::Start)?;
-    let pacer = Pacer::begin(options.pace, stream.now_ms());
-    let begun = pacer.begun();
     let limits = options.limits;
     let paced = options.pace != Pace::Max;
-    let ledger = Ledger::begin(begun, paced, stream.now_ms());
-    let (generator, chunks, made) =
-        Generator::new(stream, pacer, limits, stop.clone(), journal.is_some());
+    let start_ms = stream.now_ms();
+    let (generator, chunks, made) = Generator::new(
+        stream,
+        options.pace,
+        limits,
+        stop.clone(),
+        journal.is_some(),
+    );
+    let begun = generator.begun();
+    let ledger = Ledger::begin(begun, paced, start_ms);
     let generator = std::thread::Builder::new()
         .name("simulated-city".to_owned())
         .spawn(move || generator.run())
@@ -155,7 +168,8 @@ pub fn run(
     };
     LocalSet::new().block_on(&runtime, run.drive(chunks, reporter));
     // With the tasks goes the last of what they share.
-    drop(runtime);
+    // A name that is still being looked up keeps nobody waiting.
+    runtime.shutdown_background();
     let truth = match generator.join() {
         Ok(truth) => truth,
         Err(panic) => std::panic::resume_unwind(panic),
@@ -165,6 +179,14 @@ pub fn run(
     };
     let mut parts = dispatch.into_parts();
     parts.ledger.end(Instant::now(), made.simulated_ms());
+    let untold = made.untold();
+    parts.ledger.went(Course {
+        complete: !parts.given_up,
+        caught_up: made.caught_up(),
+        after_end: made.after_end().min(parts.ledger.deliveries()),
+        untold,
+        ..parts.ledger.course()
+    });
     match parts.journal_error {
         Some(error) => Err(Error::Journal(error)),
         None => Ok(Finished {
@@ -173,6 +195,7 @@ pub fn run(
                 false => None,
             },
             complete: !parts.given_up,
+            whole: !parts.given_up && untold == 0,
             ledger: parts.ledger,
             truth,
             journal: parts.journal,
@@ -223,7 +246,9 @@ impl Run {
             let now = Instant::now();
             let over = self.stop.is_stopped()
                 || self.made.is_all()
-                || self.duration.is_some_and(|d| now >= self.begun + d);
+                || self
+                    .duration
+                    .is_some_and(|d| now >= pace::after(self.begun, d));
             self.dispatch.tick(now, self.begun, over);
         }
     }
@@ -240,7 +265,7 @@ impl Run {
                     simulated_ms: self.made.simulated_ms(),
                     deliveries: ledger.deliveries(),
                     accepted: ledger.ended(End::Accepted),
-                    dropped: ledger.ended(End::Refused) + ledger.ended(End::Dropped),
+                    dropped: ledger.dropped(),
                     errors: ledger.errors(),
                     p99: ledger.take_recent(),
                 }

@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 
-use super::generate::{Generator, Limits, Stop};
-use super::pace::{Pace, Pacer};
+use super::control::{Limits, Stop};
+use super::generate::Generator;
+use super::pace::Pace;
 use crate::simulate::stream::Stream;
 
 /// Writes the body of each delivery as a line, at the pace at which it would be sent.
@@ -17,8 +18,7 @@ pub fn print(
     stop: Stop,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let pacer = Pacer::begin(pace, stream.now_ms());
-    let (generator, mut chunks, _) = Generator::new(stream, pacer, limits, stop, false);
+    let (generator, mut chunks, _) = Generator::new(stream, pace, limits, stop, false);
     let generator = std::thread::Builder::new().spawn(move || drop(generator.run()))?;
     let mut written = Ok(());
     while let Some(chunk) = chunks.blocking_recv() {

@@ -1,5 +1,6 @@
 //! What waits to be sent. Deliveries with the same key go out one after the other: the next becomes ready only once the
-//! one before has ended.
+//! one before has ended and none of its tries is still listened to. Where nobody listens any more (for too long, at the
+//! run's end, or because too many do) and where a connection broke, a server may still be at a try: then the order is not known.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
@@ -13,24 +14,37 @@ use super::tries::Job;
 pub(super) struct Queue {
     ready: VecDeque<Job>,
     pausing: BinaryHeap<Reverse<Pausing>>,
-    /// A key of each job that has not ended, with what waits behind it.
-    keys: HashMap<u64, VecDeque<Job>, BuildHasherDefault<AsItIs>>,
+    keys: HashMap<u64, Turn, BuildHasherDefault<AsItIs>>,
     outstanding: usize,
+    /// How many of them wait behind a key.
+    behind: usize,
     paused: u64,
+}
+
+/// Whose turn it is with a key.
+struct Turn {
+    /// A job that has not ended, and its tries that are still listened to.
+    holders: usize,
+    waiting: VecDeque<Job>,
 }
 
 impl Queue {
     /// Takes a new job; each must end ([`Queue::ended`]) once. Returns whether it is ready.
-    pub(super) fn admit(&mut self, job: Job) -> bool {
+    pub(super) fn admit(&mut self, mut job: Job) -> bool {
         self.outstanding += 1;
         match self.keys.entry(job.outgoing.key) {
             Entry::Vacant(free) => {
-                free.insert(VecDeque::new());
+                free.insert(Turn {
+                    holders: 1,
+                    waiting: VecDeque::new(),
+                });
                 self.ready.push_back(job);
                 true
             }
             Entry::Occupied(mut before) => {
-                before.get_mut().push_back(job);
+                job.outgoing.detach();
+                before.get_mut().waiting.push_back(job);
+                self.behind += 1;
                 false
             }
         }
@@ -42,7 +56,8 @@ impl Queue {
     }
 
     /// The job is to be tried again then. It keeps its key.
-    pub(super) fn pause(&mut self, job: Job, until: Instant) {
+    pub(super) fn pause(&mut self, mut job: Job, until: Instant) {
+        job.outgoing.detach();
         self.paused += 1;
         let order = self.paused;
         self.pausing.push(Reverse(Pausing { until, order, job }));
@@ -64,20 +79,45 @@ impl Queue {
     /// A job with this key has ended. Returns whether another one became ready by that.
     pub(super) fn ended(&mut self, key: u64) -> bool {
         self.outstanding -= 1;
-        let Entry::Occupied(mut waiting) = self.keys.entry(key) else {
-            debug_assert!(false, "a job ended twice");
+        self.release(key)
+    }
+
+    /// A try of the job with this key is listened to: until that is released, too, nothing else with the key goes out.
+    pub(super) fn hold(&mut self, key: u64) {
+        match self.keys.get_mut(&key) {
+            Some(turn) => turn.holders += 1,
+            None => debug_assert!(false, "only what has not ended holds its key"),
+        }
+    }
+
+    /// Gives back one hold of a key. Returns whether another job became ready by that.
+    pub(super) fn release(&mut self, key: u64) -> bool {
+        let Entry::Occupied(mut turn) = self.keys.entry(key) else {
+            debug_assert!(false, "a key was given back twice");
             return false;
         };
-        match waiting.get_mut().pop_front() {
-            Some(next) => {
+        let Turn { holders, waiting } = turn.get_mut();
+        if *holders > 1 {
+            *holders -= 1;
+            return false;
+        }
+        match waiting.pop_front() {
+            Some(mut next) => {
+                next.has_its_turn(Instant::now());
+                self.behind -= 1;
                 self.ready.push_front(next);
                 true
             }
             None => {
-                waiting.remove();
+                turn.remove();
                 false
             }
         }
+    }
+
+    /// Whether there is work, but all of it waits behind tries that are listened to.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.outstanding > 0 && self.behind == self.outstanding
     }
 
     /// All that waits, whatever it waits for; each has ended by that. What is being tried at this moment stays, and
@@ -85,7 +125,9 @@ impl Queue {
     pub(super) fn give_up(&mut self) -> Vec<Job> {
         let mut all: Vec<Job> = self.ready.drain(..).collect();
         all.extend(self.pausing.drain().map(|p| p.0.job));
-        all.extend(self.keys.values_mut().flat_map(|w| w.drain(..)));
+        let waiting = self.keys.values_mut().map(|turn| &mut turn.waiting);
+        all.extend(waiting.flat_map(|waiting| waiting.drain(..)));
+        self.behind = 0;
         self.outstanding -= all.len();
         all
     }
@@ -188,6 +230,33 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_free_when_nobody_listens_any_more() {
+        let mut queue = Queue::default();
+        queue.admit(job(7));
+        queue.admit(job(7));
+        assert!(!queue.is_held_up(), "the first is ready");
+        let first = queue.next().unwrap();
+        queue.hold(7);
+        queue.hold(7);
+        assert!(
+            !queue.release(7),
+            "one is listened to, and one has not ended"
+        );
+        assert!(!queue.is_held_up());
+        assert!(!queue.ended(first.outgoing.key));
+        assert!(queue.is_held_up());
+        assert_eq!(next(&mut queue), None);
+        assert!(queue.release(7));
+        assert!(!queue.is_held_up());
+        assert_eq!(next(&mut queue), Some(7));
+        queue.hold(7);
+        assert!(!queue.ended(7));
+        assert!(!queue.is_held_up(), "there is no work at all");
+        assert!(!queue.release(7));
+        assert!(queue.keys.is_empty(), "memory is given back");
+    }
+
+    #[test]
     fn what_paused_comes_first_and_in_order() {
         let mut queue = Queue::default();
         let now = Instant::now();
@@ -213,6 +282,7 @@ mod tests {
         queue.pause(paused, Instant::now());
         assert_eq!(queue.give_up().len(), 3);
         assert_eq!(queue.outstanding(), 1);
+        assert!(!queue.is_held_up());
         assert!(!queue.ended(tried.outgoing.key));
         assert_eq!(queue.outstanding(), 0);
     }

@@ -17,14 +17,18 @@ pub(super) async fn work(dispatch: Rc<Dispatch>, slot: usize) {
         let next = poll_fn(|cx| dispatch.poll_next(slot, &mut connection, cx));
         let Some(mut job) = next.await else { return };
         let now = Instant::now();
-        let since = job.begin(now);
-        dispatch.ledger.borrow_mut().tried(job.tries);
+        job.begin(now);
+        {
+            let mut ledger = dispatch.ledger.borrow_mut();
+            ledger.tried(job.tries);
+            if job.tries == 1 && !job.outgoing.after_end {
+                ledger.begun_late(job.latency(now));
+            }
+        }
         let deadline = &dispatch.deadlines[slot];
         deadline.set(now + dispatch.timings.http_timeout);
         let tried = attempt(&dispatch, deadline, &mut connection, &job).await;
-        let now = Instant::now();
-        let latency = now.saturating_duration_since(since);
-        dispatch.conclude(job, tried, now, latency);
+        dispatch.conclude(job, tried, Instant::now());
     }
 }
 
@@ -94,8 +98,9 @@ fn listen<F>(dispatch: &Rc<Dispatch>, job: &Job, exchange: Pin<Box<F>>)
 where
     F: Future<Output = Exchanged> + 'static,
 {
-    let (outgoing, cause) = (job.outgoing.clone(), job.cause);
-    if !dispatch.begin_listening() {
+    let (mut outgoing, cause) = (job.outgoing.clone(), job.cause);
+    outgoing.body = bytes::Bytes::new();
+    if !dispatch.begin_listening(outgoing.key) {
         dispatch.note(&outgoing, cause, None);
         return;
     }
@@ -115,6 +120,6 @@ where
             dispatch.ledger.borrow_mut().answered_late(answered);
         }
         dispatch.note(&outgoing, cause, answered.as_ref());
-        dispatch.end_listening();
+        dispatch.end_listening(outgoing.key);
     });
 }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+};
 use hyper::{HeaderMap, Method, Request, Uri};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -15,6 +18,19 @@ use crate::event::EventType;
 
 /// What stands in a URL for the type's name in lower case: one URL a type, as the sender's subscriptions have it.
 pub const TYPE: &str = "{type}";
+
+/// Headers that say what a request is and where it ends.
+const TAKEN: [HeaderName; 9] = [
+    HOST,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    TRANSFER_ENCODING,
+    CONNECTION,
+    UPGRADE,
+    EXPECT,
+    TE,
+    TRAILER,
+];
 
 /// As whom the sender posts. Never shown: the header's value is marked as sensitive.
 #[derive(Clone, Debug)]
@@ -31,6 +47,11 @@ impl Credentials {
     pub fn api_key(name: &str, key: &SecretString) -> Result<Self, String> {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| format!("{name:?} is not the name of a header"))?;
+        if TAKEN.contains(&name) {
+            return Err(format!(
+                "{name} is set by the sender itself and cannot carry a key"
+            ));
+        }
         Self::sensitive(name, key.expose_secret())
     }
 
@@ -220,5 +241,9 @@ mod tests {
         let bad = Credentials::api_key("x", &SecretString::from("s3\ncret")).unwrap_err();
         assert!(!bad.contains("s3"), "{bad}");
         assert!(Credentials::api_key("no name", &key).is_err());
+        for name in ["Host", "content-length", "Transfer-Encoding", "Connection"] {
+            let problem = Credentials::api_key(name, &key).unwrap_err();
+            assert!(problem.contains("set by the sender itself"), "{problem}");
+        }
     }
 }

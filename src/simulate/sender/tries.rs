@@ -14,7 +14,8 @@ pub struct Timings {
     pub http_timeout: Duration,
     /// The pauses between one try and the next; there is one try more than pauses.
     pub pauses: Vec<Duration>,
-    /// From the first try on; later ones are not begun.
+    /// How long a delivery may take: no try is begun later. It counts from the moment at which the delivery was due and had
+    /// its turn; where none was due at any moment (a closed loop), from its first try.
     pub window: Duration,
     /// For how long the answer to a try that timed out is still listened to.
     pub listen: Duration,
@@ -39,13 +40,16 @@ impl Default for Timings {
 #[derive(Debug)]
 pub(super) struct Job {
     pub outgoing: Outgoing,
-    /// When the next try should begin; `None`: as soon as there is a connection for it.
-    pub due: Option<Instant>,
     /// How many tries were begun.
     pub tries: u8,
     /// Why the next one is made.
     pub cause: Cause,
-    first_try: Option<Instant>,
+    /// From when its latency counts: from when it was due, else from its first try.
+    since: Option<Instant>,
+    /// From when its window counts. Waiting for one's turn is no fault of the server, so it does not count.
+    window_since: Option<Instant>,
+    /// Whether the last try was answered 4xx.
+    refused: bool,
 }
 
 /// How a try ended.
@@ -67,7 +71,7 @@ pub enum End {
     Accepted,
     /// Dropped; the last try was answered 4xx.
     Refused,
-    /// Dropped; the last try was answered otherwise, or not at all.
+    /// Dropped; the last try was answered otherwise, or not at all, or it waited too long for a connection to be tried at all.
     Dropped,
     /// Dropped without a try, because the run had to end.
     Unsent,
@@ -97,6 +101,7 @@ pub(super) enum Next {
 }
 
 impl Job {
+    /// `due`: when it should go out; `None`: whenever there is a connection for it.
     pub(super) fn new(outgoing: Outgoing, due: Option<Instant>) -> Self {
         let cause = match outgoing.kind {
             Kind::Redelivery => Cause::Redelivery,
@@ -104,32 +109,52 @@ impl Job {
         };
         Self {
             outgoing,
-            due,
             tries: 0,
             cause,
-            first_try: None,
+            since: due,
+            window_since: due,
+            refused: false,
         }
     }
 
-    /// A try begins. Returns the moment from which its latency counts.
-    pub(super) fn begin(&mut self, now: Instant) -> Instant {
-        self.tries += 1;
-        self.first_try.get_or_insert(now);
-        self.due.unwrap_or(now)
+    /// What was before it with the same key is out of its way.
+    pub(super) fn has_its_turn(&mut self, now: Instant) {
+        self.window_since = self.window_since.map(|since| since.max(now));
     }
 
-    /// Whether what waited for a connection has waited for too long.
+    /// A try begins.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.tries += 1;
+        self.since.get_or_insert(now);
+        self.window_since.get_or_insert(now);
+    }
+
+    /// How long it has taken by now, all tries and what was between them included.
+    pub(super) fn latency(&self, now: Instant) -> Duration {
+        self.since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Whether it has waited for too long for another try to begin.
     pub(super) fn is_too_late(&self, now: Instant, timings: &Timings) -> bool {
-        self.first_try
-            .is_some_and(|first| now >= first + timings.window)
+        self.window_since
+            .is_some_and(|since| now >= since + timings.window)
+    }
+
+    /// Its end when it is not tried any more.
+    pub(super) fn drop_end(&self) -> End {
+        match self.refused {
+            true => End::Refused,
+            false => End::Dropped,
+        }
     }
 
     /// A try ended.
     pub(super) fn conclude(&mut self, tried: Tried, now: Instant, timings: &Timings) -> Next {
-        let dropped = match tried {
+        self.refused = match tried {
             Tried::Answered(answered) if answered.is_success() => return Next::End(End::Accepted),
-            Tried::Answered(answered) if (400..500).contains(&answered.status) => End::Refused,
-            _ => End::Dropped,
+            Tried::Answered(answered) => (400..500).contains(&answered.status),
+            _ => false,
         };
         self.cause = match tried {
             Tried::TimedOut => Cause::AfterTimeout,
@@ -138,14 +163,13 @@ impl Job {
             _ => Cause::AfterFailure,
         };
         let Some(pause) = timings.pauses.get(usize::from(self.tries) - 1) else {
-            return Next::End(dropped);
+            return Next::End(self.drop_end());
         };
         let next = now + *pause;
-        if self.is_too_late(next, timings) {
-            return Next::End(dropped);
+        match self.is_too_late(next, timings) {
+            true => Next::End(self.drop_end()),
+            false => Next::TryAt(next),
         }
-        self.due = Some(next);
-        Next::TryAt(next)
     }
 }
 
@@ -168,23 +192,56 @@ mod tests {
         let begun = Instant::now();
         let second = |s| begun + Duration::from_secs(s);
         let mut job = Job::new(outgoing(1, Kind::First), None);
-        assert_eq!(job.begin(begun), begun);
+        job.begin(begun);
         assert_eq!(
             job.conclude(answered(503), begun, &timings),
             Next::TryAt(second(1))
         );
         assert_eq!(job.cause, Cause::AfterFailure);
-        assert_eq!(job.begin(second(2)), second(1), "waiting counts");
+        job.begin(second(2));
         assert_eq!(
             job.conclude(Tried::Broken, second(2), &timings),
             Next::TryAt(second(5))
         );
         job.begin(second(5));
-        let mut refused = Job { ..job };
+        assert_eq!(job.latency(second(6)), Duration::from_secs(6), "all tries");
         assert_eq!(
-            refused.conclude(answered(422), second(5), &timings),
+            job.conclude(answered(422), second(5), &timings),
             Next::End(End::Refused)
         );
+    }
+
+    #[test]
+    fn the_last_answer_says_how_it_was_dropped() {
+        let timings = Timings::default();
+        let now = Instant::now();
+        let mut job = Job::new(outgoing(1, Kind::First), None);
+        assert_eq!(job.drop_end(), End::Dropped);
+        job.begin(now);
+        job.conclude(answered(422), now, &timings);
+        assert_eq!(job.drop_end(), End::Refused);
+        job.begin(now);
+        job.conclude(Tried::Broken, now, &timings);
+        assert_eq!(job.drop_end(), End::Dropped);
+    }
+
+    #[test]
+    fn the_window_of_what_was_due_counts_without_a_try() {
+        let timings = Timings::default();
+        let due = Instant::now();
+        let second = |s| due + Duration::from_secs(s);
+        let mut job = Job::new(outgoing(1, Kind::First), Some(due));
+        assert!(!job.is_too_late(second(9), &timings));
+        assert!(job.is_too_late(second(10), &timings));
+        job.has_its_turn(second(5));
+        assert!(!job.is_too_late(second(14), &timings));
+        assert!(job.is_too_late(second(15), &timings));
+        job.begin(second(14));
+        assert!(job.is_too_late(second(15), &timings));
+        assert_eq!(job.latency(second(16)), Duration::from_secs(16));
+        let mut whenever = Job::new(outgoing(1, Kind::First), None);
+        whenever.has_its_turn(due);
+        assert!(!whenever.is_too_late(second(1000), &timings));
     }
 
     #[test]

@@ -20,8 +20,26 @@ pub struct Behaviour {
     pub shuffled: f64,
     /// Accompanied by a copy that is to be refused, under an id of its own.
     pub invalid: f64,
-    /// The mean time between two outages of a building, 20 to 60 s each, after which what piled up comes in a burst.
-    pub outages: Option<Duration>,
+    /// Times in which a building's events pile up, to come in a burst then.
+    pub outages: Option<Outages>,
+}
+
+/// How often a building's events pile up, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outages {
+    /// The mean time from one to the next.
+    pub every: Duration,
+    /// How long one lasts on average: from half to one and a half of it.
+    pub length: Duration,
+}
+
+impl Default for Outages {
+    fn default() -> Self {
+        Self {
+            every: Duration::from_secs(3600),
+            length: Duration::from_secs(40),
+        }
+    }
 }
 
 impl Default for Behaviour {
@@ -31,7 +49,7 @@ impl Default for Behaviour {
             late: 0.005,
             shuffled: 0.02,
             invalid: 0.0,
-            outages: Some(Duration::from_secs(3600)),
+            outages: Some(Outages::default()),
         }
     }
 }

@@ -1,20 +1,26 @@
 //! Times in which a building's messages pile up.
 
-use std::time::Duration;
+use std::ops::RangeInclusive;
 
 use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-/// How long an outage lasts, in milliseconds.
-const LENGTH_MS: std::ops::RangeInclusive<i64> = 20_000..=60_000;
+use super::behaviour::Outages;
 
 /// The outages of each building: each has its own, decided by the seed and the building alone.
 #[derive(Debug)]
-pub(super) struct Outages {
-    /// Twice the mean time from the end of an outage to the next one.
-    longest_gap_ms: i64,
+pub(super) struct Calendar {
+    lengths: Lengths,
     buildings: Vec<Building>,
+}
+
+/// What is drawn from, in milliseconds.
+#[derive(Clone, Debug)]
+struct Lengths {
+    /// From the end of an outage to the next one: up to twice the mean.
+    gap: RangeInclusive<i64>,
+    outage: RangeInclusive<i64>,
 }
 
 /// A building's outage: the one under way or the next.
@@ -25,12 +31,16 @@ struct Building {
     until_ms: i64,
 }
 
-impl Outages {
-    /// Outages with `mean` between two of one building, on average, from `start_ms` on.
-    pub(super) fn new(buildings: usize, seed: u64, start_ms: i64, mean: Duration) -> Self {
-        let longest_gap_ms = i64::try_from(mean.as_millis().saturating_mul(2)).unwrap_or(i64::MAX);
-        // So that adding it to a moment of this or any near age does not overflow.
-        let longest_gap_ms = longest_gap_ms.min(i64::MAX / 4);
+impl Calendar {
+    /// The outages from `start_ms` on.
+    pub(super) fn new(buildings: usize, seed: u64, start_ms: i64, habit: Outages) -> Self {
+        // So that adding them to a moment of this or any near age does not overflow.
+        let ms = |ms: u128| i64::try_from(ms).unwrap_or(i64::MAX).min(i64::MAX / 4);
+        let (every, length) = (habit.every.as_millis(), habit.length.as_millis().max(1));
+        let lengths = Lengths {
+            gap: 0..=ms(every.saturating_mul(2)),
+            outage: ms(length.div_ceil(2))..=ms(length.saturating_mul(3) / 2),
+        };
         let buildings = (0..buildings as u64)
             .map(|number| {
                 let state = xxh3_128_with_seed(&number.to_le_bytes(), seed);
@@ -39,42 +49,44 @@ impl Outages {
                     from_ms: start_ms,
                     until_ms: start_ms,
                 };
-                building.next(longest_gap_ms);
+                building.next(&lengths);
                 building
             })
             .collect();
-        Self {
-            longest_gap_ms,
-            buildings,
-        }
+        Self { lengths, buildings }
     }
 
     /// The end of the outage that `building` has at `now_ms`, if it has one. `now_ms` never goes back.
     pub(super) fn end_at(&mut self, building: u32, now_ms: i64) -> Option<i64> {
         let building = &mut self.buildings[building as usize];
         while building.until_ms <= now_ms {
-            building.next(self.longest_gap_ms);
+            building.next(&self.lengths);
         }
         (building.from_ms <= now_ms).then_some(building.until_ms)
     }
 }
 
 impl Building {
-    fn next(&mut self, longest_gap_ms: i64) {
-        self.from_ms = self.until_ms + self.random.random_range(0..=longest_gap_ms);
-        self.until_ms = self.from_ms + self.random.random_range(LENGTH_MS);
+    fn next(&mut self, lengths: &Lengths) {
+        let mut drawn = |range: &RangeInclusive<i64>| self.random.random_range(range.clone());
+        let gap = drawn(&lengths.gap);
+        let outage = drawn(&lengths.outage);
+        self.from_ms = self.until_ms.saturating_add(gap);
+        self.until_ms = self.from_ms.saturating_add(outage);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const MINUTE: i64 = 60_000;
     const START: i64 = 1_700_000_000_000;
 
     /// The building's outages within a week, as (from, until).
-    fn week(outages: &mut Outages, building: u32) -> Vec<(i64, i64)> {
+    fn week(outages: &mut Calendar, building: u32) -> Vec<(i64, i64)> {
         let mut all: Vec<(i64, i64)> = Vec::new();
         for now in (START..START + 7 * 24 * 60 * MINUTE).step_by(500) {
             if let Some(until) = outages.end_at(building, now) {
@@ -87,9 +99,13 @@ mod tests {
         all
     }
 
+    fn outages(buildings: usize, seed: u64, every: Duration, length: Duration) -> Calendar {
+        Calendar::new(buildings, seed, START, Outages { every, length })
+    }
+
     #[test]
     fn each_building_has_its_own_and_the_mean_is_kept() {
-        let begin = || Outages::new(8, 7, START, Duration::from_secs(3600));
+        let begin = || Calendar::new(8, 7, START, Outages::default());
         let mut outages = begin();
         let all: Vec<_> = (0..8)
             .map(|building| week(&mut outages, building))
@@ -109,9 +125,26 @@ mod tests {
 
     #[test]
     fn the_shortest_and_the_longest_mean() {
-        let mut always = Outages::new(1, 1, START, Duration::ZERO);
+        let usual = Outages::default().length;
+        let mut always = outages(1, 1, Duration::ZERO, usual);
         assert!(week(&mut always, 0).len() > 10_000);
-        let mut never = Outages::new(1, 1, START, Duration::MAX);
+        let mut never = outages(1, 1, Duration::MAX, Duration::MAX);
         assert_eq!(week(&mut never, 0), []);
+        let mut for_ever = outages(1, 1, Duration::ZERO, Duration::MAX);
+        assert_eq!(week(&mut for_ever, 0).len(), 1);
+        // Ends at all.
+        outages(1, 1, Duration::ZERO, Duration::ZERO).end_at(0, START + MINUTE);
+    }
+
+    #[test]
+    fn they_last_as_long_as_is_asked_for() {
+        let length = Duration::from_secs(1200);
+        let all = week(&mut outages(1, 3, Duration::from_secs(3600), length), 0);
+        let lengths: Vec<_> = all.iter().map(|(from, until)| until - from).collect();
+        assert!((90..160).contains(&all.len()), "{}", all.len());
+        let range = 10 * MINUTE - 500..=30 * MINUTE;
+        assert!(lengths.iter().all(|length| range.contains(length)));
+        let mean = lengths.iter().sum::<i64>() / lengths.len() as i64;
+        assert!((17 * MINUTE..23 * MINUTE).contains(&mean), "{mean}");
     }
 }

@@ -55,7 +55,10 @@ fn lively() -> Behaviour {
         late: 0.05,
         shuffled: 0.1,
         invalid: 0.05,
-        outages: Some(Duration::from_secs(300)),
+        outages: Some(Outages {
+            every: Duration::from_secs(300),
+            ..Outages::default()
+        }),
     }
 }
 
@@ -199,7 +202,10 @@ fn home(plan: &Plan, place: Place) -> usize {
 #[test]
 fn after_an_outage_of_a_building_its_messages_come_at_once_and_in_order() {
     let behaviour = Behaviour {
-        outages: Some(Duration::from_secs(240)),
+        outages: Some(Outages {
+            every: Duration::from_secs(240),
+            ..Outages::default()
+        }),
         ..Behaviour::plain()
     };
     let (deliveries, now_ms) = delivered(behaviour, 20);

@@ -15,6 +15,8 @@ use crate::simulate::ksuid::Ksuid;
 
 /// Of so many records at most it is kept what is wrong with them, and which id their headers name.
 const KEPT: usize = 100_000;
+/// Foreign records may hold texts of any length: so many characters of them are kept.
+const LONGEST: usize = 200;
 
 /// A record as Kafka has it.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,8 @@ pub struct Record<'r> {
     pub position: Position,
     /// ms since 1970; `None` when it is no CreateTime.
     pub timestamp_ms: Option<i64>,
+    /// The latest moment at which it can have been published, ms since 1970.
+    pub published_until_ms: i64,
     /// Its key.
     pub key: Option<&'r [u8]>,
     /// Its value; a tombstone has none.
@@ -59,6 +63,8 @@ pub struct Aside {
     pub unreadable: Vec<Stray>,
     /// How many more of those there were.
     pub further_unreadable: u64,
+    /// How many of those there were that came before the run.
+    pub earlier: u64,
 }
 
 /// Checks records.
@@ -66,17 +72,20 @@ pub struct Checker {
     partitions: [usize; EventType::ALL.len()],
     names: [String; EventType::ALL.len()],
     expected: Expected,
+    skip_earlier: bool,
     spaces: HashMap<String, u32>,
     /// What it noticed so far.
     pub aside: Aside,
 }
 
 impl Checker {
-    /// For topics with these names and so many partitions (each at least one).
+    /// For topics with these names and so many partitions (each at least one). `skip_earlier`: records that nobody sent
+    /// and that came before the run are none of its concern.
     pub fn new(
         names: [String; EventType::ALL.len()],
         partitions: [usize; EventType::ALL.len()],
         expected: Expected,
+        skip_earlier: bool,
         truth: &Truth,
     ) -> Self {
         let spaces = truth.spaces.iter().zip(0..);
@@ -84,6 +93,7 @@ impl Checker {
             partitions,
             names,
             expected,
+            skip_earlier,
             spaces: spaces.map(|((id, _), n)| (id.clone(), n)).collect(),
             aside: Aside::default(),
         }
@@ -112,8 +122,15 @@ impl Checker {
         let misplaced = self.misplaced(record, &told);
         let none = || Err("headers whose names are UTF-8".to_owned());
         let misheaded = record.headers.map_or_else(none, |headers| {
-            headers::check(headers, record.timestamp_ms, &told, &self.expected)
+            headers::check(
+                headers,
+                record.timestamp_ms,
+                record.published_until_ms,
+                &told,
+                &self.expected,
+            )
         });
+        let tags = misheaded.as_ref().copied().unwrap_or_default();
         let entry = Entry {
             key: hash::reading_key(told.event_type, &told.space, told.timestamp_ms),
             id,
@@ -123,6 +140,9 @@ impl Checker {
             position: record.position,
             misplaced: misplaced.is_err(),
             misheaded: misheaded.is_err(),
+            spooled: tags.spooled,
+            duplicate: tags.duplicate,
+            earlier: self.is_earlier(record),
             space: match told.event_type {
                 EventType::Traffic => self.spaces.get(&*told.space).copied(),
                 _ => None,
@@ -130,13 +150,13 @@ impl Checker {
             net: told.net,
         };
         if let Err(what) = misplaced {
-            keep(&mut self.aside.misplaced, record.position, what);
+            keep(&mut self.aside.misplaced, record.position, cut(what));
         }
         if let Err(what) = misheaded {
             if let Some(named) = header_id(record).filter(|named| *named != id) {
                 keep(&mut self.aside.other_ids, record.position, named);
             }
-            keep(&mut self.aside.misheaded, record.position, what);
+            keep(&mut self.aside.misheaded, record.position, cut(what));
         }
         Some(entry)
     }
@@ -161,7 +181,16 @@ impl Checker {
         }
     }
 
+    fn is_earlier(&self, record: &Record<'_>) -> bool {
+        let received_ms = record.headers.and_then(headers::received_ms);
+        self.skip_earlier && received_ms.is_some_and(|ms| ms < self.expected.received_ms.0)
+    }
+
     fn unreadable(&mut self, record: &Record<'_>, id: Option<String>, why: String) {
+        if self.is_earlier(record) {
+            self.aside.earlier += 1;
+            return;
+        }
         if self.aside.unreadable.len() >= KEPT {
             self.aside.further_unreadable += 1;
             return;
@@ -170,8 +199,10 @@ impl Checker {
         self.aside.unreadable.push(Stray {
             position: record.position,
             claims: [None, named],
-            id: id.or_else(|| named.map(|id| format!("event_{id}"))),
-            why,
+            id: id
+                .map(cut)
+                .or_else(|| named.map(|id| format!("event_{id}"))),
+            why: cut(why),
             traffic: usize::from(record.position.topic) == EventType::Traffic.index(),
         });
     }
@@ -181,6 +212,15 @@ fn keep<T>(kept: &mut HashMap<Position, T>, position: Position, what: T) {
     if kept.len() < KEPT {
         kept.insert(position, what);
     }
+}
+
+fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
 }
 
 fn header_id(record: &Record<'_>) -> Option<Ksuid> {

@@ -34,6 +34,12 @@ pub struct Entry {
     pub misplaced: bool,
     /// Headers or timestamp are not.
     pub misheaded: bool,
+    /// Its headers say that it waited on disk.
+    pub spooled: bool,
+    /// Its headers say that it is a duplicate.
+    pub duplicate: bool,
+    /// Its headers say that it was received before the run began.
+    pub earlier: bool,
     /// TRAFFIC: which of the truth's spaces it is about.
     pub space: Option<u32>,
     /// TRAFFIC: in less out.
@@ -53,7 +59,17 @@ impl Fixed for Entry {
         out.extend(self.id.as_bytes());
         out.extend(self.value.to_le_bytes());
         out.extend(self.data.to_le_bytes());
-        let flags = u8::from(self.misplaced) | u8::from(self.misheaded) << 1;
+        let flags = [
+            self.misplaced,
+            self.misheaded,
+            self.spooled,
+            self.duplicate,
+            self.earlier,
+        ];
+        let flags = flags
+            .into_iter()
+            .rev()
+            .fold(0, |bits, flag| bits << 1 | u8::from(flag));
         out.extend([self.event_type.index() as u8, self.position.topic, flags]);
         out.extend(self.position.partition.to_le_bytes());
         out.extend(self.position.offset.to_le_bytes());
@@ -82,6 +98,9 @@ impl Fixed for Entry {
             position,
             misplaced: flags & 1 != 0,
             misheaded: flags & 2 != 0,
+            spooled: flags & 4 != 0,
+            duplicate: flags & 8 != 0,
+            earlier: flags & 16 != 0,
             space: (space != u32::MAX).then_some(space),
             net: i32::from_le_bytes(bytes.some()?),
         })
@@ -108,6 +127,9 @@ mod tests {
             },
             misplaced: n.is_multiple_of(2),
             misheaded: n.is_multiple_of(3),
+            spooled: n.is_multiple_of(4),
+            duplicate: n.is_multiple_of(7),
+            earlier: n.is_multiple_of(9),
             space: n.is_multiple_of(5).then_some(n),
             net: -(n as i32),
         };

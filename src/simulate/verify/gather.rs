@@ -12,11 +12,14 @@ use super::topics::{self, Names, Offsets};
 use crate::event::EventType;
 use crate::simulate::journal::buckets::Buckets;
 
-/// When an answer is not known, or an event waits on disk, the topics' ends must not have moved for so long.
+/// When an answer is not known, or an event waits on disk, two looks so far apart must find the same ends.
 const QUIET: Duration = Duration::from_secs(3);
-/// So long the topics' ends may go on moving.
-const SETTLED: Duration = Duration::from_secs(300);
+/// Otherwise one more look after so long.
+const ONCE_MORE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// So long records are waited for that must come; where some wait on disk, or the ends go on moving, longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LONG_PATIENCE: Duration = Duration::from_secs(300);
 /// How often progress is told, and after how many records the clock is looked at.
 const TELL: Duration = Duration::from_millis(250);
 const GLANCE: u64 = 4_096;
@@ -31,23 +34,45 @@ pub struct Source<'k> {
     pub partitions: [usize; EventType::ALL.len()],
 }
 
-/// How much was read.
+/// What must come before the topics are read.
 #[derive(Clone, Copy, Debug, Default)]
+pub struct Awaited {
+    /// At least so many records; 0 where nobody knows.
+    pub least: u64,
+    /// Some of them may wait on disk.
+    pub spooled: bool,
+    /// More may come, so that the ends must have come to rest.
+    pub unsettled: bool,
+}
+
+impl Awaited {
+    fn patience(&self, short: bool) -> Duration {
+        match short && !self.spooled {
+            true => PATIENCE,
+            false => LONG_PATIENCE,
+        }
+    }
+}
+
+/// How much was read.
+#[derive(Clone, Debug, Default)]
 pub struct Gathered {
     /// Records.
     pub records: u64,
     /// Bytes of their values.
     pub bytes: u64,
+    /// Why it was not waited any longer, although more was to come.
+    pub gave_up: Option<String>,
 }
 
-/// Reads everything from `from` on. `unsettled`: more may come, so that the ends must have come to rest.
+/// Reads everything from `from` on, until what is awaited is there or was waited for long enough.
 ///
 /// # Errors
 /// Kafka fails or the disk is full.
 pub fn gather(
     source: &Source<'_>,
     from: Offsets,
-    unsettled: bool,
+    awaited: Awaited,
     checker: &mut Checker,
     entries: &mut Buckets<Entry>,
     progress: &mut dyn FnMut(u64, u64),
@@ -60,7 +85,8 @@ pub fn gather(
     let mut gathered = Gathered::default();
     let mut total = 0;
     let mut next = from;
-    let (begun, mut moved, mut told) = (Instant::now(), Instant::now(), Instant::now());
+    let (begun, mut told) = (Instant::now(), Instant::now());
+    let mut rest = Rest::new(awaited.unsettled);
     loop {
         let (_, ends) = topics::bounds(consumer, names, partitions)?;
         let more = between(&next, &ends);
@@ -79,13 +105,51 @@ pub fn gather(
                 Ok(())
             })?;
             next = ends;
-            moved = Instant::now();
         }
-        if !unsettled || moved.elapsed() >= QUIET || begun.elapsed() >= SETTLED {
+        let rests = rest.looked(more > 0, Instant::now());
+        let short = gathered.records < awaited.least;
+        let over = begun.elapsed() >= awaited.patience(short);
+        if rests && !short || over {
             progress(gathered.records, total);
+            let seconds = awaited.patience(short).as_secs();
+            gathered.gave_up = match (short, rests) {
+                (true, _) => Some(format!(
+                    "after {seconds} s there were {} records and {} answers published or spooled",
+                    gathered.records, awaited.least
+                )),
+                (false, false) => Some(format!("after {seconds} s records were still coming")),
+                (false, true) => None,
+            };
             return Ok(gathered);
         }
         std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Whether the topics' ends have come to rest.
+struct Rest {
+    unsettled: bool,
+    /// Unsettled: the first look that found what the one before had found. Otherwise the first of all.
+    since: Option<Instant>,
+}
+
+impl Rest {
+    fn new(unsettled: bool) -> Self {
+        let since = None;
+        Self { unsettled, since }
+    }
+
+    /// After a look that ended now: whether it is the last one that is needed.
+    fn looked(&mut self, moved: bool, now: Instant) -> bool {
+        if !self.unsettled {
+            // All answers are known: what still moves is somebody else's.
+            return now >= *self.since.get_or_insert(now) + ONCE_MORE;
+        }
+        if moved {
+            self.since = None;
+            return false;
+        }
+        now >= *self.since.get_or_insert(now) + QUIET
     }
 }
 
@@ -162,6 +226,37 @@ mod tests {
         let grown = result(&vec![vec![0; 3]; 10], &vec![vec![9; 3]; 10], &all(5)).unwrap_err();
         assert!(grown.contains("2 partitions then, 3 now"), "{grown}");
         assert!(result(&all(0), &all(9), &vec![]).is_err());
+    }
+
+    #[test]
+    fn ends_must_rest_before_they_are_believed() {
+        let begun = Instant::now();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        let mut settled = Rest::new(false);
+        assert!(!settled.looked(true, at(0)));
+        assert!(!settled.looked(false, at(500)));
+        // Others may go on writing.
+        assert!(settled.looked(true, at(1_000)));
+        let mut unsettled = Rest::new(true);
+        assert!(!unsettled.looked(true, at(0)));
+        // However long the look took: one alone proves no rest.
+        assert!(!unsettled.looked(false, at(9_000)));
+        assert!(!unsettled.looked(true, at(10_000)));
+        assert!(!unsettled.looked(false, at(20_000)));
+        assert!(!unsettled.looked(false, at(22_999)));
+        assert!(unsettled.looked(false, at(23_000)));
+    }
+
+    #[test]
+    fn what_waits_on_disk_is_waited_for_longer() {
+        let awaited = |spooled| Awaited {
+            least: 1,
+            spooled,
+            unsettled: spooled,
+        };
+        assert_eq!(awaited(false).patience(true), PATIENCE);
+        assert_eq!(awaited(true).patience(true), LONG_PATIENCE);
+        assert_eq!(awaited(false).patience(false), LONG_PATIENCE);
     }
 
     #[test]

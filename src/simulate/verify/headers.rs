@@ -1,9 +1,11 @@
 //! The headers and the timestamp that the contract asks for, derived from the value alone.
 
+use std::ops::RangeInclusive;
 use std::time::UNIX_EPOCH;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::names::{ce_type, is_occupancy};
 use super::told::Told;
 
 /// Which time records are stamped with.
@@ -22,8 +24,19 @@ pub struct Expected {
     pub timestamps: Timestamps,
     /// The earliest and the latest moment at which the bridge can have received an event, ms since 1970.
     pub received_ms: (i64, i64),
-    /// The latest moment at which a record can have been published, ms since 1970.
-    pub published_until_ms: i64,
+    /// An event further back than this at the moment of publishing has its time replaced, ms.
+    pub max_past_ms: i64,
+    /// An event further ahead than this likewise.
+    pub max_future_ms: i64,
+}
+
+/// What headers say that only the answers can confirm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tags {
+    /// It waited on disk.
+    pub spooled: bool,
+    /// It is a duplicate.
+    pub duplicate: bool,
 }
 
 /// A record's headers in their order.
@@ -31,7 +44,7 @@ pub type Headers<'r> = [(&'r str, Option<&'r [u8]>)];
 
 const REQUIRED: usize = 8;
 /// The contract's headers, the required ones first.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 19] = [
     "ce_specversion",
     "ce_id",
     "ce_source",
@@ -49,6 +62,7 @@ const NAMES: [&str; 18] = [
     "ce_idconflict",
     "ce_originalid",
     "ce_spooled",
+    "ce_replayedfrom",
     "traceparent",
 ];
 
@@ -59,16 +73,24 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// When the bridge had a record, by its headers; ms since 1970.
+pub fn received_ms(headers: &Headers<'_>) -> Option<i64> {
+    let mut values = headers.iter().filter(|(name, _)| *name == "ce_receivedat");
+    parse_time(std::str::from_utf8(values.next()?.1?).ok()?)
+}
+
 /// Checks the headers of a record that tells `told`, and its timestamp (CreateTime, ms since 1970; `None` for any other).
+/// It was published at `published_until_ms` at the latest.
 ///
 /// # Errors
 /// The first thing that is not as it must be.
 pub fn check(
     headers: &Headers<'_>,
     timestamp_ms: Option<i64>,
+    published_until_ms: i64,
     told: &Told<'_>,
     expected: &Expected,
-) -> Result<(), String> {
+) -> Result<Tags, String> {
     let mut values = [None; NAMES.len()];
     for (name, value) in headers {
         let Some(place) = NAMES.iter().position(|n| n == name) else {
@@ -97,28 +119,31 @@ pub fn check(
         time_replaced,
         optional @ ..,
     ] = values.map(|v| (v.unwrap_or_default(), v.is_some()));
-    let [.., id_conflict, original_id, _, _] = optional;
+    let [
+        revision,
+        supersedes,
+        _stale,
+        duplicate,
+        _out_of_order,
+        id_conflict,
+        original_id,
+        spooled,
+        _replayed_from,
+        _trace,
+    ] = optional;
 
     equal("ce_specversion", spec_version.0, "1.0")?;
     equal("content-type", content_type.0, "application/json")?;
     equal("ce_subject", subject.0, &told.space)?;
-    match (id_conflict.1, original_id.1) {
-        (false, false) => equal("ce_id", id.0, &told.id)?,
-        (true, true) => conflicting_id(id.0, original_id.0, &told.id)?,
-        _ => return Err("ce_idconflict and ce_originalid together".to_owned()),
+    if id_conflict.1 || original_id.1 {
+        return Err("no ce_idconflict, as no two events were sent with one id".to_owned());
     }
+    equal("ce_id", id.0, &told.id)?;
     if !is_source(source.0, told.org.as_deref()) {
         let org = told.org.as_deref().unwrap_or("no organisation");
         return Err(format!("ce_source of {org}, not {:?}", source.0));
     }
-    let kebab = event_type.0.strip_prefix("io.butlr.");
-    if kebab.and_then(|t| t.strip_suffix(".v1")) != Some(told.event_type.kebab()) {
-        let kebab = told.event_type.kebab();
-        return Err(format!(
-            "ce_type io.butlr.{kebab}.v1, not {:?}",
-            event_type.0
-        ));
-    }
+    equal("ce_type", event_type.0, ce_type(told.event_type))?;
     if parse_time(time.0) != Some(told.timestamp_ms) {
         let ms = told.timestamp_ms;
         return Err(format!("ce_time of {ms} ms, not {:?}", time.0));
@@ -137,26 +162,25 @@ pub fn check(
             return Err(format!("{name} in its form, not {value:?}"));
         }
     }
+    if revision.1 != supersedes.1 {
+        return Err("ce_revision and ce_supersedes together".to_owned());
+    }
+    if revision.1 && !is_occupancy(told.event_type) {
+        return Err("no ce_revision, as only occupancy is revised".to_owned());
+    }
     let replaced = time_replaced.1.then_some(time_replaced.0);
-    stamped(timestamp_ms, replaced, received_ms, told, expected)
+    let moment = received_ms..=published_until_ms;
+    stamped(timestamp_ms, replaced, moment, told, expected)?;
+    Ok(Tags {
+        spooled: spooled.1,
+        duplicate: duplicate.1,
+    })
 }
 
 fn equal(name: &str, found: &str, expected: &str) -> Result<(), String> {
     match found == expected {
         true => Ok(()),
         false => Err(format!("{name} {expected:?}, not {found:?}")),
-    }
-}
-
-/// `<id>~<8 hex digits>`, and the id itself in a header of its own.
-fn conflicting_id(found: &str, original: &str, id: &str) -> Result<(), String> {
-    equal("ce_originalid", original, id)?;
-    let suffix = found
-        .strip_prefix(id)
-        .and_then(|rest| rest.strip_prefix('~'));
-    match suffix.is_some_and(|s| is_hex(s, 8)) {
-        true => Ok(()),
-        false => Err(format!("ce_id {id}~<8 hex digits>, not {found:?}")),
     }
 }
 
@@ -184,7 +208,7 @@ fn allowed(name: &str, value: &str) -> bool {
         "ce_revision" => value
             .parse::<u32>()
             .is_ok_and(|n| n > 0 && n.to_string() == value),
-        "ce_supersedes" | "ce_originalid" => !value.is_empty(),
+        "ce_supersedes" | "ce_replayedfrom" => !value.is_empty(),
         "ce_duplicate" => matches!(value, "redelivery" | "repeat"),
         "traceparent" => {
             let parts: Vec<_> = value.split('-').collect();
@@ -210,11 +234,12 @@ fn parse_time(text: &str) -> Option<i64> {
     i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }
 
-/// The record's timestamp: which one it must be, and that a replaced one is on the side that its header tells.
+/// The record's timestamp: which one it must be, and that it is a replaced one where the event's own lies too far off, and
+/// only there. `moment`: when it was published, at the earliest (by the bridge's own clock) and at the latest.
 fn stamped(
     timestamp_ms: Option<i64>,
     replaced: Option<&str>,
-    received_ms: i64,
+    moment: RangeInclusive<i64>,
     told: &Told<'_>,
     expected: &Expected,
 ) -> Result<(), String> {
@@ -226,23 +251,44 @@ fn stamped(
             "the {whose} time {ms} as timestamp, not {timestamp_ms}"
         )),
     };
+    let Expected {
+        max_past_ms,
+        max_future_ms,
+        ..
+    } = *expected;
+    let event_ms = told.timestamp_ms;
     match (expected.timestamps, replaced) {
-        (Timestamps::Received, None) => exactly(received_ms, "receipt's"),
+        (Timestamps::Received, None) => exactly(*moment.start(), "receipt's"),
         (Timestamps::Received, Some(_)) => {
             Err("no ce_timereplaced, as all are stamped with the time of receipt".to_owned())
         }
-        (Timestamps::Event, None) => exactly(told.timestamp_ms, "event's"),
+        (Timestamps::Event, None) => {
+            exactly(event_ms, "event's")?;
+            // Whenever it was published, it was at least so far off.
+            let (past, future) = (moment.start() - event_ms, event_ms - moment.end());
+            if past > max_past_ms || future > max_future_ms {
+                let off = past.max(future);
+                return Err(format!(
+                    "the time of publishing as timestamp, as the event's own lies {off} ms off"
+                ));
+            }
+            Ok(())
+        }
         (Timestamps::Event, Some(reason)) => {
-            let side = match reason {
-                "future" => told.timestamp_ms > timestamp_ms,
-                "past" => told.timestamp_ms < timestamp_ms,
+            if !moment.contains(&timestamp_ms) {
+                return Err(format!(
+                    "the time of publishing as timestamp, as ce_timereplaced is {reason}, not {timestamp_ms}"
+                ));
+            }
+            let (off, most) = match reason {
+                "future" => (event_ms - timestamp_ms, max_future_ms),
+                "past" => (timestamp_ms - event_ms, max_past_ms),
                 _ => return Err(format!("ce_timereplaced future or past, not {reason:?}")),
             };
-            let moment = expected.received_ms.0..=expected.published_until_ms;
-            match side && moment.contains(&timestamp_ms) {
+            match off > most {
                 true => Ok(()),
                 false => Err(format!(
-                    "the time of publishing as timestamp, as ce_timereplaced is {reason}, not {timestamp_ms}"
+                    "no ce_timereplaced {reason}, as the event's time lies {off} ms off, and {most} are allowed"
                 )),
             }
         }

@@ -4,10 +4,10 @@
 //! aside and brought together at the end, so that one changed record is one violation and not two.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
 
 use super::check::{Aside, Stray};
 use super::entry::{Entry, Position};
+use super::names::is_occupancy;
 use super::report::{Property, Report, Violation};
 use crate::event::EventType;
 use crate::simulate::city::Truth;
@@ -16,9 +16,11 @@ use crate::simulate::ksuid::Ksuid;
 
 mod copies;
 mod leftovers;
+mod repeats;
 
 use copies::explain;
 use leftovers::Short;
+use repeats::{Readings, Repeats, readings};
 
 /// The join of a run.
 pub struct Join<'a> {
@@ -30,6 +32,8 @@ pub struct Join<'a> {
     short: Vec<Short>,
     /// In less out, by the truth's spaces.
     sums: Vec<i64>,
+    /// TRAFFIC events that are there.
+    traffic_there: u64,
     /// TRAFFIC events that are not there as sent.
     traffic_lost: u64,
 }
@@ -44,6 +48,7 @@ impl<'a> Join<'a> {
             strays: Vec::new(),
             short: Vec::new(),
             sums: vec![0; truth.spaces.len()],
+            traffic_there: 0,
             traffic_lost: 0,
         }
     }
@@ -51,10 +56,12 @@ impl<'a> Join<'a> {
     /// Joins one bucket: all tries and all records of its keys.
     pub fn bucket(&mut self, mut attempts: Vec<Attempt>, mut entries: Vec<Entry>) {
         self.report.attempts += attempts.len() as u64;
+        attempts.iter().for_each(|a| self.answer(a));
+        let readings = readings(&attempts, &entries);
+        let repeats = Repeats::of(&mut attempts, &readings);
         // Stable: the tries of an event stay in the order in which they were noted.
         attempts.sort_by_key(|a| a.id);
         entries.sort_unstable_by_key(|e| (e.id, e.position));
-        let readings = readings(&attempts, &entries);
 
         let mut attempts = attempts.chunk_by(|a, b| a.id == b.id).peekable();
         let mut entries = entries.chunk_by(|a, b| a.id == b.id).peekable();
@@ -67,11 +74,37 @@ impl<'a> Join<'a> {
             };
             let tries = attempts.next_if(|_| order.is_le()).unwrap_or_default();
             let records = entries.next_if(|_| order.is_ge()).unwrap_or_default();
+            let wrong = tries.first().and_then(|t| repeats.wrong.get(&t.id));
+            if let Some(why) = wrong {
+                self.violated(Property::Stored, tries[0].id, None, || {
+                    let event_type = tries[0].event_type;
+                    format!("{event_type} was answered duplicate (repeat), but is none: {why}")
+                });
+            }
             match (tries, records) {
                 ([], records) => records.iter().for_each(|e| self.stray(e)),
-                (tries, []) => self.absent(tries, &readings),
+                (tries, []) => self.absent(tries, &readings, &repeats),
                 (tries, records) => self.present(tries, records),
             }
+        }
+    }
+
+    /// An answer by itself.
+    fn answer(&mut self, attempt: &Attempt) {
+        let report = &mut self.report;
+        if attempt.answer == Answer::Published {
+            report.published += 1;
+            report.named += u64::from(attempt.at.is_some());
+        }
+        report.accepted += u64::from(attempt.answer.is_promise());
+        if attempt.answer.is_promise() || attempt.answer == Answer::Quarantined {
+            report.checked(Property::Answered, 1);
+        }
+        if attempt.contradictory {
+            let answer = attempt.answer.name();
+            self.violated(Property::Answered, attempt.id, None, || {
+                format!("was answered {answer}, with a status that does not mean that")
+            });
         }
     }
 
@@ -79,10 +112,11 @@ impl<'a> Join<'a> {
     fn present(&mut self, tries: &[Attempt], records: &[Entry]) {
         let id = tries[0].id;
         self.report.checked(Property::Sent, records.len() as u64);
-        if tries.iter().all(|t| t.answer == Answer::Refused) {
+        let turned_away = |t: &Attempt| matches!(t.answer, Answer::Refused | Answer::Quarantined);
+        if tries.iter().all(turned_away) {
             for entry in records {
                 self.violated(Property::Sent, id, Some(entry.position), || {
-                    "was only refused (4xx), and is there".to_owned()
+                    "was only refused (4xx) or quarantined, and is there".to_owned()
                 });
             }
             return;
@@ -97,9 +131,10 @@ impl<'a> Join<'a> {
                 });
                 continue;
             }
-            self.contract(entry);
+            self.contract(entry, tries);
             if let Some(space) = entry.space.filter(|_| !counted_in) {
                 self.sums[space as usize] += i64::from(entry.net);
+                self.traffic_there += 1;
                 counted_in = true;
             }
         }
@@ -111,7 +146,7 @@ impl<'a> Join<'a> {
 
     /// Topic, key, partition, headers, timestamp: found when it was read, reported now that the value is known to be
     /// what was sent.
-    fn contract(&mut self, entry: &Entry) {
+    fn contract(&mut self, entry: &Entry, tries: &[Attempt]) {
         let aside = self.aside;
         let parts = [
             (Property::Placed, entry.misplaced, &aside.misplaced),
@@ -128,6 +163,19 @@ impl<'a> Join<'a> {
                     )
                 });
             }
+        }
+        let may_wait = |t: &Attempt| matches!(t.answer, Answer::Spooled | Answer::Unknown);
+        let untrue = if entry.spooled && !tries.iter().any(may_wait) {
+            Some("expected no ce_spooled, as no answer lets it have waited on disk")
+        } else if entry.duplicate && tries.len() < 2 && !is_occupancy(entry.event_type) {
+            Some("expected no ce_duplicate, as it was sent once and no other can be equal")
+        } else {
+            None
+        };
+        if let Some(text) = untrue {
+            self.violated(Property::Headed, entry.id, Some(entry.position), || {
+                text.to_owned()
+            });
         }
     }
 
@@ -172,20 +220,27 @@ impl<'a> Join<'a> {
     }
 
     /// An event that is not there.
-    fn absent(&mut self, tries: &[Attempt], readings: &HashSet<(u64, u64)>) {
+    fn absent(&mut self, tries: &[Attempt], readings: &Readings, repeats: &Repeats) {
         let answered = |answer| tries.iter().any(|t| t.answer == answer);
         let stored = how_many(tries, stored);
-        let duplicate = answered(Answer::Redelivery) || answered(Answer::Repeat);
-        if stored == 0 && !duplicate {
+        let repeat = answered(Answer::Repeat);
+        if stored == 0 && !repeat && !answered(Answer::Redelivery) {
             // Refused, or given up: it need not be there. TRAFFIC that was given up is in `traffic_complete`.
             return;
         }
+        let id = tries[0].id;
+        if stored == 0 && repeats.before.contains(&id) {
+            self.report.repeats_before += 1;
+            return;
+        }
         self.report.checked(Property::Stored, 1);
-        // A repeat is answered by another's record; a redelivery only when it is one of a repeat, which may have been
-        // told to a try that did not hear it.
-        let repeat = answered(Answer::Repeat) || answered(Answer::Unknown);
+        if stored == 0 && repeat {
+            // Answered by another's record; whether rightly so, `repeats` tells.
+            return;
+        }
+        // A redelivery may be one of a repeat that was told to a try which did not hear it.
         let equal = || readings.contains(&(tries[0].key, tries[0].data));
-        if stored == 0 && repeat && equal() {
+        if stored == 0 && answered(Answer::Unknown) && equal() {
             return;
         }
         self.lacks(tries, 0, stored.max(1));
@@ -208,6 +263,11 @@ impl<'a> Join<'a> {
     /// After the last bucket: brings together what is left over, and adds up TRAFFIC.
     pub fn end(mut self, truth: &Truth, traffic_complete: bool) -> Report {
         self.pair();
+        self.report.earlier += self.aside.earlier;
+        if self.originals && self.report.named == 0 && self.report.published > 0 {
+            let why = "no answer named them";
+            self.report.unchecked(Property::Named, why.to_owned());
+        }
         if !self.originals {
             let why = "copies of the topics have offsets of their own";
             self.report.unchecked(Property::Named, why.to_owned());
@@ -219,6 +279,8 @@ impl<'a> Join<'a> {
                 "{} TRAFFIC events are missing or changed (see above)",
                 self.traffic_lost
             ))
+        } else if self.traffic_there == 0 && truth.spaces.iter().all(|(_, people)| *people == 0) {
+            Some("nobody went anywhere".to_owned())
         } else {
             None
         };
@@ -241,18 +303,6 @@ impl<'a> Join<'a> {
             }
         }
     }
-}
-
-/// What repeats are compared with: (type, space, timestamp) and `data` of all that is there, and of all that must be: when
-/// one of those is missing, that is told of itself and not of its repeats. Empty when no event needs it.
-fn readings(attempts: &[Attempt], entries: &[Entry]) -> HashSet<(u64, u64)> {
-    let duplicate = |a: &Attempt| matches!(a.answer, Answer::Redelivery | Answer::Repeat);
-    if !attempts.iter().any(duplicate) {
-        return HashSet::new();
-    }
-    let there = entries.iter().map(|e| (e.key, e.data));
-    let must_be = attempts.iter().filter(|a| stored(a));
-    there.chain(must_be.map(|a| (a.key, a.data))).collect()
 }
 
 fn stored(attempt: &Attempt) -> bool {

@@ -12,16 +12,24 @@
 //! partitions come from a murmur2 of its own, headers are derived from the value.
 //!
 //! # Memory and disk
-//! A try takes 59 bytes of disk and a record 67; in memory, while their file is joined, 72 and 80. At 50 million events that
-//! is 6.3 GB on disk, 390,000 of each a file, and 100 MB at a time. Reading takes as much as librdkafka prefetches: 160 MB,
-//! whatever the number of records (measured with 5 million of 750 bytes, join included). Details of what is wrong with
-//! single records are kept for the first 100,000 of them.
+//! A try takes 59 bytes of disk and a record 67; at 50 million events that is 6.3 GB. Reading takes as much memory as
+//! librdkafka prefetches, about 160 MiB whatever the number of records; joining takes one file of each at a time, 390,000
+//! tries and records at 50 million events, about 100 MiB. Details of what is wrong with single records are kept for the
+//! first 100,000 of them.
 //!
 //! # Odds
 //! Values are compared by XXH3, 64 bits: a changed value goes unnoticed once in 2^64 (1.8 · 10^19) changed values. The
-//! hash is only ever compared with those of values sent under the same id, so the number of events does not matter. A
-//! (type, space, timestamp) hashed alike with another only shares a file with it; an equal reading is found where there is
-//! none with odds of 2^-128 a pair.
+//! hash is only ever compared with those of values sent under the same id, so the number of events does not matter.
+//!
+//! Readings, (type, space, timestamp), are told apart by 64 bits, too: two of n readings are taken for one with odds of
+//! n² / 2^65: at 50 million 7 in 100,000. Their values would then be taken for revisions of one another, and a repeat of
+//! the one be judged by the other: as violated where it is not, or, where both are equal, as right where it is not. All else
+//! is found by id.
+//!
+//! # What is taken on trust
+//! A repeat of a reading of which no answer of this run tells may rest on a record from before the run: such ones are
+//! counted and not judged. The moment of publishing lies between `ce_receivedat` and the moment at which a record is read
+//! back: an event's time that is too far off only at a moment in between may be replaced or not.
 
 mod check;
 mod entry;
@@ -29,6 +37,7 @@ mod gather;
 mod headers;
 mod join;
 mod murmur2;
+mod names;
 mod read;
 mod report;
 #[cfg(test)]
@@ -37,11 +46,12 @@ mod told;
 mod topics;
 
 use std::io;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use check::Checker;
 pub use entry::Position;
-use gather::{Source, gather, unaltered};
+use gather::{Awaited, Source, gather, unaltered};
 use headers::Expected;
 pub use headers::Timestamps;
 use join::Join;
@@ -53,6 +63,10 @@ use super::journal::{Answer, ClosedJournal, Starts};
 
 /// Clocks of different machines may differ by so much, ms.
 const CLOCKS: i64 = 60_000;
+/// The directory for what is kept of records until it is joined.
+const RECORDS: &str = "records-";
+/// After so long nobody waits for records any more, ms.
+const LONG_OVER: i64 = 600_000;
 
 /// How to verify.
 #[derive(Clone)]
@@ -63,6 +77,23 @@ pub struct Options {
     pub copies: Option<String>,
     /// Which time records are stamped with.
     pub timestamps: Timestamps,
+    /// The bridge's `kafka.max_past`.
+    pub max_past: Duration,
+    /// The bridge's `kafka.max_future`.
+    pub max_future: Duration,
+}
+
+impl Options {
+    /// The originals there, of a bridge with default settings.
+    pub fn of(kafka: Kafka) -> Self {
+        Self {
+            kafka,
+            copies: None,
+            timestamps: Timestamps::Event,
+            max_past: Duration::from_secs(3 * 86_400),
+            max_future: Duration::from_secs(60),
+        }
+    }
 }
 
 /// Why nothing could be proved.
@@ -104,14 +135,14 @@ pub enum Error {
     },
     /// Nothing came.
     #[error(
-        "no record came for {seconds} s: {first}, {further} further partitions are unread{trouble}"
+        "no record came for {seconds} s: {first}, {further} further partitions of this topic are unread{trouble}"
     )]
     Stalled {
         /// How long was waited.
         seconds: u64,
         /// The first partition that is unread.
         first: String,
-        /// How many more are.
+        /// How many more of its topic are.
         further: usize,
         /// The last thing that librdkafka complained of.
         trouble: String,
@@ -175,34 +206,35 @@ pub fn verify(
             journal.started_ms() - CLOCKS,
             journal.end().ended_ms + CLOCKS,
         ),
-        published_until_ms: now_ms() + CLOCKS,
+        max_past_ms: ms(options.max_past),
+        max_future_ms: ms(options.max_future),
     };
-    let mut checker = Checker::new(names.clone(), partitions, expected, truth);
+    // From their beginning topics hold records of before, too.
+    let whole = copies.is_some() || run.starts.is_none();
+    let mut checker = Checker::new(names.clone(), partitions, expected, whole, truth);
+    clear(journal.path())?;
     // Beside the journal: there is room for it, as there was for the journal.
     let dir = tempfile::Builder::new()
-        .prefix("records-")
+        .prefix(RECORDS)
         .tempdir_in(journal.path())?;
     let mut entries = Buckets::create(dir.path())?;
-    let unsettled = journal.answered(Answer::Unknown) + journal.answered(Answer::Spooled) > 0;
+    let awaited = match copies {
+        None => awaited(journal),
+        Some(_) => Awaited::default(),
+    };
     let source = Source {
         consumer: &consumer,
         names: &names,
         partitions,
     };
-    let gathered = gather(
-        &source,
-        from,
-        unsettled,
-        &mut checker,
-        &mut entries,
-        progress,
-    )?;
+    let gathered = gather(&source, from, awaited, &mut checker, &mut entries, progress)?;
     drop(consumer);
     let entries = entries.close()?;
 
     let mut report = Report::new(names);
     report.records = gathered.records;
     report.bytes = gathered.bytes;
+    report.gave_up = gathered.gave_up;
     let mut join = Join::new(report, &checker.aside, copies.is_none(), truth);
     for (n, sum) in entries.into_iter().enumerate() {
         join.bucket(journal.bucket(n)?, buckets::read(dir.path(), n, sum)?);
@@ -212,7 +244,54 @@ pub fn verify(
     Ok(report)
 }
 
+fn awaited(journal: &ClosedJournal) -> Awaited {
+    let [published, spooled, unknown] =
+        [Answer::Published, Answer::Spooled, Answer::Unknown].map(|a| journal.answered(a));
+    let recent = now_ms() - journal.end().ended_ms < LONG_OVER;
+    Awaited {
+        least: if recent { published + spooled } else { 0 },
+        spooled: spooled > 0,
+        unsettled: spooled + unknown > 0,
+    }
+}
+
+/// Removes what a verification left behind that was interrupted.
+fn clear(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let left = entry.file_name().to_string_lossy().starts_with(RECORDS);
+        if left && entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_interrupted_verification_left_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["records-a1", "records", "other"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join("bucket-000"), "x").unwrap();
+        }
+        std::fs::write(dir.path().join("records-file"), "x").unwrap();
+        clear(dir.path()).unwrap();
+        assert!(!dir.path().join("records-a1").exists());
+        for name in ["records", "other", "records-file"] {
+            assert!(dir.path().join(name).exists(), "{name}");
+        }
+    }
 }

@@ -4,23 +4,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message, Timestamp};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::Error;
 use super::check::Record;
 use super::entry::Position;
-use super::topics::{Names, Offsets, passes};
+use super::topics::{self, Names, Offsets, passes};
+use super::{CLOCKS, Error, now_ms};
 
 /// So long nothing may come before reading is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(200);
 
 /// Reads each partition from one offset to another (not including it) and shows every record to `each`, in the order of
-/// its partition.
+/// its partition. Topic by topic: the end of a partition is told with its number alone.
 ///
 /// # Errors
-/// Kafka fails, nothing comes for 30 s, or `each` fails.
+/// Kafka fails, nothing that is wanted comes for 30 s, or `each` fails.
 pub fn read(
     consumer: &BaseConsumer,
     names: &Names,
@@ -28,64 +29,141 @@ pub fn read(
     to: &Offsets,
     mut each: impl FnMut(&Record<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut next = from.clone();
-    let mut list = TopicPartitionList::new();
-    for ((name, from), to) in names.iter().zip(from).zip(to) {
-        for (partition, (from, to)) in (0..).zip(from.iter().zip(to)) {
-            if from < to {
-                let added = list.add_partition_offset(name, partition, Offset::Offset(*from));
-                added.map_err(|e| Error::kafka(format!("partition {partition} of {name}"), &e))?;
-            }
-        }
+    for (topic, name) in names.iter().enumerate() {
+        let reading = Reading {
+            consumer,
+            name,
+            topic: topic as u8,
+            next: from[topic].clone(),
+            to: &to[topic],
+        };
+        reading.all(&mut each)?;
     }
-    let mut unread = list.count();
-    if unread == 0 {
-        return Ok(());
-    }
-    let assigned = consumer.assign(&list);
-    assigned.map_err(|e| Error::kafka("the topics".to_owned(), &e))?;
-    let (mut last, mut trouble) = (Instant::now(), None);
-    while unread > 0 {
-        match consumer.poll(POLL) {
-            Some(Ok(message)) => {
-                let Some(topic) = names.iter().position(|n| n == message.topic()) else {
-                    continue;
-                };
-                let partition = message.partition() as usize;
-                let (next, to) = (&mut next[topic][partition], to[topic][partition]);
-                if message.offset() < *next || message.offset() >= to {
-                    continue;
-                }
-                *next = message.offset() + 1;
-                unread -= usize::from(*next == to);
-                show(&message, topic as u8, &mut each)?;
-                last = Instant::now();
-            }
-            Some(Err(error)) if passes(&error) => trouble = Some(error.to_string()),
-            Some(Err(error)) => return Err(Error::kafka("records".to_owned(), &error)),
-            None => {}
-        }
-        if last.elapsed() > PATIENCE {
-            return Err(stalled(names, &next, to, trouble));
-        }
-    }
-    let done = consumer.assign(&TopicPartitionList::new());
-    done.map_err(|e| Error::kafka("the topics".to_owned(), &e))
+    Ok(())
 }
 
-fn stalled(names: &Names, next: &Offsets, to: &Offsets, trouble: Option<String>) -> Error {
-    let partitions = names.iter().zip(next.iter().zip(to));
-    let mut unread = partitions.flat_map(|(name, (next, to))| {
-        let partitions = (0..).zip(next.iter().zip(to));
-        let unread = partitions.filter(|(_, (next, to))| next < to);
-        unread.map(move |(n, (next, to))| format!("{name}[{n}] at {next} of {to}"))
-    });
-    let first = unread.next().unwrap_or_default();
-    Error::Stalled {
-        seconds: PATIENCE.as_secs(),
-        first,
-        further: unread.count(),
-        trouble: trouble.map_or_else(String::new, |text| format!(" ({text})")),
+/// One topic being read.
+struct Reading<'r> {
+    consumer: &'r BaseConsumer,
+    name: &'r str,
+    topic: u8,
+    next: Vec<i64>,
+    to: &'r [i64],
+}
+
+impl Reading<'_> {
+    fn all(mut self, each: &mut impl FnMut(&Record<'_>) -> Result<(), Error>) -> Result<(), Error> {
+        let mut list = TopicPartitionList::new();
+        for partition in self.unread() {
+            let from = Offset::Offset(self.next[partition]);
+            let added = list.add_partition_offset(self.name, partition as i32, from);
+            added.map_err(|e| self.failed(&e))?;
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        let assigned = self.consumer.assign(&list);
+        assigned.map_err(|e| self.failed(&e))?;
+        let (mut last, mut trouble) = (Instant::now(), None);
+        while self.unread().next().is_some() {
+            // Here, so that nothing but what is wanted keeps it going: not records beyond `to`, and not errors.
+            if last.elapsed() > PATIENCE {
+                return Err(self.stalled(trouble));
+            }
+            let gained = match self.consumer.poll(POLL) {
+                Some(Ok(message)) => self.take(&message, each)?,
+                Some(Err(KafkaError::PartitionEOF(partition))) => self.is_over(partition)?,
+                Some(Err(error)) if passes(&error) => {
+                    trouble = Some(error.to_string());
+                    false
+                }
+                Some(Err(error)) => return Err(Error::kafka("records".to_owned(), &error)),
+                None => false,
+            };
+            if gained {
+                last = Instant::now();
+            }
+        }
+        let done = self.consumer.assign(&TopicPartitionList::new());
+        done.map_err(|e| self.failed(&e))
+    }
+
+    fn unread(&self) -> impl Iterator<Item = usize> + '_ {
+        let partitions = self.next.iter().zip(self.to).enumerate();
+        partitions
+            .filter(|(_, (next, to))| next < to)
+            .map(|(partition, _)| partition)
+    }
+
+    /// Shows a record, if it is wanted. Whether it brings its partition on.
+    fn take(
+        &mut self,
+        message: &BorrowedMessage<'_>,
+        each: &mut impl FnMut(&Record<'_>) -> Result<(), Error>,
+    ) -> Result<bool, Error> {
+        let (partition, offset) = (message.partition() as usize, message.offset());
+        if message.topic() != self.name || !follows(&self.next, self.to, partition, offset) {
+            return Ok(false);
+        }
+        let to = self.to[partition];
+        if offset < to {
+            show(message, self.topic, each)?;
+        }
+        // Beyond `to` there need not be anything at `to - 1`: offsets have gaps.
+        self.next[partition] = (offset + 1).min(to);
+        if self.next[partition] == to {
+            self.leave(partition)?;
+        }
+        Ok(true)
+    }
+
+    /// There is nothing more in a partition: what is missing before `to` are no records (transactions' markers, or what
+    /// was compacted away). Unless its end is told by a broker that does not know of everything yet.
+    fn is_over(&mut self, partition: i32) -> Result<bool, Error> {
+        let place = partition as usize;
+        if self.next.get(place) >= self.to.get(place) {
+            return Ok(false);
+        }
+        let (_, end) = topics::bound(self.consumer, self.name, partition)?;
+        let over = end >= self.to[place];
+        if over {
+            self.next[place] = self.to[place];
+            self.leave(place)?;
+        }
+        Ok(over)
+    }
+
+    /// What comes in a partition from now on is not wanted, and not fetched.
+    fn leave(&self, partition: usize) -> Result<(), Error> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(self.name, partition as i32);
+        let left = self.consumer.incremental_unassign(&list);
+        left.map_err(|e| self.failed(&e))
+    }
+
+    fn failed(&self, error: &KafkaError) -> Error {
+        Error::kafka(format!("topic {}", self.name), error)
+    }
+
+    fn stalled(&self, trouble: Option<String>) -> Error {
+        let Self { name, next, to, .. } = self;
+        let mut unread = self.unread();
+        let first = unread.next();
+        let first = first.map(|n| format!("{name}[{n}] at {} of {}", next[n], to[n]));
+        Error::Stalled {
+            seconds: PATIENCE.as_secs(),
+            first: first.unwrap_or_default(),
+            further: unread.count(),
+            trouble: trouble.map_or_else(String::new, |text| format!(" ({text})")),
+        }
+    }
+}
+
+/// Whether a record is the next one of a partition that is not read yet, or comes after it.
+fn follows(next: &[i64], to: &[i64], partition: usize, offset: i64) -> bool {
+    match (next.get(partition), to.get(partition)) {
+        (Some(next), Some(to)) => next < to && offset >= *next,
+        _ => false,
     }
 }
 
@@ -114,8 +192,24 @@ fn show(
             Timestamp::CreateTime(ms) => Some(ms),
             Timestamp::LogAppendTime(_) | Timestamp::NotAvailable => None,
         },
+        published_until_ms: now_ms() + CLOCKS,
         key: message.key(),
         value: message.payload(),
         headers: headers.as_deref(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_that_is_read_takes_nothing_more() {
+        let (next, to) = (&[3, 7], &[5, 7]);
+        assert!(follows(next, to, 0, 3));
+        assert!(follows(next, to, 0, 9), "a record beyond a gap");
+        assert!(!follows(next, to, 0, 2));
+        assert!(!follows(next, to, 1, 7));
+        assert!(!follows(next, to, 2, 0));
+    }
 }

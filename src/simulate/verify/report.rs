@@ -30,11 +30,13 @@ pub enum Property {
     Named,
     /// TRAFFIC adds up to the model's occupancy.
     Occupancy,
+    /// Answers are consistent in themselves.
+    Answered,
 }
 
 impl Property {
     /// Every property, in the order of the report.
-    pub const ALL: [Property; 8] = [
+    pub const ALL: [Property; 9] = [
         Property::Stored,
         Property::Intact,
         Property::Sent,
@@ -43,6 +45,7 @@ impl Property {
         Property::Counted,
         Property::Named,
         Property::Occupancy,
+        Property::Answered,
     ];
 
     /// As programs name it.
@@ -56,6 +59,7 @@ impl Property {
             Property::Counted => "counted",
             Property::Named => "named",
             Property::Occupancy => "occupancy",
+            Property::Answered => "answered",
         }
     }
 
@@ -63,19 +67,20 @@ impl Property {
         match self {
             Property::Stored => "everything answered 2xx is there",
             Property::Intact => "bytes are those that were sent",
-            Property::Sent => "nothing is there that was not sent, or only refused",
+            Property::Sent => "nothing is there that was not sent, or only refused or quarantined",
             Property::Placed => "topic, key and partition are the contract's",
-            Property::Headed => "headers and timestamp are the contract's",
+            Property::Headed => "headers and timestamp are such as the contract allows",
             Property::Counted => "nothing is there more or less often than published",
             Property::Named => "partition and offset are those of the answers",
             Property::Occupancy => "TRAFFIC adds up to the model's occupancy",
+            Property::Answered => "status and word of each 2xx mean the same",
         }
     }
 
     const fn counts(self) -> &'static str {
         match self {
             Property::Stored | Property::Counted => "events",
-            Property::Named => "answers",
+            Property::Named | Property::Answered => "answers",
             Property::Occupancy => "spaces",
             _ => "records",
         }
@@ -141,6 +146,18 @@ pub struct Report {
     pub took: Duration,
     /// What is there more than once.
     pub copies: Copies,
+    /// Answers that promise that an event is there.
+    pub accepted: u64,
+    /// Answers `published`.
+    pub published: u64,
+    /// Those of them that named partition and offset.
+    pub named: u64,
+    /// Events that were answered `repeat`, of readings of which no answer of this run tells.
+    pub repeats_before: u64,
+    /// Records that nobody sent and that came before the run.
+    pub earlier: u64,
+    /// Why more records were to come, but were not waited for any longer.
+    pub gave_up: Option<String>,
     findings: [Finding; Property::ALL.len()],
 }
 
@@ -154,6 +171,12 @@ impl Report {
             bytes: 0,
             took: Duration::ZERO,
             copies: Copies::default(),
+            accepted: 0,
+            published: 0,
+            named: 0,
+            repeats_before: 0,
+            earlier: 0,
+            gave_up: None,
             findings: Default::default(),
         }
     }
@@ -163,9 +186,25 @@ impl Report {
         &self.findings[property as usize]
     }
 
-    /// Whether no property is violated.
+    /// Whether something was proved, and no property is violated.
     pub fn holds(&self) -> bool {
-        self.findings.iter().all(|f| f.violations == 0)
+        self.nothing_proved().is_none() && self.findings.iter().all(|f| f.violations == 0)
+    }
+
+    /// Why nothing was proved, one way or the other.
+    pub fn nothing_proved(&self) -> Option<&'static str> {
+        // That answers are consistent says nothing of what is there.
+        let about_records = Property::ALL.iter().filter(|p| **p != Property::Answered);
+        if self.accepted == 0 {
+            Some("nothing was accepted: there is nothing to prove")
+        } else if about_records.map(|p| self.finding(*p)).all(|f| {
+            let proved = f.checked > 0 && f.unchecked.is_none();
+            !proved && f.violations == 0
+        }) {
+            Some("nothing at all was proved")
+        } else {
+            None
+        }
     }
 
     /// Counts what was looked at.

@@ -66,6 +66,8 @@ impl Sample {
             event_type: self.event_type,
             cause,
             answer,
+            late: false,
+            contradictory: false,
             at: at.map(|p| (p.partition, p.offset)),
         }
     }
@@ -129,13 +131,18 @@ impl Stored {
 }
 
 pub fn checker(truth: &Truth) -> Checker {
+    checker_that(truth, false)
+}
+
+fn checker_that(truth: &Truth, skip_earlier: bool) -> Checker {
     let expected = Expected {
         timestamps: Timestamps::Event,
         received_ms: (NOW - 60_000, NOW),
-        published_until_ms: NOW,
+        max_past_ms: 3 * 86_400_000,
+        max_future_ms: 60_000,
     };
     let names = EventType::ALL.map(|t| format!("t.{}", t.kebab()));
-    Checker::new(names, [PARTITIONS; 10], expected, truth)
+    Checker::new(names, [PARTITIONS; 10], expected, skip_earlier, truth)
 }
 
 pub fn look(checker: &mut Checker, stored: &Stored) -> Option<Entry> {
@@ -144,6 +151,7 @@ pub fn look(checker: &mut Checker, stored: &Stored) -> Option<Entry> {
     checker.look(&Record {
         position: stored.position,
         timestamp_ms: stored.timestamp_ms,
+        published_until_ms: NOW,
         key: stored.key.as_deref(),
         value: stored.value.as_deref(),
         headers: Some(&headers),
@@ -157,6 +165,7 @@ pub struct World {
     pub records: Vec<Stored>,
     pub truth: Truth,
     pub originals: bool,
+    pub skip_earlier: bool,
     pub traffic_complete: bool,
 }
 
@@ -170,6 +179,7 @@ impl World {
                 spaces: Vec::new(),
             },
             originals: true,
+            skip_earlier: false,
             traffic_complete: true,
         }
     }
@@ -195,7 +205,7 @@ impl World {
     }
 
     pub fn verify(&self) -> Report {
-        let mut checker = checker(&self.truth);
+        let mut checker = checker_that(&self.truth, self.skip_earlier);
         let mut buckets: BTreeMap<usize, (Vec<Attempt>, Vec<Entry>)> = BTreeMap::new();
         for attempt in &self.attempts {
             let bucket = buckets.entry(bucket_of(attempt.key)).or_default();

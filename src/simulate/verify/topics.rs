@@ -8,6 +8,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::Error;
+use super::names::kebab;
 use crate::event::EventType;
 
 /// The longest wait for one answer.
@@ -40,7 +41,7 @@ pub type Offsets = Vec<Vec<i64>>;
 /// It does not contain `{type}` once.
 pub fn names(template: &str) -> Result<Names, Error> {
     match template.matches(TYPE).count() {
-        1 => Ok(EventType::ALL.map(|t| template.replace(TYPE, t.kebab()))),
+        1 => Ok(EventType::ALL.map(|t| template.replace(TYPE, kebab(t)))),
         _ => Err(Error::Template(template.to_owned())),
     }
 }
@@ -71,6 +72,8 @@ pub fn consumer(kafka: &Kafka) -> Result<BaseConsumer, Error> {
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
+        // The only word for an end that is no record.
+        .set("enable.partition.eof", "true")
         .set("isolation.level", "read_uncommitted")
         .set("allow.auto.create.topics", "false");
     config.create().map_err(|e| match e {
@@ -148,33 +151,39 @@ pub fn bounds(
     names: &Names,
     partitions: &[usize; EventType::ALL.len()],
 ) -> Result<(Offsets, Offsets), Error> {
-    let begun = Instant::now();
     let (mut begins, mut ends) = (Offsets::new(), Offsets::new());
     for (name, partitions) in names.iter().zip(partitions) {
-        let bound = |partition: usize| {
-            let number = i32::try_from(partition).expect("Kafka numbers partitions so");
-            loop {
-                match consumer.fetch_watermarks(name, number, ANSWER) {
-                    Ok(bounds) => return Ok(bounds),
-                    Err(error) if passes(&error) && begun.elapsed() < UNREADY => {
-                        std::thread::sleep(PAUSE);
-                    }
-                    Err(error) => {
-                        let what = format!("partition {partition} of {name}");
-                        return Err(Error::kafka(what, &error));
-                    }
-                }
-            }
-        };
-        let bounds: Vec<_> = (0..*partitions).map(bound).collect::<Result<_, _>>()?;
-        let (begin, end) = bounds.into_iter().unzip();
+        let count = i32::try_from(*partitions).expect("Kafka numbers partitions so");
+        let bounds = (0..count).map(|partition| bound(consumer, name, partition));
+        let (begin, end) = bounds.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         begins.push(begin);
         ends.push(end);
     }
     Ok((begins, ends))
 }
 
-/// Whether it goes by itself, and librdkafka goes on trying.
+/// Where a partition begins and ends; what passes by itself is waited for.
+///
+/// # Errors
+/// Kafka does not tell.
+pub fn bound(consumer: &BaseConsumer, name: &str, partition: i32) -> Result<(i64, i64), Error> {
+    let begun = Instant::now();
+    loop {
+        match consumer.fetch_watermarks(name, partition, ANSWER) {
+            Ok(bounds) => return Ok(bounds),
+            Err(error) if passes(&error) && begun.elapsed() < UNREADY => {
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => {
+                let what = format!("partition {partition} of {name}");
+                return Err(Error::kafka(what, &error));
+            }
+        }
+    }
+}
+
+/// Whether it goes by itself, and librdkafka goes on trying. Or does not matter: the group that librdkafka asks for a name
+/// of is not used, so nobody needs to be allowed to.
 pub fn passes(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -185,8 +194,12 @@ pub fn passes(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::OperationTimedOut
                 | RDKafkaErrorCode::NotLeaderForPartition
                 | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::SSL
                 | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
                 | RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::WaitingForCoordinator
+                | RDKafkaErrorCode::GroupAuthorizationFailed
         )
     )
 }
@@ -201,6 +214,20 @@ mod tests {
         for template in ["", "a", "{type}{type}", "{Type}"] {
             assert!(matches!(names(template), Err(Error::Template(_))));
         }
+    }
+
+    #[test]
+    fn a_group_that_may_not_be_used_is_none_of_our_concern() {
+        let error = |code| KafkaError::MessageConsumption(code);
+        for code in [
+            RDKafkaErrorCode::GroupAuthorizationFailed,
+            RDKafkaErrorCode::CoordinatorNotAvailable,
+            RDKafkaErrorCode::SSL,
+        ] {
+            assert!(passes(&error(code)), "{code:?}");
+        }
+        assert!(!passes(&error(RDKafkaErrorCode::TopicAuthorizationFailed)));
+        assert!(!passes(&error(RDKafkaErrorCode::OffsetOutOfRange)));
     }
 
     #[test]

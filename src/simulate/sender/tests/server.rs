@@ -24,6 +24,8 @@ pub enum Act {
 pub const PUBLISHED: &str =
     r#"{"status":"published","id":"x","topic":"t","partition":1,"offset":2}"#;
 
+pub const REDELIVERY: &str = r#"{"status":"duplicate","kind":"redelivery","id":"x"}"#;
+
 /// A request that was seen.
 #[derive(Clone, Debug)]
 pub struct Seen {

@@ -45,6 +45,7 @@ fn headers_are_looked_at() {
     let nameless = Record {
         position: record.position,
         timestamp_ms: record.timestamp_ms,
+        published_until_ms: NOW,
         key: record.key.as_deref(),
         value: record.value.as_deref(),
         headers: None,
@@ -99,4 +100,27 @@ fn traffic_tells_its_space_in_the_truth() {
     assert_eq!((entry.space, entry.net), (Some(1), 3));
     let entry = look(&mut checker, &sample().record(1)).unwrap();
     assert_eq!((entry.space, entry.net), (None, 0));
+}
+
+#[test]
+fn of_long_texts_the_beginning_is_kept() {
+    let mut checker = checker(&World::empty().truth);
+    let long = "ü".repeat(100_000);
+    let mut record = sample().record(1);
+    record.key = Some(long.clone().into_bytes());
+    record.headers.push((long.clone(), b"1".to_vec()));
+    look(&mut checker, &record).unwrap();
+    let mut record = sample().record(2);
+    let text = format!(r#"{{"id":"{long}","type":"{long}","timestamp":1,"metadata":{{}}}}"#);
+    record.value = Some(text.into_bytes());
+    assert!(look(&mut checker, &record).is_none());
+    let aside = &checker.aside;
+    let mut texts: Vec<&String> = aside.misplaced.values().collect();
+    texts.extend(aside.misheaded.values());
+    texts.push(&aside.unreadable[0].why);
+    assert_eq!(texts.len(), 3);
+    for text in texts {
+        assert_eq!(text.chars().count(), LONGEST + 1, "{text}");
+        assert!(text.ends_with('…'));
+    }
 }

@@ -8,7 +8,8 @@ const NOW: i64 = 1_800_000_000_000;
 const EXPECTED: Expected = Expected {
     timestamps: Timestamps::Event,
     received_ms: (NOW - 10_000, NOW),
-    published_until_ms: NOW,
+    max_past_ms: 3 * 86_400_000,
+    max_future_ms: 60_000,
 };
 
 fn told() -> Told<'static> {
@@ -52,7 +53,7 @@ fn with(
         .iter()
         .map(|(n, v)| (*n, Some(v.as_bytes())))
         .collect();
-    check(&headers, Some(timestamp_ms), told, expected)
+    check(&headers, Some(timestamp_ms), NOW, told, expected).map(drop)
 }
 
 fn changed(changes: &[(&str, &str)]) -> Result<(), String> {
@@ -76,15 +77,15 @@ fn each_required_header_is_needed_once_with_its_value() {
     for (missing, (name, value)) in GOOD.iter().enumerate() {
         let mut headers: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
         headers.remove(missing);
-        let error = check(&headers, Some(NOW - 1_234), &told(), &EXPECTED).unwrap_err();
+        let error = check(&headers, Some(NOW - 1_234), NOW, &told(), &EXPECTED).unwrap_err();
         assert!(error.contains(name), "{error}");
         headers.push((name, Some(value.as_bytes())));
         assert_eq!(
-            check(&headers, Some(NOW - 1_234), &told(), &EXPECTED),
-            Ok(())
+            check(&headers, Some(NOW - 1_234), NOW, &told(), &EXPECTED),
+            Ok(Tags::default())
         );
         headers.push((name, Some(value.as_bytes())));
-        let error = check(&headers, Some(NOW - 1_234), &told(), &EXPECTED).unwrap_err();
+        let error = check(&headers, Some(NOW - 1_234), NOW, &told(), &EXPECTED).unwrap_err();
         assert!(error.contains(name) && error.contains("twice"), "{error}");
         let other = format!("{value}x");
         let error = changed(&[(name, &other)]).unwrap_err();
@@ -95,9 +96,7 @@ fn each_required_header_is_needed_once_with_its_value() {
 #[test]
 fn optional_headers_are_good_in_their_forms_only() {
     for (name, good, bad) in [
-        ("ce_revision", "1", "0"),
-        ("ce_revision", "12", "012"),
-        ("ce_supersedes", "event_0", ""),
+        ("ce_replayedfrom", "spool", ""),
         ("ce_stale", "true", "false"),
         ("ce_duplicate", "repeat", "yes"),
         ("ce_outoforder", "true", "1"),
@@ -119,21 +118,53 @@ fn optional_headers_are_good_in_their_forms_only() {
 }
 
 #[test]
-fn an_id_in_conflict_has_a_form_of_its_own() {
-    let conflict = |id, original| {
-        changed(&[
-            ("ce_id", id),
-            ("ce_idconflict", "true"),
-            ("ce_originalid", original),
-        ])
+fn a_revision_is_one_of_an_occupancy_and_names_what_it_replaces() {
+    let revision = |n, id| changed(&[("ce_revision", n), ("ce_supersedes", id)]);
+    assert_eq!(revision("1", "event_0"), Ok(()));
+    assert_eq!(revision("12", "event_0"), Ok(()));
+    assert!(revision("0", "event_0").is_err());
+    assert!(revision("012", "event_0").is_err());
+    assert!(revision("1", "").is_err());
+    assert!(changed(&[("ce_revision", "1")]).is_err());
+    assert!(changed(&[("ce_supersedes", "event_0")]).is_err());
+    let motion = Told {
+        event_type: EventType::PirMotion,
+        ..told()
     };
-    assert_eq!(conflict("event_1~0123abcd", "event_1"), Ok(()));
-    assert!(conflict("event_1~0123abc", "event_1").is_err());
-    assert!(conflict("event_1", "event_1").is_err());
-    assert!(conflict("event_1~0123abcd", "event_2").is_err());
-    assert!(changed(&[("ce_id", "event_1~0123abcd")]).is_err());
-    assert!(changed(&[("ce_id", "event_1~0123abcd"), ("ce_originalid", "event_1")]).is_err());
-    assert!(changed(&[("ce_id", "event_1~0123abcd"), ("ce_idconflict", "true")]).is_err());
+    let mut headers = vec![("ce_type", "io.butlr.pir-motion.v1")];
+    assert_eq!(with(&headers, NOW - 1_234, &motion, &EXPECTED), Ok(()));
+    headers.extend([("ce_revision", "1"), ("ce_supersedes", "event_0")]);
+    let error = with(&headers, NOW - 1_234, &motion, &EXPECTED).unwrap_err();
+    assert!(error.contains("ce_revision"), "{error}");
+}
+
+#[test]
+fn no_id_is_in_conflict() {
+    for changes in [
+        &[
+            ("ce_id", "event_1~0123abcd"),
+            ("ce_idconflict", "true"),
+            ("ce_originalid", "event_1"),
+        ][..],
+        &[("ce_id", "event_1~0123abcd")],
+        &[("ce_idconflict", "true")],
+        &[("ce_originalid", "event_1")],
+    ] {
+        assert!(changed(changes).is_err(), "{changes:?}");
+    }
+}
+
+#[test]
+fn what_the_answers_must_confirm_is_told() {
+    let tags = |name| {
+        let mut headers: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
+        headers.push((name, Some(&b"true"[..])));
+        check(&headers, Some(NOW - 1_234), NOW, &told(), &EXPECTED)
+    };
+    let (spooled, duplicate) = (true, false);
+    assert_eq!(tags("ce_spooled"), Ok(Tags { spooled, duplicate }));
+    assert_eq!(tags("ce_stale"), Ok(Tags::default()));
+    assert!(tags("ce_duplicate").is_err());
 }
 
 #[test]
@@ -141,7 +172,7 @@ fn values_are_text() {
     for value in [None, Some(&[0xff_u8][..])] {
         let mut headers: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
         headers.push(("ce_stale", value));
-        let error = check(&headers, Some(NOW - 1_234), &told(), &EXPECTED).unwrap_err();
+        let error = check(&headers, Some(NOW - 1_234), NOW, &told(), &EXPECTED).unwrap_err();
         assert!(error.contains("ce_stale"), "{error}");
     }
 }
@@ -177,7 +208,6 @@ fn the_timestamp_is_the_events_or_replaced_on_the_side_told() {
     };
     assert!(at(NOW - 5, None, NOW - 5));
     assert!(!at(NOW - 4, None, NOW - 5));
-    assert!(at(1, None, 0));
     let old = NOW - 4 * 86_400_000;
     assert!(at(NOW - 5, Some("past"), old));
     assert!(!at(NOW - 5, Some("future"), old));
@@ -186,8 +216,21 @@ fn the_timestamp_is_the_events_or_replaced_on_the_side_told() {
     assert!(at(NOW - 5, Some("future"), NOW + 90_000));
     assert!(!at(NOW - 5, Some("past"), NOW + 90_000));
     assert!(!at(NOW - 5, Some("elsewhere"), old));
+    // Within what is allowed nothing is replaced, beyond it everything.
+    let day = 86_400_000;
+    assert!(!at(NOW - 5, Some("past"), NOW - day));
+    assert!(!at(NOW - 5, Some("past"), NOW - 5 - 3 * day));
+    assert!(at(NOW - 5, Some("past"), NOW - 6 - 3 * day));
+    assert!(!at(NOW - 5, Some("future"), NOW - 5 + 60_000));
+    assert!(at(NOW - 5, Some("future"), NOW - 4 + 60_000));
+    assert!(at(NOW - 5 - 3 * day, None, NOW - 5 - 3 * day));
+    assert!(!at(NOW - 6 - 3 * day, None, NOW - 6 - 3 * day));
+    assert!(at(NOW + 60_000, None, NOW + 60_000));
+    assert!(!at(NOW + 60_001, None, NOW + 60_001));
+    // It was not published before it was received.
+    assert!(!at(NOW - 6, Some("past"), old));
     let good: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
-    assert!(check(&good, None, &told(), &EXPECTED).is_err());
+    assert!(check(&good, None, NOW, &told(), &EXPECTED).is_err());
 }
 
 #[test]
@@ -199,4 +242,19 @@ fn the_time_of_receipt_may_stamp_all() {
     assert_eq!(with(&[], NOW - 5, &told(), &expected), Ok(()));
     assert!(with(&[], NOW - 1_234, &told(), &expected).is_err());
     assert!(with(&[("ce_timereplaced", "past")], NOW - 5, &told(), &expected).is_err());
+}
+
+#[test]
+fn the_first_moment_of_all_is_stamped_with_the_next() {
+    let expected = Expected {
+        max_past_ms: i64::MAX,
+        ..EXPECTED
+    };
+    let first = Told {
+        timestamp_ms: 0,
+        ..told()
+    };
+    let time = [("ce_time", "1970-01-01T00:00:00.000Z")];
+    assert_eq!(with(&time, 1, &first, &expected), Ok(()));
+    assert!(with(&time, 0, &first, &expected).is_err());
 }

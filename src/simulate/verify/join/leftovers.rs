@@ -48,6 +48,10 @@ impl Join<'_> {
 
     /// Notes a record under whose id, type, space and timestamp nothing was sent.
     pub(super) fn stray(&mut self, entry: &Entry) {
+        if entry.earlier {
+            self.report.earlier += 1;
+            return;
+        }
         let stray = Stray {
             position: entry.position,
             claims: [

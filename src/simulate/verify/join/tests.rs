@@ -322,3 +322,5 @@ fn traffic_is_not_added_up_when_some_of_it_is_missing() {
     let why = report.finding(Property::Occupancy).unchecked.clone();
     assert!(why.unwrap().contains("1 TRAFFIC"), "{report}");
 }
+
+mod answers;

@@ -28,11 +28,18 @@ impl Report {
                 "checked": finding.checked,
                 "violations": finding.violations,
                 "first_violations": finding.first.iter().map(violation).collect::<Vec<_>>(),
-                "not_checked_because": finding.unchecked,
+                "not_checked_because": finding.why_not(),
             })
         });
         json!({
             "holds": self.holds(),
+            "nothing_proved_because": self.nothing_proved(),
+            "accepted": self.accepted,
+            "published": self.published,
+            "named": self.named,
+            "repeats_of_readings_before_the_run": self.repeats_before,
+            "records_before_the_run": self.earlier,
+            "not_waited_longer": self.gave_up,
             "attempts": self.attempts,
             "records": self.records,
             "value_bytes": self.bytes,
@@ -59,11 +66,15 @@ impl Finding {
             Finding {
                 violations: 1.., ..
             } => "failed",
-            Finding {
-                unchecked: Some(_), ..
-            } => "not checked",
+            _ if self.why_not().is_some() => "not checked",
             _ => "ok",
         }
+    }
+
+    /// Why it was not checked.
+    fn why_not(&self) -> Option<&str> {
+        let nothing = (self.checked == 0).then_some("there was nothing to check");
+        self.unchecked.as_deref().or(nothing)
     }
 }
 
@@ -94,16 +105,52 @@ impl fmt::Display for Report {
                         self.tell(f, violation)?;
                     }
                 }
-                Finding {
-                    unchecked: Some(why),
-                    ..
-                } => writeln!(f, "not checked  {claim}: {why}")?,
                 _ => {
                     let checked = grouped(finding.checked);
-                    writeln!(f, "ok           {claim} ({checked} {counts})")?;
+                    match finding.why_not() {
+                        Some(why) => writeln!(f, "not checked  {claim}: {why}")?,
+                        None if property == Property::Named => {
+                            let (named, published) = (grouped(self.named), grouped(self.published));
+                            let of = format!("{named} of {published} published ones named them");
+                            writeln!(f, "ok           {claim} ({checked} {counts}; {of})")?;
+                        }
+                        None => writeln!(f, "ok           {claim} ({checked} {counts})")?,
+                    }
                 }
             }
         }
+        self.tell_aside(f)?;
+        self.tell_copies(f)?;
+        match self.nothing_proved() {
+            None => Ok(()),
+            Some(why) => write!(f, "\nFAILED       {why}"),
+        }
+    }
+}
+
+impl Report {
+    fn tell_aside(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.repeats_before > 0 {
+            let repeats = grouped(self.repeats_before);
+            writeln!(
+                f,
+                "not checked  {repeats} repeats rest on readings from before the run"
+            )?;
+        }
+        if self.earlier > 0 {
+            let earlier = grouped(self.earlier);
+            writeln!(
+                f,
+                "left out     {earlier} records that came before the run, and are none of it"
+            )?;
+        }
+        match &self.gave_up {
+            Some(why) => writeln!(f, "not waited   {why}"),
+            None => Ok(()),
+        }
+    }
+
+    fn tell_copies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let copies = &self.copies;
         match copies.all {
             0 => return write!(f, "no event is there more than once"),

@@ -5,6 +5,7 @@ fn report() -> Report {
     let mut report = Report::new(topics);
     report.attempts = 1_234_567;
     report.records = 1_000;
+    report.accepted = 999;
     report.checked(Property::Stored, 999);
     report.unchecked(Property::Named, "they are copies".to_owned());
     report
@@ -71,4 +72,52 @@ fn ten_violations_are_told() {
         "t.traffic"
     );
     assert_eq!(json["properties"][6]["result"], "not checked");
+}
+
+#[test]
+fn what_was_not_looked_at_is_not_ok() {
+    let text = report().to_string();
+    let line = "not checked  bytes are those that were sent: there was nothing to check\n";
+    assert!(text.contains(line), "{text}");
+    assert_eq!(text.matches("\nok ").count(), 1, "{text}");
+    assert_eq!(report().to_json()["properties"][1]["result"], "not checked");
+}
+
+#[test]
+fn where_nothing_was_proved_nothing_holds() {
+    let mut nothing = report();
+    nothing.accepted = 0;
+    assert!(!nothing.holds());
+    let text = nothing.to_string();
+    assert!(
+        text.ends_with("nothing was accepted: there is nothing to prove"),
+        "{text}"
+    );
+    let mut unproved = Report::new(report().topics);
+    unproved.accepted = 5;
+    unproved.checked(Property::Answered, 5);
+    assert!(!unproved.holds());
+    assert_eq!(unproved.to_json()["holds"], false);
+}
+
+#[test]
+fn what_was_left_out_is_told() {
+    let mut report = report();
+    report.repeats_before = 1_234;
+    report.earlier = 5;
+    report.gave_up = Some("after 60 s".to_owned());
+    let text = report.to_string();
+    assert!(report.holds());
+    for part in [
+        "1,234 repeats rest on",
+        "5 records that came before",
+        "not waited   after 60 s\n",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    report.findings[Property::Named as usize] = Finding::default();
+    report.checked(Property::Named, 3);
+    (report.named, report.published) = (3, 40);
+    let text = report.to_string();
+    assert!(text.contains("3 of 40 published"), "{text}");
 }

@@ -1,0 +1,85 @@
+//! librdkafka's properties on the command line. What is wrong with one is told without its value, which may be a secret;
+//! so clap, which quotes, does not look at it.
+
+use std::convert::Infallible;
+use std::path::Path;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::secret;
+
+#[derive(clap::Args, Clone, Debug)]
+pub struct PropertyArguments {
+    /// A property of librdkafka, for example security.protocol=SASL_SSL; may be given several times
+    #[arg(long = "kafka-property", value_name = "NAME=VALUE", value_parser = unseen)]
+    properties: Vec<SecretString>,
+    /// The same, with the value in a file, for example sasl.password=/run/secrets/kafka
+    #[arg(long = "kafka-property-file", value_name = "NAME=FILE")]
+    files: Vec<String>,
+}
+
+fn unseen(text: &str) -> Result<SecretString, Infallible> {
+    Ok(SecretString::from(text))
+}
+
+impl PropertyArguments {
+    /// Names and values.
+    ///
+    /// # Errors
+    /// What is wrong and what is allowed, without the value.
+    pub fn read(&self) -> Result<Vec<(String, String)>, String> {
+        let given = self.properties.iter().map(|property| {
+            let pair = property.expose_secret().split_once('=');
+            let (name, value) = pair.ok_or(
+                "--kafka-property: write it as NAME=VALUE, for example security.protocol=SASL_SSL",
+            )?;
+            Ok((name.trim().to_owned(), value.to_owned()))
+        });
+        let from_files = self.files.iter().map(|property| {
+            let pair = property.split_once('=');
+            let (name, file) = pair.ok_or("--kafka-property-file: write it as NAME=FILE")?;
+            let value = secret::from_file(Path::new(file))
+                .map_err(|e| format!("--kafka-property-file: {e}"))?;
+            Ok((name.trim().to_owned(), value))
+        });
+        given.chain(from_files).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::io::Write;
+
+    #[derive(Parser, Debug)]
+    struct Line {
+        #[command(flatten)]
+        properties: PropertyArguments,
+    }
+
+    #[test]
+    fn values_come_from_the_line_or_a_file_and_are_never_told() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"s3cret\n").unwrap();
+        let from_file = format!("sasl.password={}", file.path().display());
+        let line = Line::parse_from([
+            "x",
+            "--kafka-property",
+            "sasl.username=me=you",
+            "--kafka-property-file",
+            &from_file,
+        ]);
+        assert_eq!(
+            line.properties.read().unwrap(),
+            [
+                ("sasl.username".to_owned(), "me=you".to_owned()),
+                ("sasl.password".to_owned(), "s3cret".to_owned())
+            ]
+        );
+        assert!(!format!("{line:?}").contains("me=you"));
+        let line = Line::parse_from(["x", "--kafka-property", "sasl.password:s3cret"]);
+        let problem = line.properties.read().unwrap_err();
+        assert!(problem.contains("NAME=VALUE") && !problem.contains("s3cret"));
+    }
+}
