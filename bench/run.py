@@ -241,7 +241,7 @@ def simulated_events(paths):
     """The events that all programs get, but for ids and times: what most of a sender's events are, DETECTIONS, one of each of
     the simulator's 1,000 rooms."""
     text = run([
-        paths.bridge, "simulate", "--print", "--plain", "--max", "--types", "DETECTIONS", "--spaces", 1000, "--events", 5000,
+        paths.bridge, "simulate", "--print", "--plain", "--max", "--seed", 1, "--types", "DETECTIONS", "--spaces", 1000, "--events", 5000,
     ])
     rooms = {}
     for line in text.splitlines():
@@ -390,7 +390,7 @@ class Bench:
             server.wait_until(lambda: accepts(port), "listening")
             command = [
                 "taskset", "-c", "1", self.paths.bridge, "simulate", "--url", f"http://127.0.0.1:{port}/v1/events", "--max",
-                "--spaces", 1000, "--connections", connections, "--duration", f"{self.options.seconds}s", "--output", ledger,
+                "--seed", 1, "--spaces", 1000, "--connections", connections, "--duration", f"{self.options.seconds}s", "--output", ledger,
             ]
             others = Others(server.process.pid)
             client = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
