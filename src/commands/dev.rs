@@ -3,8 +3,7 @@
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -14,7 +13,8 @@ use crate::app::{self, Launch, Listeners};
 use crate::config::{Config, Sources};
 use crate::event::EventType;
 use crate::kafka::embedded::EmbeddedKafka;
-use crate::simulate::city::{Habits, Life, Plan, Size};
+use crate::simulate::city::{Habits, Size};
+use crate::simulate::now_ms;
 use crate::simulate::progress::Progress;
 use crate::simulate::sender::{self, Stop, Target};
 use crate::simulate::stream::{Behaviour, Stream};
@@ -134,15 +134,12 @@ fn start(
 /// What `simulate` does, in real time and for as long as the process lives.
 fn send(target: Target) {
     const SEED: u64 = 1;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let start_ms = now.unwrap_or_default().as_millis() as i64;
     let size = Size {
         rooms: ROOMS,
         sensors: None,
     };
-    let plan = Arc::new(Plan::grow(SEED, size));
-    let life = Life::begin(plan, SEED, start_ms, Habits::default());
-    let stream = Stream::new(life, SEED, Behaviour::default());
+    let (habits, behaviour) = (Habits::default(), Behaviour::default());
+    let stream = Stream::grow(SEED, size, now_ms(), habits, behaviour);
     let options = sender::Options::to(target);
     let ended = match sender::run(options, stream, None, Progress::Silent, Stop::new()) {
         Ok(finished) => finished.unreachable.unwrap_or_default(),

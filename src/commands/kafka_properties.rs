@@ -1,11 +1,11 @@
 //! librdkafka's properties on the command line. What is wrong with one is told without its value, which may be a secret;
 //! so clap, which quotes, does not look at it.
 
-use std::convert::Infallible;
 use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::commands::unseen;
 use crate::config::secret;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -16,10 +16,6 @@ pub struct PropertyArguments {
     /// The same, with the value in a file, for example sasl.password=/run/secrets/kafka
     #[arg(long = "kafka-property-file", value_name = "NAME=FILE")]
     files: Vec<String>,
-}
-
-fn unseen(text: &str) -> Result<SecretString, Infallible> {
-    Ok(SecretString::from(text))
 }
 
 impl PropertyArguments {

@@ -8,11 +8,13 @@ mod simulate;
 mod topics;
 mod verify;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use secrecy::SecretString;
 
 use crate::config::{self, Config, Mistake, Sources};
 use crate::http::tls::Certificate;
@@ -101,6 +103,11 @@ fn load(sources: &Sources) -> Result<Config, Vec<Mistake>> {
         true => Ok(config),
         false => Err(mistakes),
     }
+}
+
+/// Takes an argument that may hold a secret as it is: clap would quote what it refuses.
+fn unseen(text: &str) -> Result<SecretString, Infallible> {
+    Ok(SecretString::from(text))
 }
 
 fn misused(mistakes: &[Mistake]) -> ExitCode {

@@ -117,3 +117,14 @@ pub enum Fault {
     /// `timestamp` is text.
     WrongTimestamp,
 }
+
+impl Fault {
+    /// Every one.
+    pub const ALL: [Fault; 5] = [
+        Fault::NewerVersion,
+        Fault::UnknownType,
+        Fault::CutOff,
+        Fault::NoSpace,
+        Fault::WrongTimestamp,
+    ];
+}

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 pub use behaviour::{Behaviour, Outages};
 
-use super::city::{Life, Plan, Truth};
+use super::city::{Habits, Life, Plan, Size, Truth};
 use super::message::{Computation, Delivery, Kind, Message, Place};
 use agenda::Agenda;
 use behaviour::Fate;
@@ -34,6 +34,18 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// The deliveries of a city that grows, lives and is heard of by one seed.
+    pub fn grow(
+        seed: u64,
+        size: Size,
+        start_ms: i64,
+        habits: Habits,
+        behaviour: Behaviour,
+    ) -> Self {
+        let plan = Arc::new(Plan::grow(seed, size));
+        Self::new(Life::begin(plan, seed, start_ms, habits), seed, behaviour)
+    }
+
     /// The deliveries of what `life` computes from now on.
     pub fn new(life: Life, seed: u64, behaviour: Behaviour) -> Self {
         let outages = behaviour

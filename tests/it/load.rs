@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::simulate::city::{Habits, Life, Plan, Size};
+use butlr_bridge::simulate::city::{Habits, Size};
 use butlr_bridge::simulate::payload::Renderer;
 use butlr_bridge::simulate::stream::{Behaviour, Stream};
 
@@ -98,17 +98,16 @@ impl City {
             rooms: 100,
             sensors: Some(5),
         };
-        let plan = Arc::new(Plan::grow(seed, size));
         let habits = Habits {
             skewed: 0.0,
             recompute: false,
             ..Habits::default()
         };
         let yesterday = now_ms() - 24 * 3_600_000;
-        let life = Life::begin(Arc::clone(&plan), seed, yesterday, habits);
+        let stream = Stream::grow(seed, size, yesterday, habits, Behaviour::plain());
         Self {
-            stream: Stream::new(life, seed, Behaviour::plain()),
-            renderer: Renderer::new(plan),
+            renderer: Renderer::new(Arc::clone(stream.plan())),
+            stream,
         }
     }
 

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::process::Output;
-use std::sync::Arc;
 use std::time::Duration;
 
 use butlr_bridge::event::EventType;
-use butlr_bridge::simulate::city::{Habits, Life, Plan, Size, Truth};
+use butlr_bridge::simulate::city::{Habits, Size, Truth};
 use butlr_bridge::simulate::journal::{Journal, Run};
 use butlr_bridge::simulate::ksuid::Ksuid;
 use butlr_bridge::simulate::message::Kind;
@@ -46,13 +45,11 @@ fn stream(seed: u64, behaviour: Behaviour) -> Stream {
         rooms: 12,
         sensors: None,
     };
-    let plan = Arc::new(Plan::grow(seed, size));
     let habits = Habits {
         skewed: 0.1,
         ..Habits::default()
     };
-    let life = Life::begin(plan, seed, now_ms() - 12 * HOUR_MS, habits);
-    Stream::new(life, seed, behaviour)
+    Stream::grow(seed, size, now_ms() - 12 * HOUR_MS, habits, behaviour)
 }
 
 /// Sends so many events as fast as they are answered.

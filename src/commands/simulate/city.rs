@@ -1,11 +1,10 @@
 //! Which city, and how its sender behaves.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::values::{self, Often};
 use crate::event::EventType;
-use crate::simulate::city::{Habits, Life, Plan, Size};
+use crate::simulate::city::{Habits, Size};
 use crate::simulate::hash;
 use crate::simulate::sender::Pace;
 use crate::simulate::stream::{Behaviour, Stream};
@@ -94,9 +93,7 @@ impl CityArguments {
             rooms: self.spaces,
             sensors: self.sensors,
         };
-        let plan = Arc::new(Plan::grow(seed, size));
-        let life = Life::begin(plan, seed, start_ms, self.habits());
-        Stream::new(life, seed, self.behaviour())
+        Stream::grow(seed, size, start_ms, self.habits(), self.behaviour())
     }
 
     /// Whether events of this type are sent.

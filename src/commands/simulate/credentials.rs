@@ -1,10 +1,10 @@
 //! As whom the sender posts. What is wrong with a secret is told without it, so clap, which quotes, does not look at it.
 
-use std::convert::Infallible;
 use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::commands::unseen;
 use crate::config::secret;
 use crate::simulate::sender::Credentials;
 
@@ -23,10 +23,6 @@ pub struct CredentialArguments {
     /// The same, with user:password in a file
     #[arg(long, value_name = "FILE")]
     basic_file: Option<String>,
-}
-
-fn unseen(text: &str) -> Result<SecretString, Infallible> {
-    Ok(SecretString::from(text))
 }
 
 impl CredentialArguments {

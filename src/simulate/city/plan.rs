@@ -221,10 +221,3 @@ impl Rect {
         high.divide(count - first, part);
     }
 }
-
-impl Plan {
-    /// The room that a zone is part of.
-    pub fn room_of(&self, zone: u32) -> &Room {
-        &self.rooms[self.zones[zone as usize].room as usize]
-    }
-}

@@ -11,7 +11,6 @@ pub mod buckets;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -20,6 +19,7 @@ pub use attempt::{Answer, Attempt, Cause};
 use buckets::{BUCKETS, Buckets, Sum};
 
 use crate::simulate::city::Truth;
+use crate::simulate::now_ms;
 
 /// The version of the files' form.
 const FORM: u32 = 2;
@@ -289,11 +289,6 @@ fn write(dir: &Path, contents: &Contents) -> io::Result<()> {
 
 fn told(dir: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", dir.display()))
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub use control::{Limits, Stop};
 pub use generate::Outgoing;
 pub use pace::Pace;
 pub use print::print;
-pub use target::{Credentials, TYPE, Target};
+pub use target::{Credentials, Target};
 pub use tls::roots_of;
 pub use tries::{End, Timings};
 

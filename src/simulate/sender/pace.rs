@@ -1,7 +1,9 @@
 //! When each delivery is due. Nothing is sent that lies in the future: a simulated clock that has caught up with the
 //! wall clock goes on with it.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
+
+use crate::simulate::now_ms;
 
 /// How fast the simulated clock runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,11 +58,10 @@ pub(super) enum Moment {
 impl Pacer {
     /// A run begins now with its simulated clock at `start_ms`.
     pub(super) fn begin(pace: Pace, start_ms: i64) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             pace,
             begun: Instant::now(),
-            begun_ms: since.unwrap_or_default().as_millis() as i64,
+            begun_ms: now_ms(),
             start_ms,
             sent: 0,
             caught_up: false,

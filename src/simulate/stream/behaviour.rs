@@ -89,7 +89,7 @@ impl Behaviour {
             invalid: invalid.then(|| {
                 let mut payload = [0; 16];
                 random.fill_bytes(&mut payload);
-                let fault = FAULTS[random.random_range(0..FAULTS.len())];
+                let fault = Fault::ALL[random.random_range(0..Fault::ALL.len())];
                 (fault, Ksuid::new(message.computed_ms, payload))
             }),
         }
@@ -104,14 +104,6 @@ const SHUFFLED_MS: std::ops::RangeInclusive<i64> = 1..=5_000;
 const LATE_MS: std::ops::RangeInclusive<i64> = 60_000..=600_000;
 /// From a delivery to its copy.
 const REDELIVERY_MS: std::ops::RangeInclusive<i64> = 1_000..=20_000;
-
-const FAULTS: [Fault; 5] = [
-    Fault::NewerVersion,
-    Fault::UnknownType,
-    Fault::CutOff,
-    Fault::NoSpace,
-    Fault::WrongTimestamp,
-];
 
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -47,7 +47,7 @@ mod topics;
 
 use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use check::Checker;
 pub use entry::Position;
@@ -60,6 +60,7 @@ pub use topics::Kafka;
 
 use super::journal::buckets::{self, Buckets};
 use super::journal::{Answer, ClosedJournal, Starts};
+use super::now_ms;
 
 /// Clocks of different machines may differ by so much, ms.
 const CLOCKS: i64 = 60_000;
@@ -269,11 +270,6 @@ fn clear(dir: &Path) -> io::Result<()> {
 
 fn ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -4,20 +4,12 @@ use super::*;
 use crate::simulate::city::{Habits, Life, Size};
 use crate::simulate::stream::{Behaviour, Stream};
 
-const FAULTS: [Fault; 5] = [
-    Fault::NewerVersion,
-    Fault::UnknownType,
-    Fault::CutOff,
-    Fault::NoSpace,
-    Fault::WrongTimestamp,
-];
-
 /// Each fault is refused, and for nothing but itself.
 #[test]
 fn what_is_wrong_with_a_fault() {
     let renderer = Renderer::new(Arc::new(quay()));
     for event_type in EventType::ALL {
-        for fault in FAULTS {
+        for fault in Fault::ALL {
             let mut delivery = sample(event_type);
             delivery.fault = Some(fault);
             let mut body = Vec::new();
