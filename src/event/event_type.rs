@@ -51,6 +51,22 @@ impl EventType {
         self as usize
     }
 
+    /// Whether it tells how many people are in a space: the sender computes such values again and again.
+    pub const fn is_occupancy(self) -> bool {
+        match self {
+            EventType::FloorOccupancy
+            | EventType::FloorOccupancy1Min
+            | EventType::RoomOccupancy
+            | EventType::RoomOccupancy1Min
+            | EventType::ZoneOccupancy
+            | EventType::ZoneOccupancy1Min => true,
+            EventType::Detections
+            | EventType::Traffic
+            | EventType::PirMotion
+            | EventType::PirNoMotion => false,
+        }
+    }
+
     /// The canonical name, as in the sender's events and in the metrics' labels: `ROOM_OCCUPANCY_1MIN`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -22,6 +22,7 @@ mod parse;
 mod rules;
 mod text;
 mod typed;
+mod value_hash;
 
 #[cfg(test)]
 mod properties;
@@ -46,6 +47,7 @@ pub struct Event<'a> {
     space_id: Cow<'a, str>,
     org_id: Option<Cow<'a, str>>,
     sensor_id: Option<Cow<'a, str>>,
+    data_hash: u64,
 }
 
 impl<'a> Event<'a> {
@@ -78,6 +80,12 @@ impl<'a> Event<'a> {
     /// The sensor, as it came: any string, or `None` where it is absent, null or empty (events about a place have none).
     pub fn sensor_id(&self) -> Option<&str> {
         self.sensor_id.as_deref().filter(|id| !id.is_empty())
+    }
+
+    /// A hash of its `data` by value: the order of keys, white space and whether a number is written `4` or `4.0` make no
+    /// difference. The same in every process and release.
+    pub fn data_hash(&self) -> u64 {
+        self.data_hash
     }
 
     /// The event's JSON, byte for byte as it was received, without the white space around it.

@@ -103,7 +103,7 @@ impl<const N: usize> Names<N> {
 
     /// The place of a key.
     #[inline]
-    fn place(&self, key: &str) -> Option<usize> {
+    pub(super) fn place(&self, key: &str) -> Option<usize> {
         let mut candidates = *self.by_length.get(key.len())?;
         while candidates != 0 {
             let place = candidates.trailing_zeros() as usize;

@@ -12,6 +12,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use serde_json::value::RawValue;
 
 use super::rules::{self, Data, Key, Names, Space, envelope, metadata};
+use super::value_hash::{List, Object, ValueHash};
 use super::{Event, EventType};
 
 /// The event that `text` is, if it is a valid one of the expected type. `text` has no white space around it.
@@ -174,8 +175,7 @@ impl<'de> Visitor<'de> for Envelope<'de> {
                     data = match event_type {
                         // The usual order of fields: the data need no second look.
                         Some(event_type) if rules::data(event_type) == Data::Detections => {
-                            map.next_value::<Detections>()?;
-                            Payload::Checked
+                            Payload::Checked(map.next_value::<Detections>()?.0)
                         }
                         _ => Payload::Unchecked(map.next_value::<&RawValue>()?),
                     };
@@ -187,12 +187,10 @@ impl<'de> Visitor<'de> for Envelope<'de> {
         else {
             return Err(no());
         };
-        if self.expected.is_some_and(|expected| expected != event_type)
-            || rules::id(&id).is_err()
-            || !data.is_valid(rules::data(event_type))
-        {
+        if self.expected.is_some_and(|expected| expected != event_type) || rules::id(&id).is_err() {
             return Err(no());
         }
+        let data = data.checked(rules::data(event_type)).ok_or_else(no)?;
         let Metadata {
             org_id,
             sensor_id,
@@ -215,6 +213,7 @@ impl<'de> Visitor<'de> for Envelope<'de> {
             space_id,
             org_id,
             sensor_id,
+            data_hash: data.0,
         })
     }
 }
@@ -272,87 +271,132 @@ impl<'de: 'a, 'a> Deserialize<'de> for Metadata<'a> {
 enum Payload<'a> {
     Absent,
     /// DETECTIONS', and they are valid.
-    Checked,
+    Checked(ValueHash),
     Unchecked(&'a RawValue),
 }
 
 impl Payload<'_> {
-    fn is_valid(&self, rule: Data) -> bool {
-        let text = match self {
-            Payload::Absent => return rule == Data::Nothing,
-            Payload::Checked => return rule == Data::Detections,
-            Payload::Unchecked(raw) => raw.get(),
+    /// Its hash, if it is what the rule says.
+    fn checked(&self, rule: Data) -> Option<ValueHash> {
+        let raw = match self {
+            Payload::Absent => return (rule == Data::Nothing).then_some(ValueHash::NULL),
+            Payload::Checked(hash) => return (rule == Data::Detections).then_some(*hash),
+            Payload::Unchecked(raw) => raw,
         };
+        let text = raw.get();
         match rule {
-            Data::Count => rules::integral(text, rules::MAX_COUNT).is_ok(),
-            Data::Traffic => serde_json::from_str::<Traffic>(text).is_ok(),
-            Data::Detections => serde_json::from_str::<Detections>(text).is_ok(),
-            Data::Nothing => text == "null" || text.starts_with('{'),
+            Data::Count => count(text),
+            Data::Traffic => serde_json::from_str::<Traffic>(text).ok().map(|t| t.0),
+            Data::Detections => serde_json::from_str::<Detections>(text).ok().map(|d| d.0),
+            Data::Nothing => (text == "null" || text.starts_with('{')).then(|| ValueHash::of(raw)),
         }
     }
 }
 
+/// A valid count's hash.
+fn count(text: &str) -> Option<ValueHash> {
+    let count = rules::integral(text, rules::MAX_COUNT).ok()?;
+    Some(ValueHash::integer(count))
+}
+
 /// Valid data of TRAFFIC.
-struct Traffic;
+struct Traffic(ValueHash);
 
 impl<'de> Deserialize<'de> for Traffic {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Count;
+        struct Count(ValueHash);
+        impl From<Count> for ValueHash {
+            fn from(count: Count) -> Self {
+                count.0
+            }
+        }
         impl<'de> Deserialize<'de> for Count {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let number = <&RawValue>::deserialize(deserializer)?.get();
-                rules::integral(number, rules::MAX_COUNT).map_err(|_| no())?;
-                Ok(Count)
+                count(number).map(Count).ok_or_else(no)
             }
         }
-        deserializer.deserialize_map(Both::<Count, 2>(&rules::TRAFFIC, PhantomData))?;
-        Ok(Traffic)
+        let both = Both::<Count, 2>(&rules::TRAFFIC, PhantomData);
+        deserializer.deserialize_map(both).map(Traffic)
     }
 }
 
 /// Valid data of DETECTIONS.
-struct Detections;
+struct Detections(ValueHash);
 
 impl<'de> Deserialize<'de> for Detections {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Both::<Points, 2>(&rules::DETECTIONS, PhantomData))?;
-        Ok(Detections)
+        let both = Both::<Points, 2>(&rules::DETECTIONS, PhantomData);
+        deserializer.deserialize_map(both).map(Detections)
     }
 }
 
 /// An object in which each of the named fields is there, once, and a valid `T`.
 struct Both<T, const N: usize>(&'static Names<N>, PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for Both<T, N> {
-    type Value = ();
+impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de> for Both<T, N> {
+    type Value = ValueHash;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ValueHash, A::Error> {
         let mut seen = Seen::default();
-        while let Some(key) = map.next_key_seed(Key(self.0))? {
+        let mut object = Object::new();
+        while let Some(key) = map.next_key_seed(Field(self.0))? {
             match key {
-                Some(key) => {
-                    seen.mark(key)?;
-                    map.next_value::<T>()?;
+                Ok(known) => {
+                    seen.mark(known)?;
+                    let key = ValueHash::integer(known as i64);
+                    object.insert(key, map.next_value::<T>()?.into());
                 }
-                None => {
-                    map.next_value::<IgnoredAny>()?;
+                Err(unknown) => {
+                    object.insert(unknown, ValueHash::of(map.next_value::<&RawValue>()?));
                 }
             }
         }
         if seen.0.count_ones() as usize == N {
-            Ok(())
+            Ok(object.end())
         } else {
             Err(no())
         }
     }
 }
 
+/// A key: its place among the documented ones, or else its hash.
+struct Field<const N: usize>(&'static Names<N>);
+
+impl<'de, const N: usize> DeserializeSeed<'de> for Field<N> {
+    type Value = Result<usize, ValueHash>;
+
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl<const N: usize> Visitor<'_> for Field<N> {
+    type Value = Result<usize, ValueHash>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    #[inline]
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(self.0.place(key).ok_or_else(|| ValueHash::text(key)))
+    }
+}
+
 /// A valid list of points.
-struct Points;
+struct Points(ValueHash);
+
+impl From<Points> for ValueHash {
+    fn from(points: Points) -> Self {
+        points.0
+    }
+}
 
 impl<'de> Deserialize<'de> for Points {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -365,8 +409,12 @@ impl<'de> Deserialize<'de> for Points {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Points, A::Error> {
-                while list.next_element::<(f64, f64)>()?.is_some() {}
-                Ok(Points)
+                let mut hash = List::new();
+                while let Some((x, y)) = list.next_element::<(f64, f64)>()? {
+                    hash.push(ValueHash::number(x));
+                    hash.push(ValueHash::number(y));
+                }
+                Ok(Points(hash.end()))
             }
         }
         deserializer.deserialize_seq(Each)
