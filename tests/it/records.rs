@@ -137,12 +137,13 @@ fn a_current_events_own_time_is_the_records() {
     let bridge = Setup::default().start();
     for event_type in EventType::ALL {
         let time = now_ms() - 1_234;
-        let body = event(event_type, "event_now", time, "space_now");
+        let id = format!("event_{event_type}");
+        let body = event(event_type, &id, time, "space_now");
         let (record, between) = published(&bridge, event_type, &body);
         assert_eq!(record.timestamp, Some(time));
         assert_eq!(
             headers_received(&record.headers, between),
-            headers_of(event_type, "event_now", time, "org_1", "space_now")
+            headers_of(event_type, &id, time, "org_1", "space_now")
         );
     }
     assert_eq!(
@@ -153,12 +154,11 @@ fn a_current_events_own_time_is_the_records() {
 
 fn space_and_organisation_may_be_any_unicode() {
     let bridge = Setup::default().start();
-    let time = now_ms();
     let unicode = "Besprechung Ü/3 · 東京 🏢 \u{301}e";
     // As characters, and as JSON escapes; beyond Latin-1, beyond the BMP.
     let escaped = r#"Besprechung \u00dc\/3 \u00b7 \u6771\u4eac \ud83c\udfe2 \u0301e"#;
     for (number, space) in [unicode, escaped].into_iter().enumerate() {
-        let id = format!("event_{number}_ß€");
+        let (id, time) = (format!("event_{number}_ß€"), now_ms());
         let body = event(EventType::RoomOccupancy, &id, time, space)
             .replace("org_1", r"a b/\u00e9%東~._-é");
         let (record, between) = published(&bridge, EventType::RoomOccupancy, &body);
@@ -259,13 +259,14 @@ fn the_bounds_of_event_time_can_be_set() {
 fn the_time_of_receipt_can_stamp_all_records() {
     let bridge = Setup::default().set("kafka.timestamp", "received").start();
     let now = now_ms();
-    for time in [now - HOUR, now + 2 * HOUR, SAMPLE_TIME] {
-        let body = event(EventType::Detections, "e", time, "s");
+    for time in [SAMPLE_TIME, now - HOUR, now + 2 * HOUR] {
+        let id = format!("event_{time}");
+        let body = event(EventType::Detections, &id, time, "s");
         let (record, between) = published(&bridge, EventType::Detections, &body);
         assert_within(record.timestamp.expect("a timestamp"), between);
         assert_eq!(
             headers_received(&record.headers, between),
-            headers_of(EventType::Detections, "e", time, "org_1", "s"),
+            headers_of(EventType::Detections, &id, time, "org_1", "s"),
             "nothing is replaced: this is what was asked for"
         );
     }

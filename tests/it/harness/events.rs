@@ -1,5 +1,6 @@
 //! Events to send.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use butlr_bridge::event::EventType;
@@ -30,10 +31,16 @@ pub fn event(event_type: EventType, id: &str, timestamp_ms: i64, space_id: &str)
     )
 }
 
-/// The time of this machine.
+/// The time of this machine, another one with each call: two events of one space at the same moment would be the same
+/// reading.
 pub fn now_ms() -> i64 {
+    static LAST: AtomicI64 = AtomicI64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.expect("after 1970").as_millis() as i64
+    let now = now.expect("after 1970").as_millis() as i64;
+    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        Some(now.max(last + 1))
+    });
+    now.max(last.expect("always updated") + 1)
 }
 
 /// Every accepted spelling of a type.
