@@ -27,6 +27,8 @@ pub mod auth;
 
 pub mod pipeline;
 
+pub mod ksuid;
+
 pub mod event;
 
 pub mod record;

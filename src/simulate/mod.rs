@@ -21,7 +21,7 @@
 pub mod city;
 pub mod hash;
 pub mod journal;
-pub mod ksuid;
+pub use crate::ksuid;
 pub mod ledger;
 pub mod message;
 pub mod payload;

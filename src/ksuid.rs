@@ -11,6 +11,22 @@ const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 /// Five digits at a time: the largest power of 62 that fits a limb.
 const CHUNK: u32 = 62_u32.pow(5);
 
+/// What the next ten digits are worth: as many as fit 64 bits.
+const TEN_DIGITS: u128 = 62_u128.pow(10);
+
+/// What a digit stands for, by its ASCII code.
+const VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < ALPHABET.len() {
+        values[ALPHABET[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+
+const NO_DIGIT: u8 = 0xff;
+
 /// 20 bytes: the seconds since [`Ksuid::EPOCH_SECONDS`] (4, big-endian), then a payload (16). As text 27 base-62 digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ksuid([u8; 20]);
@@ -54,22 +70,19 @@ impl Ksuid {
     /// The id with these digits; none if they are not 27, not base 62, or stand for more than 20 bytes hold.
     pub fn parse(text: &str) -> Option<Self> {
         let text: &[u8; DIGITS] = text.as_bytes().try_into().ok()?;
-        let mut limbs = [0_u32; 5];
-        for &digit in text {
-            let mut carry = u64::from(value(digit)?);
-            for limb in limbs.iter_mut().rev() {
-                carry += u64::from(*limb) * 62;
-                *limb = carry as u32;
-                carry >>= 32;
-            }
-            if carry > 0 {
-                return None;
-            }
+        let (first, rest) = text.split_at(7);
+        let (second, third) = rest.split_at(10);
+        let [first, second, third] = [first, second, third].map(number);
+        let [first, second, third] = [first?, second?, third?].map(u128::from);
+        let upper = first * TEN_DIGITS + second;
+        let lower = (upper & u128::from(u64::MAX)) * TEN_DIGITS + third;
+        let upper = (upper >> 64) * TEN_DIGITS + (lower >> 64);
+        if upper >> 96 > 0 {
+            return None;
         }
         let mut bytes = [0; 20];
-        for (bytes, limb) in bytes.chunks_exact_mut(4).zip(limbs) {
-            bytes.copy_from_slice(&limb.to_be_bytes());
-        }
+        bytes[..12].copy_from_slice(&upper.to_be_bytes()[4..]);
+        bytes[12..].copy_from_slice(&lower.to_be_bytes()[8..]);
         Some(Self(bytes))
     }
 
@@ -97,14 +110,17 @@ impl Ksuid {
     }
 }
 
-/// What a base-62 digit stands for.
-fn value(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'A'..=b'Z' => Some(digit - b'A' + 10),
-        b'a'..=b'z' => Some(digit - b'a' + 36),
-        _ => None,
+/// What up to ten base-62 digits stand for.
+fn number(digits: &[u8]) -> Option<u64> {
+    let mut number = 0;
+    let mut seen = 0;
+    for &digit in digits {
+        let value = VALUES[usize::from(digit)];
+        number = number * 62 + u64::from(value);
+        seen |= value;
     }
+    // No digit's value has the bit that stands in what is none.
+    (seen & 0x80 == 0).then_some(number)
 }
 
 impl fmt::Display for Ksuid {
