@@ -100,6 +100,18 @@ pub(super) static KEYS: &[Key] = &[
     key("auth.basic[].password", Told("required, or password_file"), "Password of HTTP Basic authentication"),
     key("auth.basic[].password_file", Told("required, or password"), "File with the password"),
 
+    key("dedup.store", Text("memory"), "Where it is remembered what is stored: memory (of this process) or redis (shared by all replicas)"),
+    key("dedup.redis_url", Told("needed by redis"), "redis://user:password@host:port/database; user, password and database may be left out"),
+    key("dedup.redis_url_file", Told("none"), "File with that address"),
+    key("dedup.redis_timeout", Text("100ms"), "How long an event waits for Redis before the bridge goes on with its own memory"),
+    key("dedup.redelivery", Text("drop"), "The same event again: drop (not published), tag (published with ce_duplicate) or off (published as if new)"),
+    key("dedup.repeat", Text("drop"), "An occupancy computed again with the current value: drop, tag or off; both off: nothing is compared"),
+    key("dedup.id_window", Text("15m"), "How long the id of a stored event is remembered"),
+    key("dedup.reading_window", Text("15m"), "How long the current value of an occupancy (type, space, timestamp) is remembered"),
+    key("dedup.max_ids", Text("4000000"), "Most ids remembered; beyond, the oldest is forgotten (check-config tells the bytes)"),
+    key("dedup.max_readings", Text("1000000"), "Most current values, and most spaces and sensors, remembered; beyond, the oldest is forgotten"),
+    key("dedup.rebuild_within", Text("30s"), "After a start, longest time for reading what is remembered back from the topics; 0s: not at all"),
+
     key("log.format", Text("text"), "text for people, json for machines"),
     key("log.level", Text("info"), "error, warn, info, debug or trace"),
 
@@ -253,7 +265,7 @@ mod tests {
         assert_eq!(
             children(""),
             [
-                "http", "admin", "kafka", "topics", "auth", "log", "shutdown"
+                "http", "admin", "kafka", "topics", "auth", "dedup", "log", "shutdown"
             ]
         );
         assert_eq!(

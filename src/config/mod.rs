@@ -6,6 +6,7 @@
 
 mod admin;
 mod auth;
+mod dedup;
 mod env_name;
 mod http;
 mod kafka;
@@ -29,6 +30,7 @@ mod tests;
 
 pub use admin::{Admin, AdminCredentials};
 pub use auth::{ApiKey, Auth, Basic};
+pub use dedup::{Dedup, Handling, Redis, Store};
 pub use http::{Http, TlsFiles};
 pub use kafka::{Kafka, RECORD_OVERHEAD, TimestampMode};
 pub use keys::{KeyDoc, reference};
@@ -54,6 +56,8 @@ pub struct Config {
     pub topics: Topics,
     /// Who may send events.
     pub auth: Auth,
+    /// What becomes of events that came before.
+    pub dedup: Dedup,
     /// The log.
     pub log: Log,
     /// The end of the process.
@@ -78,6 +82,7 @@ pub fn load(sources: &Sources, property_check: &PropertyCheck) -> Result<Config,
         kafka: kafka::read(&root.section("kafka"), property_check),
         topics: topics::read(&root.section("topics")),
         auth: auth::read(&root.section("auth")),
+        dedup: dedup::read(&root.section("dedup")),
         log: process::read_log(&root.section("log")),
         shutdown: process::read_shutdown(&root.section("shutdown")),
     };

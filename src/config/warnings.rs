@@ -3,7 +3,12 @@
 use super::Config;
 use super::kafka::property;
 use super::validate::is_loopback;
+use super::value::show_duration;
 use crate::event::EventType;
+use std::time::Duration;
+
+/// For how long the sender computes an occupancy again, and what its delivery takes.
+const RECOMPUTED: Duration = Duration::from_secs(6 * 60);
 
 /// One sentence for each weakness.
 pub(super) fn of(config: &Config) -> Vec<String> {
@@ -13,6 +18,7 @@ pub(super) fn of(config: &Config) -> Vec<String> {
         kafka,
         topics,
         auth,
+        dedup,
         shutdown,
         ..
     } = config;
@@ -79,6 +85,14 @@ pub(super) fn of(config: &Config) -> Vec<String> {
         "kafka.properties.\"security.protocol\": sasl_plaintext sends Kafka's \
          password in the clear; sasl_ssl does not"
             .to_owned(),
+    );
+    warn(
+        dedup.is_on() && dedup.reading_window < RECOMPUTED,
+        format!(
+            "dedup.reading_window: the sender computes occupancy again for some five minutes, so \
+             {} is too short to recognise all repeats and revisions",
+            show_duration(dedup.reading_window)
+        ),
     );
     let weak = |event_type: &EventType| {
         let spec = topics.topic(*event_type);

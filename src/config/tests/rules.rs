@@ -277,6 +277,66 @@ fn the_shutdown_has_time_left() {
 }
 
 #[test]
+fn redis_has_an_address_and_a_use() {
+    one_mistake(
+        "dedup.store = 'redis'",
+        "dedup.redis_url",
+        "missing; give redis_url or redis_url_file",
+    );
+    one_mistake(
+        "dedup.redis_url = 'redis://host'",
+        "dedup.redis_url",
+        "is of no use while dedup.store is \"memory\"",
+    );
+    one_mistake(
+        "dedup.store = 'disk'",
+        "dedup.store",
+        "\"disk\" is not known; allowed: memory, redis",
+    );
+    let redis = |url: &str| format!("dedup.store = 'redis'\ndedup.redis_url = '{url}'");
+    for url in [
+        "redis://host",
+        "redis://host:6380/2",
+        "redis://user:p@host",
+        "redis://:p@h/1",
+        "redis://[::1]:6379",
+    ] {
+        good(&redis(url));
+    }
+    for url in [
+        "host:6379",
+        "http://host",
+        "redis://",
+        "redis://:6379",
+        "redis://u:hunter2@/0",
+    ] {
+        let told = bad(&redis(url));
+        assert!(
+            told.starts_with("dedup.redis_url: is no such address"),
+            "{told}"
+        );
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn dedup_is_bounded() {
+    one_mistake("dedup.max_ids = 10", "dedup.max_ids", "out of bounds");
+    one_mistake("dedup.id_window = '0s'", "dedup.id_window", "out of bounds");
+    one_mistake(
+        "dedup.repeat = 'no'",
+        "dedup.repeat",
+        "\"no\" is not known; allowed: drop, tag, off",
+    );
+    assert!(good("dedup.repeat = 'off'").dedup.is_on());
+    assert!(
+        !good("dedup.repeat = 'off'\ndedup.redelivery = 'off'")
+            .dedup
+            .is_on()
+    );
+}
+
+#[test]
 fn credentials_can_be_told_apart() {
     let second = |name: &str, header: &str, value: &str| {
         format!("{KEY}[[auth.api_keys]]\nname = '{name}'\nheader = '{header}'\nvalue = '{value}'")
@@ -381,6 +441,7 @@ fn what_is_weak_is_warned_of() {
         "a full array of one type",
     );
     warned("shutdown.timeout = '1s'", "may cut requests off");
+    warned("dedup.reading_window = '5m'", "5m is too short");
     warned("kafka.properties.\"compression.type\" = 'zstd'", "Flink");
     warned(
         "kafka.properties.\"security.protocol\" = 'SASL_PLAINTEXT'",

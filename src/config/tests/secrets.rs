@@ -18,6 +18,9 @@ fn secrets_come_inline_or_from_files() {
         "ssl.key.password" = "{SECRET}"
         [kafka.secret_files]
         "sasl.password" = {path:?}
+        [dedup]
+        store = "redis"
+        redis_url = "redis://:{SECRET}@host"
         [[auth.api_keys]]
         name = "a"
         header = "x"
