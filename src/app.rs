@@ -14,7 +14,9 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::sync::mpsc;
 
 use crate::auth::{AdminCredentials, Credentials};
-use crate::config::{Config, Mistake};
+use crate::config::{Config, Mistake, Store};
+use crate::dedup::desk::Desk;
+use crate::dedup::rebuilding::Rebuilding;
 use crate::event::{EventType, Limits};
 use crate::http::admin::Admin;
 use crate::http::gate::Gate;
@@ -150,6 +152,15 @@ pub async fn run(
         version = env!("CARGO_PKG_VERSION"),
         "butlr-bridge is listening"
     );
+    match (config.dedup.is_on(), &config.dedup.store) {
+        (true, Store::Memory) => tracing::info!(
+            "what is stored is remembered in memory (dedup.store): of several replicas each knows its own, so copies that reach different ones are not recognised, and a value that goes back may be taken for a repeat"
+        ),
+        (true, Store::Redis(_)) => {}
+        (false, _) => {
+            tracing::info!("duplicates are not looked for (dedup.redelivery, dedup.repeat)")
+        }
+    }
     for warning in bridge.warnings.load().iter() {
         tracing::warn!("{warning}");
     }
@@ -166,7 +177,7 @@ pub async fn run(
     loop {
         tokio::select! {
             () = &mut stop => break,
-            _ = sweep.tick() => bridge.ingest.gate.close_idle(idle),
+            _ = sweep.tick() => bridge.sweep(idle),
             Some(fresh) = reloads.recv() => bridge.reload(&fresh, ingest_address),
             ended = &mut ingest_server => return Err(ended_early(ended)),
             ended = &mut admin_server => return Err(ended_early(ended)),
@@ -245,6 +256,7 @@ async fn create_topics(config: &Config, report: &topics::Report) -> bool {
 
 struct Bridge {
     ingest: Arc<Ingest>,
+    rebuilding: Option<Rebuilding>,
     contact: Arc<Contact>,
     certificate: Option<Arc<Certificate>>,
     warnings: Arc<ArcSwap<Vec<String>>>,
@@ -257,6 +269,7 @@ impl Bridge {
     fn build(config: &Config, create_topics: bool) -> Result<Self, Error> {
         let bootstrap = config.require_kafka()?;
         let names = EventType::ALL.map(|t| config.topics.topic(t).name.clone());
+        let topics = names.clone();
         let metrics = Arc::new(Metrics::new(&names));
         let contact = Arc::new(Contact::default());
         let properties = client::producer(&config.kafka, &config.http, bootstrap);
@@ -290,9 +303,15 @@ impl Bridge {
         )
         .map_err(refused)?;
         let credentials = Credentials::new(&config.auth, &metrics.auth_requests);
+        let desk = Desk::open(config, &metrics).map_err(Error::Configuration)?;
+        let desk = desk.map(Arc::new);
+        let rebuilding = desk
+            .as_ref()
+            .map(|desk| Rebuilding::start(config, bootstrap, topics, desk));
         let ingest = Arc::new(Ingest {
             pipeline: Pipeline {
                 metrics,
+                desk,
                 producer,
                 lanes,
                 stamping: Stamping {
@@ -315,6 +334,7 @@ impl Bridge {
         });
         Ok(Self {
             ingest,
+            rebuilding,
             contact,
             certificate,
             warnings: Arc::new(ArcSwap::from_pointee(config.warnings())),
@@ -386,6 +406,14 @@ impl Bridge {
         Ok((server, handle))
     }
 
+    /// What is due every second.
+    fn sweep(&self, idle: Duration) {
+        self.ingest.gate.close_idle(idle);
+        if let Some(desk) = &self.ingest.pipeline.desk {
+            desk.memory().sweep(Instant::now());
+        }
+    }
+
     /// Credentials and certificate take effect; what cannot be used leaves what is in use.
     fn reload(&self, config: &Config, listening: SocketAddr) {
         // The configuration was checked against the address it names, which need not be the one that is listened on.
@@ -416,6 +444,7 @@ impl Bridge {
     async fn end(self, config: &Config, ingest_handle: ServerHandle) -> Summary {
         let deadline = Instant::now() + config.shutdown.timeout;
         self.ingest.gate.drain();
+        drop(self.rebuilding);
         tracing::info!("shutting down");
         tokio::time::sleep(config.shutdown.drain_delay).await;
         let stopped = tokio::time::timeout_at(deadline.into(), ingest_handle.stop(true));
@@ -430,10 +459,15 @@ impl Bridge {
         drop(self.watch);
         let given_up = tokio::task::spawn_blocking(move || producer.end(within)).await;
         let given_up = given_up.unwrap_or(0);
+        if let Some(desk) = &self.ingest.pipeline.desk {
+            let within = deadline.saturating_duration_since(Instant::now());
+            desk.flush(within.max(Duration::from_millis(100))).await;
+        }
         let ledger = self.ingest.pipeline.metrics.ledger();
         tracing::info!(
             received = ledger.received,
             published = ledger.of(Outcome::Published),
+            duplicate = ledger.of(Outcome::Duplicate),
             refused = ledger.of(Outcome::Refused),
             records_given_up = given_up,
             balanced = ledger.balanced(),

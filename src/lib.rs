@@ -8,11 +8,12 @@
 //!  http::ingest   admit (limits) → authenticate → read (bounded in time and size)
 //!        │                                   finished from here also when the client has gone
 //!  pipeline       parse      event       valid, or every mistake at once
-//!                 route      record      topic, key, timestamp, headers: decided purely
+//!                 route                  one topic a type
+//!                 claim      dedup       is this event new? who asks second, waits for the first
+//!                 deliver    record      key, timestamp, headers: decided purely
 //!                            kafka::lane a budget for each topic; missing and forbidden ones answer at once
-//!                 claim      (nothing yet: is this event new?)
-//!                 deliver    kafka::producer → librdkafka → all in-sync replicas
-//!                 commit     kafka::report   the delivery report wakes the task; metrics: exactly one outcome
+//!                            kafka::producer → librdkafka → all in-sync replicas
+//!                 commit     kafka::report   the delivery report decides the claim and wakes the task; metrics: exactly one outcome
 //!        │
 //!  http::problem  200 with partition and offset, or a problem that says what to do
 //! ```
@@ -27,9 +28,9 @@ pub mod auth;
 
 pub mod pipeline;
 
-pub mod ksuid;
-
 pub mod event;
+
+pub mod dedup;
 
 pub mod record;
 
@@ -42,6 +43,8 @@ pub mod metrics;
 pub mod telemetry;
 
 pub mod app;
+
+pub mod ksuid;
 
 pub mod simulate;
 

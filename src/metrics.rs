@@ -12,6 +12,7 @@ use prometheus::{
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::dedup::{Duplicate, MarkSet};
 use crate::event::{Code, EventType, UnreadableCode};
 use crate::rejection::Rejection;
 
@@ -79,6 +80,18 @@ pub struct TypeMetrics {
     last_received: Gauge,
     last_event_time: Gauge,
     replaced: [Option<IntCounter>; 2],
+    dedup: Option<DedupCounters>,
+}
+
+/// What duplicate detection finds in events of one type.
+#[derive(Debug)]
+struct DedupCounters {
+    duplicates: [IntCounter; 2],
+    revisions: IntCounter,
+    stale: IntCounter,
+    out_of_order: IntCounter,
+    id_conflicts: IntCounter,
+    unchecked: IntCounter,
 }
 
 /// All metrics of a bridge. One instance a bridge: tests run several bridges in one process.
@@ -98,6 +111,8 @@ pub struct Metrics {
     late_reports: [IntCounter; 2],
     /// What the bridge holds at this moment, with its limits.
     pub in_flight: InFlightGauges,
+    /// What is remembered of stored events.
+    pub dedup: DedupMetrics,
     /// Kafka as librdkafka sees it.
     pub kafka: KafkaMetrics,
     /// Unix time, s, at which the ingest certificate ends; 0 without TLS.
@@ -119,6 +134,19 @@ pub struct InFlightGauges {
     pub connections: IntGauge,
     /// The limit of `connections`.
     pub connections_limit: IntGauge,
+}
+
+/// What is remembered of stored events, set when metrics are scraped, and how that goes.
+#[derive(Debug)]
+pub struct DedupMetrics {
+    /// Entries: ids and current values.
+    pub entries: IntGaugeVec,
+    /// 1 while it is being read back from the topics.
+    pub rebuilding: IntGauge,
+    /// Entries forgotten before their time because the bound was reached.
+    pub evictions: IntCounter,
+    /// Events that Redis was not there for, and commits that it did not take.
+    pub redis_errors: IntCounter,
 }
 
 /// From librdkafka's statistics (every 5 s) and from the metadata watch.
@@ -248,6 +276,32 @@ impl Metrics {
             ),
             &["type"],
         ));
+        let duplicates = b.counters(
+            "duplicates_total",
+            "Events that are not new: the same event again (redelivery), or an occupancy with the current value (repeat).",
+            &["type", "kind"],
+        );
+        let of_types = |name, help| b.counters(name, help, &["type"]);
+        let revisions = of_types(
+            "revisions_total",
+            "Events published that replace the current value of their (type, space, timestamp).",
+        );
+        let stale = of_types(
+            "stale_total",
+            "Events published that were computed before the current value of their (type, space, timestamp).",
+        );
+        let out_of_order = of_types(
+            "out_of_order_total",
+            "Events published that are older than the newest of their space or sensor.",
+        );
+        let id_conflicts = of_types(
+            "id_conflicts_total",
+            "Events published under an id of their own because another event is stored under theirs.",
+        );
+        let unchecked = of_types(
+            "dedup_unchecked_total",
+            "Events published before the memory of stored events was rebuilt: copies among them were not recognised.",
+        );
         let of_type = |name: &str, topic: Option<&str>| TypeMetrics {
             received: received.with_label_values(&[name]),
             outcomes: Outcome::ALL.map(|o| events.with_label_values(&[name, o.label()])),
@@ -257,6 +311,15 @@ impl Metrics {
             last_event_time: last_event_time.with_label_values(&[name]),
             replaced: [Replaced::Future, Replaced::Past]
                 .map(|r| topic.map(|_| replaced.with_label_values(&[name, r.as_str()]))),
+            dedup: topic.map(|_| DedupCounters {
+                duplicates: Duplicate::ALL
+                    .map(|kind| duplicates.with_label_values(&[name, kind.as_str()])),
+                revisions: revisions.with_label_values(&[name]),
+                stale: stale.with_label_values(&[name]),
+                out_of_order: out_of_order.with_label_values(&[name]),
+                id_conflicts: id_conflicts.with_label_values(&[name]),
+                unchecked: unchecked.with_label_values(&[name]),
+            }),
         };
         let types = EventType::ALL.map(|t| of_type(t.name(), Some(&topics[t.index()])));
         let unknown = of_type("unknown", None);
@@ -330,6 +393,27 @@ impl Metrics {
                 connections: b.gauge("connections", "Open connections of the ingest listener."),
                 connections_limit: b.gauge("connections_limit", "Limit of connections."),
             },
+            dedup: DedupMetrics {
+                entries: b.add(IntGaugeVec::new(
+                    opts(
+                        "dedup_entries",
+                        "What is remembered of stored events: ids, current values, and spaces and sensors with their newest.",
+                    ),
+                    &["kind"],
+                )),
+                rebuilding: b.gauge(
+                    "dedup_rebuilding",
+                    "1 while the memory of stored events is being read back from the topics.",
+                ),
+                evictions: b.counter(
+                    "dedup_evictions_total",
+                    "Entries forgotten before their time because dedup.max_ids or dedup.max_readings was reached.",
+                ),
+                redis_errors: b.counter(
+                    "redis_errors_total",
+                    "Events decided without Redis because it was away or slow, and commits that it did not take.",
+                ),
+            },
             kafka: KafkaMetrics {
                 up: b.gauge("kafka_up", "1 while Kafka answers."),
                 topic_available,
@@ -370,6 +454,9 @@ impl Metrics {
             ))),
             registry: b.0,
         };
+        for kind in ["ids", "readings", "sources"] {
+            metrics.dedup.entries.with_label_values(&[kind]);
+        }
         for quantile in ["0.5", "0.99"] {
             metrics.kafka.round_trip.with_label_values(&[quantile]);
         }
@@ -437,6 +524,34 @@ impl Metrics {
     pub fn timestamp_replaced(&self, event_type: EventType, reason: Replaced) {
         if let Some(counter) = &self.of(Some(event_type)).replaced[reason as usize] {
             counter.inc();
+        }
+    }
+
+    /// An event of this type is not new.
+    pub fn duplicate(&self, event_type: EventType, kind: Duplicate) {
+        if let Some(counters) = &self.of(Some(event_type)).dedup {
+            counters.duplicates[kind as usize].inc();
+        }
+    }
+
+    /// An event of this type was published with these marks.
+    pub fn marked(&self, event_type: EventType, marks: MarkSet) {
+        let Some(counters) = &self.of(Some(event_type)).dedup else {
+            return;
+        };
+        if let Some(kind) = marks.duplicate {
+            counters.duplicates[kind as usize].inc();
+        }
+        for (is_set, counter) in [
+            (marks.revision, &counters.revisions),
+            (marks.stale, &counters.stale),
+            (marks.out_of_order, &counters.out_of_order),
+            (marks.conflict, &counters.id_conflicts),
+            (marks.unchecked, &counters.unchecked),
+        ] {
+            if is_set {
+                counter.inc();
+            }
         }
     }
 

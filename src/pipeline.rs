@@ -1,14 +1,18 @@
 //! The path of an event: parse → route → claim → deliver → commit.
 //!
 //! Authentication comes before (the body of a stranger is not even read) and the answer after; both belong to HTTP.
-//! One step has no work yet: a *claim* will say whether an event is new, and be committed with the delivery's report.
+//! The *claim* says whether an event is new; the delivery report commits it (see `kafka::report::Slot`).
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use futures_util::future::{LocalBoxFuture, join_all};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::timeout_at;
 
+use crate::dedup::claim::{Claim, Turn};
+use crate::dedup::desk::{Claimed, Desk};
+use crate::dedup::{Duplicate, Facts, MarkSet};
 use crate::event::{self, Event, EventType, Limits, Parsed, Refused};
 use crate::http::gate::Permit;
 use crate::kafka::lane::Lane;
@@ -22,6 +26,8 @@ use crate::rejection::Rejection;
 pub struct Pipeline {
     /// Counters of what comes in and what it ends as.
     pub metrics: Arc<Metrics>,
+    /// Where it is asked whether an event is new; `None`: nowhere, and all events are published.
+    pub desk: Option<Arc<Desk>>,
     /// The way to Kafka.
     pub producer: Arc<Producer>,
     /// One lane a topic, in the order of [`EventType::ALL`].
@@ -58,8 +64,16 @@ pub enum Answer<'b> {
 pub struct Verdict<'b> {
     /// The event, where it is one.
     pub event: Option<Event<'b>>,
-    /// Where it is stored, or why it is not.
-    pub outcome: Result<Stored<'b>, Rejection>,
+    /// What is promised, or why nothing is.
+    pub outcome: Result<Promise<'b>, Rejection>,
+}
+
+/// What a 2xx stands on.
+pub enum Promise<'b> {
+    /// The event is stored.
+    Published(Stored<'b>),
+    /// What it tells was stored before.
+    Duplicate(Duplicate),
 }
 
 /// Where Kafka has an event, on all in-sync replicas.
@@ -91,24 +105,33 @@ impl Pipeline {
             Ok(Parsed::One(parsed)) => {
                 let admitted = permit.events(1);
                 let begun = self.begin(parsed, &admitted, &request, wakeups);
-                Answer::One(self.finish(begun, &request).await)
+                Answer::One(self.finish(begun, &request, wakeups).await)
             }
             Ok(Parsed::Many(items)) => {
                 let admitted = permit.events(items.len());
-                let mut begun = Vec::with_capacity(items.len());
-                for parsed in items {
-                    begun.push(self.begin(parsed, &admitted, &request, wakeups));
-                }
-                let mut verdicts = Vec::with_capacity(begun.len());
-                for one in begun {
-                    verdicts.push(self.finish(one, &request).await);
-                }
-                Answer::Many(verdicts)
+                let begun: Vec<_> = items
+                    .into_iter()
+                    .map(|parsed| self.begin(parsed, &admitted, &request, wakeups))
+                    .collect();
+                let waiting = begun.iter().any(|b| matches!(b, Begun::Undecided { .. }));
+                let finished = begun
+                    .into_iter()
+                    .map(|begun| self.finish(begun, &request, wakeups));
+                Answer::Many(if waiting {
+                    // Side by side: one that waits must not keep those behind it from being claimed and sent.
+                    join_all(finished).await
+                } else {
+                    let mut verdicts = Vec::with_capacity(finished.len());
+                    for verdict in finished {
+                        verdicts.push(verdict.await);
+                    }
+                    verdicts
+                })
             }
         }
     }
 
-    /// Counts an event in, routes it and hands it to Kafka; waits for nothing.
+    /// Counts an event in, claims it and hands it to Kafka; waits for nothing.
     fn begin<'b>(
         &'b self,
         parsed: Result<Event<'b>, Refused>,
@@ -130,74 +153,150 @@ impl Pipeline {
         let received = self
             .metrics
             .received(Some(event.event_type()), request.received_at);
+        if let Err(rejection) = admitted {
+            return Begun::ended(event, Err(self.refuse(received, rejection.clone())));
+        }
+        match &self.desk {
+            None => self.send(event, received, None, MarkSet::default(), request, wakeups),
+            Some(desk) => {
+                let facts = self.facts(&event, request);
+                match desk.try_claim(event.event_type(), &facts, Instant::now()) {
+                    Ok(claimed) => self.proceed(event, received, claimed, request, wakeups),
+                    Err(turn) => Begun::Undecided {
+                        event,
+                        received,
+                        turn,
+                    },
+                }
+            }
+        }
+    }
+
+    fn facts<'e>(&self, event: &'e Event<'_>, request: &Request<'_>) -> Facts<'e> {
+        let plausible = self
+            .stamping
+            .is_plausible(event.timestamp_ms(), request.received_at);
+        Facts::of(event, plausible)
+    }
+
+    /// An event whose claim was decided.
+    fn proceed<'b>(
+        &'b self,
+        event: Event<'b>,
+        received: Received<'b>,
+        claimed: Claimed,
+        request: &Request<'_>,
+        wakeups: &Arc<Wakeups>,
+    ) -> Begun<'b> {
+        match claimed {
+            Claimed::Publish { claim, unchecked } => {
+                let marks = MarkSet {
+                    unchecked,
+                    ..claim.marks().into()
+                };
+                self.send(event, received, Some(claim), marks, request, wakeups)
+            }
+            Claimed::Duplicate(kind) => {
+                self.metrics.duplicate(event.event_type(), kind);
+                received.settle(Outcome::Duplicate);
+                Begun::ended(event, Ok(Promise::Duplicate(kind)))
+            }
+        }
+    }
+
+    /// Hands an event to Kafka, or says why that cannot be.
+    fn send<'b>(
+        &'b self,
+        event: Event<'b>,
+        received: Received<'b>,
+        claim: Option<Claim>,
+        marks: MarkSet,
+        request: &Request<'_>,
+        wakeups: &Arc<Wakeups>,
+    ) -> Begun<'b> {
         let lane = &self.lanes[event.event_type().index()];
         let sent = Instant::now();
-        let delivery = admitted
-            .clone()
-            .and_then(|()| self.send(&event, lane, request.received_at, wakeups));
-        match delivery {
-            Ok(delivery) => Begun::Pending {
+        match self.try_send(&event, lane, claim, request.received_at, wakeups) {
+            Ok(delivery) => Begun::Sent {
                 event,
                 received,
                 lane,
                 delivery,
+                marks,
                 sent,
             },
-            Err(rejection) => Begun::Ended(Verdict {
-                event: Some(event),
-                outcome: Err(self.refuse(received, rejection)),
-            }),
+            Err(rejection) => Begun::ended(event, Err(self.refuse(received, rejection))),
         }
     }
 
-    fn send(
+    fn try_send(
         &self,
         event: &Event<'_>,
         lane: &Arc<Lane>,
+        claim: Option<Claim>,
         received_at: SystemTime,
         wakeups: &Arc<Wakeups>,
     ) -> Result<Delivery, Rejection> {
         let permit = lane.enter(event.raw().len())?;
-        // Published the moment it was received: there is nothing yet that an event waits in between.
+        // Published the moment it was received: an event never waits longer for another than an answer may take.
         let now = received_at;
-        let record = Record::of(event, lane.topic(), self.stamping, received_at, now);
-        let delivery = self.producer.send(&record, permit, wakeups)?;
-        if let Some(reason) = record.replaced {
+        let marks = claim.as_ref().map(Claim::marks);
+        let record = Record::of(event, lane.topic(), self.stamping, marks, received_at, now);
+        let replaced = record.replaced;
+        let delivery = self.producer.send(record, permit, claim, wakeups)?;
+        if let Some(reason) = replaced {
             self.metrics.timestamp_replaced(event.event_type(), reason);
         }
         Ok(delivery)
     }
 
-    /// Waits for Kafka's word on an event and counts it out.
-    async fn finish<'b>(&'b self, begun: Begun<'b>, request: &Request<'_>) -> Verdict<'b> {
-        let (event, received, lane, mut delivery, sent) = match begun {
+    /// Waits for what an event still needs and counts it out.
+    async fn finish<'b>(
+        &'b self,
+        begun: Begun<'b>,
+        request: &Request<'_>,
+        wakeups: &Arc<Wakeups>,
+    ) -> Verdict<'b> {
+        let begun = match begun {
+            Begun::Undecided {
+                event,
+                received,
+                turn,
+            } => self.decide(event, received, turn, request, wakeups).await,
+            begun => begun,
+        };
+        let (event, received, lane, mut delivery, marks, sent) = match begun {
             Begun::Ended(verdict) => return verdict,
-            Begun::Pending {
+            Begun::Undecided { .. } => unreachable!("it was decided just now"),
+            Begun::Sent {
                 event,
                 received,
                 lane,
                 delivery,
+                marks,
                 sent,
-            } => (event, received, lane, delivery, sent),
+            } => (event, received, lane, delivery, marks, sent),
         };
         let report = match timeout_at(request.deadline.into(), &mut delivery).await {
             Ok(report) => Some(report),
             Err(_) => delivery.abandon(),
         };
         let outcome = match report {
-            Some(Report::Stored { partition, offset }) => {
+            Some(Report::Stored(receipt)) => {
+                let event_type = event.event_type();
                 self.metrics.published(
-                    event.event_type(),
+                    event_type,
                     event.timestamp_ms(),
                     request.received_at,
                     sent.elapsed(),
                 );
+                self.metrics.marked(event_type, marks);
                 received.settle(Outcome::Published);
-                Ok(Stored {
+                Ok(Promise::Published(Stored {
                     topic: lane.topic(),
-                    partition,
-                    offset,
-                })
+                    partition: receipt.partition(),
+                    offset: receipt.offset(),
+                }))
             }
             Some(Report::Failed(code)) => {
                 if code == RDKafkaErrorCode::TopicAuthorizationFailed {
@@ -211,6 +310,29 @@ impl Pipeline {
             event: Some(event),
             outcome,
         }
+    }
+
+    /// Waits for the verdict on an event. Boxed: few events wait, and all of them carry the future of [`Self::finish`].
+    fn decide<'f, 'b: 'f>(
+        &'b self,
+        event: Event<'b>,
+        received: Received<'b>,
+        turn: Option<Turn>,
+        request: &'f Request<'_>,
+        wakeups: &'f Arc<Wakeups>,
+    ) -> LocalBoxFuture<'f, Begun<'b>> {
+        Box::pin(async move {
+            let desk = self.desk.as_ref().expect("only a desk leaves undecided");
+            let facts = self.facts(&event, request);
+            let claimed = desk.claim(event.event_type(), &facts, turn, request.deadline);
+            match claimed.await {
+                Some(claimed) => self.proceed(event, received, claimed, request, wakeups),
+                None => {
+                    let rejection = self.refuse(received, Rejection::KafkaUnconfirmed);
+                    Begun::ended(event, Err(rejection))
+                }
+            }
+        })
     }
 
     /// Counts a refused event out, with the problem and each mistake by its code.
@@ -232,12 +354,30 @@ impl Pipeline {
     reason = "the large one is the common one; boxing it would cost each good event an allocation"
 )]
 enum Begun<'b> {
-    Pending {
+    /// Whether it is new is not known yet.
+    Undecided {
+        event: Event<'b>,
+        received: Received<'b>,
+        turn: Option<Turn>,
+    },
+    /// Kafka has been handed it.
+    Sent {
         event: Event<'b>,
         received: Received<'b>,
         lane: &'b Arc<Lane>,
         delivery: Delivery,
+        marks: MarkSet,
         sent: Instant,
     },
+    /// Nothing is left to wait for.
     Ended(Verdict<'b>),
+}
+
+impl<'b> Begun<'b> {
+    fn ended(event: Event<'b>, outcome: Result<Promise<'b>, Rejection>) -> Self {
+        Begun::Ended(Verdict {
+            event: Some(event),
+            outcome,
+        })
+    }
 }

@@ -8,6 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::config::TimestampMode;
+use crate::dedup::{Marks, Revision};
 use crate::event::{Event, EventType};
 use crate::metrics::Replaced;
 
@@ -35,11 +36,8 @@ pub struct Record<'e> {
     pub timestamp_ms: i64,
     /// Why that is not the event's own time.
     pub replaced: Option<Replaced>,
-    event_type: EventType,
-    event_id: &'e str,
-    event_time_ms: i64,
-    org_id: Option<&'e str>,
-    received_at: SystemTime,
+    /// CloudEvents 1.0, binary content mode. Every header is an attribute, because SDKs drop others.
+    pub headers: OwnedHeaders,
 }
 
 /// Unreserved characters of RFC 3986 stay as they are.
@@ -49,12 +47,20 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+impl Stamping {
+    /// Whether an event's time is near enough to now to be believed: else no event would be in order after it.
+    pub fn is_plausible(&self, event_ms: i64, now: SystemTime) -> bool {
+        stamp(event_ms, millis(now), *self).1.is_none()
+    }
+}
+
 impl<'e> Record<'e> {
-    /// The record of `event`, received at `received_at` and published at `now`.
+    /// The record of `event`, received at `received_at` and published at `now`; `marks`: what it is to what is stored.
     pub fn of(
         event: &'e Event<'_>,
         topic: &'e str,
         stamping: Stamping,
+        marks: Option<&Marks>,
         received_at: SystemTime,
         now: SystemTime,
     ) -> Self {
@@ -69,44 +75,72 @@ impl<'e> Record<'e> {
             // To librdkafka 0 means now.
             timestamp_ms: timestamp_ms.max(1),
             replaced,
-            event_type: event.event_type(),
-            event_id: event.id(),
-            event_time_ms: event.timestamp_ms(),
-            org_id: event.org_id(),
-            received_at,
+            headers: headers(event, replaced, marks, received_at),
         }
     }
+}
 
-    /// CloudEvents 1.0, binary content mode. Every header is an attribute, because SDKs drop others.
-    pub fn headers(&self) -> OwnedHeaders {
-        let time = rfc3339(self.event_time_ms);
-        let received = rfc3339(millis(self.received_at));
-        let mut source = String::with_capacity(48);
-        source.push_str("/butlr");
-        if let Some(org) = self.org_id {
-            source.push('/');
-            source.extend(utf8_percent_encode(org, ESCAPED));
-        }
-        let add = |headers: OwnedHeaders, key, value: &str| {
-            headers.insert(Header {
-                key,
-                value: Some(value),
-            })
-        };
-        let mut headers = OwnedHeaders::new_with_capacity(9);
-        headers = add(headers, "ce_specversion", "1.0");
-        headers = add(headers, "ce_id", self.event_id);
-        headers = add(headers, "ce_source", &source);
-        headers = add(headers, "ce_type", cloud_event_type(self.event_type));
-        headers = add(headers, "ce_time", &time);
-        headers = add(headers, "ce_subject", self.key);
-        headers = add(headers, "ce_receivedat", &received);
-        headers = add(headers, "content-type", "application/json");
-        if let Some(reason) = self.replaced {
-            headers = add(headers, "ce_timereplaced", reason.as_str());
-        }
-        headers
+fn headers(
+    event: &Event<'_>,
+    replaced: Option<Replaced>,
+    marks: Option<&Marks>,
+    received_at: SystemTime,
+) -> OwnedHeaders {
+    let time = rfc3339(event.timestamp_ms());
+    let received = rfc3339(millis(received_at));
+    let mut source = String::with_capacity(48);
+    source.push_str("/butlr");
+    if let Some(org) = event.org_id() {
+        source.push('/');
+        source.extend(utf8_percent_encode(org, ESCAPED));
     }
+    let own_id = marks.and_then(|marks| marks.own_id(event.id()));
+    let mut headers = OwnedHeaders::new_with_capacity(9);
+    headers = add(headers, "ce_specversion", "1.0");
+    headers = add(headers, "ce_id", own_id.as_deref().unwrap_or(event.id()));
+    headers = add(headers, "ce_source", &source);
+    headers = add(headers, "ce_type", cloud_event_type(event.event_type()));
+    headers = add(headers, "ce_time", &time);
+    headers = add(headers, "ce_subject", event.space_id());
+    headers = add(headers, "ce_receivedat", &received);
+    headers = add(headers, "content-type", "application/json");
+    if let Some(reason) = replaced {
+        headers = add(headers, "ce_timereplaced", reason.as_str());
+    }
+    match marks {
+        Some(marks) if !marks.is_plain() => marked(headers, marks, event.id()),
+        _ => headers,
+    }
+}
+
+/// What an event is to what is stored. Most are nothing.
+#[cold]
+fn marked(mut headers: OwnedHeaders, marks: &Marks, id: &str) -> OwnedHeaders {
+    if let Some(Revision { number, supersedes }) = &marks.revision {
+        headers = add(headers, "ce_revision", &number.to_string());
+        headers = add(headers, "ce_supersedes", &supersedes.to_string());
+    }
+    if marks.stale {
+        headers = add(headers, "ce_stale", "true");
+    }
+    if let Some(kind) = marks.duplicate {
+        headers = add(headers, "ce_duplicate", kind.as_str());
+    }
+    if marks.out_of_order {
+        headers = add(headers, "ce_outoforder", "true");
+    }
+    if marks.conflict.is_some() {
+        headers = add(headers, "ce_idconflict", "true");
+        headers = add(headers, "ce_originalid", id);
+    }
+    headers
+}
+
+fn add(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
+    headers.insert(Header {
+        key,
+        value: Some(value),
+    })
 }
 
 fn stamp(event_ms: i64, now_ms: i64, stamping: Stamping) -> (i64, Option<Replaced>) {
@@ -173,8 +207,8 @@ mod tests {
         let Ok(Parsed::One(Ok(event))) = parse(body.as_bytes(), None, LIMITS) else {
             panic!("not valid: {body}");
         };
-        let record = Record::of(&event, "topic", stamping, at(NOW - 5), at(NOW));
-        let headers = record.headers();
+        let record = Record::of(&event, "topic", stamping, None, at(NOW - 5), at(NOW));
+        let headers = record.headers;
         let text = |v: Option<&[u8]>| String::from_utf8(v.unwrap().to_vec()).unwrap();
         (
             record.timestamp_ms,

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::{ConfigArguments, misused};
+use crate::dedup::memory::Memory;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -20,6 +21,15 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
     for warning in config.warnings() {
         eprintln!("warning: {warning}");
+    }
+    if config.dedup.is_on() {
+        let bytes = Memory::bytes_bound(&config.dedup);
+        println!(
+            "dedup: at most {} MiB of memory for {} ids and {} readings (dedup.max_ids, dedup.max_readings)",
+            bytes.div_ceil(1 << 20),
+            config.dedup.max_ids,
+            config.dedup.max_readings
+        );
     }
     println!("the configuration is good");
     ExitCode::SUCCESS

@@ -123,9 +123,10 @@ fn start(
     })?;
     let ledger = summary.ledger;
     println!(
-        "\nended: {} received, {} published, {} refused",
+        "\nended: {} received, {} published, {} duplicates, {} refused",
         ledger.received,
         ledger.of(crate::metrics::Outcome::Published),
+        ledger.of(crate::metrics::Outcome::Duplicate),
         ledger.of(crate::metrics::Outcome::Refused)
     );
     Ok(ExitCode::SUCCESS)
@@ -248,9 +249,10 @@ fn line(status: &Value, before: Option<&Value>, colour: bool) -> String {
         (n, false) => format!("{n} refused"),
     };
     format!(
-        "{:>5} events/s  {:>8} published  {refused}   {}",
-        since("/ledger/published"),
+        "{:>5} events/s  {:>8} published  {:>5} duplicates  {refused}   {}",
+        since("/ledger/received"),
         count(status, "/ledger/published").unwrap_or(0),
+        count(status, "/ledger/duplicate").unwrap_or(0),
         flows.join("  ")
     )
 }

@@ -85,6 +85,37 @@ impl Admin {
         for (gauge, value) in all {
             gauge.set(value as i64);
         }
+        let Some(desk) = &self.ingest.pipeline.desk else {
+            return;
+        };
+        let dedup = &self.ingest.pipeline.metrics.dedup;
+        let entries = desk.memory().entries();
+        let kinds = [
+            ("ids", entries.ids),
+            ("readings", entries.readings),
+            ("sources", entries.sources),
+        ];
+        for (kind, count) in kinds {
+            dedup.entries.with_label_values(&[kind]).set(count as i64);
+        }
+        dedup.rebuilding.set(i64::from(!desk.is_rebuilt()));
+        let evictions = desk.memory().evictions();
+        dedup
+            .evictions
+            .inc_by(evictions.saturating_sub(dedup.evictions.get()));
+    }
+
+    fn dedup(&self) -> Option<Value> {
+        let desk = self.ingest.pipeline.desk.as_ref()?;
+        let entries = desk.memory().entries();
+        Some(json!({
+            "rebuilding": !desk.is_rebuilt(),
+            "ids": entries.ids,
+            "readings": entries.readings,
+            "sources": entries.sources,
+            "undecided": entries.open,
+            "evictions": desk.memory().evictions(),
+        }))
     }
 
     fn status(&self) -> Value {
@@ -101,6 +132,7 @@ impl Admin {
                     "type": name,
                     "received": ledger.received,
                     "published": ledger.of(Outcome::Published),
+                    "duplicate": ledger.of(Outcome::Duplicate),
                     "refused": ledger.of(Outcome::Refused),
                     "last_received_seconds_ago": (last > 0.0).then_some((now - last).max(0.0)),
                     "topic": lane.map(|l| l.topic()),
@@ -123,9 +155,11 @@ impl Admin {
             "ledger": {
                 "received": total.received,
                 "published": total.of(Outcome::Published),
+                "duplicate": total.of(Outcome::Duplicate),
                 "refused": total.of(Outcome::Refused),
                 "in_flight": gate.events.now(),
             },
+            "dedup": self.dedup(),
             "limits": {
                 "events": {"now": gate.events.now(), "limit": gate.events.limit()},
                 "bytes": {"now": gate.bytes.now(), "limit": gate.bytes.limit()},

@@ -11,8 +11,9 @@ use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 
+use crate::dedup::Duplicate;
 use crate::event::Mistake;
-use crate::pipeline::{Answer, Stored, Verdict};
+use crate::pipeline::{Answer, Promise, Stored, Verdict};
 use crate::rejection::Rejection;
 
 /// An answer ready to be sent; made where the request's body is at hand, sent where it no longer is.
@@ -46,6 +47,13 @@ struct Published<'a> {
 }
 
 #[derive(Serialize)]
+struct NotNew<'a> {
+    status: &'static str,
+    kind: &'static str,
+    id: &'a str,
+}
+
+#[derive(Serialize)]
 struct Problem<'a> {
     r#type: String,
     title: &'static str,
@@ -74,7 +82,18 @@ struct Refused<'a> {
 #[serde(untagged)]
 enum Entry<'a> {
     Published(Published<'a>),
+    NotNew(NotNew<'a>),
     Refused(Refused<'a>),
+}
+
+impl<'a> Entry<'a> {
+    fn promised(id: Option<&'a str>, promise: &Promise<'a>) -> Self {
+        let id = id.unwrap_or_default();
+        match promise {
+            Promise::Published(stored) => Entry::Published(published(id, stored)),
+            Promise::Duplicate(kind) => Entry::NotNew(not_new(id, *kind)),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -90,7 +109,7 @@ impl Rendered {
             Answer::One(Verdict { event, outcome }) => {
                 let id = event.as_ref().map(|e| e.id());
                 match outcome {
-                    Ok(stored) => Self::json(200, &published(id, stored)),
+                    Ok(promise) => Self::json(200, &Entry::promised(id, promise)),
                     Err(rejection) => Self::problem(rejection, id, request_id()),
                 }
             }
@@ -110,7 +129,7 @@ impl Rendered {
         let results = verdicts.iter().map(|v| {
             let id = v.event.as_ref().map(|e| e.id());
             match &v.outcome {
-                Ok(stored) => Entry::Published(published(id, stored)),
+                Ok(promise) => Entry::promised(id, promise),
                 Err(rejection) => Entry::Refused(Refused {
                     status: "refused",
                     code: rejection.code(),
@@ -230,10 +249,18 @@ impl MessageBody for Body {
     }
 }
 
-fn published<'a>(id: Option<&'a str>, stored: &Stored<'a>) -> Published<'a> {
+fn not_new(id: &str, kind: Duplicate) -> NotNew<'_> {
+    NotNew {
+        status: "duplicate",
+        kind: kind.as_str(),
+        id,
+    }
+}
+
+fn published<'a>(id: &'a str, stored: &Stored<'a>) -> Published<'a> {
     Published {
         status: "published",
-        id: id.unwrap_or_default(),
+        id,
         topic: stored.topic,
         partition: stored.partition,
         offset: stored.offset,

@@ -18,8 +18,9 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::lane::LanePermit;
-use super::report::{Delivery, Report, Slot, Wakeups};
+use super::report::{Delivery, Receipt, Report, Slot, Wakeups};
 use super::watch::Contact;
+use crate::dedup::claim::Claim;
 use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::rejection::Rejection;
@@ -112,11 +113,7 @@ impl ProducerContext for Callbacks {
         let report = match result {
             Ok(message) => {
                 self.contact.now();
-                let offset = message.offset();
-                Report::Stored {
-                    partition: message.partition(),
-                    offset: (offset >= 0).then_some(offset),
-                }
+                Report::Stored(Receipt::new(message.partition(), message.offset()))
             }
             Err((error, _)) => {
                 let code = error.rdkafka_error_code();
@@ -128,7 +125,7 @@ impl ProducerContext for Callbacks {
         };
         if !slot.complete(report) {
             self.metrics
-                .late_report(matches!(report, Report::Stored { .. }));
+                .late_report(matches!(report, Report::Stored(_)));
         }
     }
 }
@@ -229,23 +226,25 @@ impl Producer {
         }
     }
 
-    /// Hands a record to librdkafka; never blocks. The [`Delivery`] ends with librdkafka's report.
+    /// Hands a record to librdkafka; never blocks. The [`Delivery`] ends with librdkafka's report, which also decides the
+    /// record's claim.
     ///
     /// # Errors
-    /// What librdkafka refuses at once; nothing was queued then.
+    /// What librdkafka refuses at once; nothing was queued then, and the claim is released.
     pub fn send(
         &self,
-        record: &Record<'_>,
+        record: Record<'_>,
         permit: LanePermit,
+        claim: Option<Claim>,
         wakeups: &Arc<Wakeups>,
     ) -> Result<Delivery, Rejection> {
-        let slot = Slot::new(permit, Arc::clone(wakeups));
+        let slot = Slot::new(permit, claim, Arc::clone(wakeups));
         let delivery = Delivery::of(Arc::clone(&slot));
         let native = BaseRecord::with_opaque_to(record.topic, slot)
             .key(record.key)
             .payload(record.value)
             .timestamp(record.timestamp_ms)
-            .headers(record.headers());
+            .headers(record.headers);
         let running = self.current.load();
         match running.producer.send(native) {
             Ok(()) => Ok(delivery),

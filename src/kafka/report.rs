@@ -4,24 +4,53 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::lane::LanePermit;
+use crate::dedup::claim::Claim;
 
 /// librdkafka's final word on a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
     /// All in-sync replicas have it.
-    Stored {
-        /// Its partition.
-        partition: i32,
-        /// Its offset; `None` where the broker did not tell (it had stored an earlier try of librdkafka's).
-        offset: Option<i64>,
-    },
+    Stored(Receipt),
     /// Refused, or **unknown**: a record that timed out may be stored all the same.
     Failed(RDKafkaErrorCode),
+}
+
+/// Says that a record is stored, and where. Comes from a delivery report and from nowhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    partition: i32,
+    offset: Option<i64>,
+}
+
+impl Receipt {
+    /// Of the record at this place; a negative offset is one that the broker did not tell.
+    pub(super) fn new(partition: i32, offset: i64) -> Self {
+        Self {
+            partition,
+            offset: (offset >= 0).then_some(offset),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        Self::new(0, 0)
+    }
+
+    /// The record's partition.
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// The record's offset; `None` where the broker did not tell (it had stored an earlier try of librdkafka's).
+    pub fn offset(&self) -> Option<i64> {
+        self.offset
+    }
 }
 
 /// Wakes tasks on the thread they live on, many at a time.
@@ -60,6 +89,9 @@ impl Wakeups {
 }
 
 /// Where a record's report arrives; librdkafka carries it along with the record.
+///
+/// With it travels the record's claim, so that the report decides it, also when nobody waits any more: committed when the
+/// record is stored, released when it is not.
 #[derive(Debug)]
 pub struct Slot {
     state: Mutex<State>,
@@ -72,17 +104,19 @@ struct State {
     waiting: Option<Waker>,
     abandoned: bool,
     permit: Option<LanePermit>,
+    claim: Option<Claim>,
 }
 
 impl Slot {
-    /// A slot for a record that holds `permit` until its report.
-    pub fn new(permit: LanePermit, wakeups: Arc<Wakeups>) -> Arc<Self> {
+    /// A slot for a record that holds `permit` and `claim` until its report.
+    pub fn new(permit: LanePermit, claim: Option<Claim>, wakeups: Arc<Wakeups>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 report: None,
                 waiting: None,
                 abandoned: false,
                 permit: Some(permit),
+                claim,
             }),
             wakeups,
         })
@@ -91,6 +125,11 @@ impl Slot {
     /// Called once, on librdkafka's thread. Returns false when nobody waits any more: the report is late.
     pub fn complete(&self, report: Report) -> bool {
         let mut state = lock(&self.state);
+        // Before anybody can know of the report: a copy that comes after the answer finds the claim decided.
+        match (state.claim.take(), report) {
+            (Some(claim), Report::Stored(receipt)) => claim.commit(&receipt, Instant::now()),
+            (claim, _) => drop(claim),
+        }
         state.report = Some(report);
         let permit = state.permit.take();
         let waiting = state.waiting.take();
@@ -163,13 +202,13 @@ mod tests {
     use std::time::Duration;
 
     fn slot(lane: &Arc<Lane>, wakeups: &Arc<Wakeups>) -> Arc<Slot> {
-        Slot::new(lane.enter(1).unwrap(), Arc::clone(wakeups))
+        Slot::new(lane.enter(1).unwrap(), None, Arc::clone(wakeups))
     }
 
-    const STORED: Report = Report::Stored {
+    const STORED: Report = Report::Stored(Receipt {
         partition: 1,
         offset: Some(2),
-    };
+    });
 
     #[tokio::test(flavor = "current_thread")]
     async fn reports_from_another_thread_wake_all_that_wait() {

@@ -12,12 +12,15 @@ mod admin;
 mod auth;
 mod bulkheads;
 mod command_line;
+mod duplicates;
 mod faults;
 mod ingest;
 mod kafka_real;
 mod limits;
 mod outage;
 mod records;
+mod redis;
+mod restart;
 mod shutdown;
 mod simulate;
 mod tls;
@@ -46,6 +49,9 @@ fn main() {
         bulkheads::trials(),
         faults::trials(),
         records::trials(),
+        duplicates::trials(),
+        redis::trials(),
+        restart::trials(),
         topics::trials(),
         kafka_real::trials(),
         shutdown::trials(),

@@ -6,6 +6,7 @@ mod events;
 mod ledger;
 mod process;
 mod records;
+mod redis;
 mod trial;
 
 pub use answer::{Answer, Request, agent, read_answer, write_head};
@@ -13,6 +14,7 @@ pub use bridge::{Backend, Bridge, Setup};
 pub use events::{event, now_ms, sample, spellings};
 pub use process::{Process, binary, without_colours};
 pub use records::{Rec, records_of, topics_of};
+pub use redis::{RedisServer, needs as redis_needs};
 pub(crate) use trial::trials;
 pub use trial::{start_log, tell_skipped, trial};
 

@@ -1,0 +1,178 @@
+//! Where the pipeline asks: is this event new?
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::timeout_at;
+
+use super::claim::{Claim, Held, Next, Turn};
+use super::memory::Memory;
+use super::redis::{Decided, Shared};
+use super::{Duplicate, Facts};
+use crate::config;
+use crate::event::EventType;
+use crate::metrics::Metrics;
+
+/// What is to become of an event.
+#[derive(Debug)]
+pub enum Claimed {
+    /// It is to be published, as the claim's marks say.
+    Publish {
+        /// The right to do so.
+        claim: Claim,
+        /// Whether what is stored was not known yet.
+        unchecked: bool,
+    },
+    /// It is not new.
+    Duplicate(Duplicate),
+}
+
+/// Knows what is stored, or asks who does.
+#[derive(Debug)]
+pub struct Desk {
+    memory: Arc<Memory>,
+    shared: Option<Arc<Shared>>,
+    /// Types of which is known what was stored before the start: bits by [`EventType::index`].
+    known: watch::Sender<u16>,
+}
+
+const ALL: u16 = (1 << EventType::ALL.len()) - 1;
+
+impl Desk {
+    /// An empty memory, to be rebuilt; `None` where duplicates are not looked for at all.
+    ///
+    /// # Errors
+    /// A Redis address that cannot be used.
+    pub fn open(config: &config::Config, metrics: &Metrics) -> Result<Option<Self>, String> {
+        let settings = &config.dedup;
+        if !settings.is_on() {
+            return Ok(None);
+        }
+        let shared = match &settings.store {
+            config::Store::Memory => None,
+            config::Store::Redis(redis) => {
+                let errors = metrics.dedup.redis_errors.clone();
+                let shared = Shared::start(settings, redis, &config.topics.template, errors);
+                Some(shared.map_err(|problem| format!("dedup.redis_url: {problem}"))?)
+            }
+        };
+        Ok(Some(Self {
+            memory: Memory::new(settings, Instant::now()),
+            shared,
+            known: watch::Sender::new(0),
+        }))
+    }
+
+    /// Waits until what was stored is told to other replicas, at most `patience`.
+    pub async fn flush(&self, patience: Duration) {
+        if let Some(shared) = &self.shared {
+            shared.flush(patience).await;
+        }
+    }
+
+    /// What this process knows to be stored.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// Whether what was stored before the start is known, as far as it ever will be.
+    pub fn is_rebuilt(&self) -> bool {
+        *self.known.borrow() == ALL
+    }
+
+    /// From now on it is, of this type.
+    pub fn set_known(&self, event_type: EventType) {
+        self.known
+            .send_modify(|known| *known |= 1 << event_type.index());
+    }
+
+    /// From now on it is, of all types.
+    pub fn set_rebuilt(&self) {
+        self.known.send_replace(ALL);
+    }
+
+    fn knows(&self, event_type: EventType) -> bool {
+        *self.known.borrow() & 1 << event_type.index() != 0
+    }
+
+    /// The verdict, where it can be had at once. Otherwise [`Desk::claim`] is to be waited for, with what comes back.
+    ///
+    /// # Errors
+    /// It takes a while: another event has to be decided first, Redis asked, or the memory rebuilt.
+    pub fn try_claim(
+        &self,
+        event_type: EventType,
+        facts: &Facts<'_>,
+        now: Instant,
+    ) -> Result<Claimed, Option<Turn>> {
+        if self.shared.is_some() || !self.knows(event_type) {
+            return Err(None);
+        }
+        match self.memory.claim(facts, now) {
+            Next::Publish(claim) => Ok(Claimed::Publish {
+                claim,
+                unchecked: false,
+            }),
+            Next::Duplicate(kind) => Ok(Claimed::Duplicate(kind)),
+            Next::Wait(turn) => Err(Some(turn)),
+        }
+    }
+
+    /// The verdict, before `deadline`; `turn` is what [`Desk::try_claim`] gave back. `None`: the time is up and another copy
+    /// of the event is still undecided.
+    pub async fn claim(
+        &self,
+        event_type: EventType,
+        facts: &Facts<'_>,
+        turn: Option<Turn>,
+        deadline: Instant,
+    ) -> Option<Claimed> {
+        if let Some(turn) = turn {
+            timeout_at(deadline.into(), turn).await.ok()?;
+        }
+        if self.shared.is_none() {
+            self.wait_until_known(event_type, deadline).await;
+        }
+        loop {
+            let turn = match &self.shared {
+                None => match self.memory.claim(facts, Instant::now()) {
+                    Next::Publish(claim) => {
+                        let unchecked = !self.knows(event_type);
+                        return Some(Claimed::Publish { claim, unchecked });
+                    }
+                    Next::Duplicate(kind) => return Some(Claimed::Duplicate(kind)),
+                    Next::Wait(turn) => turn,
+                },
+                Some(shared) => match self.memory.hold(facts, Instant::now()) {
+                    Held::Hold(hold) => {
+                        return match shared.decide(facts, hold, deadline).await {
+                            Decided::Publish(claim) => Some(Claimed::Publish {
+                                claim,
+                                unchecked: false,
+                            }),
+                            Decided::Duplicate(kind) => Some(Claimed::Duplicate(kind)),
+                            Decided::TimedOut => None,
+                        };
+                    }
+                    Held::Redelivery => return Some(Claimed::Duplicate(Duplicate::Redelivery)),
+                    Held::Wait(turn) => turn,
+                },
+            };
+            timeout_at(deadline.into(), turn).await.ok()?;
+        }
+    }
+
+    /// Just after a start an event waits until its type's topic is read, for half of the time it has; then it is taken
+    /// unchecked. A topic that cannot be read does not keep the events of others waiting.
+    async fn wait_until_known(&self, event_type: EventType, deadline: Instant) {
+        if self.knows(event_type) {
+            return;
+        }
+        let now = Instant::now();
+        let patience = now + deadline.saturating_duration_since(now) / 2;
+        let mut known = self.known.subscribe();
+        let is_known = known.wait_for(|known| known & 1 << event_type.index() != 0);
+        let _ = timeout_at(patience.into(), is_known).await;
+    }
+}

@@ -1,0 +1,161 @@
+mod interleavings;
+mod model;
+mod scripts;
+mod threads;
+
+use super::*;
+use crate::config::Store;
+use crate::dedup::Marks;
+use crate::kafka::report::Receipt;
+use model::Event;
+
+fn settings(redelivery: Handling, repeat: Handling) -> config::Dedup {
+    config::Dedup {
+        store: Store::Memory,
+        redelivery,
+        repeat,
+        id_window: Duration::from_secs(20),
+        reading_window: Duration::from_secs(30),
+        max_ids: 8_192,
+        max_readings: 8_192,
+        rebuild_within: Duration::ZERO,
+    }
+}
+
+fn dropping() -> config::Dedup {
+    settings(Handling::Drop, Handling::Drop)
+}
+
+/// Claims as a replica does that asks others who know no more.
+fn claim_by_hold(memory: &Arc<Memory>, facts: &Facts<'_>, now: Instant) -> Next {
+    match memory.hold(facts, now) {
+        Held::Wait(turn) => Next::Wait(turn),
+        Held::Redelivery => Next::Duplicate(Duplicate::Redelivery),
+        Held::Hold(hold) => match hold.opinion().clone() {
+            Verdict::Publish(marks) => Next::Publish(hold.publish(marks, None)),
+            Verdict::Duplicate(kind) => {
+                hold.stored_elsewhere(kind, now);
+                Next::Duplicate(kind)
+            }
+        },
+    }
+}
+
+fn publish(memory: &Arc<Memory>, event: Event, now: Instant) -> Result<Marks, Duplicate> {
+    let id = event.id();
+    match memory.claim(&event.facts(&id), now) {
+        Next::Publish(claim) => {
+            let marks = claim.marks().clone();
+            claim.commit(&Receipt::for_test(), now);
+            Ok(marks)
+        }
+        Next::Duplicate(kind) => Err(kind),
+        Next::Wait(_) => panic!("nothing is undecided"),
+    }
+}
+
+/// Claims are kept with each event under way.
+#[test]
+fn a_claim_is_small_and_can_go_anywhere() {
+    fn anywhere<T: Send + 'static>() {}
+    anywhere::<Claim>();
+    anywhere::<Hold>();
+    anywhere::<super::super::claim::Turn>();
+    assert!(size_of::<Claim>() <= 208, "{}", size_of::<Claim>());
+    assert_eq!(size_of::<Id>(), 20);
+    assert_eq!(size_of::<Value>(), 56);
+}
+
+#[test]
+fn what_is_restored_is_known() {
+    let now = Instant::now();
+    let memory = Memory::new(&dropping(), now);
+    let (first, conflicting) = (Event::occupancy(0, 0, 1), Event::occupancy(0, 1, 2));
+    let (id, other) = (first.id(), Event::occupancy(1, 0, 1).id());
+    let (facts, conflict) = (first.facts(&id), conflicting.facts(&id));
+    let age = Duration::from_secs(20);
+    let restore =
+        |reading, is_conflict, age| memory.restore_id(facts.id_key, reading, is_conflict, age, now);
+    assert!(!restore(facts.reading, false, age + Duration::from_secs(1)));
+    assert!(restore(conflict.reading, true, age));
+    assert!(restore(facts.reading, false, age));
+    assert!(!restore(facts.reading, false, Duration::ZERO));
+    let current = Current {
+        reading: facts.reading,
+        id: EventId::new(&other),
+        revision: 3,
+    };
+    let cell = facts.cell.unwrap();
+    assert!(memory.restore_current(cell, current.clone(), age, now));
+    assert!(!memory.restore_current(cell, current, Duration::ZERO, now));
+    memory.restore_newest(facts.source, i64::MAX, now);
+    memory.restore_newest(facts.source, 0, now);
+    let entries = memory.entries();
+    assert_eq!((entries.ids, entries.readings, entries.sources), (2, 1, 1));
+
+    assert_eq!(publish(&memory, first, now), Err(Duplicate::Redelivery));
+    assert_eq!(
+        publish(&memory, conflicting, now),
+        Err(Duplicate::Redelivery)
+    );
+    let again = Event::occupancy(2, 0, 1);
+    assert_eq!(publish(&memory, again, now), Err(Duplicate::Repeat));
+    let marks = publish(&memory, Event::occupancy(3, 0, 2), now).unwrap();
+    let revision = marks.revision.unwrap();
+    assert_eq!(revision.number, 4);
+    assert_eq!(revision.supersedes.to_string(), other);
+    assert!(!marks.out_of_order);
+    assert!(publish(&memory, Event::occupancy(3, 3, 2), now).is_ok_and(|m| m.conflict.is_some()));
+    let marks = publish(&memory, Event::occupancy(4, 1, 2), now).unwrap();
+    assert!(marks.out_of_order);
+}
+
+/// Another replica knows of a conflict, or of a current value, that this one does not.
+#[test]
+fn others_know_better() {
+    let now = Instant::now();
+    let memory = Memory::new(&dropping(), now);
+    let event = Event::occupancy(5, 0, 1);
+    let id = event.id();
+    let facts = event.facts(&id);
+    let Held::Hold(hold) = memory.hold(&facts, now) else {
+        panic!("it is new");
+    };
+    assert_eq!(hold.opinion(), &Verdict::Publish(Marks::default()));
+    assert_eq!(hold.current(), None);
+    assert!(matches!(memory.claim(&facts, now), Next::Wait(_)));
+    let marks = Marks {
+        conflict: Some(facts.reading),
+        revision: Some(super::super::Revision {
+            number: 7,
+            supersedes: EventId::new("x"),
+        }),
+        ..Marks::default()
+    };
+    let own_id = marks.own_id(&id).unwrap();
+    hold.publish(marks, None).commit(&Receipt::for_test(), now);
+    assert_eq!(memory.entries().open, 0);
+
+    let next = Event::occupancy(6, 0, 2);
+    let marks = publish(&memory, next, now).unwrap();
+    let revision = marks.revision.unwrap();
+    assert_eq!(
+        (revision.number, revision.supersedes.to_string()),
+        (8, own_id)
+    );
+    // The plain id is free: what came under it first is stored elsewhere.
+    let first = Event::occupancy(5, 1, 1);
+    assert_eq!(publish(&memory, first, now).map(|m| m.conflict), Ok(None));
+    assert_eq!(publish(&memory, event, now), Err(Duplicate::Redelivery));
+}
+
+#[test]
+fn the_bound_in_bytes() {
+    let mut settings = dropping();
+    settings.max_ids = 4_000_000;
+    settings.max_readings = 1_000_000;
+    let bound = Memory::bytes_bound(&settings);
+    // 20 + 12, 56 + 12 and 16 + 12 bytes.
+    let bare = 4_000_000 * 32 + 1_000_000 * (68 + 28);
+    assert!(bound >= bare && bound < bare + bare / 5, "{bound}");
+}

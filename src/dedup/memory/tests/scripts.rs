@@ -1,0 +1,117 @@
+//! The memory against the model.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use proptest::prelude::*;
+
+use super::model::{self, Model};
+use super::*;
+use crate::dedup::claim::Turn;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Claim(Event, bool),
+    Commit(prop::sample::Index),
+    Drop(prop::sample::Index),
+    /// Tenths of a second.
+    Wait(u64),
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    (0..8_u8, 0..4_u8, 0..3_u8, any::<bool>(), 0..8_u8).prop_map(|(id, place, value, other, n)| {
+        Event {
+            id,
+            place,
+            value,
+            is_occupancy: !other || n < 4,
+            plausible_time: n != 0,
+        }
+    })
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let any = any::<prop::sample::Index>;
+    let step = prop_oneof![
+        8 => (events(), proptest::bool::ANY).prop_map(|(event, hold)| Step::Claim(event, hold)),
+        6 => any().prop_map(Step::Commit),
+        2 => any().prop_map(Step::Drop),
+        1 => (0..100_u64).prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 0..120)
+}
+
+fn handlings() -> impl Strategy<Value = Handling> {
+    prop::sample::select(vec![Handling::Drop, Handling::Tag, Handling::Off])
+}
+
+fn is_ready(turn: &mut Turn) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    pin!(turn).poll(&mut context) == Poll::Ready(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Verdicts, turns and sizes are the model's, whatever is claimed, stored, lost and forgotten in whatever order.
+    #[test]
+    fn as_the_model(steps in steps(), redelivery in handlings(), repeat in handlings()) {
+        let settings = settings(redelivery, repeat);
+        let start = Instant::now();
+        let memory = Memory::new(&settings, start);
+        let mut model = Model::new(settings);
+        let mut open: Vec<(Claim, model::Claimed)> = Vec::new();
+        let mut turns = Vec::new();
+        let mut since = Duration::ZERO;
+        for step in steps {
+            let now = start + since;
+            match step {
+                Step::Wait(tenths) => since += Duration::from_millis(100 * tenths),
+                Step::Claim(event, by_hold) => {
+                    let id = event.id();
+                    let facts = event.facts(&id);
+                    let next = match by_hold {
+                        true => claim_by_hold(&memory, &facts, now),
+                        false => memory.claim(&facts, now),
+                    };
+                    match (next, model.claim(event, since)) {
+                        (Next::Publish(claim), model::Next::Publish(marks, claimed)) => {
+                            prop_assert_eq!(claim.marks(), &marks);
+                            open.push((claim, claimed));
+                        }
+                        (Next::Duplicate(kind), model::Next::Duplicate(expected)) => {
+                            prop_assert_eq!(kind, expected);
+                        }
+                        (Next::Wait(turn), model::Next::Wait(serial)) => turns.push((turn, serial)),
+                        (next, model::Next::Publish(marks, _)) => {
+                            prop_assert!(false, "{next:?}, but is to be published: {marks:?}");
+                        }
+                        (next, model::Next::Duplicate(kind)) => {
+                            prop_assert!(false, "{next:?}, but is a {}", kind.as_str());
+                        }
+                        (next, model::Next::Wait(_)) => prop_assert!(false, "{next:?}, but is to wait"),
+                    }
+                }
+                Step::Commit(which) if !open.is_empty() => {
+                    let (claim, claimed) = open.swap_remove(which.index(open.len()));
+                    claim.commit(&Receipt::for_test(), now);
+                    model.commit(claimed, since);
+                }
+                Step::Drop(which) if !open.is_empty() => {
+                    let (claim, claimed) = open.swap_remove(which.index(open.len()));
+                    drop(claim);
+                    model.release(claimed);
+                }
+                Step::Commit(_) | Step::Drop(_) => {}
+            }
+            for (turn, serial) in &mut turns {
+                prop_assert_eq!(is_ready(turn), !model.is_open(*serial));
+            }
+            memory.sweep(start + since);
+            let Entries { ids, readings, sources, open } = memory.entries();
+            prop_assert_eq!([open, ids, readings, sources], model.entries(since));
+            prop_assert_eq!(memory.evictions(), 0);
+        }
+    }
+}

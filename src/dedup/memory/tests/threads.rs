@@ -1,0 +1,89 @@
+//! Many threads at once.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::time::timeout;
+
+use super::*;
+
+const THREADS: u8 = 8;
+const KEYS: u64 = 4_000;
+
+/// Each thread comes with each event, and some deliveries fail: each event is stored once, and nobody waits for ever.
+#[test]
+fn each_event_is_stored_once() {
+    let memory = Memory::new(&dropping(), Instant::now());
+    let stored: Vec<AtomicU32> = (0..KEYS).map(|_| AtomicU32::new(0)).collect();
+    let [waited, failed] = [AtomicU32::new(0), AtomicU32::new(0)];
+    let together = Barrier::new(usize::from(THREADS));
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (memory, stored, together) = (&memory, &stored, &together);
+            let (waited, failed) = (&waited, &failed);
+            scope.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_time()
+                    .build();
+                together.wait();
+                runtime.unwrap().block_on(async {
+                    for n in 0..KEYS {
+                        let mut tries = 0;
+                        loop {
+                            tries += 1;
+                            match memory.claim(&facts(n, thread), Instant::now()) {
+                                Next::Duplicate(_) => break,
+                                Next::Wait(turn) => {
+                                    waited.fetch_add(1, Ordering::Relaxed);
+                                    let wait = timeout(Duration::from_secs(30), turn).await;
+                                    wait.expect("its turn comes");
+                                }
+                                Next::Publish(claim) => {
+                                    std::thread::yield_now();
+                                    if (n + u64::from(thread) + tries).is_multiple_of(3) {
+                                        failed.fetch_add(1, Ordering::Relaxed);
+                                        drop(claim);
+                                    } else {
+                                        stored[n as usize].fetch_add(1, Ordering::Relaxed);
+                                        claim.commit(&Receipt::for_test(), Instant::now());
+                                    }
+                                }
+                            }
+                        }
+                    }
+                });
+            });
+        }
+    });
+    assert!(
+        stored
+            .iter()
+            .all(|times| times.load(Ordering::Relaxed) == 1)
+    );
+    let [waited, failed] = [waited, failed].map(AtomicU32::into_inner);
+    assert!(
+        waited > 0 && failed > 0,
+        "{waited} waits, {failed} failures"
+    );
+    let entries = memory.entries();
+    assert_eq!((entries.open, entries.readings), (0, KEYS as usize / 2));
+}
+
+/// Even ones are the same event on each thread; odd ones have an id of the thread's own, and the same value.
+fn facts(n: u64, thread: u8) -> Facts<'static> {
+    let hash = |seed| xxhash_rust::xxh3::xxh3_64_with_seed(&n.to_le_bytes(), seed);
+    let is_occupancy = n % 2 == 1;
+    Facts {
+        id: "",
+        id_key: hash(if is_occupancy {
+            10 + u64::from(thread)
+        } else {
+            1
+        }),
+        reading: hash(2),
+        cell: is_occupancy.then(|| hash(3)),
+        source: n % 7,
+        timestamp_ms: n as i64,
+        plausible_time: true,
+    }
+}

@@ -1,0 +1,304 @@
+//! The Kafka part: where the partitions begin and end, and the records between.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::chunk::Chunk;
+use super::told::Record;
+use super::{Bounds, Halt};
+use look::Found;
+
+mod look;
+
+/// How soon an end that is asked for is noticed.
+const GLANCE: Duration = Duration::from_millis(50);
+/// So long nothing of a topic may come before the others have their turn.
+const STALL: Duration = Duration::from_secs(5);
+
+/// Errors come with the records they concern; what happens to connections is in the producer's log already.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", facility, "{message}");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+type Client = BaseConsumer<Quiet>;
+
+/// Reads the topics and leaves no trace: it joins no group and commits nothing.
+pub struct Reader {
+    client: Option<Arc<Client>>,
+    /// What last went wrong.
+    trouble: Arc<Mutex<Option<String>>>,
+}
+
+impl Reader {
+    /// # Errors
+    /// What librdkafka refuses in the configuration.
+    pub fn new(mut config: ClientConfig) -> Result<Self, String> {
+        config
+            // Batches are compressed some five times over: this much becomes five times as much in memory.
+            .set("fetch.max.bytes", "2097152")
+            .set("fetch.message.max.bytes", "262144")
+            .set("queued.max.messages.kbytes", "8192")
+            .set("fetch.wait.max.ms", "50")
+            // With a queue so short, the default pause of 1 s when it is full would be most of the time.
+            .set("fetch.queue.backoff.ms", "5")
+            .set("receive.message.max.bytes", "100000000")
+            // librdkafka assigns partitions only to a consumer that names a group.
+            .set("group.id", "butlr-bridge-rebuild")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // What retention took meanwhile is no longer there to be read.
+            .set("auto.offset.reset", "earliest")
+            // The only word for an end that is no record.
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_uncommitted")
+            .set("allow.auto.create.topics", "false");
+        let client: Client = config
+            .create_with_context(Quiet)
+            .map_err(|e| e.to_string())?;
+        Ok(Self {
+            client: Some(Arc::new(client)),
+            trouble: Arc::default(),
+        })
+    }
+
+    fn client(&self) -> &Arc<Client> {
+        self.client.as_ref().expect("there until it is dropped")
+    }
+
+    /// What last went wrong with Kafka, for who wonders why it took so long.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).take()
+    }
+
+    /// Those of the topics at the places `wanted` that are there, and where their partitions begin and end now.
+    ///
+    /// # Errors
+    /// It was to end.
+    pub fn look(
+        &self,
+        names: &[String; 10],
+        wanted: &[usize],
+        bounds: &Bounds<'_>,
+    ) -> Result<Found, Halt> {
+        // librdkafka's questions block: they are asked on a thread of their own, which nobody waits for once this is to end.
+        let over = Arc::new(AtomicBool::new(false));
+        let (found, finding) = mpsc::channel();
+        let look = look::Look {
+            client: Arc::clone(self.client()),
+            over: Arc::clone(&over),
+            trouble: Arc::clone(&self.trouble),
+        };
+        let wanted: Vec<_> = wanted.iter().map(|&p| (p, names[p].clone())).collect();
+        let spawned = std::thread::Builder::new()
+            .name("dedup-look".into())
+            .spawn(move || drop(found.send(look.all(&wanted))));
+        spawned.expect("the system can start a thread");
+        let halt = loop {
+            match finding.recv_timeout(GLANCE) {
+                Ok(found) => return Ok(found),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Halt::Topic {
+                        reason: "looking for the topics failed".to_owned(),
+                        for_good: true,
+                    });
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Err(halt) = bounds.check() {
+                        break halt;
+                    }
+                }
+            }
+        };
+        over.store(true, Ordering::Relaxed);
+        Err(halt)
+    }
+
+    /// Reads the chunks of a topic's partitions and shows `each` record with its chunk, in the order of its partition.
+    /// One topic at a time: librdkafka's crate tells the end of a partition with its number alone.
+    ///
+    /// # Errors
+    /// It was to end, or this topic cannot be read. Chunks may be read to their ends all the same.
+    pub fn read(
+        &self,
+        topic: &str,
+        chunks: &mut [Chunk],
+        bounds: &Bounds<'_>,
+        each: impl FnMut(&mut Chunk, &Record<'_>),
+    ) -> Result<(), Halt> {
+        let client = self.client();
+        let read = Reading {
+            client,
+            topic,
+            trouble: &self.trouble,
+        }
+        .all(chunks, bounds, each);
+        // Nothing of it is fetched while others are read.
+        let _ = client.assign(&TopicPartitionList::new());
+        read
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // Closing it may wait for connections; nobody else has to.
+        let client = self.client.take();
+        let _ = std::thread::Builder::new()
+            .name("dedup-close".into())
+            .spawn(move || drop(client));
+    }
+}
+
+/// One topic being read.
+struct Reading<'r> {
+    client: &'r Client,
+    topic: &'r str,
+    trouble: &'r Mutex<Option<String>>,
+}
+
+impl Reading<'_> {
+    fn all(
+        &self,
+        chunks: &mut [Chunk],
+        bounds: &Bounds<'_>,
+        mut each: impl FnMut(&mut Chunk, &Record<'_>),
+    ) -> Result<(), Halt> {
+        let mut list = TopicPartitionList::new();
+        for chunk in chunks.iter() {
+            let from = Offset::Offset(chunk.start());
+            let added = list.add_partition_offset(self.topic, chunk.partition(), from);
+            added.map_err(|e| self.failed(&e, true))?;
+        }
+        let assigned = self.client.assign(&list);
+        assigned.map_err(|e| self.failed(&e, true))?;
+        let mut unread = chunks.iter().filter(|c| !c.is_read()).count();
+        let mut last = Instant::now();
+        while unread > 0 {
+            bounds.check()?;
+            let read = match self.client.poll(GLANCE) {
+                Some(Ok(message)) => self.take(&message, chunks, &mut each),
+                Some(Err(KafkaError::PartitionEOF(partition))) => end_of(chunks, partition),
+                Some(Err(error)) => {
+                    self.note(&error)?;
+                    None
+                }
+                None => None,
+            };
+            match read {
+                Some(chunk) => {
+                    last = Instant::now();
+                    if chunk.is_read() {
+                        unread -= 1;
+                        self.leave(chunk.partition());
+                    }
+                }
+                None if last.elapsed() > STALL => return Err(self.stalled()),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The chunk that a record came for.
+    fn take<'c>(
+        &self,
+        message: &BorrowedMessage<'_>,
+        chunks: &'c mut [Chunk],
+        each: &mut impl FnMut(&mut Chunk, &Record<'_>),
+    ) -> Option<&'c mut Chunk> {
+        if message.topic() != self.topic {
+            return None;
+        }
+        let chunk = chunk_of(chunks, message.partition())?;
+        if chunk.takes(message.offset()) {
+            show(message, |record| each(chunk, record));
+        }
+        Some(chunk)
+    }
+
+    /// What comes in a partition from now on is not wanted, and not fetched.
+    fn leave(&self, partition: i32) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(self.topic, partition);
+        let _ = self.client.incremental_unassign(&list);
+    }
+
+    /// Most errors pass, and librdkafka goes on trying.
+    fn note(&self, error: &KafkaError) -> Result<(), Halt> {
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic,
+            ) => Err(self.failed(error, true)),
+            // The group is not used, so nobody needs to be allowed to.
+            Some(RDKafkaErrorCode::GroupAuthorizationFailed) => Ok(()),
+            _ => {
+                *lock(self.trouble) = Some(error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    fn failed(&self, error: &KafkaError, for_good: bool) -> Halt {
+        let code = error.rdkafka_error_code();
+        let error = code.map_or_else(|| error.to_string(), |code| code.to_string());
+        Halt::Topic {
+            reason: format!("topic {}: {error}", self.topic),
+            for_good,
+        }
+    }
+
+    fn stalled(&self) -> Halt {
+        Halt::Topic {
+            reason: format!("topic {}: nothing came for {STALL:?}", self.topic),
+            for_good: false,
+        }
+    }
+}
+
+/// The chunk of a partition, if it still has something to come.
+fn chunk_of(chunks: &mut [Chunk], partition: i32) -> Option<&mut Chunk> {
+    let mut same = chunks.iter_mut().filter(|c| c.partition() == partition);
+    same.next().filter(|c| !c.is_read())
+}
+
+/// A partition has nothing more: its chunk.
+fn end_of(chunks: &mut [Chunk], partition: i32) -> Option<&mut Chunk> {
+    let chunk = chunk_of(chunks, partition)?;
+    chunk.end();
+    Some(chunk)
+}
+
+fn show(message: &BorrowedMessage<'_>, each: impl FnOnce(&Record<'_>)) {
+    let value = message.payload().unwrap_or_default();
+    // rdkafka panics on a header whose name is not UTF-8; a bridge writes none.
+    let record = catch_unwind(AssertUnwindSafe(|| {
+        let mut record = Record::new(value);
+        for header in message.headers().iter().flat_map(|all| all.iter()) {
+            record.header(header.key, header.value.unwrap_or_default());
+        }
+        record
+    }));
+    each(&record.unwrap_or_default());
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

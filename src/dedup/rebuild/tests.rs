@@ -1,0 +1,501 @@
+//! Logs without Kafka: what is read back of them, and what memory makes of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::chunk::Chunk;
+use super::partition::Partition;
+use super::told::Record;
+use super::{SLACK, Start};
+use crate::config;
+use crate::dedup::claim::{Current, Held, Next};
+use crate::dedup::memory::Memory;
+use crate::dedup::{Duplicate, Facts, Verdict};
+use crate::event::{Event, Limits, Parsed, parse};
+use crate::kafka::report::Receipt;
+use crate::ksuid::Ksuid;
+
+const WINDOW: Duration = Duration::from_secs(900);
+const MINUTE: i64 = 60_000;
+
+fn settings() -> config::Dedup {
+    config::Dedup {
+        store: config::Store::Memory,
+        redelivery: config::Handling::Drop,
+        repeat: config::Handling::Drop,
+        id_window: WINDOW,
+        reading_window: WINDOW,
+        max_ids: 10_000,
+        max_readings: 10_000,
+        rebuild_within: Duration::from_secs(30),
+    }
+}
+
+/// The id that is made at `second` after 2014; `salt` tells those of a second apart.
+fn id(second: i64, salt: u8) -> String {
+    let ms = (Ksuid::EPOCH_SECONDS + second) * 1000;
+    format!("event_{}", Ksuid::new(ms, [salt; 16]))
+}
+
+/// An occupancy of `space` at `minute`.
+fn occupancy(id: &str, space: u8, minute: i64, data: u32) -> String {
+    format!(
+        r#"{{"id":"{id}","type":"ROOM_OCCUPANCY","timestamp":{},"version":"v1.0.0","metadata":{{"room_id":"room_{space}"}},"data":{data}}}"#,
+        minute * MINUTE
+    )
+}
+
+fn event(body: &str) -> Event<'_> {
+    let limits = Limits {
+        max_events: 1,
+        max_event_bytes: 10_000,
+    };
+    match parse(body.as_bytes(), None, limits) {
+        Ok(Parsed::One(Ok(event))) => event,
+        _ => panic!("not an event: {body}"),
+    }
+}
+
+/// A record in a log.
+#[derive(Clone, Debug)]
+struct Stored {
+    value: String,
+    headers: Vec<(&'static str, String)>,
+}
+
+impl Stored {
+    /// Of an event received `age` ms before `start`.
+    fn new(start: Start, age: i64, value: String) -> Self {
+        let received = std::time::UNIX_EPOCH + Duration::from_millis((start.ms - age) as u64);
+        let received = humantime::format_rfc3339_millis(received).to_string();
+        let headers = vec![
+            ("ce_id", event(&value).id().to_owned()),
+            ("ce_receivedat", received),
+        ];
+        Self { value, headers }
+    }
+
+    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.headers.push((name, value.to_string()));
+        self
+    }
+
+    fn record(&self) -> Record<'_> {
+        let mut record = Record::new(self.value.as_bytes());
+        for (name, value) in &self.headers {
+            record.header(name, value.as_bytes());
+        }
+        record
+    }
+}
+
+/// What Kafka does for a chunk, offsets being places in `log`.
+fn read(log: &[Option<Stored>], chunk: &mut Chunk, start: Start) {
+    for (offset, stored) in log.iter().enumerate().skip(chunk.start() as usize) {
+        if chunk.is_read() {
+            return;
+        }
+        if let Some(stored) = stored
+            && chunk.takes(offset as i64)
+        {
+            chunk.see(&stored.record(), start, WINDOW);
+        }
+    }
+    chunk.end();
+}
+
+/// A memory rebuilt from a log in chunks of these sizes (again and again), and how many offsets were read.
+fn rebuilt(log: &[Option<Stored>], sizes: &[u64], start: Start) -> (Arc<Memory>, u64) {
+    let memory = Memory::new(&settings(), start.instant);
+    let mut partition = Partition::new(0, 0, log.len() as i64);
+    let mut offsets = 0;
+    for size in sizes.iter().cycle() {
+        if !partition.wants() {
+            break;
+        }
+        let mut chunk = partition.chunk(*size);
+        read(log, &mut chunk, start);
+        offsets += chunk.len();
+        assert!(partition.read(&chunk));
+        chunk.settle(&memory, start);
+    }
+    (memory, offsets)
+}
+
+/// What memory thinks of an event, and its current value.
+fn opinion(memory: &Arc<Memory>, body: &str, start: Start) -> (Verdict, Option<Current>) {
+    let event = event(body);
+    match memory.hold(&Facts::of(&event, true), start.instant) {
+        Held::Hold(hold) => (hold.opinion().clone(), hold.current().cloned()),
+        Held::Redelivery => (Verdict::Duplicate(Duplicate::Redelivery), None),
+        Held::Wait(_) => panic!("nothing is undecided"),
+    }
+}
+
+fn verdict(memory: &Arc<Memory>, body: &str, start: Start) -> Verdict {
+    opinion(memory, body, start).0
+}
+
+/// Publishes an event that was not there yet.
+fn publish(memory: &Arc<Memory>, body: &str, start: Start) {
+    match memory.claim(&Facts::of(&event(body), true), start.instant) {
+        Next::Publish(claim) => claim.commit(&Receipt::for_test(), start.instant),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn revises(verdict: &Verdict, id: &str, number: u32) -> bool {
+    let Verdict::Publish(marks) = verdict else {
+        return false;
+    };
+    let revision = marks.revision.as_ref();
+    revision.is_some_and(|r| r.number == number && r.supersedes.to_string() == id)
+}
+
+const REDELIVERY: Verdict = Verdict::Duplicate(Duplicate::Redelivery);
+const REPEAT: Verdict = Verdict::Duplicate(Duplicate::Repeat);
+
+#[test]
+fn what_was_stored_is_known_again() {
+    let start = Start::now();
+    let (first, second) = (id(100, 1), id(200, 2));
+    let log = [
+        Some(Stored::new(start, 60_000, occupancy(&first, 1, 5, 4))),
+        Some(
+            Stored::new(start, 30_000, occupancy(&second, 1, 5, 5))
+                .with("ce_revision", 1)
+                .with("ce_supersedes", &first),
+        ),
+    ];
+    for sizes in [&[1][..], &[2]] {
+        let (memory, _) = rebuilt(&log, sizes, start);
+        let is = |body: &str| verdict(&memory, body, start);
+        assert_eq!(is(&occupancy(&first, 1, 5, 4)), REDELIVERY);
+        assert_eq!(is(&occupancy(&second, 1, 5, 5)), REDELIVERY);
+        assert_eq!(is(&occupancy(&id(300, 3), 1, 5, 5)), REPEAT);
+        // 4 → 5 → 4
+        assert!(revises(&is(&occupancy(&id(300, 3), 1, 5, 4)), &second, 2));
+        let stale = is(&occupancy(&id(150, 3), 1, 5, 7));
+        assert!(
+            matches!(stale, Verdict::Publish(marks) if marks.stale && marks.revision.is_none())
+        );
+        let conflict = is(&occupancy(&first, 2, 5, 9));
+        assert!(matches!(conflict, Verdict::Publish(marks) if marks.conflict.is_some()));
+        let older = is(&occupancy(&id(300, 3), 1, 4, 1));
+        assert!(matches!(older, Verdict::Publish(marks) if marks.out_of_order));
+    }
+}
+
+#[test]
+fn neither_stale_ones_nor_tagged_copies_become_current() {
+    let start = Start::now();
+    let current = id(200, 1);
+    let log = [
+        Some(Stored::new(start, 60_000, occupancy(&current, 1, 5, 4))),
+        Some(Stored::new(start, 50_000, occupancy(&id(100, 2), 1, 5, 5)).with("ce_stale", true)),
+        Some(
+            Stored::new(start, 40_000, occupancy(&id(300, 3), 1, 5, 4))
+                .with("ce_duplicate", "repeat"),
+        ),
+    ];
+    for size in 1..4 {
+        let (memory, _) = rebuilt(&log, &[size], start);
+        let next = verdict(&memory, &occupancy(&id(400, 4), 1, 5, 6), start);
+        assert!(revises(&next, &current, 1), "{next:?}");
+        for (id, data) in [(id(100, 2), 5), (id(300, 3), 4)] {
+            let again = occupancy(&id, 1, 5, data);
+            assert_eq!(verdict(&memory, &again, start), REDELIVERY);
+        }
+    }
+}
+
+#[test]
+fn the_copy_of_a_conflict_is_known() {
+    let start = Start::now();
+    let twice = id(100, 1);
+    let (one, other) = (occupancy(&twice, 1, 5, 4), occupancy(&twice, 2, 6, 7));
+    let conflict = Facts::of(&event(&other), true).reading >> 32;
+    let mut stored = Stored::new(start, 30_000, other.clone())
+        .with("ce_idconflict", true)
+        .with("ce_originalid", &twice);
+    stored.headers[0].1 = format!("{twice}~{conflict:08x}");
+    let published = stored.headers[0].1.clone();
+    let log = [Some(Stored::new(start, 60_000, one.clone())), Some(stored)];
+    for size in [1, 2] {
+        let (memory, _) = rebuilt(&log, &[size], start);
+        assert_eq!(verdict(&memory, &one, start), REDELIVERY);
+        assert_eq!(verdict(&memory, &other, start), REDELIVERY);
+        // What replaces it names the id that it has in the topic.
+        let next = verdict(&memory, &occupancy(&id(200, 2), 2, 6, 8), start);
+        assert!(revises(&next, &published, 1), "{next:?}");
+    }
+}
+
+/// The ids of dropped repeats are in no topic. The seconds in them stand in.
+#[test]
+fn a_dropped_repeat_that_comes_again_after_a_restart_is_no_revision() {
+    let start = Start::now();
+    let log = [Some(Stored::new(
+        start,
+        60_000,
+        occupancy(&id(100, 1), 1, 5, 4),
+    ))];
+    let repeat = occupancy(&id(160, 2), 1, 5, 4);
+    let (memory, _) = rebuilt(&log, &[10], start);
+    assert_eq!(
+        verdict(&memory, &repeat, start),
+        REPEAT,
+        "still the current value"
+    );
+    // Revised after the restart, before the repeat comes again.
+    publish(&memory, &occupancy(&id(220, 3), 1, 5, 5), start);
+    let late = verdict(&memory, &repeat, start);
+    let Verdict::Publish(marks) = &late else {
+        panic!("{late:?}");
+    };
+    assert!(marks.stale && marks.revision.is_none(), "{marks:?}");
+
+    // Revised before the restart.
+    let mut log = log.to_vec();
+    log.push(Some(
+        Stored::new(start, 30_000, occupancy(&id(220, 3), 1, 5, 5)).with("ce_revision", 1),
+    ));
+    let (memory, _) = rebuilt(&log, &[10], start);
+    assert_eq!(verdict(&memory, &repeat, start), late);
+    // And back to its value: a repeat again, whatever its id.
+    publish(&memory, &occupancy(&id(280, 4), 1, 5, 4), start);
+    assert_eq!(verdict(&memory, &repeat, start), REPEAT);
+}
+
+#[test]
+fn what_is_stored_meanwhile_wins() {
+    let start = Start::now();
+    let old = [Some(Stored::new(
+        start,
+        60_000,
+        occupancy(&id(100, 1), 1, 5, 4),
+    ))];
+    let memory = Memory::new(&settings(), start.instant);
+    let live = id(200, 2);
+    publish(&memory, &occupancy(&live, 1, 5, 5), start);
+    let mut chunk = Chunk::new(0, 0, 1);
+    read(&old, &mut chunk, start);
+    assert_eq!(chunk.settle(&memory, start), (1, 0));
+    let next = verdict(&memory, &occupancy(&id(300, 3), 1, 5, 4), start);
+    assert!(revises(&next, &live, 1), "{next:?}");
+}
+
+/// A value that was since replaced must not be taken for current: going back to it is a revision, no repeat.
+#[test]
+fn half_a_chunk_tells_no_current_value() {
+    let start = Start::now();
+    let log = [
+        Some(Stored::new(start, 60_000, occupancy(&id(100, 1), 1, 5, 4))),
+        Some(Stored::new(start, 30_000, occupancy(&id(200, 2), 1, 5, 5)).with("ce_revision", 1)),
+    ];
+    let memory = Memory::new(&settings(), start.instant);
+    let mut partition = Partition::new(0, 0, 2);
+    let mut chunk = partition.chunk(2);
+    assert!(chunk.takes(0));
+    chunk.see(&log[0].as_ref().unwrap().record(), start, WINDOW);
+    assert!(!partition.read(&chunk));
+    assert_eq!(chunk.settle(&memory, start), (1, 0));
+    let again = occupancy(&id(300, 3), 1, 5, 4);
+    assert!(matches!(
+        verdict(&memory, &again, start),
+        Verdict::Publish(_)
+    ));
+    assert_eq!(
+        verdict(&memory, &occupancy(&id(100, 1), 1, 5, 4), start),
+        REDELIVERY
+    );
+}
+
+#[test]
+fn others_records_tell_nothing_and_end_nothing() {
+    let start = Start::now();
+    let known = occupancy(&id(100, 1), 1, 5, 4);
+    let old = start.ms - 86_400_000;
+    let mut log = vec![Some(Stored::new(start, 60_000, known.clone()))];
+    for value in ["", "{}", "[]", "no JSON", "[1,2]", &known] {
+        log.push(Some(Stored {
+            value: value.to_owned(),
+            headers: vec![("ce_id", "x".to_owned())],
+        }));
+        for (name, value) in [
+            ("ce_receivedat", "yesterday".to_owned()),
+            ("ce_receivedat", old.to_string()),
+            ("CE_RECEIVEDAT", "2020-01-01T00:00:00Z".to_owned()),
+        ] {
+            log.push(Some(Stored {
+                value: "{}".to_owned(),
+                headers: vec![(name, value)],
+            }));
+        }
+    }
+    let ours = |stored: &Option<Stored>| {
+        let record = stored.as_ref().unwrap().record();
+        Chunk::new(0, 0, 1).see(&record, start, WINDOW)
+    };
+    assert_eq!(log.iter().filter(|s| ours(s)).count(), 1);
+    let (memory, _) = rebuilt(&log, &[3], start);
+    assert_eq!(verdict(&memory, &known, start), REDELIVERY);
+}
+
+#[test]
+fn the_window_ends_the_search_and_spooled_records_do_not() {
+    let start = Start::now();
+    let body = |n: usize| occupancy(&id(n as i64, 1), n as u8, 5, 4);
+    let beyond = (WINDOW + SLACK).as_millis() as i64 + 1;
+    let at = |n: usize, age: i64| Some(Stored::new(start, age, body(n)));
+    let spooled = |n: usize| at(n, 10 * beyond).map(|s| s.with("ce_spooled", true));
+    let mut log: Vec<_> = (0..50).map(|n| at(n, beyond + 10)).collect();
+    log.extend((50..60).map(|n| at(n, 60_000)));
+    log.extend((60..90).map(spooled));
+    let (memory, offsets) = rebuilt(&log, &[5], start);
+    for n in 50..60 {
+        assert_eq!(verdict(&memory, &body(n), start), REDELIVERY, "{n}");
+    }
+    assert_eq!(offsets, 45, "one chunk from before the window is enough");
+    // What is older than the window is not taken, whether it was read or not.
+    for n in [47, 49, 70] {
+        assert!(matches!(
+            verdict(&memory, &body(n), start),
+            Verdict::Publish(_)
+        ));
+    }
+}
+
+/// Deliveries overtake each other: receipt is nearly in the order of offsets, not quite.
+#[test]
+fn one_from_before_the_window_may_lie_behind_one_within() {
+    let start = Start::now();
+    let within = occupancy(&id(1, 1), 1, 5, 4);
+    let (a_little, window) = (30_000, WINDOW.as_millis() as i64);
+    let log = [
+        Some(Stored::new(start, window - a_little, within.clone())),
+        Some(Stored::new(
+            start,
+            window + a_little,
+            occupancy(&id(2, 2), 2, 5, 4),
+        )),
+    ];
+    let (memory, _) = rebuilt(&log, &[1], start);
+    assert_eq!(verdict(&memory, &within, start), REDELIVERY);
+}
+
+#[test]
+fn a_clock_ahead_of_ours_is_now() {
+    let start = Start::now();
+    let body = occupancy(&id(1, 1), 1, 5, 4);
+    let log = [Some(Stored::new(start, -3_600_000, body.clone()))];
+    let (memory, _) = rebuilt(&log, &[1], start);
+    assert_eq!(verdict(&memory, &body, start), REDELIVERY);
+}
+
+#[test]
+fn a_replaced_time_is_never_the_newest() {
+    let start = Start::now();
+    let body = occupancy(&id(1, 1), 1, 40_000_000, 4);
+    let replaced = Stored::new(start, 1_000, body).with("ce_timereplaced", "future");
+    let (memory, _) = rebuilt(&[Some(replaced)], &[1], start);
+    let next = verdict(&memory, &occupancy(&id(2, 2), 1, 5, 4), start);
+    assert_eq!(next, Verdict::Publish(crate::dedup::Marks::default()));
+}
+
+/// How a record of a story came to be.
+#[derive(Clone, Debug)]
+struct Step {
+    id: (i64, u8),
+    space: u8,
+    minute: i64,
+    data: u32,
+    /// ms between it and the next one, and between receipt and storing.
+    gap: i64,
+    delay: i64,
+    mark: u8,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = (0_i64..40, 0_u8..3, 0_u8..3, 0_i64..3, 0_u32..3);
+    (who, 0_i64..120_000, 0_i64..59_000, 0_u8..12).prop_map(
+        |((second, salt, space, minute, data), gap, delay, mark)| Step {
+            id: (second, salt),
+            space,
+            minute,
+            data,
+            gap,
+            delay,
+            mark,
+        },
+    )
+}
+
+/// A log as a bridge might have left it, gaps included, and the events in it.
+fn log_of(steps: &[Step], start: Start) -> (Vec<Option<Stored>>, Vec<String>) {
+    let mut stored_at: i64 = steps.iter().map(|s| s.gap).sum();
+    let (mut log, mut events) = (Vec::new(), Vec::new());
+    for step in steps {
+        let body = occupancy(
+            &id(step.id.0, step.id.1),
+            step.space,
+            step.minute,
+            step.data,
+        );
+        events.push(body.clone());
+        let age = match step.mark {
+            6 => stored_at + 40 * step.delay,
+            _ => stored_at + step.delay,
+        };
+        let stored = Stored::new(start, age, body);
+        log.push(match step.mark {
+            0 => None,
+            1 => Some(stored.with("ce_stale", true)),
+            2 => Some(stored.with("ce_duplicate", "repeat")),
+            3 => Some(stored.with("ce_idconflict", true)),
+            4 => Some(stored.with("ce_timereplaced", "past")),
+            5 => Some(stored.with("ce_revision", step.gap % 7)),
+            6 => Some(stored.with("ce_spooled", true)),
+            _ => Some(stored),
+        });
+        stored_at -= step.gap;
+    }
+    (log, events)
+}
+
+proptest! {
+    /// However the log is cut, and though reading ends where the window does: memory is what reading all of it makes.
+    #[test]
+    fn any_chunks_tell_the_same(
+        steps in prop::collection::vec(step(), 0..60),
+        sizes in prop::collection::vec(1_u64..20, 1..6),
+    ) {
+        let start = Start::now();
+        let (log, events) = log_of(&steps, start);
+        let (memory, _) = rebuilt(&log, &sizes, start);
+        let whole = Memory::new(&settings(), start.instant);
+        let mut chunk = Chunk::new(0, 0, log.len() as i64);
+        read(&log, &mut chunk, start);
+        chunk.settle(&whole, start);
+        prop_assert_eq!(memory.entries().ids, whole.entries().ids);
+        prop_assert_eq!(memory.entries().readings, whole.entries().readings);
+        for body in &events {
+            prop_assert_eq!(opinion(&memory, body, start), opinion(&whole, body, start));
+            let other = body.replace("event_", "event-");
+            prop_assert_eq!(opinion(&memory, &other, start), opinion(&whole, &other, start));
+        }
+    }
+
+    /// Whatever headers and values a topic has.
+    #[test]
+    fn anything_can_lie_in_a_topic(
+        value: Vec<u8>, name in "ce_(id|receivedat|revision|spooled|stale)|[a-z_]{0,9}", header: Vec<u8>,
+    ) {
+        let mut record = Record::new(&value);
+        record.header(&name, &header);
+        record.header("ce_receivedat", b"2026-11-22T19:45:36.123Z");
+        Chunk::new(0, 0, 1).see(&record, Start::now(), Duration::MAX / 4);
+    }
+}

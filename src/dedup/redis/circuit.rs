@@ -1,0 +1,106 @@
+//! Whether Redis is asked at all.
+
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// Between two attempts; doubled up to the longest.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// See [`FIRST_PAUSE`].
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Closed: Redis is asked. Opened by the first question that gets no answer in time, so that an outage costs time once and
+/// not with each event; closed again by an answer in time to a question of no consequence.
+#[derive(Debug)]
+pub struct Circuit {
+    closed: AtomicBool,
+    tripped: Notify,
+}
+
+impl Circuit {
+    /// A closed one: at the start the first events try.
+    pub fn new() -> Self {
+        Self {
+            closed: AtomicBool::new(true),
+            tripped: Notify::new(),
+        }
+    }
+
+    /// Whether Redis is to be asked.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Redis did not answer in time.
+    pub fn trip(&self) {
+        if self.closed.swap(false, Ordering::Relaxed) {
+            self.tripped.notify_one();
+        }
+    }
+
+    /// Redis is known to be away.
+    pub fn open(&self) {
+        self.closed.store(false, Ordering::Relaxed);
+    }
+
+    /// Redis answers in time.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until somebody got no answer in time.
+    pub async fn tripped(&self) {
+        self.tripped.notified().await;
+    }
+}
+
+/// When Redis is asked whether it is fast enough again.
+#[derive(Debug, Default)]
+pub struct Probe {
+    due: Option<Instant>,
+    pause: Duration,
+}
+
+impl Probe {
+    /// At once.
+    pub fn now(&mut self) {
+        self.due = Some(Instant::now());
+        self.pause = FIRST_PAUSE;
+    }
+
+    /// Not for now.
+    pub fn never(&mut self) {
+        self.due = None;
+    }
+
+    /// After a pause, each longer than the one before.
+    pub fn later(&mut self) {
+        self.due = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// Whether it is.
+    pub fn is_due(&self) -> bool {
+        self.due.is_some_and(|due| due <= Instant::now())
+    }
+
+    /// Whether it is due; if so, it is done.
+    pub fn take(&mut self) -> bool {
+        let due = self.is_due();
+        if due {
+            self.due = None;
+        }
+        due
+    }
+
+    /// Waits until it is due.
+    pub async fn wait(&self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => pending().await,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! One connection: made, asked, and why it cannot be.
+
+use std::time::{Duration, Instant};
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value};
+use tokio::time::timeout;
+
+/// The longest wait for a connection, and for an answer before the connection is given up.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why Redis cannot be asked. Never says what the server or the address says: that may be a secret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Away(String);
+
+impl Away {
+    /// Its answers come too late.
+    pub fn slow() -> Self {
+        Self("it answers too late".to_owned())
+    }
+
+    /// In words.
+    pub fn why(&self) -> &str {
+        &self.0
+    }
+
+    /// It says nothing.
+    pub fn silent() -> Self {
+        Self("no answer".to_owned())
+    }
+
+    /// Of an error's code, such as `READONLY`.
+    pub fn code(code: &str) -> Self {
+        let is_code = code.len() <= 16 && code.bytes().all(|byte| byte.is_ascii_uppercase());
+        let code = if is_code { code } else { "an error" };
+        Self(format!("it answers {code}"))
+    }
+}
+
+impl From<&RedisError> for Away {
+    fn from(error: &RedisError) -> Self {
+        match error.code() {
+            Some(code) => Self::code(code),
+            None if error.is_connection_refusal() => Self("the connection is refused".to_owned()),
+            None if error.is_timeout() => Self::silent(),
+            None => Self(error.category().to_owned()),
+        }
+    }
+}
+
+/// Connects, and makes sure that this Redis can be written to.
+pub async fn connect(client: Client, probe: Cmd) -> Result<MultiplexedConnection, Away> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(None);
+    let connecting = async {
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        probe.exec_async(&mut connection).await?;
+        Ok(connection)
+    };
+    match timeout(PATIENCE, connecting).await {
+        Ok(connected) => connected.map_err(|error: RedisError| Away::from(&error)),
+        Err(_) => Err(Away::silent()),
+    }
+}
+
+/// The answers to a pipeline, without those to its first `offset` commands, and how long they took.
+pub async fn ask(
+    mut connection: MultiplexedConnection,
+    (pipeline, offset): (Pipeline, usize),
+) -> Result<(Vec<Value>, Duration), Away> {
+    let since = Instant::now();
+    if pipeline.is_empty() {
+        return Ok((Vec::new(), Duration::ZERO));
+    }
+    let asking = connection.req_packed_commands(&pipeline, 0, pipeline.len());
+    match timeout(PATIENCE, asking).await {
+        Ok(Ok(mut values)) => {
+            values.drain(..offset.min(values.len()));
+            Ok((values, since.elapsed()))
+        }
+        Ok(Err(error)) => Err(Away::from(&error)),
+        Err(_) => Err(Away::silent()),
+    }
+}

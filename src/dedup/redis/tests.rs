@@ -1,0 +1,138 @@
+//! Against a real Redis; skipped, and said so, where there is none.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use secrecy::SecretString;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::*;
+use crate::config::{Dedup, Handling, Store};
+use crate::dedup::claim::{Held, Next};
+use crate::dedup::memory::Memory;
+use crate::kafka::report::Receipt;
+use crate::ksuid::Ksuid;
+
+#[path = "../../../tests/it/harness/redis.rs"]
+#[allow(dead_code, reason = "the integration tests use the rest")]
+mod server;
+
+mod agreement;
+mod cost;
+mod leases;
+mod outages;
+
+use server::RedisServer;
+
+/// A Redis with these arguments; `None` where there is none, and that may be.
+fn redis(arguments: &[&str]) -> Option<RedisServer> {
+    if server::needs().is_empty() {
+        return Some(RedisServer::start(arguments));
+    }
+    let required = std::env::var("BUTLR_BRIDGE_TEST_REQUIRE_ALL").is_ok_and(|v| v == "1");
+    assert!(!required, "needs {}", server::needs().join(", "));
+    let thread = thread::current();
+    let name = thread.name().unwrap_or_default();
+    eprintln!("skipped: {name}: needs {}", server::needs().join(", "));
+    None
+}
+
+fn settings(redelivery: Handling, repeat: Handling) -> Dedup {
+    Dedup {
+        store: Store::Memory,
+        redelivery,
+        repeat,
+        id_window: Duration::from_secs(900),
+        reading_window: Duration::from_secs(900),
+        max_ids: 100_000,
+        max_readings: 100_000,
+        rebuild_within: Duration::ZERO,
+    }
+}
+
+fn default() -> Dedup {
+    settings(Handling::Drop, Handling::Drop)
+}
+
+fn fresh_template() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    format!("test{number}.{{type}}")
+}
+
+/// Longer than any answer of a working Redis takes on a busy machine.
+const PATIENT: Duration = Duration::from_secs(1);
+
+/// A bridge's part in this.
+struct Replica {
+    memory: Arc<Memory>,
+    shared: Arc<Shared>,
+    errors: IntCounter,
+}
+
+impl Replica {
+    fn new(settings: &Dedup, url: &str, topics: &str, timeout: Duration) -> Self {
+        let redis = config::Redis {
+            url: SecretString::from(url),
+            timeout,
+        };
+        let errors = IntCounter::new("errors", "errors").unwrap();
+        let shared = Shared::start(settings, &redis, topics, errors.clone()).unwrap();
+        Self {
+            memory: Memory::new(settings, Instant::now()),
+            shared,
+            errors,
+        }
+    }
+
+    async fn claim(&self, facts: &Facts<'_>, limit: Duration) -> Decided {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.memory.hold(facts, Instant::now()) {
+                Held::Hold(hold) => return self.shared.decide(facts, hold, deadline).await,
+                Held::Redelivery => return Decided::Duplicate(Duplicate::Redelivery),
+                Held::Wait(turn) => turn.await,
+            }
+        }
+    }
+
+    async fn verdict(&self, facts: &Facts<'_>) -> (Verdict, Option<Claim>) {
+        match self.claim(facts, Duration::from_secs(20)).await {
+            Decided::Publish(claim) => (Verdict::Publish(claim.marks().clone()), Some(claim)),
+            Decided::Duplicate(kind) => (Verdict::Duplicate(kind), None),
+            Decided::TimedOut => panic!("nothing is undecided for so long"),
+        }
+    }
+}
+
+fn commit(claim: Claim) {
+    claim.commit(&Receipt::for_test(), Instant::now());
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// An id made in a second.
+fn ksuid(second: u32, number: u8) -> String {
+    let mut bytes = [number; 20];
+    bytes[..4].copy_from_slice(&second.to_be_bytes());
+    format!("event_{}", Ksuid::from_bytes(bytes))
+}
+
+/// Facts as those of a real event, but written down.
+fn facts(id: &str, cell: Option<u64>, value: u64, timestamp_ms: i64) -> Facts<'_> {
+    let reading = format!("{cell:?} {value} {timestamp_ms}");
+    let source = cell.unwrap_or(99) % 2;
+    Facts {
+        id,
+        id_key: xxh3_64(id.as_bytes()),
+        reading: xxh3_64(reading.as_bytes()),
+        cell: cell.map(|cell| xxh3_64(format!("{cell} {timestamp_ms}").as_bytes())),
+        source: xxh3_64(&source.to_le_bytes()),
+        timestamp_ms,
+        plausible_time: timestamp_ms < 4,
+    }
+}

@@ -1,0 +1,173 @@
+//! What replicas decide together.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Barrier, Mutex};
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::*;
+
+#[derive(Clone, Debug)]
+struct Step {
+    replica: usize,
+    id: String,
+    cell: Option<u64>,
+    value: u64,
+    timestamp_ms: i64,
+    stored: bool,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let id = prop_oneof![
+        8 => (0..4u32, 0..4u8).prop_map(|(second, number)| ksuid(second, number)),
+        1 => "[a-c]",
+    ];
+    let cell = proptest::option::weighted(0.8, 0..2u64);
+    let stored = proptest::bool::weighted(0.8);
+    (0..3usize, id, cell, 0..3u64, 0..6i64, stored).prop_map(
+        |(replica, id, cell, value, timestamp_ms, stored)| Step {
+            replica,
+            id,
+            cell,
+            value,
+            timestamp_ms,
+            stored,
+        },
+    )
+}
+
+/// The script decides as the memory of one bridge does to which all events go.
+#[test]
+fn replicas_together_decide_as_one_memory_does() {
+    let Some(server) = redis(&[]) else { return };
+    let runtime = runtime();
+    let handling = || {
+        prop_oneof![
+            Just(Handling::Drop),
+            Just(Handling::Tag),
+            Just(Handling::Off)
+        ]
+    };
+    let case = (
+        handling(),
+        handling(),
+        proptest::collection::vec(step(), 1..60),
+    );
+    let mut runner = TestRunner::new(Config::with_cases(150));
+    let checked = runner.run(&case, |(redelivery, repeat, steps)| {
+        let settings = settings(redelivery, repeat);
+        let topics = fresh_template();
+        let new = |_| Replica::new(&settings, &server.url(), &topics, PATIENT);
+        let replicas: Vec<_> = (0..3).map(new).collect();
+        let one = Memory::new(&settings, Instant::now());
+        for step in &steps {
+            let facts = facts(&step.id, step.cell, step.value, step.timestamp_ms);
+            let replica = &replicas[step.replica];
+            let (verdict, claim) = runtime.block_on(replica.verdict(&facts));
+            let (expected, expected_claim) = match one.claim(&facts, Instant::now()) {
+                Next::Publish(claim) => (Verdict::Publish(claim.marks().clone()), Some(claim)),
+                Next::Duplicate(kind) => (Verdict::Duplicate(kind), None),
+                Next::Wait(_) => panic!("nothing is undecided"),
+            };
+            prop_assert_eq!(verdict, expected, "{:?}", step);
+            if step.stored {
+                for claim in [claim, expected_claim].into_iter().flatten() {
+                    commit(claim);
+                }
+                // Others learn of it a moment later.
+                runtime.block_on(replica.shared.flush(PATIENT));
+            }
+        }
+        for replica in &replicas {
+            prop_assert_eq!(replica.errors.get(), 0);
+        }
+        Ok(())
+    });
+    checked.unwrap();
+}
+
+/// Two replicas with two workers each; what each of them does for each number.
+fn race(server: &RedisServer, numbers: u32, each: impl AsyncFn(&Replica, u32, usize) + Sync) {
+    let settings = default();
+    let topics = fresh_template();
+    let new = |_| Replica::new(&settings, &server.url(), &topics, PATIENT);
+    let replicas: Vec<_> = (0..2).map(new).collect();
+    let barrier = Barrier::new(4);
+    thread::scope(|scope| {
+        for worker in 0..4 {
+            let (replica, barrier, each) = (&replicas[worker % 2], &barrier, &each);
+            scope.spawn(move || {
+                let runtime = runtime();
+                for number in 0..numbers {
+                    barrier.wait();
+                    runtime.block_on(each(replica, number, worker));
+                }
+            });
+        }
+    });
+    assert_eq!(replicas[0].errors.get() + replicas[1].errors.get(), 0);
+}
+
+#[test]
+fn of_copies_at_the_same_moment_one_is_published() {
+    let Some(server) = redis(&[]) else { return };
+    let published = AtomicUsize::new(0);
+    let others = AtomicUsize::new(0);
+    race(&server, 500, async |replica, number, worker| {
+        let id = ksuid(number, 1);
+        let cell = (number % 2 == 0).then_some(u64::from(number));
+        match replica
+            .verdict(&facts(&id, cell, 1, i64::from(number)))
+            .await
+        {
+            // Every third fails the first time: another takes its place.
+            (_, Some(claim)) if number % 3 == 0 && worker == 0 => drop(claim),
+            (Verdict::Publish(marks), Some(claim)) => {
+                assert!(marks.is_plain() || number < 4, "{marks:?}");
+                tokio::time::sleep(Duration::from_micros(u64::from(number) * 3)).await;
+                commit(claim);
+                published.fetch_add(1, Ordering::Relaxed);
+            }
+            (verdict, _) => {
+                assert_eq!(verdict, Verdict::Duplicate(Duplicate::Redelivery));
+                others.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    assert_eq!(published.into_inner(), 500);
+    assert!(others.into_inner() >= 500 * 2);
+}
+
+#[test]
+fn of_values_at_the_same_moment_each_revises_the_one_before() {
+    let Some(server) = redis(&[]) else { return };
+    // Of each number: revision, whose, and id.
+    type Chain = Vec<(u32, String, String)>;
+    let chains: Mutex<HashMap<u32, Chain>> = Mutex::default();
+    race(&server, 300, async |replica, number, worker| {
+        let id = ksuid(number, worker as u8);
+        let (verdict, claim) = replica
+            .verdict(&facts(&id, Some(u64::from(number)), worker as u64, 1))
+            .await;
+        let Verdict::Publish(marks) = verdict else {
+            panic!("{verdict:?}: all values differ");
+        };
+        let revision = marks.revision.map_or((0, String::new()), |revision| {
+            (revision.number, revision.supersedes.to_string())
+        });
+        let mut chains = chains.lock().unwrap();
+        let chain = chains.entry(number).or_default();
+        chain.push((revision.0, revision.1, id));
+        commit(claim.unwrap());
+    });
+    for (_, chain) in chains.into_inner().unwrap() {
+        let mut before = String::new();
+        assert_eq!(chain.len(), 4);
+        for (number, (revision, supersedes, id)) in chain.into_iter().enumerate() {
+            assert_eq!((revision, supersedes), (number as u32, before));
+            before = id;
+        }
+    }
+}

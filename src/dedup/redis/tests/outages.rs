@@ -1,0 +1,232 @@
+//! Redis goes away and comes back.
+
+use super::*;
+
+#[test]
+fn a_redis_killed_and_started_again_is_used_again() {
+    let Some(mut server) = redis(&[]) else { return };
+    let topics = fresh_template();
+    let settings = default();
+    let [one, other] = [(); 2].map(|()| Replica::new(&settings, &server.url(), &topics, PATIENT));
+    runtime().block_on(async {
+        let ids: Vec<_> = (0..20).map(|n| ksuid(1, n)).collect();
+        let facts = |n: usize, value| facts(&ids[n], Some(n as u64), value, 1);
+        let (_, before) = one.verdict(&facts(0, 1)).await;
+        commit(one.verdict(&facts(1, 1)).await.1.unwrap());
+        let open = one.verdict(&facts(2, 1)).await.1.unwrap();
+        server.kill();
+        // What was claimed with Redis ends without it.
+        commit(before.unwrap());
+        let since = Instant::now();
+        for n in 3..10 {
+            let (verdict, claim) = one.verdict(&facts(n, 1)).await;
+            assert!(matches!(verdict, Verdict::Publish(_)));
+            commit(claim.unwrap());
+        }
+        assert!(since.elapsed() < PATIENT, "each waited for nothing");
+        assert!(one.errors.get() >= 6, "{}", one.errors.get());
+        server.start_again();
+        let since = Instant::now();
+        loop {
+            let errors = other.errors.get();
+            let id = format!("probe {since:?} {errors}");
+            drop(other.verdict(&super::facts(&id, None, 1, 1)).await);
+            if other.errors.get() == errors && one.shared.line.circuit.is_closed() {
+                break;
+            }
+            assert!(since.elapsed() < Duration::from_secs(10));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        one.shared.flush(PATIENT).await;
+        let errors = (one.errors.get(), other.errors.get());
+        // Told afterwards: what was stored while it was away, and what was on its way.
+        for n in [0, 3, 9] {
+            let (verdict, _) = other.verdict(&facts(n, 1)).await;
+            assert_eq!(verdict, Verdict::Duplicate(Duplicate::Redelivery), "{n}");
+        }
+        // Still undecided.
+        let waiting = other.claim(&facts(2, 1), Duration::from_millis(100)).await;
+        assert!(matches!(waiting, Decided::TimedOut));
+        commit(open);
+        let (verdict, _) = other.verdict(&facts(2, 1)).await;
+        assert_eq!(verdict, Verdict::Duplicate(Duplicate::Redelivery));
+        // What Redis has lost, the replica that knows it brings along.
+        let id = ksuid(2, 100);
+        let again = super::facts(&id, Some(1), 2, 1);
+        let (verdict, claim) = one.verdict(&again).await;
+        let Verdict::Publish(marks) = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!(marks.revision.unwrap().supersedes.to_string(), ids[1]);
+        commit(claim.unwrap());
+        assert_eq!((one.errors.get(), other.errors.get()), errors);
+    });
+}
+
+/// 4, 5 at another replica, and 4 again while Redis is away: not a repeat, nor is the 5 after it.
+fn a_value_that_goes_back(away: impl Fn(&mut RedisServer), back: impl Fn(&mut RedisServer)) {
+    let Some(mut server) = redis(&[]) else { return };
+    let topics = fresh_template();
+    let settings = default();
+    let [one, other] = [(); 2].map(|()| Replica::new(&settings, &server.url(), &topics, PATIENT));
+    runtime().block_on(async {
+        let ids: Vec<_> = (0..4).map(|second| ksuid(second, 1)).collect();
+        for (number, (replica, value)) in [(&one, 4), (&other, 5), (&one, 4), (&other, 5)]
+            .into_iter()
+            .enumerate()
+        {
+            if number == 2 {
+                away(&mut server);
+            }
+            let facts = facts(&ids[number], Some(1), value, 1);
+            let (verdict, claim) = replica.verdict(&facts).await;
+            assert!(
+                matches!(verdict, Verdict::Publish(_)),
+                "{number}: {verdict:?}"
+            );
+            commit(claim.unwrap());
+            if number == 2 {
+                back(&mut server);
+                let since = Instant::now();
+                while !one.shared.line.circuit.is_closed() {
+                    assert!(since.elapsed() < Duration::from_secs(10));
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+            replica.shared.flush(PATIENT).await;
+        }
+        assert_eq!(one.errors.get(), 1);
+    });
+}
+
+#[test]
+fn a_value_that_goes_back_while_redis_is_paused() {
+    a_value_that_goes_back(|server| server.pause(), |server| server.resume());
+}
+
+#[test]
+fn a_value_that_goes_back_while_redis_is_restarted() {
+    a_value_that_goes_back(RedisServer::kill, RedisServer::start_again);
+}
+
+#[test]
+fn scripts_that_were_forgotten_are_loaded_again() {
+    let Some(server) = redis(&[]) else { return };
+    let replica = Replica::new(&default(), &server.url(), &fresh_template(), PATIENT);
+    let mut connection = Client::open(server.url())
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    runtime().block_on(async {
+        for n in 0..10 {
+            let id = ksuid(1, n);
+            let facts = facts(&id, Some(1), u64::from(n), 1);
+            let (verdict, claim) = replica.verdict(&facts).await;
+            let Verdict::Publish(marks) = verdict else {
+                panic!("{verdict:?}");
+            };
+            assert_eq!(marks.revision.map_or(0, |r| r.number), u32::from(n));
+            let flush = redis::cmd("SCRIPT").arg("FLUSH").exec(&mut connection);
+            flush.unwrap();
+            commit(claim.unwrap());
+        }
+    });
+    assert_eq!(replica.errors.get(), 0);
+}
+
+#[test]
+fn a_redis_that_stands_still_costs_one_event_its_time() {
+    let Some(server) = redis(&[]) else { return };
+    let timeout = Duration::from_millis(100);
+    let replica = Replica::new(&default(), &server.url(), &fresh_template(), timeout);
+    runtime().block_on(async {
+        let ids: Vec<_> = (0..100).map(|n| ksuid(1, n)).collect();
+        let facts = |n: usize| facts(&ids[n], Some(n as u64), 1, 1);
+        commit(replica.verdict(&facts(0)).await.1.unwrap());
+        let errors = replica.errors.get();
+        server.pause();
+        for n in 1..50 {
+            let since = Instant::now();
+            commit(replica.verdict(&facts(n)).await.1.unwrap());
+            let longest = timeout * if n == 1 { 2 } else { 1 } / if n == 1 { 1 } else { 2 };
+            assert!(since.elapsed() < longest, "{n}: {:?}", since.elapsed());
+        }
+        assert_eq!(replica.errors.get(), errors + 49);
+        server.resume();
+        let since = Instant::now();
+        while !replica.shared.line.circuit.is_closed() {
+            assert!(since.elapsed() < Duration::from_secs(5));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        replica.shared.flush(PATIENT).await;
+        let errors = replica.errors.get();
+        commit(replica.verdict(&facts(50)).await.1.unwrap());
+        assert_eq!(replica.errors.get(), errors);
+        // What was asked and told meanwhile came too late, but came.
+        let empty = Memory::new(&default(), Instant::now());
+        let other = Replica {
+            memory: empty,
+            ..replica
+        };
+        for n in [1, 2, 49, 50] {
+            let (verdict, _) = other.verdict(&facts(n)).await;
+            assert_eq!(verdict, Verdict::Duplicate(Duplicate::Redelivery), "{n}");
+        }
+    });
+}
+
+#[test]
+fn no_password_and_nobody_there_and_nothing_that_can_be_written_to() {
+    let Some(server) = redis(&["--requirepass", "right-secret"]) else {
+        return;
+    };
+    let Some(full) = redis(&["--maxmemory", "1"]) else {
+        return;
+    };
+    let closed = RedisServer::start(&[]).url();
+    let wrong = format!("redis://:wrong-secret@127.0.0.1:{}", server.port());
+    let right = format!("redis://:right-secret@127.0.0.1:{}/2", server.port());
+    for (url, errors) in [
+        (server.url(), 20),
+        (closed, 20),
+        (wrong, 20),
+        (full.url(), 20),
+        (right, 0),
+    ] {
+        let replica = Replica::new(&default(), &url, &fresh_template(), PATIENT);
+        runtime().block_on(async {
+            for n in 0..20 {
+                let id = ksuid(1, n);
+                let since = Instant::now();
+                let (verdict, claim) = replica.verdict(&facts(&id, None, 1, 1)).await;
+                assert_eq!(verdict, Verdict::Publish(Marks::default()));
+                commit(claim.unwrap());
+                assert!(since.elapsed() < PATIENT / 2, "{:?}", since.elapsed());
+            }
+            replica.shared.flush(PATIENT / 10).await;
+        });
+        assert_eq!(replica.errors.get(), errors);
+    }
+}
+
+#[test]
+fn the_address_is_shown_nowhere() {
+    let redis = config::Redis {
+        url: SecretString::from("redis://user:hush@nowhere.invalid:1/0?protocol=none"),
+        timeout: PATIENT,
+    };
+    let errors = IntCounter::new("errors", "errors").unwrap();
+    let problem = Shared::start(&default(), &redis, "t", errors.clone()).unwrap_err();
+    assert_eq!(problem, "is no address of a Redis");
+    let url = "redis://user:hush@nowhere.invalid:1/0";
+    let replica = Replica::new(&default(), url, "t", PATIENT);
+    let mut shown = format!("{:?} {:?}", replica.shared, replica.shared.line);
+    runtime().block_on(async {
+        let id = ksuid(1, 1);
+        let (_, claim) = replica.verdict(&facts(&id, None, 1, 1)).await;
+        shown += &format!("{claim:?}");
+    });
+    for secret in ["hush", "user", "nowhere"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}

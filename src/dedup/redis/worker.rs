@@ -1,0 +1,307 @@
+//! The thread that talks to Redis: one connection, whatever is queued in one pipeline.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use redis::aio::MultiplexedConnection;
+use redis::{Client, Pipeline, Value};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{info, warn};
+
+use super::circuit::{FIRST_PAUSE, LONGEST_PAUSE, Probe};
+use super::connection::{Away, PATIENCE, ask, connect};
+use super::lease::{Line, Message};
+use super::wire::{RENEWAL, Stored, scripts};
+
+/// Messages that wait for the thread; more than that, and Redis counts as slow.
+pub const QUEUE: usize = 16_384;
+/// The most commands in one pipeline.
+const BATCH: usize = 512;
+/// Pipelines on their way at a time.
+const IN_FLIGHT: usize = 2;
+
+/// What ends a conversation.
+enum End {
+    /// Redis went away.
+    Away(Away),
+    /// Nobody has anything to say any more.
+    Done,
+}
+
+/// Everything the thread has.
+pub struct Worker {
+    client: Client,
+    line: Arc<Line>,
+    inbox: mpsc::Receiver<Message>,
+    /// How long a question may take.
+    timeout: Duration,
+    /// What comes before the inbox.
+    first: VecDeque<Message>,
+    /// Whether the scripts have to be loaded.
+    load: bool,
+    /// What was said of Redis last.
+    told: Option<bool>,
+}
+
+/// All senders are gone.
+struct Closed;
+
+impl Worker {
+    /// For `client`; ends when all senders are gone and what they said is done.
+    pub fn new(
+        client: Client,
+        line: Arc<Line>,
+        inbox: mpsc::Receiver<Message>,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            client,
+            line,
+            inbox,
+            timeout,
+            first: VecDeque::new(),
+            load: true,
+            told: None,
+        }
+    }
+
+    /// The thread's life.
+    pub async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let client = self.client.clone();
+            let probe = self.line.terms.probe();
+            let away = match self.meanwhile(connect(client, probe)).await {
+                Ok(Ok(connection)) => {
+                    let since = Instant::now();
+                    self.load = true;
+                    self.told.get_or_insert(true);
+                    let end = self.serve(connection).await;
+                    if since.elapsed() > PATIENCE {
+                        pause = FIRST_PAUSE;
+                    }
+                    match end {
+                        End::Away(away) => away,
+                        End::Done => return,
+                    }
+                }
+                Ok(Err(away)) => away,
+                Err(Closed) => return,
+            };
+            self.away(&away);
+            if self.meanwhile(sleep(pause)).await.is_err() {
+                return;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn away(&mut self, why: &Away) {
+        self.line.circuit.open();
+        for message in std::mem::take(&mut self.first) {
+            self.keep(message);
+        }
+        if self.told != Some(false) {
+            let why = why.why();
+            warn!(
+                why,
+                "Redis cannot be asked: until it can, each replica recognises only what it stored itself"
+            );
+            self.told = Some(false);
+        }
+    }
+
+    fn back(&mut self) {
+        self.line.circuit.close();
+        if self.told == Some(false) {
+            info!("Redis can be asked again");
+        }
+        self.told = Some(true);
+    }
+
+    /// Waits for `what`, while there is no Redis to talk to.
+    async fn meanwhile<T>(&mut self, what: impl Future<Output = T>) -> Result<T, Closed> {
+        let mut what = pin!(what);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut what => return Ok(done),
+                message = self.inbox.recv() => match message {
+                    Some(message) if self.told == Some(false) => self.keep(message),
+                    // Before the first attempt has ended: it may be there in a moment.
+                    Some(message) => self.first.push_back(message),
+                    None => return Err(Closed),
+                },
+            }
+        }
+    }
+
+    /// Keeps what Redis is to know once it is back; everything else has lost its sense by then.
+    fn keep(&mut self, message: Message) {
+        let Message::Commit(mut stored) = message else {
+            return;
+        };
+        if self.first.len() < QUEUE {
+            stored.again = true;
+            self.first.push_back(Message::Commit(stored));
+        } else {
+            self.lost(&stored);
+        }
+    }
+
+    /// Redis will not know of this one, or another replica has published it too.
+    fn lost(&self, stored: &Stored) {
+        if stored.granted {
+            self.line.errors.inc();
+        }
+    }
+
+    /// What is sent at once: the scripts where they are missing, a probe where one is due, then the messages. Those that
+    /// came too late are left out, there and here.
+    fn pipeline(&mut self, messages: &mut Vec<Message>, probe: bool) -> (Pipeline, usize) {
+        let mut pipeline = Pipeline::with_capacity(messages.len() + 8);
+        if std::mem::take(&mut self.load) {
+            for load in scripts() {
+                pipeline.add_command(load);
+            }
+        }
+        if probe {
+            pipeline.add_command(self.line.terms.probe());
+        }
+        let offset = pipeline.len();
+        let now = Instant::now();
+        messages.retain(|message| {
+            let command = match message {
+                Message::Commit(stored) => self.line.terms.commit(stored, now),
+                Message::Ask(command, _) | Message::Release(command) | Message::Renew(command) => {
+                    Some(command.clone())
+                }
+            };
+            match (command, message) {
+                (Some(command), _) => {
+                    pipeline.add_command(command);
+                    return true;
+                }
+                (None, Message::Commit(stored)) => self.lost(stored),
+                (None, _) => {}
+            }
+            false
+        });
+        (pipeline, offset)
+    }
+
+    /// Hands on the answers to a pipeline.
+    fn settle(&mut self, messages: Vec<Message>, values: Vec<Value>) -> Result<(), Away> {
+        let mut unloaded = Vec::new();
+        let mut result = Ok(());
+        for (message, value) in messages.into_iter().zip(values) {
+            match (message, value) {
+                (message, Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
+                    unloaded.push(message);
+                }
+                (message, Value::ServerError(error)) => {
+                    result = Err(Away::code(error.code()));
+                    self.keep(message);
+                }
+                // Nobody may wait for it any more.
+                (Message::Ask(_, reply), value) => drop(reply.send(value)),
+                (Message::Commit(stored), Value::Int(0)) if !stored.again => self.lost(&stored),
+                _ => {}
+            }
+        }
+        self.load |= !unloaded.is_empty();
+        for message in unloaded.into_iter().rev() {
+            self.first.push_front(message);
+        }
+        result
+    }
+
+    /// An answer took so long: is Redis to be asked again, after it was too slow?
+    fn judge(&mut self, took: Duration, probe: &mut Probe) {
+        if self.line.circuit.is_closed() {
+            return;
+        }
+        if !self.first.is_empty() {
+            // First it has to know what it missed.
+            probe.now();
+        } else if took <= self.timeout {
+            probe.never();
+            self.back();
+        } else {
+            self.away(&Away::slow());
+            probe.later();
+        }
+    }
+
+    async fn serve(&mut self, connection: MultiplexedConnection) -> End {
+        let line = Arc::clone(&self.line);
+        let mut flying = FuturesOrdered::new();
+        let mut sent: VecDeque<Vec<Message>> = VecDeque::new();
+        let mut next = Vec::new();
+        let mut renewal = interval(RENEWAL);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut unrenewed_for = Duration::ZERO;
+        let mut probe = Probe::default();
+        if !line.circuit.is_closed() {
+            probe.now();
+        }
+        let mut closed = false;
+        let end = loop {
+            let room = flying.len() < IN_FLIGHT;
+            if room && (probe.is_due() || !next.is_empty() || !self.first.is_empty()) {
+                while next.len() < BATCH
+                    && let Some(message) = self.first.pop_front()
+                {
+                    next.push(message);
+                }
+                let pipeline = self.pipeline(&mut next, probe.take());
+                flying.push_back(ask(connection.clone(), pipeline));
+                sent.push_back(std::mem::take(&mut next));
+                continue;
+            }
+            if closed && flying.is_empty() {
+                break End::Done;
+            }
+            tokio::select! {
+                // In this order, so that a pipeline is on its way before the next is made.
+                biased;
+                Some(answered) = flying.next(), if !flying.is_empty() => {
+                    let messages = sent.pop_front().expect("one for each pipeline");
+                    match answered {
+                        Ok((values, took)) => {
+                            let settled = self.settle(messages, values);
+                            if let Err(away) = settled {
+                                break End::Away(away);
+                            }
+                            self.judge(took, &mut probe);
+                        }
+                        Err(away) => {
+                            sent.push_front(messages);
+                            break End::Away(away);
+                        }
+                    }
+                }
+                () = line.circuit.tripped() => probe.now(),
+                () = probe.wait() => {}
+                _ = renewal.tick() => {
+                    self.first.extend(line.renewals(unrenewed_for, Instant::now()));
+                    unrenewed_for = RENEWAL;
+                }
+                count = self.inbox.recv_many(&mut next, BATCH), if room && !closed => {
+                    closed = count == 0;
+                }
+            }
+        };
+        drop(flying);
+        sent.into_iter()
+            .flatten()
+            .for_each(|message| self.keep(message));
+        end
+    }
+}

@@ -1,0 +1,244 @@
+//! Where the entries of a ring are, by the hashes that their keys are.
+
+/// A hash table of places, by linear probing, without tombstones: what is removed leaves no trace, so that after any time of
+/// filling and emptying it is as large and as fast as on the first day.
+///
+/// A slot is 8 bytes: an event that is new costs one miss of the cache here, where a table with its tags apart costs two.
+/// It knows of a key 31 bits, which is enough to move it; whoever asks compares the rest.
+#[derive(Debug)]
+pub(super) struct Index {
+    slots: Box<[Slot]>,
+    taken: usize,
+}
+
+/// 0: empty. Else a bit that says it is not, 31 bits of the key, 32 bits of the place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slot(u64);
+
+const EMPTY: Slot = Slot(0);
+const HASH_BITS: u32 = 31;
+const FEWEST_SLOTS: usize = 8;
+
+impl Slot {
+    fn new(key: u64, place: u32) -> Self {
+        Self(1 << 63 | Self::hash_of(key) << 32 | u64::from(place))
+    }
+
+    fn hash_of(key: u64) -> u64 {
+        key & ((1 << HASH_BITS) - 1)
+    }
+
+    fn hash(self) -> u64 {
+        self.0 >> 32 & ((1 << HASH_BITS) - 1)
+    }
+
+    fn place(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl Index {
+    pub fn new() -> Self {
+        Self::with_slots(FEWEST_SLOTS)
+    }
+
+    fn with_slots(slots: usize) -> Self {
+        Self {
+            slots: vec![EMPTY; slots].into_boxed_slice(),
+            taken: 0,
+        }
+    }
+
+    /// How many slots it has at most while it holds up to `most` places: one in three is empty, or nearly.
+    pub fn most_slots(most: usize) -> usize {
+        (most + most.div_ceil(2) + 1).max(FEWEST_SLOTS)
+    }
+
+    /// How many places it holds.
+    pub fn len(&self) -> usize {
+        self.taken
+    }
+
+    /// The bytes that so many slots take.
+    pub fn bytes(slots: usize) -> usize {
+        slots * size_of::<Slot>()
+    }
+
+    /// The place of `key`, which `is_at` knows when it sees it.
+    pub fn find(&self, key: u64, is_at: impl Fn(u32) -> bool) -> Option<u32> {
+        let at = self.position(key, is_at).ok()?;
+        Some(self.slots[at].place())
+    }
+
+    /// Points `key` to `place`, and no longer to where it did. It has to hold `most` places in all at the most.
+    pub fn point(&mut self, key: u64, place: u32, most: usize, is_at: impl Fn(u32) -> bool) {
+        match self.position(key, is_at) {
+            Ok(at) => self.slots[at] = Slot::new(key, place),
+            Err(at) if self.has_room() => {
+                self.slots[at] = Slot::new(key, place);
+                self.taken += 1;
+            }
+            Err(_) => {
+                let doubled = (self.slots.len() * 2).min(Self::most_slots(most));
+                self.resize(doubled.max(self.slots.len() + 1));
+                self.add(Slot::new(key, place));
+            }
+        }
+    }
+
+    /// Forgets `key` if it points to `place`; whether it did.
+    pub fn remove(&mut self, key: u64, place: u32) -> bool {
+        let removed = Slot::new(key, place);
+        let mut hole = self.home(removed);
+        while self.slots[hole] != removed {
+            if self.slots[hole] == EMPTY {
+                return false;
+            }
+            hole = self.after(hole);
+        }
+        self.taken -= 1;
+        // What comes behind it moves up, unless it would come to stand before its home.
+        let mut next = self.after(hole);
+        while self.slots[next] != EMPTY {
+            let home = self.home(self.slots[next]);
+            if self.distance(home, next) >= self.distance(hole, next) {
+                self.slots[hole] = self.slots[next];
+                hole = next;
+            }
+            next = self.after(next);
+        }
+        self.slots[hole] = EMPTY;
+        true
+    }
+
+    /// Gives memory back, so that there is room for twice as much as there is.
+    pub fn shrink(&mut self) {
+        self.resize(Self::most_slots(self.taken * 2));
+    }
+
+    fn resize(&mut self, slots: usize) {
+        let old = std::mem::replace(self, Self::with_slots(slots));
+        for slot in old.slots {
+            if slot != EMPTY {
+                self.add(slot);
+            }
+        }
+    }
+
+    /// Of what is not in it, and there is room for.
+    fn add(&mut self, slot: Slot) {
+        let mut at = self.home(slot);
+        while self.slots[at] != EMPTY {
+            at = self.after(at);
+        }
+        self.slots[at] = slot;
+        self.taken += 1;
+    }
+
+    /// Whether one more leaves a third of the slots empty.
+    fn has_room(&self) -> bool {
+        self.taken < self.slots.len() * 2 / 3
+    }
+
+    /// Where `key` is, or else the empty slot where it would be.
+    fn position(&self, key: u64, is_at: impl Fn(u32) -> bool) -> Result<usize, usize> {
+        let wanted = Slot::new(key, 0);
+        let mut at = self.home(wanted);
+        loop {
+            let slot = self.slots[at];
+            if slot == EMPTY {
+                return Err(at);
+            }
+            if slot.0 >> 32 == wanted.0 >> 32 && is_at(slot.place()) {
+                return Ok(at);
+            }
+            at = self.after(at);
+        }
+    }
+
+    /// Where the search for a slot begins. Any number of slots will do, not only powers of two.
+    fn home(&self, slot: Slot) -> usize {
+        ((slot.hash() * self.slots.len() as u64) >> HASH_BITS) as usize
+    }
+
+    fn after(&self, at: usize) -> usize {
+        if at + 1 == self.slots.len() {
+            0
+        } else {
+            at + 1
+        }
+    }
+
+    /// How many steps `to` is behind `from`.
+    fn distance(&self, from: usize, to: usize) -> usize {
+        if to >= from {
+            to - from
+        } else {
+            to + self.slots.len() - from
+        }
+    }
+}
+
+#[cfg(test)]
+impl Index {
+    /// How many slots it has.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Keys that begin at few places of the table, its end among them, some alike in all that a slot knows.
+    fn keys() -> impl Strategy<Value = u64> {
+        (0..6_u64, 0..3_u64, 0..2_u64).prop_map(|(home, low, high)| {
+            let hash = (home << (HASH_BITS - 3)) + low;
+            high << 60
+                | if home == 5 {
+                    (1 << HASH_BITS) - 1 - low
+                } else {
+                    hash
+                }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn as_a_map(steps in prop::collection::vec((keys(), 0..4_u32), 0..120)) {
+            const MOST: usize = 36;
+            let mut index = Index::new();
+            let mut model = HashMap::new();
+            let mut key_at = HashMap::new();
+            for (place, (key, what)) in steps.into_iter().enumerate() {
+                let place = place as u32;
+                key_at.insert(place, key);
+                let is_at = |place| key_at[&place] == key;
+                match what {
+                    0 => {
+                        let known = model.get(&key).copied();
+                        prop_assert!(!index.remove(key, place));
+                        prop_assert_eq!(index.remove(key, known.unwrap_or(place)), known.is_some());
+                        model.remove(&key);
+                    }
+                    1 if model.len() < 4 => index.shrink(),
+                    _ => {
+                        index.point(key, place, MOST, is_at);
+                        model.insert(key, place);
+                    }
+                }
+                prop_assert_eq!(index.len(), model.len());
+                prop_assert!(index.slots() <= Index::most_slots(MOST));
+                for key in key_at.values() {
+                    let found = index.find(*key, |place| key_at[&place] == *key);
+                    prop_assert_eq!(found, model.get(key).copied());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Kept {
+    key: u64,
+    value: usize,
+    at: Tick,
+}
+
+impl Entry for Kept {
+    fn key(&self) -> u64 {
+        self.key
+    }
+
+    fn is_past(&self, horizon: Tick) -> bool {
+        self.at < horizon
+    }
+}
+
+/// The same as a list, looked through from end to end; `None` where an entry was replaced.
+#[derive(Default)]
+struct Model {
+    places: Vec<Option<Kept>>,
+    evictions: u64,
+}
+
+impl Model {
+    fn known(&mut self, key: u64) -> Option<&mut Option<Kept>> {
+        let mut places = self.places.iter_mut();
+        places.find(|place| place.is_some_and(|kept| kept.key == key))
+    }
+
+    fn get(&mut self, key: u64, horizon: Tick) -> Option<Kept> {
+        self.known(key)
+            .and_then(|kept| *kept)
+            .filter(|kept| kept.at >= horizon)
+    }
+
+    fn free(&mut self, horizon: Tick, most: usize) {
+        for _ in 0..most {
+            if self
+                .places
+                .first()
+                .is_some_and(|place| place.is_none_or(|k| k.at < horizon))
+            {
+                self.places.remove(0);
+            }
+        }
+    }
+
+    fn insert(&mut self, kept: Kept, most: usize, horizon: Tick) {
+        self.free(horizon, FREED_AT_ONCE);
+        if self.places.len() == most {
+            let gone = self.places.remove(0);
+            self.evictions += u64::from(gone.is_some_and(|k| k.at >= horizon && k.key != kept.key));
+        }
+        self.known(kept.key).map(Option::take);
+        self.places.push(Some(kept));
+    }
+
+    fn restore(&mut self, kept: Kept, most: usize, horizon: Tick) -> bool {
+        let full = self.places.len() == most;
+        if full || kept.at < horizon || self.get(kept.key, horizon).is_some() {
+            return false;
+        }
+        self.known(kept.key).map(Option::take);
+        self.places.insert(0, Some(kept));
+        true
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Insert(u64),
+    Restore(u64, Tick),
+    Change(u64),
+    Wait(Tick),
+    Sweep,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let key = 0..12_u64;
+    let step = prop_oneof![
+        6 => key.clone().prop_map(Step::Insert),
+        2 => (key.clone(), 0..30_u32).prop_map(|(key, age)| Step::Restore(key, age)),
+        1 => key.prop_map(Step::Change),
+        2 => (0..12_u32).prop_map(Step::Wait),
+        1 => Just(Step::Sweep),
+    ];
+    prop::collection::vec(step, 0..200)
+}
+
+proptest! {
+    #[test]
+    fn as_a_list(steps in steps(), most in 1..20_usize) {
+        const WINDOW: Tick = 20;
+        let mut window = Window::new(most);
+        // Places count on beyond the largest number.
+        window.front = u32::MAX - 3;
+        let mut model = Model::default();
+        let mut now = 1000;
+        for (value, step) in steps.into_iter().enumerate() {
+            let horizon = now - WINDOW;
+            let kept = |key: u64, at| Kept { key: key << 20, value, at };
+            match step {
+                Step::Insert(key) => {
+                    window.insert(kept(key, now), horizon);
+                    model.insert(kept(key, now), most, horizon);
+                }
+                Step::Restore(key, age) => {
+                    let taken = window.restore(kept(key, now - age), horizon);
+                    prop_assert_eq!(taken, model.restore(kept(key, now - age), most, horizon));
+                }
+                Step::Change(key) => {
+                    let (real, modelled) = (window.get_mut(key << 20), model.known(key << 20));
+                    prop_assert_eq!(real.is_some(), modelled.is_some());
+                    if let (Some(real), Some(Some(modelled))) = (real, modelled) {
+                        real.value = value;
+                        modelled.value = value;
+                    }
+                }
+                Step::Wait(ticks) => now += ticks,
+                Step::Sweep => {
+                    while window.sweep(horizon) {}
+                    model.free(horizon, 1_000);
+                }
+            }
+            let horizon = now - WINDOW;
+            for key in (0..12).map(|key| key << 20) {
+                prop_assert_eq!(window.get(key, horizon).copied(), model.get(key, horizon));
+            }
+            prop_assert_eq!(window.len(), model.places.iter().flatten().count());
+            prop_assert_eq!(window.ring.len(), model.places.len());
+            prop_assert_eq!(window.evictions(), model.evictions);
+            prop_assert!(window.bytes() <= Window::<Kept>::most_bytes(most));
+        }
+    }
+}
+
+#[test]
+fn never_more_memory_than_the_bound() {
+    for most in [1, 7, 8, 9, 1_000, 1_025, 15_625] {
+        let mut window = Window::new(most);
+        for value in 0..3 * most {
+            let key = (value as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+            window.insert(Kept { key, value, at: 1 }, 0);
+            assert!(
+                window.bytes() <= Window::<Kept>::most_bytes(most),
+                "{most} {value}"
+            );
+        }
+        assert_eq!(window.len(), most);
+        assert_eq!(window.evictions(), 2 * most as u64);
+        while window.sweep(2) {}
+        assert_eq!(window.len(), 0);
+        assert!(
+            window.bytes() <= Window::<Kept>::most_bytes(FEWEST_PLACES),
+            "given back"
+        );
+    }
+}

@@ -1,0 +1,387 @@
+//! Two replicas, a real Kafka and a Redis that they share, which is killed, stopped and started again.
+
+use std::collections::HashMap;
+use std::sync::{Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use butlr_bridge::event::EventType;
+use butlr_bridge::simulate::ksuid::Ksuid;
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::harness::{
+    Answer, Process, Rec, RedisServer, Request, agent, event, now_ms, records_of, redis_needs,
+    trial,
+};
+use crate::load::{Attempt, Load, assert_stored, by_status};
+use crate::real::{Broker, create_topics, fresh_name, heavy, kafka, ten_topics, within};
+
+/// The tests of this module.
+pub fn trials() -> Vec<Trial> {
+    const KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_KAFKA"];
+    const OWN_KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"];
+    type Test = (&'static str, &'static [&'static str], fn());
+    let all: [Test; 6] = [
+        (
+            "of_copies_at_the_same_moment_one_is_stored",
+            KAFKA,
+            of_copies_at_the_same_moment_one_is_stored,
+        ),
+        (
+            "what_one_replica_stored_the_other_knows",
+            KAFKA,
+            what_one_replica_stored_the_other_knows,
+        ),
+        (
+            "redis_killed_and_started_again_under_load",
+            KAFKA,
+            redis_killed_and_started_again_under_load,
+        ),
+        ("redis_paused_under_load", KAFKA, redis_paused_under_load),
+        (
+            "without_redis_a_bridge_starts_and_says_so_once",
+            KAFKA,
+            without_redis_a_bridge_starts_and_says_so_once,
+        ),
+        (
+            "what_a_dead_replica_had_begun_the_other_takes_over",
+            OWN_KAFKA,
+            what_a_dead_replica_had_begun_the_other_takes_over,
+        ),
+    ];
+    let trials = all.into_iter().map(|(name, needs, run)| {
+        // One of the two at a time, for what is missing is told as a whole.
+        let needs = match redis_needs() {
+            [] => needs,
+            missing => missing,
+        };
+        trial("redis", &format!("it::redis::{name}"), needs, run)
+    });
+    trials.collect()
+}
+
+/// Two bridges with the same topics and the same Redis.
+struct Replicas {
+    bootstrap: String,
+    template: String,
+    bridges: [Process; 2],
+}
+
+impl Replicas {
+    #[track_caller]
+    fn start(bootstrap: &str, url: &str, settings: &[&str]) -> Self {
+        let template = format!("{}.{{type}}", fresh_name("redis"));
+        create_topics(bootstrap, &ten_topics(&template), 3, &[]);
+        let serve = || {
+            let (bootstrap, topics, url) = (
+                format!("kafka.bootstrap_servers={bootstrap}"),
+                format!("topics.template={template}"),
+                format!("dedup.redis_url={url}"),
+            );
+            let mut all = vec![bootstrap.as_str(), &topics, "dedup.store=redis", &url];
+            all.extend(settings);
+            Process::serve(&all)
+        };
+        let replicas = Self {
+            bridges: [serve(), serve()],
+            bootstrap: bootstrap.to_owned(),
+            template,
+        };
+        for bridge in &replicas.bridges {
+            let ready = format!("http://{}/readyz", bridge.admin());
+            within(Duration::from_secs(20), "it is ready", || {
+                Request::new("GET", &ready).send(&agent()).status == 200
+            });
+        }
+        replicas
+    }
+
+    fn records(&self, event_type: EventType) -> Vec<Rec> {
+        let topic = self.template.replace("{type}", event_type.kebab());
+        records_of(&self.bootstrap, &topic)
+    }
+
+    fn all_records(&self) -> Vec<Rec> {
+        let topics = ten_topics(&self.template);
+        let all = topics
+            .iter()
+            .map(|topic| records_of(&self.bootstrap, topic));
+        all.flatten().collect()
+    }
+
+    /// What a counter without labels stands at, in both bridges together.
+    fn count(&self, name: &str) -> u64 {
+        let all = self.bridges.iter().map(|bridge| counter(bridge, name));
+        all.sum()
+    }
+
+    /// As `serve` ends: everything is accounted for.
+    #[track_caller]
+    fn finish(mut self) {
+        for bridge in &mut self.bridges {
+            bridge.signal("TERM");
+            assert!(bridge.wait().success(), "{}", bridge.output());
+            let output = bridge.output();
+            assert!(output.contains("balanced=true"), "{output}");
+        }
+    }
+}
+
+#[track_caller]
+fn counter(bridge: &Process, name: &str) -> u64 {
+    let url = format!("http://{}/metrics", bridge.admin());
+    let text = Request::new("GET", &url).send(&agent()).text();
+    let start = format!("butlr_bridge_{name} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&start));
+    line.and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+fn post(bridge: &Process, agent: &ureq::Agent, body: &str) -> Answer {
+    let url = format!("http://{}/v1/events", bridge.ingest());
+    Request::new("POST", &url).body(body).send(agent)
+}
+
+fn status_of(answer: &Answer) -> (String, String) {
+    let answer = answer.expect(200).json();
+    let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+    (text("status"), text("kind"))
+}
+
+fn id_of(second: u32, number: u32) -> String {
+    let mut bytes = [0; 20];
+    bytes[..4].copy_from_slice(&second.to_be_bytes());
+    bytes[16..].copy_from_slice(&number.to_be_bytes());
+    format!("event_{}", Ksuid::from_bytes(bytes))
+}
+
+/// An occupancy with a value of one's choice.
+fn occupancy(id: &str, timestamp_ms: i64, value: u32) -> String {
+    let text = event(EventType::RoomOccupancy, id, timestamp_ms, "room");
+    let mut json: Value = serde_json::from_str(&text).expect("an event");
+    json["data"] = value.into();
+    json.to_string()
+}
+
+/// Nothing on a busy machine is a slow Redis.
+const PATIENT: &str = "dedup.redis_timeout=1s";
+
+fn of_copies_at_the_same_moment_one_is_stored() {
+    const EVENTS: u32 = 200;
+    let server = RedisServer::start(&[]);
+    let replicas = Replicas::start(&kafka(), &server.url(), &[PATIENT]);
+    let now = now_ms();
+    let published: Mutex<HashMap<u32, u32>> = Mutex::default();
+    let barrier = Barrier::new(4);
+    thread::scope(|scope| {
+        for worker in 0..4 {
+            let (bridge, published, barrier) =
+                (&replicas.bridges[worker % 2], &published, &barrier);
+            scope.spawn(move || {
+                let agent = agent();
+                for number in 0..EVENTS {
+                    let id = id_of(1, number);
+                    let kind = [EventType::RoomOccupancy, EventType::Traffic][number as usize % 2];
+                    let body = event(kind, &id, now + i64::from(number), "room");
+                    barrier.wait();
+                    let answer = status_of(&post(bridge, &agent, &body));
+                    match (answer.0.as_str(), answer.1.as_str()) {
+                        ("published", _) => {
+                            let mut published = published.lock().expect("no panic holds it");
+                            *published.entry(number).or_default() += 1;
+                        }
+                        ("duplicate", "redelivery") => {}
+                        _ => panic!("{number}: {answer:?}"),
+                    }
+                }
+            });
+        }
+    });
+    let published = published.into_inner().expect("no panic holds it");
+    assert!(
+        (0..EVENTS).all(|number| published.get(&number) == Some(&1)),
+        "{published:?}"
+    );
+    let mut records = replicas.records(EventType::Traffic);
+    records.extend(replicas.records(EventType::RoomOccupancy));
+    let ids: Vec<_> = records.iter().map(|r| r.header("ce_id")).collect();
+    for number in 0..EVENTS {
+        let id = id_of(1, number);
+        let there = ids.iter().filter(|i| **i == Some(&id)).count();
+        assert_eq!(there, 1, "{number}");
+    }
+    assert_eq!(replicas.count("redis_errors_total"), 0);
+    replicas.finish();
+}
+
+fn what_one_replica_stored_the_other_knows() {
+    let server = RedisServer::start(&[]);
+    let replicas = Replicas::start(&kafka(), &server.url(), &[PATIENT]);
+    let [one, other] = &replicas.bridges;
+    let agent = agent();
+    let time = now_ms();
+    let send =
+        |bridge, id: &str, value| status_of(&post(bridge, &agent, &occupancy(id, time, value)));
+    let ids: Vec<_> = (0..6).map(|second| id_of(second, 0)).collect();
+    let is = |status: &str, kind: &str| (status.to_owned(), kind.to_owned());
+    assert_eq!(send(one, &ids[1], 4), is("published", ""));
+    assert_eq!(send(other, &ids[1], 4), is("duplicate", "redelivery"));
+    assert_eq!(send(other, &ids[2], 4), is("duplicate", "repeat"));
+    // Remembered, although it is in no topic.
+    assert_eq!(send(one, &ids[2], 4), is("duplicate", "redelivery"));
+    assert_eq!(send(other, &ids[3], 5), is("published", ""));
+    assert_eq!(send(one, &ids[4], 4), is("published", ""));
+    assert_eq!(send(other, &ids[0], 7), is("published", ""));
+    assert_eq!(send(one, &ids[4], 9), is("published", ""));
+
+    let records = replicas.records(EventType::RoomOccupancy);
+    let of = |id: &str| {
+        let record = records.iter().find(|r| r.header("ce_id") == Some(id));
+        let record = record.unwrap_or_else(|| panic!("{id} is not there"));
+        let names = ["ce_revision", "ce_supersedes", "ce_stale", "ce_originalid"];
+        names.map(|name| record.header(name).unwrap_or_default().to_owned())
+    };
+    assert_eq!(of(&ids[1]), ["", "", "", ""]);
+    assert_eq!(of(&ids[3]), ["1", &ids[1], "", ""]);
+    assert_eq!(of(&ids[4]), ["2", &ids[3], "", ""]);
+    assert_eq!(of(&ids[0]), ["", "", "true", ""]);
+    let conflict = records.iter().find(|r| r.header("ce_idconflict").is_some());
+    let id = conflict
+        .and_then(|r| r.header("ce_id"))
+        .expect("a conflict");
+    assert_eq!(of(id), ["3", &ids[4], "", &ids[4]]);
+    assert_eq!(records.len(), 5);
+    assert_eq!(replicas.count("redis_errors_total"), 0);
+    replicas.finish();
+}
+
+/// Load on both replicas, then `away`, then `back`; what must hold all along and after it.
+fn through_an_outage(away: impl FnOnce(&mut RedisServer), back: impl FnOnce(&mut RedisServer)) {
+    let _alone = heavy();
+    let mut server = RedisServer::start(&[]);
+    let replicas = Replicas::start(&kafka(), &server.url(), &[]);
+    let loads = replicas
+        .bridges
+        .each_ref()
+        .map(|b| Load::start(b.ingest(), 8));
+    let accepted = || loads.iter().map(Load::accepted).sum::<usize>();
+    within(Duration::from_secs(20), "the load flows", || {
+        accepted() >= 500
+    });
+
+    away(&mut server);
+    let before = accepted();
+    let errors = replicas.count("redis_errors_total");
+    thread::sleep(Duration::from_secs(4));
+    let while_away = accepted() - before;
+    let counted = replicas.count("redis_errors_total") - errors;
+    assert!(while_away > 500, "{while_away} events in 4 s");
+    // Those that were on their way at either moment may be on either side.
+    let most = while_away as u64 + 64;
+    assert!(
+        counted + 64 >= while_away as u64 && counted <= most + 64,
+        "{counted}, {while_away}"
+    );
+
+    back(&mut server);
+    within(Duration::from_secs(20), "Redis is asked again", || {
+        let said = |bridge: &Process| bridge.output().matches("Redis can be asked again").count();
+        replicas.bridges.iter().all(|bridge| said(bridge) >= 1)
+    });
+    // What it takes no time to forget.
+    let agent = agent();
+    let body = event(EventType::PirMotion, &id_of(1, 1), now_ms(), "room");
+    let [one, other] = &replicas.bridges;
+    assert_eq!(status_of(&post(one, &agent, &body)).0, "published");
+    assert_eq!(status_of(&post(other, &agent, &body)).0, "duplicate");
+
+    let attempts: Vec<Attempt> = loads.into_iter().flat_map(Load::stop).collect();
+    let statuses = by_status(&attempts);
+    assert_eq!(statuses.len(), 1, "{statuses:?}");
+    assert!(statuses.contains_key(&Some(200)), "{statuses:?}");
+    let slowest = attempts.iter().map(|a| a.took).max().expect("a load");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    assert_stored(&attempts, &replicas.all_records());
+    replicas.finish();
+}
+
+fn redis_killed_and_started_again_under_load() {
+    through_an_outage(RedisServer::kill, RedisServer::start_again);
+}
+
+fn redis_paused_under_load() {
+    through_an_outage(|server| server.pause(), |server| server.resume());
+}
+
+fn without_redis_a_bridge_starts_and_says_so_once() {
+    let mut server = RedisServer::start(&["--requirepass", "hush"]);
+    let url = format!("redis://:hush@127.0.0.1:{}", server.port());
+    server.kill();
+    let replicas = Replicas::start(&kafka(), &url, &[]);
+    let agent = agent();
+    let send = |bridge, id: &str| {
+        let body = event(EventType::Traffic, id, now_ms(), "room");
+        status_of(&post(bridge, &agent, &body)).0
+    };
+    let [one, other] = &replicas.bridges;
+    for number in 0..20 {
+        let id = id_of(1, number);
+        assert_eq!(send(one, &id), "published");
+    }
+    thread::sleep(Duration::from_secs(2));
+    let said = |bridge: &Process, what| bridge.output().matches(what).count();
+    assert_eq!(said(one, "Redis cannot be asked"), 1, "{}", one.output());
+    assert_eq!(counter(one, "redis_errors_total"), 20);
+    server.start_again();
+    for bridge in [one, other] {
+        within(Duration::from_secs(10), "Redis is asked", || {
+            said(bridge, "Redis can be asked again") == 1
+        });
+        assert_eq!(said(bridge, "hush"), 0, "{}", bridge.output());
+    }
+    assert_eq!(send(one, "late"), "published");
+    assert_eq!(counter(one, "redis_errors_total"), 20);
+    replicas.finish();
+}
+
+fn what_a_dead_replica_had_begun_the_other_takes_over() {
+    let _alone = heavy();
+    let server = RedisServer::start(&[]);
+    let broker = Broker::start();
+    let mut replicas = Replicas::start(
+        &broker.address(),
+        &server.url(),
+        &[PATIENT, "http.answer_within=10s"],
+    );
+    let body = event(EventType::Traffic, &id_of(1, 1), now_ms(), "room");
+    // So that the topic is known, and the connection open.
+    let first = event(EventType::Traffic, &id_of(1, 0), now_ms(), "room");
+    for (bridge, status) in replicas.bridges.iter().zip(["published", "duplicate"]) {
+        assert_eq!(status_of(&post(bridge, &agent(), &first)).0, status);
+    }
+    broker.pause();
+    let url = format!("http://{}/v1/events", replicas.bridges[0].ingest());
+    let request = Request::new("POST", &url).body(&body);
+    let sender = thread::spawn(move || request.try_send(&agent()));
+    thread::sleep(Duration::from_secs(1));
+    replicas.bridges[0].signal("KILL");
+    let answer = sender.join().expect("no panic");
+    assert!(answer.is_err(), "{answer:?}");
+    broker.resume();
+    let since = Instant::now();
+    let answer = status_of(&post(&replicas.bridges[1], &agent(), &body));
+    assert_eq!(answer.0, "published");
+    assert!(
+        since.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        since.elapsed()
+    );
+    let records = replicas.records(EventType::Traffic);
+    let id = id_of(1, 1);
+    assert!(records.iter().any(|r| r.header("ce_id") == Some(&id)));
+    replicas.bridges.reverse();
+    let [mut alive, _dead] = replicas.bridges;
+    alive.signal("TERM");
+    assert!(alive.wait().success(), "{}", alive.output());
+}

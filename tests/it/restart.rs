@@ -1,0 +1,760 @@
+//! After a start, with no store of its own: what was stored before is known again from the tails of the topics.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use butlr_bridge::config::{self, Sources};
+use butlr_bridge::dedup::Facts;
+use butlr_bridge::dedup::claim::Held;
+use butlr_bridge::dedup::memory::Memory;
+use butlr_bridge::dedup::rebuild::{Outcome, rebuild};
+use butlr_bridge::event::{EventType, Limits, Parsed, parse};
+use butlr_bridge::kafka::client;
+use butlr_bridge::kafka::embedded::EmbeddedKafka;
+use butlr_bridge::ksuid::Ksuid;
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::json;
+
+use crate::harness::{
+    Answer, Backend, Bridge, Rec, Setup, event, eventually, now_ms, records_of, trials,
+};
+use crate::real::{
+    Broker, create_topics, delete_topics, fresh_name, heavy, kafka, nobody_there, ten_topics,
+    within,
+};
+
+trials! {
+    "restart": [
+        events_of_all_types_are_known_again,
+        values_are_known_through_several_restarts,
+        the_copy_of_a_conflict_is_known,
+        what_is_older_than_the_window_is_not_taken,
+        what_came_late_is_still_out_of_order,
+        a_second_bridge_knows_what_the_first_stored,
+        others_records_do_not_hurt,
+        a_burst_of_old_events_hides_nothing,
+        records_that_waited_on_disk_end_no_search,
+        many_partitions_and_an_empty_tail,
+        events_are_taken_while_it_goes_on,
+        a_topic_that_is_missing_keeps_nobody_waiting,
+        a_topic_that_may_not_be_read_is_told,
+        the_budget_of_records_is_kept,
+        without_a_kafka_its_time_is_kept,
+        it_ends_at_once_when_it_is_to,
+        it_can_be_switched_off,
+    ],
+    "restart" needs ["BUTLR_BRIDGE_TEST_KAFKA"]: [
+        markers_of_transactions_are_no_end,
+    ],
+    "restart" needs ["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"]: [
+        a_kafka_that_is_back_later_is_read_then,
+    ],
+}
+
+use EventType::{RoomOccupancy, Traffic};
+
+const MINUTE: i64 = 60_000;
+
+/// Ten topics that outlive the bridges: in the real Kafka where there is one, else in an embedded one.
+struct World {
+    template: String,
+    address: String,
+    embedded: Option<EmbeddedKafka>,
+}
+
+impl World {
+    fn new() -> Self {
+        match std::env::var("BUTLR_BRIDGE_TEST_KAFKA") {
+            Ok(address) if !address.is_empty() => {
+                let template = fresh_name("{type}");
+                create_topics(&address, &ten_topics(&template), 3, &[]);
+                Self {
+                    template,
+                    address,
+                    embedded: None,
+                }
+            }
+            _ => Self::embedded(3),
+        }
+    }
+
+    fn embedded(partitions: i32) -> Self {
+        let template = "restart.{type}".to_owned();
+        let topics = ten_topics(&template).into_iter().map(|t| (t, partitions));
+        let kafka = EmbeddedKafka::start(&topics.collect::<Vec<_>>()).expect("a broker");
+        Self {
+            template,
+            address: kafka.bootstrap_servers().to_owned(),
+            embedded: Some(kafka),
+        }
+    }
+
+    fn setup(&self) -> Setup {
+        Setup::on(Backend::Address(self.address.clone()))
+            .set("topics.template", self.template.as_str())
+    }
+
+    /// A bridge that has read what is there.
+    fn bridge(&self) -> Bridge {
+        let bridge = self.setup().start();
+        rebuilt(&bridge);
+        bridge
+    }
+
+    fn topic(&self, event_type: EventType) -> String {
+        self.template.replace("{type}", event_type.kebab())
+    }
+
+    fn records(&self, event_type: EventType) -> Vec<Rec> {
+        records_of(&self.address, &self.topic(event_type))
+    }
+
+    /// Publishes around the bridge.
+    fn write(&self, records: &[Plain]) {
+        write(&self.address, &[], records);
+    }
+
+    /// What a bridge would know, and how it came to know it.
+    fn read(
+        &self,
+        stop: &AtomicBool,
+        change: impl FnOnce(&mut config::Dedup),
+    ) -> (Arc<Memory>, Outcome) {
+        read(&self.address, &self.template, stop, change)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.embedded.is_none() && !std::thread::panicking() {
+            delete_topics(&self.address, &ten_topics(&self.template));
+        }
+    }
+}
+
+fn read(
+    address: &str,
+    template: &str,
+    stop: &AtomicBool,
+    change: impl FnOnce(&mut config::Dedup),
+) -> (Arc<Memory>, Outcome) {
+    let flags = [
+        ("kafka.bootstrap_servers", address),
+        ("topics.template", template),
+    ];
+    let sources = Sources {
+        flags: flags.map(|(k, v)| (k.to_owned(), v.into())).into(),
+        ..Sources::default()
+    };
+    let mut config = config::load(&sources, &|_, _| Ok(())).expect("a configuration");
+    change(&mut config.dedup);
+    let names = EventType::ALL.map(|t| config.topics.topic(t).name.clone());
+    let memory = Memory::new(&config.dedup, Instant::now());
+    let consumer = client::base(&config.kafka, address);
+    let outcome = rebuild(consumer, &names, &memory, &config.dedup, stop, &mut |_| ());
+    (memory, outcome)
+}
+
+fn knows(memory: &Arc<Memory>, body: &str) -> bool {
+    let limits = Limits {
+        max_events: 1,
+        max_event_bytes: 10_000,
+    };
+    let Ok(Parsed::One(Ok(event))) = parse(body.as_bytes(), None, limits) else {
+        panic!("not an event: {body}");
+    };
+    let held = memory.hold(&Facts::of(&event, true), Instant::now());
+    matches!(held, Held::Redelivery)
+}
+
+fn is_rebuilding(bridge: &Bridge) -> bool {
+    bridge.metric("butlr_bridge_dedup_rebuilding") == 1.0
+}
+
+fn rebuilt(bridge: &Bridge) {
+    eventually("what was stored is known", || {
+        (!is_rebuilding(bridge)).then_some(())
+    });
+}
+
+/// A record to be written by who is no bridge.
+struct Plain {
+    topic: String,
+    key: String,
+    value: Option<Vec<u8>>,
+    headers: Vec<(&'static str, String)>,
+    timestamp_ms: i64,
+}
+
+impl Plain {
+    /// What a bridge would have written for an event that it had at `received_ms`.
+    fn of(world: &World, body: &str, received_ms: i64) -> Self {
+        let value: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        let event_type = value["type"].as_str().and_then(EventType::parse);
+        let event_type = event_type.expect("a type");
+        let time = std::time::UNIX_EPOCH + Duration::from_millis(received_ms.unsigned_abs());
+        let received = humantime::format_rfc3339_millis(time).to_string();
+        let room = value["metadata"]["room_id"].as_str().expect("a room");
+        Self {
+            topic: world.topic(event_type),
+            key: room.to_owned(),
+            headers: vec![
+                ("ce_specversion", "1.0".to_owned()),
+                ("ce_id", value["id"].as_str().expect("an id").to_owned()),
+                ("ce_receivedat", received),
+            ],
+            timestamp_ms: value["timestamp"].as_i64().expect("a time"),
+            value: Some(body.as_bytes().to_vec()),
+        }
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.push((name, value.to_owned()));
+        self
+    }
+}
+
+fn write(address: &str, settings: &[(&str, &str)], records: &[Plain]) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", address);
+    config.set("partitioner", "murmur2_random");
+    for (name, value) in settings {
+        config.set(*name, *value);
+    }
+    let producer: BaseProducer = config.create().expect("a producer");
+    let is_transaction = settings.iter().any(|(name, _)| *name == "transactional.id");
+    let limit = Duration::from_secs(20);
+    if is_transaction {
+        producer.init_transactions(limit).expect("transactions");
+        producer.begin_transaction().expect("a transaction");
+    }
+    for plain in records {
+        let add = |all: OwnedHeaders, (key, value): &(&'static str, String)| {
+            all.insert(Header {
+                key,
+                value: Some(value),
+            })
+        };
+        let mut record: BaseRecord<'_, String, Vec<u8>> = BaseRecord::to(&plain.topic)
+            .key(&plain.key)
+            .timestamp(plain.timestamp_ms)
+            .headers(plain.headers.iter().fold(OwnedHeaders::new(), add));
+        record.payload = plain.value.as_ref();
+        producer.send(record).map_err(|(e, _)| e).expect("queued");
+    }
+    producer.flush(limit).expect("stored");
+    if is_transaction {
+        producer.commit_transaction(limit).expect("committed");
+    }
+}
+
+/// An id that was made at `second` after 2014.
+fn id(second: i64) -> String {
+    let ms = (Ksuid::EPOCH_SECONDS + second) * 1000;
+    format!("event_{}", Ksuid::new(ms, [7; 16]))
+}
+
+fn occupancy(id: &str, timestamp_ms: i64, value: u32) -> String {
+    event(RoomOccupancy, id, timestamp_ms, "room_1")
+        .replace("\"data\":4", &format!("\"data\":{value}"))
+}
+
+#[track_caller]
+fn published(answer: &Answer) {
+    let told = answer.expect(200).json();
+    assert_eq!(told["status"], "published", "{told}");
+}
+
+#[track_caller]
+fn duplicate(answer: &Answer, kind: &str) {
+    let told = answer.expect(200).json();
+    assert_eq!(
+        (&told["status"], &told["kind"]),
+        (&json!("duplicate"), &json!(kind)),
+        "{told}"
+    );
+}
+
+fn events_of_all_types_are_known_again() {
+    let world = World::new();
+    let now = now_ms();
+    let of = |n: usize, t: EventType| {
+        let id = format!("event_{t}_{n}");
+        event(t, &id, now, &format!("space_{n}"))
+    };
+    let first = world.bridge();
+    for n in 0..5 {
+        for event_type in EventType::ALL {
+            published(&first.send(of(n, event_type)));
+        }
+    }
+    first.finish();
+    let second = world.bridge();
+    for event_type in EventType::ALL {
+        for n in 0..5 {
+            duplicate(&second.send(of(n, event_type)), "redelivery");
+        }
+        assert_eq!(world.records(event_type).len(), 5);
+    }
+}
+
+fn values_are_known_through_several_restarts() {
+    let world = World::new();
+    let minute = now_ms() - MINUTE;
+    let bridge = world.bridge();
+    published(&bridge.send(occupancy(&id(100), minute, 4)));
+    duplicate(&bridge.send(occupancy(&id(160), minute, 4)), "repeat");
+    bridge.finish();
+
+    let bridge = world.bridge();
+    duplicate(&bridge.send(occupancy(&id(100), minute, 4)), "redelivery");
+    // Its id is in no topic.
+    duplicate(&bridge.send(occupancy(&id(160), minute, 4)), "repeat");
+    duplicate(&bridge.send(occupancy(&id(161), minute, 4)), "repeat");
+    published(&bridge.send(occupancy(&id(220), minute, 5)));
+    bridge.finish();
+
+    let bridge = world.bridge();
+    duplicate(&bridge.send(occupancy(&id(220), minute, 5)), "redelivery");
+    published(&bridge.send(occupancy(&id(110), minute, 7)));
+    // The dropped repeat once more, of a value that is no longer the current one: no revision back to it.
+    published(&bridge.send(occupancy(&id(160), minute, 4)));
+    published(&bridge.send(occupancy(&id(280), minute, 4)));
+    bridge.finish();
+
+    let bridge = world.bridge();
+    duplicate(&bridge.send(occupancy(&id(110), minute, 7)), "redelivery");
+    duplicate(&bridge.send(occupancy(&id(280), minute, 4)), "redelivery");
+    duplicate(&bridge.send(occupancy(&id(300), minute, 4)), "repeat");
+    published(&bridge.send(occupancy(&id(340), minute, 5)));
+    bridge.finish();
+
+    let told: Vec<_> = world
+        .records(RoomOccupancy)
+        .iter()
+        .map(|r| {
+            let header = |name| r.header(name).unwrap_or_default().to_owned();
+            let names = ["ce_id", "ce_revision", "ce_supersedes", "ce_stale"];
+            names.map(header)
+        })
+        .collect();
+    let expected = [
+        [id(100), "".into(), "".into(), "".into()],
+        [id(220), "1".into(), id(100), "".into()],
+        [id(110), "".into(), "".into(), "true".into()],
+        [id(160), "".into(), "".into(), "true".into()],
+        [id(280), "2".into(), id(220), "".into()],
+        [id(340), "3".into(), id(280), "".into()],
+    ];
+    assert_eq!(told, expected);
+}
+
+fn the_copy_of_a_conflict_is_known() {
+    let world = World::new();
+    let now = now_ms();
+    let one = event(Traffic, "event_1", now, "room_1");
+    let other = event(Traffic, "event_1", now, "room_2");
+    let third = event(RoomOccupancy, "event_1", now, "room_1");
+    for round in 0..3 {
+        let bridge = world.bridge();
+        for body in [&one, &other, &third] {
+            match round {
+                0 => published(&bridge.send(body)),
+                _ => duplicate(&bridge.send(body), "redelivery"),
+            }
+        }
+        bridge.finish();
+    }
+    assert_eq!(world.records(Traffic).len(), 2);
+    let occupancies = world.records(RoomOccupancy);
+    assert_eq!(occupancies[0].header("ce_originalid"), Some("event_1"));
+}
+
+fn what_is_older_than_the_window_is_not_taken() {
+    let world = World::new();
+    let now = now_ms();
+    let body = |n: i64| {
+        event(
+            Traffic,
+            &format!("event_{n}"),
+            now - n,
+            &format!("room_{n}"),
+        )
+    };
+    let records = [
+        Plain::of(&world, &body(20), now - 20 * MINUTE),
+        Plain::of(&world, &body(16), now - 16 * MINUTE),
+        Plain::of(&world, &body(14), now - 14 * MINUTE),
+        // A bridge whose clock is ahead.
+        Plain::of(&world, &body(-5), now + 5 * MINUTE),
+    ];
+    world.write(&records);
+    let bridge = world.bridge();
+    assert_eq!(bridge.status()["dedup"]["ids"], 2);
+    for n in [14, -5] {
+        duplicate(&bridge.send(body(n)), "redelivery");
+    }
+    for n in [16, 20] {
+        published(&bridge.send(body(n)));
+    }
+}
+
+fn what_came_late_is_still_out_of_order() {
+    let world = World::new();
+    let now = now_ms();
+    let bridge = world.bridge();
+    published(&bridge.send(event(EventType::PirMotion, "event_1", now, "room_1")));
+    bridge.finish();
+    let bridge = world.bridge();
+    published(&bridge.send(event(EventType::PirMotion, "event_2", now - 1, "room_1")));
+    assert_eq!(
+        bridge.metric_sum("butlr_bridge_out_of_order_total", ""),
+        1.0
+    );
+}
+
+/// A new machine: nothing is handed over but the topics.
+fn a_second_bridge_knows_what_the_first_stored() {
+    let world = World::new();
+    let body = event(Traffic, "event_1", now_ms(), "room_1");
+    let first = world.bridge();
+    published(&first.send(&body));
+    let second = world.bridge();
+    duplicate(&second.send(&body), "redelivery");
+    // What one stores from now on the other does not know: they share no store.
+    let later = event(Traffic, "event_2", now_ms(), "room_1");
+    published(&first.send(&later));
+    published(&second.send(&later));
+}
+
+fn others_records_do_not_hurt() {
+    let world = World::new();
+    let now = now_ms();
+    let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
+    let ours = |n: i64| Plain::of(&world, &body(n), now);
+    let alien = |value: Option<Vec<u8>>, headers: Vec<(&'static str, String)>| Plain {
+        topic: world.topic(Traffic),
+        key: "room_1".to_owned(),
+        value,
+        headers,
+        timestamp_ms: now,
+    };
+    let long_ago = "2020-01-01T00:00:00.000Z";
+    let received = ("ce_receivedat", long_ago.replace("2020", "2999"));
+    let mut records = vec![ours(1)];
+    for n in 0..3000 {
+        records.push(match n % 8 {
+            0 => alien(None, vec![]),
+            1 => alien(Some(b"{}".to_vec()), vec![]),
+            2 => alien(Some(vec![0xff, 0xfe, 0]), vec![("ce_id", "x".repeat(99))]),
+            // An event, but no word of when a bridge had it.
+            3 => alien(Some(body(-n).into()), vec![("ce_receivedat", "now".into())]),
+            4 => alien(Some(b"[[[[".to_vec()), vec![received.clone()]),
+            5 => alien(
+                Some(format!("[{}]", body(n)).into()),
+                vec![received.clone()],
+            ),
+            6 => alien(None, vec![received.clone()]),
+            _ => alien(Some(b"1".to_vec()), vec![("traceparent", String::new())]),
+        });
+    }
+    records.push(alien(Some(vec![b' '; 900_000]), vec![received]));
+    world.write(&records);
+    let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
+    assert!(outcome.complete, "{outcome:?}");
+    assert_eq!(
+        (outcome.records, outcome.ids, outcome.unreadable),
+        (3002, 1, 3001),
+        "{outcome:?}"
+    );
+    assert!(knows(&memory, &body(1)));
+    let bridge = world.bridge();
+    duplicate(&bridge.send(body(1)), "redelivery");
+    published(&bridge.send(body(-3)));
+}
+
+/// Kafka's look-up by time would point behind them: it goes by the events' times.
+fn a_burst_of_old_events_hides_nothing() {
+    let world = World::new();
+    let now = now_ms();
+    let fresh = |n: i64| {
+        event(
+            Traffic,
+            &format!("event_{n}"),
+            now - n,
+            &format!("room_{n}"),
+        )
+    };
+    let old = |n: i64| {
+        let time = now - 2 * 86_400_000 - n;
+        event(
+            Traffic,
+            &format!("old_{n}"),
+            time,
+            &format!("room_{}", n % 50),
+        )
+    };
+    let bridge = world.bridge();
+    let send = |bodies: Vec<String>| {
+        let answer = bridge.send(format!("[{}]", bodies.join(",")));
+        answer.expect(200);
+    };
+    send((0..50).map(fresh).collect());
+    for burst in 0..4 {
+        send((0..1000).map(|n| old(1000 * burst + n)).collect());
+    }
+    bridge.finish();
+    let bridge = world.bridge();
+    for n in 0..50 {
+        duplicate(&bridge.send(fresh(n)), "redelivery");
+        duplicate(&bridge.send(old(n * 79)), "redelivery");
+    }
+}
+
+fn records_that_waited_on_disk_end_no_search() {
+    let world = World::new();
+    let now = now_ms();
+    let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
+    let mut records = vec![Plain::of(&world, &body(0), now - MINUTE)];
+    for n in 1..3000 {
+        // Half of them were received so long ago that they are not taken themselves.
+        let age = match n % 2 {
+            0 => 86_400_000,
+            _ => 10 * MINUTE,
+        };
+        records.push(Plain::of(&world, &body(n), now - age).with("ce_spooled", "true"));
+    }
+    world.write(&records);
+    let bridge = world.bridge();
+    duplicate(&bridge.send(body(0)), "redelivery");
+    duplicate(&bridge.send(body(1)), "redelivery");
+    published(&bridge.send(body(2)));
+}
+
+fn many_partitions_and_an_empty_tail() {
+    let world = World::embedded(40);
+    let body = |n: usize| {
+        event(
+            Traffic,
+            &format!("event_{n}"),
+            now_ms(),
+            &format!("room_{n}"),
+        )
+    };
+    let bodies: Vec<_> = (0..300).map(body).collect();
+    let bridge = world.bridge();
+    let all = format!("[{}]", bodies.join(","));
+    bridge.send(&all).expect(200);
+    bridge.finish();
+    let bridge = world.bridge();
+    let answer = bridge.send(&all).expect(200).json();
+    let results = answer["results"].as_array().expect("results");
+    assert!(
+        results.iter().all(|r| r["kind"] == "redelivery"),
+        "{answer}"
+    );
+}
+
+fn events_are_taken_while_it_goes_on() {
+    let world = World::embedded(10);
+    let kafka = world.embedded.as_ref().expect("embedded");
+    let now = now_ms();
+    let before = event(Traffic, "event_before", now, "room_1");
+    let meanwhile = event(Traffic, "event_meanwhile", now, "room_1");
+    world.write(&[Plain::of(&world, &before, now)]);
+    let delay = |ms| {
+        let set = move |cluster: &rdkafka::mocking::MockCluster<'static, _>| {
+            cluster.broker_round_trip_time(1, Duration::from_millis(ms))
+        };
+        kafka.with(set).expect("a delay");
+    };
+    // With so many partitions their ends alone take some 10 s to be asked for.
+    delay(100);
+    let bridge = world.setup().start();
+    assert!(is_rebuilding(&bridge));
+    assert_eq!(bridge.status()["dedup"]["rebuilding"], true);
+    // Two of them: the second is compared with what was stored since the start.
+    published(&bridge.send(&meanwhile));
+    duplicate(&bridge.send(&meanwhile), "redelivery");
+    // A copy that nobody could recognise yet: counted as possible.
+    published(&bridge.send(&before));
+    assert!(is_rebuilding(&bridge));
+    let unchecked = bridge.metric_sum("butlr_bridge_dedup_unchecked_total", "");
+    assert_eq!(unchecked, 2.0);
+    delay(0);
+    rebuilt(&bridge);
+    duplicate(&bridge.send(&meanwhile), "redelivery");
+    duplicate(&bridge.send(&before), "redelivery");
+    assert_eq!(bridge.status()["dedup"]["rebuilding"], false);
+}
+
+fn a_topic_that_is_missing_keeps_nobody_waiting() {
+    let world = World::new();
+    let body = event(Traffic, "event_1", now_ms(), "room_1");
+    let bridge = world.bridge();
+    published(&bridge.send(&body));
+    bridge.finish();
+    let missing = world.topic(RoomOccupancy);
+    if world.embedded.is_none() {
+        delete_topics(&world.address, &[&missing]);
+    }
+    let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
+    assert!(outcome.complete, "{outcome:?}");
+    assert!(knows(&memory, &body));
+    if world.embedded.is_none() {
+        create_topics(&world.address, &[&missing], 3, &[]);
+    }
+    // None at all is nothing to read.
+    let none = "nobody.made.{type}";
+    let (_, outcome) = read(&world.address, none, &AtomicBool::new(false), |_| {});
+    assert!(outcome.complete && outcome.records == 0, "{outcome:?}");
+}
+
+fn a_topic_that_may_not_be_read_is_told() {
+    use rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as DENIED;
+    let world = World::embedded(3);
+    let now = now_ms();
+    let traffic = event(Traffic, "event_1", now, "room_1");
+    let occupancy = occupancy(&id(1), now, 4);
+    let bodies = [&traffic, &occupancy];
+    world.write(&bodies.map(|body| Plain::of(&world, body, now)));
+    let kafka = world.embedded.as_ref().expect("embedded");
+    let denied = world.topic(RoomOccupancy);
+    let topic = denied.clone();
+    kafka
+        .with(move |cluster| cluster.topic_error(&topic, DENIED))
+        .expect("an error");
+    let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
+    let why = outcome.why_not.expect("a reason");
+    assert!(why.contains(&denied) && !outcome.complete, "{why}");
+    assert!(outcome.took < Duration::from_secs(10));
+    assert!(knows(&memory, &traffic));
+    assert!(!knows(&memory, &occupancy));
+}
+
+fn the_budget_of_records_is_kept() {
+    let world = World::new();
+    let now = now_ms();
+    let body = |n: i64| event(Traffic, &format!("event_{n}"), now, "room_1");
+    let records: Vec<_> = (0..5000)
+        .map(|n| Plain::of(&world, &body(n), now - 5000 + n))
+        .collect();
+    world.write(&records);
+    let stop = AtomicBool::new(false);
+    let (memory, outcome) = world.read(&stop, |dedup| dedup.max_ids = 1000);
+    assert!(!outcome.complete);
+    assert!((500..=1000).contains(&outcome.records), "{outcome:?}");
+    let why = outcome.why_not.expect("a reason");
+    assert!(why.contains("dedup.max_ids"), "{why}");
+    // The newest, which are sent again soonest.
+    assert!(knows(&memory, &body(4999)));
+    assert!(!knows(&memory, &body(0)));
+    let (memory, outcome) = world.read(&stop, |_| {});
+    assert!(outcome.complete, "{outcome:?}");
+    assert!(knows(&memory, &body(0)));
+}
+
+fn without_a_kafka_its_time_is_kept() {
+    let address: SocketAddr = nobody_there();
+    let begun = Instant::now();
+    let stop = AtomicBool::new(false);
+    let (_, outcome) = read(&address.to_string(), "t.{type}", &stop, |dedup| {
+        dedup.rebuild_within = Duration::from_secs(1);
+    });
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(!outcome.complete && outcome.records == 0);
+    let why = outcome.why_not.expect("a reason");
+    assert!(why.contains("1s (dedup.rebuild_within)"), "{why}");
+}
+
+fn it_ends_at_once_when_it_is_to() {
+    let stop = AtomicBool::new(false);
+    let address = nobody_there().to_string();
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let (_, outcome) = read(&address, "t.{type}", &stop, |_| {});
+            (outcome, Instant::now())
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        let asked = Instant::now();
+        stop.store(true, Ordering::Relaxed);
+        let (outcome, ended) = reading.join().expect("no panic");
+        let took = ended - asked;
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert_eq!(outcome.why_not.as_deref(), Some("stopped"));
+    });
+    // So does a bridge.
+    let setup = Setup::on(Backend::Address(nobody_there().to_string()));
+    let bridge = setup
+        .set("shutdown.drain_delay", "0s")
+        .not_waiting()
+        .start();
+    let asked = Instant::now();
+    bridge.finish();
+    assert!(asked.elapsed() < Duration::from_secs(5));
+}
+
+fn it_can_be_switched_off() {
+    let world = World::new();
+    let body = event(Traffic, "event_1", now_ms(), "room_1");
+    let bridge = world.bridge();
+    published(&bridge.send(&body));
+    bridge.finish();
+    let bridge = world.setup().set("dedup.rebuild_within", "0s").start();
+    assert!(!is_rebuilding(&bridge));
+    published(&bridge.send(&body));
+    duplicate(&bridge.send(&body), "redelivery");
+}
+
+/// They take offsets, and are no records.
+fn markers_of_transactions_are_no_end() {
+    let world = World::new();
+    let now = now_ms();
+    let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
+    for n in 0..20 {
+        let id = fresh_name("transaction");
+        let settings = [("transactional.id", id.as_str())];
+        write(
+            &world.address,
+            &settings,
+            &[Plain::of(&world, &body(n), now)],
+        );
+    }
+    let begun = Instant::now();
+    let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
+    assert!(outcome.complete, "{outcome:?}");
+    assert_eq!((outcome.records, outcome.ids), (20, 20));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!((0..20).all(|n| knows(&memory, &body(n))));
+}
+
+fn a_kafka_that_is_back_later_is_read_then() {
+    let _alone = heavy();
+    assert!(!kafka().is_empty());
+    let broker = Broker::start();
+    let template = "restart.{type}";
+    create_topics(&broker.address(), &ten_topics(template), 3, &[]);
+    let setup = || Setup::on(Backend::Address(broker.address())).set("topics.template", template);
+    let body = event(Traffic, "event_1", now_ms(), "room_1");
+    let bridge = setup().start();
+    published(&bridge.send(&body));
+    bridge.finish();
+    broker.stop();
+
+    let bridge = setup().not_waiting().start();
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(is_rebuilding(&bridge));
+    broker.start_again();
+    bridge.wait_until_ready();
+    within(Duration::from_secs(15), "what was stored is known", || {
+        !is_rebuilding(&bridge)
+    });
+    duplicate(&bridge.send(&body), "redelivery");
+    assert_eq!(records_of(&broker.address(), "restart.traffic").len(), 1);
+}
