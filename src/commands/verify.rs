@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::kafka_properties::PropertyArguments;
 use super::{FAILED, MISUSED};
 use crate::simulate::journal::ClosedJournal;
-use crate::simulate::verify::{Error, Kafka, Options, Report, Timestamps, verify};
+use crate::simulate::verify::{Duplicates, Error, Kafka, Options, Report, Timestamps, verify};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -24,12 +24,12 @@ pub struct Arguments {
     #[arg(long, value_name = "TEMPLATE")]
     topics: Option<String>,
     #[command(flatten)]
-    stamping: StampingArguments,
+    bridge: BridgeArguments,
 }
 
-/// How the bridge stamps records: what its configuration says.
+/// What the bridge's configuration says.
 #[derive(clap::Args, Clone, Copy, Debug)]
-pub(super) struct StampingArguments {
+pub(super) struct BridgeArguments {
     /// Which time the bridge stamps records with (its kafka.timestamp)
     #[arg(long, value_enum, value_name = "WHICH", default_value = "event")]
     pub timestamps: Timestamps,
@@ -39,9 +39,13 @@ pub(super) struct StampingArguments {
     /// An event further ahead than this is stamped with the time of publishing (the bridge's kafka.max_future)
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
     pub max_future: Duration,
+    /// Whether the bridge must recognise redeliveries, repeats, revisions and stale events (its dedup.redelivery and
+    /// dedup.repeat); unless told, those kinds are judged of which the run shows that it recognises them
+    #[arg(long, value_enum, value_name = "WHETHER", default_value = "detect")]
+    pub duplicates: Duplicates,
 }
 
-impl StampingArguments {
+impl BridgeArguments {
     pub(super) fn options(self, kafka: Kafka, copies: Option<String>) -> Options {
         Options {
             kafka,
@@ -49,6 +53,7 @@ impl StampingArguments {
             timestamps: self.timestamps,
             max_past: self.max_past,
             max_future: self.max_future,
+            duplicates: self.duplicates,
         }
     }
 }
@@ -72,7 +77,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         bootstrap_servers: arguments.kafka,
         properties,
     };
-    let options = arguments.stamping.options(kafka, arguments.topics);
+    let options = arguments.bridge.options(kafka, arguments.topics);
     prove(&journal, &options).0
 }
 

@@ -1,5 +1,7 @@
 //! The hashes by which what was sent is found again: XXH3, 64 bits, against accidents and not against adversaries.
 
+use std::hash::Hasher;
+
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::event::EventType;
@@ -16,4 +18,22 @@ pub fn reading_key(event_type: EventType, space_id: &str, timestamp_ms: i64) -> 
 /// The bytes of an event, or of a part of it.
 pub fn bytes(value: &[u8]) -> u64 {
     xxh3_64(value)
+}
+
+/// For maps whose keys are hashes already.
+#[derive(Default)]
+pub struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are u64");
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
 }

@@ -2,6 +2,11 @@
 //!
 //! Each delivery is counted once by type and kind, and ends once ([`End`]); each try ends once: with an answer, without a
 //! connection, broken, or timed out. So the sums agree, which [`Ledger::is_balanced`] says.
+//!
+//! Beside that it tells what the deliveries are to a bridge that recognises duplicates, provided that all of them are
+//! stored ([`Ledger::expected`]), and what was answered ([`Ledger::heard`]). The two agree exactly where every answer is
+//! known. Where some are not, only `verify` can tell: an unheard try may have been stored, and then its next one is a
+//! redelivery.
 
 mod course;
 mod summary;
@@ -14,16 +19,20 @@ use hdrhistogram::Histogram;
 pub use course::Course;
 pub use summary::Summary;
 
+use super::journal::Answer;
 use super::message::Kind;
+use super::oracle::Verdict;
 use super::sender::{Answered, End, Word};
 use crate::event::EventType;
 
 /// Every kind, in the order of the ledger's columns.
-pub const KINDS: [Kind; 6] = [
+pub const KINDS: [Kind; 8] = [
     Kind::First,
     Kind::Repeat,
     Kind::Revision,
+    Kind::Stale,
     Kind::Late,
+    Kind::Overlapping,
     Kind::Redelivery,
     Kind::Invalid,
 ];
@@ -37,6 +46,10 @@ pub struct Ledger {
     paced: bool,
     simulated_ms: (i64, i64),
     deliveries: [[u64; KINDS.len()]; EventType::ALL.len()],
+    /// Of valid ones: what they are when all is stored.
+    expected: [[u64; Verdict::ALL.len()]; EventType::ALL.len()],
+    /// Requests that reached a server, by what their answer says in the end, late ones included; without invalid ones.
+    heard: [[u64; Answer::ALL.len()]; EventType::ALL.len()],
     /// Of valid ones.
     ends: [[u64; End::ALL.len()]; EventType::ALL.len()],
     /// Of invalid ones apart, because they are to be refused.
@@ -73,6 +86,8 @@ impl Ledger {
             paced,
             simulated_ms: (simulated_ms, simulated_ms),
             deliveries: Default::default(),
+            expected: Default::default(),
+            heard: Default::default(),
             ends: Default::default(),
             invalid_ends: Default::default(),
             tries: Vec::new(),
@@ -116,8 +131,23 @@ impl Ledger {
         self.simulated_ms.1 = simulated_ms;
     }
 
-    pub(super) fn delivery(&mut self, event_type: EventType, kind: Kind) {
+    pub(super) fn delivery(
+        &mut self,
+        event_type: EventType,
+        kind: Kind,
+        expected: Option<Verdict>,
+    ) {
         self.deliveries[event_type.index()][kind_index(kind)] += 1;
+        if let Some(verdict) = expected {
+            self.expected[event_type.index()][verdict as usize] += 1;
+        }
+    }
+
+    /// What is known in the end of a request that reached a server.
+    pub(super) fn told(&mut self, event_type: EventType, kind: Kind, answer: Answer) {
+        if kind != Kind::Invalid {
+            self.heard[event_type.index()][answer as usize] += 1;
+        }
     }
 
     pub(super) fn delivered(&mut self, event_type: EventType, kind: Kind, end: End) {
@@ -206,6 +236,16 @@ impl Ledger {
             .sum()
     }
 
+    /// How many valid deliveries of this type are this, when all that is before them is stored.
+    pub fn expected(&self, event_type: EventType, verdict: Verdict) -> u64 {
+        self.expected[event_type.index()][verdict as usize]
+    }
+
+    /// How many requests with valid events of this type were answered so in the end, in time or late.
+    pub fn heard(&self, event_type: EventType, answer: Answer) -> u64 {
+        self.heard[event_type.index()][answer as usize]
+    }
+
     /// How many tries there were.
     pub fn tries(&self) -> u64 {
         self.tries.iter().sum()
@@ -266,9 +306,11 @@ fn kind_index(kind: Kind) -> usize {
         Kind::First => 0,
         Kind::Repeat => 1,
         Kind::Revision => 2,
-        Kind::Late => 3,
-        Kind::Redelivery => 4,
-        Kind::Invalid => 5,
+        Kind::Stale => 3,
+        Kind::Late => 4,
+        Kind::Overlapping => 5,
+        Kind::Redelivery => 6,
+        Kind::Invalid => 7,
     }
 }
 
@@ -292,7 +334,7 @@ mod tests {
     #[test]
     fn sums_agree_once_everything_has_ended() {
         let mut ledger = Ledger::begin(Instant::now(), false, 0);
-        ledger.delivery(EventType::Traffic, Kind::First);
+        ledger.delivery(EventType::Traffic, Kind::First, Some(Verdict::First));
         ledger.tried(1);
         assert!(!ledger.is_balanced());
         let answered = Answered {
@@ -325,7 +367,7 @@ mod tests {
                 word: None,
                 at: None,
             };
-            ledger.delivery(EventType::Traffic, kind);
+            ledger.delivery(EventType::Traffic, kind, None);
             ledger.tried(1);
             ledger.answered(&answered, kind);
             ledger.delivered(EventType::Traffic, kind, end);

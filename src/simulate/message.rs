@@ -95,8 +95,12 @@ pub enum Kind {
     Repeat,
     /// Computed again, with another value.
     Revision,
+    /// Computed before what was delivered last, and delivered after it, with another value.
+    Stale,
     /// Minutes late.
     Late,
+    /// The very event at the same moment, over another connection.
+    Overlapping,
     /// The very event once more, under the same id.
     Redelivery,
     /// Not what the bridge takes.

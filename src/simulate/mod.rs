@@ -8,6 +8,8 @@
 //!    │         Delivery: one event that is due
 //!  payload   its JSON
 //!    │
+//!  oracle    what each delivery is to a bridge that tells redeliveries, repeats, revisions and stale ones apart
+//!    │
 //!  sender    pace → connections → tries, time-outs, drops             ── from here on it is real ──
 //!    │
 //!  ledger    each delivery and each try, once; latencies
@@ -21,14 +23,16 @@
 pub mod city;
 pub mod hash;
 pub mod journal;
-pub use crate::ksuid;
 pub mod ledger;
 pub mod message;
+pub mod oracle;
 pub mod payload;
 pub mod progress;
 pub mod sender;
 pub mod stream;
 pub mod verify;
+
+pub use crate::ksuid;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

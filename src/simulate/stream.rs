@@ -16,7 +16,7 @@ pub use behaviour::{Behaviour, Outages};
 use super::city::{Habits, Life, Plan, Size, Truth};
 use super::message::{Computation, Delivery, Kind, Message, Place};
 use agenda::Agenda;
-use behaviour::Fate;
+use behaviour::{Companion, Fate};
 use outages::Calendar;
 
 /// Deliveries, sorted by when they are due. Endless until [`Stream::end`].
@@ -152,20 +152,49 @@ impl Stream {
                 fault: Some(fault),
             });
         }
-        if let Some(after_ms) = again_after_ms {
-            self.agenda.put(Delivery {
-                due_ms: due_ms + after_ms,
-                message: message.clone(),
-                kind: Kind::Redelivery,
-                fault: None,
-            });
+        for companion in self.behaviour.companions(self.seed, &message) {
+            let Companion {
+                after_ms,
+                kind,
+                message,
+            } = companion;
+            let again_after_ms = self.behaviour.fate(self.seed, &message).again_after_ms;
+            self.put(due_ms + after_ms, message, kind, again_after_ms);
         }
-        self.agenda.put(Delivery {
+        self.put(due_ms, message, kind, again_after_ms);
+    }
+
+    /// Puts in what is delivered of a valid message: it, its overlapping copy, and one so long after it.
+    fn put(&mut self, due_ms: i64, message: Message, kind: Kind, again_after_ms: Option<i64>) {
+        let delivery = |due_ms, kind, message| Delivery {
             due_ms,
             message,
             kind,
             fault: None,
+        };
+        if let Some(after_ms) = again_after_ms {
+            let again = delivery(due_ms + after_ms, Kind::Redelivery, message.clone());
+            self.agenda.put(again);
+        }
+        let overlapping = self
+            .behaviour
+            .overlaps(self.seed, &message)
+            .then(|| delivery(due_ms, Kind::Overlapping, message.clone()));
+        self.agenda.put(delivery(due_ms, kind, message));
+        // Right behind it: nothing else of the same moment comes in between.
+        if let Some(copy) = overlapping {
+            self.agenda.put(copy);
+        }
+    }
+
+    /// How long at most it is from one delivery about a reading to the next, on the simulated clock.
+    pub fn span_ms(&self) -> i64 {
+        // Five computations, of which one is late, and copies of that.
+        const USUAL_MS: i64 = 30 * 60_000;
+        let outage = self.behaviour.outages.map_or(0, |outages| {
+            i64::try_from(outages.length.as_millis() * 2).unwrap_or(i64::MAX / 4)
         });
+        USUAL_MS + outage
     }
 }
 

@@ -10,32 +10,58 @@ use butlr_bridge::simulate::city::{Habits, Size, Truth};
 use butlr_bridge::simulate::journal::{Journal, Run};
 use butlr_bridge::simulate::ksuid::Ksuid;
 use butlr_bridge::simulate::message::Kind;
+use butlr_bridge::simulate::oracle::Verdict;
 use butlr_bridge::simulate::progress::Progress;
-use butlr_bridge::simulate::sender::{self, Finished, Limits, Pace, Stop, Target};
+use butlr_bridge::simulate::sender::{self, Finished, Limits, Pace, Stop, Target, Word};
 use butlr_bridge::simulate::stream::{Behaviour, Stream};
 use butlr_bridge::simulate::verify::{self, Kafka, Property};
+use libtest_mimic::Trial;
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 
-use crate::harness::{Backend, Bridge, Rec, Setup, binary, now_ms, records_of, trials};
+use crate::harness::{Backend, Bridge, Rec, Setup, binary, now_ms, records_of, redis_needs, trial};
 use crate::real::{create_topics, fresh_name, heavy, kafka, nobody_there};
 
-trials! {
-    "simulate": [
-        what_a_city_sends_is_all_there,
-        traffic_adds_up_to_the_occupancies_and_to_the_truth,
-        what_was_not_answered_2xx_is_dropped_and_counted,
-        a_seed_and_a_start_make_the_same_events,
-        mistakes_on_the_command_line_are_told,
-        nobody_there_is_a_failure,
-    ],
-    "simulate" needs ["BUTLR_BRIDGE_TEST_KAFKA"]: [
-        thirty_seconds_as_fast_as_possible_are_proved,
-        one_missing_one_changed_one_there_twice_are_found,
-    ],
+/// The tests of this module.
+pub fn trials() -> Vec<Trial> {
+    const KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_KAFKA"];
+    // One of the two at a time, for what is missing is told as a whole.
+    let redis = Some(redis_needs()).filter(|needs| !needs.is_empty());
+    macro_rules! all {
+        ($($needs:expr => [$($name:ident),* $(,)?]),* $(,)?) => {
+            vec![$($({
+                let path = concat!(module_path!(), "::", stringify!($name));
+                trial("simulate", path, $needs, $name)
+            }),*),*]
+        };
+    }
+    all![
+        &[] => [
+            what_a_city_sends_is_all_there,
+            traffic_adds_up_to_the_occupancies_and_to_the_truth,
+            what_was_not_answered_2xx_is_dropped_and_counted,
+            a_seed_and_a_start_make_the_same_events,
+            mistakes_on_the_command_line_are_told,
+            nobody_there_is_a_failure,
+        ],
+        KAFKA => [
+            thirty_seconds_as_fast_as_possible_are_proved,
+            one_missing_one_changed_one_there_twice_are_found,
+            a_bridge_that_is_started_again_goes_on_where_it_was,
+            after_a_crash_nothing_is_lost_and_copies_are_explained,
+        ],
+        redis.unwrap_or(KAFKA) => [two_replicas_are_as_good_as_one],
+    ]
 }
+
+mod acceptance;
+
+use acceptance::{
+    a_bridge_that_is_started_again_goes_on_where_it_was,
+    after_a_crash_nothing_is_lost_and_copies_are_explained, two_replicas_are_as_good_as_one,
+};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -119,9 +145,17 @@ fn what_a_city_sends_is_all_there() {
             "{property:?} was not looked at: {report}"
         );
     }
-    assert_eq!(report.records, ledger.answers(200));
-    assert_eq!(report.copies.redelivery, ledger.of_kind(Kind::Redelivery));
-    assert_eq!(report.copies.unexplained(), 0, "{report}");
+    let word = |word| ledger.words(word);
+    assert_eq!(report.records, word(Word::Published));
+    assert_eq!(word(Word::Redelivery), ledger.of_kind(Kind::Redelivery));
+    assert!(word(Word::Repeat) > 0);
+    assert_eq!(report.copies.all, 0, "{report}");
+    let told = report.all_verdicts().told;
+    for verdict in Verdict::ALL {
+        let expected = EventType::ALL.map(|t| ledger.expected(t, verdict));
+        let expected: u64 = expected.into_iter().sum();
+        assert_eq!(told[verdict as usize], expected, "{verdict:?}: {report}");
+    }
     bridge.finish();
 }
 
@@ -323,8 +357,12 @@ fn thirty_seconds_as_fast_as_possible_are_proved() {
     let ledger = read(&ledger);
     let accepted = ledger["ends"]["accepted"].as_u64().expect("a count");
     assert!(accepted > 10_000, "{accepted} events in 30 s; {ledger}");
-    let published = bridge.metric_sum("butlr_bridge_events_total", r#"outcome="published""#);
-    assert_eq!(published as u64, accepted);
+    let outcomes = ["published", "duplicate"].map(|outcome| {
+        let label = format!("outcome=\"{outcome}\"");
+        bridge.metric_sum("butlr_bridge_events_total", &label) as u64
+    });
+    assert_eq!(outcomes.iter().sum::<u64>(), accepted);
+    assert!(outcomes[1] > 0, "{outcomes:?}");
     bridge.count_events(tries(&ledger));
     bridge.finish();
 }

@@ -33,6 +33,19 @@ pub struct CityArguments {
     /// Share of events that are delivered a second time [default: 0.5%]
     #[arg(long, value_name = "SHARE", value_parser = values::share)]
     redelivered: Option<f64>,
+    /// Share of events that are delivered twice at the same moment, over two connections [default: 0%]
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    overlapping: Option<f64>,
+    /// Share of occupancy events that are followed by another one about the same space and time, with the same value;
+    /// beside those of the recomputation [default: 0%]
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    repeated: Option<f64>,
+    /// The same with another value, and one in five of them with the value before (4, 5, 4) [default: 0%]
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    corrected: Option<f64>,
+    /// The same with another value that was computed before, under an older id [default: 0%]
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    stale: Option<f64>,
     /// Share of events that come minutes late [default: 0.5%]
     #[arg(long, value_name = "SHARE", value_parser = values::share)]
     late: Option<f64>,
@@ -126,6 +139,10 @@ impl CityArguments {
         set(&mut behaviour.late, self.late);
         set(&mut behaviour.shuffled, self.shuffled);
         set(&mut behaviour.invalid, self.invalid);
+        set(&mut behaviour.overlapping, self.overlapping);
+        set(&mut behaviour.repeated, self.repeated);
+        set(&mut behaviour.corrected, self.corrected);
+        set(&mut behaviour.stale, self.stale);
         match self.outages {
             None => {}
             Some(Often::Never) => behaviour.outages = None,
@@ -163,6 +180,21 @@ mod tests {
         let outages = behaviour.outages.unwrap();
         assert_eq!(outages.every, Duration::from_secs(7200));
         assert_eq!(outages.length, Duration::from_secs(40));
+        let unsteady = "--overlapping 1% --repeated 5% --corrected 3% --stale 2%";
+        for (line, usual) in [
+            ("simulate --plain", Behaviour::plain()),
+            ("simulate", Behaviour::default()),
+        ] {
+            let wanted = Behaviour {
+                overlapping: 0.01,
+                repeated: 0.05,
+                corrected: 0.03,
+                stale: 0.02,
+                ..usual
+            };
+            let line = format!("{line} {unsteady}");
+            assert_eq!(parse(&line).behaviour(), wanted);
+        }
         let usual = parse("simulate --outages never");
         let wanted = Behaviour {
             outages: None,

@@ -21,9 +21,10 @@ use crate::simulate::sender::{self, End, Limits, Options, Pace, Stop, Target, Ti
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// Where to post events, for example http://127.0.0.1:8080/v1/events; {type} in it becomes the type's name, as in room_occupancy
+    /// Where to post events, for example http://127.0.0.1:8080/v1/events; {type} in it becomes the type's name, as in
+    /// room_occupancy. Given several times, events are spread over all; copies and further tries go to the next one
     #[arg(long, value_name = "URL", required_unless_present = "print")]
-    url: Option<String>,
+    url: Vec<String>,
     #[command(flatten)]
     city: city::CityArguments,
     #[command(flatten)]
@@ -114,7 +115,7 @@ fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
         events: arguments.events,
         duration: arguments.duration,
     };
-    let target = arguments.target().map_err(Failure::Usage)?;
+    let targets = arguments.targets().map_err(Failure::Usage)?;
     let output = arguments.output.as_deref().map(output::Output::prepare);
     let output = output.transpose().map_err(Failure::Usage)?;
     let start_ms = arguments.city.start_ms(pace, limits.duration);
@@ -124,7 +125,7 @@ fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let progress = Progress::of_stderr();
     signals::stop_on_signal(stop.clone(), progress)
         .map_err(|e| Failure::Run(format!("no signals can be received: {e}")))?;
-    let Some(target) = target else {
+    if targets.is_empty() {
         let mut out = std::io::stdout().lock();
         return match sender::print(stream, pace, limits, stop, &mut out) {
             // Whoever reads has seen enough.
@@ -133,13 +134,16 @@ fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
             _ => Ok(ExitCode::SUCCESS),
         };
-    };
+    }
     // Listening to late answers takes connections of its own; the journal's files are open all the time.
-    let files = 5 * arguments.connections as u64 + 512;
+    let files = (4 + targets.len() as u64) * arguments.connections as u64 + 512;
     let _ = rlimit::increase_nofile_limit(files);
-    let url = target.url().to_owned();
+    let urls: Vec<_> = targets
+        .iter()
+        .map(|target| target.url().to_owned())
+        .collect();
     let options = Options {
-        target,
+        targets,
         connections: arguments.connections,
         pace,
         limits,
@@ -181,7 +185,8 @@ fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     written.map_err(Failure::Run)?;
     if let Some(reason) = finished.unreachable {
-        let problem = format!("nothing could be sent: {url} cannot be reached: {reason}");
+        let urls = urls.join(", ");
+        let problem = format!("nothing could be sent: {urls} cannot be reached: {reason}");
         return Err(Failure::Run(problem));
     }
     if !finished.complete {
@@ -195,22 +200,22 @@ fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 impl Arguments {
-    /// `None`: nothing is to be sent.
-    fn target(&self) -> Result<Option<Target>, String> {
+    /// None where nothing is to be sent.
+    fn targets(&self) -> Result<Vec<Target>, String> {
         let credentials = self.credentials.read()?;
         let roots = self.ca_file.as_deref().map(sender::roots_of);
         let roots = roots.transpose().map_err(|e| format!("--ca-file: {e}"))?;
-        let Some(url) = &self.url else {
-            return Ok(None);
+        let target = |url: &String| {
+            let mut target = Target::parse(url).map_err(|e| format!("--url: {e}"))?;
+            if let Some(credentials) = &credentials {
+                target = target.with_credentials(credentials.clone());
+            }
+            if let Some(roots) = &roots {
+                target = target.with_roots(roots.clone());
+            }
+            Ok(target)
         };
-        let mut target = Target::parse(url).map_err(|e| format!("--url: {e}"))?;
-        if let Some(credentials) = credentials {
-            target = target.with_credentials(credentials);
-        }
-        if let Some(roots) = roots {
-            target = target.with_roots(roots);
-        }
-        Ok(Some(target))
+        self.url.iter().map(target).collect()
     }
 }
 

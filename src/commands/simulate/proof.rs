@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::Failure;
 use crate::commands::kafka_properties::PropertyArguments;
-use crate::commands::verify::{StampingArguments, prove};
+use crate::commands::verify::{BridgeArguments, prove};
 use crate::simulate::city::Truth;
 use crate::simulate::journal::{Journal, Run};
 use crate::simulate::verify::{Error, Kafka, Report, start_offsets};
@@ -24,7 +24,7 @@ pub struct ProofArguments {
     #[command(flatten)]
     properties: PropertyArguments,
     #[command(flatten)]
-    stamping: StampingArguments,
+    bridge: BridgeArguments,
     /// Keep what was sent and answered in this directory, for `butlr-bridge verify`
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
@@ -62,7 +62,7 @@ impl ProofArguments {
             None => Ok((ExitCode::SUCCESS, None)),
             Some(kafka) => {
                 let _ = writeln!(std::io::stdout());
-                Ok(prove(&journal, &self.stamping.options(kafka, None)))
+                Ok(prove(&journal, &self.bridge.options(kafka, None)))
             }
         }
     }

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::{Course, KINDS, Ledger};
 use crate::event::EventType;
+use crate::simulate::journal::Answer;
 use crate::simulate::message::Kind;
+use crate::simulate::oracle::Verdict;
 use crate::simulate::progress::moment;
 use crate::simulate::sender::{End, Word};
 
@@ -24,6 +26,10 @@ pub struct Summary {
     ends: BTreeMap<&'static str, u64>,
     types: BTreeMap<&'static str, OfType>,
     kinds: BTreeMap<&'static str, u64>,
+    /// What valid deliveries are when all of them are stored.
+    expected: BTreeMap<&'static str, u64>,
+    /// Requests with valid events that reached a server, by what their answer says in the end.
+    heard: BTreeMap<&'static str, u64>,
     /// Those of kind invalid, by how they ended.
     invalid: BTreeMap<&'static str, u64>,
     /// First tries, second ones, ….
@@ -48,6 +54,8 @@ struct OfType {
     kinds: BTreeMap<&'static str, u64>,
     /// Without invalid ones.
     ends: BTreeMap<&'static str, u64>,
+    expected: BTreeMap<&'static str, u64>,
+    heard: BTreeMap<&'static str, u64>,
 }
 
 /// Without anything accepted there is none.
@@ -66,10 +74,31 @@ const fn kind_name(kind: Kind) -> &'static str {
         Kind::First => "first",
         Kind::Repeat => "repeat",
         Kind::Revision => "revision",
+        Kind::Stale => "stale",
         Kind::Late => "late",
+        Kind::Overlapping => "overlapping",
         Kind::Redelivery => "redelivery",
         Kind::Invalid => "invalid",
     }
+}
+
+const fn answer_name(answer: Answer) -> &'static str {
+    match answer {
+        Answer::Redelivery => "redelivery",
+        Answer::Repeat => "repeat",
+        answer => answer.name(),
+    }
+}
+
+/// The same for each type, and the sum of all.
+fn by_name<T: Copy, const N: usize>(
+    all: [T; N],
+    name: fn(T) -> &'static str,
+    count: impl Fn(T) -> u64,
+) -> BTreeMap<&'static str, u64> {
+    all.into_iter()
+        .map(|each| (name(each), count(each)))
+        .collect()
 }
 
 impl From<&Ledger> for Summary {
@@ -90,8 +119,17 @@ impl From<&Ledger> for Summary {
             let kinds = KINDS.into_iter().zip(ledger.deliveries[t.index()]);
             let kinds = kinds.map(|(kind, n)| (kind_name(kind), n)).collect();
             let ends = ends(&ledger.ends[t.index()]);
-            (t.name(), OfType { kinds, ends })
+            let expected = by_name(Verdict::ALL, Verdict::name, |v| ledger.expected(t, v));
+            let heard = by_name(Answer::ALL, answer_name, |a| ledger.heard(t, a));
+            let of_type = OfType {
+                kinds,
+                ends,
+                expected,
+                heard,
+            };
+            (t.name(), of_type)
         };
+        let sum = |count: &dyn Fn(EventType) -> u64| EventType::ALL.into_iter().map(count).sum();
         Self {
             elapsed_s: (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
             simulated_from: moment(ledger.simulated_ms.0),
@@ -103,6 +141,10 @@ impl From<&Ledger> for Summary {
             kinds: KINDS
                 .map(|kind| (kind_name(kind), ledger.of_kind(kind)))
                 .into(),
+            expected: by_name(Verdict::ALL, Verdict::name, |v| {
+                sum(&|t| ledger.expected(t, v))
+            }),
+            heard: by_name(Answer::ALL, answer_name, |a| sum(&|t| ledger.heard(t, a))),
             invalid: ends(&ledger.invalid_ends),
             tries: ledger.tries.clone(),
             answers: ledger.answers.clone(),
@@ -142,6 +184,8 @@ impl Display for Summary {
         }
         writeln!(f)?;
         self.write_types(f)?;
+        writeln!(f)?;
+        self.write_verdicts(f)?;
         writeln!(f)?;
         let tries: Vec<_> = self.tries.iter().map(u64::to_string).collect();
         line(f, "tries", &[("first, second, …", tries.join(", "))])?;
@@ -184,7 +228,7 @@ impl Summary {
     fn write_types(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{:22}", "")?;
         for kind in KINDS {
-            write!(f, "{:>11}", kind_name(kind))?;
+            write!(f, "{:>12}", kind_name(kind))?;
         }
         write!(f, "  |")?;
         for end in End::ALL {
@@ -201,6 +245,49 @@ impl Summary {
     }
 }
 
+impl Summary {
+    /// What valid events are expected to be, and what was heard of them.
+    fn write_verdicts(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let row = |f: &mut Formatter<'_>, name: &str, expected: &[String], heard: &[String]| {
+            write!(f, "{name:22}")?;
+            expected.iter().try_for_each(|n| write!(f, "{n:>12}"))?;
+            write!(f, "  |")?;
+            heard.iter().try_for_each(|n| write!(f, "{n:>12}"))?;
+            writeln!(f)
+        };
+        let (expected, heard) = (Verdict::ALL.map(Verdict::name), HEARD.map(answer_name));
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        row(f, "expected | heard", &names(&expected), &names(&heard))?;
+        let counts = |counts: &BTreeMap<&'static str, u64>, of: &[&str]| {
+            of.iter()
+                .map(|name| counts[name].to_string())
+                .collect::<Vec<_>>()
+        };
+        for event_type in EventType::ALL {
+            let of_type = &self.types[event_type.name()];
+            let told = (
+                counts(&of_type.expected, &expected),
+                counts(&of_type.heard, &heard),
+            );
+            row(f, event_type.name(), &told.0, &told.1)?;
+        }
+        let all = (
+            counts(&self.expected, &expected),
+            counts(&self.heard, &heard),
+        );
+        row(f, "all", &all.0, &all.1)
+    }
+}
+
+/// Answers that a valid event may get, as the text shows them.
+const HEARD: [Answer; 5] = [
+    Answer::Published,
+    Answer::Spooled,
+    Answer::Redelivery,
+    Answer::Repeat,
+    Answer::Unknown,
+];
+
 fn row(
     f: &mut Formatter<'_>,
     name: &str,
@@ -210,8 +297,8 @@ fn row(
     write!(f, "{name:22}")?;
     for kind in KINDS {
         match kinds.get(kind_name(kind)) {
-            Some(n) => write!(f, "{n:>11}")?,
-            None => write!(f, "{:>11}", "")?,
+            Some(n) => write!(f, "{n:>12}")?,
+            None => write!(f, "{:>12}", "")?,
         }
     }
     write!(f, "  |")?;
@@ -255,7 +342,17 @@ mod tests {
         let begun = Instant::now();
         let mut ledger = Ledger::begin(begun, true, 1_700_000_000_000);
         for kind in [Kind::First, Kind::Redelivery, Kind::Invalid] {
-            ledger.delivery(EventType::Traffic, kind);
+            let expected = match kind {
+                Kind::First => Some(Verdict::First),
+                Kind::Redelivery => Some(Verdict::Redelivery),
+                _ => None,
+            };
+            ledger.delivery(EventType::Traffic, kind, expected);
+            let answer = match kind {
+                Kind::Invalid => Answer::Refused,
+                _ => Answer::Published,
+            };
+            ledger.told(EventType::Traffic, kind, answer);
             ledger.tried(1);
             let (status, end) = match kind {
                 Kind::Invalid => (422, End::Refused),
@@ -290,9 +387,11 @@ mod tests {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         let table: Vec<_> = text.lines().filter(|l| l.contains('|')).collect();
-        assert_eq!(table.len(), 1 + 10 + 2);
-        let bars: Vec<_> = table.iter().map(|l| l.find('|')).collect();
-        assert!(bars.iter().all(|b| *b == bars[0]), "aligned:\n{text}");
+        assert_eq!(table.len(), 1 + 10 + 2 + 1 + 10 + 1);
+        for table in table.chunk_by(|_, line| !line.starts_with("expected")) {
+            let bars: Vec<_> = table.iter().map(|l| l.rfind('|')).collect();
+            assert!(bars.iter().all(|b| *b == bars[0]), "aligned:\n{text}");
+        }
     }
 
     #[test]
@@ -303,6 +402,10 @@ mod tests {
         assert_eq!(json["types"]["TRAFFIC"]["kinds"]["invalid"], 1);
         assert_eq!(json["types"]["TRAFFIC"]["ends"]["refused"], 0);
         assert_eq!(json["invalid"]["refused"], 1);
+        assert_eq!(json["types"]["TRAFFIC"]["expected"]["redelivery"], 1);
+        assert_eq!(json["types"]["TRAFFIC"]["heard"]["published"], 2);
+        assert_eq!(json["expected"]["first"], 1);
+        assert_eq!(json["heard"]["refused"], 0, "without invalid ones");
         assert_eq!(json["answers"]["422"], 1);
         assert_eq!(json["latency_ms"]["p99.9"], 1.5);
         assert_eq!(json["events_per_s"], 2.0, "up to the last acceptance");

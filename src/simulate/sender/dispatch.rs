@@ -20,7 +20,8 @@ use crate::simulate::journal::{Answer, Attempt, Cause, Journal};
 use crate::simulate::ledger::Ledger;
 
 pub(super) struct Dispatch {
-    pub target: Target,
+    /// At least one.
+    pub targets: Vec<Target>,
     pub timings: Timings,
     pub ledger: RefCell<Ledger>,
     pub deadlines: Vec<Deadline>,
@@ -52,14 +53,14 @@ pub(super) struct Dispatch {
 
 impl Dispatch {
     pub(super) fn new(
-        target: Target,
+        targets: Vec<Target>,
         timings: Timings,
         connections: usize,
         ledger: Ledger,
         journal: Option<Journal>,
     ) -> Self {
         Self {
-            target,
+            targets,
             timings,
             open: Cell::new(ledger.is_paced()),
             ledger: RefCell::new(ledger),
@@ -81,11 +82,11 @@ impl Dispatch {
         }
     }
 
-    /// The next job for a slot; `None` once there will be none. An idle connection is looked after meanwhile.
+    /// The next job for a slot; `None` once there will be none. Idle connections are looked after meanwhile.
     pub(super) fn poll_next(
         &self,
         slot: usize,
-        connection: &mut Option<Box<Client>>,
+        connections: &mut [Option<Box<Client>>],
         cx: &mut Context<'_>,
     ) -> Poll<Option<Job>> {
         loop {
@@ -105,10 +106,12 @@ impl Dispatch {
         if self.is_done() {
             return Poll::Ready(None);
         }
-        if let Some(client) = connection
-            && client.poll_closed(cx).is_ready()
-        {
-            *connection = None;
+        for connection in connections {
+            if let Some(client) = connection
+                && client.poll_closed(cx).is_ready()
+            {
+                *connection = None;
+            }
         }
         if self.wakers.borrow_mut()[slot]
             .replace(cx.waker().clone())
@@ -173,8 +176,9 @@ impl Dispatch {
 
     fn end(&self, outgoing: &Outgoing, end: End) {
         self.count_end(outgoing, end);
+        let ready = self.queue.borrow_mut().ended(outgoing.key);
         // Whoever ended this one looks for the next one itself.
-        self.queue.borrow_mut().ended(outgoing.key);
+        self.wake(ready.saturating_sub(1));
         self.admit_more();
         if self.is_done() {
             self.wake(usize::MAX);
@@ -192,7 +196,11 @@ impl Dispatch {
         self.journal(outgoing, cause, answered, true);
     }
 
+    /// Notes what is known in the end of a request that reached a server.
     fn journal(&self, outgoing: &Outgoing, cause: Cause, answered: Option<&Answered>, late: bool) {
+        let answer = answered.map_or(Answer::Unknown, Answered::meaning);
+        let (event_type, kind) = (outgoing.event_type, outgoing.kind);
+        self.ledger.borrow_mut().told(event_type, kind, answer);
         let mut journal = self.journal.borrow_mut();
         let Some(journal) = journal.as_mut() else {
             return;
@@ -202,9 +210,9 @@ impl Dispatch {
             id: outgoing.id,
             value: outgoing.value,
             data: outgoing.data,
-            event_type: outgoing.event_type,
+            event_type,
             cause,
-            answer: answered.map_or(Answer::Unknown, Answered::meaning),
+            answer,
             late,
             contradictory: answered.is_some_and(Answered::is_contradictory),
             at: answered.and_then(|a| a.at),

@@ -15,6 +15,7 @@ use crate::simulate::city::Truth;
 use crate::simulate::hash;
 use crate::simulate::ksuid::Ksuid;
 use crate::simulate::message::{Delivery, Kind};
+use crate::simulate::oracle::{Forecast, Verdict};
 use crate::simulate::payload::Renderer;
 use crate::simulate::stream::Stream;
 
@@ -29,6 +30,8 @@ pub struct Outgoing {
     pub event_type: EventType,
     /// What the ledger counts it as.
     pub kind: Kind,
+    /// What it is when all before it is stored; `None` for an invalid one.
+    pub expected: Option<Verdict>,
     /// Its id.
     pub id: Ksuid,
     /// The JSON.
@@ -62,6 +65,7 @@ const NAP: Duration = Duration::from_millis(20);
 pub(super) struct Generator {
     stream: Stream,
     renderer: Renderer,
+    forecast: Forecast,
     pacer: Pacer,
     limits: Limits,
     stop: Stop,
@@ -108,6 +112,7 @@ impl Generator {
         let begun = pacer.begun();
         let generator = Self {
             renderer,
+            forecast: Forecast::new(stream.span_ms()),
             stream,
             now: begun,
             until_ms: pacer.until_ms(begun, 2 * NAP),
@@ -276,11 +281,14 @@ impl Generator {
             false => (0, 0),
         };
         let space_id = self.renderer.space_id(message);
+        let (due_ms, kind) = (delivery.due_ms, delivery.kind);
+        let key = hash::reading_key(message.event_type, space_id, message.timestamp_ms);
         let outgoing = Outgoing {
-            due_ms: delivery.due_ms,
-            key: hash::reading_key(message.event_type, space_id, message.timestamp_ms),
+            due_ms,
+            key,
             event_type: message.event_type,
-            kind: delivery.kind,
+            kind,
+            expected: self.forecast.next(due_ms, key, message, kind),
             id: message.id,
             body: Bytes::new(),
             value,
@@ -335,7 +343,10 @@ impl Generator {
 /// Whether it is needed for entries and exits to add up to who is where.
 fn is_needed(delivery: &Delivery) -> bool {
     delivery.message.event_type == EventType::Traffic
-        && !matches!(delivery.kind, Kind::Redelivery | Kind::Invalid)
+        && !matches!(
+            delivery.kind,
+            Kind::Overlapping | Kind::Redelivery | Kind::Invalid
+        )
 }
 
 #[cfg(test)]

@@ -62,8 +62,8 @@ use generate::{Chunk, Generator};
 /// How to send.
 #[derive(Clone)]
 pub struct Options {
-    /// Where to.
-    pub target: Target,
+    /// Where to: events are spread over them, and a copy goes to another one than its original. At least one.
+    pub targets: Vec<Target>,
     /// How many requests may be under way at a time, at least 1.
     pub connections: usize,
     /// How fast.
@@ -78,7 +78,7 @@ impl Options {
     /// In real time and without an end, as the documentation says.
     pub fn to(target: Target) -> Self {
         Self {
-            target,
+            targets: vec![target],
             connections: 64,
             pace: Pace::REAL_TIME,
             limits: Limits::default(),
@@ -151,7 +151,7 @@ pub fn run(
         .spawn(move || generator.run())
         .map_err(Error::Start)?;
     let dispatch = Dispatch::new(
-        options.target,
+        options.targets,
         options.timings,
         options.connections.max(1),
         ledger,

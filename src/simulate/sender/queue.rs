@@ -1,14 +1,17 @@
 //! What waits to be sent. Deliveries with the same key go out one after the other: the next becomes ready only once the
-//! one before has ended and none of its tries is still listened to. Where nobody listens any more (for too long, at the
+//! one before has ended and none of its tries is still listened to. Only an overlapping copy goes out with the delivery
+//! before it, whose copy it is. Where nobody listens any more (for too long, at the
 //! run's end, or because too many do) and where a connection broke, a server may still be at a try: then the order is not known.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::time::Instant;
 
 use super::tries::Job;
+use crate::simulate::hash::AsItIs;
+use crate::simulate::message::Kind;
 
 #[derive(Default)]
 pub(super) struct Queue {
@@ -23,7 +26,7 @@ pub(super) struct Queue {
 
 /// Whose turn it is with a key.
 struct Turn {
-    /// A job that has not ended, and its tries that are still listened to.
+    /// Jobs that have not ended (one, and its overlapping copy), and their tries that are still listened to.
     holders: usize,
     waiting: VecDeque<Job>,
 }
@@ -38,6 +41,11 @@ impl Queue {
                     holders: 1,
                     waiting: VecDeque::new(),
                 });
+                self.ready.push_back(job);
+                true
+            }
+            Entry::Occupied(mut before) if is_copy(&job) && before.get().waiting.is_empty() => {
+                before.get_mut().holders += 1;
                 self.ready.push_back(job);
                 true
             }
@@ -76,8 +84,8 @@ impl Queue {
         resumed
     }
 
-    /// A job with this key has ended. Returns whether another one became ready by that.
-    pub(super) fn ended(&mut self, key: u64) -> bool {
+    /// A job with this key has ended. Returns how many others became ready by that.
+    pub(super) fn ended(&mut self, key: u64) -> usize {
         self.outstanding -= 1;
         self.release(key)
     }
@@ -90,29 +98,34 @@ impl Queue {
         }
     }
 
-    /// Gives back one hold of a key. Returns whether another job became ready by that.
-    pub(super) fn release(&mut self, key: u64) -> bool {
+    /// Gives back one hold of a key. Returns how many other jobs became ready by that.
+    pub(super) fn release(&mut self, key: u64) -> usize {
         let Entry::Occupied(mut turn) = self.keys.entry(key) else {
             debug_assert!(false, "a key was given back twice");
-            return false;
+            return 0;
         };
         let Turn { holders, waiting } = turn.get_mut();
         if *holders > 1 {
             *holders -= 1;
-            return false;
+            return 0;
         }
-        match waiting.pop_front() {
-            Some(mut next) => {
-                next.has_its_turn(Instant::now());
-                self.behind -= 1;
-                self.ready.push_front(next);
-                true
-            }
-            None => {
-                turn.remove();
-                false
-            }
+        let Some(next) = waiting.pop_front() else {
+            turn.remove();
+            return 0;
+        };
+        let now = Instant::now();
+        let mut next = vec![next];
+        while waiting.front().is_some_and(is_copy) {
+            next.extend(waiting.pop_front());
         }
+        *holders = next.len();
+        let ready = next.len();
+        self.behind -= ready;
+        for mut job in next.into_iter().rev() {
+            job.has_its_turn(now);
+            self.ready.push_front(job);
+        }
+        ready
     }
 
     /// Whether there is work, but all of it waits behind tries that are listened to.
@@ -142,6 +155,11 @@ impl Queue {
     }
 }
 
+/// Whether it goes out with the one before it.
+fn is_copy(job: &Job) -> bool {
+    job.outgoing.kind == Kind::Overlapping
+}
+
 struct Pausing {
     until: Instant,
     order: u64,
@@ -168,30 +186,11 @@ impl Ord for Pausing {
     }
 }
 
-/// Keys are hashes already.
-#[derive(Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("keys are u64");
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::simulate::message::Kind;
     use crate::simulate::sender::generate::tests::outgoing;
 
     fn job(key: u64) -> Job {
@@ -219,12 +218,12 @@ mod tests {
         assert_eq!(next(&mut queue), None, "7 pauses and keeps its turn");
         assert_eq!(queue.resume(now + Duration::from_secs(1)), 1);
         assert_eq!(queue.next().unwrap().outgoing.due_ms, 1);
-        assert!(queue.ended(7));
+        assert_eq!(queue.ended(7), 1);
         assert_eq!(queue.next().unwrap().outgoing.due_ms, 2);
-        assert!(queue.ended(7));
-        assert!(!queue.ended(8));
+        assert_eq!(queue.ended(7), 1);
+        assert_eq!(queue.ended(8), 0);
         assert_eq!(queue.next().unwrap().outgoing.due_ms, 4);
-        assert!(!queue.ended(7));
+        assert_eq!(queue.ended(7), 0);
         assert_eq!(queue.outstanding(), 0);
         assert!(queue.keys.is_empty(), "memory is given back");
     }
@@ -238,21 +237,52 @@ mod tests {
         let first = queue.next().unwrap();
         queue.hold(7);
         queue.hold(7);
-        assert!(
-            !queue.release(7),
+        assert_eq!(
+            queue.release(7),
+            0,
             "one is listened to, and one has not ended"
         );
         assert!(!queue.is_held_up());
-        assert!(!queue.ended(first.outgoing.key));
+        assert_eq!(queue.ended(first.outgoing.key), 0);
         assert!(queue.is_held_up());
         assert_eq!(next(&mut queue), None);
-        assert!(queue.release(7));
+        assert_eq!(queue.release(7), 1);
         assert!(!queue.is_held_up());
         assert_eq!(next(&mut queue), Some(7));
         queue.hold(7);
-        assert!(!queue.ended(7));
+        assert_eq!(queue.ended(7), 0);
         assert!(!queue.is_held_up(), "there is no work at all");
-        assert!(!queue.release(7));
+        assert_eq!(queue.release(7), 0);
+        assert!(queue.keys.is_empty(), "memory is given back");
+    }
+
+    #[test]
+    fn a_copy_goes_out_with_the_one_before_it() {
+        let copy = || Job::new(outgoing(7, Kind::Overlapping), None);
+        let kinds = |queue: &mut Queue| {
+            let all = std::iter::from_fn(|| queue.next());
+            all.map(|job| job.outgoing.kind).collect::<Vec<_>>()
+        };
+        let both = [Kind::First, Kind::Overlapping];
+        let mut queue = Queue::default();
+        assert!(queue.admit(job(7)));
+        assert!(queue.admit(copy()), "nothing is between them");
+        assert!(!queue.admit(job(7)));
+        assert!(!queue.admit(copy()), "its original waits");
+        assert!(!queue.admit(job(7)));
+        queue.admit(job(8));
+        assert_eq!(kinds(&mut queue), [both[0], both[1], Kind::First]);
+        assert_eq!(queue.ended(7), 0, "one of two");
+        assert_eq!(queue.ended(7), 2);
+        assert_eq!(kinds(&mut queue), both);
+        assert_eq!((queue.ended(7), queue.ended(7)), (0, 1));
+        assert_eq!(kinds(&mut queue), [Kind::First]);
+        assert_eq!((queue.ended(7), queue.ended(8)), (0, 0));
+        // One whose original has ended already goes by itself.
+        assert!(queue.admit(copy()));
+        assert_eq!(kinds(&mut queue), [Kind::Overlapping]);
+        assert_eq!(queue.ended(7), 0);
+        assert_eq!(queue.outstanding(), 0);
         assert!(queue.keys.is_empty(), "memory is given back");
     }
 
@@ -283,7 +313,7 @@ mod tests {
         assert_eq!(queue.give_up().len(), 3);
         assert_eq!(queue.outstanding(), 1);
         assert!(!queue.is_held_up());
-        assert!(!queue.ended(tried.outgoing.key));
+        assert_eq!(queue.ended(tried.outgoing.key), 0);
         assert_eq!(queue.outstanding(), 0);
     }
 }

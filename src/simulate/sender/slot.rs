@@ -8,13 +8,15 @@ use std::time::Instant;
 use super::client::{Client, Exchanged};
 use super::deadline::Deadline;
 use super::dispatch::Dispatch;
+use super::target::Target;
 use super::tries::{Job, Tried};
 
 /// Works until there is nothing more to send.
 pub(super) async fn work(dispatch: Rc<Dispatch>, slot: usize) {
-    let mut connection = None;
+    let mut connections = Vec::new();
+    connections.resize_with(dispatch.targets.len(), || None);
     loop {
-        let next = poll_fn(|cx| dispatch.poll_next(slot, &mut connection, cx));
+        let next = poll_fn(|cx| dispatch.poll_next(slot, &mut connections, cx));
         let Some(mut job) = next.await else { return };
         let now = Instant::now();
         job.begin(now);
@@ -27,7 +29,9 @@ pub(super) async fn work(dispatch: Rc<Dispatch>, slot: usize) {
         }
         let deadline = &dispatch.deadlines[slot];
         deadline.set(now + dispatch.timings.http_timeout);
-        let tried = attempt(&dispatch, deadline, &mut connection, &job).await;
+        let place = job.target(connections.len());
+        let to = (&dispatch.targets[place], &mut connections[place]);
+        let tried = attempt(&dispatch, deadline, to, &job).await;
         dispatch.conclude(job, tried, Instant::now());
     }
 }
@@ -36,18 +40,16 @@ pub(super) async fn work(dispatch: Rc<Dispatch>, slot: usize) {
 async fn attempt(
     dispatch: &Rc<Dispatch>,
     deadline: &Deadline,
-    connection: &mut Option<Box<Client>>,
+    (target, connection): (&Target, &mut Option<Box<Client>>),
     job: &Job,
 ) -> Tried {
     let outgoing = &job.outgoing;
-    let mut request = dispatch
-        .target
-        .request(outgoing.event_type, outgoing.body.clone());
+    let mut request = target.request(outgoing.event_type, outgoing.body.clone());
     let places = dispatch.is_journaled();
     loop {
         let (client, is_new) = match connection.take() {
             Some(client) => (client, false),
-            None => match connect(dispatch, deadline).await {
+            None => match connect(dispatch, target, deadline).await {
                 Ok(client) => (client, true),
                 Err(tried) => return tried,
             },
@@ -74,8 +76,12 @@ async fn attempt(
     }
 }
 
-async fn connect(dispatch: &Dispatch, deadline: &Deadline) -> Result<Box<Client>, Tried> {
-    let connecting = pin!(Client::connect(&dispatch.target));
+async fn connect(
+    dispatch: &Dispatch,
+    target: &Target,
+    deadline: &Deadline,
+) -> Result<Box<Client>, Tried> {
+    let connecting = pin!(Client::connect(target));
     match deadline.race(connecting).await {
         Some(Ok(client)) => {
             dispatch.connected();

@@ -190,7 +190,8 @@ fn a_server_that_is_not_there_is_told() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let server = Server::start(|_| Act::Never);
     let mut options = options(&server, 100_000);
-    options.target = Target::parse(&format!("http://{}/", nobody.local_addr().unwrap())).unwrap();
+    let nowhere = format!("http://{}/", nobody.local_addr().unwrap());
+    options.targets = vec![Target::parse(&nowhere).unwrap()];
     drop(nobody);
     options.timings.give_up = Duration::from_millis(200);
     let finished = run_with(options, None);
@@ -231,9 +232,8 @@ fn one_url_a_type_and_the_key_in_its_header() {
     let server = Server::start(|_| Act::Answer(200, PUBLISHED));
     let mut options = options(&server, 60);
     let key = Credentials::api_key("x-api-key", &SecretString::from("s3cret")).unwrap();
-    options.target = Target::parse(&format!("{}/{{type}}", server.url()))
-        .unwrap()
-        .with_credentials(key);
+    let target = Target::parse(&format!("{}/{{type}}", server.url())).unwrap();
+    options.targets = vec![target.with_credentials(key)];
     run_with(options, None);
     for seen in server.seen() {
         let event_type = seen.reading.split('"').nth(1).unwrap();
@@ -252,7 +252,8 @@ fn https_to_who_is_trusted_only() {
     let (server, certificate) = Server::start_tls(|_| Act::Answer(200, PUBLISHED));
     let mut trusting = options(&server, 20);
     let roots = roots_of(certificate.path()).unwrap();
-    trusting.target = trusting.target.with_roots(roots);
+    let target = trusting.targets.remove(0);
+    trusting.targets.push(target.with_roots(roots));
     let ledger = run_with(trusting, None).ledger;
     assert_eq!(ledger.ended(End::Accepted), ledger.deliveries());
     let mut wary = options(&server, 20);

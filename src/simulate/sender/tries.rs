@@ -104,7 +104,7 @@ impl Job {
     /// `due`: when it should go out; `None`: whenever there is a connection for it.
     pub(super) fn new(outgoing: Outgoing, due: Option<Instant>) -> Self {
         let cause = match outgoing.kind {
-            Kind::Redelivery => Cause::Redelivery,
+            Kind::Redelivery | Kind::Overlapping => Cause::Redelivery,
             _ => Cause::Planned,
         };
         Self {
@@ -115,6 +115,14 @@ impl Job {
             window_since: due,
             refused: false,
         }
+    }
+
+    /// Which of so many targets the try under way goes to: events are spread over them, and each further try, and a copy,
+    /// goes to the next one.
+    pub(super) fn target(&self, targets: usize) -> usize {
+        let [.., by] = *self.outgoing.id.as_bytes();
+        let copy = matches!(self.outgoing.kind, Kind::Redelivery | Kind::Overlapping);
+        (usize::from(by) + usize::from(copy) + usize::from(self.tries) - 1) % targets
     }
 
     /// What was before it with the same key is out of its way.
@@ -209,6 +217,27 @@ mod tests {
             job.conclude(answered(422), second(5), &timings),
             Next::End(End::Refused)
         );
+    }
+
+    #[test]
+    fn copies_and_further_tries_go_to_the_next_target() {
+        let timings = Timings::default();
+        let now = Instant::now();
+        let begun = |kind| {
+            let mut job = Job::new(outgoing(1, kind), None);
+            job.begin(now);
+            job
+        };
+        let mut first = begun(Kind::First);
+        assert_eq!(first.target(1), 0);
+        let at = first.target(2);
+        for kind in [Kind::Redelivery, Kind::Overlapping] {
+            assert_eq!(begun(kind).target(2), 1 - at);
+            assert_eq!(begun(kind).target(1), 0);
+        }
+        first.conclude(Tried::Broken, now, &timings);
+        first.begin(now);
+        assert_eq!(first.target(2), 1 - at);
     }
 
     #[test]

@@ -59,6 +59,7 @@ fn lively() -> Behaviour {
             every: Duration::from_secs(300),
             ..Outages::default()
         }),
+        ..Behaviour::plain()
     }
 }
 
@@ -321,4 +322,92 @@ fn the_truth_at_the_end_was_told() {
         let told = people.get(&*space).copied().unwrap_or_default();
         assert_eq!(told, i64::from(count), "{space}");
     }
+}
+
+/// Each quirk of readings, often.
+fn unsteady() -> Behaviour {
+    Behaviour {
+        redelivered: 0.05,
+        overlapping: 0.04,
+        repeated: 0.3,
+        corrected: 0.2,
+        stale: 0.1,
+        ..Behaviour::plain()
+    }
+}
+
+#[test]
+fn companions_come_in_their_order_and_as_often_as_asked_for() {
+    let (deliveries, now_ms) = delivered(unsteady(), 20);
+    let (plain, _) = delivered(Behaviour::plain(), 20);
+    let mut readings: HashMap<_, Vec<&Delivery>> = HashMap::new();
+    let mut copies = 0.0;
+    for pair in deliveries.windows(2) {
+        if pair[1].kind == Kind::Overlapping {
+            assert_eq!(pair[0].message, pair[1].message, "right behind it");
+            assert_eq!(pair[0].due_ms, pair[1].due_ms);
+            copies += 1.0;
+        }
+    }
+    for delivery in &deliveries {
+        let message = &delivery.message;
+        let key = (message.event_type, message.place, message.timestamp_ms);
+        readings.entry(key).or_default().push(delivery);
+    }
+    let occupancy = |d: &&Delivery| matches!(d.message.data, Data::Occupancy(_));
+    let base = plain.iter().filter(occupancy).count() as f64;
+    let more = |kind: Kind| {
+        let of = |all: &[Delivery]| all.iter().filter(|d| d.kind == kind).count() as f64;
+        of(&deliveries) - of(&plain)
+    };
+    let close = |found: f64, expected: f64| {
+        assert!((found / expected - 1.0).abs() < 0.15, "{found}, {expected}");
+    };
+    close(more(Kind::Repeat) / base, 0.3);
+    close(more(Kind::Revision) / base, 0.2);
+    close(more(Kind::Stale) / base, 0.1);
+    let valid = deliveries.len() as f64 - copies - more(Kind::Redelivery);
+    close(copies / valid, 0.04);
+    close(more(Kind::Redelivery) / valid, 0.05);
+    let mut stale = 0;
+    for deliveries in readings.values() {
+        for (place, delivery) in deliveries.iter().enumerate() {
+            if delivery.kind != Kind::Stale || delivery.due_ms == now_ms {
+                continue;
+            }
+            stale += 1;
+            let before = &deliveries[..place];
+            assert!(
+                before
+                    .iter()
+                    .any(|d| d.message.id.seconds() > delivery.message.id.seconds())
+            );
+        }
+    }
+    assert!(stale > 100, "{stale}");
+}
+
+#[test]
+fn companions_change_nothing_about_the_others() {
+    let own = |behaviour| {
+        let (deliveries, now_ms) = delivered(behaviour, 5);
+        let own = deliveries.into_iter().filter(move |d| d.due_ms < now_ms);
+        own.map(|d| (d.due_ms, d.message.id, d.fault))
+            .collect::<std::collections::HashSet<_>>()
+    };
+    let all = own(Behaviour {
+        invalid: 0.05,
+        late: 0.05,
+        shuffled: 0.1,
+        ..unsteady()
+    });
+    let without = own(Behaviour {
+        redelivered: 0.05,
+        invalid: 0.05,
+        late: 0.05,
+        shuffled: 0.1,
+        ..Behaviour::plain()
+    });
+    assert!(without.is_subset(&all));
+    assert!(without.len() < all.len());
 }

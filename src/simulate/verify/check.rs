@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Entered;
 
-use super::entry::{Entry, Position};
-use super::headers::{self, Expected, Headers};
+use super::entry::{Duplicate, Entry, Position};
+use super::headers::{self, Expected, Headers, Tags};
 use super::murmur2;
 use super::told::{self, Told};
 use crate::event::EventType;
@@ -74,8 +75,32 @@ pub struct Checker {
     expected: Expected,
     skip_earlier: bool,
     spaces: HashMap<String, u32>,
+    /// Of each partition whether it is read from its very first record on, so that what came before a record is known.
+    whole: [Vec<bool>; EventType::ALL.len()],
+    /// The newest time that was its event's own, of each type and source.
+    newest: HashMap<(u8, u64), i64>,
+    /// What was recognised by headers.
+    pub signs: Signs,
     /// What it noticed so far.
     pub aside: Aside,
+}
+
+/// What a bridge shows that it recognises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// Redeliveries.
+    pub redelivery: bool,
+    /// Repeats.
+    pub repeat: bool,
+    /// Revisions or stale ones.
+    pub revision: bool,
+}
+
+impl Signs {
+    /// Whether there is any.
+    pub fn any(&self) -> bool {
+        self.redelivery || self.repeat || self.revision
+    }
 }
 
 impl Checker {
@@ -95,11 +120,21 @@ impl Checker {
             expected,
             skip_earlier,
             spaces: spaces.map(|((id, _), n)| (id.clone(), n)).collect(),
+            whole: Default::default(),
+            newest: HashMap::new(),
+            signs: Signs::default(),
             aside: Aside::default(),
         }
     }
 
-    /// The entry of a record, unless its value tells no event.
+    /// Each partition is read from this offset on; where that is 0, its order is checked, too.
+    pub fn reads_from(&mut self, from: &[Vec<i64>]) {
+        for (whole, from) in self.whole.iter_mut().zip(from) {
+            *whole = from.iter().map(|offset| *offset == 0).collect();
+        }
+    }
+
+    /// The entry of a record, unless its value tells no event. Records of a partition come in their order.
     pub fn look(&mut self, record: &Record<'_>) -> Option<Entry> {
         let value = record.value.unwrap_or_default();
         let told = match record.value {
@@ -121,7 +156,7 @@ impl Checker {
         };
         let misplaced = self.misplaced(record, &told);
         let none = || Err("headers whose names are UTF-8".to_owned());
-        let misheaded = record.headers.map_or_else(none, |headers| {
+        let mut misheaded = record.headers.map_or_else(none, |headers| {
             headers::check(
                 headers,
                 record.timestamp_ms,
@@ -130,7 +165,16 @@ impl Checker {
                 &self.expected,
             )
         });
-        let tags = misheaded.as_ref().copied().unwrap_or_default();
+        let mut tags = misheaded.as_ref().copied().unwrap_or_default();
+        if misheaded.is_ok()
+            && let Err(what) = self.in_order(record.position, &told, &tags)
+        {
+            misheaded = Err(what);
+            tags = Tags::default();
+        }
+        self.signs.redelivery |= tags.duplicate == Some(Duplicate::Redelivery);
+        self.signs.repeat |= tags.duplicate == Some(Duplicate::Repeat);
+        self.signs.revision |= tags.supersedes.is_some() || tags.stale;
         let entry = Entry {
             key: hash::reading_key(told.event_type, &told.space, told.timestamp_ms),
             id,
@@ -142,6 +186,9 @@ impl Checker {
             misheaded: misheaded.is_err(),
             spooled: tags.spooled,
             duplicate: tags.duplicate,
+            supersedes: tags.supersedes,
+            stale: tags.stale,
+            out_of_order: tags.out_of_order,
             earlier: self.is_earlier(record),
             space: match told.event_type {
                 EventType::Traffic => self.spaces.get(&*told.space).copied(),
@@ -179,6 +226,31 @@ impl Checker {
                 told.space
             )),
         }
+    }
+
+    /// Something newer of the same type and source came before what says so. What says nothing is not looked at: it may
+    /// have been on its way together with the newer one.
+    fn in_order(&mut self, at: Position, told: &Told<'_>, tags: &Tags) -> Result<(), String> {
+        let whole = self.whole[usize::from(at.topic)].get(at.partition as usize);
+        if whole != Some(&true) {
+            return Ok(());
+        }
+        let newest = self.newest.entry((at.topic, told.source));
+        if tags.out_of_order {
+            let before = match &newest {
+                Entered::Occupied(newest) => Some(*newest.get()),
+                Entered::Vacant(_) => None,
+            };
+            if before.is_none_or(|newest| newest <= told.timestamp_ms) {
+                return Err("no ce_outoforder, as nothing newer came before it".to_owned());
+            }
+        }
+        // A time that lies too far off is nobody's measure.
+        if !tags.replaced {
+            let newest = newest.or_insert(told.timestamp_ms);
+            *newest = told.timestamp_ms.max(*newest);
+        }
+        Ok(())
     }
 
     fn is_earlier(&self, record: &Record<'_>) -> bool {

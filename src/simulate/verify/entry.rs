@@ -15,6 +15,15 @@ pub struct Position {
     pub offset: i64,
 }
 
+/// What `ce_duplicate` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duplicate {
+    /// The same event again.
+    Redelivery,
+    /// The same value again.
+    Repeat,
+}
+
 /// A record whose value tells an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -36,8 +45,16 @@ pub struct Entry {
     pub misheaded: bool,
     /// Its headers say that it waited on disk.
     pub spooled: bool,
-    /// Its headers say that it is a duplicate.
-    pub duplicate: bool,
+    /// Its headers say that it is a duplicate, and of which kind.
+    pub duplicate: Option<Duplicate>,
+    /// Its headers say that it is a revision of the event with this id ([`hash::bytes`]).
+    ///
+    /// [`hash::bytes`]: crate::simulate::hash::bytes
+    pub supersedes: Option<u64>,
+    /// Its headers say that it is stale.
+    pub stale: bool,
+    /// Its headers say that something newer came before it.
+    pub out_of_order: bool,
     /// Its headers say that it was received before the run began.
     pub earlier: bool,
     /// TRAFFIC: which of the truth's spaces it is about.
@@ -46,9 +63,9 @@ pub struct Entry {
     pub net: i32,
 }
 
-/// `key | id | value | data | type, topic, flags | partition | offset | space (all ones: none) | net`.
+/// `key | id | value | data | supersedes | type, topic | flags | partition | offset | space (all ones: none) | net`.
 impl Fixed for Entry {
-    const SIZE: usize = 8 + 20 + 8 + 8 + 3 + 4 + 8 + 4 + 4;
+    const SIZE: usize = 8 + 20 + 8 + 8 + 8 + 2 + 2 + 4 + 8 + 4 + 4;
 
     fn key(&self) -> u64 {
         self.key
@@ -59,18 +76,24 @@ impl Fixed for Entry {
         out.extend(self.id.as_bytes());
         out.extend(self.value.to_le_bytes());
         out.extend(self.data.to_le_bytes());
+        out.extend(self.supersedes.unwrap_or_default().to_le_bytes());
         let flags = [
             self.misplaced,
             self.misheaded,
             self.spooled,
-            self.duplicate,
+            self.duplicate == Some(Duplicate::Redelivery),
+            self.duplicate == Some(Duplicate::Repeat),
             self.earlier,
+            self.supersedes.is_some(),
+            self.stale,
+            self.out_of_order,
         ];
         let flags = flags
             .into_iter()
             .rev()
-            .fold(0, |bits, flag| bits << 1 | u8::from(flag));
-        out.extend([self.event_type.index() as u8, self.position.topic, flags]);
+            .fold(0, |bits, flag| bits << 1 | u16::from(flag));
+        out.extend([self.event_type.index() as u8, self.position.topic]);
+        out.extend(flags.to_le_bytes());
         out.extend(self.position.partition.to_le_bytes());
         out.extend(self.position.offset.to_le_bytes());
         out.extend(self.space.unwrap_or(u32::MAX).to_le_bytes());
@@ -82,7 +105,10 @@ impl Fixed for Entry {
         let id = Ksuid::from_bytes(bytes.some()?);
         let value = u64::from_le_bytes(bytes.some()?);
         let data = u64::from_le_bytes(bytes.some()?);
-        let [event_type, topic, flags] = bytes.some()?;
+        let supersedes = u64::from_le_bytes(bytes.some()?);
+        let [event_type, topic] = bytes.some()?;
+        let flags = u16::from_le_bytes(bytes.some()?);
+        let flag = |place: u32| flags & 1 << place != 0;
         let position = Position {
             topic,
             partition: i32::from_le_bytes(bytes.some()?),
@@ -96,11 +122,18 @@ impl Fixed for Entry {
             data,
             event_type: *EventType::ALL.get(usize::from(event_type))?,
             position,
-            misplaced: flags & 1 != 0,
-            misheaded: flags & 2 != 0,
-            spooled: flags & 4 != 0,
-            duplicate: flags & 8 != 0,
-            earlier: flags & 16 != 0,
+            misplaced: flag(0),
+            misheaded: flag(1),
+            spooled: flag(2),
+            duplicate: match (flag(3), flag(4)) {
+                (true, _) => Some(Duplicate::Redelivery),
+                (_, true) => Some(Duplicate::Repeat),
+                _ => None,
+            },
+            earlier: flag(5),
+            supersedes: flag(6).then_some(supersedes),
+            stale: flag(7),
+            out_of_order: flag(8),
             space: (space != u32::MAX).then_some(space),
             net: i32::from_le_bytes(bytes.some()?),
         })
@@ -128,7 +161,14 @@ mod tests {
             misplaced: n.is_multiple_of(2),
             misheaded: n.is_multiple_of(3),
             spooled: n.is_multiple_of(4),
-            duplicate: n.is_multiple_of(7),
+            duplicate: match n % 7 {
+                0 => Some(Duplicate::Redelivery),
+                1 => Some(Duplicate::Repeat),
+                _ => None,
+            },
+            supersedes: n.is_multiple_of(8).then_some(u64::from(n) << 50),
+            stale: n.is_multiple_of(10),
+            out_of_order: n.is_multiple_of(11),
             earlier: n.is_multiple_of(9),
             space: n.is_multiple_of(5).then_some(n),
             net: -(n as i32),

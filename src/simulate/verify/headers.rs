@@ -5,8 +5,10 @@ use std::time::UNIX_EPOCH;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::entry::Duplicate;
 use super::names::{ce_type, is_occupancy};
 use super::told::Told;
+use crate::simulate::hash;
 
 /// Which time records are stamped with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -30,13 +32,21 @@ pub struct Expected {
     pub max_future_ms: i64,
 }
 
-/// What headers say that only the answers can confirm.
+/// What headers say that only the answers, or other records, can confirm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tags {
     /// It waited on disk.
     pub spooled: bool,
     /// It is a duplicate.
-    pub duplicate: bool,
+    pub duplicate: Option<Duplicate>,
+    /// It is a revision of the event with this id ([`hash::bytes`]).
+    pub supersedes: Option<u64>,
+    /// It is stale.
+    pub stale: bool,
+    /// Something newer came before it.
+    pub out_of_order: bool,
+    /// Its timestamp is not its own time.
+    pub replaced: bool,
 }
 
 /// A record's headers in their order.
@@ -122,9 +132,9 @@ pub fn check(
     let [
         revision,
         supersedes,
-        _stale,
+        stale,
         duplicate,
-        _out_of_order,
+        out_of_order,
         id_conflict,
         original_id,
         spooled,
@@ -168,12 +178,32 @@ pub fn check(
     if revision.1 && !is_occupancy(told.event_type) {
         return Err("no ce_revision, as only occupancy is revised".to_owned());
     }
+    if stale.1 && !is_occupancy(told.event_type) {
+        return Err("no ce_stale, as only occupancy is revised".to_owned());
+    }
+    let marks = [
+        ("ce_revision", revision.1),
+        ("ce_stale", stale.1),
+        ("ce_duplicate", duplicate.1),
+        ("ce_outoforder", out_of_order.1),
+    ];
+    let mut marks = marks.into_iter().filter(|(_, given)| *given);
+    if let (Some((one, _)), Some((other, _))) = (marks.next(), marks.next()) {
+        return Err(format!("{one} or {other}, not both"));
+    }
     let replaced = time_replaced.1.then_some(time_replaced.0);
     let moment = received_ms..=published_until_ms;
     stamped(timestamp_ms, replaced, moment, told, expected)?;
     Ok(Tags {
         spooled: spooled.1,
-        duplicate: duplicate.1,
+        duplicate: duplicate.1.then_some(match duplicate.0 {
+            "repeat" => Duplicate::Repeat,
+            _ => Duplicate::Redelivery,
+        }),
+        supersedes: supersedes.1.then(|| hash::bytes(supersedes.0.as_bytes())),
+        stale: stale.1,
+        out_of_order: out_of_order.1,
+        replaced: time_replaced.1,
     })
 }
 

@@ -5,9 +5,9 @@
 
 use std::cmp::Ordering;
 
+use super::Judging;
 use super::check::{Aside, Stray};
-use super::entry::{Entry, Position};
-use super::names::is_occupancy;
+use super::entry::{Duplicate, Entry, Position};
 use super::report::{Property, Report, Violation};
 use crate::event::EventType;
 use crate::simulate::city::Truth;
@@ -16,11 +16,12 @@ use crate::simulate::ksuid::Ksuid;
 
 mod copies;
 mod leftovers;
-mod repeats;
+mod verdicts;
+mod worlds;
 
 use copies::explain;
 use leftovers::Short;
-use repeats::{Readings, Repeats, readings};
+use verdicts::{Readings, Repeats, readings};
 
 /// The join of a run.
 pub struct Join<'a> {
@@ -28,6 +29,8 @@ pub struct Join<'a> {
     report: Report,
     /// The topics are those that the answers named.
     originals: bool,
+    /// Which duplicates are to be recognised, where that is judged at all.
+    judging: Option<Judging>,
     strays: Vec<Stray>,
     short: Vec<Short>,
     /// In less out, by the truth's spaces.
@@ -40,11 +43,18 @@ pub struct Join<'a> {
 
 impl<'a> Join<'a> {
     /// Nothing joined yet. `originals`: not copies, so that offsets are those of the answers.
-    pub fn new(report: Report, aside: &'a Aside, originals: bool, truth: &Truth) -> Self {
+    pub fn new(
+        report: Report,
+        aside: &'a Aside,
+        originals: bool,
+        judging: Option<Judging>,
+        truth: &Truth,
+    ) -> Self {
         Self {
             aside,
             report,
             originals,
+            judging,
             strays: Vec::new(),
             short: Vec::new(),
             sums: vec![0; truth.spaces.len()],
@@ -58,7 +68,7 @@ impl<'a> Join<'a> {
         self.report.attempts += attempts.len() as u64;
         attempts.iter().for_each(|a| self.answer(a));
         let readings = readings(&attempts, &entries);
-        let repeats = Repeats::of(&mut attempts, &readings);
+        let repeats = self.judge(&mut attempts, &mut entries);
         // Stable: the tries of an event stay in the order in which they were noted.
         attempts.sort_by_key(|a| a.id);
         entries.sort_unstable_by_key(|e| (e.id, e.position));
@@ -148,6 +158,12 @@ impl<'a> Join<'a> {
     /// what was sent.
     fn contract(&mut self, entry: &Entry, tries: &[Attempt]) {
         let aside = self.aside;
+        let marked = &mut self.report.verdicts[entry.event_type.index()].marked;
+        marked.redelivery += u64::from(entry.duplicate == Some(Duplicate::Redelivery));
+        marked.repeat += u64::from(entry.duplicate == Some(Duplicate::Repeat));
+        marked.revision += u64::from(entry.supersedes.is_some());
+        marked.stale += u64::from(entry.stale);
+        marked.out_of_order += u64::from(entry.out_of_order);
         let parts = [
             (Property::Placed, entry.misplaced, &aside.misplaced),
             (Property::Headed, entry.misheaded, &aside.misheaded),
@@ -165,16 +181,9 @@ impl<'a> Join<'a> {
             }
         }
         let may_wait = |t: &Attempt| matches!(t.answer, Answer::Spooled | Answer::Unknown);
-        let untrue = if entry.spooled && !tries.iter().any(may_wait) {
-            Some("expected no ce_spooled, as no answer lets it have waited on disk")
-        } else if entry.duplicate && tries.len() < 2 && !is_occupancy(entry.event_type) {
-            Some("expected no ce_duplicate, as it was sent once and no other can be equal")
-        } else {
-            None
-        };
-        if let Some(text) = untrue {
+        if entry.spooled && !tries.iter().any(may_wait) {
             self.violated(Property::Headed, entry.id, Some(entry.position), || {
-                text.to_owned()
+                "expected no ce_spooled, as no answer lets it have waited on disk".to_owned()
             });
         }
     }
@@ -263,6 +272,10 @@ impl<'a> Join<'a> {
     /// After the last bucket: brings together what is left over, and adds up TRAFFIC.
     pub fn end(mut self, truth: &Truth, traffic_complete: bool) -> Report {
         self.pair();
+        if self.judging.is_none() {
+            let why = "no answer and no header tells of any";
+            self.report.unchecked(Property::Judged, why.to_owned());
+        }
         self.report.earlier += self.aside.earlier;
         if self.originals && self.report.named == 0 && self.report.published > 0 {
             let why = "no answer named them";

@@ -8,13 +8,22 @@
 //!                  report  one line a property
 //! ```
 //!
+//! What the bridge should have told apart, redeliveries, repeats, revisions and stale ones, the join asks the oracle: it
+//! lets the tries of each reading pass in their order, and holds answers and marks against its verdicts. A try whose answer
+//! is not known may have been stored or not; then all is right that either explains. What no answer and no header shows
+//! that the bridge recognises at all (its `dedup` settings may be off) is not asked for: see [`Duplicates`].
+//!
+//! That a record came out of order is checked where its partition was read from its first record on: one that says so needs
+//! a newer one before it.
+//!
 //! It shares no code with what it examines but `EventType` and librdkafka: values are read by a typed pass of its own,
 //! partitions come from a murmur2 of its own, headers are derived from the value.
 //!
 //! # Memory and disk
-//! A try takes 59 bytes of disk and a record 67; at 50 million events that is 6.3 GB. Reading takes as much memory as
+//! A try takes 59 bytes of disk and a record 76; at 50 million events that is 6.8 GB. Reading takes as much memory as
 //! librdkafka prefetches, about 160 MiB whatever the number of records; joining takes one file of each at a time, 390,000
-//! tries and records at 50 million events, about 100 MiB. Details of what is wrong with single records are kept for the
+//! tries and records at 50 million events, about 110 MiB; the newest time is kept for each type of each space and sensor,
+//! about 40 bytes. Details of what is wrong with single records are kept for the
 //! first 100,000 of them.
 //!
 //! # Odds
@@ -37,7 +46,7 @@ mod gather;
 mod headers;
 mod join;
 mod murmur2;
-mod names;
+pub(super) mod names;
 mod read;
 mod report;
 #[cfg(test)]
@@ -49,18 +58,19 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use check::Checker;
+use check::{Checker, Signs};
 pub use entry::Position;
 use gather::{Awaited, Source, gather, unaltered};
 use headers::Expected;
 pub use headers::Timestamps;
 use join::Join;
-pub use report::{Copies, Finding, Property, Report, Violation};
+pub use report::{Copies, Finding, Marked, Property, Report, Verdicts, Violation};
 pub use topics::Kafka;
 
 use super::journal::buckets::{self, Buckets};
 use super::journal::{Answer, ClosedJournal, Starts};
 use super::now_ms;
+use super::oracle::Verdict;
 
 /// Clocks of different machines may differ by so much, ms.
 const CLOCKS: i64 = 60_000;
@@ -82,6 +92,8 @@ pub struct Options {
     pub max_past: Duration,
     /// The bridge's `kafka.max_future`.
     pub max_future: Duration,
+    /// Whether the bridge must recognise duplicates and revisions.
+    pub duplicates: Duplicates,
 }
 
 impl Options {
@@ -93,6 +105,49 @@ impl Options {
             timestamps: Timestamps::Event,
             max_past: Duration::from_secs(3 * 86_400),
             max_future: Duration::from_secs(60),
+            duplicates: Duplicates::default(),
+        }
+    }
+}
+
+/// Whether the bridge must recognise redeliveries, repeats, revisions and stale ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Duplicates {
+    /// Those kinds of which an answer or a header of the run shows that it recognises them; without any, none is judged.
+    #[default]
+    Detect,
+    /// All.
+    Expected,
+    /// It need not: such that are taken for something new are counted. What is no duplicate must still not be taken for one.
+    Allowed,
+}
+
+/// Which kinds must be recognised.
+#[derive(Clone, Copy, Debug)]
+struct Judging(Signs);
+
+impl Judging {
+    /// `None`: there is nothing to judge.
+    fn of(duplicates: Duplicates, signs: Signs) -> Option<Self> {
+        let all = |recognised| Signs {
+            redelivery: recognised,
+            repeat: recognised,
+            revision: recognised,
+        };
+        match duplicates {
+            Duplicates::Detect => signs.any().then_some(Self(signs)),
+            Duplicates::Expected => Some(Self(all(true))),
+            Duplicates::Allowed => Some(Self(all(false))),
+        }
+    }
+
+    fn expects(self, verdict: Verdict) -> bool {
+        let Self(signs) = self;
+        match verdict {
+            Verdict::First => false,
+            Verdict::Redelivery => signs.redelivery,
+            Verdict::Repeat => signs.repeat,
+            Verdict::Revision | Verdict::Stale => signs.revision,
         }
     }
 }
@@ -213,6 +268,9 @@ pub fn verify(
     // From their beginning topics hold records of before, too.
     let whole = copies.is_some() || run.starts.is_none();
     let mut checker = Checker::new(names.clone(), partitions, expected, whole, truth);
+    if copies.is_none() {
+        checker.reads_from(&from);
+    }
     clear(journal.path())?;
     // Beside the journal: there is room for it, as there was for the journal.
     let dir = tempfile::Builder::new()
@@ -236,7 +294,13 @@ pub fn verify(
     report.records = gathered.records;
     report.bytes = gathered.bytes;
     report.gave_up = gathered.gave_up;
-    let mut join = Join::new(report, &checker.aside, copies.is_none(), truth);
+    let signs = Signs {
+        redelivery: checker.signs.redelivery || journal.answered(Answer::Redelivery) > 0,
+        repeat: checker.signs.repeat || journal.answered(Answer::Repeat) > 0,
+        ..checker.signs
+    };
+    let judging = Judging::of(options.duplicates, signs);
+    let mut join = Join::new(report, &checker.aside, copies.is_none(), judging, truth);
     for (n, sum) in entries.into_iter().enumerate() {
         join.bucket(journal.bucket(n)?, buckets::read(dir.path(), n, sum)?);
     }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::entry::Position;
 use crate::event::EventType;
+use crate::simulate::oracle::Verdict;
 
 mod show;
 
@@ -24,6 +27,8 @@ pub enum Property {
     Placed,
     /// Headers and timestamp.
     Headed,
+    /// Duplicates, revisions and stale ones are told apart.
+    Judged,
     /// As often as published.
     Counted,
     /// Where the answers said.
@@ -36,12 +41,13 @@ pub enum Property {
 
 impl Property {
     /// Every property, in the order of the report.
-    pub const ALL: [Property; 9] = [
+    pub const ALL: [Property; 10] = [
         Property::Stored,
         Property::Intact,
         Property::Sent,
         Property::Placed,
         Property::Headed,
+        Property::Judged,
         Property::Counted,
         Property::Named,
         Property::Occupancy,
@@ -56,6 +62,7 @@ impl Property {
             Property::Sent => "sent",
             Property::Placed => "placed",
             Property::Headed => "headed",
+            Property::Judged => "judged",
             Property::Counted => "counted",
             Property::Named => "named",
             Property::Occupancy => "occupancy",
@@ -70,6 +77,7 @@ impl Property {
             Property::Sent => "nothing is there that was not sent, or only refused or quarantined",
             Property::Placed => "topic, key and partition are the contract's",
             Property::Headed => "headers and timestamp are such as the contract allows",
+            Property::Judged => "redeliveries, repeats, revisions and stale ones are told as such",
             Property::Counted => "nothing is there more or less often than published",
             Property::Named => "partition and offset are those of the answers",
             Property::Occupancy => "TRAFFIC adds up to the model's occupancy",
@@ -80,7 +88,7 @@ impl Property {
     const fn counts(self) -> &'static str {
         match self {
             Property::Stored | Property::Counted => "events",
-            Property::Named | Property::Answered => "answers",
+            Property::Judged | Property::Named | Property::Answered => "answers",
             Property::Occupancy => "spaces",
             _ => "records",
         }
@@ -131,6 +139,39 @@ impl Copies {
     }
 }
 
+/// What the bridge took events of one type for, and how that fits the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts {
+    /// Known answers, with the marks of their records, by [`Verdict`].
+    pub told: [u64; Verdict::ALL.len()],
+    /// Events sent with tries whose answer is not known: for each, a verdict that nobody heard of, or none.
+    pub unknown: u64,
+    /// Known answers that rest on what came before the run, or on too much that is not known, and are not judged.
+    pub unjudged: u64,
+    /// Redeliveries of repeats that were not taken as such, but were otherwise right: no record tells of a repeat, so that
+    /// a bridge that was started again does not know its id.
+    pub forgotten: u64,
+    /// Events that were taken for something new, or for something else, as if what they repeat or revise were not known.
+    pub unrecognised: u64,
+    /// What the headers of the records say.
+    pub marked: Marked,
+}
+
+/// Records by their marks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Marked {
+    /// `ce_duplicate` redelivery.
+    pub redelivery: u64,
+    /// `ce_duplicate` repeat.
+    pub repeat: u64,
+    /// `ce_revision`.
+    pub revision: u64,
+    /// `ce_stale`.
+    pub stale: u64,
+    /// `ce_outoforder`.
+    pub out_of_order: u64,
+}
+
 /// The result.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -146,6 +187,8 @@ pub struct Report {
     pub took: Duration,
     /// What is there more than once.
     pub copies: Copies,
+    /// What duplicates were taken for, by [`EventType::index`].
+    pub verdicts: [Verdicts; EventType::ALL.len()],
     /// Answers that promise that an event is there.
     pub accepted: u64,
     /// Answers `published`.
@@ -171,6 +214,7 @@ impl Report {
             bytes: 0,
             took: Duration::ZERO,
             copies: Copies::default(),
+            verdicts: Default::default(),
             accepted: 0,
             published: 0,
             named: 0,
@@ -179,6 +223,32 @@ impl Report {
             gave_up: None,
             findings: Default::default(),
         }
+    }
+
+    /// What was found of the verdicts of all types together.
+    pub fn all_verdicts(&self) -> Verdicts {
+        let mut all = Verdicts::default();
+        for of_type in &self.verdicts {
+            let Verdicts {
+                told,
+                unknown,
+                unjudged,
+                forgotten,
+                unrecognised,
+                marked,
+            } = of_type;
+            all.told.iter_mut().zip(told).for_each(|(all, n)| *all += n);
+            all.unknown += unknown;
+            all.unjudged += unjudged;
+            all.forgotten += forgotten;
+            all.unrecognised += unrecognised;
+            all.marked.redelivery += marked.redelivery;
+            all.marked.repeat += marked.repeat;
+            all.marked.revision += marked.revision;
+            all.marked.stale += marked.stale;
+            all.marked.out_of_order += marked.out_of_order;
+        }
+        all
     }
 
     /// What was found of a property.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::check::{Checker, Record};
+use super::check::{Checker, Record, Signs};
 use super::entry::{Entry, Position};
 use super::headers::{Expected, Timestamps};
 use super::join::Join;
 use super::murmur2;
 use super::report::Report;
+use super::{Duplicates, Judging};
 use crate::event::EventType;
 use crate::simulate::city::Truth;
 use crate::simulate::hash;
@@ -30,6 +31,7 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// With an id of its own, that was made at [`NOW`].
     pub fn new(n: u64, event_type: EventType, data: &'static str) -> Self {
         let mut payload = [7; 16];
         payload[..8].copy_from_slice(&n.to_be_bytes());
@@ -165,6 +167,7 @@ pub struct World {
     pub records: Vec<Stored>,
     pub truth: Truth,
     pub originals: bool,
+    pub duplicates: Duplicates,
     pub skip_earlier: bool,
     pub traffic_complete: bool,
 }
@@ -179,6 +182,7 @@ impl World {
                 spaces: Vec::new(),
             },
             originals: true,
+            duplicates: Duplicates::Detect,
             skip_earlier: false,
             traffic_complete: true,
         }
@@ -222,7 +226,14 @@ impl World {
         }
         let names = EventType::ALL.map(|t| format!("t.{}", t.kebab()));
         let report = Report::new(names);
-        let mut join = Join::new(report, &checker.aside, self.originals, &self.truth);
+        let answered = |answer| self.attempts.iter().any(|a| a.answer == answer);
+        let signs = Signs {
+            redelivery: checker.signs.redelivery || answered(Answer::Redelivery),
+            repeat: checker.signs.repeat || answered(Answer::Repeat),
+            ..checker.signs
+        };
+        let judging = Judging::of(self.duplicates, signs);
+        let mut join = Join::new(report, &checker.aside, self.originals, judging, &self.truth);
         for (attempts, entries) in buckets.into_values() {
             join.bucket(attempts, entries);
         }

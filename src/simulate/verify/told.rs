@@ -23,6 +23,9 @@ pub struct Told<'v> {
     pub org: Option<Cow<'v, str>>,
     /// [`hash::bytes`] of its `data`, of nothing where it has none.
     pub data: u64,
+    /// [`hash::bytes`] of whom it is about as far as order goes: the sensor for DETECTIONS and TRAFFIC, the space for all
+    /// else.
+    pub source: u64,
     /// TRAFFIC: how many went in, less those that went out.
     pub net: i32,
 }
@@ -50,6 +53,8 @@ struct Metadata<'v> {
     room_id: Option<Text<'v>>,
     #[serde(borrow)]
     zone_id: Option<Text<'v>>,
+    #[serde(borrow)]
+    sensor_id: Option<Text<'v>>,
 }
 
 /// serde borrows a `Cow`, but not one in an `Option`.
@@ -100,11 +105,19 @@ pub fn read(value: &[u8]) -> Result<Told<'_>, String> {
         }
         _ => 0,
     };
+    let space = space.ok_or_else(|| format!("it has no {field}"))?.0;
+    let sensor = match event_type {
+        EventType::Detections | EventType::Traffic => metadata.sensor_id,
+        _ => None,
+    };
+    let source = sensor.as_ref().map_or(&*space, |sensor| &*sensor.0);
+    let source = hash::bytes(source.as_bytes());
     Ok(Told {
         id: value.id,
         event_type,
         timestamp_ms: value.timestamp,
-        space: space.ok_or_else(|| format!("it has no {field}"))?.0,
+        space,
+        source,
         org: metadata.org_id.map(|text| text.0),
         data: hash::bytes(data.as_bytes()),
         net,
@@ -145,6 +158,14 @@ mod tests {
             );
             assert!(matches!(told.space, Cow::Borrowed(_)));
         }
+        let of_sensor = |event_type: &str| {
+            let metadata = r#"{"room_id":"r","sensor_id":"s"}"#;
+            let text = event(event_type, metadata, r#"{"in":1,"out":0}"#);
+            read(text.as_bytes()).unwrap().source
+        };
+        assert_eq!(of_sensor("TRAFFIC"), hash::bytes(b"s"));
+        assert_eq!(of_sensor("DETECTIONS"), hash::bytes(b"s"));
+        assert_eq!(of_sensor("PIR_MOTION"), hash::bytes(b"r"));
         let floor = event("TRAFFIC", r#"{"floor_id":"f"}"#, r#"{"in":1,"out":0}"#);
         assert_eq!(read(floor.as_bytes()).unwrap().space, "f");
     }

@@ -38,7 +38,9 @@ impl Dispatch {
                     Moment::At(_) => None,
                 };
                 let (event_type, kind) = (outgoing.event_type, outgoing.kind);
-                self.ledger.borrow_mut().delivery(event_type, kind);
+                let mut ledger = self.ledger.borrow_mut();
+                ledger.delivery(event_type, kind, outgoing.expected);
+                drop(ledger);
                 let mut job = Job::new(outgoing, due);
                 // Time that was lost before it came here is not the server's.
                 job.has_its_turn(now);

@@ -22,9 +22,8 @@ impl Dispatch {
 
     pub(in crate::simulate::sender) fn end_listening(&self, key: u64) {
         self.listening.set(self.listening.get() - 1);
-        if self.queue.borrow_mut().release(key) {
-            self.wake(1);
-        }
+        let ready = self.queue.borrow_mut().release(key);
+        self.wake(ready);
         self.admit_more();
     }
 

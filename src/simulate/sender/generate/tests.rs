@@ -16,6 +16,7 @@ pub(in crate::simulate::sender) fn outgoing(key: u64, kind: Kind) -> Outgoing {
         key,
         event_type: EventType::Traffic,
         kind,
+        expected: Some(Verdict::First),
         id: Ksuid::new(1_700_000_000_000, [7; 16]),
         body: Bytes::from_static(b"{}"),
         value: 1,

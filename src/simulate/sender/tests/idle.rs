@@ -30,11 +30,11 @@ impl Woken {
 fn dispatch(slots: usize, paced: bool, timings: Timings) -> Dispatch {
     let target = Target::parse("http://127.0.0.1:9/").unwrap();
     let ledger = Ledger::begin(Instant::now(), paced, 0);
-    Dispatch::new(target, timings, slots, ledger, None)
+    Dispatch::new(vec![target], timings, slots, ledger, None)
 }
 
 fn next(dispatch: &Dispatch, slot: usize, waker: &Waker) -> Option<Job> {
-    match dispatch.poll_next(slot, &mut None, &mut Context::from_waker(waker)) {
+    match dispatch.poll_next(slot, &mut [None], &mut Context::from_waker(waker)) {
         Poll::Ready(job) => job,
         Poll::Pending => None,
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::server::Seen;
 use super::*;
+use crate::simulate::oracle::Verdict;
 
 /// What was seen of each reading, in the order in which it came.
 fn readings(server: &Server) -> HashMap<String, Vec<Seen>> {
@@ -89,4 +90,54 @@ fn what_waits_for_a_lost_try_is_sent_in_the_end() {
     assert!(finished.complete);
     assert!(ledger.timeouts() > 0);
     assert_eq!(ledger.ended(End::Accepted), ledger.deliveries());
+}
+
+/// Each copy is on its way together with its original, and nothing else about the reading is; each goes elsewhere.
+#[test]
+fn overlapping_copies_go_out_together_and_to_another_target() {
+    let slow = |_| Act::AnswerAfter(Duration::from_millis(20), 200, PUBLISHED);
+    let servers = [Server::start(slow), Server::start(slow)];
+    let mut options = options(&servers[0], 400);
+    options
+        .targets
+        .push(Target::parse(&servers[1].url()).unwrap());
+    let behaviour = Behaviour {
+        overlapping: 0.2,
+        redelivered: 0.0,
+        ..Behaviour::default()
+    };
+    let finished = run(
+        options,
+        stream(behaviour),
+        None,
+        Progress::Silent,
+        Stop::new(),
+    );
+    let ledger = finished.unwrap().ledger;
+    let copies = ledger.of_kind(Kind::Overlapping);
+    assert!(copies > 20, "{ledger:?}");
+    assert_eq!(ledger.ended(End::Accepted), ledger.deliveries());
+    let redeliveries = |t| ledger.expected(t, Verdict::Redelivery);
+    let redeliveries: u64 = EventType::ALL.into_iter().map(redeliveries).sum();
+    assert_eq!(redeliveries, copies);
+    let [one, other] = [0, 1].map(|n| readings(&servers[n]));
+    let seen =
+        |readings: &HashMap<String, Vec<Seen>>| readings.values().map(Vec::len).sum::<usize>();
+    assert!(seen(&one).min(seen(&other)) > 100, "spread over both");
+    let mut together = 0;
+    for (reading, seen) in &one {
+        let ids: HashSet<_> = seen.iter().map(|seen| &seen.id).collect();
+        assert_eq!(ids.len(), seen.len(), "a copy goes elsewhere");
+        for one in seen {
+            for other in other.get(reading).into_iter().flatten() {
+                let overlap = one.at.0 < other.at.1 && other.at.0 < one.at.1;
+                together += u64::from(overlap);
+                assert!(
+                    !overlap || one.id == other.id,
+                    "{reading}: two events at a time"
+                );
+            }
+        }
+    }
+    assert!(together > copies / 2, "{together} of {copies}");
 }

@@ -124,3 +124,46 @@ fn of_long_texts_the_beginning_is_kept() {
         assert!(text.ends_with('…'));
     }
 }
+
+#[test]
+fn out_of_order_is_what_something_newer_came_before() {
+    let of = |timestamp_ms, room: &str, tagged: bool, offset| {
+        let event = Sample {
+            timestamp_ms,
+            room: room.to_owned(),
+            ..Sample::new(offset as u64, EventType::PirMotion, "null")
+        };
+        let mut record = event.record(offset);
+        if tagged {
+            record
+                .headers
+                .push(("ce_outoforder".to_owned(), b"true".to_vec()));
+        }
+        record
+    };
+    let good = |records: &[super::super::samples::Stored], from: i64| {
+        let mut checker = checker(&World::empty().truth);
+        checker.reads_from(&vec![vec![from; PARTITIONS]; 10]);
+        let entries = records.iter().map(|r| look(&mut checker, r).unwrap());
+        entries.map(|e| !e.misheaded).collect::<Vec<_>>()
+    };
+    let first = of(NOW - 50, "room_1", false, 0);
+    let untagged = of(NOW - 60, "room_1", false, 1);
+    let late = |ms, room| of(NOW - ms, room, true, 2);
+    assert_eq!(
+        good(&[first.clone(), untagged, late(60, "room_1")], 0),
+        [true; 3]
+    );
+    for wrong in [late(50, "room_1"), late(40, "room_1"), late(60, "room_2")] {
+        assert_eq!(good(&[first.clone(), wrong.clone()], 0), [true, false]);
+        // What came before the run is not known.
+        assert_eq!(good(&[first.clone(), wrong], 1), [true, true]);
+    }
+    // A time that was replaced is nobody's measure.
+    let mut ahead = of(NOW + 90_000, "room_1", false, 0);
+    ahead
+        .headers
+        .push(("ce_timereplaced".to_owned(), b"future".to_vec()));
+    ahead.timestamp_ms = Some(NOW - 5);
+    assert_eq!(good(&[ahead, late(60, "room_1")], 0), [true, false]);
+}

@@ -20,6 +20,7 @@ fn told() -> Told<'static> {
         space: Cow::Borrowed("room_ü"),
         org: Some(Cow::Borrowed("org_ä/1")),
         data: 0,
+        source: 0,
         net: 0,
     }
 }
@@ -156,15 +157,84 @@ fn no_id_is_in_conflict() {
 
 #[test]
 fn what_the_answers_must_confirm_is_told() {
-    let tags = |name| {
+    let tags = |more: &[(&'static str, &'static str)]| {
         let mut headers: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
-        headers.push((name, Some(&b"true"[..])));
+        headers.extend(more.iter().map(|(n, v)| (*n, Some(v.as_bytes()))));
         check(&headers, Some(NOW - 1_234), NOW, &told(), &EXPECTED)
     };
-    let (spooled, duplicate) = (true, false);
-    assert_eq!(tags("ce_spooled"), Ok(Tags { spooled, duplicate }));
-    assert_eq!(tags("ce_stale"), Ok(Tags::default()));
-    assert!(tags("ce_duplicate").is_err());
+    let none = Tags::default();
+    let wanted: [(&[_], Tags); 6] = [
+        (
+            &[("ce_spooled", "true")],
+            Tags {
+                spooled: true,
+                ..none
+            },
+        ),
+        (
+            &[("ce_stale", "true")],
+            Tags {
+                stale: true,
+                ..none
+            },
+        ),
+        (
+            &[("ce_outoforder", "true")],
+            Tags {
+                out_of_order: true,
+                ..none
+            },
+        ),
+        (
+            &[("ce_duplicate", "redelivery")],
+            Tags {
+                duplicate: Some(Duplicate::Redelivery),
+                ..none
+            },
+        ),
+        (
+            &[("ce_duplicate", "repeat")],
+            Tags {
+                duplicate: Some(Duplicate::Repeat),
+                ..none
+            },
+        ),
+        (
+            &[("ce_revision", "1"), ("ce_supersedes", "event_0")],
+            Tags {
+                supersedes: Some(hash::bytes(b"event_0")),
+                ..none
+            },
+        ),
+    ];
+    for (headers, tagged) in wanted {
+        assert_eq!(tags(headers), Ok(tagged), "{headers:?}");
+    }
+    assert!(tags(&[("ce_duplicate", "true")]).is_err());
+}
+
+#[test]
+fn one_is_a_revision_or_stale_or_a_duplicate_or_out_of_order() {
+    let all = [
+        &[("ce_revision", "1"), ("ce_supersedes", "event_0")][..],
+        &[("ce_stale", "true")],
+        &[("ce_duplicate", "repeat")],
+        &[("ce_outoforder", "true")],
+    ];
+    for (n, one) in all.iter().enumerate() {
+        assert_eq!(changed(one), Ok(()));
+        for other in &all[n + 1..] {
+            let error = changed(&[*one, *other].concat()).unwrap_err();
+            assert!(error.contains("not both"), "{error}");
+        }
+    }
+    let motion = Told {
+        event_type: EventType::PirMotion,
+        ..told()
+    };
+    let stale = [("ce_type", "io.butlr.pir-motion.v1"), ("ce_stale", "true")];
+    let error = with(&stale, NOW - 1_234, &motion, &EXPECTED).unwrap_err();
+    assert!(error.contains("ce_stale"), "{error}");
 }
 
 #[test]

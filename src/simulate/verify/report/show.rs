@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::{Finding, Property, Report, TOLD, Violation};
+use super::{Finding, Property, Report, TOLD, Verdicts, Violation};
+use crate::event::EventType;
+use crate::simulate::oracle::Verdict;
 use crate::simulate::verify::entry::Position;
 
 impl Report {
@@ -51,7 +53,28 @@ impl Report {
                 "after_failure": self.copies.after_failure,
                 "unexplained": self.copies.unexplained(),
             },
+            "verdicts": self.verdicts_to_json(),
             "properties": properties,
+        })
+    }
+
+    fn verdicts_to_json(&self) -> Value {
+        let of = |verdicts: &Verdicts| {
+            let told =
+                Verdict::ALL.map(|v| (v.name().to_owned(), verdicts.told[v as usize].into()));
+            json!({
+                "told": Value::Object(told.into_iter().collect()),
+                "unknown": verdicts.unknown,
+                "unjudged": verdicts.unjudged,
+                "forgotten": verdicts.forgotten,
+                "unrecognised": verdicts.unrecognised,
+                "marked": verdicts.marked,
+            })
+        };
+        let types = EventType::ALL.map(|t| (t.name().to_owned(), of(&self.verdicts[t.index()])));
+        json!({
+            "all": of(&self.all_verdicts()),
+            "types": Value::Object(types.into_iter().collect()),
         })
     }
 
@@ -119,6 +142,7 @@ impl fmt::Display for Report {
                 }
             }
         }
+        self.tell_verdicts(f)?;
         self.tell_aside(f)?;
         self.tell_copies(f)?;
         match self.nothing_proved() {
@@ -129,6 +153,32 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    fn tell_verdicts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.finding(Property::Judged).why_not().is_some() {
+            return Ok(());
+        }
+        let all = self.all_verdicts();
+        let told = Verdict::ALL.map(|v| format!("{} {}", grouped(all.told[v as usize]), v.name()));
+        writeln!(f, "told apart   {}", told.join(", "))?;
+        for (n, what) in [
+            (all.unknown, "had tries without a known answer"),
+            (all.unjudged, "rest on what is not known"),
+            (
+                all.forgotten,
+                "are redeliveries of repeats, which were not known any more",
+            ),
+            (
+                all.unrecognised,
+                "were taken as if those before them were not known",
+            ),
+        ] {
+            if n > 0 {
+                writeln!(f, "             {} of all {what}", grouped(n))?;
+            }
+        }
+        Ok(())
+    }
+
     fn tell_aside(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.repeats_before > 0 {
             let repeats = grouped(self.repeats_before);

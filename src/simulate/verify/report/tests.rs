@@ -71,7 +71,7 @@ fn ten_violations_are_told() {
         json["properties"][1]["first_violations"][9]["record"]["topic"],
         "t.traffic"
     );
-    assert_eq!(json["properties"][6]["result"], "not checked");
+    assert_eq!(json["properties"][7]["result"], "not checked");
 }
 
 #[test]

@@ -74,13 +74,17 @@ fn what_waited_on_disk_was_answered_so() {
 
 #[test]
 fn a_duplicate_was_sent_twice_or_can_be_equal_to_another() {
-    let tagged =
-        |event_type, answers: &[Answer]| tagged(event_type, "ce_duplicate", "repeat", answers);
+    let tagged = |event_type, kind: &str, answers: &[Answer]| {
+        tagged(event_type, "ce_duplicate", kind, answers)
+    };
     let motion = EventType::PirMotion;
-    only(&tagged(motion, &[Answer::Published]), Property::Headed);
-    let twice = [Answer::Unknown, Answer::Published];
-    assert!(tagged(motion, &twice).verify().holds());
-    assert!(tagged(OCCUPANCY, &[Answer::Published]).verify().holds());
+    let (once, twice) = ([Answer::Published], [Answer::Unknown, Answer::Published]);
+    for kind in ["redelivery", "repeat"] {
+        only(&tagged(motion, kind, &once), Property::Judged);
+    }
+    only(&tagged(motion, "repeat", &twice), Property::Judged);
+    assert!(tagged(motion, "redelivery", &twice).verify().holds());
+    assert!(tagged(OCCUPANCY, "repeat", &once).verify().holds());
 }
 
 #[test]
