@@ -188,6 +188,13 @@ def target_dir():
     return Path(json.loads(text)["target_directory"])
 
 
+def build(options):
+    if not options.no_build:
+        command = ["cargo", "build", "--release", "--bins", "--examples"]
+        command += ["--target-dir", options.target_dir] if options.target_dir else []
+        run(command, cwd=ROOT)
+
+
 class Paths:
     def __init__(self, options):
         target = Path(options.target_dir).resolve() if options.target_dir else target_dir()
@@ -237,11 +244,11 @@ def token():
     return digits[:6] + "".join(secrets.choice(BASE_62) for _ in range(10))
 
 
-def simulated_events(paths):
-    """The events that all programs get, but for ids and times: what most of a sender's events are, DETECTIONS, one of each of
-    the simulator's 1,000 rooms."""
+def simulated_events(paths, event_type="DETECTIONS"):
+    """The events that all programs get, but for ids and times: what most of a sender's events are, one of each of the
+    simulator's 1,000 rooms."""
     text = run([
-        paths.bridge, "simulate", "--print", "--plain", "--max", "--seed", 1, "--types", "DETECTIONS", "--spaces", 1000, "--events", 5000,
+        paths.bridge, "simulate", "--print", "--plain", "--max", "--seed", 1, "--types", event_type, "--spaces", 1000, "--events", 5000,
     ])
     rooms = {}
     for line in text.splitlines():
@@ -253,32 +260,35 @@ def simulated_events(paths):
     return file
 
 
-def load(port, connections, seconds, batch, options):
-    """One run of wrk; returns what its script printed."""
+def load(port, connections, seconds, batch, options, copies=0, before=()):
+    """One run of wrk; returns what its script printed, and as `run` what a later one needs as `before` to send copies of it.
+    Of 100 requests `copies` are events that were sent before."""
     threads = min(options.wrk_threads, connections)
+    this = (token(), int(time.time()) * 1000)
     text = run([
-        "wrk", "-t", threads, "-c", connections, "-d", f"{seconds}s", "--timeout", "10s", "--latency",
-        "-s", BENCH / "events.lua", f"http://127.0.0.1:{port}/v1/events", "--", options.events, token(), threads, batch,
+        "wrk", "-t", threads, "-c", connections, "-d", f"{seconds}s", "--timeout", "10s", "--latency", "-s", BENCH / "events.lua",
+        f"http://127.0.0.1:{port}/v1/events", "--", options.events, *this, threads, batch, copies, *before,
     ])
     line = re.search(r"^BENCH (.*)$", text, re.M)
     if not line:
         raise Failed(f"wrk printed no figures:\n{text}")
-    return json.loads(line[1])
+    return {**json.loads(line[1]), "run": this}
 
 
-def published(admin_port):
-    """The bridge's own count of published events, and what is in flight."""
+def bridge_counts(admin_port):
+    """What the bridge counts: each of its metrics, summed over all labels but `outcome`, `kind` and `code`."""
     text = get(f"http://127.0.0.1:{admin_port}/metrics")
     if text is None:
         raise Failed("the bridge's /metrics does not answer")
-    counts = re.findall(r'^butlr_bridge_events_total\{[^}]*outcome="published"[^}]*\} (\S+)$', text, re.M)
-    in_flight = re.search(r"^butlr_bridge_in_flight_events (\S+)$", text, re.M)
-    if not counts:
-        raise Failed("the bridge's /metrics has no butlr_bridge_events_total")
-    return int(sum(map(float, counts))), int(float(in_flight[1])) if in_flight else 0
+    counts = {}
+    for name, labels, value in re.findall(r"^butlr_bridge_(\w+)(?:\{([^}]*)\})? (\S+)$", text, re.M):
+        kept = re.findall(r'\b(?:outcome|kind|code)="([^"]*)"', labels)
+        key = ".".join([name, *kept])
+        counts[key] = counts.get(key, 0) + float(value)
+    return counts
 
 
-def bridge_config(path, broker, prefix, port, admin_port, in_flight):
+def bridge_config(path, broker, prefix, port, admin_port, in_flight, more=""):
     text = f"""# Written by bench/run.py.
 [http]
 bind = "127.0.0.1:{port}"
@@ -292,7 +302,7 @@ bootstrap_servers = "{broker}"
 [topics]
 template = "{prefix}.{{type}}.v1"
 partitions = {PARTITIONS}
-"""
+{more}"""
     path.write_text(text)
 
 
@@ -443,32 +453,53 @@ class Bench:
             figures["stored"] = self.stored([topic])
         return figures
 
-    def bridge(self, program, connections, prefix):
-        port, admin_port = free_port(), free_port()
-        batch = self.options.batch if program == "e" else 1
+    @contextlib.contextmanager
+    def serving(self, name, prefix, in_flight=0, more=""):
+        """A bridge with topics of its own; at its end what it published is compared with what they hold."""
+        bridge = Bridge(self.paths.work / f"{name}.toml", free_port(), free_port())
         topics = [f"{prefix}.{kebab}.v1" for kebab in KEBAB_TYPES]
-        config = self.paths.work / "bridge.toml"
-        bridge_config(config, self.broker, prefix, port, admin_port, connections * batch)
+        bridge_config(bridge.config, self.broker, prefix, bridge.port, bridge.admin_port, in_flight, more)
 
         def make():
-            run([self.paths.bridge, "topics", "--config", config, "--apply"])
+            run([self.paths.bridge, "topics", "--config", bridge.config, "--apply"])
             # Only to wait for the leaders; what is there already stays as it is.
             self.stored(topics)
 
-        def settled():
-            before, in_flight = published(admin_port)
-            time.sleep(0.3)
-            return in_flight == 0 and published(admin_port) == (before, 0)
-
         with self.fresh_topics(topics, make):
-            with Server([self.paths.bridge, "serve", "--config", config], self.log(program)) as server:
-                server.wait_until(lambda: accepts(port) and get(f"http://127.0.0.1:{admin_port}/readyz") is not None, "ready")
-                figures = self.figures(server, port, connections, batch)
-                server.wait_until(settled, "at rest")
-                figures["accepted"], _ = published(admin_port)
-                server.terminate()
-            figures["stored"] = self.stored(topics)
-        return figures
+            with Server([self.paths.bridge, "serve", "--config", bridge.config], self.log(name)) as bridge.server:
+                bridge.server.wait_until(bridge.ready, "ready")
+                yield bridge
+                bridge.server.wait_until(bridge.settled, "at rest")
+                bridge.accepted = int(bridge.counts()["events_total.published"])
+                bridge.server.terminate()
+            bridge.stored = self.stored(topics)
+
+    def bridge(self, program, connections, prefix):
+        batch = self.options.batch if program == "e" else 1
+        with self.serving(program, prefix, connections * batch) as bridge:
+            figures = self.figures(bridge.server, bridge.port, connections, batch)
+        return {**figures, "accepted": bridge.accepted, "stored": bridge.stored}
+
+
+class Bridge:
+    """One that runs."""
+
+    def __init__(self, config, port, admin_port):
+        self.config, self.port, self.admin_port = config, port, admin_port
+        self.server = self.accepted = self.stored = None
+
+    def counts(self):
+        return bridge_counts(self.admin_port)
+
+    def ready(self):
+        is_ready = accepts(self.port) and get(f"http://127.0.0.1:{self.admin_port}/readyz") is not None
+        return is_ready and self.counts().get("dedup_rebuilding", 0) == 0
+
+    def settled(self):
+        before = self.counts()
+        time.sleep(0.3)
+        after = self.counts()
+        return after["in_flight_events"] == 0 and after["events_total.published"] == before["events_total.published"]
 
 
 # ---------------------------------------------------------------------------------------------- order, results
@@ -545,6 +576,13 @@ def machine(options, paths):
     }
 
 
+def described(place):
+    return (
+        f"{place['cpu']}, {place['cores']} cores, {place['memory_gib']} GiB, {place['kernel']}, rustc {place['rustc']}, "
+        f"librdkafka {place['librdkafka']}, Kafka {place['kafka']}, wrk {place['wrk']}, commit {place['commit']}"
+    )
+
+
 def number(value, digits=3):
     """With so many significant digits, and thousands apart."""
     if value == 0:
@@ -566,9 +604,7 @@ def disturbed(results):
 
 def tables(options, place, date, results):
     lines = [
-        f"{date}, {place['cpu']}, {place['cores']} cores, {place['memory_gib']} GiB, {place['kernel']}, "
-        f"rustc {place['rustc']}, librdkafka {place['librdkafka']}, Kafka {place['kafka']}, wrk {place['wrk']}, "
-        f"commit {place['commit']}. {options.rounds} round{'s' if options.rounds > 1 else ''} of {options.seconds} s a cell: "
+        f"{date}, {described(place)}. {options.rounds} round{'s' if options.rounds > 1 else ''} of {options.seconds} s a cell: "
         f"medians, the peak memory is the highest.{disturbed(results)}",
         "",
         "| program | connections | events/s | p50 ms | p99 ms | CPU s per 1,000 events | peak MiB | accepted = stored |",
@@ -602,12 +638,12 @@ def tables(options, place, date, results):
 BEGIN, END = "<!-- figures: written by bench/run.py --write -->", "<!-- end of figures -->"
 
 
-def write_readme(text):
-    before, mark, rest = README.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise Failed(f"{README} lacks the marks {BEGIN} … {END}")
-    README.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+def write_readme(text, begin=BEGIN, end=END):
+    before, mark, rest = README.read_text().partition(begin)
+    _, found, after = rest.partition(end)
+    if not mark or not found:
+        raise Failed(f"{README} lacks the marks {begin} … {end}")
+    README.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def wrong(results):
@@ -681,10 +717,7 @@ def main(arguments):
     if not shutil.which("wrk"):
         raise Failed("wrk not found: apt-get install wrk")
     raise_open_files(options.connections)
-    if not options.no_build:
-        command = ["cargo", "build", "--release", "--bins", "--examples"]
-        command += ["--target-dir", options.target_dir] if options.target_dir else []
-        run(command, cwd=ROOT)
+    build(options)
     paths = Paths(options)
     paths.check(options.programs)
     options.events = simulated_events(paths)
