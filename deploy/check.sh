@@ -122,6 +122,7 @@ full_config() {
     for secret in admin-password kafka-password butlr-api-key butlr-password; do
         printf 'long-enough-for-a-secret-%s' "$secret" >"$dir/secrets/$secret"
     done
+    printf 'redis://redis:6379' >"$dir/secrets/redis-url"
     sed -E -e 's/^#(\[|[a-z_]+ = |"[a-z.]+" = )/\1/' -e "s|/run/secrets/|$dir/secrets/|" \
         -e "s|/etc/butlr-bridge/|$dir/|g" -e "s|/etc/ssl/certs/ca-certificates.crt|$dir/tls.crt|" \
         "$here/butlr-bridge.toml" >"$dir/full.toml"

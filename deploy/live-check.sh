@@ -79,12 +79,16 @@ for ((i = 0; i < 150; i++)); do
     sleep 0.2
 done
 
-# A city in a hurry, with what is to be refused among it; and a stranger.
+# A city in a hurry, with copies, corrections and what is to be refused among it; a stranger; and an id that is used twice.
 url=http://127.0.0.1:$ingest/v1/events
-"$bridge" simulate --url "$url" --api-key-file "x-api-key=$work/key" --spaces 10 --rate 400 --invalid 1% --duration 30s \
-    --output "$work/ledger.json" >"$work/simulate.log" 2>&1
-stranger=$(curl --silent --output /dev/null --write-out '%{http_code}' --max-time 10 --header 'x-api-key: wrong' \
-    --header 'content-type: application/json' --data-binary "@$root/tests/events/traffic.json" "$url" || true)
+"$bridge" simulate --url "$url" --api-key-file "x-api-key=$work/key" --spaces 10 --rate 400 --invalid 1% --redelivered 3% \
+    --corrected 3% --stale 3% --duration 30s --output "$work/ledger.json" >"$work/simulate.log" 2>&1
+post() { # post KEY: prints the answer's status
+    curl --silent --output /dev/null --write-out '%{http_code}' --max-time 10 --header "x-api-key: $1" \
+        --header 'content-type: application/json' --data-binary @- "$url" || true
+}
+stranger=$(post wrong <"$root/tests/events/traffic.json")
+twice=$(for count in 1 2; do sed -E "s/\"in\": *[0-9]+/\"in\": $count/" "$root/tests/events/traffic.json" | post "$(<"$work/key")"; done)
 # Prometheus reads them once more.
 sleep 3
 answers=$(python3 -c 'import json, sys; print(*json.load(open(sys.argv[1]))["answers"])' "$work/ledger.json")
@@ -94,5 +98,15 @@ if [[ $answers != "200 400 422" || $stranger != 401 ]]; then
     echo "live-check.sh: 200, 400, 422 and 401 were expected" >&2
     exit 1
 fi
+
+# What the dashboard shows of duplicates must not be zeros only.
+curl --silent --output "$work/metrics" "http://127.0.0.1:$admin/metrics"
+for series in 'duplicates_total{kind="redelivery"' 'duplicates_total{kind="repeat"' revisions_total stale_total out_of_order_total \
+    id_conflicts_total 'dedup_entries{kind="ids"' 'dedup_entries{kind="readings"' 'dedup_entries{kind="sources"'; do
+    if ! grep "^butlr_bridge_$series" "$work/metrics" | grep --quiet --invert-match ' 0$'; then
+        echo "live-check.sh: nothing was counted as butlr_bridge_$series (answers to the id used twice: $twice)" >&2
+        exit 1
+    fi
+done
 
 "$here/check.sh" --bridge "$bridge" --metrics "http://127.0.0.1:$admin/metrics" --prometheus "http://127.0.0.1:$prom" "$@"
