@@ -104,11 +104,14 @@ impl Pipeline {
             }
             Ok(Parsed::One(parsed)) => {
                 let admitted = permit.events(1);
+                self.wait_until_known(std::iter::once(&parsed), &request)
+                    .await;
                 let begun = self.begin(parsed, &admitted, &request, wakeups);
                 Answer::One(self.finish(begun, &request, wakeups).await)
             }
             Ok(Parsed::Many(items)) => {
                 let admitted = permit.events(items.len());
+                self.wait_until_known(items.iter(), &request).await;
                 let begun: Vec<_> = items
                     .into_iter()
                     .map(|parsed| self.begin(parsed, &admitted, &request, wakeups))
@@ -128,6 +131,18 @@ impl Pipeline {
                     verdicts
                 })
             }
+        }
+    }
+
+    /// Just after a start: until it is known what was stored before.
+    async fn wait_until_known<'e>(
+        &self,
+        parsed: impl Iterator<Item = &'e Result<Event<'e>, Refused>>,
+        request: &Request<'_>,
+    ) {
+        if let Some(desk) = self.desk.as_ref().filter(|desk| !desk.is_rebuilt()) {
+            let types = parsed.flatten().map(Event::event_type);
+            desk.wait_until_known(types, request.deadline).await;
         }
     }
 

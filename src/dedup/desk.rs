@@ -1,6 +1,7 @@
 //! Where the pipeline asks: is this event new?
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -34,7 +35,8 @@ pub struct Desk {
     memory: Arc<Memory>,
     shared: Option<Arc<Shared>>,
     /// Types of which is known what was stored before the start: bits by [`EventType::index`].
-    known: watch::Sender<u16>,
+    known: AtomicU16,
+    changed: watch::Sender<()>,
 }
 
 const ALL: u16 = (1 << EventType::ALL.len()) - 1;
@@ -60,7 +62,8 @@ impl Desk {
         Ok(Some(Self {
             memory: Memory::new(settings, Instant::now()),
             shared,
-            known: watch::Sender::new(0),
+            known: AtomicU16::new(0),
+            changed: watch::Sender::new(()),
         }))
     }
 
@@ -78,41 +81,65 @@ impl Desk {
 
     /// Whether what was stored before the start is known, as far as it ever will be.
     pub fn is_rebuilt(&self) -> bool {
-        *self.known.borrow() == ALL
+        self.knows(ALL)
     }
 
     /// From now on it is, of this type.
     pub fn set_known(&self, event_type: EventType) {
-        self.known
-            .send_modify(|known| *known |= 1 << event_type.index());
+        self.set(bit(event_type));
     }
 
     /// From now on it is, of all types.
     pub fn set_rebuilt(&self) {
-        self.known.send_replace(ALL);
+        self.set(ALL);
     }
 
-    fn knows(&self, event_type: EventType) -> bool {
-        *self.known.borrow() & 1 << event_type.index() != 0
+    fn set(&self, types: u16) {
+        self.known.fetch_or(types, Ordering::Release);
+        self.changed.send_replace(());
+    }
+
+    fn knows(&self, types: u16) -> bool {
+        self.known.load(Ordering::Acquire) & types == types
+    }
+
+    /// Just after a start a request waits until the topics of its events are read back, for half of the time that it has;
+    /// then its events are taken unchecked. A topic that cannot be read does not keep the events of others waiting.
+    ///
+    /// With Redis nothing waits: the verdict comes from there.
+    pub async fn wait_until_known(
+        &self,
+        types: impl Iterator<Item = EventType>,
+        deadline: Instant,
+    ) {
+        let types = types.map(bit).fold(0, std::ops::BitOr::bitor);
+        if self.shared.is_some() || self.knows(types) {
+            return;
+        }
+        let now = Instant::now();
+        let patience = now + deadline.saturating_duration_since(now) / 2;
+        let mut changed = self.changed.subscribe();
+        let is_known = changed.wait_for(|()| self.knows(types));
+        let _ = timeout_at(patience.into(), is_known).await;
     }
 
     /// The verdict, where it can be had at once. Otherwise [`Desk::claim`] is to be waited for, with what comes back.
     ///
     /// # Errors
-    /// It takes a while: another event has to be decided first, Redis asked, or the memory rebuilt.
+    /// It takes a while: another event has to be decided first, or Redis asked.
     pub fn try_claim(
         &self,
         event_type: EventType,
         facts: &Facts<'_>,
         now: Instant,
     ) -> Result<Claimed, Option<Turn>> {
-        if self.shared.is_some() || !self.knows(event_type) {
+        if self.shared.is_some() {
             return Err(None);
         }
         match self.memory.claim(facts, now) {
             Next::Publish(claim) => Ok(Claimed::Publish {
                 claim,
-                unchecked: false,
+                unchecked: !self.knows(bit(event_type)),
             }),
             Next::Duplicate(kind) => Ok(Claimed::Duplicate(kind)),
             Next::Wait(turn) => Err(Some(turn)),
@@ -131,14 +158,11 @@ impl Desk {
         if let Some(turn) = turn {
             timeout_at(deadline.into(), turn).await.ok()?;
         }
-        if self.shared.is_none() {
-            self.wait_until_known(event_type, deadline).await;
-        }
         loop {
             let turn = match &self.shared {
                 None => match self.memory.claim(facts, Instant::now()) {
                     Next::Publish(claim) => {
-                        let unchecked = !self.knows(event_type);
+                        let unchecked = !self.knows(bit(event_type));
                         return Some(Claimed::Publish { claim, unchecked });
                     }
                     Next::Duplicate(kind) => return Some(Claimed::Duplicate(kind)),
@@ -162,17 +186,8 @@ impl Desk {
             timeout_at(deadline.into(), turn).await.ok()?;
         }
     }
+}
 
-    /// Just after a start an event waits until its type's topic is read, for half of the time it has; then it is taken
-    /// unchecked. A topic that cannot be read does not keep the events of others waiting.
-    async fn wait_until_known(&self, event_type: EventType, deadline: Instant) {
-        if self.knows(event_type) {
-            return;
-        }
-        let now = Instant::now();
-        let patience = now + deadline.saturating_duration_since(now) / 2;
-        let mut known = self.known.subscribe();
-        let is_known = known.wait_for(|known| known & 1 << event_type.index() != 0);
-        let _ = timeout_at(patience.into(), is_known).await;
-    }
+fn bit(event_type: EventType) -> u16 {
+    1 << event_type.index()
 }

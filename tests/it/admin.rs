@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use butlr_bridge::event::EventType;
 
-use crate::harness::{Backend, Setup, agent, event, eventually, now_ms, trials};
+use crate::harness::{Backend, Setup, agent, clock_ms, event, eventually, now_ms, trials};
 
 trials! {
     "admin": [
@@ -97,7 +97,7 @@ fn every_series_of_the_ten_types_is_there_from_the_start() {
 
 fn an_event_moves_the_metrics_of_its_type_only() {
     let bridge = Setup::embedded().start();
-    let before = now_ms() as f64 / 1000.0;
+    let before = clock_ms() as f64 / 1000.0;
     let ten_seconds_ago = now_ms() - 10_000;
     bridge
         .send(event(TRAFFIC, "event_1", ten_seconds_ago, "space_1"))

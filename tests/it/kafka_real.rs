@@ -12,8 +12,8 @@ use rdkafka::types::RDKafkaErrorCode;
 use serde_json::Value;
 
 use crate::harness::{
-    Answer, Backend, Bridge, Process, Setup, binary, event, now_ms, records_of, sample, topics_of,
-    trials,
+    Answer, Backend, Bridge, Process, Setup, binary, clock_ms, event, now_ms, records_of, sample,
+    topics_of, trials,
 };
 use crate::load::{Load, assert_stored, by_status, counts};
 use crate::real::{
@@ -151,14 +151,14 @@ fn java_reads_every_record_as_the_contract_says() {
             space,
         ));
     }
-    let began = now_ms();
+    let began = clock_ms();
     let (alone, together) = all.split_at(100);
     for expected in alone {
         bridge.send(&expected.body).expect(200);
     }
     let items: Vec<_> = together.iter().map(|e| e.body.as_str()).collect();
     bridge.send(format!("[{}]", items.join(","))).expect(200);
-    let between = (began, now_ms());
+    let between = (began, clock_ms());
 
     let mut by_id: HashMap<String, Expected> = HashMap::new();
     for expected in all {

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use butlr_bridge::event::EventType;
 
-use crate::harness::{Bridge, Rec, Setup, event, now_ms, sample, spellings, trials};
+use crate::harness::{Bridge, Rec, Setup, clock_ms, event, now_ms, sample, spellings, trials};
 
 trials! {
     "records": [
@@ -97,9 +97,9 @@ fn assert_within(ms: i64, (from, to): (i64, i64)) {
 /// Sends one event that must be stored, and reads its record; with the moments before and after.
 #[track_caller]
 fn published(bridge: &Bridge, event_type: EventType, body: &str) -> (Rec, (i64, i64)) {
-    let from = now_ms();
+    let from = clock_ms();
     let answer = bridge.send(body);
-    let between = (from, now_ms());
+    let between = (from, clock_ms());
     answer.expect(200);
     let told = answer.json();
     let records = bridge.records(event_type);

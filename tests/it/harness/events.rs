@@ -31,12 +31,17 @@ pub fn event(event_type: EventType, id: &str, timestamp_ms: i64, space_id: &str)
     )
 }
 
-/// The time of this machine, another one with each call: two events of one space at the same moment would be the same
+/// The time of this machine.
+pub fn clock_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("after 1970").as_millis() as i64
+}
+
+/// A time for an event: now, and another one with each call. Two events of one space at the same moment would be the same
 /// reading.
 pub fn now_ms() -> i64 {
     static LAST: AtomicI64 = AtomicI64::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.expect("after 1970").as_millis() as i64;
+    let now = clock_ms();
     let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
         Some(now.max(last + 1))
     });

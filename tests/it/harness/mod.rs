@@ -11,7 +11,7 @@ mod trial;
 
 pub use answer::{Answer, Request, agent, read_answer, write_head};
 pub use bridge::{Backend, Bridge, Setup};
-pub use events::{event, now_ms, sample, spellings};
+pub use events::{clock_ms, event, now_ms, sample, spellings};
 pub use process::{Process, binary, without_colours};
 pub use records::{Rec, records_of, topics_of};
 pub use redis::{RedisServer, needs as redis_needs};
