@@ -104,45 +104,53 @@ impl Pipeline {
             }
             Ok(Parsed::One(parsed)) => {
                 let admitted = permit.events(1);
-                self.wait_until_known(std::iter::once(&parsed), &request)
+                self.wait_until_known(std::slice::from_ref(&parsed), &request)
                     .await;
                 let begun = self.begin(parsed, &admitted, &request, wakeups);
                 Answer::One(self.finish(begun, &request, wakeups).await)
             }
             Ok(Parsed::Many(items)) => {
                 let admitted = permit.events(items.len());
-                self.wait_until_known(items.iter(), &request).await;
-                let begun: Vec<_> = items
-                    .into_iter()
-                    .map(|parsed| self.begin(parsed, &admitted, &request, wakeups))
-                    .collect();
-                let waiting = begun.iter().any(|b| matches!(b, Begun::Undecided { .. }));
-                let finished = begun
-                    .into_iter()
-                    .map(|begun| self.finish(begun, &request, wakeups));
-                Answer::Many(if waiting {
-                    // Side by side: one that waits must not keep those behind it from being claimed and sent.
-                    join_all(finished).await
-                } else {
-                    let mut verdicts = Vec::with_capacity(finished.len());
-                    for verdict in finished {
-                        verdicts.push(verdict.await);
-                    }
-                    verdicts
-                })
+                Answer::Many(self.many(items, admitted, &request, wakeups).await)
             }
         }
     }
 
+    /// An array's events. Boxed, as all is that few requests need: each request carries the future of [`Self::process`].
+    fn many<'f, 'b: 'f>(
+        &'b self,
+        items: Vec<Result<Event<'b>, Refused>>,
+        admitted: Result<(), Rejection>,
+        request: &'f Request<'_>,
+        wakeups: &'f Arc<Wakeups>,
+    ) -> LocalBoxFuture<'f, Vec<Verdict<'b>>> {
+        Box::pin(async move {
+            self.wait_until_known(&items, request).await;
+            let begun: Vec<_> = items
+                .into_iter()
+                .map(|parsed| self.begin(parsed, &admitted, request, wakeups))
+                .collect();
+            let waiting = begun.iter().any(|b| matches!(b, Begun::Undecided { .. }));
+            let finished = begun
+                .into_iter()
+                .map(|begun| self.finish(begun, request, wakeups));
+            if waiting {
+                // Side by side: one that waits must not keep those behind it from being claimed and sent.
+                return join_all(finished).await;
+            }
+            let mut verdicts = Vec::with_capacity(finished.len());
+            for verdict in finished {
+                verdicts.push(verdict.await);
+            }
+            verdicts
+        })
+    }
+
     /// Just after a start: until it is known what was stored before.
-    async fn wait_until_known<'e>(
-        &self,
-        parsed: impl Iterator<Item = &'e Result<Event<'e>, Refused>>,
-        request: &Request<'_>,
-    ) {
+    async fn wait_until_known(&self, parsed: &[Result<Event<'_>, Refused>], request: &Request<'_>) {
         if let Some(desk) = self.desk.as_ref().filter(|desk| !desk.is_rebuilt()) {
-            let types = parsed.flatten().map(Event::event_type);
-            desk.wait_until_known(types, request.deadline).await;
+            let types = parsed.iter().flatten().map(Event::event_type);
+            Box::pin(desk.wait_until_known(types, request.deadline)).await;
         }
     }
 
@@ -230,16 +238,16 @@ impl Pipeline {
         wakeups: &Arc<Wakeups>,
     ) -> Begun<'b> {
         let lane = &self.lanes[event.event_type().index()];
-        let sent = Instant::now();
+        let at = Instant::now();
         match self.try_send(&event, lane, claim, request.received_at, wakeups) {
-            Ok(delivery) => Begun::Sent {
+            Ok(delivery) => Begun::Sent(Sent {
                 event,
                 received,
                 lane,
                 delivery,
                 marks,
-                sent,
-            },
+                at,
+            }),
             Err(rejection) => Begun::ended(event, Err(self.refuse(received, rejection))),
         }
     }
@@ -272,30 +280,41 @@ impl Pipeline {
         request: &Request<'_>,
         wakeups: &Arc<Wakeups>,
     ) -> Verdict<'b> {
-        let begun = match begun {
+        let mut sent = match begun {
+            Begun::Sent(sent) => sent,
+            Begun::Ended(verdict) => return verdict,
             Begun::Undecided {
                 event,
                 received,
                 turn,
-            } => self.decide(event, received, turn, request, wakeups).await,
-            begun => begun,
+            } => match self.decide(event, received, turn, request, wakeups).await {
+                Begun::Sent(sent) => sent,
+                Begun::Ended(verdict) => return verdict,
+                Begun::Undecided { .. } => unreachable!("it was decided just now"),
+            },
         };
-        let (event, received, lane, mut delivery, marks, sent) = match begun {
-            Begun::Ended(verdict) => return verdict,
-            Begun::Undecided { .. } => unreachable!("it was decided just now"),
-            Begun::Sent {
-                event,
-                received,
-                lane,
-                delivery,
-                marks,
-                sent,
-            } => (event, received, lane, delivery, marks, sent),
-        };
-        let report = match timeout_at(request.deadline.into(), &mut delivery).await {
+        let report = match timeout_at(request.deadline.into(), &mut sent.delivery).await {
             Ok(report) => Some(report),
-            Err(_) => delivery.abandon(),
+            Err(_) => sent.delivery.abandon(),
         };
+        self.settle(sent, report, request)
+    }
+
+    /// Counts an event out by Kafka's word; `None`: there was none in time.
+    fn settle<'b>(
+        &self,
+        sent: Sent<'b>,
+        report: Option<Report>,
+        request: &Request<'_>,
+    ) -> Verdict<'b> {
+        let Sent {
+            event,
+            received,
+            lane,
+            marks,
+            at,
+            ..
+        } = sent;
         let outcome = match report {
             Some(Report::Stored(receipt)) => {
                 let event_type = event.event_type();
@@ -303,7 +322,7 @@ impl Pipeline {
                     event_type,
                     event.timestamp_ms(),
                     request.received_at,
-                    sent.elapsed(),
+                    at.elapsed(),
                 );
                 self.metrics.marked(event_type, marks);
                 received.settle(Outcome::Published);
@@ -376,16 +395,19 @@ enum Begun<'b> {
         turn: Option<Turn>,
     },
     /// Kafka has been handed it.
-    Sent {
-        event: Event<'b>,
-        received: Received<'b>,
-        lane: &'b Arc<Lane>,
-        delivery: Delivery,
-        marks: MarkSet,
-        sent: Instant,
-    },
+    Sent(Sent<'b>),
     /// Nothing is left to wait for.
     Ended(Verdict<'b>),
+}
+
+/// An event on its way to Kafka.
+struct Sent<'b> {
+    event: Event<'b>,
+    received: Received<'b>,
+    lane: &'b Arc<Lane>,
+    delivery: Delivery,
+    marks: MarkSet,
+    at: Instant,
 }
 
 impl<'b> Begun<'b> {

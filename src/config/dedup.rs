@@ -2,7 +2,8 @@
 
 use super::reader::Reader;
 use super::secret;
-use secrecy::SecretString;
+use redis::IntoConnectionInfo;
+use secrecy::{ExposeSecret, SecretString};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -40,8 +41,10 @@ pub enum Store {
 /// The store that replicas share.
 #[derive(Clone, Debug)]
 pub struct Redis {
-    /// `redis://[user[:password]@]host[:port][/database]`
+    /// `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS.
     pub url: SecretString,
+    /// What all keys begin with. Default `butlr-bridge`.
+    pub prefix: String,
     /// How long an event waits for its answer before the bridge goes on with what it knows itself. Default 100 ms.
     pub timeout: Duration,
 }
@@ -78,10 +81,18 @@ pub(super) fn read(section: &Reader<'_>) -> Dedup {
     let handling = |name| section.choice(name, &HANDLINGS).expect(HAS_DEFAULT);
     let window = |name| section.duration(name, WINDOW).expect(HAS_DEFAULT);
     let most = |name| section.integer(name, 1_000..=1_000_000_000);
+    let (redelivery, repeat) = (handling("redelivery"), handling("repeat"));
+    if redelivery == Handling::Off && repeat != Handling::Off {
+        // An event that came before would count as the current value, and what follows be judged by that.
+        section.mistake(
+            "redelivery",
+            "\"off\" goes only together with repeat = \"off\"; allowed otherwise: drop, tag",
+        );
+    }
     Dedup {
         store: store(section),
-        redelivery: handling("redelivery"),
-        repeat: handling("repeat"),
+        redelivery,
+        repeat,
         id_window: window("id_window"),
         reading_window: window("reading_window"),
         max_ids: most("max_ids").expect(HAS_DEFAULT),
@@ -115,22 +126,42 @@ fn store(section: &Reader<'_>) -> Store {
     let Some(url) = secret::required(section, "redis_url") else {
         return Store::Memory;
     };
+    let prefix = section.read("redis_prefix", |written| prefix(written.text()?));
     if let Err(problem) = redis_url(&url) {
         section.mistake(given.unwrap_or("redis_url"), problem);
         return Store::Memory;
     }
-    Store::Redis(Redis { url, timeout })
+    Store::Redis(Redis {
+        url,
+        prefix: prefix.expect(HAS_DEFAULT),
+        timeout,
+    })
+}
+
+/// Part of each key, so short ones.
+fn prefix(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if (1..=64).contains(&text.len()) && text.chars().all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "{text:?} is no prefix; allowed: 1 to 64 of A-Z a-z 0-9 - _ . :"
+        ))
+    }
 }
 
 /// The value is never repeated: it may hold a password.
 fn redis_url(url: &SecretString) -> Result<(), &'static str> {
-    use secrecy::ExposeSecret;
-    const ALLOWED: &str = "is no such address; allowed: redis://host:6379, with user and password as in redis://user:password@host:6379/0";
-    let rest = url.expose_secret().strip_prefix("redis://");
-    let rest = rest.ok_or(ALLOWED)?;
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let host = authority.rsplit('@').next().unwrap_or(authority);
-    if host.is_empty() || host.starts_with(':') || host.contains(char::is_whitespace) {
+    const ALLOWED: &str = "is no such address; allowed: redis://host:6379 (rediss:// with TLS), with user and password as in redis://user:password@host:6379/0, where characters with a meaning in addresses stand as %40";
+    let text = url.expose_secret();
+    let known = text.starts_with("redis://") || text.starts_with("rediss://");
+    // What comes behind # would turn off the check of the server's certificate.
+    if !known || text.contains('#') || text.into_connection_info().is_err() {
+        return Err(ALLOWED);
+    }
+    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+    let host = rest.rsplit('@').next().unwrap_or(rest);
+    if host.is_empty() || host.starts_with([':', '/']) {
         return Err(ALLOWED);
     }
     Ok(())

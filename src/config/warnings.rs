@@ -1,14 +1,24 @@
 //! What is legal but weak.
 
-use super::Config;
 use super::kafka::property;
 use super::validate::is_loopback;
 use super::value::show_duration;
+use super::{Config, Redis, Store};
 use crate::event::EventType;
+use secrecy::ExposeSecret;
 use std::time::Duration;
 
 /// For how long the sender computes an occupancy again, and what its delivery takes.
 const RECOMPUTED: Duration = Duration::from_secs(6 * 60);
+
+fn is_in_the_clear(redis: &Redis) -> bool {
+    let url = redis.url.expose_secret();
+    let has_password = url.contains('@');
+    let is_near = ["@localhost", "@127.", "@[::1]"]
+        .iter()
+        .any(|near| url.contains(near));
+    url.starts_with("redis://") && has_password && !is_near
+}
 
 /// One sentence for each weakness.
 pub(super) fn of(config: &Config) -> Vec<String> {
@@ -93,6 +103,11 @@ pub(super) fn of(config: &Config) -> Vec<String> {
              {} is too short to recognise all repeats and revisions",
             show_duration(dedup.reading_window)
         ),
+    );
+    warn(
+        matches!(&dedup.store, Store::Redis(redis) if is_in_the_clear(redis)),
+        "dedup.redis_url: redis:// sends Redis' password in the clear; rediss:// does not"
+            .to_owned(),
     );
     let weak = |event_type: &EventType| {
         let spec = topics.topic(*event_type);

@@ -1,7 +1,7 @@
 //! Where the pipeline asks: is this event new?
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -37,6 +37,7 @@ pub struct Desk {
     /// Types of which is known what was stored before the start: bits by [`EventType::index`].
     known: AtomicU16,
     changed: watch::Sender<()>,
+    incomplete: OnceLock<String>,
 }
 
 const ALL: u16 = (1 << EventType::ALL.len()) - 1;
@@ -64,6 +65,7 @@ impl Desk {
             shared,
             known: AtomicU16::new(0),
             changed: watch::Sender::new(()),
+            incomplete: OnceLock::new(),
         }))
     }
 
@@ -94,6 +96,16 @@ impl Desk {
         self.set(ALL);
     }
 
+    /// Not all of it is, and will be: `why`.
+    pub fn set_incomplete(&self, why: String) {
+        let _ = self.incomplete.set(why);
+    }
+
+    /// Why what was stored before the start is not known whole, if so.
+    pub fn incomplete(&self) -> Option<&str> {
+        self.incomplete.get().map(String::as_str)
+    }
+
     fn set(&self, types: u16) {
         self.known.fetch_or(types, Ordering::Release);
         self.changed.send_replace(());
@@ -106,14 +118,14 @@ impl Desk {
     /// Just after a start a request waits until the topics of its events are read back, for half of the time that it has;
     /// then its events are taken unchecked. A topic that cannot be read does not keep the events of others waiting.
     ///
-    /// With Redis nothing waits: the verdict comes from there.
+    /// Also with Redis, which may have been started empty.
     pub async fn wait_until_known(
         &self,
         types: impl Iterator<Item = EventType>,
         deadline: Instant,
     ) {
         let types = types.map(bit).fold(0, std::ops::BitOr::bitor);
-        if self.shared.is_some() || self.knows(types) {
+        if self.knows(types) {
             return;
         }
         let now = Instant::now();
@@ -136,11 +148,10 @@ impl Desk {
         if self.shared.is_some() {
             return Err(None);
         }
+        // Asked first: what is restored meanwhile was not looked at.
+        let unchecked = !self.knows(bit(event_type));
         match self.memory.claim(facts, now) {
-            Next::Publish(claim) => Ok(Claimed::Publish {
-                claim,
-                unchecked: !self.knows(bit(event_type)),
-            }),
+            Next::Publish(claim) => Ok(Claimed::Publish { claim, unchecked }),
             Next::Duplicate(kind) => Ok(Claimed::Duplicate(kind)),
             Next::Wait(turn) => Err(Some(turn)),
         }
@@ -159,10 +170,10 @@ impl Desk {
             timeout_at(deadline.into(), turn).await.ok()?;
         }
         loop {
+            let unchecked = !self.knows(bit(event_type));
             let turn = match &self.shared {
                 None => match self.memory.claim(facts, Instant::now()) {
                     Next::Publish(claim) => {
-                        let unchecked = !self.knows(bit(event_type));
                         return Some(Claimed::Publish { claim, unchecked });
                     }
                     Next::Duplicate(kind) => return Some(Claimed::Duplicate(kind)),
@@ -171,10 +182,7 @@ impl Desk {
                 Some(shared) => match self.memory.hold(facts, Instant::now()) {
                     Held::Hold(hold) => {
                         return match shared.decide(facts, hold, deadline).await {
-                            Decided::Publish(claim) => Some(Claimed::Publish {
-                                claim,
-                                unchecked: false,
-                            }),
+                            Decided::Publish(claim) => Some(Claimed::Publish { claim, unchecked }),
                             Decided::Duplicate(kind) => Some(Claimed::Duplicate(kind)),
                             Decided::TimedOut => None,
                         };

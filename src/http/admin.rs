@@ -110,6 +110,7 @@ impl Admin {
         let entries = desk.memory().entries();
         Some(json!({
             "rebuilding": !desk.is_rebuilt(),
+            "incomplete_because": desk.incomplete(),
             "ids": entries.ids,
             "readings": entries.readings,
             "sources": entries.sources,

@@ -161,7 +161,12 @@ fn check_config_tells_every_mistake_at_once() {
 
 fn check_config_takes_a_good_configuration() {
     let output = check("[kafka]\nbootstrap_servers = \"kafka-1:9092,kafka-2:9092\"");
+    let memory = "MiB of memory for 4000000 ids and 1000000 readings";
+    expect(&output, 0, &["good", "dedup: at most ", memory]);
+    let off = "[dedup]\nredelivery = \"off\"\nrepeat = \"off\"";
+    let output = check(&format!("[kafka]\nbootstrap_servers = \"k:9092\"\n{off}"));
     expect(&output, 0, &["good"]);
+    assert!(!told(&output).contains("dedup: "), "nothing is remembered");
 }
 
 fn check_config_suggests_the_key_that_was_meant() {
@@ -413,6 +418,11 @@ fn good_events_leave_no_line_at_info() {
     eventually("ready", || (readyz(&process) == 200).then_some(()));
     process.wait_for("all topics are seen", |output| {
         (output.matches("the topic is available").count() == 10).then_some(())
+    });
+    process.wait_for("it says what several replicas would not know", |output| {
+        output
+            .contains("copies that reach different ones are not recognised")
+            .then_some(())
     });
     std::thread::sleep(Duration::from_millis(300));
     let before = process.output();

@@ -300,6 +300,7 @@ fn redis_has_an_address_and_a_use() {
         "redis://user:p@host",
         "redis://:p@h/1",
         "redis://[::1]:6379",
+        "rediss://u:p%40@h:6380",
     ] {
         good(&redis(url));
     }
@@ -309,6 +310,8 @@ fn redis_has_an_address_and_a_use() {
         "redis://",
         "redis://:6379",
         "redis://u:hunter2@/0",
+        "redis://u:hunter/2@h",
+        "rediss://u:hunter2@h/#insecure",
     ] {
         let told = bad(&redis(url));
         assert!(
@@ -328,6 +331,18 @@ fn dedup_is_bounded() {
         "dedup.repeat",
         "\"no\" is not known; allowed: drop, tag, off",
     );
+    one_mistake(
+        "dedup.redelivery = 'off'",
+        "dedup.redelivery",
+        "\"off\" goes only together with repeat = \"off\"",
+    );
+    let prefix = |prefix: &str| {
+        format!(
+            "dedup.store = 'redis'\ndedup.redis_url = 'redis://h'\ndedup.redis_prefix = '{prefix}'"
+        )
+    };
+    good(&prefix("staging:1"));
+    one_mistake(&prefix("a b"), "dedup.redis_prefix", "is no prefix");
     assert!(good("dedup.repeat = 'off'").dedup.is_on());
     assert!(
         !good("dedup.repeat = 'off'\ndedup.redelivery = 'off'")
@@ -442,6 +457,10 @@ fn what_is_weak_is_warned_of() {
     );
     warned("shutdown.timeout = '1s'", "may cut requests off");
     warned("dedup.reading_window = '5m'", "5m is too short");
+    warned(
+        "dedup.store = 'redis'\ndedup.redis_url = 'redis://:p@host'",
+        "dedup.redis_url: redis:// sends Redis' password in the clear",
+    );
     warned("kafka.properties.\"compression.type\" = 'zstd'", "Flink");
     warned(
         "kafka.properties.\"security.protocol\" = 'SASL_PLAINTEXT'",

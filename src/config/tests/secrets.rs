@@ -20,7 +20,7 @@ fn secrets_come_inline_or_from_files() {
         "sasl.password" = {path:?}
         [dedup]
         store = "redis"
-        redis_url = "redis://:{SECRET}@host"
+        redis_url = "rediss://:{SECRET}@host"
         [[auth.api_keys]]
         name = "a"
         header = "x"
