@@ -111,7 +111,7 @@ pub(super) static KEYS: &[Key] = &[
     key("dedup.reading_window", Text("15m"), "How long the current value of an occupancy (type, space, timestamp) is remembered"),
     key("dedup.max_ids", Text("4000000"), "Most ids remembered; beyond, the oldest is forgotten (check-config tells the bytes)"),
     key("dedup.max_readings", Text("1000000"), "Most current values, and most spaces and sensors, remembered; beyond, the oldest is forgotten"),
-    key("dedup.rebuild_within", Text("30s"), "After a start, longest time for reading what is remembered back from the topics; 0s: not at all"),
+    key("dedup.rebuild_within", Text("30s"), "After a start, longest time for reading what is remembered back from the topics, counted from Kafka's first answer; 0s: not at all"),
 
     key("log.format", Text("text"), "text for people, json for machines"),
     key("log.level", Text("info"), "error, warn, info, debug or trace"),

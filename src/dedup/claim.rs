@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  claim ──► Next::Publish(Claim) ──► commit, with the delivery's receipt: stored
-//!    ▲         │                  └─► dropped: released, as if it had never been claimed
+//!    ▲         │                  ├─► dropped: certainly not stored; released, as if it had never been claimed
+//!    │         │                  └─► unknown: released, too, and what it would have replaced is no longer relied on
 //!    │         ▼
 //!    └────── Next::Wait(Turn)       while somebody else's claim on the same is undecided
 //! ```
@@ -11,6 +12,8 @@
 
 use std::sync::Arc;
 use std::time::Instant;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::event_id::EventId;
 use super::memory::{Memory, becomes, key_of_conflict};
@@ -60,7 +63,16 @@ pub struct Current {
     pub revision: u32,
 }
 
-/// The right to publish an event. Dropped uncommitted, it is released: whoever waits for it takes its place.
+impl Current {
+    /// Equal to no reading from now on: whatever comes next is published, as a revision of it or as stale.
+    pub(super) fn contest(&mut self) {
+        const CONTESTED: u64 = 0x636f_6e74_6573_7465;
+        self.reading = xxh3_64_with_seed(&self.reading.to_le_bytes(), CONTESTED);
+    }
+}
+
+/// The right to publish an event. Dropped, it says that the event is certainly not stored: whoever waits for it takes its
+/// place.
 #[derive(Debug)]
 #[must_use = "dropped, it is released"]
 pub struct Claim {
@@ -84,6 +96,16 @@ impl Claim {
             lease.commit();
         }
         self.taken.settle(self.stored, now);
+    }
+
+    /// Whether the event is stored is not known, and nobody will tell. Its id is not remembered, and whoever waits for it
+    /// takes its place. Of the value that it would have replaced nobody knows whether it is still the current one, so
+    /// nothing is dropped for being equal to it.
+    pub fn unknown(mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.unknown();
+        }
+        self.taken.contest(self.stored.current.is_some());
     }
 
     pub(super) fn new(taken: Taken, marks: Marks, stored: Stored) -> Self {
@@ -164,7 +186,7 @@ impl Hold {
         self.current.as_ref()
     }
 
-    /// The event is to be published, marked so; `lease` is committed or released together with the claim.
+    /// The event is to be published, marked so; `lease` ends as the claim does.
     pub fn publish(self, marks: Marks, lease: Option<Lease>) -> Claim {
         let mut stored = self.stored;
         if marks.conflict.is_some() && !self.is_conflict {
@@ -226,6 +248,11 @@ impl Taken {
     fn settle(mut self, stored: Stored, now: Instant) {
         self.is_settled = true;
         self.memory.settle(self.id, self.cell, stored, now);
+    }
+
+    fn contest(mut self, replaces: bool) {
+        self.is_settled = true;
+        self.memory.contest(self.id, self.cell, replaces);
     }
 }
 

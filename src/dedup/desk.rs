@@ -56,7 +56,8 @@ impl Desk {
             config::Store::Memory => None,
             config::Store::Redis(redis) => {
                 let errors = metrics.dedup.redis_errors.clone();
-                let shared = Shared::start(settings, redis, &config.topics.template, errors);
+                let topics = EventType::ALL.map(|t| config.topics.topic(t).name.clone());
+                let shared = Shared::start(settings, redis, &topics, errors);
                 Some(shared.map_err(|problem| format!("dedup.redis_url: {problem}"))?)
             }
         };

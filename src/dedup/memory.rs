@@ -4,6 +4,10 @@
 //! An event is compared with what is **stored** only: while another one with the same id, or of the same (type, space,
 //! timestamp), is undecided, the newcomer waits. [`judge`] holds the rules.
 //!
+//! Where it never becomes known whether an event is stored, its id is not remembered; and a current value that it would have
+//! replaced is equal to nothing from then on, because Kafka may have another by now. That costs a copy, where taking it for
+//! current would cost an event.
+//!
 //! # Keys
 //! Ids, readings and the rest are 64-bit hashes, and what is stored is not kept besides. To drop an event by mistake takes
 //! two different ones that agree in two keys: in the id's and the reading's (a redelivery), or in the (type, space,
@@ -15,6 +19,7 @@
 //! the id's first, then the (type, space, timestamp)'s, then the source's, one of each at most; so claiming is atomic, and
 //! nobody can wait in a circle. Those who wait are woken when nothing is locked.
 
+mod doubts;
 mod judge;
 mod room;
 mod shard;
@@ -22,7 +27,7 @@ mod shard;
 pub(super) use judge::{becomes, key_of_conflict};
 
 use std::fmt;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::claim::{Claim, Current, Held, Hold, Next, Stored, Taken, Waiting, under};
@@ -30,6 +35,7 @@ use super::event_id::EventId;
 use super::window::{Tick, Window};
 use super::{Duplicate, Facts, Verdict};
 use crate::config::{self, Handling};
+use doubts::Doubts;
 use judge::Judged;
 use shard::{Id, Shard, Shards, Source, Value};
 
@@ -49,6 +55,8 @@ pub struct Memory {
     ids: Shards<Shard<Id>>,
     values: Shards<Shard<Value>>,
     sources: Shards<Window<Source>>,
+    /// Locked after a value's shard.
+    doubts: Mutex<Doubts>,
 }
 
 /// How much a [`Memory`] holds.
@@ -90,6 +98,7 @@ impl Memory {
             ids: Shards::new(settings.max_ids, Shard::new),
             values: Shards::new(settings.max_readings, Shard::new),
             sources: Shards::new(settings.max_readings, Window::new),
+            doubts: Mutex::default(),
         })
     }
 
@@ -202,21 +211,31 @@ impl Memory {
         self.ids.of(key).stored.restore(id, now.ids_from)
     }
 
-    /// Remembers what was stored as the current value `age` ago; whether it did, as above.
+    /// Remembers what was stored as the current value `age` ago; whether it did, as above. Where an event has meanwhile ended
+    /// unknown, that one may have replaced it.
     pub fn restore_current(
         &self,
         cell: u64,
-        current: Current,
+        mut current: Current,
         age: Duration,
         now: Instant,
     ) -> bool {
         let now = self.moment(now);
+        let mut values = self.values.of(cell);
+        if self.doubts().has(cell) {
+            current.contest();
+        }
         let value = Value {
             cell,
             current,
             stored_at: now.tick.saturating_sub(ticks(age)),
         };
-        self.values.of(cell).stored.restore(value, now.values_from)
+        values.stored.restore(value, now.values_from)
+    }
+
+    /// Nothing more will be restored.
+    pub fn restored(&self) {
+        self.doubts().end();
     }
 
     /// Remembers the time of an event that was stored, if there is room.
@@ -232,6 +251,22 @@ impl Memory {
     pub(super) fn release(&self, id: u64, cell: Option<u64>) {
         let mut locked = self.locked(id, cell);
         let waiting = locked.end(id, cell);
+        drop(locked);
+        waiting.into_iter().for_each(Waiting::wake);
+    }
+
+    /// What was taken is given back, and nobody knows whether it is stored; `replaces`: it would have become the current
+    /// value.
+    pub(super) fn contest(&self, id: u64, cell: Option<u64>, replaces: bool) {
+        let mut locked = self.locked(id, cell);
+        let waiting = locked.end(id, cell);
+        if let (Some(cell), Some(values), true) = (cell, &mut locked.values, replaces) {
+            if let Some(value) = values.stored.get_mut(cell) {
+                value.current.contest();
+            }
+            // What it replaced may come to be known later.
+            self.doubts().add(cell);
+        }
         drop(locked);
         waiting.into_iter().for_each(Waiting::wake);
     }
@@ -258,6 +293,11 @@ impl Memory {
         }
         drop(locked);
         waiting.into_iter().for_each(Waiting::wake);
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, Doubts> {
+        // A panic while this short lock is held leaves nothing half-done behind.
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn newest(&self, source: u64, timestamp_ms: i64) {

@@ -8,29 +8,34 @@
 //! Read backwards, in rounds of growing chunks, so that what is sent again first, the newest, is known first:
 //!
 //! - `partition`, `chunk`: how far a partition is to be read, and what of a chunk counts (pure);
-//! - `told`: what one record tells (pure);
+//! - `told`: what one record tells (pure); `place`: whether it lies where its key belongs (pure);
 //! - `reader`: the Kafka part.
 //!
 //! Kafka's look-up by time is of no use here: it goes by the time of the event. Nor is receipt in the order of offsets,
-//! where records waited on disk (`ce_spooled`): those end no search.
+//! where records waited on disk (`ce_spooled`): those end no search; nor do single ones among others (a replica's wrong
+//! clock, an operator's copy).
 //!
 //! Invariants:
 //!
 //! 1. **What is stored while this runs wins.** Records behind the ends at the start are not read, and what memory has of
 //!    an id or a (type, space, timestamp) is not replaced.
-//! 2. **A current value is restored only when everything behind it in its partition is known**: a value that was since
-//!    replaced, taken for current, would have a revision dropped as a repeat. So a chunk tells current values once it was
-//!    read to its end, and a partition with a chunk that was not is left alone from there on.
+//! 2. **A current value is restored only when everything stored after it is known**: a value that was since replaced, taken
+//!    for current, would have a revision dropped as a repeat. So a chunk tells current values once it was read to its end; a
+//!    partition with a chunk that was not is asked for that one again, and goes no further back before. And a record that
+//!    does not lie in the partition where its key belongs now, because the topic grew, tells none: what replaced it would
+//!    lie in another. What ended unknown since the start puts memory in doubt by itself.
 //! 3. Beside the engine's memory stand what one topic's chunks tell and librdkafka's queue, both bounded.
 
 mod chunk;
 mod partition;
+mod place;
 mod reader;
 #[cfg(test)]
 mod tests;
 mod told;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::config::ClientConfig;
@@ -77,10 +82,12 @@ enum Halt {
     },
 }
 
-/// How long it may go on.
+/// How long it may go on. Before Kafka answers nothing can be stored either, so that waiting for it costs nothing.
 struct Bounds<'s> {
     stop: &'s AtomicBool,
-    deadline: Instant,
+    within: Duration,
+    /// When Kafka first answered.
+    answered: Arc<OnceLock<Instant>>,
 }
 
 impl Bounds<'_> {
@@ -88,14 +95,14 @@ impl Bounds<'_> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Halt::Stopped);
         }
-        match Instant::now() < self.deadline {
-            true => Ok(()),
-            false => Err(Halt::TimeUp),
+        match self.answered.get() {
+            Some(answered) if answered.elapsed() >= self.within => Err(Halt::TimeUp),
+            _ => Ok(()),
         }
     }
 }
 
-/// The moment of the start, by both clocks: receipt is told by the one, memory counts by the other.
+/// The moment from which ages are counted, by both clocks: receipt is told by the one, memory counts by the other.
 #[derive(Clone, Copy, Debug)]
 struct Start {
     instant: Instant,
@@ -140,7 +147,7 @@ impl Topic {
 /// Reads the window back into `memory`, as far as `settings` allow, or until `stop`. Blocks: for a thread of its own.
 ///
 /// `consumer_config` says where Kafka is and how to log in. Topics that do not exist have nothing to tell; a Kafka that is
-/// away is waited for. `known` is told the place of each topic in `topics` of which all is known that will be; those left
+/// away is waited for, and the time that `settings` allow begins with its first answer. `known` is told the place of each topic in `topics` of which all is known that will be; those left
 /// out are so when this returns.
 pub fn rebuild(
     consumer_config: ClientConfig,
@@ -150,15 +157,17 @@ pub fn rebuild(
     stop: &AtomicBool,
     known: &mut dyn FnMut(usize),
 ) -> Outcome {
-    let start = Start::now();
+    let begun = Instant::now();
     let mut run = Run {
         memory,
         settings,
-        start,
+        begun,
+        start: Start::now(),
         window: settings.id_window.max(settings.reading_window),
         bounds: Bounds {
             stop,
-            deadline: start.instant + settings.rebuild_within,
+            within: settings.rebuild_within,
+            answered: Arc::default(),
         },
         left: settings.max_ids as u64,
         known,
@@ -179,6 +188,7 @@ pub fn rebuild(
 struct Run<'r> {
     memory: &'r Memory,
     settings: &'r config::Dedup,
+    begun: Instant,
     start: Start,
     window: Duration,
     bounds: Bounds<'r>,
@@ -198,6 +208,8 @@ impl Run<'_> {
                 Ok(found) => found,
                 Err(halt) => break Err(halt),
             };
+            // It may have taken long.
+            self.start = Start::now();
             found.trouble.into_iter().for_each(|t| self.because(t));
             let mut topics = found.topics;
             for &place in wanted.iter().filter(|place| !found.later.contains(place)) {
@@ -275,11 +287,11 @@ impl Run<'_> {
     fn chunks(&mut self, reader: &Reader, topic: &mut Topic, records: u64) -> Result<(), Halt> {
         let wanting = topic.partitions.iter().filter(|p| p.wants());
         let mut chunks: Vec<Chunk> = wanting.map(|p| p.chunk(records)).collect();
-        let (start, window) = (self.start, self.window);
+        let (start, window, of) = (self.start, self.window, topic.partitions.len());
         let outcome = &mut self.outcome;
         let read = reader.read(&topic.name, &mut chunks, &self.bounds, |chunk, record| {
             outcome.records += 1;
-            outcome.unreadable += u64::from(!chunk.see(record, start, window));
+            outcome.unreadable += u64::from(!chunk.see(record, of, start, window));
         });
         let mut altered = false;
         let wanting = topic.partitions.iter_mut().filter(|p| p.wants());
@@ -305,7 +317,7 @@ impl Run<'_> {
     }
 
     fn end(mut self) -> Outcome {
-        self.outcome.took = self.start.instant.elapsed();
+        self.outcome.took = self.begun.elapsed();
         self.outcome.complete = self.reasons.is_empty();
         let further = self.reasons.len().saturating_sub(REASONS);
         self.reasons.truncate(REASONS);

@@ -18,10 +18,11 @@ pub struct Rebuilding {
 }
 
 impl Rebuilding {
-    /// Starts it; the desk is told when it is over. Events are taken meanwhile.
+    /// Starts it; the desk is told when it is over, and what is missing then. Events are taken meanwhile.
     pub fn start(config: &Config, bootstrap: &str, topics: [String; 10], desk: &Arc<Desk>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         if config.dedup.rebuild_within.is_zero() {
+            desk.memory().restored();
             desk.set_rebuilt();
             return Self { stop, thread: None };
         }
@@ -33,7 +34,7 @@ impl Rebuilding {
                 let (desk, stop) = (Arc::clone(desk), Arc::clone(&stop));
                 move || {
                     // Also after a panic: events must not wait for what does not come.
-                    let _over = Over(Arc::clone(&desk));
+                    let over = Over(&desk);
                     let mut known = |place: usize| desk.set_known(EventType::ALL[place]);
                     let memory = desk.memory();
                     let outcome =
@@ -47,13 +48,17 @@ impl Rebuilding {
                             took_s = outcome.took.as_secs_f64(),
                             "what was stored before the start is known again"
                         ),
-                        Some(_) if stop.load(Ordering::Relaxed) => {}
-                        Some(why) => tracing::warn!(
-                            records = outcome.records,
-                            took_s = outcome.took.as_secs_f64(),
-                            why,
-                            "not all that was stored before the start is known again: copies of it are published as new"
-                        ),
+                        // The bridge ends: nobody is to take what is not known for known.
+                        Some(_) if stop.load(Ordering::Relaxed) => std::mem::forget(over),
+                        Some(why) => {
+                            tracing::warn!(
+                                records = outcome.records,
+                                took_s = outcome.took.as_secs_f64(),
+                                why,
+                                "not all that was stored before the start is known again: copies of it are published as new"
+                            );
+                            desk.set_incomplete(why.clone());
+                        }
                     }
                 }
             })
@@ -65,10 +70,14 @@ impl Rebuilding {
     }
 }
 
-struct Over(Arc<Desk>);
+struct Over<'d>(&'d Desk);
 
-impl Drop for Over {
+impl Drop for Over<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set_incomplete("it failed".to_owned());
+        }
+        self.0.memory().restored();
         self.0.set_rebuilt();
     }
 }
@@ -79,5 +88,45 @@ impl Drop for Rebuilding {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Sources};
+    use crate::metrics::Metrics;
+
+    /// Started with a Kafka that is not there.
+    fn started(within: &str) -> (Rebuilding, Arc<Desk>) {
+        let flags = [
+            ("kafka.bootstrap_servers", "127.0.0.1:1"),
+            ("dedup.rebuild_within", within),
+        ];
+        let sources = Sources {
+            flags: flags.map(|(k, v)| (k.to_owned(), v.into())).into(),
+            ..Sources::default()
+        };
+        let config = config::load(&sources, &|_, _| Ok(())).expect("a configuration");
+        let topics = EventType::ALL.map(|t| t.kebab().to_owned());
+        let desk = Desk::open(&config, &Metrics::new(&topics)).expect("no Redis");
+        let desk = Arc::new(desk.expect("it is on"));
+        let rebuilding = Rebuilding::start(&config, "127.0.0.1:1", topics, &desk);
+        (rebuilding, desk)
+    }
+
+    #[test]
+    fn a_bridge_that_ends_before_it_is_over_knows_nothing_new() {
+        let (rebuilding, desk) = started("1s");
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        assert!(!desk.is_rebuilt(), "its time has not begun");
+        drop(rebuilding);
+        assert!(!desk.is_rebuilt() && desk.incomplete().is_none());
+    }
+
+    #[test]
+    fn nothing_read_is_nothing_to_wait_for() {
+        let (_rebuilding, desk) = started("0s");
+        assert!(desk.is_rebuilt());
     }
 }

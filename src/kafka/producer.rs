@@ -227,7 +227,7 @@ impl Producer {
     }
 
     /// Hands a record to librdkafka; never blocks. The [`Delivery`] ends with librdkafka's report, which also decides the
-    /// record's claim.
+    /// record's claim: stored, certainly not stored, or unknown.
     ///
     /// # Errors
     /// What librdkafka refuses at once; nothing was queued then, and the claim is released.
@@ -253,6 +253,7 @@ impl Producer {
                 if code.is_some_and(ends_the_producer) {
                     running.producer.context().note_fatal();
                 }
+                delivery.refused();
                 Err(rejection(
                     code.unwrap_or(RDKafkaErrorCode::Unknown),
                     record.value.len(),

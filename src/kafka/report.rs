@@ -21,6 +21,32 @@ pub enum Report {
     Failed(RDKafkaErrorCode),
 }
 
+/// Whether a record whose delivery ended with `code` is certainly not stored.
+///
+/// These speak of the record or its batch as it is: the broker looks for them before it appends anything, and any earlier
+/// try of the same batch met the same answer. librdkafka tries again by itself and reports the last error only; so what
+/// depends on the moment (a topic that is missing or forbidden, too few replicas) does not count, because an earlier try may
+/// have been appended with its answer lost. Nor do timeouts, lost connections, purges, sequence errors, fatal errors, and
+/// codes that nobody has thought of.
+fn is_certain(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::*;
+    matches!(
+        code,
+        MessageSizeTooLarge
+            | InvalidMessageSize
+            | MessageBatchTooLarge
+            | InvalidRecord
+            | InvalidDifferentRecord
+            | InvalidTimestamp
+            | InvalidTopic
+            | InvalidRequiredAcks
+            | UnsupportedForMessageFormat
+            | PolicyViolation
+            // Never handed to a broker.
+            | QueueFull
+    )
+}
+
 /// Says that a record is stored, and where. Comes from a delivery report and from nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
@@ -91,7 +117,8 @@ impl Wakeups {
 /// Where a record's report arrives; librdkafka carries it along with the record.
 ///
 /// With it travels the record's claim, so that the report decides it, also when nobody waits any more: committed when the
-/// record is stored, released when it is not.
+/// record is stored, released when it certainly is not, else unknown. Unknown it is, too, when the slot goes without a
+/// report.
 #[derive(Debug)]
 pub struct Slot {
     state: Mutex<State>,
@@ -127,8 +154,10 @@ impl Slot {
         let mut state = lock(&self.state);
         // Before anybody can know of the report: a copy that comes after the answer finds the claim decided.
         match (state.claim.take(), report) {
+            (None, _) => {}
             (Some(claim), Report::Stored(receipt)) => claim.commit(&receipt, Instant::now()),
-            (claim, _) => drop(claim),
+            (Some(claim), Report::Failed(code)) if is_certain(code) => drop(claim),
+            (Some(claim), Report::Failed(_)) => claim.unknown(),
         }
         state.report = Some(report);
         let permit = state.permit.take();
@@ -140,6 +169,16 @@ impl Slot {
             self.wakeups.push(waker);
         }
         !abandoned
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        if let Some(claim) = state.claim.take() {
+            claim.unknown();
+        }
     }
 }
 
@@ -174,6 +213,11 @@ impl Future for Delivery {
 }
 
 impl Delivery {
+    /// The record was not even queued: its claim is released.
+    pub(super) fn refused(self) {
+        drop(lock(&self.0.state).claim.take());
+    }
+
     /// Ends the wait: the report, should it have come in the last moment; otherwise it will be late.
     pub fn abandon(&mut self) -> Option<Report> {
         let mut state = lock(&self.0.state);
@@ -197,6 +241,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
+    use crate::dedup::claim::Next;
+    use crate::dedup::memory::Memory;
+    use crate::dedup::{Duplicate, Facts};
     use crate::event::EventType;
     use crate::kafka::lane::Lane;
     use std::time::Duration;
@@ -234,6 +282,83 @@ mod tests {
             reporter.join().unwrap();
             assert_eq!(lane.in_flight(), 0);
         }
+    }
+
+    /// What a report makes of a revision of 4 to 5: what 4, 5 under other ids and 5 under its own are then.
+    fn ended(end: impl FnOnce(Arc<Slot>)) -> [Option<Duplicate>; 3] {
+        let settings = config::Dedup {
+            store: config::Store::Memory,
+            redelivery: config::Handling::Drop,
+            repeat: config::Handling::Drop,
+            id_window: Duration::from_secs(900),
+            reading_window: Duration::from_secs(900),
+            max_ids: 100,
+            max_readings: 100,
+            rebuild_within: Duration::ZERO,
+        };
+        let now = Instant::now();
+        let memory = Memory::new(&settings, now);
+        let facts = |id: &'static str, value| Facts {
+            id,
+            id_key: id.bytes().map(u64::from).sum(),
+            reading: value,
+            cell: Some(7),
+            source: 1,
+            timestamp_ms: 0,
+            plausible_time: true,
+        };
+        let claim = |id, value| match memory.claim(&facts(id, value), now) {
+            Next::Publish(claim) => Ok(claim),
+            Next::Duplicate(kind) => Err(kind),
+            Next::Wait(_) => panic!("it is decided"),
+        };
+        let receipt = Receipt::for_test();
+        claim("first", 4).expect("new").commit(&receipt, now);
+        let lane = Lane::new(EventType::RoomOccupancy, "t".into(), 10, 10);
+        let revision = claim("revision", 5).expect("a revision");
+        end(Slot::new(
+            lane.enter(1).unwrap(),
+            Some(revision),
+            Arc::default(),
+        ));
+        [("back", 4), ("again", 5), ("revision", 5)].map(|(id, value)| claim(id, value).err())
+    }
+
+    #[test]
+    fn the_report_decides_the_claim() {
+        use Duplicate::*;
+        let stored = [None, Some(Repeat), Some(Redelivery)];
+        let not_stored = [Some(Repeat), None, None];
+        let unknown = [None; 3];
+        assert_eq!(ended(|slot| _ = slot.complete(STORED)), stored);
+        let failed = |code| ended(|slot| _ = slot.complete(Report::Failed(code)));
+        use RDKafkaErrorCode::*;
+        for code in [MessageSizeTooLarge, InvalidRecord, PolicyViolation] {
+            assert_eq!(failed(code), not_stored, "{code:?}");
+        }
+        for code in [
+            MessageTimedOut,
+            RequestTimedOut,
+            BrokerTransportFailure,
+            NotEnoughReplicasAfterAppend,
+            NotEnoughReplicas,
+            TopicAuthorizationFailed,
+            OutOfOrderSequenceNumber,
+            PurgeQueue,
+            PurgeInflight,
+            Fatal,
+            Unknown,
+        ] {
+            assert_eq!(failed(code), unknown, "{code:?}");
+        }
+        // Abandoned or not.
+        let late = ended(|slot| {
+            drop(Delivery::of(Arc::clone(&slot)));
+            slot.complete(STORED);
+        });
+        assert_eq!(late, stored);
+        assert_eq!(ended(drop), unknown, "no report will come");
+        assert_eq!(ended(|slot| Delivery::of(slot).refused()), not_stored);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! After a start, with no store of its own: what was stored before is known again from the tails of the topics.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +14,8 @@ use butlr_bridge::kafka::client;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_bridge::ksuid::Ksuid;
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::json;
@@ -43,12 +44,15 @@ trials! {
         a_topic_that_is_missing_keeps_nobody_waiting,
         a_topic_that_may_not_be_read_is_told,
         the_budget_of_records_is_kept,
-        without_a_kafka_its_time_is_kept,
+        its_time_is_kept,
+        its_time_begins_with_kafkas_first_answer,
+        a_record_of_another_time_ends_no_search,
         it_ends_at_once_when_it_is_to,
         it_can_be_switched_off,
     ],
     "restart" needs ["BUTLR_BRIDGE_TEST_KAFKA"]: [
         markers_of_transactions_are_no_end,
+        a_topic_that_grew_tells_the_current_values,
     ],
     "restart" needs ["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"]: [
         a_kafka_that_is_back_later_is_read_then,
@@ -249,6 +253,23 @@ fn write(address: &str, settings: &[(&str, &str)], records: &[Plain]) {
     producer.flush(limit).expect("stored");
     if is_transaction {
         producer.commit_transaction(limit).expect("committed");
+    }
+}
+
+/// More partitions for a topic, as an operator gives it.
+fn grow_topic(address: &str, topic: &str, partitions: usize) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", address);
+    let admin: AdminClient<DefaultClientContext> = config.create().expect("an admin client");
+    let more = [NewPartitions::new(topic, partitions)];
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+    let grown = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(admin.create_partitions(&more, &options));
+    for result in grown.expect("Kafka is reached") {
+        result.expect("the topic grows");
     }
 }
 
@@ -634,6 +655,12 @@ fn a_topic_that_may_not_be_read_is_told() {
     assert!(outcome.took < Duration::from_secs(10));
     assert!(knows(&memory, &traffic));
     assert!(!knows(&memory, &occupancy));
+    // A bridge goes on saying so.
+    let bridge = world.setup().not_waiting().start();
+    rebuilt(&bridge);
+    let dedup = &bridge.status()["dedup"];
+    let why = dedup["incomplete_because"].as_str().expect("a reason");
+    assert!(why.contains(&denied), "{why}");
 }
 
 fn the_budget_of_records_is_kept() {
@@ -658,19 +685,71 @@ fn the_budget_of_records_is_kept() {
     assert!(knows(&memory, &body(0)));
 }
 
-fn without_a_kafka_its_time_is_kept() {
-    let address: SocketAddr = nobody_there();
+fn its_time_is_kept() {
+    let world = World::embedded(40);
+    let kafka = world.embedded.as_ref().expect("embedded");
+    // The ends of so many partitions take some 40 s to be asked for.
+    let delay = |cluster: &rdkafka::mocking::MockCluster<'static, _>| {
+        cluster.broker_round_trip_time(1, Duration::from_millis(100))
+    };
+    kafka.with(delay).expect("a delay");
     let begun = Instant::now();
-    let stop = AtomicBool::new(false);
-    let (_, outcome) = read(&address.to_string(), "t.{type}", &stop, |dedup| {
+    let (_, outcome) = world.read(&AtomicBool::new(false), |dedup| {
         dedup.rebuild_within = Duration::from_secs(1);
     });
     let took = begun.elapsed();
     assert!(took >= Duration::from_secs(1), "{took:?}");
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(!outcome.complete && outcome.records == 0);
     let why = outcome.why_not.expect("a reason");
     assert!(why.contains("1s (dedup.rebuild_within)"), "{why}");
+}
+
+/// Until then nothing can be stored either.
+fn its_time_begins_with_kafkas_first_answer() {
+    let world = World::embedded(3);
+    let now = now_ms();
+    let body = event(Traffic, "event_1", now, "room_1");
+    world.write(&[Plain::of(&world, &body, now)]);
+    let kafka = world.embedded.as_ref().expect("embedded");
+    let set = |is_up: bool| {
+        kafka.with(move |cluster| match is_up {
+            true => cluster.broker_up(1),
+            false => cluster.broker_down(1),
+        })
+    };
+    set(false).expect("down");
+    let (memory, outcome) = std::thread::scope(|scope| {
+        let stop = AtomicBool::new(false);
+        let world = &world;
+        let reading = scope.spawn(move || {
+            world.read(&stop, |dedup| {
+                dedup.rebuild_within = Duration::from_secs(3);
+            })
+        });
+        std::thread::sleep(Duration::from_secs(5));
+        assert!(!reading.is_finished());
+        set(true).expect("up");
+        reading.join().expect("no panic")
+    });
+    assert!(outcome.complete, "{outcome:?}");
+    assert!(outcome.took >= Duration::from_secs(5));
+    assert!(knows(&memory, &body));
+}
+
+fn a_record_of_another_time_ends_no_search() {
+    let world = World::new();
+    let now = now_ms();
+    let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
+    let of = |n: i64| match n % 500 {
+        499 => Plain::of(&world, &body(n), now - 86_400_000),
+        _ => Plain::of(&world, &body(n), now - MINUTE),
+    };
+    world.write(&(0..12_000).map(of).collect::<Vec<_>>());
+    let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
+    assert!(outcome.complete, "{outcome:?}");
+    assert_eq!((outcome.records, outcome.ids), (12_000, 12_000 - 24));
+    assert!(knows(&memory, &body(0)) && knows(&memory, &body(11_998)));
 }
 
 fn it_ends_at_once_when_it_is_to() {
@@ -732,6 +811,39 @@ fn markers_of_transactions_are_no_end() {
     assert_eq!((outcome.records, outcome.ids), (20, 20));
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!((0..20).all(|n| knows(&memory, &body(n))));
+}
+
+/// Keys move then: what was stored before the growth may lie elsewhere than what replaced it.
+fn a_topic_that_grew_tells_the_current_values() {
+    let world = World::new();
+    let minute = now_ms() - MINUTE;
+    let rooms: Vec<_> = (0..20).map(|n| format!("room_{n}")).collect();
+    let of = |second: i64, room: &str, value: u32| {
+        event(
+            RoomOccupancy,
+            &format!("{}_{room}", id(second)),
+            minute,
+            room,
+        )
+        .replace("\"data\":4", &format!("\"data\":{value}"))
+    };
+    let bridge = world.bridge();
+    for room in &rooms {
+        published(&bridge.send(of(100, room, 4)));
+    }
+    bridge.finish();
+    grow_topic(&world.address, &world.topic(RoomOccupancy), 8);
+    let bridge = world.bridge();
+    for room in &rooms {
+        published(&bridge.send(of(200, room, 5)));
+    }
+    bridge.finish();
+    let bridge = world.bridge();
+    for room in &rooms {
+        duplicate(&bridge.send(of(100, room, 4)), "redelivery");
+        duplicate(&bridge.send(of(300, room, 5)), "repeat");
+        published(&bridge.send(of(400, room, 4)));
+    }
 }
 
 fn a_kafka_that_is_back_later_is_read_then() {

@@ -110,6 +110,80 @@ fn what_is_restored_is_known() {
     assert!(marks.out_of_order);
 }
 
+fn unknown(memory: &Arc<Memory>, event: Event, now: Instant) {
+    let id = event.id();
+    match memory.claim(&event.facts(&id), now) {
+        Next::Publish(claim) => claim.unknown(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_may_have_been_replaced_drops_nothing() {
+    let now = Instant::now();
+    let event = |id, value| Event::occupancy(id, 0, value);
+    let first = event(0, 4);
+    for values in [&[5][..], &[5, 5], &[5, 6, 5]] {
+        // Back to the value that was current, or the same again: its id is not remembered.
+        for value in [4, 5] {
+            let memory = Memory::new(&dropping(), now);
+            publish(&memory, first, now).unwrap();
+            for &value in values {
+                unknown(&memory, event(20, value), now);
+            }
+            let marks = publish(&memory, event(20, value), now).unwrap();
+            let revision = marks.revision.unwrap();
+            assert_eq!(revision.number, 1);
+            assert_eq!(revision.supersedes.to_string(), first.id());
+            assert_eq!(publish(&memory, first, now), Err(Duplicate::Redelivery));
+            let repeat = publish(&memory, event(22, value), now);
+            assert_eq!(repeat, Err(Duplicate::Repeat));
+        }
+    }
+    // What would not have replaced it does not matter.
+    let memory = Memory::new(&dropping(), now);
+    publish(&memory, event(8, 4), now).unwrap();
+    unknown(&memory, event(0, 5), now);
+    unknown(&memory, Event::occupancy(9, 1, 5), now);
+    assert_eq!(publish(&memory, event(10, 4), now), Err(Duplicate::Repeat));
+    // Nothing is known of what was not there.
+    let memory = Memory::new(&dropping(), now);
+    unknown(&memory, event(0, 5), now);
+    assert_eq!(publish(&memory, event(2, 4), now), Ok(Marks::default()));
+}
+
+/// It was claimed before what it replaces was read back.
+#[test]
+fn what_is_restored_may_have_been_replaced_meanwhile() {
+    let now = Instant::now();
+    let (old, new, again) = (
+        Event::occupancy(0, 0, 4),
+        Event::occupancy(2, 0, 5),
+        Event::occupancy(4, 0, 4),
+    );
+    let id = old.id();
+    let facts = old.facts(&id);
+    let restore = |memory: &Arc<Memory>| {
+        let current = Current {
+            reading: facts.reading,
+            id: EventId::new(&id),
+            revision: 0,
+        };
+        memory.restore_current(facts.cell.unwrap(), current, Duration::ZERO, now)
+    };
+    let memory = Memory::new(&dropping(), now);
+    unknown(&memory, new, now);
+    assert!(restore(&memory));
+    let marks = publish(&memory, again, now).unwrap();
+    assert_eq!(marks.revision.unwrap().supersedes.to_string(), id);
+    // All of it was read back before.
+    let memory = Memory::new(&dropping(), now);
+    memory.restored();
+    unknown(&memory, new, now);
+    assert!(restore(&memory));
+    assert_eq!(publish(&memory, again, now), Err(Duplicate::Repeat));
+}
+
 /// Another replica knows of a conflict, or of a current value, that this one does not.
 #[test]
 fn others_know_better() {

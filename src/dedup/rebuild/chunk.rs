@@ -6,6 +6,10 @@ use super::told::{Record, Told};
 use super::{SLACK, Start};
 use crate::dedup::memory::Memory;
 
+/// So many records that did not wait on disk tell whether the search goes on: one may be from another time than those
+/// around it.
+const FIRST: u8 = 8;
+
 /// The records of a partition from one offset to another.
 #[derive(Debug)]
 pub struct Chunk {
@@ -14,6 +18,8 @@ pub struct Chunk {
     end: i64,
     next: i64,
     altered: bool,
+    /// How many of its first records were looked at for their age, and whether all of them are from before the window.
+    looked_at: u8,
     beyond: bool,
     told: Vec<Told>,
 }
@@ -27,7 +33,8 @@ impl Chunk {
             end,
             next: start,
             altered: false,
-            beyond: false,
+            looked_at: 0,
+            beyond: true,
             told: Vec::new(),
         }
     }
@@ -78,26 +85,36 @@ impl Chunk {
         self.altered
     }
 
-    /// Keeps what one of its records tells. Returns whether it is one of the bridge's.
-    pub fn see(&mut self, record: &Record<'_>, start: Start, window: Duration) -> bool {
+    /// Keeps what one of its records tells, in a topic `of` so many partitions. Returns whether it is one of the bridge's.
+    pub fn see(&mut self, record: &Record<'_>, of: usize, start: Start, window: Duration) -> bool {
         let Some(received_ms) = record.received_ms() else {
             return false;
         };
         let age = start.age(received_ms);
-        self.beyond |= !record.spooled() && age > window + SLACK;
+        if !record.spooled() && self.looked_at < FIRST {
+            self.looked_at += 1;
+            self.beyond &= age > window + SLACK;
+        }
         // In a topic of which little is new, most are from before the window: they tell nothing.
         if age > window {
             return true;
         }
-        let told = record.told();
+        let mut told = record.told();
+        if let Some(told) = &mut told
+            && !record.belongs_to(self.partition, of)
+        {
+            // From before the topic grew: what replaced it would lie elsewhere.
+            told.current = None;
+        }
         let is_ours = told.is_some();
         self.told.extend(told);
         is_ours
     }
 
-    /// Before the chunk lies nothing that the window has.
+    /// Before the chunk lies nothing that the window has: its first records are older, and they are in order but for
+    /// some seconds.
     pub fn reaches_beyond(&self) -> bool {
-        self.beyond
+        self.looked_at > 0 && self.beyond
     }
 
     /// Hands on what was told, the last record first: of an id, and of a (type, space, timestamp), that one wins, here as

@@ -103,6 +103,7 @@ impl Reader {
         let look = look::Look {
             client: Arc::clone(self.client()),
             over: Arc::clone(&over),
+            answered: Arc::clone(&bounds.answered),
             trouble: Arc::clone(&self.trouble),
         };
         let wanted: Vec<_> = wanted.iter().map(|&p| (p, names[p].clone())).collect();
@@ -290,7 +291,7 @@ fn show(message: &BorrowedMessage<'_>, each: impl FnOnce(&Record<'_>)) {
     let value = message.payload().unwrap_or_default();
     // rdkafka panics on a header whose name is not UTF-8; a bridge writes none.
     let record = catch_unwind(AssertUnwindSafe(|| {
-        let mut record = Record::new(value);
+        let mut record = Record::new(message.key(), value);
         for header in message.headers().iter().flat_map(|all| all.iter()) {
             record.header(header.key, header.value.unwrap_or_default());
         }

@@ -61,6 +61,7 @@ fn event(body: &str) -> Event<'_> {
 /// A record in a log.
 #[derive(Clone, Debug)]
 struct Stored {
+    key: String,
     value: String,
     headers: Vec<(&'static str, String)>,
 }
@@ -74,7 +75,12 @@ impl Stored {
             ("ce_id", event(&value).id().to_owned()),
             ("ce_receivedat", received),
         ];
-        Self { value, headers }
+        let key = event(&value).space_id().to_owned();
+        Self {
+            key,
+            value,
+            headers,
+        }
     }
 
     fn with(mut self, name: &'static str, value: impl ToString) -> Self {
@@ -83,7 +89,7 @@ impl Stored {
     }
 
     fn record(&self) -> Record<'_> {
-        let mut record = Record::new(self.value.as_bytes());
+        let mut record = Record::new(Some(self.key.as_bytes()), self.value.as_bytes());
         for (name, value) in &self.headers {
             record.header(name, value.as_bytes());
         }
@@ -93,6 +99,11 @@ impl Stored {
 
 /// What Kafka does for a chunk, offsets being places in `log`.
 fn read(log: &[Option<Stored>], chunk: &mut Chunk, start: Start) {
+    read_of(log, chunk, 1, start);
+}
+
+/// The same in a topic of so many partitions.
+fn read_of(log: &[Option<Stored>], chunk: &mut Chunk, of: usize, start: Start) {
     for (offset, stored) in log.iter().enumerate().skip(chunk.start() as usize) {
         if chunk.is_read() {
             return;
@@ -100,7 +111,7 @@ fn read(log: &[Option<Stored>], chunk: &mut Chunk, start: Start) {
         if let Some(stored) = stored
             && chunk.takes(offset as i64)
         {
-            chunk.see(&stored.record(), start, WINDOW);
+            chunk.see(&stored.record(), of, start, WINDOW);
         }
     }
     chunk.end();
@@ -299,7 +310,7 @@ fn half_a_chunk_tells_no_current_value() {
     let mut partition = Partition::new(0, 0, 2);
     let mut chunk = partition.chunk(2);
     assert!(chunk.takes(0));
-    chunk.see(&log[0].as_ref().unwrap().record(), start, WINDOW);
+    chunk.see(&log[0].as_ref().unwrap().record(), 1, start, WINDOW);
     assert!(!partition.read(&chunk));
     assert_eq!(chunk.settle(&memory, start), (1, 0));
     let again = occupancy(&id(300, 3), 1, 5, 4);
@@ -321,6 +332,7 @@ fn others_records_tell_nothing_and_end_nothing() {
     let mut log = vec![Some(Stored::new(start, 60_000, known.clone()))];
     for value in ["", "{}", "[]", "no JSON", "[1,2]", &known] {
         log.push(Some(Stored {
+            key: "room_1".to_owned(),
             value: value.to_owned(),
             headers: vec![("ce_id", "x".to_owned())],
         }));
@@ -330,6 +342,7 @@ fn others_records_tell_nothing_and_end_nothing() {
             ("CE_RECEIVEDAT", "2020-01-01T00:00:00Z".to_owned()),
         ] {
             log.push(Some(Stored {
+                key: String::new(),
                 value: "{}".to_owned(),
                 headers: vec![(name, value)],
             }));
@@ -337,7 +350,7 @@ fn others_records_tell_nothing_and_end_nothing() {
     }
     let ours = |stored: &Option<Stored>| {
         let record = stored.as_ref().unwrap().record();
-        Chunk::new(0, 0, 1).see(&record, start, WINDOW)
+        Chunk::new(0, 0, 1).see(&record, 1, start, WINDOW)
     };
     assert_eq!(log.iter().filter(|s| ours(s)).count(), 1);
     let (memory, _) = rebuilt(&log, &[3], start);
@@ -365,6 +378,60 @@ fn the_window_ends_the_search_and_spooled_records_do_not() {
             verdict(&memory, &body(n), start),
             Verdict::Publish(_)
         ));
+    }
+}
+
+/// An operator's copy, or what a replica with a wrong clock wrote, between the others; or at the end.
+#[test]
+fn one_record_of_another_time_ends_no_search() {
+    let start = Start::now();
+    let beyond = 10 * (WINDOW + SLACK).as_millis() as i64;
+    let body = |n: usize| occupancy(&id(n as i64, 1), n as u8, 5, 4);
+    for odd in 0..60 {
+        let age = |n: usize| if n == odd { beyond } else { 60_000 };
+        let log: Vec<_> = (0..60)
+            .map(|n| Some(Stored::new(start, age(n), body(n))))
+            .collect();
+        let (memory, offsets) = rebuilt(&log, &[10], start);
+        assert_eq!(offsets, 60, "{odd}");
+        for n in (0..60).filter(|n| *n != odd) {
+            assert_eq!(verdict(&memory, &body(n), start), REDELIVERY, "{n} {odd}");
+        }
+    }
+}
+
+/// The topic had two partitions, then three: the key's records lie in one, later ones in another.
+#[test]
+fn what_lies_where_its_key_does_not_belong_tells_no_current_value() {
+    let start = Start::now();
+    // In the order of storing; the key's partition of so many is what librdkafka says.
+    let (first, second) = (id(100, 1), id(200, 2));
+    for space in 0..20 {
+        let key = format!("room_{space}");
+        let place = |of| super::place::partition_of(key.as_bytes(), of).expect("a place");
+        let (before, after) = (place(2), place(3));
+        let old = Stored::new(start, 60_000, occupancy(&first, space, 5, 4));
+        let new = Stored::new(start, 30_000, occupancy(&second, space, 5, 5));
+        let mut logs = [vec![], vec![], vec![]];
+        logs[before as usize].push(Some(old));
+        logs[after as usize].push(Some(new.with("ce_revision", 1)));
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+            let memory = Memory::new(&settings(), start.instant);
+            for place in order {
+                let log = &logs[place];
+                let mut chunk = Chunk::new(place as i32, 0, log.len() as i64);
+                read_of(log, &mut chunk, 3, start);
+                chunk.settle(&memory, start);
+            }
+            let is = |body: &str| verdict(&memory, body, start);
+            let back = is(&occupancy(&id(300, 3), space, 5, 4));
+            assert!(revises(&back, &second, 2), "{back:?}");
+            assert_eq!(is(&occupancy(&id(300, 3), space, 5, 5)), REPEAT);
+            // Its id and its time are known all the same.
+            assert_eq!(is(&occupancy(&first, space, 5, 4)), REDELIVERY);
+            let older = is(&occupancy(&id(300, 3), space, 4, 1));
+            assert!(matches!(older, Verdict::Publish(marks) if marks.out_of_order));
+        }
     }
 }
 
@@ -466,6 +533,35 @@ fn log_of(steps: &[Step], start: Start) -> (Vec<Option<Stored>>, Vec<String>) {
 }
 
 proptest! {
+    /// With a few records of another time in it, the newest of a space's values are still the current ones.
+    #[test]
+    fn odd_ones_hide_nothing(
+        steps in prop::collection::vec(step(), 1..60),
+        odd in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+        sizes in prop::collection::vec(8_u64..20, 1..6),
+    ) {
+        let start = Start::now();
+        // Without gaps and what waited on disk: then chunks begin with more others than odd ones.
+        let steps: Vec<_> = steps
+            .into_iter()
+            .filter(|step| !matches!(step.mark, 0 | 6))
+            .collect();
+        let (mut log, events) = log_of(&steps, start);
+        let (untouched, _) = rebuilt(&log, &sizes, start);
+        for place in odd {
+            let body = occupancy(&id(1, 9), 9, 9, 9);
+            let place = place.index(log.len() + 1);
+            log.insert(place, Some(Stored::new(start, 86_400_000, body)));
+        }
+        let (memory, _) = rebuilt(&log, &sizes, start);
+        prop_assert!(memory.entries().ids >= untouched.entries().ids);
+        for body in &events {
+            if opinion(&untouched, body, start).0 == REDELIVERY {
+                prop_assert_eq!(opinion(&memory, body, start).0, REDELIVERY);
+            }
+        }
+    }
+
     /// However the log is cut, and though reading ends where the window does: memory is what reading all of it makes.
     #[test]
     fn any_chunks_tell_the_same(
@@ -491,11 +587,11 @@ proptest! {
     /// Whatever headers and values a topic has.
     #[test]
     fn anything_can_lie_in_a_topic(
-        value: Vec<u8>, name in "ce_(id|receivedat|revision|spooled|stale)|[a-z_]{0,9}", header: Vec<u8>,
+        key: Option<Vec<u8>>, value: Vec<u8>, name in "ce_(id|receivedat|revision|spooled|stale)|[a-z_]{0,9}", header: Vec<u8>,
     ) {
-        let mut record = Record::new(&value);
+        let mut record = Record::new(key.as_deref(), &value);
         record.header(&name, &header);
         record.header("ce_receivedat", b"2026-11-22T19:45:36.123Z");
-        Chunk::new(0, 0, 1).see(&record, Start::now(), Duration::MAX / 4);
+        Chunk::new(0, 0, 1).see(&record, 3, Start::now(), Duration::MAX / 4);
     }
 }

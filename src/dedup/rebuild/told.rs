@@ -2,6 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
+use super::place::partition_of;
 use crate::dedup::Facts;
 use crate::dedup::claim::Current;
 use crate::dedup::event_id::EventId;
@@ -19,6 +20,7 @@ const FAR_AHEAD_MS: i64 = 3_600_000;
 /// A record, as far as it is looked at.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Record<'r> {
+    key: Option<&'r [u8]>,
     value: &'r [u8],
     id: Option<&'r str>,
     received_ms: Option<i64>,
@@ -32,8 +34,9 @@ pub struct Record<'r> {
 
 impl<'r> Record<'r> {
     /// One without headers.
-    pub fn new(value: &'r [u8]) -> Self {
+    pub fn new(key: Option<&'r [u8]>, value: &'r [u8]) -> Self {
         Self {
+            key,
             value,
             ..Self::default()
         }
@@ -61,6 +64,12 @@ impl<'r> Record<'r> {
     /// When the bridge had it, ms since 1970; `None`: it is none of the bridge's.
     pub fn received_ms(&self) -> Option<i64> {
         self.received_ms
+    }
+
+    /// Whether a bridge would put it into this partition of `of` now.
+    pub fn belongs_to(&self, partition: i32, of: usize) -> bool {
+        self.key
+            .is_some_and(|key| partition_of(key, of) == Some(partition))
     }
 
     /// It waited on disk.

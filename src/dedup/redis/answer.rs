@@ -72,15 +72,16 @@ fn publish(bytes: &[u8], facts: &Facts<'_>, id: &EventId) -> Option<(Marks, Opti
     Some((marks, current))
 }
 
-/// Version, reading, revision, second of the id (-1: none), id.
+/// Version, reading, revision, second of the id (-1: none), epoch in which it can be relied on (none yet), id.
 pub fn pack(current: &Current) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(56);
+    let mut bytes = Vec::with_capacity(64);
     bytes.push(b'1');
     bytes.extend(current.reading.to_le_bytes());
     bytes.extend(current.revision.to_le_bytes());
     // Seconds fit a double exactly, and Lua knows nothing else.
     let seconds = current.id.seconds().unwrap_or(-1) as f64;
     bytes.extend(seconds.to_le_bytes());
+    bytes.extend([0; 8]);
     bytes.extend(current.id.to_string().into_bytes());
     bytes
 }
@@ -89,7 +90,7 @@ fn unpack(bytes: &[u8]) -> Option<Current> {
     let rest = bytes.strip_prefix(b"1")?;
     let (reading, rest) = rest.split_first_chunk()?;
     let (revision, rest) = rest.split_first_chunk()?;
-    let (_seconds, id) = rest.split_first_chunk::<8>()?;
+    let (_seconds_and_epoch, id) = rest.split_first_chunk::<16>()?;
     Some(Current {
         reading: u64::from_le_bytes(*reading),
         id: EventId::new(std::str::from_utf8(id).ok()?),

@@ -1,7 +1,7 @@
 //! Whether Redis is asked at all.
 
 use std::future::pending;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -12,12 +12,19 @@ pub const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// See [`FIRST_PAUSE`].
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// After an outage: by then the other replicas, too, have told what they stored meanwhile. Longer than two attempts to
+/// connect and the pause between them.
+const DOUBT: Duration = Duration::from_secs(6);
+
 /// Closed: Redis is asked. Opened by the first question that gets no answer in time, so that an outage costs time once and
 /// not with each event; closed again by an answer in time to a question of no consequence.
 #[derive(Debug)]
 pub struct Circuit {
     closed: AtomicBool,
     tripped: Notify,
+    made: Instant,
+    /// Since it was made, ms.
+    doubt_ends: AtomicU64,
 }
 
 impl Circuit {
@@ -26,6 +33,8 @@ impl Circuit {
         Self {
             closed: AtomicBool::new(true),
             tripped: Notify::new(),
+            made: Instant::now(),
+            doubt_ends: AtomicU64::new(0),
         }
     }
 
@@ -46,9 +55,17 @@ impl Circuit {
         self.closed.store(false, Ordering::Relaxed);
     }
 
-    /// Redis answers in time.
+    /// Redis answers in time, again.
     pub fn close(&self) {
+        let ends = (self.made.elapsed() + DOUBT).as_millis();
+        let ends = u64::try_from(ends).unwrap_or(u64::MAX);
+        self.doubt_ends.store(ends, Ordering::Relaxed);
         self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was open a moment ago, so that other replicas may still have to tell Redis what they stored.
+    pub fn is_doubtful(&self) -> bool {
+        self.made.elapsed().as_millis() < u128::from(self.doubt_ends.load(Ordering::Relaxed))
     }
 
     /// Waits until somebody got no answer in time.

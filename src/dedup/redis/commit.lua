@@ -1,15 +1,20 @@
 -- An event is stored: what was held for it becomes what later events are compared with.
 --
--- KEYS: the id (of a conflict, its own one); the source's newest time; for an occupancy its current value and the hold on it
+-- KEYS: the id (of a conflict, its own one); the source's newest time; for an occupancy its current value, the hold on it,
+--       and the epoch
 -- ARGV: token, reading, ms the id is remembered (0: not at all), time of the event (empty: it cannot be the newest), ms
---       that is remembered, the new current value (empty: it stays), ms that is remembered (0: not at all)
+--       that is remembered, the new current value (empty: it stays), ms that is remembered (0: not at all), granted ('1':
+--       by Redis, before it was published)
 -- Returns 1, or 0 where another replica took over meanwhile; what that one holds or stored stays.
-local token, held = ARGV[1], '1u' .. ARGV[1]
-local call = redis.call
-local known, last, current, holder = unpack(call('MGET', unpack(KEYS)))
+--
+-- The new value can be relied on if the cell was held from the grant on, in this epoch, and nobody stored anything
+-- meanwhile. Layouts: see claim.lua.
+local token, held, none = ARGV[1], '1u' .. ARGV[1], string.rep('\0', 8)
+local call, sub = redis.call, string.sub
+local known, last, current, hold, epoch = unpack(call('MGET', unpack(KEYS)))
 local mine = 1
 
-if known and known ~= held and string.sub(known, 1, 1) == '1' then
+if known and known ~= held and sub(known, 1, 1) == '1' then
   mine = 0
 elseif tonumber(ARGV[3]) > 0 then
   call('SET', KEYS[1], '1p' .. ARGV[2], 'PX', ARGV[3])
@@ -17,23 +22,37 @@ elseif known == held then
   call('DEL', KEYS[1])
 end
 
-if ARGV[6] ~= '' then
-  local lasts = tonumber(ARGV[7]) > 0
-  if holder == token then
+if KEYS[3] then
+  local value, lasts = ARGV[6], tonumber(ARGV[7]) > 0
+  local granted = hold and sub(hold, 1, 16) == token and sub(hold, 17, 24)
+  local clean = granted and granted == epoch and ARGV[8] == '1'
+  current = current and sub(current, 1, 1) == '1' and current
+  if granted == none then
+    call('SETRANGE', KEYS[4], 32, none)
+  elseif granted then
     call('DEL', KEYS[4])
-    if lasts then
-      call('SET', KEYS[3], ARGV[6], 'PX', ARGV[7])
+  elseif value ~= '' then
+    if hold then
+      call('SETRANGE', KEYS[4], 16, none .. none)
     end
-  elseif holder then
-    mine = 0
-  elseif not current then
-    if lasts then
-      call('SET', KEYS[3], ARGV[6], 'PX', ARGV[7])
+    if hold or current and sub(current, 2, 9) ~= sub(value, 2, 9) then
+      mine = 0
     end
-  elseif string.sub(current, 1, 9) ~= string.sub(ARGV[6], 1, 9) then
-    -- Published without a hold. Which of the two values Kafka has last nobody knows: none is current, so none a repeat.
-    call('DEL', KEYS[3])
-    mine = 0
+  end
+  if clean and value == '' then
+    if current then
+      call('SETRANGE', KEYS[3], 21, sub(hold, 25, 32))
+    end
+  elseif clean and lasts then
+    call('SET', KEYS[3], sub(value, 1, 21) .. epoch .. sub(value, 30), 'PX', ARGV[7])
+  elseif value ~= '' then
+    -- Which value Kafka has last nobody knows. The later id stays, for what comes is compared with that.
+    local stays = current and struct.unpack('<d', current, 14) > struct.unpack('<d', value, 14)
+    if lasts and not stays then
+      call('SET', KEYS[3], value, 'PX', ARGV[7])
+    elseif current then
+      call('SETRANGE', KEYS[3], 21, none)
+    end
   end
 end
 

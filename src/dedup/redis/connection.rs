@@ -48,8 +48,8 @@ impl From<&RedisError> for Away {
     }
 }
 
-/// Connects, and makes sure that this Redis can be written to.
-pub async fn connect(client: Client, probe: Cmd) -> Result<MultiplexedConnection, Away> {
+/// Connects, and says `first`, which makes sure that this Redis can be written to.
+pub async fn connect(client: Client, first: Cmd) -> Result<MultiplexedConnection, Away> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None);
@@ -57,7 +57,7 @@ pub async fn connect(client: Client, probe: Cmd) -> Result<MultiplexedConnection
         let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        probe.exec_async(&mut connection).await?;
+        first.exec_async(&mut connection).await?;
         Ok(connection)
     };
     match timeout(PATIENCE, connecting).await {
@@ -66,7 +66,7 @@ pub async fn connect(client: Client, probe: Cmd) -> Result<MultiplexedConnection
     }
 }
 
-/// The answers to a pipeline, without those to its first `offset` commands, and how long they took.
+/// The answers to a pipeline, without those to its first `offset` commands, none of which may fail; and how long they took.
 pub async fn ask(
     mut connection: MultiplexedConnection,
     (pipeline, offset): (Pipeline, usize),
@@ -78,7 +78,11 @@ pub async fn ask(
     let asking = connection.req_packed_commands(&pipeline, 0, pipeline.len());
     match timeout(PATIENCE, asking).await {
         Ok(Ok(mut values)) => {
-            values.drain(..offset.min(values.len()));
+            for value in values.drain(..offset.min(values.len())) {
+                if let Value::ServerError(error) = value {
+                    return Err(Away::code(error.code()));
+                }
+            }
             Ok((values, since.elapsed()))
         }
         Ok(Err(error)) => Err(Away::from(&error)),

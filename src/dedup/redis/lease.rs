@@ -1,6 +1,7 @@
 //! What a claim holds in Redis, and the line to the thread that talks to it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,19 +10,21 @@ use redis::{Cmd, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use super::circuit::Circuit;
-use super::wire::{Change, Stored, Subject, Terms, Token};
+use super::wire::{Change, Ending, Subject, Terms, Token};
 
 /// What the thread is to do.
 #[derive(Debug)]
 pub enum Message {
     /// Ask, and hand on the answer; none is handed on when there is none.
     Ask(Cmd, oneshot::Sender<Value>),
-    /// Say that something is stored.
-    Commit(Box<Stored>),
-    /// Give back what a claim holds.
-    Release(Cmd),
-    /// Keep what a claim holds.
-    Renew(Cmd),
+    /// Say that something is stored, or may be.
+    End(Box<Ending>),
+    /// Give back what a claim holds: it is not stored.
+    Release(Subject),
+    /// Keep what a claim holds; whether it is that of a conflict.
+    Renew(Subject, bool),
+    /// Keep the epoch.
+    Keep,
 }
 
 /// What all claims of this process share.
@@ -33,25 +36,74 @@ pub struct Line {
     pub circuit: Circuit,
     /// What had to be done without Redis.
     pub errors: IntCounter,
+    /// Tells this process from others.
+    owner: u64,
+    numbers: AtomicU64,
     open: Mutex<HashMap<Token, Open>>,
+    /// Whether there is something stored that Redis will never know of.
+    has_forgotten: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Open {
     subject: Subject,
-    change: Change,
+    conflict: bool,
     renewed: Instant,
 }
 
 impl Line {
-    /// Nothing is claimed yet.
-    pub fn new(terms: Terms, errors: IntCounter) -> Self {
+    /// Nothing is claimed yet. `owner`: a number that no other process has.
+    pub fn new(terms: Terms, owner: u64, errors: IntCounter) -> Self {
         Self {
             terms,
             circuit: Circuit::new(),
             errors,
+            owner,
+            numbers: AtomicU64::new(0),
             open: Mutex::default(),
+            has_forgotten: AtomicBool::new(false),
         }
+    }
+
+    /// 16 bytes that nobody had before.
+    pub fn token(&self) -> Token {
+        let mut token = [0; 16];
+        token[..8].copy_from_slice(&self.owner.to_le_bytes());
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        token[8..].copy_from_slice(&number.to_le_bytes());
+        token
+    }
+
+    /// Begins an epoch: no current value that is in Redis now is relied on any more.
+    pub fn new_epoch(&self) -> Cmd {
+        self.has_forgotten.store(false, Ordering::Relaxed);
+        self.terms.new_epoch(&self.token())
+    }
+
+    /// Redis will not know of `ending`.
+    pub fn forget(&self, ending: &Ending) {
+        if ending.granted {
+            self.errors.inc();
+        }
+        if ending.change.current.is_some() {
+            self.set_forgotten();
+        }
+    }
+
+    /// Current values in Redis are not to be relied on: a new epoch has to begin.
+    pub fn set_forgotten(&self) {
+        self.has_forgotten.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something was forgotten since [`Line::new_epoch`].
+    pub fn has_forgotten(&self) -> bool {
+        self.has_forgotten.load(Ordering::Relaxed)
+    }
+
+    /// As if the process had died: nothing is renewed any more.
+    #[cfg(test)]
+    pub fn die(&self) {
+        self.open().clear();
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Token, Open>> {
@@ -59,7 +111,8 @@ impl Line {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What keeps the claims that were not renewed for `age`.
+    /// What keeps the claims that were not renewed for `age`. Commands are made of it later: delivery reports wait for this
+    /// lock.
     pub fn renewals(&self, age: Duration, now: Instant) -> Vec<Message> {
         let mut open = self.open();
         let due = open
@@ -67,13 +120,13 @@ impl Line {
             .filter(|open| now.saturating_duration_since(open.renewed) >= age);
         due.map(|open| {
             open.renewed = now;
-            Message::Renew(self.terms.renew(&open.subject, &open.change))
+            Message::Renew(open.subject, open.conflict)
         })
         .collect()
     }
 }
 
-/// What a claim holds in Redis. Dropped uncommitted, it is released. Neither ever waits.
+/// What a claim holds in Redis. Dropped, it says that the event is certainly not stored. Nothing here ever waits.
 #[derive(Debug)]
 #[must_use = "dropped, it is released"]
 pub struct Lease {
@@ -119,7 +172,7 @@ impl Lease {
     pub(super) fn open(mut self, granted: bool, change: Change) -> Self {
         let open = Open {
             subject: self.subject,
-            change: change.clone(),
+            conflict: change.conflict,
             renewed: Instant::now(),
         };
         self.line.open().insert(self.subject.token, open);
@@ -128,22 +181,38 @@ impl Lease {
     }
 
     /// What was claimed is stored.
-    pub fn commit(mut self) {
+    pub fn commit(self) {
+        self.end(true);
+    }
+
+    /// Whether what was claimed is stored is not known: others may claim it, and the value that it may have replaced is not
+    /// relied on any more.
+    pub fn unknown(self) {
+        if matches!(&self.state, State::Open { change, .. } if change.current.is_some()) {
+            self.end(false);
+        }
+        // Else there is nothing that it may have replaced.
+    }
+
+    fn end(mut self, stored: bool) {
         let State::Open { granted, change } = std::mem::replace(&mut self.state, State::Settled)
         else {
             return;
         };
         self.line.open().remove(&self.subject.token);
-        let stored = Stored {
+        let ending = Ending {
             subject: self.subject,
             change,
+            stored,
             at: Instant::now(),
             granted,
             again: false,
         };
-        let message = Message::Commit(Box::new(stored));
-        if self.outbox.try_send(message).is_err() && granted {
-            self.line.errors.inc();
+        let message = Message::End(Box::new(ending));
+        if let Err(error) = self.outbox.try_send(message)
+            && let Message::End(ending) = error.into_inner()
+        {
+            self.line.forget(&ending);
         }
     }
 }
@@ -157,8 +226,7 @@ impl Drop for Lease {
                 self.line.open().remove(&self.subject.token);
             }
         }
-        let release = self.line.terms.release(&self.subject);
         // With a full queue it ends by itself, a lease's time from now.
-        let _ = self.outbox.try_send(Message::Release(release));
+        let _ = self.outbox.try_send(Message::Release(self.subject));
     }
 }

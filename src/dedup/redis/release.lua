@@ -1,13 +1,25 @@
--- An event was not stored: what is held for it is free.
+-- An event was not stored: what is held for it is free, and the current value is what it was.
 --
--- KEYS: the id; the id of a conflict; for an occupancy the hold on its current value
+-- KEYS: the id; the id of a conflict; for an occupancy its current value and the hold on it
 -- ARGV: token
+-- Layouts: see claim.lua.
+local none = string.rep('\0', 8)
+local call, sub = redis.call, string.sub
 for place = 1, 2 do
-  if redis.call('GET', KEYS[place]) == '1u' .. ARGV[1] then
-    redis.call('DEL', KEYS[place])
+  if call('GET', KEYS[place]) == '1u' .. ARGV[1] then
+    call('DEL', KEYS[place])
   end
 end
-if KEYS[3] and redis.call('GET', KEYS[3]) == ARGV[1] then
-  redis.call('DEL', KEYS[3])
+local hold = KEYS[3] and call('GET', KEYS[4])
+if hold and sub(hold, 1, 16) == ARGV[1] then
+  if sub(hold, 17, 24) == none then
+    call('SETRANGE', KEYS[4], 32, none)
+  else
+    call('DEL', KEYS[4])
+    local current = call('GET', KEYS[3])
+    if current and sub(current, 1, 1) == '1' then
+      call('SETRANGE', KEYS[3], 21, sub(hold, 25, 32))
+    end
+  end
 end
 return 1

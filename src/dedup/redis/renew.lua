@@ -1,12 +1,20 @@
--- An event is still undecided: what is held for it stays so. What was lost meanwhile is taken again where it is free.
+-- An event is still undecided: what is held for it stays so.
 --
--- KEYS: the id (of a conflict, its own one); the hold on the current value, where its commit will change that
--- ARGV: token, lease in ms
-for place, key in ipairs(KEYS) do
-  local mine = place == 1 and '1u' .. ARGV[1] or ARGV[1]
-  local value = redis.call('GET', key)
-  if not value or value == mine then
-    redis.call('SET', key, mine, 'PX', ARGV[2])
-  end
+-- KEYS: the id (of a conflict, its own one); for an occupancy the hold on its current value
+-- ARGV: token, lease in ms, ms a hold is remembered
+-- Layouts: see claim.lua.
+local call = redis.call
+local mine, value = '1u' .. ARGV[1], call('GET', KEYS[1])
+-- What Redis has lost is taken again where it is free: copies wait then.
+if not value or value == mine then
+  call('SET', KEYS[1], mine, 'PX', ARGV[2])
+end
+-- But not this: somebody may have stored another value meanwhile.
+local hold = KEYS[2] and call('GET', KEYS[2])
+if hold and string.sub(hold, 1, 16) == ARGV[1] then
+  local time = call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  call('SETRANGE', KEYS[2], 32, struct.pack('<d', now + ARGV[2]))
+  call('PEXPIRE', KEYS[2], ARGV[3])
 end
 return 1

@@ -1,4 +1,4 @@
-//! What is said to Redis: keys, the four scripts and what they are given.
+//! What is said to Redis: keys, the scripts and what they are given.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -17,6 +17,11 @@ use crate::dedup::event_id::EventId;
 pub const LEASE: Duration = Duration::from_secs(3);
 /// Between two renewals of a claim that stays open.
 pub const RENEWAL: Duration = Duration::from_secs(1);
+/// For how long it is remembered that a claim ended, or its holder died, without anybody knowing what became of its event:
+/// longer than a record can be on its way to Kafka.
+const SETTLING: Duration = Duration::from_secs(30);
+/// For how long an epoch is remembered at least after the last replica has gone.
+const EPOCH: Duration = Duration::from_secs(24 * 3600);
 /// For how long the newest time of a source is remembered; a silent source is forgotten.
 const NEWEST: Duration = Duration::from_secs(24 * 3600);
 
@@ -47,11 +52,12 @@ impl Script {
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("claim.lua")));
 static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("commit.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("release.lua")));
+static UNKNOWN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("unknown.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 
 /// What has to be loaded into a Redis before it can be asked.
 pub fn scripts() -> impl Iterator<Item = Cmd> {
-    [&CLAIM, &COMMIT, &RELEASE, &RENEW]
+    [&CLAIM, &COMMIT, &RELEASE, &UNKNOWN, &RENEW]
         .into_iter()
         .map(|script| {
             let mut load = cmd("SCRIPT");
@@ -99,6 +105,12 @@ impl Subject {
     }
 }
 
+impl Subject {
+    fn own_if(&self, conflict: bool) -> u64 {
+        if conflict { self.own } else { self.id }
+    }
+}
+
 /// What becomes of what is stored when the claim is committed.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
@@ -108,13 +120,15 @@ pub struct Change {
     pub current: Option<Current>,
 }
 
-/// A record in Kafka that Redis is to know of.
+/// A record in Kafka, or one that may be there: Redis is to know of it.
 #[derive(Debug)]
-pub struct Stored {
+pub struct Ending {
     /// What it is.
     pub subject: Subject,
     /// What it changes.
     pub change: Change,
+    /// Whether it is stored for certain.
+    pub stored: bool,
     /// Since when.
     pub at: Instant,
     /// Whether Redis granted its claim, so that nobody else may have published it.
@@ -146,11 +160,12 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Terms {
-    /// By the settings. Bridges with other topics than these never meet in Redis.
-    pub fn new(settings: &config::Dedup, topic_template: &str) -> Self {
-        let topics = xxh3_64(topic_template.as_bytes()) >> 32;
+    /// By the settings. Bridges with another prefix, or with other topics than these, never meet in Redis.
+    pub fn new(settings: &config::Dedup, prefix: &str, topics: &[String; 10]) -> Self {
+        // No topic's name has a space.
+        let topics = xxh3_64(topics.join(" ").as_bytes()) >> 32;
         Self {
-            prefix: format!("butlr-bridge:{topics:08x}:"),
+            prefix: format!("{prefix}:{topics:08x}:"),
             redelivery: handling(settings.redelivery),
             repeat: handling(settings.repeat),
             id_window: settings.id_window,
@@ -170,6 +185,10 @@ impl Terms {
         self.key("n", subject.source)
     }
 
+    fn epoch(&self) -> String {
+        format!("{}e", self.prefix)
+    }
+
     /// The current value of a cell, and the hold on it.
     fn cell(&self, subject: &Subject) -> impl Iterator<Item = String> {
         let both = subject
@@ -178,20 +197,27 @@ impl Terms {
         both.into_iter().flatten()
     }
 
-    /// The question what an event is. `conflict`, `current`: what the asking replica knows, should Redis have lost it.
+    /// The same, and the epoch in which the value can be relied on.
+    fn cell_and_epoch(&self, subject: &Subject) -> impl Iterator<Item = String> {
+        let epoch = subject.cell.map(|_| self.epoch());
+        self.cell(subject).chain(epoch)
+    }
+
+    /// The question what an event is. `conflict`, `current`: what the asking replica knows, should Redis have lost it;
+    /// `doubt`: no current value is to be relied on.
     pub fn claim(
         &self,
         subject: &Subject,
         id: &EventId,
-        conflict: bool,
-        current: Option<&Current>,
+        (conflict, current): (bool, Option<&Current>),
+        doubt: bool,
     ) -> Cmd {
         let mut keys = vec![
             self.id(subject.id),
             self.id(subject.own),
             self.newest(subject),
         ];
-        keys.extend(self.cell(subject));
+        keys.extend(self.cell_and_epoch(subject));
         let mut call = CLAIM.call(&keys);
         call.arg(&subject.token)
             .arg(millis(LEASE))
@@ -202,29 +228,34 @@ impl Terms {
             .arg(subject.time)
             .arg(id.seconds().unwrap_or(-1))
             .arg(u8::from(conflict))
-            .arg(current.map(pack).unwrap_or_default());
+            .arg(current.map(pack).unwrap_or_default())
+            .arg(u8::from(doubt))
+            .arg(millis(SETTLING));
         call
     }
 
-    /// Says that an event is stored; `None` when that is too long ago to matter.
-    pub fn commit(&self, stored: &Stored, now: Instant) -> Option<Cmd> {
-        let subject = &stored.subject;
-        let age = now.saturating_duration_since(stored.at);
+    /// Says that an event is stored, or may be; `None` when that is too long ago to matter.
+    pub fn end(&self, ending: &Ending, now: Instant) -> Option<Cmd> {
+        let age = now.saturating_duration_since(ending.at);
         let left = |window: Duration| millis(window.saturating_sub(age));
         if left(self.id_window.max(self.reading_window)) == 0 {
             return None;
         }
+        Some(match ending.stored {
+            true => self.commit(ending, left),
+            false => self.unknown(&ending.subject),
+        })
+    }
+
+    fn commit(&self, ending: &Ending, left: impl Fn(Duration) -> u64) -> Cmd {
+        let subject = &ending.subject;
         let mut keys = vec![
-            self.id(if stored.change.conflict {
-                subject.own
-            } else {
-                subject.id
-            }),
+            self.id(subject.own_if(ending.change.conflict)),
             self.newest(subject),
         ];
-        keys.extend(self.cell(subject));
+        keys.extend(self.cell_and_epoch(subject));
         let time = subject.plausible.then(|| subject.time.to_string());
-        let current = stored.change.current.as_ref().map(pack);
+        let current = ending.change.current.as_ref().map(pack);
         let mut call = COMMIT.call(&keys);
         call.arg(&subject.token)
             .arg(&subject.reading.to_le_bytes())
@@ -232,32 +263,61 @@ impl Terms {
             .arg(time.unwrap_or_default())
             .arg(left(NEWEST))
             .arg(current.unwrap_or_default())
-            .arg(left(self.reading_window));
-        Some(call)
+            .arg(left(self.reading_window))
+            .arg(u8::from(ending.granted));
+        call
+    }
+
+    fn unknown(&self, subject: &Subject) -> Cmd {
+        let mut call = UNKNOWN.call(&self.held(subject));
+        call.arg(&subject.token).arg(millis(SETTLING));
+        call
     }
 
     /// Gives back all that a claim may hold.
     pub fn release(&self, subject: &Subject) -> Cmd {
-        let mut keys = vec![self.id(subject.id), self.id(subject.own)];
-        keys.extend(self.cell(subject).skip(1));
-        let mut call = RELEASE.call(&keys);
+        let mut call = RELEASE.call(&self.held(subject));
         call.arg(&subject.token);
         call
     }
 
-    /// Keeps what a claim holds.
-    pub fn renew(&self, subject: &Subject, change: &Change) -> Cmd {
-        let mut keys = vec![self.id(if change.conflict {
-            subject.own
-        } else {
-            subject.id
-        })];
-        if change.current.is_some() {
-            keys.extend(self.cell(subject).skip(1));
-        }
+    fn held(&self, subject: &Subject) -> Vec<String> {
+        let mut keys = vec![self.id(subject.id), self.id(subject.own)];
+        keys.extend(self.cell(subject));
+        keys
+    }
+
+    /// Keeps what a claim holds; of a conflict that is another id.
+    pub fn renew(&self, subject: &Subject, conflict: bool) -> Cmd {
+        let mut keys = vec![self.id(subject.own_if(conflict))];
+        keys.extend(self.cell(subject).skip(1));
         let mut call = RENEW.call(&keys);
-        call.arg(&subject.token).arg(millis(LEASE));
+        call.arg(&subject.token)
+            .arg(millis(LEASE))
+            .arg(millis(SETTLING));
         call
+    }
+
+    /// From now on no current value that is there is relied on; `unique` nobody has ever given before. Only a Redis that can
+    /// be written to answers it.
+    pub fn new_epoch(&self, unique: &[u8]) -> Cmd {
+        // Never all zero, which stands for none.
+        let epoch = xxh3_64(unique) | 1;
+        let mut call = cmd("SET");
+        call.arg(self.epoch()).arg(&epoch.to_le_bytes());
+        call.arg("PX").arg(millis(self.epoch_lasts()));
+        call
+    }
+
+    /// Keeps the epoch; 0 where there is none any more.
+    pub fn keep_epoch(&self) -> Cmd {
+        let mut call = cmd("PEXPIRE");
+        call.arg(self.epoch()).arg(millis(self.epoch_lasts()));
+        call
+    }
+
+    fn epoch_lasts(&self) -> Duration {
+        EPOCH.max(2 * self.reading_window)
     }
 
     /// Something that only a Redis that can be written to answers.

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::circuit::{FIRST_PAUSE, LONGEST_PAUSE, Probe};
 use super::connection::{Away, PATIENCE, ask, connect};
 use super::lease::{Line, Message};
-use super::wire::{RENEWAL, Stored, scripts};
+use super::wire::{RENEWAL, scripts};
 
 /// Messages that wait for the thread; more than that, and Redis counts as slow.
 pub const QUEUE: usize = 16_384;
@@ -76,8 +76,9 @@ impl Worker {
         let mut pause = FIRST_PAUSE;
         loop {
             let client = self.client.clone();
-            let probe = self.line.terms.probe();
-            let away = match self.meanwhile(connect(client, probe)).await {
+            // It may have lost something, and so may this replica: before anything is asked.
+            let epoch = self.line.new_epoch();
+            let away = match self.meanwhile(connect(client, epoch)).await {
                 Ok(Ok(connection)) => {
                     let since = Instant::now();
                     self.load = true;
@@ -142,67 +143,75 @@ impl Worker {
         }
     }
 
-    /// Keeps what Redis is to know once it is back; everything else has lost its sense by then.
+    /// Keeps what Redis is to know once it is back, the latest of it; everything else has lost its sense by then.
     fn keep(&mut self, message: Message) {
-        let Message::Commit(mut stored) = message else {
+        let Message::End(mut ending) = message else {
             return;
         };
-        if self.first.len() < QUEUE {
-            stored.again = true;
-            self.first.push_back(Message::Commit(stored));
-        } else {
-            self.lost(&stored);
+        ending.again = true;
+        self.first.push_back(Message::End(ending));
+        if self.first.len() > QUEUE
+            && let Some(Message::End(oldest)) = self.first.pop_front()
+        {
+            self.line.forget(&oldest);
         }
     }
 
-    /// Redis will not know of this one, or another replica has published it too.
-    fn lost(&self, stored: &Stored) {
-        if stored.granted {
-            self.line.errors.inc();
-        }
-    }
-
-    /// What is sent at once: the scripts where they are missing, a probe where one is due, then the messages. Those that
-    /// came too late are left out, there and here.
-    fn pipeline(&mut self, messages: &mut Vec<Message>, probe: bool) -> (Pipeline, usize) {
+    /// What is sent at once: the scripts where they are missing, an epoch or a probe where one is due, then the messages.
+    /// Those that came too late are left out, there and here.
+    fn pipeline(
+        &mut self,
+        messages: &mut Vec<Message>,
+        load: bool,
+        probe: bool,
+    ) -> (Pipeline, usize) {
         let mut pipeline = Pipeline::with_capacity(messages.len() + 8);
-        if std::mem::take(&mut self.load) {
+        if load {
             for load in scripts() {
                 pipeline.add_command(load);
             }
+        }
+        if self.line.has_forgotten() {
+            pipeline.add_command(self.line.new_epoch());
         }
         if probe {
             pipeline.add_command(self.line.terms.probe());
         }
         let offset = pipeline.len();
         let now = Instant::now();
+        let terms = &self.line.terms;
         messages.retain(|message| {
             let command = match message {
-                Message::Commit(stored) => self.line.terms.commit(stored, now),
-                Message::Ask(command, _) | Message::Release(command) | Message::Renew(command) => {
-                    Some(command.clone())
-                }
+                Message::Ask(command, _) => command.clone(),
+                Message::End(ending) => match terms.end(ending, now) {
+                    Some(command) => command,
+                    None => {
+                        self.line.forget(ending);
+                        return false;
+                    }
+                },
+                Message::Release(subject) => terms.release(subject),
+                Message::Renew(subject, conflict) => terms.renew(subject, *conflict),
+                Message::Keep => terms.keep_epoch(),
             };
-            match (command, message) {
-                (Some(command), _) => {
-                    pipeline.add_command(command);
-                    return true;
-                }
-                (None, Message::Commit(stored)) => self.lost(stored),
-                (None, _) => {}
-            }
-            false
+            pipeline.add_command(command);
+            true
         });
         (pipeline, offset)
     }
 
-    /// Hands on the answers to a pipeline.
-    fn settle(&mut self, messages: Vec<Message>, values: Vec<Value>) -> Result<(), Away> {
+    /// Hands on the answers to a pipeline; `loaded`: with it the scripts were.
+    fn settle(
+        &mut self,
+        messages: Vec<Message>,
+        loaded: bool,
+        values: Vec<Value>,
+    ) -> Result<(), Away> {
         let mut unloaded = Vec::new();
         let mut result = Ok(());
         for (message, value) in messages.into_iter().zip(values) {
             match (message, value) {
-                (message, Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
+                (message, Value::ServerError(error)) if error.code() == "NOSCRIPT" && !loaded => {
                     unloaded.push(message);
                 }
                 (message, Value::ServerError(error)) => {
@@ -211,7 +220,10 @@ impl Worker {
                 }
                 // Nobody may wait for it any more.
                 (Message::Ask(_, reply), value) => drop(reply.send(value)),
-                (Message::Commit(stored), Value::Int(0)) if !stored.again => self.lost(&stored),
+                (Message::End(ending), Value::Int(0)) if ending.granted && !ending.again => {
+                    self.line.errors.inc();
+                }
+                (Message::Keep, Value::Int(0)) => self.line.set_forgotten(),
                 _ => {}
             }
         }
@@ -242,7 +254,7 @@ impl Worker {
     async fn serve(&mut self, connection: MultiplexedConnection) -> End {
         let line = Arc::clone(&self.line);
         let mut flying = FuturesOrdered::new();
-        let mut sent: VecDeque<Vec<Message>> = VecDeque::new();
+        let mut sent: VecDeque<(Vec<Message>, bool)> = VecDeque::new();
         let mut next = Vec::new();
         let mut renewal = interval(RENEWAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -254,15 +266,17 @@ impl Worker {
         let mut closed = false;
         let end = loop {
             let room = flying.len() < IN_FLIGHT;
-            if room && (probe.is_due() || !next.is_empty() || !self.first.is_empty()) {
+            let due = probe.is_due() || line.has_forgotten();
+            if room && (due || !next.is_empty() || !self.first.is_empty()) {
                 while next.len() < BATCH
                     && let Some(message) = self.first.pop_front()
                 {
                     next.push(message);
                 }
-                let pipeline = self.pipeline(&mut next, probe.take());
+                let load = std::mem::take(&mut self.load);
+                let pipeline = self.pipeline(&mut next, load, probe.take());
                 flying.push_back(ask(connection.clone(), pipeline));
-                sent.push_back(std::mem::take(&mut next));
+                sent.push_back((std::mem::take(&mut next), load));
                 continue;
             }
             if closed && flying.is_empty() {
@@ -272,17 +286,17 @@ impl Worker {
                 // In this order, so that a pipeline is on its way before the next is made.
                 biased;
                 Some(answered) = flying.next(), if !flying.is_empty() => {
-                    let messages = sent.pop_front().expect("one for each pipeline");
+                    let (messages, loaded) = sent.pop_front().expect("one for each pipeline");
                     match answered {
                         Ok((values, took)) => {
-                            let settled = self.settle(messages, values);
+                            let settled = self.settle(messages, loaded, values);
                             if let Err(away) = settled {
                                 break End::Away(away);
                             }
                             self.judge(took, &mut probe);
                         }
                         Err(away) => {
-                            sent.push_front(messages);
+                            sent.push_front((messages, loaded));
                             break End::Away(away);
                         }
                     }
@@ -292,6 +306,8 @@ impl Worker {
                 _ = renewal.tick() => {
                     self.first.extend(line.renewals(unrenewed_for, Instant::now()));
                     unrenewed_for = RENEWAL;
+                    // Also to see, where nothing else is to be said, that Redis is still there.
+                    self.first.push_back(Message::Keep);
                 }
                 count = self.inbox.recv_many(&mut next, BATCH), if room && !closed => {
                     closed = count == 0;
@@ -300,8 +316,36 @@ impl Worker {
         };
         drop(flying);
         sent.into_iter()
-            .flatten()
+            .flat_map(|(messages, _)| messages)
             .for_each(|message| self.keep(message));
         end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dedup::redis::tests::{line, unheld};
+
+    #[test]
+    fn what_redis_is_to_know_is_kept_the_latest_of_it() {
+        let line = Arc::new(line());
+        let (_outbox, inbox) = mpsc::channel(1);
+        let client = Client::open("redis://127.0.0.1:1").unwrap();
+        let mut worker = Worker::new(client, Arc::clone(&line), inbox, Duration::ZERO);
+        let tokens: Vec<_> = (0..QUEUE + 3).map(|_| line.token()).collect();
+        for (number, token) in tokens.iter().enumerate() {
+            assert!(!line.has_forgotten() || number > QUEUE);
+            worker.keep(Message::End(unheld(*token)));
+        }
+        let kept = worker.first.iter().map(|message| match message {
+            Message::End(ending) => ending.subject.token,
+            _ => panic!("{message:?}"),
+        });
+        assert!(kept.eq(tokens.into_iter().skip(3)));
+        assert!(line.has_forgotten());
+        assert_eq!(line.errors.get(), 0, "Redis had granted none of them");
+        let _ = line.new_epoch();
+        assert!(!line.has_forgotten());
     }
 }

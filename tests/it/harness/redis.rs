@@ -1,5 +1,6 @@
 //! A Redis of the test's own, to be killed, paused and started again.
 
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -24,7 +25,7 @@ fn program() -> Option<PathBuf> {
     all.find(|program| program.is_file())
 }
 
-/// Empty at each start; killed when dropped.
+/// Empty at each start, but for what a test had it `SAVE`; killed when dropped.
 pub struct RedisServer {
     port: u16,
     arguments: Vec<String>,
@@ -35,15 +36,21 @@ impl RedisServer {
     /// Starts one on a free port, with these arguments in addition.
     #[track_caller]
     pub fn start(arguments: &[&str]) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let mut server = Self {
-            port: free.local_addr().expect("bound").port(),
-            arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
-            child: None,
-        };
-        drop(free);
-        server.start_again();
-        server
+        for _ in 0..20 {
+            let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let mut server = Self {
+                port: free.local_addr().expect("bound").port(),
+                arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
+                child: None,
+            };
+            drop(free);
+            let _ = std::fs::remove_file(server.snapshot());
+            if server.try_start() {
+                return server;
+            }
+            // Somebody else was faster.
+        }
+        panic!("no Redis on any port");
     }
 
     /// Its address, for anyone.
@@ -51,9 +58,25 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// No other test's, nor one of an earlier run.
+    fn snapshot(&self) -> PathBuf {
+        let name = format!("butlr-bridge-{}-{}.rdb", std::process::id(), self.port);
+        std::env::temp_dir().join(name)
+    }
+
     /// Its port, the same after a kill and a start.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Has it write down what it knows, for when it is started again.
+    #[track_caller]
+    pub fn save(&self) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it runs");
+        stream.write_all(b"SAVE\r\n").expect("it listens");
+        let mut answer = [0; 3];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"+OK");
     }
 
     /// Ends it at once.
@@ -64,15 +87,23 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again, without anything it knew.
+    /// Starts it again, without anything it knew, but for what it had to `SAVE`.
     #[track_caller]
     pub fn start_again(&mut self) {
+        assert!(self.try_start(), "no Redis on port {}", self.port);
+    }
+
+    /// Whether it runs, and is the one that answers there.
+    fn try_start(&mut self) -> bool {
         self.kill();
         let program = program().expect("the test is skipped without it");
         let port = self.port.to_string();
         let child = Command::new(program)
             .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "no", "--dir", "/tmp"])
+            .args(["--appendonly", "no", "--dir"])
+            .arg(std::env::temp_dir())
+            .arg("--dbfilename")
+            .args(self.snapshot().file_name())
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -80,10 +111,30 @@ impl RedisServer {
             .spawn();
         self.child = Some(child.expect("redis-server starts"));
         let since = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(since.elapsed() < Duration::from_secs(10), "no Redis");
+        while since.elapsed() < Duration::from_secs(10) {
+            let child = self.child.as_mut().expect("it was started");
+            if child.try_wait().expect("a child").is_some() {
+                return false;
+            }
+            if self.answers() {
+                return true;
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
+        false
+    }
+
+    /// Whether it has loaded what it has; one that wants a password first says so.
+    fn answers(&self) -> bool {
+        let ask = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(b"PING\r\n")?;
+            let mut answer = [0; 5];
+            stream.read_exact(&mut answer)?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        matches!(ask(), Ok(answer) if [b"+PONG", b"-NOAU"].contains(&&answer))
     }
 
     /// Lets it stand still: connections stay open, nothing answers.
@@ -107,5 +158,6 @@ impl RedisServer {
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
+        let _ = std::fs::remove_file(self.snapshot());
     }
 }

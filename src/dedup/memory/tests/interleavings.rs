@@ -16,18 +16,21 @@ use crate::dedup::claim::Turn;
 enum Fate {
     /// Its delivery succeeds.
     Stored,
-    /// Its delivery fails.
+    /// Its delivery fails: it is certainly not stored.
     Fails,
+    /// Nobody knows what became of its delivery.
+    Unknown,
     /// As `Stored`; but when it has to wait, it is given up.
     GivesUp,
 }
 
-const FATES: [Fate; 3] = [Fate::Stored, Fate::Fails, Fate::GivesUp];
+const FATES: [Fate; 4] = [Fate::Stored, Fate::Fails, Fate::Unknown, Fate::GivesUp];
 
 #[derive(Clone, Debug, PartialEq)]
 enum End {
     Stored(Marks),
     Failed,
+    Unknown,
     GaveUp,
     Duplicate(Duplicate),
 }
@@ -101,6 +104,10 @@ impl<'r> Run<'r> {
             State::Holds(claim) if contender.fate == Fate::Fails => {
                 drop(claim);
                 State::Ended(End::Failed)
+            }
+            State::Holds(claim) if contender.fate == Fate::Unknown => {
+                claim.unknown();
+                State::Ended(End::Unknown)
             }
             State::Holds(claim) => {
                 let marks = claim.marks().clone();
@@ -215,6 +222,35 @@ fn as_if_one_after_the_other() {
     assert!(runs > 2_000, "{runs}");
 }
 
+/// What goes back to a value that a revision of unknown fate may have replaced is published, in whatever order they come.
+#[test]
+fn what_may_have_been_replaced_is_published_again() {
+    let event = Event::occupancy;
+    let contenders = [
+        (event(4, 0, 2), Fate::Unknown),
+        (event(6, 0, 1), Fate::Stored),
+    ];
+    for by_hold in [false, true] {
+        let contenders = contenders.map(|(event, fate)| Contender {
+            event,
+            fate,
+            by_hold,
+        });
+        let all = all(&contenders, &[event(0, 0, 1)]);
+        let came_first = [End::Unknown, End::Duplicate(Duplicate::Repeat)];
+        for ends in &all {
+            let End::Stored(marks) = &ends[1] else {
+                // Before the revision was claimed.
+                assert_eq!(*ends, came_first);
+                continue;
+            };
+            let revision = marks.revision.as_ref().expect("a revision");
+            assert_eq!(revision.supersedes.to_string(), event(0, 0, 1).id());
+        }
+        assert!(all.contains(&came_first) && all.iter().any(|ends| *ends != came_first));
+    }
+}
+
 #[test]
 fn of_two_copies_one_is_stored() {
     let event = Event::occupancy(4, 0, 1);
@@ -238,6 +274,11 @@ fn of_two_copies_one_is_stored() {
     for ends in ends([Fate::Fails, Fate::Stored]) {
         assert_eq!(ends[1], stored);
         assert!([End::Failed, redelivery.clone()].contains(&ends[0]));
+    }
+    // Also when nobody knows: it may be there twice, and it is there.
+    for ends in ends([Fate::Unknown, Fate::Stored]) {
+        assert_eq!(ends[1], stored);
+        assert!([End::Unknown, redelivery.clone()].contains(&ends[0]));
     }
     for ends in ends([Fate::Fails, Fate::Fails]) {
         assert_eq!(ends, [End::Failed, End::Failed]);

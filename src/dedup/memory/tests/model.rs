@@ -84,6 +84,14 @@ struct Current {
     id: EventId,
     revision: u32,
     at: Duration,
+    /// It may have been replaced: nothing is equal to it.
+    in_doubt: bool,
+}
+
+impl Current {
+    fn is(&self, event: Event) -> bool {
+        self.event.value == event.value && !self.in_doubt
+    }
 }
 
 /// What a claim took, and what it will leave.
@@ -177,9 +185,8 @@ impl Model {
             };
             match current {
                 None => {}
-                Some(current) if current.event.value == event.value && marks.conflict.is_some() => {
-                }
-                Some(current) if current.event.value == event.value => match self.settings.repeat {
+                Some(current) if current.is(event) && marks.conflict.is_some() => {}
+                Some(current) if current.is(event) => match self.settings.repeat {
                     Handling::Drop => {
                         self.ids.insert(key, (event.reading(), now));
                         return Next::Duplicate(Duplicate::Repeat);
@@ -252,12 +259,21 @@ impl Model {
                 id: EventId::new(&own_id.unwrap_or(event.id())),
                 revision,
                 at: now,
+                in_doubt: false,
             };
             self.current.insert(event.place, current);
         }
         if event.plausible_time {
             let newest = self.newest.entry(event.source()).or_insert(i64::MIN);
             *newest = event.timestamp_ms().max(*newest);
+        }
+        self.release(claimed);
+    }
+
+    pub fn unknown(&mut self, claimed: Claimed) {
+        let current = self.current.get_mut(&claimed.event.place);
+        if let (Some(_), Some(current)) = (claimed.becomes, current) {
+            current.in_doubt = true;
         }
         self.release(claimed);
     }

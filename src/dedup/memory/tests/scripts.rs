@@ -15,6 +15,7 @@ enum Step {
     Claim(Event, bool),
     Commit(prop::sample::Index),
     Drop(prop::sample::Index),
+    Unknown(prop::sample::Index),
     /// Tenths of a second.
     Wait(u64),
 }
@@ -37,6 +38,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => (events(), proptest::bool::ANY).prop_map(|(event, hold)| Step::Claim(event, hold)),
         6 => any().prop_map(Step::Commit),
         2 => any().prop_map(Step::Drop),
+        2 => any().prop_map(Step::Unknown),
         1 => (0..100_u64).prop_map(Step::Wait),
     ];
     prop::collection::vec(step, 0..120)
@@ -103,7 +105,12 @@ proptest! {
                     drop(claim);
                     model.release(claimed);
                 }
-                Step::Commit(_) | Step::Drop(_) => {}
+                Step::Unknown(which) if !open.is_empty() => {
+                    let (claim, claimed) = open.swap_remove(which.index(open.len()));
+                    claim.unknown();
+                    model.unknown(claimed);
+                }
+                Step::Commit(_) | Step::Drop(_) | Step::Unknown(_) => {}
             }
             for (turn, serial) in &mut turns {
                 prop_assert_eq!(is_ready(turn), !model.is_open(*serial));

@@ -1,8 +1,7 @@
 //! Which topics are there, and where their partitions begin and end.
 
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
@@ -27,6 +26,8 @@ const TRIES: usize = 15;
 pub struct Look {
     pub client: Arc<Client>,
     pub over: Arc<AtomicBool>,
+    /// When Kafka first answered.
+    pub answered: Arc<OnceLock<Instant>>,
     pub trouble: Arc<Mutex<Option<String>>>,
 }
 
@@ -147,6 +148,7 @@ impl Look {
         use RDKafkaRespErr::*;
         let metadata = self.client.fetch_metadata(Some(name), ANSWER);
         let metadata = metadata.map_err(|e| self.note(&e)).ok()?;
+        self.answered.get_or_init(Instant::now);
         let topic = metadata.topics().iter().find(|t| t.name() == name)?;
         Some(match topic.error() {
             None if topic.partitions().is_empty() => Said::Missing,

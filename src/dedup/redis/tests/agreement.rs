@@ -58,9 +58,7 @@ fn replicas_together_decide_as_one_memory_does() {
     let mut runner = TestRunner::new(Config::with_cases(150));
     let checked = runner.run(&case, |(redelivery, repeat, steps)| {
         let settings = settings(redelivery, repeat);
-        let topics = fresh_template();
-        let new = |_| Replica::new(&settings, &server.url(), &topics, PATIENT);
-        let replicas: Vec<_> = (0..3).map(new).collect();
+        let replicas: [Replica; 3] = Replica::several(&settings, &server.url(), &fresh_topics());
         let one = Memory::new(&settings, Instant::now());
         for step in &steps {
             let facts = facts(&step.id, step.cell, step.value, step.timestamp_ms);
@@ -91,9 +89,7 @@ fn replicas_together_decide_as_one_memory_does() {
 /// Two replicas with two workers each; what each of them does for each number.
 fn race(server: &RedisServer, numbers: u32, each: impl AsyncFn(&Replica, u32, usize) + Sync) {
     let settings = default();
-    let topics = fresh_template();
-    let new = |_| Replica::new(&settings, &server.url(), &topics, PATIENT);
-    let replicas: Vec<_> = (0..2).map(new).collect();
+    let replicas: [Replica; 2] = Replica::several(&settings, &server.url(), &fresh_topics());
     let barrier = Barrier::new(4);
     thread::scope(|scope| {
         for worker in 0..4 {

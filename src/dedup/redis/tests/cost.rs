@@ -40,7 +40,7 @@ async fn claim_all(replica: &Replica, from: u32, events: u32, at_a_time: u32, ce
 #[ignore = "measures"]
 fn claims_a_second_and_bytes_an_event() {
     let Some(server) = redis(&[]) else { return };
-    let replica = Replica::new(&default(), &server.url(), "cost", PATIENT);
+    let replica = Replica::new(&default(), &server.url(), &fresh_topics(), PATIENT);
     runtime().block_on(async {
         claim_all(&replica, 0, 20_000, 64, false).await;
         let mut from = 1_000_000;

@@ -26,7 +26,7 @@ const HELD_BY_ANOTHER: &[u8] = b"1uthe other one's..";
 #[test]
 fn the_claim_of_a_dead_replica_is_taken_over() {
     let Some(server) = redis(&[]) else { return };
-    let topics = fresh_template();
+    let topics = fresh_topics();
     let settings = default();
     let replica = Replica::new(&settings, &server.url(), &topics, PATIENT);
     let id = ksuid(1, 1);
@@ -54,7 +54,7 @@ fn the_claim_of_a_dead_replica_is_taken_over() {
 #[test]
 fn who_lost_the_lease_changes_nothing_of_the_successor() {
     let Some(server) = redis(&[]) else { return };
-    let topics = fresh_template();
+    let topics = fresh_topics();
     let settings = default();
     let replica = Replica::new(&settings, &server.url(), &topics, PATIENT);
     for stored in [false, true] {
@@ -80,9 +80,9 @@ fn who_lost_the_lease_changes_nothing_of_the_successor() {
 #[test]
 fn an_open_claim_is_renewed() {
     let Some(server) = redis(&[]) else { return };
-    let topics = fresh_template();
+    let topics = fresh_topics();
     let settings = default();
-    let [one, other] = [(); 2].map(|()| Replica::new(&settings, &server.url(), &topics, PATIENT));
+    let [one, other] = Replica::several(&settings, &server.url(), &topics);
     let id = ksuid(1, 1);
     let facts = facts(&id, Some(1), 1, 1);
     runtime().block_on(async {

@@ -5,9 +5,9 @@ use super::*;
 #[test]
 fn a_redis_killed_and_started_again_is_used_again() {
     let Some(mut server) = redis(&[]) else { return };
-    let topics = fresh_template();
+    let topics = fresh_topics();
     let settings = default();
-    let [one, other] = [(); 2].map(|()| Replica::new(&settings, &server.url(), &topics, PATIENT));
+    let [one, other] = Replica::several(&settings, &server.url(), &topics);
     runtime().block_on(async {
         let ids: Vec<_> = (0..20).map(|n| ksuid(1, n)).collect();
         let facts = |n: usize, value| facts(&ids[n], Some(n as u64), value, 1);
@@ -66,9 +66,9 @@ fn a_redis_killed_and_started_again_is_used_again() {
 /// 4, 5 at another replica, and 4 again while Redis is away: not a repeat, nor is the 5 after it.
 fn a_value_that_goes_back(away: impl Fn(&mut RedisServer), back: impl Fn(&mut RedisServer)) {
     let Some(mut server) = redis(&[]) else { return };
-    let topics = fresh_template();
+    let topics = fresh_topics();
     let settings = default();
-    let [one, other] = [(); 2].map(|()| Replica::new(&settings, &server.url(), &topics, PATIENT));
+    let [one, other] = Replica::several(&settings, &server.url(), &topics);
     runtime().block_on(async {
         let ids: Vec<_> = (0..4).map(|second| ksuid(second, 1)).collect();
         for (number, (replica, value)) in [(&one, 4), (&other, 5), (&one, 4), (&other, 5)]
@@ -112,7 +112,7 @@ fn a_value_that_goes_back_while_redis_is_restarted() {
 #[test]
 fn scripts_that_were_forgotten_are_loaded_again() {
     let Some(server) = redis(&[]) else { return };
-    let replica = Replica::new(&default(), &server.url(), &fresh_template(), PATIENT);
+    let replica = Replica::new(&default(), &server.url(), &fresh_topics(), PATIENT);
     let mut connection = Client::open(server.url())
         .unwrap()
         .get_connection()
@@ -138,19 +138,21 @@ fn scripts_that_were_forgotten_are_loaded_again() {
 fn a_redis_that_stands_still_costs_one_event_its_time() {
     let Some(server) = redis(&[]) else { return };
     let timeout = Duration::from_millis(100);
-    let replica = Replica::new(&default(), &server.url(), &fresh_template(), timeout);
+    let replica = Replica::new(&default(), &server.url(), &fresh_topics(), timeout);
     runtime().block_on(async {
         let ids: Vec<_> = (0..100).map(|n| ksuid(1, n)).collect();
         let facts = |n: usize| facts(&ids[n], Some(n as u64), 1, 1);
         commit(replica.verdict(&facts(0)).await.1.unwrap());
         let errors = replica.errors.get();
         server.pause();
+        let mut slow = 0;
         for n in 1..50 {
             let since = Instant::now();
             commit(replica.verdict(&facts(n)).await.1.unwrap());
-            let longest = timeout * if n == 1 { 2 } else { 1 } / if n == 1 { 1 } else { 2 };
-            assert!(since.elapsed() < longest, "{n}: {:?}", since.elapsed());
+            slow += u32::from(since.elapsed() >= timeout);
         }
+        // One has to; another may be because the machine is busy.
+        assert!((1..5).contains(&slow), "{slow} of 49 waited");
         assert_eq!(replica.errors.get(), errors + 49);
         server.resume();
         let since = Instant::now();
@@ -193,7 +195,7 @@ fn no_password_and_nobody_there_and_nothing_that_can_be_written_to() {
         (full.url(), 20),
         (right, 0),
     ] {
-        let replica = Replica::new(&default(), &url, &fresh_template(), PATIENT);
+        let replica = Replica::new(&default(), &url, &fresh_topics(), PATIENT);
         runtime().block_on(async {
             for n in 0..20 {
                 let id = ksuid(1, n);
@@ -214,12 +216,14 @@ fn the_address_is_shown_nowhere() {
     let redis = config::Redis {
         url: SecretString::from("redis://user:hush@nowhere.invalid:1/0?protocol=none"),
         timeout: PATIENT,
+        prefix: "butlr-bridge".to_owned(),
     };
+    let topics = fresh_topics();
     let errors = IntCounter::new("errors", "errors").unwrap();
-    let problem = Shared::start(&default(), &redis, "t", errors.clone()).unwrap_err();
+    let problem = Shared::start(&default(), &redis, &topics, errors.clone()).unwrap_err();
     assert_eq!(problem, "is no address of a Redis");
     let url = "redis://user:hush@nowhere.invalid:1/0";
-    let replica = Replica::new(&default(), url, "t", PATIENT);
+    let replica = Replica::new(&default(), url, &topics, PATIENT);
     let mut shown = format!("{:?} {:?}", replica.shared, replica.shared.line);
     runtime().block_on(async {
         let id = ksuid(1, 1);
