@@ -43,6 +43,14 @@ pub(super) struct BridgeArguments {
     /// dedup.repeat); unless told, those kinds are judged of which the run shows that it recognises them
     #[arg(long, value_enum, value_name = "WHETHER", default_value = "detect")]
     pub duplicates: Duplicates,
+    /// The bridge was started again during the run, or was one of several without Redis: with --duplicates expected it need
+    /// not know the ids of repeats then, of which no record tells
+    #[arg(long)]
+    pub restarted: bool,
+    /// So long after an event was received, the bridge must know that it is stored: what is older and is received then must
+    /// be marked as out of order (for a single bridge, or several with Redis); unless told, that is not asked for
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub known_after: Option<Duration>,
 }
 
 impl BridgeArguments {
@@ -54,6 +62,8 @@ impl BridgeArguments {
             max_past: self.max_past,
             max_future: self.max_future,
             duplicates: self.duplicates,
+            restarted: self.restarted,
+            known_after: self.known_after,
         }
     }
 }

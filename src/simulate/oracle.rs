@@ -1,7 +1,8 @@
 //! The oracle: what each delivery about one (type, space, timestamp) is, by the rules that the bridge promises to follow.
 //!
-//! A plain sequential model: deliveries go in in the order in which they are sent, verdicts come out. It shares nothing
-//! with the bridge but the rules.
+//! A plain sequential model: deliveries go in in the order in which they are sent, verdicts come out. With the bridge it
+//! shares the rules, `EventType`, and how a KSUID tells its second (`crate::ksuid`, held to vectors of the reference
+//! implementation by its tests); no other code.
 
 mod forecast;
 

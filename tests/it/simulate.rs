@@ -21,14 +21,12 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 
-use crate::harness::{Backend, Bridge, Rec, Setup, binary, now_ms, records_of, redis_needs, trial};
+use crate::harness::{Backend, Bridge, Rec, Setup, binary, now_ms, records_of, trial};
 use crate::real::{create_topics, fresh_name, heavy, kafka, nobody_there};
 
 /// The tests of this module.
 pub fn trials() -> Vec<Trial> {
     const KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_KAFKA"];
-    // One of the two at a time, for what is missing is told as a whole.
-    let redis = Some(redis_needs()).filter(|needs| !needs.is_empty());
     macro_rules! all {
         ($($needs:expr => [$($name:ident),* $(,)?]),* $(,)?) => {
             vec![$($({
@@ -37,7 +35,7 @@ pub fn trials() -> Vec<Trial> {
             }),*),*]
         };
     }
-    all![
+    let mut all = all![
         &[] => [
             what_a_city_sends_is_all_there,
             traffic_adds_up_to_the_occupancies_and_to_the_truth,
@@ -49,19 +47,13 @@ pub fn trials() -> Vec<Trial> {
         KAFKA => [
             thirty_seconds_as_fast_as_possible_are_proved,
             one_missing_one_changed_one_there_twice_are_found,
-            a_bridge_that_is_started_again_goes_on_where_it_was,
-            after_a_crash_nothing_is_lost_and_copies_are_explained,
         ],
-        redis.unwrap_or(KAFKA) => [two_replicas_are_as_good_as_one],
-    ]
+    ];
+    all.extend(acceptance::trials());
+    all
 }
 
 mod acceptance;
-
-use acceptance::{
-    a_bridge_that_is_started_again_goes_on_where_it_was,
-    after_a_crash_nothing_is_lost_and_copies_are_explained, two_replicas_are_as_good_as_one,
-};
 
 const HOUR_MS: i64 = 3_600_000;
 

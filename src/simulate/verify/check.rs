@@ -3,11 +3,11 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry as Entered;
 
 use super::entry::{Duplicate, Entry, Position};
 use super::headers::{self, Expected, Headers, Tags};
 use super::murmur2;
+use super::order::Order;
 use super::told::{self, Told};
 use crate::event::EventType;
 use crate::simulate::city::Truth;
@@ -75,10 +75,8 @@ pub struct Checker {
     expected: Expected,
     skip_earlier: bool,
     spaces: HashMap<String, u32>,
-    /// Of each partition whether it is read from its very first record on, so that what came before a record is known.
-    whole: [Vec<bool>; EventType::ALL.len()],
-    /// The newest time that was its event's own, of each type and source.
-    newest: HashMap<(u8, u64), i64>,
+    /// What came before what.
+    pub order: Order,
     /// What was recognised by headers.
     pub signs: Signs,
     /// What it noticed so far.
@@ -111,6 +109,7 @@ impl Checker {
         partitions: [usize; EventType::ALL.len()],
         expected: Expected,
         skip_earlier: bool,
+        order: Order,
         truth: &Truth,
     ) -> Self {
         let spaces = truth.spaces.iter().zip(0..);
@@ -120,17 +119,9 @@ impl Checker {
             expected,
             skip_earlier,
             spaces: spaces.map(|((id, _), n)| (id.clone(), n)).collect(),
-            whole: Default::default(),
-            newest: HashMap::new(),
+            order,
             signs: Signs::default(),
             aside: Aside::default(),
-        }
-    }
-
-    /// Each partition is read from this offset on; where that is 0, its order is checked, too.
-    pub fn reads_from(&mut self, from: &[Vec<i64>]) {
-        for (whole, from) in self.whole.iter_mut().zip(from) {
-            *whole = from.iter().map(|offset| *offset == 0).collect();
         }
     }
 
@@ -167,7 +158,7 @@ impl Checker {
         });
         let mut tags = misheaded.as_ref().copied().unwrap_or_default();
         if misheaded.is_ok()
-            && let Err(what) = self.in_order(record.position, &told, &tags)
+            && let Err(what) = self.order.look(record, &told, &tags)
         {
             misheaded = Err(what);
             tags = Tags::default();
@@ -226,31 +217,6 @@ impl Checker {
                 told.space
             )),
         }
-    }
-
-    /// Something newer of the same type and source came before what says so. What says nothing is not looked at: it may
-    /// have been on its way together with the newer one.
-    fn in_order(&mut self, at: Position, told: &Told<'_>, tags: &Tags) -> Result<(), String> {
-        let whole = self.whole[usize::from(at.topic)].get(at.partition as usize);
-        if whole != Some(&true) {
-            return Ok(());
-        }
-        let newest = self.newest.entry((at.topic, told.source));
-        if tags.out_of_order {
-            let before = match &newest {
-                Entered::Occupied(newest) => Some(*newest.get()),
-                Entered::Vacant(_) => None,
-            };
-            if before.is_none_or(|newest| newest <= told.timestamp_ms) {
-                return Err("no ce_outoforder, as nothing newer came before it".to_owned());
-            }
-        }
-        // A time that lies too far off is nobody's measure.
-        if !tags.replaced {
-            let newest = newest.or_insert(told.timestamp_ms);
-            *newest = told.timestamp_ms.max(*newest);
-        }
-        Ok(())
     }
 
     fn is_earlier(&self, record: &Record<'_>) -> bool {

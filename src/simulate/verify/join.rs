@@ -5,9 +5,9 @@
 
 use std::cmp::Ordering;
 
-use super::Judging;
 use super::check::{Aside, Stray};
 use super::entry::{Duplicate, Entry, Position};
+use super::options::Judging;
 use super::report::{Property, Report, Violation};
 use crate::event::EventType;
 use crate::simulate::city::Truth;

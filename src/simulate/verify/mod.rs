@@ -14,10 +14,12 @@
 //! that the bridge recognises at all (its `dedup` settings may be off) is not asked for: see [`Duplicates`].
 //!
 //! That a record came out of order is checked where its partition was read from its first record on: one that says so needs
-//! a newer one before it.
+//! a newer one before it. That one says nothing is wrong where something newer was received long before it, if it is told
+//! how long that is: see [`Options::known_after`].
 //!
-//! It shares no code with what it examines but `EventType` and librdkafka: values are read by a typed pass of its own,
-//! partitions come from a murmur2 of its own, headers are derived from the value.
+//! With what it examines it shares `EventType`, the reading of KSUIDs (`crate::ksuid`, held to vectors of the reference
+//! implementation by its tests) and librdkafka, and no other code: values are read by a typed pass of its own, partitions
+//! come from a murmur2 of its own, headers are derived from the value.
 //!
 //! # Memory and disk
 //! A try takes 59 bytes of disk and a record 76; at 50 million events that is 6.8 GB. Reading takes as much memory as
@@ -42,11 +44,14 @@
 
 mod check;
 mod entry;
+mod error;
 mod gather;
 mod headers;
 mod join;
 mod murmur2;
 pub(super) mod names;
+mod options;
+mod order;
 mod read;
 mod report;
 #[cfg(test)]
@@ -60,17 +65,20 @@ use std::time::{Duration, Instant};
 
 use check::{Checker, Signs};
 pub use entry::Position;
+pub use error::Error;
 use gather::{Awaited, Source, gather, unaltered};
 use headers::Expected;
 pub use headers::Timestamps;
 use join::Join;
+use options::Judging;
+pub use options::{Duplicates, Options};
+use order::Order;
 pub use report::{Copies, Finding, Marked, Property, Report, Verdicts, Violation};
 pub use topics::Kafka;
 
 use super::journal::buckets::{self, Buckets};
 use super::journal::{Answer, ClosedJournal, Starts};
 use super::now_ms;
-use super::oracle::Verdict;
 
 /// Clocks of different machines may differ by so much, ms.
 const CLOCKS: i64 = 60_000;
@@ -78,147 +86,6 @@ const CLOCKS: i64 = 60_000;
 const RECORDS: &str = "records-";
 /// After so long nobody waits for records any more, ms.
 const LONG_OVER: i64 = 600_000;
-
-/// How to verify.
-#[derive(Clone)]
-pub struct Options {
-    /// Where the topics are.
-    pub kafka: Kafka,
-    /// Copies of the run's topics, to be read from their beginning, instead of the originals.
-    pub copies: Option<String>,
-    /// Which time records are stamped with.
-    pub timestamps: Timestamps,
-    /// The bridge's `kafka.max_past`.
-    pub max_past: Duration,
-    /// The bridge's `kafka.max_future`.
-    pub max_future: Duration,
-    /// Whether the bridge must recognise duplicates and revisions.
-    pub duplicates: Duplicates,
-}
-
-impl Options {
-    /// The originals there, of a bridge with default settings.
-    pub fn of(kafka: Kafka) -> Self {
-        Self {
-            kafka,
-            copies: None,
-            timestamps: Timestamps::Event,
-            max_past: Duration::from_secs(3 * 86_400),
-            max_future: Duration::from_secs(60),
-            duplicates: Duplicates::default(),
-        }
-    }
-}
-
-/// Whether the bridge must recognise redeliveries, repeats, revisions and stale ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Duplicates {
-    /// Those kinds of which an answer or a header of the run shows that it recognises them; without any, none is judged.
-    #[default]
-    Detect,
-    /// All.
-    Expected,
-    /// It need not: such that are taken for something new are counted. What is no duplicate must still not be taken for one.
-    Allowed,
-}
-
-/// Which kinds must be recognised.
-#[derive(Clone, Copy, Debug)]
-struct Judging(Signs);
-
-impl Judging {
-    /// `None`: there is nothing to judge.
-    fn of(duplicates: Duplicates, signs: Signs) -> Option<Self> {
-        let all = |recognised| Signs {
-            redelivery: recognised,
-            repeat: recognised,
-            revision: recognised,
-        };
-        match duplicates {
-            Duplicates::Detect => signs.any().then_some(Self(signs)),
-            Duplicates::Expected => Some(Self(all(true))),
-            Duplicates::Allowed => Some(Self(all(false))),
-        }
-    }
-
-    fn expects(self, verdict: Verdict) -> bool {
-        let Self(signs) = self;
-        match verdict {
-            Verdict::First => false,
-            Verdict::Redelivery => signs.redelivery,
-            Verdict::Repeat => signs.repeat,
-            Verdict::Revision | Verdict::Stale => signs.revision,
-        }
-    }
-}
-
-/// Why nothing could be proved.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Not a template.
-    #[error(
-        "{0:?} is not what topics' names are made of: it must contain {{type}} once, as in butlr.event.{{type}}.v1"
-    )]
-    Template(String),
-    /// librdkafka does not take it.
-    #[error("{name}: {text}")]
-    Property {
-        /// The property.
-        name: String,
-        /// What librdkafka says.
-        text: String,
-    },
-    /// Kafka did not do what it was asked.
-    #[error("Kafka was asked about {what}: {text}")]
-    Kafka {
-        /// What it was asked about.
-        what: String,
-        /// What it said.
-        text: String,
-    },
-    /// Topics do not exist.
-    #[error("these topics do not exist: {}; `butlr-bridge topics --apply` makes the bridge's topics, `--topics` names others", .0.join(", "))]
-    Missing(Vec<String>),
-    /// The topics are not those of the run any more.
-    #[error(
-        "{topic} is not as it was when the run began ({what}), so that nothing can be proved from it"
-    )]
-    Altered {
-        /// The topic.
-        topic: String,
-        /// What is different.
-        what: String,
-    },
-    /// Nothing came.
-    #[error(
-        "no record came for {seconds} s: {first}, {further} further partitions of this topic are unread{trouble}"
-    )]
-    Stalled {
-        /// How long was waited.
-        seconds: u64,
-        /// The first partition that is unread.
-        first: String,
-        /// How many more of its topic are.
-        further: usize,
-        /// The last thing that librdkafka complained of.
-        trouble: String,
-    },
-    /// The journal is damaged, or the disk full.
-    #[error(transparent)]
-    Disk(#[from] io::Error),
-}
-
-impl Error {
-    fn kafka(what: String, text: &dyn std::fmt::Display) -> Self {
-        let text = text.to_string();
-        Self::Kafka { what, text }
-    }
-
-    /// Whether other arguments would help.
-    pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Template(_) | Error::Property { .. })
-    }
-}
 
 /// Where the topics end now: what a run notes before its first request.
 ///
@@ -267,10 +134,11 @@ pub fn verify(
     };
     // From their beginning topics hold records of before, too.
     let whole = copies.is_some() || run.starts.is_none();
-    let mut checker = Checker::new(names.clone(), partitions, expected, whole, truth);
+    let mut order = Order::new(options.known_after.map(ms));
     if copies.is_none() {
-        checker.reads_from(&from);
+        order.reads_from(&from);
     }
+    let mut checker = Checker::new(names.clone(), partitions, expected, whole, order, truth);
     clear(journal.path())?;
     // Beside the journal: there is room for it, as there was for the journal.
     let dir = tempfile::Builder::new()
@@ -294,12 +162,13 @@ pub fn verify(
     report.records = gathered.records;
     report.bytes = gathered.bytes;
     report.gave_up = gathered.gave_up;
+    report.long_older = checker.order.long_older;
     let signs = Signs {
         redelivery: checker.signs.redelivery || journal.answered(Answer::Redelivery) > 0,
         repeat: checker.signs.repeat || journal.answered(Answer::Repeat) > 0,
         ..checker.signs
     };
-    let judging = Judging::of(options.duplicates, signs);
+    let judging = Judging::of(options.duplicates, options.restarted, signs);
     let mut join = Join::new(report, &checker.aside, copies.is_none(), judging, truth);
     for (n, sum) in entries.into_iter().enumerate() {
         join.bucket(journal.bucket(n)?, buckets::read(dir.path(), n, sum)?);

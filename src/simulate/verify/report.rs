@@ -199,6 +199,9 @@ pub struct Report {
     pub repeats_before: u64,
     /// Records that nobody sent and that came before the run.
     pub earlier: u64,
+    /// Records that had to be marked as out of order, because something newer was known for long; see
+    /// [`Options::known_after`](super::Options::known_after).
+    pub long_older: u64,
     /// Why more records were to come, but were not waited for any longer.
     pub gave_up: Option<String>,
     findings: [Finding; Property::ALL.len()],
@@ -220,6 +223,7 @@ impl Report {
             named: 0,
             repeats_before: 0,
             earlier: 0,
+            long_older: 0,
             gave_up: None,
             findings: Default::default(),
         }

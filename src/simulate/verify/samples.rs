@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::Duplicates;
 use super::check::{Checker, Record, Signs};
 use super::entry::{Entry, Position};
 use super::headers::{Expected, Timestamps};
 use super::join::Join;
 use super::murmur2;
+use super::options::Judging;
+use super::order::Order;
 use super::report::Report;
-use super::{Duplicates, Judging};
 use crate::event::EventType;
 use crate::simulate::city::Truth;
 use crate::simulate::hash;
@@ -144,7 +146,15 @@ fn checker_that(truth: &Truth, skip_earlier: bool) -> Checker {
         max_future_ms: 60_000,
     };
     let names = EventType::ALL.map(|t| format!("t.{}", t.kebab()));
-    Checker::new(names, [PARTITIONS; 10], expected, skip_earlier, truth)
+    let order = Order::new(None);
+    Checker::new(
+        names,
+        [PARTITIONS; 10],
+        expected,
+        skip_earlier,
+        order,
+        truth,
+    )
 }
 
 pub fn look(checker: &mut Checker, stored: &Stored) -> Option<Entry> {
@@ -168,6 +178,7 @@ pub struct World {
     pub truth: Truth,
     pub originals: bool,
     pub duplicates: Duplicates,
+    pub restarted: bool,
     pub skip_earlier: bool,
     pub traffic_complete: bool,
 }
@@ -183,6 +194,7 @@ impl World {
             },
             originals: true,
             duplicates: Duplicates::Detect,
+            restarted: true,
             skip_earlier: false,
             traffic_complete: true,
         }
@@ -232,7 +244,7 @@ impl World {
             repeat: checker.signs.repeat || answered(Answer::Repeat),
             ..checker.signs
         };
-        let judging = Judging::of(self.duplicates, signs);
+        let judging = Judging::of(self.duplicates, self.restarted, signs);
         let mut join = Join::new(report, &checker.aside, self.originals, judging, &self.truth);
         for (attempts, entries) in buckets.into_values() {
             join.bucket(attempts, entries);

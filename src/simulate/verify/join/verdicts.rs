@@ -7,9 +7,9 @@ use super::{Join, stored};
 use crate::simulate::journal::{Answer, Attempt};
 use crate::simulate::ksuid::Ksuid;
 use crate::simulate::oracle::Verdict;
-use crate::simulate::verify::Judging;
 use crate::simulate::verify::entry::{Duplicate, Entry};
 use crate::simulate::verify::names::is_occupancy;
+use crate::simulate::verify::options::Judging;
 use crate::simulate::verify::report::Property;
 
 /// (type, space, timestamp) and `data`, both hashed.
@@ -98,6 +98,10 @@ impl Join<'_> {
             self.report.checked(Property::Judged, heard);
             match fit {
                 Fit::Unrecognised(says) if judging.expects(says) => self.misjudged(&group, says),
+                // By the rules its last tries are redeliveries, whatever the first one was.
+                Fit::ForgotRepeat(_) if judging.expects_repeats_ids() => {
+                    self.misjudged(&group, Verdict::Redelivery);
+                }
                 Fit::Wrong(_) if own.iter().any(|t| t.answer == Answer::Repeat) => {
                     let why = match is_occupancy(group.event_type) {
                         true => "the reading's value was another one then",

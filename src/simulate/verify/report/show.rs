@@ -41,6 +41,7 @@ impl Report {
             "named": self.named,
             "repeats_of_readings_before_the_run": self.repeats_before,
             "records_before_the_run": self.earlier,
+            "long_older_than_what_was_known": self.long_older,
             "not_waited_longer": self.gave_up,
             "attempts": self.attempts,
             "records": self.records,

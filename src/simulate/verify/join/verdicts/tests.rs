@@ -233,7 +233,7 @@ fn answers_without_places_are_judged_as_far_as_it_goes() {
 }
 
 #[test]
-fn a_redelivery_of_a_repeat_may_be_forgotten() {
+fn a_redelivery_of_a_repeat_may_be_forgotten_in_a_restart() {
     let mut world = world();
     world.note(&event(60, "4"), Cause::Planned, Answer::Repeat);
     revise(&mut world, &event(120, "5"), &event(0, "4"));
@@ -246,4 +246,10 @@ fn a_redelivery_of_a_repeat_may_be_forgotten() {
             .to_string()
             .contains("1 of all are redeliveries of repeats")
     );
+    // But not by a bridge that was never started again.
+    world.restarted = false;
+    let violation = only(&world, Property::Judged);
+    assert_eq!(violation.id, Some(format!("event_{}", event(60, "4").id)));
+    world.duplicates = Duplicates::Allowed;
+    assert!(world.verify().holds(), "{}", world.verify());
 }

@@ -1,0 +1,104 @@
+//! How to verify, and what must hold.
+
+use std::time::Duration;
+
+use super::check::Signs;
+use super::headers::Timestamps;
+use super::topics::Kafka;
+use crate::simulate::oracle::Verdict;
+
+/// How to verify.
+#[derive(Clone)]
+pub struct Options {
+    /// Where the topics are.
+    pub kafka: Kafka,
+    /// Copies of the run's topics, to be read from their beginning, instead of the originals.
+    pub copies: Option<String>,
+    /// Which time records are stamped with.
+    pub timestamps: Timestamps,
+    /// The bridge's `kafka.max_past`.
+    pub max_past: Duration,
+    /// The bridge's `kafka.max_future`.
+    pub max_future: Duration,
+    /// Whether the bridge must recognise duplicates and revisions.
+    pub duplicates: Duplicates,
+    /// Whether the bridge was started again during the run, or was one of several that share nothing. Then it need not know
+    /// the ids of repeats, of which no record tells; otherwise [`Duplicates::Expected`] asks for those, too.
+    pub restarted: bool,
+    /// So long after an event was received, the bridge must know that it is stored: an older one of the same source that is
+    /// received then without being marked as out of order is wrong. For a single bridge, or such as share what they know;
+    /// `None`: not asked for, as nothing in a record tells when it was stored.
+    pub known_after: Option<Duration>,
+}
+
+impl Options {
+    /// The originals there, of a bridge with default settings.
+    pub fn of(kafka: Kafka) -> Self {
+        Self {
+            kafka,
+            copies: None,
+            timestamps: Timestamps::Event,
+            max_past: Duration::from_secs(3 * 86_400),
+            max_future: Duration::from_secs(60),
+            duplicates: Duplicates::default(),
+            restarted: false,
+            known_after: None,
+        }
+    }
+}
+
+/// Whether the bridge must recognise redeliveries, repeats, revisions and stale ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Duplicates {
+    /// Those kinds of which an answer or a header of the run shows that it recognises them; without any, none is judged.
+    #[default]
+    Detect,
+    /// All.
+    Expected,
+    /// It need not: such that are taken for something new are counted. What is no duplicate must still not be taken for one.
+    Allowed,
+}
+
+/// Which kinds must be recognised.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judging {
+    signs: Signs,
+    /// Whether the ids of repeats must be known, too.
+    repeats_ids: bool,
+}
+
+impl Judging {
+    /// `None`: there is nothing to judge.
+    pub(super) fn of(duplicates: Duplicates, restarted: bool, signs: Signs) -> Option<Self> {
+        let all = |recognised| Signs {
+            redelivery: recognised,
+            repeat: recognised,
+            revision: recognised,
+        };
+        let signs = match duplicates {
+            Duplicates::Detect if !signs.any() => return None,
+            Duplicates::Detect => signs,
+            Duplicates::Expected => all(true),
+            Duplicates::Allowed => all(false),
+        };
+        Some(Self {
+            signs,
+            repeats_ids: duplicates == Duplicates::Expected && !restarted,
+        })
+    }
+
+    /// Whether redeliveries of repeats must be recognised.
+    pub(super) fn expects_repeats_ids(self) -> bool {
+        self.repeats_ids
+    }
+
+    pub(super) fn expects(self, verdict: Verdict) -> bool {
+        let Self { signs, .. } = self;
+        match verdict {
+            Verdict::First => false,
+            Verdict::Redelivery => signs.redelivery,
+            Verdict::Repeat => signs.repeat,
+            Verdict::Revision | Verdict::Stale => signs.revision,
+        }
+    }
+}

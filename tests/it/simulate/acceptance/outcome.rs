@@ -1,0 +1,294 @@
+//! The stream sent to bridges, and what came of it.
+
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use butlr_bridge::event::EventType;
+use butlr_bridge::simulate::journal::{Answer, ClosedJournal, Journal, Run};
+use butlr_bridge::simulate::ledger::{Ledger, Summary};
+use butlr_bridge::simulate::oracle::Verdict;
+use butlr_bridge::simulate::progress::Progress;
+use butlr_bridge::simulate::sender::{self, End, Limits, Pace, Stop, Timings};
+use butlr_bridge::simulate::verify::{self, Duplicates, Kafka, Property, Report};
+
+use super::bridges::Bridges;
+use super::{events, is_long, stream};
+use crate::harness::{Rec, records_of};
+use crate::real::{kafka, ten_topics};
+
+const CONNECTIONS: usize = 64;
+
+/// Tries that a restart can leave without a known answer: those under way, and as many once more that find a connection
+/// broken.
+const MOST_UNKNOWN: u64 = 2 * CONNECTIONS as u64;
+
+/// Events that a bridge may count between the last look at it and its end.
+const MOST_UNSEEN: u64 = 100;
+
+/// Kafka answers within milliseconds here, so that after so long each event is known to be stored.
+const KNOWN_AFTER: Duration = Duration::from_secs(3);
+
+/// What came of it.
+pub struct Outcome {
+    bridges: Bridges,
+    kafka: Kafka,
+    ledger: Ledger,
+    journal: ClosedJournal,
+    report: OnceCell<Report>,
+}
+
+/// Sends the stream, and ends the first bridge with this signal half-way to start it again at once.
+pub fn run(bridges: Bridges, signal: &str) -> Outcome {
+    let kafka = Kafka {
+        bootstrap_servers: kafka(),
+        properties: Vec::new(),
+    };
+    let starts = verify::start_offsets(&kafka, &bridges.template).expect("ten topics");
+    let run = Run {
+        topics: bridges.template.clone(),
+        starts: Some(starts),
+    };
+    let journal = Journal::create(None, run).expect("a directory");
+    let options = sender::Options {
+        targets: bridges.targets(),
+        connections: CONNECTIONS,
+        // As fast as answers come: no connection is ever idle.
+        pace: Pace::Max,
+        limits: Limits {
+            events: Some(events()),
+            duration: None,
+        },
+        // More patient than Butlr's sender: how busy the machine is must not decide what is dropped.
+        timings: Timings {
+            http_timeout: Duration::from_secs(15),
+            pauses: [1, 3, 5, 10].map(Duration::from_secs).to_vec(),
+            window: Duration::from_secs(300),
+            ..Timings::default()
+        },
+    };
+    let over = AtomicBool::new(false);
+    let finished = std::thread::scope(|scope| {
+        scope.spawn(|| bridges.watch(&over));
+        let restart = scope.spawn(|| bridges.restart(signal, events() / 2));
+        let stop = Stop::new();
+        let finished = sender::run(options, stream(), Some(journal), Progress::Silent, stop);
+        let restarted = restart.join();
+        over.store(true, Ordering::Relaxed);
+        restarted.expect("a bridge that starts again");
+        finished.expect("a run")
+    });
+    println!("{}", Summary::from(&finished.ledger));
+    assert!(finished.ledger.is_balanced());
+    let journal = finished.journal.expect("was given");
+    Outcome {
+        bridges,
+        kafka,
+        ledger: finished.ledger,
+        journal: journal.finish(finished.truth, true).expect("written"),
+        report: OnceCell::new(),
+    }
+}
+
+impl Outcome {
+    /// All that was accepted is there, and answers and headers are as the oracle says.
+    #[track_caller]
+    pub fn nothing_was_lost(&self, duplicates: Duplicates) -> &Report {
+        assert_eq!(
+            self.ledger.ended(End::Accepted),
+            self.ledger.deliveries(),
+            "a restart drops nothing"
+        );
+        let unknown = EventType::ALL.map(|t| self.ledger.heard(t, Answer::Unknown));
+        let unknown: u64 = unknown.into_iter().sum();
+        assert!(
+            unknown <= MOST_UNKNOWN,
+            "{unknown} tries without a known answer are more than a restart can leave"
+        );
+        let options = verify::Options {
+            duplicates,
+            restarted: !self.bridges.has_redis,
+            known_after: (duplicates == Duplicates::Expected).then_some(KNOWN_AFTER),
+            ..verify::Options::of(self.kafka.clone())
+        };
+        let report = verify::verify(&self.journal, &options, &mut |_, _| ());
+        let report = report.expect("a proof");
+        println!("{report}");
+        assert!(report.holds(), "{report}");
+        for property in Property::ALL {
+            let finding = report.finding(property);
+            assert!(
+                finding.unchecked.is_none() && finding.checked > 0,
+                "{report}"
+            );
+        }
+        self.report.get_or_init(|| report)
+    }
+
+    fn report(&self) -> &Report {
+        self.report.get().expect("nothing was lost")
+    }
+
+    /// No event was published before what is stored was read back: otherwise nothing exact can be asked for.
+    #[track_caller]
+    pub fn all_was_checked(&self) {
+        let unchecked = self.counted("butlr_bridge_dedup_unchecked_total");
+        assert_eq!(
+            unchecked, 0,
+            "events were published unchecked, because reading the topics back took longer than a request waits"
+        );
+    }
+
+    /// No event was decided without Redis: otherwise nothing exact can be asked for.
+    #[track_caller]
+    pub fn redis_was_there(&self) {
+        let errors = self.counted("butlr_bridge_redis_errors_total");
+        assert_eq!(errors, 0, "events were decided without Redis");
+    }
+
+    /// No event twice, nothing taken for something that it is not, and every kind often enough to mean something.
+    #[track_caller]
+    pub fn each_reading_is_there_once(&self) {
+        let report = self.report();
+        let all = report.all_verdicts();
+        assert_eq!(report.copies.all, 0, "{report}");
+        assert_eq!(all.unrecognised, 0, "{report}");
+        assert!(all.unjudged <= all.unknown, "{report}");
+        // A restart forgets the ids of repeats, of which no record tells; few of them are delivered again later.
+        let redeliveries = all.told[Verdict::Redelivery as usize];
+        let most = if self.bridges.has_redis {
+            0
+        } else {
+            redeliveries / 100
+        };
+        assert!(all.forgotten <= most, "{report}");
+        let mut ids = HashSet::new();
+        self.records(|record| {
+            let id = record.header("ce_id").expect("an id").to_owned();
+            assert!(ids.insert(id), "twice: {record:?}");
+        });
+        assert_eq!(ids.len() as u64, report.records);
+        let events = self.ledger.deliveries() as f64;
+        for (verdict, share) in [
+            (Verdict::Redelivery, 0.05),
+            (Verdict::Repeat, 0.05),
+            (Verdict::Revision, 0.03),
+            (Verdict::Stale, 0.01),
+        ] {
+            let (found, expected) = (all.told[verdict as usize] as f64, share * events);
+            println!("{verdict:?}: {:.2} %", 100.0 * found / events);
+            // Of few events, chance has its share.
+            let most = f64::max(0.15, 4.0 / expected.sqrt());
+            assert!(
+                (found / expected - 1.0).abs() < most,
+                "{verdict:?}: {found}; {report}"
+            );
+        }
+        // Nearly everything is shuffled, so that much of each source is. Without any doubt: what came so long after something
+        // newer that this was stored by then; a short stream may have none.
+        let (out_of_order, long_older) = (all.marked.out_of_order, report.long_older);
+        println!("out of order: {out_of_order}, of which {long_older} without any doubt");
+        assert!(out_of_order as f64 > events / 100.0, "{report}");
+        assert!(long_older > 0 || !is_long(), "{report}");
+    }
+
+    /// The bridges' counters, the answers, the records and what was expected before anything was sent: all the same, but
+    /// for tries of which nobody knows how they ended.
+    #[track_caller]
+    pub fn counters_are_the_ledgers(&self) {
+        let (report, ledger) = (self.report(), &self.ledger);
+        let unseen = self.bridges.unseen();
+        println!("{unseen} events were counted after the last look at the bridge that ended");
+        assert!(unseen <= MOST_UNSEEN, "{unseen}");
+        for event_type in EventType::ALL {
+            let verdicts = &report.verdicts[event_type.index()];
+            let told = |verdict: Verdict| verdicts.told[verdict as usize];
+            let unknown = ledger.heard(event_type, Answer::Unknown);
+            let apart = |what: &str, one: u64, other: u64, most: u64| {
+                let text = format!("{event_type}, {what}: {one} and {other}, {most} unknown");
+                assert!(one.abs_diff(other) <= most, "{text}; {report}");
+            };
+            for verdict in Verdict::ALL {
+                let most = unknown + verdicts.forgotten;
+                let expected = ledger.expected(event_type, verdict);
+                apart(verdict.name(), expected, told(verdict), most);
+            }
+            let of_type = format!("type=\"{}\"", event_type.name());
+            let counted = |metric: &str, label: &str| {
+                let metric = format!("butlr_bridge_{metric}_total");
+                self.bridges.counted(&metric, &[&of_type, label])
+            };
+            let marked = &verdicts.marked;
+            for (metric, label, other) in [
+                (
+                    "duplicates",
+                    "kind=\"redelivery\"",
+                    told(Verdict::Redelivery),
+                ),
+                ("duplicates", "kind=\"repeat\"", told(Verdict::Repeat)),
+                ("revisions", "", marked.revision),
+                ("stale", "", marked.stale),
+                ("out_of_order", "", marked.out_of_order),
+            ] {
+                let what = format!("{metric} {label} counted");
+                apart(&what, counted(metric, label), other, unknown + unseen);
+            }
+        }
+        let conflicts = self.counted("butlr_bridge_id_conflicts_total");
+        assert_eq!(conflicts, 0, "the simulator sends none");
+    }
+
+    /// For each copy there is a try that nobody knows to have failed.
+    #[track_caller]
+    pub fn copies_are_explained(&self) {
+        let report = self.report();
+        assert_eq!(report.copies.unexplained(), 0, "{report}");
+    }
+
+    /// What was taken for something new came before the memory was rebuilt, or is one that the crash cut off.
+    #[track_caller]
+    pub fn what_was_not_recognised_was_counted(&self) {
+        let (report, all) = (self.report(), self.report().all_verdicts());
+        let unchecked = self.counted("butlr_bridge_dedup_unchecked_total");
+        let most = unchecked + all.unknown;
+        assert!(all.unrecognised <= most, "{most} could be: {report}");
+        assert!(report.copies.all <= most, "{most} could be: {report}");
+    }
+
+    /// Whatever is there twice is so because of the crash: of what one process received, each event is there once, and at
+    /// most one of each (type, space, timestamp) is taken for the first.
+    #[track_caller]
+    pub fn each_process_recognises_its_own(&self) {
+        let away_ms = self.bridges.away_ms.load(Ordering::Relaxed);
+        let mut seen = HashMap::new();
+        self.records(|record| {
+            let header = |name: &str| record.header(name).unwrap_or_default().to_owned();
+            let received = humantime::parse_rfc3339(&header("ce_receivedat")).expect("a time");
+            let received = received.duration_since(std::time::UNIX_EPOCH);
+            let after = received.expect("of these days").as_millis() as i64 > away_ms;
+            let mut same = vec![header("ce_id")];
+            let marks = ["ce_revision", "ce_stale"];
+            if record.topic.contains("occupancy") && marks.iter().all(|m| header(m).is_empty()) {
+                let reading = ["ce_type", "ce_subject", "ce_time"].map(header);
+                same.push(reading.join(" "));
+            }
+            for same in same {
+                let before = seen.insert((after, same), (record.partition, record.offset));
+                assert!(before.is_none(), "{before:?} and {record:?}");
+            }
+        });
+    }
+
+    fn counted(&self, metric: &str) -> u64 {
+        self.bridges.counted(metric, &[])
+    }
+
+    /// Shows all records to `see`, topic by topic.
+    fn records(&self, mut see: impl FnMut(Rec)) {
+        for topic in ten_topics(&self.bridges.template) {
+            let records = records_of(&self.kafka.bootstrap_servers, &topic);
+            records.into_iter().for_each(&mut see);
+        }
+    }
+}
