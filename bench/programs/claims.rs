@@ -1,12 +1,14 @@
-//! Benchmark program: what duplicate detection costs by itself, without HTTP and Kafka. Prints claims/s, on one thread and
-//! on two, among one to two million entries, and the bytes that an entry takes while tables grow (their bound is far off). Times are
-//! those on a processor, so that others who run on this machine change them less.
+//! Benchmark program: what duplicate detection costs by itself, without HTTP and Kafka. Prints, as Markdown, the bytes that an entry
+//! takes while tables grow (their bound is far off), and claims/s on one thread and on two, among one to two million entries. Claims/s
+//! go by the clock on the wall, so that a thread which waits for another counts as slow; for the rest of the machine see the time on a
+//! processor beside it.
 
 use std::env;
 use std::error::Error;
 use std::fs;
+use std::ops::Range;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,8 +32,11 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const MILLION: u64 = 1_000_000;
 
+/// Each figure of speed is the median of so many.
+const ROUNDS: usize = 5;
+
 /// How many events are under way at a time.
-const IN_FLIGHT: u64 = 256;
+const IN_FLIGHT: usize = 256;
 
 /// How many spaces or sensors they are of.
 const SOURCES: u64 = 10_000;
@@ -42,6 +47,15 @@ enum Kind {
     Detections,
     /// An id, and a (type, space, timestamp) of its own.
     Occupancy,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Detections => "id",
+            Self::Occupancy => "id and value",
+        }
+    }
 }
 
 /// The n-th event's facts; hashing and rendering are not what is measured here.
@@ -85,6 +99,10 @@ impl Made {
     }
 }
 
+fn make(kind: Kind, numbers: Range<u64>) -> Vec<Made> {
+    numbers.map(|number| Made::new(kind, number)).collect()
+}
+
 fn settings() -> Dedup {
     Dedup {
         store: Store::Memory,
@@ -93,7 +111,7 @@ fn settings() -> Dedup {
         id_window: Duration::from_secs(900),
         reading_window: Duration::from_secs(900),
         max_ids: 16 * MILLION as usize,
-        max_readings: 4 * MILLION as usize,
+        max_readings: 16 * MILLION as usize,
         rebuild_within: Duration::ZERO,
     }
 }
@@ -108,92 +126,136 @@ fn on_cpu() -> Duration {
     Duration::from_nanos(nanos.expect("Linux tells"))
 }
 
-/// Claims and commits events `from..to`; the time that took, without the making of them.
-fn publish(memory: &Arc<Memory>, kind: Kind, from: u64, to: u64, receipt: &Receipt) -> Duration {
-    let mut took = Duration::ZERO;
-    let mut claims: Vec<Claim> = Vec::with_capacity(IN_FLIGHT as usize);
-    for first in (from..to).step_by(16 * IN_FLIGHT as usize) {
-        let last = to.min(first + 16 * IN_FLIGHT);
-        let made: Vec<_> = (first..last)
-            .map(|number| Made::new(kind, number))
-            .collect();
-        let start = on_cpu();
-        for made in made.chunks(IN_FLIGHT as usize) {
-            for made in made {
-                match memory.claim(&made.facts(), Instant::now()) {
-                    Next::Publish(claim) => claims.push(claim),
-                    other => panic!("event {} is new, but: {other:?}", made.number),
-                }
-            }
-            for claim in claims.drain(..) {
-                claim.commit(receipt, Instant::now());
+/// Claims and commits new events.
+fn publish(memory: &Arc<Memory>, made: &[Made], receipt: &Receipt) {
+    let mut claims: Vec<Claim> = Vec::with_capacity(IN_FLIGHT);
+    for made in made.chunks(IN_FLIGHT) {
+        for made in made {
+            match memory.claim(&made.facts(), Instant::now()) {
+                Next::Publish(claim) => claims.push(claim),
+                other => panic!("event {} is new, but: {other:?}", made.number),
             }
         }
-        took += on_cpu() - start;
+        for claim in claims.drain(..) {
+            claim.commit(receipt, Instant::now());
+        }
     }
-    took
 }
 
 /// Claims events that are stored.
-fn deliver_again(memory: &Arc<Memory>, kind: Kind, from: u64, to: u64) -> Duration {
-    let mut took = Duration::ZERO;
-    for first in (from..to).step_by(4096) {
-        let last = to.min(first + 4096);
-        let made: Vec<_> = (first..last)
-            .map(|number| Made::new(kind, number))
-            .collect();
-        let start = on_cpu();
-        for made in &made {
-            let next = memory.claim(&made.facts(), Instant::now());
-            assert!(matches!(next, Next::Duplicate(_)), "{next:?}");
-        }
-        took += on_cpu() - start;
+fn deliver_again(memory: &Arc<Memory>, made: &[Made]) {
+    for made in made {
+        let next = memory.claim(&made.facts(), Instant::now());
+        assert!(matches!(next, Next::Duplicate(_)), "{next:?}");
     }
-    took
 }
 
-/// Runs `work` on `threads` threads, each on its share of `from..to`; a claim's nanoseconds on one of them, and claims/s of
-/// all.
+/// Publishes without making all events at once.
+fn fill(memory: &Arc<Memory>, kind: Kind, numbers: Range<u64>, receipt: &Receipt) {
+    const AT_A_TIME: u64 = 4096;
+    for first in numbers.clone().step_by(AT_A_TIME as usize) {
+        let last = numbers.end.min(first + AT_A_TIME);
+        publish(memory, &make(kind, first..last), receipt);
+    }
+}
+
+/// What `events` took.
+#[derive(Clone, Copy)]
+struct Took {
+    events: u64,
+    /// From the first thread's start to the last one's end.
+    wall: Duration,
+    /// On processors, all threads together.
+    cpu: Duration,
+}
+
+impl Took {
+    fn per_second(&self) -> f64 {
+        self.events as f64 / self.wall.as_secs_f64()
+    }
+
+    fn cpu_nanos(&self) -> f64 {
+        self.cpu.as_nanos() as f64 / self.events as f64
+    }
+}
+
+/// Runs `work` on `threads` threads at a time, each on its share of the events, which are made before.
 fn on_threads(
     threads: u64,
-    from: u64,
-    to: u64,
-    work: impl Fn(u64, u64) -> Duration + Sync,
-) -> String {
-    let share = (to - from) / threads;
-    let took: Vec<Duration> = thread::scope(|scope| {
-        let run = |thread: u64| {
-            let (work, from) = (&work, from + thread * share);
-            scope.spawn(move || work(from, from + share))
-        };
-        let running: Vec<_> = (0..threads).map(run).collect();
-        running
-            .into_iter()
-            .map(|thread| thread.join().expect("it ends"))
-            .collect()
+    kind: Kind,
+    numbers: Range<u64>,
+    work: impl Fn(&[Made]) + Sync,
+) -> Took {
+    let share = (numbers.end - numbers.start) / threads;
+    let ready = Barrier::new(threads as usize);
+    let run = |thread: u64| {
+        let first = numbers.start + thread * share;
+        let made = make(kind, first..first + share);
+        ready.wait();
+        let (start, cpu) = (Instant::now(), on_cpu());
+        work(&made);
+        (start, Instant::now(), on_cpu() - cpu)
+    };
+    let ran: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = (0..threads)
+            .map(|thread| scope.spawn(move || run(thread)))
+            .collect();
+        let ended = running.into_iter().map(|t| t.join().expect("it ends"));
+        ended.collect()
     });
-    let a_second: f64 = took
-        .iter()
-        .map(|took| share as f64 / took.as_secs_f64())
-        .sum();
-    let nanos = 1e9 * threads as f64 / a_second;
-    format!("{nanos:6.0} ns each, {:6.2} million/s", a_second / 1e6)
+    let start = ran.iter().map(|(start, _, _)| *start).min();
+    let end = ran.iter().map(|(_, end, _)| *end).max();
+    Took {
+        events: share * threads,
+        wall: end.expect("a thread") - start.expect("a thread"),
+        cpu: ran.iter().map(|(_, _, cpu)| *cpu).sum(),
+    }
+}
+
+/// New events, then the same and those before them once more.
+fn round(threads: u64, kind: Kind, receipt: &Receipt) -> [Took; 2] {
+    let memory = Memory::new(&settings(), Instant::now());
+    fill(&memory, kind, 0..MILLION, receipt);
+    let new = |made: &[Made]| publish(&memory, made, receipt);
+    let again = |made: &[Made]| deliver_again(&memory, made);
+    [
+        on_threads(threads, kind, MILLION..2 * MILLION, new),
+        on_threads(threads, kind, 0..2 * MILLION, again),
+    ]
 }
 
 fn speed(receipt: &Receipt) {
-    for (kind, what) in [(Kind::Detections, "id"), (Kind::Occupancy, "id, value")] {
-        for threads in [1, 2] {
-            let memory = Memory::new(&settings(), Instant::now());
-            publish(&memory, kind, 0, MILLION, receipt);
-            let publish = |from, to| publish(&memory, kind, from, to, receipt);
-            let new = on_threads(threads, MILLION, 2 * MILLION, publish);
-            let again = |from, to| deliver_again(&memory, kind, from, to);
-            let known = on_threads(threads, 0, 2 * MILLION, again);
-            println!(
-                "{what:<10} {threads} thread(s)  claim + commit, new: {new}   claim, stored: {known}"
-            );
+    println!("\n| claims | threads | million/s | ÷ one thread | CPU ns each |");
+    println!("|---|---:|---:|---:|---:|");
+    for kind in [Kind::Detections, Kind::Occupancy] {
+        // One and two threads in turns, so that both meet the same conditions.
+        let rounds: Vec<[[Took; 2]; 2]> = (0..ROUNDS)
+            .map(|_| [1, 2].map(|threads| round(threads, kind, receipt)))
+            .collect();
+        for (what, name) in ["new: claim and commit", "stored before: claim"]
+            .into_iter()
+            .enumerate()
+        {
+            for threads in [0, 1] {
+                let of =
+                    |figure: &dyn Fn(&[[Took; 2]; 2]) -> f64| median(rounds.iter().map(figure));
+                println!(
+                    "| {}, {name} | {} | {:.2} | {:.2} | {:.0} |",
+                    kind.name(),
+                    threads + 1,
+                    of(&|round| round[threads][what].per_second()) / 1e6,
+                    of(&|round| round[threads][what].per_second() / round[0][what].per_second()),
+                    of(&|round| round[threads][what].cpu_nanos()),
+                );
+            }
         }
     }
+}
+
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 /// Resident memory of this process, in bytes.
@@ -211,19 +273,24 @@ fn resident() -> Outcome<u64> {
 fn bytes(kind: Kind, entries: u64, receipt: &Receipt) -> Outcome<()> {
     let memory = Memory::new(&settings(), Instant::now());
     // So that the sources, and what is needed once, are not counted.
-    publish(&memory, Kind::Detections, 0, SOURCES, receipt);
+    fill(&memory, Kind::Detections, 0..SOURCES, receipt);
     let before = resident()?;
-    publish(&memory, kind, SOURCES, SOURCES + entries, receipt);
+    fill(&memory, kind, SOURCES..SOURCES + entries, receipt);
     let taken = resident()? - before;
+    let found = memory.entries();
+    let expected = match kind {
+        Kind::Detections => 0,
+        Kind::Occupancy => entries,
+    };
+    if (found.ids as u64, found.readings as u64) != (SOURCES + entries, expected) {
+        return Err(format!("not all is remembered: {found:?}").into());
+    }
     println!(
-        "{entries:>9} {:<18} {:6.1} bytes each ({} MiB; {:?})",
-        match kind {
-            Kind::Detections => "ids",
-            Kind::Occupancy => "ids with a value",
-        },
+        "| {} million × {} | {:.1} | {} |",
+        entries / MILLION,
+        kind.name(),
         taken as f64 / entries as f64,
         taken >> 20,
-        memory.entries(),
     );
     Ok(())
 }
@@ -234,11 +301,13 @@ fn main() -> Outcome<()> {
         (Kind::Detections, MILLION),
         (Kind::Detections, 10 * MILLION),
         (Kind::Occupancy, MILLION),
+        (Kind::Occupancy, 10 * MILLION),
     ];
     if let Some(case) = env::args().nth(1) {
         let (kind, entries) = cases[case.parse::<usize>()?];
         return bytes(kind, entries, &receipt);
     }
+    println!("| entries | bytes each | MiB |\n|---|---:|---:|");
     for case in 0..cases.len() {
         let status = Command::new(env::current_exe()?)
             .arg(case.to_string())
