@@ -9,6 +9,7 @@
 //! <prefix>:<topics>:h<cell>    who is about to change it (token), for the same lease; remembered for 30 s
 //! <prefix>:<topics>:n<source>  time of the newest event of a source, for a day
 //! <prefix>:<topics>:e          the epoch, kept while anybody is there
+//! <prefix>:<topics>:s          in which run of Redis it began
 //! ```
 //!
 //! `<prefix>` is `dedup.redis_prefix`, `<topics>` a hash of the topics' names: bridges with other topics never meet. Which
@@ -33,8 +34,9 @@
 //!   [unknown](Lease::unknown) does not, and for 30 s the commits of successors don't either, for the lost event may yet be
 //!   stored after them;
 //! - a value that was stored without Redis, or one next to which such was stored: in which order nobody knows;
-//! - a value of an earlier epoch. With every connection a replica begins a new one, and also when it had to forget what was
-//!   stored. So a Redis that comes back empty, older (from a snapshot, as a replica that lagged) or without what was told it
+//! - a value of an earlier epoch. A replica begins a new one whenever it connects again, when it had to forget what was
+//!   stored, and when it finds another run of Redis than the epoch began in; one that has just started and finds the same run
+//!   keeps it. So a Redis that comes back empty, older (from a snapshot, as a replica that lagged) or without what was told it
 //!   last is not believed;
 //! - anything in the first seconds after an outage: other replicas still have to tell what they stored meanwhile;
 //! - what one replica alone knows.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value, cmd};
 use tokio::time::timeout;
 
 /// The longest wait for a connection, and for an answer before the connection is given up.
@@ -48,8 +48,20 @@ impl From<&RedisError> for Away {
     }
 }
 
-/// Connects, and says `first`, which makes sure that this Redis can be written to.
-pub async fn connect(client: Client, first: Cmd) -> Result<MultiplexedConnection, Away> {
+/// What is said to Redis first: the epoch is kept, or a new one begins. Either makes sure that Redis can be written to.
+pub struct Greeting {
+    /// Whether this process comes for the first time: it has told Redis all it knows, and the epoch may be kept.
+    pub is_first: bool,
+    /// Begins an epoch.
+    pub begin: Cmd,
+    /// Keeps the epoch; 0 where there is none.
+    pub keep: Cmd,
+    /// Where it stands in which run of a server the epoch began, and for how long that is remembered, ms.
+    pub server: (String, u64),
+}
+
+/// Connects and greets.
+pub async fn connect(client: Client, greeting: Greeting) -> Result<MultiplexedConnection, Away> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None);
@@ -57,13 +69,42 @@ pub async fn connect(client: Client, first: Cmd) -> Result<MultiplexedConnection
         let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        first.exec_async(&mut connection).await?;
+        greeting.say(&mut connection).await?;
         Ok(connection)
     };
     match timeout(PATIENCE, connecting).await {
         Ok(connected) => connected.map_err(|error: RedisError| Away::from(&error)),
         Err(_) => Err(Away::silent()),
     }
+}
+
+impl Greeting {
+    async fn say(self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let run = run_id(connection).await;
+        let (server, lasts_ms) = self.server;
+        if self.is_first && run.is_some() {
+            let known: Option<String> = cmd("GET").arg(&server).query_async(connection).await?;
+            let kept = known == run && self.keep.query_async::<i64>(connection).await? == 1;
+            if kept {
+                return Ok(());
+            }
+        }
+        self.begin.exec_async(connection).await?;
+        if let Some(run) = run {
+            let mut note = cmd("SET");
+            note.arg(server).arg(run).arg("PX").arg(lasts_ms);
+            note.exec_async(connection).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What tells one run of a server from another; none where it does not say.
+async fn run_id(connection: &mut MultiplexedConnection) -> Option<String> {
+    let mut info = cmd("INFO");
+    let info: String = info.arg("server").query_async(connection).await.ok()?;
+    let id = info.lines().find_map(|line| line.strip_prefix("run_id:"))?;
+    Some(id.trim().to_owned())
 }
 
 /// The answers to a pipeline, without those to its first `offset` commands, none of which may fail; and how long they took.

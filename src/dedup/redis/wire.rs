@@ -316,6 +316,11 @@ impl Terms {
         call
     }
 
+    /// Where it stands in which run of a server the epoch began, and for how long that is remembered, ms.
+    pub fn server(&self) -> (String, u64) {
+        (format!("{}s", self.prefix), millis(self.epoch_lasts()))
+    }
+
     fn epoch_lasts(&self) -> Duration {
         EPOCH.max(2 * self.reading_window)
     }

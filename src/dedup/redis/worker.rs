@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use super::circuit::{FIRST_PAUSE, LONGEST_PAUSE, Probe};
-use super::connection::{Away, PATIENCE, ask, connect};
+use super::connection::{Away, Greeting, PATIENCE, ask, connect};
 use super::lease::{Line, Message};
 use super::wire::{RENEWAL, scripts};
 
@@ -74,11 +74,17 @@ impl Worker {
     /// The thread's life.
     pub async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
+        let mut is_first = true;
         loop {
             let client = self.client.clone();
             // It may have lost something, and so may this replica: before anything is asked.
-            let epoch = self.line.new_epoch();
-            let away = match self.meanwhile(connect(client, epoch)).await {
+            let greeting = Greeting {
+                is_first,
+                begin: self.line.new_epoch(),
+                keep: self.line.terms.keep_epoch(),
+                server: self.line.terms.server(),
+            };
+            let away = match self.meanwhile(connect(client, greeting)).await {
                 Ok(Ok(connection)) => {
                     let since = Instant::now();
                     self.load = true;
@@ -95,6 +101,8 @@ impl Worker {
                 Ok(Err(away)) => away,
                 Err(Closed) => return,
             };
+            // From now on events are decided without Redis.
+            is_first = false;
             self.away(&away);
             if self.meanwhile(sleep(pause)).await.is_err() {
                 return;

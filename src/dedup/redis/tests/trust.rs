@@ -334,3 +334,36 @@ fn bridges_of_other_topics_never_meet() {
     assert_ne!(of("a", &topics), of("a", &others));
     assert_ne!(of("a", &topics), of("b", &topics));
 }
+
+#[test]
+fn a_replica_that_has_just_started_believes_what_is_there() {
+    let Some(server) = redis(&[]) else { return };
+    let story = Story::new();
+    let [one] = story.replicas(&server);
+    runtime().block_on(async {
+        story.store(&one, 4).await;
+        let [started] = story.replicas(&server);
+        story.assert_repeat(&started, 4).await;
+        story.assert_repeat(&one, 4).await;
+    });
+}
+
+#[test]
+fn a_replica_that_has_just_started_does_not_believe_a_snapshot() {
+    let Some(mut server) = redis(&[]) else { return };
+    let story = Story::new();
+    let [one] = story.replicas(&server);
+    runtime().block_on(async {
+        story.store(&one, 4).await;
+        server.save();
+        story.store(&one, 5).await;
+    });
+    drop(one);
+    server.kill();
+    server.start_again();
+    let [started] = story.replicas(&server);
+    runtime().block_on(async {
+        story.store(&started, 4).await;
+        story.assert_repeat(&started, 4).await;
+    });
+}
