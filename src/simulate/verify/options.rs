@@ -55,7 +55,8 @@ pub enum Duplicates {
     Detect,
     /// All.
     Expected,
-    /// It need not: such that are taken for something new are counted. What is no duplicate must still not be taken for one.
+    /// It need not: such that are taken for something new, or for a revision because the current value was in doubt, are
+    /// counted. What is no duplicate must still not be taken for one.
     Allowed,
 }
 
@@ -65,6 +66,8 @@ pub(super) struct Judging {
     signs: Signs,
     /// Whether the ids of repeats must be known, too.
     repeats_ids: bool,
+    /// Whether a current value may be in doubt, as after a crash.
+    doubts: bool,
 }
 
 impl Judging {
@@ -84,7 +87,14 @@ impl Judging {
         Some(Self {
             signs,
             repeats_ids: duplicates == Duplicates::Expected && !restarted,
+            doubts: duplicates == Duplicates::Allowed,
         })
+    }
+
+    /// Whether an event may be stored as a revision, of whichever value, although it is such a one by the rules: nothing is
+    /// lost by it.
+    pub(super) fn excuses_a_revision(self, verdict: Verdict) -> bool {
+        self.doubts && matches!(verdict, Verdict::Repeat | Verdict::Revision)
     }
 
     /// Whether redeliveries of repeats must be recognised.

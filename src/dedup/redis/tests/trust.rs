@@ -240,7 +240,7 @@ fn a_redis_that_comes_back_with_an_older_snapshot() {
         server.start_again();
         let client = Client::open(server.url()).unwrap();
         let keys: Vec<Vec<u8>> = redis::cmd("KEYS")
-            .arg("*:c*")
+            .arg("*:*:c*")
             .query(&mut client.get_connection().unwrap())
             .unwrap();
         assert_eq!(keys.len(), 1, "it has the snapshot");
@@ -340,9 +340,9 @@ fn a_replica_that_has_just_started_believes_what_is_there() {
     let Some(server) = redis(&[]) else { return };
     let story = Story::new();
     let [one] = story.replicas(&server);
+    runtime().block_on(story.store(&one, 4));
+    let [started] = story.replicas(&server);
     runtime().block_on(async {
-        story.store(&one, 4).await;
-        let [started] = story.replicas(&server);
         story.assert_repeat(&started, 4).await;
         story.assert_repeat(&one, 4).await;
     });

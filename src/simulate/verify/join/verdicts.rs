@@ -90,6 +90,16 @@ impl Join<'_> {
             for heard in &group.heard {
                 verdicts.told[told(*heard, says) as usize] += 1;
             }
+            let as_revision =
+                |heard: &Heard| matches!(heard, Heard::Stored(Some(Mark::Revision(_))));
+            let fit = match fit {
+                Fit::Wrong(says)
+                    if judging.excuses_a_revision(says) && group.heard.iter().any(as_revision) =>
+                {
+                    Fit::Unrecognised(says)
+                }
+                fit => fit,
+            };
             match fit {
                 Fit::ForgotRepeat(_) => verdicts.forgotten += 1,
                 Fit::Unrecognised(_) => verdicts.unrecognised += 1,
