@@ -2,7 +2,7 @@
 //!
 //! # Meaning
 //! An event is compared with what is **stored** only: while another one with the same id, or of the same (type, space,
-//! timestamp), is undecided, the newcomer waits. [`judge`] holds the rules.
+//! timestamp), is undecided, the newcomer waits. `judge` holds the rules.
 //!
 //! Where it never becomes known whether an event is stored, its id is not remembered; and a current value that it would have
 //! replaced is equal to nothing from then on, because Kafka may have another by now. That costs a copy, where taking it for
