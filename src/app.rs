@@ -268,8 +268,7 @@ type Server = (actix_web::dev::Server, ServerHandle);
 impl Bridge {
     fn build(config: &Config, create_topics: bool) -> Result<Self, Error> {
         let bootstrap = config.require_kafka()?;
-        let names = EventType::ALL.map(|t| config.topics.topic(t).name.clone());
-        let topics = names.clone();
+        let names = config.topics.names();
         let metrics = Arc::new(Metrics::new(&names));
         let contact = Arc::new(Contact::default());
         let properties = client::producer(&config.kafka, &config.http, bootstrap);
@@ -307,7 +306,7 @@ impl Bridge {
         let desk = desk.map(Arc::new);
         let rebuilding = desk
             .as_ref()
-            .map(|desk| Rebuilding::start(config, bootstrap, topics, desk));
+            .map(|desk| Rebuilding::start(config, bootstrap, desk));
         let ingest = Arc::new(Ingest {
             pipeline: Pipeline {
                 metrics,

@@ -23,6 +23,11 @@ impl Topics {
     pub fn topic(&self, event_type: EventType) -> &TopicSpec {
         &self.per_type[event_type.index()]
     }
+
+    /// The ten topics' names, in the order of [`EventType::ALL`].
+    pub fn names(&self) -> [String; 10] {
+        EventType::ALL.map(|event_type| self.topic(event_type).name.clone())
+    }
 }
 
 /// What a topic is called and how it is to be made.

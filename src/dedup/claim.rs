@@ -210,7 +210,7 @@ impl Hold {
     }
 
     /// The event is not to be published, because another replica has stored it, or has stored its value as the current one.
-    pub fn stored_elsewhere(mut self, _kind: Duplicate, now: Instant) {
+    pub fn stored_elsewhere(mut self, now: Instant) {
         self.stored.timestamp_ms = None;
         self.taken.settle(self.stored, now);
     }

@@ -56,8 +56,7 @@ impl Desk {
             config::Store::Memory => None,
             config::Store::Redis(redis) => {
                 let errors = metrics.dedup.redis_errors.clone();
-                let topics = EventType::ALL.map(|t| config.topics.topic(t).name.clone());
-                let shared = Shared::start(settings, redis, &topics, errors);
+                let shared = Shared::start(settings, redis, &config.topics.names(), errors);
                 Some(shared.map_err(|problem| format!("dedup.redis_url: {problem}"))?)
             }
         };
@@ -92,8 +91,9 @@ impl Desk {
         self.set(bit(event_type));
     }
 
-    /// From now on it is, of all types.
+    /// From now on it is, of all types: nothing more is restored.
     pub fn set_rebuilt(&self) {
+        self.memory.restored();
         self.set(ALL);
     }
 
@@ -146,15 +146,25 @@ impl Desk {
         facts: &Facts<'_>,
         now: Instant,
     ) -> Result<Claimed, Option<Turn>> {
-        if self.shared.is_some() {
-            return Err(None);
+        match self.shared {
+            Some(_) => Err(None),
+            None => self.claim_here(event_type, facts, now).map_err(Some),
         }
+    }
+
+    /// The verdict of this process' own memory, or whose turn is before.
+    fn claim_here(
+        &self,
+        event_type: EventType,
+        facts: &Facts<'_>,
+        now: Instant,
+    ) -> Result<Claimed, Turn> {
         // Asked first: what is restored meanwhile was not looked at.
         let unchecked = !self.knows(bit(event_type));
         match self.memory.claim(facts, now) {
             Next::Publish(claim) => Ok(Claimed::Publish { claim, unchecked }),
             Next::Duplicate(kind) => Ok(Claimed::Duplicate(kind)),
-            Next::Wait(turn) => Err(Some(turn)),
+            Next::Wait(turn) => Err(turn),
         }
     }
 
@@ -171,26 +181,29 @@ impl Desk {
             timeout_at(deadline.into(), turn).await.ok()?;
         }
         loop {
-            let unchecked = !self.knows(bit(event_type));
             let turn = match &self.shared {
-                None => match self.memory.claim(facts, Instant::now()) {
-                    Next::Publish(claim) => {
-                        return Some(Claimed::Publish { claim, unchecked });
-                    }
-                    Next::Duplicate(kind) => return Some(Claimed::Duplicate(kind)),
-                    Next::Wait(turn) => turn,
+                None => match self.claim_here(event_type, facts, Instant::now()) {
+                    Ok(claimed) => return Some(claimed),
+                    Err(turn) => turn,
                 },
-                Some(shared) => match self.memory.hold(facts, Instant::now()) {
-                    Held::Hold(hold) => {
-                        return match shared.decide(facts, hold, deadline).await {
-                            Decided::Publish(claim) => Some(Claimed::Publish { claim, unchecked }),
-                            Decided::Duplicate(kind) => Some(Claimed::Duplicate(kind)),
-                            Decided::TimedOut => None,
-                        };
+                Some(shared) => {
+                    let unchecked = !self.knows(bit(event_type));
+                    match self.memory.hold(facts, Instant::now()) {
+                        Held::Hold(hold) => {
+                            return match shared.decide(facts, hold, deadline).await {
+                                Decided::Publish(claim) => {
+                                    Some(Claimed::Publish { claim, unchecked })
+                                }
+                                Decided::Duplicate(kind) => Some(Claimed::Duplicate(kind)),
+                                Decided::TimedOut => None,
+                            };
+                        }
+                        Held::Redelivery => {
+                            return Some(Claimed::Duplicate(Duplicate::Redelivery));
+                        }
+                        Held::Wait(turn) => turn,
                     }
-                    Held::Redelivery => return Some(Claimed::Duplicate(Duplicate::Redelivery)),
-                    Held::Wait(turn) => turn,
-                },
+                }
             };
             timeout_at(deadline.into(), turn).await.ok()?;
         }

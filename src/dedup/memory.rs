@@ -239,7 +239,7 @@ impl Memory {
     }
 
     /// Remembers the time of an event that was stored, if there is room.
-    pub fn restore_newest(&self, source: u64, timestamp_ms: i64, _now: Instant) {
+    pub fn restore_newest(&self, source: u64, timestamp_ms: i64) {
         let mut sources = self.sources.of(source);
         match sources.get_mut(source) {
             Some(known) => known.reach(timestamp_ms),

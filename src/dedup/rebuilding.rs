@@ -19,15 +19,14 @@ pub struct Rebuilding {
 
 impl Rebuilding {
     /// Starts it; the desk is told when it is over, and what is missing then. Events are taken meanwhile.
-    pub fn start(config: &Config, bootstrap: &str, topics: [String; 10], desk: &Arc<Desk>) -> Self {
+    pub fn start(config: &Config, bootstrap: &str, desk: &Arc<Desk>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         if config.dedup.rebuild_within.is_zero() {
-            desk.memory().restored();
             desk.set_rebuilt();
             return Self { stop, thread: None };
         }
         let consumer = client::base(&config.kafka, bootstrap);
-        let settings = config.dedup.clone();
+        let (settings, topics) = (config.dedup.clone(), config.topics.names());
         let thread = std::thread::Builder::new()
             .name("dedup-rebuild".into())
             .spawn({
@@ -77,7 +76,6 @@ impl Drop for Over<'_> {
         if std::thread::panicking() {
             self.0.set_incomplete("it failed".to_owned());
         }
-        self.0.memory().restored();
         self.0.set_rebuilt();
     }
 }
@@ -108,10 +106,9 @@ mod tests {
             ..Sources::default()
         };
         let config = config::load(&sources, &|_, _| Ok(())).expect("a configuration");
-        let topics = EventType::ALL.map(|t| t.kebab().to_owned());
-        let desk = Desk::open(&config, &Metrics::new(&topics)).expect("no Redis");
+        let desk = Desk::open(&config, &Metrics::new(&config.topics.names())).expect("no Redis");
         let desk = Arc::new(desk.expect("it is on"));
-        let rebuilding = Rebuilding::start(&config, "127.0.0.1:1", topics, &desk);
+        let rebuilding = Rebuilding::start(&config, "127.0.0.1:1", &desk);
         (rebuilding, desk)
     }
 

@@ -179,7 +179,7 @@ impl Shared {
                 }
                 Some(Answer::Duplicate(kind)) => {
                     lease.refused();
-                    hold.stored_elsewhere(kind, Instant::now());
+                    hold.stored_elsewhere(Instant::now());
                     return Decided::Duplicate(kind);
                 }
                 Some(Answer::Publish(marks, current)) => {
@@ -269,7 +269,7 @@ fn by_itself(hold: Hold, told: Option<(Lease, &Facts<'_>)>) -> Decided {
         }
         Verdict::Duplicate(Duplicate::Repeat) => Marks::default(),
         Verdict::Duplicate(kind) => {
-            hold.stored_elsewhere(kind, Instant::now());
+            hold.stored_elsewhere(Instant::now());
             return Decided::Duplicate(kind);
         }
     };

@@ -156,7 +156,7 @@ fn read(
     };
     let mut config = config::load(&sources, &|_, _| Ok(())).expect("a configuration");
     change(&mut config.dedup);
-    let names = EventType::ALL.map(|t| config.topics.topic(t).name.clone());
+    let names = config.topics.names();
     let memory = Memory::new(&config.dedup, Instant::now());
     let consumer = client::base(&config.kafka, address);
     let outcome = rebuild(consumer, &names, &memory, &config.dedup, stop, &mut |_| ());

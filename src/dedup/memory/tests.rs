@@ -34,7 +34,7 @@ fn claim_by_hold(memory: &Arc<Memory>, facts: &Facts<'_>, now: Instant) -> Next 
         Held::Hold(hold) => match hold.opinion().clone() {
             Verdict::Publish(marks) => Next::Publish(hold.publish(marks, None)),
             Verdict::Duplicate(kind) => {
-                hold.stored_elsewhere(kind, now);
+                hold.stored_elsewhere(now);
                 Next::Duplicate(kind)
             }
         },
@@ -88,8 +88,8 @@ fn what_is_restored_is_known() {
     let cell = facts.cell.unwrap();
     assert!(memory.restore_current(cell, current.clone(), age, now));
     assert!(!memory.restore_current(cell, current, Duration::ZERO, now));
-    memory.restore_newest(facts.source, i64::MAX, now);
-    memory.restore_newest(facts.source, 0, now);
+    memory.restore_newest(facts.source, i64::MAX);
+    memory.restore_newest(facts.source, 0);
     let entries = memory.entries();
     assert_eq!((entries.ids, entries.readings, entries.sources), (2, 1, 1));
 

@@ -127,7 +127,7 @@ impl Chunk {
         for told in self.told.into_iter().rev() {
             let age = start.age(told.received_ms);
             if let Some((source, timestamp_ms)) = told.newest {
-                memory.restore_newest(source, timestamp_ms, start.instant);
+                memory.restore_newest(source, timestamp_ms);
             }
             let (id, reading) = (told.id_key, told.reading);
             let taken = memory.restore_id(id, reading, told.conflict, age, start.instant);
