@@ -5,15 +5,13 @@
 //! Not in any topic are the ids of dropped repeats. They need not be: such an id, sent again, is a repeat while its value
 //! is the current one, and stale once another is, by the seconds in the ids.
 //!
-//! Read backwards, in rounds of growing chunks, so that what is sent again first, the newest, is known first:
+//! Read backwards, as [`tail`](crate::kafka::tail) does, so that what is sent again first, the newest, is known first:
 //!
-//! - `partition`, `chunk`: how far a partition is to be read, and what of a chunk counts (pure);
-//! - `told`: what one record tells (pure); `place`: whether it lies where its key belongs (pure);
-//! - `reader`: the Kafka part.
+//! - `chunk`: what of a run of records counts (pure);
+//! - `told`: what one record tells (pure); `place`: whether it lies where its key belongs (pure).
 //!
-//! Kafka's look-up by time is of no use here: it goes by the time of the event. Nor is receipt in the order of offsets,
-//! where records waited on disk (`ce_spooled`): those end no search; nor do single ones among others (a replica's wrong
-//! clock, an operator's copy).
+//! Receipt is not in the order of offsets where records waited, on disk (`ce_spooled`) or in quarantine
+//! (`ce_replayedfrom`): those end no search; nor do single ones among others (a replica's wrong clock, an operator's copy).
 //!
 //! Invariants:
 //!
@@ -27,27 +25,24 @@
 //! 3. Beside the engine's memory stand what one topic's chunks tell and librdkafka's queue, both bounded.
 
 mod chunk;
-mod partition;
 mod place;
-mod reader;
 #[cfg(test)]
 mod tests;
 mod told;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::config::ClientConfig;
 
 use super::memory::Memory;
 use crate::config;
+use crate::kafka::tail::{Bounds, Halt, Patience, Reader, Topic, most};
 use chunk::Chunk;
-use partition::{Partition, most};
-use reader::Reader;
 
-/// Receipt is in the order of offsets only as far as deliveries overtake each other and replicas' clocks agree.
-const SLACK: Duration = Duration::from_secs(60);
+/// Receipt is in the order of offsets only as far as deliveries overtake each other (librdkafka goes on with one for a
+/// minute) and replicas' clocks agree.
+const SLACK: Duration = Duration::from_secs(120);
 /// Reasons told, at most.
 const REASONS: usize = 4;
 
@@ -68,38 +63,6 @@ pub struct Outcome {
     pub complete: bool,
     /// Why it is not.
     pub why_not: Option<String>,
-}
-
-/// Why reading ends.
-#[derive(Debug)]
-enum Halt {
-    Stopped,
-    TimeUp,
-    /// Only this topic: it cannot be read, now or at all.
-    Topic {
-        reason: String,
-        for_good: bool,
-    },
-}
-
-/// How long it may go on. Before Kafka answers nothing can be stored either, so that waiting for it costs nothing.
-struct Bounds<'s> {
-    stop: &'s AtomicBool,
-    within: Duration,
-    /// When Kafka first answered.
-    answered: Arc<OnceLock<Instant>>,
-}
-
-impl Bounds<'_> {
-    fn check(&self) -> Result<(), Halt> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Halt::Stopped);
-        }
-        match self.answered.get() {
-            Some(answered) if answered.elapsed() >= self.within => Err(Halt::TimeUp),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// The moment from which ages are counted, by both clocks: receipt is told by the one, memory counts by the other.
@@ -125,25 +88,6 @@ impl Start {
     }
 }
 
-/// What a topic was found to be, and how far it is read.
-#[derive(Debug)]
-struct Topic {
-    /// Its place among the ten.
-    place: usize,
-    name: String,
-    partitions: Vec<Partition>,
-}
-
-impl Topic {
-    fn wanting(&self) -> usize {
-        self.partitions.iter().filter(|p| p.wants()).count()
-    }
-
-    fn give_up(&mut self) {
-        self.partitions.iter_mut().for_each(Partition::give_up);
-    }
-}
-
 /// Reads the window back into `memory`, as far as `settings` allow, or until `stop`. Blocks: for a thread of its own.
 ///
 /// `consumer_config` says where Kafka is and how to log in. Topics that do not exist have nothing to tell; a Kafka that is
@@ -164,11 +108,7 @@ pub fn rebuild(
         begun,
         start: Start::now(),
         window: settings.id_window.max(settings.reading_window),
-        bounds: Bounds {
-            stop,
-            within: settings.rebuild_within,
-            answered: Arc::default(),
-        },
+        bounds: Bounds::new(stop, settings.rebuild_within),
         left: settings.max_ids as u64,
         known,
         outcome: Outcome::default(),
@@ -204,7 +144,8 @@ impl Run<'_> {
         let mut wanted: Vec<usize> = (0..names.len()).collect();
         let halted = loop {
             // A topic that does not answer at once is waited for when the others are read.
-            let found = match reader.look(names, &wanted, &self.bounds) {
+            let named = wanted.iter().map(|&p| (p, names[p].clone())).collect();
+            let found = match reader.look(named, Patience::Some, &self.bounds) {
                 Ok(found) => found,
                 Err(halt) => break Err(halt),
             };
@@ -286,7 +227,7 @@ impl Run<'_> {
     /// One chunk of each partition of a topic that wants more.
     fn chunks(&mut self, reader: &Reader, topic: &mut Topic, records: u64) -> Result<(), Halt> {
         let wanting = topic.partitions.iter().filter(|p| p.wants());
-        let mut chunks: Vec<Chunk> = wanting.map(|p| p.chunk(records)).collect();
+        let mut chunks: Vec<Chunk> = wanting.map(|p| Chunk::of(p.next(records))).collect();
         let (start, window, of) = (self.start, self.window, topic.partitions.len());
         let outcome = &mut self.outcome;
         let read = reader.read(&topic.name, &mut chunks, &self.bounds, |chunk, record| {
@@ -296,10 +237,10 @@ impl Run<'_> {
         let mut altered = false;
         let wanting = topic.partitions.iter_mut().filter(|p| p.wants());
         for (partition, chunk) in wanting.zip(chunks) {
-            if partition.read(&chunk) {
-                self.left = self.left.saturating_sub(chunk.len());
+            if partition.read(chunk.span(), chunk.reaches_beyond()) {
+                self.left = self.left.saturating_sub(chunk.span().len());
             }
-            altered |= chunk.is_altered();
+            altered |= chunk.span().is_altered();
             let (ids, readings) = chunk.settle(self.memory, start);
             outcome.ids += ids;
             outcome.readings += readings;

@@ -1,9 +1,11 @@
 //! Kafka: lanes into librdkafka, delivery reports out of it, and the watch over topics and producer.
 
 pub mod client;
+pub mod destination;
 pub mod embedded;
 pub mod lane;
 pub mod producer;
 pub mod report;
+pub mod tail;
 pub mod topics;
 pub mod watch;

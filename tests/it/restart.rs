@@ -172,7 +172,7 @@ fn knows(memory: &Arc<Memory>, body: &str) -> bool {
         panic!("not an event: {body}");
     };
     let held = memory.hold(&Facts::of(&event, true), Instant::now());
-    matches!(held, Held::Redelivery)
+    matches!(held, Held::Redelivery { .. })
 }
 
 fn is_rebuilding(bridge: &Bridge) -> bool {

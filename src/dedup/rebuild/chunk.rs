@@ -2,96 +2,54 @@
 
 use std::time::Duration;
 
-use super::told::{Record, Told};
+use super::told::{Told, belongs_to};
 use super::{SLACK, Start};
 use crate::dedup::memory::Memory;
+use crate::kafka::tail::{Record, Span};
 
-/// So many records that did not wait on disk tell whether the search goes on: one may be from another time than those
+/// So many records that did not wait tell whether the search goes on: one may be from another time than those
 /// around it.
 const FIRST: u8 = 8;
 
-/// The records of a partition from one offset to another.
+/// A span of a partition, and what its records tell.
 #[derive(Debug)]
 pub struct Chunk {
-    partition: i32,
-    start: i64,
-    end: i64,
-    next: i64,
-    altered: bool,
+    span: Span,
     /// How many of its first records were looked at for their age, and whether all of them are from before the window.
     looked_at: u8,
     beyond: bool,
     told: Vec<Told>,
 }
 
+impl AsMut<Span> for Chunk {
+    fn as_mut(&mut self) -> &mut Span {
+        &mut self.span
+    }
+}
+
 impl Chunk {
-    /// From `start` up to `end`, not including that.
-    pub fn new(partition: i32, start: i64, end: i64) -> Self {
+    /// With nothing read yet.
+    pub fn of(span: Span) -> Self {
         Self {
-            partition,
-            start,
-            end,
-            next: start,
-            altered: false,
+            span,
             looked_at: 0,
             beyond: true,
             told: Vec::new(),
         }
     }
 
-    /// Its partition.
-    pub fn partition(&self) -> i32 {
-        self.partition
-    }
-
-    /// Its first offset.
-    pub fn start(&self) -> i64 {
-        self.start
-    }
-
-    /// How many offsets it has.
-    pub fn len(&self) -> u64 {
-        self.end.abs_diff(self.start)
-    }
-
-    /// The partition's next record lies at `offset`: whether it is one of the chunk's.
-    ///
-    /// Offsets have gaps (markers of transactions, what was compacted away or deleted): any offset from the end on says
-    /// that the chunk is over.
-    pub fn takes(&mut self, offset: i64) -> bool {
-        if offset < self.start {
-            // Only a log that was made anew since has something there for who asked from `start` on.
-            self.altered = true;
-            self.next = self.end;
-            return false;
-        }
-        let takes = (self.next..self.end).contains(&offset);
-        self.next = self.next.max(offset.saturating_add(1));
-        takes
-    }
-
-    /// The partition has nothing more.
-    pub fn end(&mut self) {
-        self.next = self.end;
-    }
-
-    /// Nothing more is to come.
-    pub fn is_read(&self) -> bool {
-        self.next >= self.end
-    }
-
-    /// What was read is not what was asked for.
-    pub fn is_altered(&self) -> bool {
-        self.altered
+    /// Its offsets.
+    pub fn span(&self) -> &Span {
+        &self.span
     }
 
     /// Keeps what one of its records tells, in a topic `of` so many partitions. Returns whether it is one of the bridge's.
     pub fn see(&mut self, record: &Record<'_>, of: usize, start: Start, window: Duration) -> bool {
-        let Some(received_ms) = record.received_ms() else {
+        let Some(received_ms) = record.received_ms else {
             return false;
         };
         let age = start.age(received_ms);
-        if !record.spooled() && self.looked_at < FIRST {
+        if !record.waited && self.looked_at < FIRST {
             self.looked_at += 1;
             self.beyond &= age > window + SLACK;
         }
@@ -99,9 +57,9 @@ impl Chunk {
         if age > window {
             return true;
         }
-        let mut told = record.told();
+        let mut told = Told::by(record);
         if let Some(told) = &mut told
-            && !record.belongs_to(self.partition, of)
+            && !belongs_to(record, self.span.partition(), of)
         {
             // From before the topic grew: what replaced it would lie elsewhere.
             told.current = None;
@@ -122,7 +80,7 @@ impl Chunk {
     ///
     /// Current values only of a chunk that was read to its end.
     pub fn settle(self, memory: &Memory, start: Start) -> (u64, u64) {
-        let is_whole = self.is_read() && !self.altered;
+        let is_whole = self.span.is_read() && !self.span.is_altered();
         let (mut ids, mut values) = (0, 0);
         for told in self.told.into_iter().rev() {
             let age = start.age(told.received_ms);
@@ -138,36 +96,5 @@ impl Chunk {
             }
         }
         (ids, values)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gaps_do_not_matter() {
-        let mut chunk = Chunk::new(0, 10, 20);
-        assert!(chunk.takes(13));
-        assert!(!chunk.takes(13), "once is enough");
-        assert!(chunk.takes(17));
-        assert!(!chunk.is_read());
-        assert!(!chunk.takes(25));
-        assert!(chunk.is_read() && !chunk.is_altered());
-    }
-
-    #[test]
-    fn its_last_offset_is_its_end() {
-        let mut chunk = Chunk::new(0, 10, 20);
-        assert!(chunk.takes(19));
-        assert!(chunk.is_read());
-        assert!(!chunk.takes(20));
-    }
-
-    #[test]
-    fn retention_may_have_taken_all_of_it() {
-        let mut chunk = Chunk::new(0, 10, 20);
-        assert!(!chunk.takes(21));
-        assert!(chunk.is_read() && !chunk.is_altered());
     }
 }

@@ -6,8 +6,6 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::chunk::Chunk;
-use super::partition::Partition;
-use super::told::Record;
 use super::{SLACK, Start};
 use crate::config;
 use crate::dedup::claim::{Current, Held, Next};
@@ -15,6 +13,7 @@ use crate::dedup::memory::Memory;
 use crate::dedup::{Duplicate, Facts, Verdict};
 use crate::event::{Event, Limits, Parsed, parse};
 use crate::kafka::report::Receipt;
+use crate::kafka::tail::{Partition, Record, Span};
 use crate::ksuid::Ksuid;
 
 const WINDOW: Duration = Duration::from_secs(900);
@@ -104,17 +103,17 @@ fn read(log: &[Option<Stored>], chunk: &mut Chunk, start: Start) {
 
 /// The same in a topic of so many partitions.
 fn read_of(log: &[Option<Stored>], chunk: &mut Chunk, of: usize, start: Start) {
-    for (offset, stored) in log.iter().enumerate().skip(chunk.start() as usize) {
-        if chunk.is_read() {
+    for (offset, stored) in log.iter().enumerate().skip(chunk.span().start() as usize) {
+        if chunk.span().is_read() {
             return;
         }
         if let Some(stored) = stored
-            && chunk.takes(offset as i64)
+            && chunk.as_mut().takes(offset as i64)
         {
             chunk.see(&stored.record(), of, start, WINDOW);
         }
     }
-    chunk.end();
+    chunk.as_mut().finish();
 }
 
 /// A memory rebuilt from a log in chunks of these sizes (again and again), and how many offsets were read.
@@ -126,10 +125,10 @@ fn rebuilt(log: &[Option<Stored>], sizes: &[u64], start: Start) -> (Arc<Memory>,
         if !partition.wants() {
             break;
         }
-        let mut chunk = partition.chunk(*size);
+        let mut chunk = Chunk::of(partition.next(*size));
         read(log, &mut chunk, start);
-        offsets += chunk.len();
-        assert!(partition.read(&chunk));
+        offsets += chunk.span().len();
+        assert!(partition.read(chunk.span(), chunk.reaches_beyond()));
         chunk.settle(&memory, start);
     }
     (memory, offsets)
@@ -140,7 +139,7 @@ fn opinion(memory: &Arc<Memory>, body: &str, start: Start) -> (Verdict, Option<C
     let event = event(body);
     match memory.hold(&Facts::of(&event, true), start.instant) {
         Held::Hold(hold) => (hold.opinion().clone(), hold.current().cloned()),
-        Held::Redelivery => (Verdict::Duplicate(Duplicate::Redelivery), None),
+        Held::Redelivery { .. } => (Verdict::Duplicate(Duplicate::Redelivery), None),
         Held::Wait(_) => panic!("nothing is undecided"),
     }
 }
@@ -291,7 +290,7 @@ fn what_is_stored_meanwhile_wins() {
     let memory = Memory::new(&settings(), start.instant);
     let live = id(200, 2);
     publish(&memory, &occupancy(&live, 1, 5, 5), start);
-    let mut chunk = Chunk::new(0, 0, 1);
+    let mut chunk = Chunk::of(Span::new(0, 0, 1));
     read(&old, &mut chunk, start);
     assert_eq!(chunk.settle(&memory, start), (1, 0));
     let next = verdict(&memory, &occupancy(&id(300, 3), 1, 5, 4), start);
@@ -308,10 +307,10 @@ fn half_a_chunk_tells_no_current_value() {
     ];
     let memory = Memory::new(&settings(), start.instant);
     let mut partition = Partition::new(0, 0, 2);
-    let mut chunk = partition.chunk(2);
-    assert!(chunk.takes(0));
+    let mut chunk = Chunk::of(partition.next(2));
+    assert!(chunk.as_mut().takes(0));
     chunk.see(&log[0].as_ref().unwrap().record(), 1, start, WINDOW);
-    assert!(!partition.read(&chunk));
+    assert!(!partition.read(chunk.span(), chunk.reaches_beyond()));
     assert_eq!(chunk.settle(&memory, start), (1, 0));
     let again = occupancy(&id(300, 3), 1, 5, 4);
     assert!(matches!(
@@ -350,7 +349,7 @@ fn others_records_tell_nothing_and_end_nothing() {
     }
     let ours = |stored: &Option<Stored>| {
         let record = stored.as_ref().unwrap().record();
-        Chunk::new(0, 0, 1).see(&record, 1, start, WINDOW)
+        Chunk::of(Span::new(0, 0, 1)).see(&record, 1, start, WINDOW)
     };
     assert_eq!(log.iter().filter(|s| ours(s)).count(), 1);
     let (memory, _) = rebuilt(&log, &[3], start);
@@ -358,22 +357,24 @@ fn others_records_tell_nothing_and_end_nothing() {
 }
 
 #[test]
-fn the_window_ends_the_search_and_spooled_records_do_not() {
+fn the_window_ends_the_search_and_what_waited_does_not() {
     let start = Start::now();
     let body = |n: usize| occupancy(&id(n as i64, 1), n as u8, 5, 4);
     let beyond = (WINDOW + SLACK).as_millis() as i64 + 1;
     let at = |n: usize, age: i64| Some(Stored::new(start, age, body(n)));
     let spooled = |n: usize| at(n, 10 * beyond).map(|s| s.with("ce_spooled", true));
+    let replayed = |n: usize| at(n, 90 * beyond).map(|s| s.with("ce_replayedfrom", "q/0/7"));
     let mut log: Vec<_> = (0..50).map(|n| at(n, beyond + 10)).collect();
     log.extend((50..60).map(|n| at(n, 60_000)));
-    log.extend((60..90).map(spooled));
+    log.extend((60..75).map(spooled));
+    log.extend((75..90).map(replayed));
     let (memory, offsets) = rebuilt(&log, &[5], start);
     for n in 50..60 {
         assert_eq!(verdict(&memory, &body(n), start), REDELIVERY, "{n}");
     }
     assert_eq!(offsets, 45, "one chunk from before the window is enough");
     // What is older than the window is not taken, whether it was read or not.
-    for n in [47, 49, 70] {
+    for n in [47, 49, 70, 80] {
         assert!(matches!(
             verdict(&memory, &body(n), start),
             Verdict::Publish(_)
@@ -419,7 +420,7 @@ fn what_lies_where_its_key_does_not_belong_tells_no_current_value() {
             let memory = Memory::new(&settings(), start.instant);
             for place in order {
                 let log = &logs[place];
-                let mut chunk = Chunk::new(place as i32, 0, log.len() as i64);
+                let mut chunk = Chunk::of(Span::new(place as i32, 0, log.len() as i64));
                 read_of(log, &mut chunk, 3, start);
                 chunk.settle(&memory, start);
             }
@@ -572,7 +573,7 @@ proptest! {
         let (log, events) = log_of(&steps, start);
         let (memory, _) = rebuilt(&log, &sizes, start);
         let whole = Memory::new(&settings(), start.instant);
-        let mut chunk = Chunk::new(0, 0, log.len() as i64);
+        let mut chunk = Chunk::of(Span::new(0, 0, log.len() as i64));
         read(&log, &mut chunk, start);
         chunk.settle(&whole, start);
         prop_assert_eq!(memory.entries().ids, whole.entries().ids);
@@ -592,6 +593,6 @@ proptest! {
         let mut record = Record::new(key.as_deref(), &value);
         record.header(&name, &header);
         record.header("ce_receivedat", b"2026-11-22T19:45:36.123Z");
-        Chunk::new(0, 0, 1).see(&record, 3, Start::now(), Duration::MAX / 4);
+        Chunk::of(Span::new(0, 0, 1)).see(&record, 3, Start::now(), Duration::MAX / 4);
     }
 }

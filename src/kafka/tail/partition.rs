@@ -1,6 +1,6 @@
 //! How far a partition is read, and what is next.
 
-use super::chunk::Chunk;
+use super::Span;
 
 /// Records of a topic in the first round, and the factor from round to round: soon the newest, later in long runs, which
 /// are faster.
@@ -37,30 +37,46 @@ impl Partition {
         }
     }
 
+    /// Its number.
+    pub fn id(&self) -> i32 {
+        self.id
+    }
+
+    /// All from here on is read.
+    pub fn unread(&self) -> i64 {
+        self.unread
+    }
+
+    /// Nothing before `offset` is wanted.
+    pub fn not_before(&mut self, offset: i64) {
+        self.low = self.low.max(offset);
+        self.wants &= self.low < self.unread;
+    }
+
     /// Whether there is more to read.
     pub fn wants(&self) -> bool {
         self.wants
     }
 
     /// What is to be read next: `records`, at least one, or what is left.
-    pub fn chunk(&self, records: u64) -> Chunk {
+    pub fn next(&self, records: u64) -> Span {
         let records = i64::try_from(records.max(1)).unwrap_or(i64::MAX);
         let start = self.unread.saturating_sub(records).max(self.low);
-        Chunk::new(self.id, start, self.unread)
+        Span::new(self.id, start, self.unread)
     }
 
-    /// What became of that chunk. Returns whether it counts: it was read to its end.
+    /// What became of that, and whether nothing before it matters. Returns whether it counts: it was read to its end.
     ///
-    /// The partition is done where it begins, and once the chunk held something from before the window. A chunk that was
-    /// not read to its end is still wanted; one from a log that is another by now ends the reading.
-    pub fn read(&mut self, chunk: &Chunk) -> bool {
-        if chunk.is_altered() {
+    /// The partition is done where it begins. What was not read to its end is still wanted; what is of a log that is
+    /// another by now ends the reading.
+    pub fn read(&mut self, span: &Span, nothing_before: bool) -> bool {
+        if span.is_altered() {
             self.wants = false;
         }
-        let counts = chunk.is_read() && !chunk.is_altered();
+        let counts = span.is_read() && !span.is_altered();
         if counts {
-            self.unread = chunk.start();
-            self.wants = self.unread > self.low && !chunk.reaches_beyond();
+            self.unread = span.start();
+            self.wants = self.unread > self.low && !nothing_before;
         }
         counts
     }
@@ -91,16 +107,16 @@ mod tests {
     #[test]
     fn what_was_not_read_to_its_end_is_asked_for_again() {
         let mut partition = Partition::new(3, 10, 100);
-        let mut chunk = partition.chunk(50);
-        assert!(chunk.takes(98));
-        assert!(!partition.read(&chunk));
+        let mut span = partition.next(50);
+        assert!(span.takes(98));
+        assert!(!partition.read(&span, false));
         assert_eq!(
-            (partition.chunk(50).start(), partition.chunk(50).len()),
+            (partition.next(50).start(), partition.next(50).len()),
             (50, 50)
         );
-        chunk.takes(99);
-        assert!(partition.read(&chunk));
-        let rest = partition.chunk(50);
+        span.takes(99);
+        assert!(partition.read(&span, false));
+        let rest = partition.next(50);
         assert_eq!((rest.start(), rest.len()), (10, 40));
         assert!(partition.wants());
     }
@@ -108,10 +124,30 @@ mod tests {
     #[test]
     fn a_log_that_is_another_by_now_is_left_alone() {
         let mut partition = Partition::new(0, 0, 100);
-        let mut chunk = partition.chunk(10);
-        assert!(!chunk.takes(0));
-        assert!(chunk.is_read());
-        assert!(!partition.read(&chunk));
+        let mut span = partition.next(10);
+        assert!(!span.takes(0));
+        assert!(span.is_read());
+        assert!(!partition.read(&span, false));
+        assert!(!partition.wants());
+    }
+
+    #[test]
+    fn what_was_read_may_say_that_it_is_enough() {
+        let mut partition = Partition::new(0, 0, 100);
+        let mut span = partition.next(10);
+        span.finish();
+        assert!(partition.read(&span, true));
+        assert!(!partition.wants());
+    }
+
+    #[test]
+    fn a_bound_may_leave_nothing() {
+        let mut partition = Partition::new(0, 10, 100);
+        partition.not_before(5);
+        assert_eq!(partition.next(1000).start(), 10);
+        partition.not_before(90);
+        assert_eq!(partition.next(1000).start(), 90);
+        partition.not_before(100);
         assert!(!partition.wants());
     }
 
@@ -127,12 +163,12 @@ mod tests {
                 if !partition.wants() {
                     break;
                 }
-                let mut chunk = partition.chunk(*size);
-                prop_assert_eq!(chunk.start() + chunk.len() as i64, end);
-                prop_assert!(chunk.len() > 0 && chunk.len() <= (*size).max(1));
-                end = chunk.start();
-                chunk.end();
-                prop_assert!(partition.read(&chunk));
+                let mut span = partition.next(*size);
+                prop_assert_eq!(span.start() + span.len() as i64, end);
+                prop_assert!(span.len() > 0 && span.len() <= (*size).max(1));
+                end = span.start();
+                span.finish();
+                prop_assert!(partition.read(&span, false));
             }
             prop_assert_eq!(end, low);
         }

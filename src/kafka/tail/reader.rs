@@ -14,10 +14,8 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::chunk::Chunk;
-use super::told::Record;
-use super::{Bounds, Halt};
-use look::Found;
+use super::{Bounds, Halt, Record, Span};
+pub use look::Found;
 
 mod look;
 
@@ -38,6 +36,15 @@ impl ClientContext for Quiet {
 impl ConsumerContext for Quiet {}
 
 type Client = BaseConsumer<Quiet>;
+
+/// How long a topic that is there and cannot be read yet is waited for when nothing else is left to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Some tries: what it would tell is dispensable.
+    Some,
+    /// As long as there is time.
+    All,
+}
 
 /// Reads the topics and leaves no trace: it joins no group and commits nothing.
 pub struct Reader {
@@ -87,14 +94,14 @@ impl Reader {
         lock(&self.trouble).take()
     }
 
-    /// Those of the topics at the places `wanted` that are there, and where their partitions begin and end now.
+    /// Those of the `wanted` topics (places, names) that are there, and where their partitions begin and end now.
     ///
     /// # Errors
     /// It was to end.
     pub fn look(
         &self,
-        names: &[String; 10],
-        wanted: &[usize],
+        wanted: Vec<(usize, String)>,
+        patience: Patience,
         bounds: &Bounds<'_>,
     ) -> Result<Found, Halt> {
         // librdkafka's questions block: they are asked on a thread of their own, which nobody waits for once this is to end.
@@ -105,10 +112,10 @@ impl Reader {
             over: Arc::clone(&over),
             answered: Arc::clone(&bounds.answered),
             trouble: Arc::clone(&self.trouble),
+            patience,
         };
-        let wanted: Vec<_> = wanted.iter().map(|&p| (p, names[p].clone())).collect();
         let spawned = std::thread::Builder::new()
-            .name("dedup-look".into())
+            .name("tail-look".into())
             .spawn(move || drop(found.send(look.all(&wanted))));
         spawned.expect("the system can start a thread");
         let halt = loop {
@@ -131,17 +138,18 @@ impl Reader {
         Err(halt)
     }
 
-    /// Reads the chunks of a topic's partitions and shows `each` record with its chunk, in the order of its partition.
+    /// Reads one span of each of some partitions of a topic, and shows `each` record with its chunk, which is a span and
+    /// what is kept with it, in the order of its partition.
     /// One topic at a time: librdkafka's crate tells the end of a partition with its number alone.
     ///
     /// # Errors
     /// It was to end, or this topic cannot be read. Chunks may be read to their ends all the same.
-    pub fn read(
+    pub fn read<C: AsMut<Span>>(
         &self,
         topic: &str,
-        chunks: &mut [Chunk],
+        chunks: &mut [C],
         bounds: &Bounds<'_>,
-        each: impl FnMut(&mut Chunk, &Record<'_>),
+        each: impl FnMut(&mut C, &Record<'_>),
     ) -> Result<(), Halt> {
         let client = self.client();
         let read = Reading {
@@ -161,7 +169,7 @@ impl Drop for Reader {
         // Closing it may wait for connections; nobody else has to.
         let client = self.client.take();
         let _ = std::thread::Builder::new()
-            .name("dedup-close".into())
+            .name("tail-close".into())
             .spawn(move || drop(client));
     }
 }
@@ -174,21 +182,22 @@ struct Reading<'r> {
 }
 
 impl Reading<'_> {
-    fn all(
+    fn all<C: AsMut<Span>>(
         &self,
-        chunks: &mut [Chunk],
+        chunks: &mut [C],
         bounds: &Bounds<'_>,
-        mut each: impl FnMut(&mut Chunk, &Record<'_>),
+        mut each: impl FnMut(&mut C, &Record<'_>),
     ) -> Result<(), Halt> {
         let mut list = TopicPartitionList::new();
-        for chunk in chunks.iter() {
-            let from = Offset::Offset(chunk.start());
-            let added = list.add_partition_offset(self.topic, chunk.partition(), from);
+        let mut unread = 0;
+        for span in chunks.iter_mut().map(AsMut::as_mut) {
+            let from = Offset::Offset(span.start());
+            let added = list.add_partition_offset(self.topic, span.partition(), from);
             added.map_err(|e| self.failed(&e, true))?;
+            unread += usize::from(!span.is_read());
         }
         let assigned = self.client.assign(&list);
         assigned.map_err(|e| self.failed(&e, true))?;
-        let mut unread = chunks.iter().filter(|c| !c.is_read()).count();
         let mut last = Instant::now();
         while unread > 0 {
             bounds.check()?;
@@ -202,11 +211,11 @@ impl Reading<'_> {
                 None => None,
             };
             match read {
-                Some(chunk) => {
+                Some(span) => {
                     last = Instant::now();
-                    if chunk.is_read() {
+                    if span.is_read() {
                         unread -= 1;
-                        self.leave(chunk.partition());
+                        self.leave(span.partition());
                     }
                 }
                 None if last.elapsed() > STALL => return Err(self.stalled()),
@@ -216,21 +225,21 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// The chunk that a record came for.
-    fn take<'c>(
+    /// The span that a record came for.
+    fn take<'c, C: AsMut<Span>>(
         &self,
         message: &BorrowedMessage<'_>,
-        chunks: &'c mut [Chunk],
-        each: &mut impl FnMut(&mut Chunk, &Record<'_>),
-    ) -> Option<&'c mut Chunk> {
+        chunks: &'c mut [C],
+        each: &mut impl FnMut(&mut C, &Record<'_>),
+    ) -> Option<&'c mut Span> {
         if message.topic() != self.topic {
             return None;
         }
         let chunk = chunk_of(chunks, message.partition())?;
-        if chunk.takes(message.offset()) {
+        if chunk.as_mut().takes(message.offset()) {
             show(message, |record| each(chunk, record));
         }
-        Some(chunk)
+        Some(chunk.as_mut())
     }
 
     /// What comes in a partition from now on is not wanted, and not fetched.
@@ -275,16 +284,19 @@ impl Reading<'_> {
 }
 
 /// The chunk of a partition, if it still has something to come.
-fn chunk_of(chunks: &mut [Chunk], partition: i32) -> Option<&mut Chunk> {
-    let mut same = chunks.iter_mut().filter(|c| c.partition() == partition);
-    same.next().filter(|c| !c.is_read())
+fn chunk_of<C: AsMut<Span>>(chunks: &mut [C], partition: i32) -> Option<&mut C> {
+    let mut same = chunks
+        .iter_mut()
+        .filter_map(|c| (c.as_mut().partition() == partition).then_some(c));
+    let chunk = same.next()?;
+    (!chunk.as_mut().is_read()).then_some(chunk)
 }
 
-/// A partition has nothing more: its chunk.
-fn end_of(chunks: &mut [Chunk], partition: i32) -> Option<&mut Chunk> {
-    let chunk = chunk_of(chunks, partition)?;
-    chunk.end();
-    Some(chunk)
+/// A partition has nothing more: its span.
+fn end_of<C: AsMut<Span>>(chunks: &mut [C], partition: i32) -> Option<&mut Span> {
+    let span = chunk_of(chunks, partition)?.as_mut();
+    span.finish();
+    Some(span)
 }
 
 fn show(message: &BorrowedMessage<'_>, each: impl FnOnce(&Record<'_>)) {

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer;
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
-use super::super::Topic;
-use super::super::partition::Partition;
-use super::{Client, lock};
+use super::super::{Partition, Topic};
+use super::{Client, Patience, lock};
 
 /// The longest wait for one answer.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -29,6 +28,7 @@ pub struct Look {
     /// When Kafka first answered.
     pub answered: Arc<OnceLock<Instant>>,
     pub trouble: Arc<Mutex<Option<String>>>,
+    pub patience: Patience,
 }
 
 /// What came of a look.
@@ -65,7 +65,7 @@ impl Look {
         let mut missing: Vec<_> = wanted.iter().collect();
         let mut last_words = Vec::new();
         let mut since = None;
-        let mut tries = 0;
+        let mut tries = 0_usize;
         while !missing.is_empty() && !self.is_over() {
             let answer = match tries {
                 0 => FIRST_ANSWER,
@@ -94,7 +94,7 @@ impl Look {
                 if !found.topics.is_empty() {
                     break;
                 }
-                if tries == TRIES {
+                if tries == TRIES && self.patience == Patience::Some {
                     found.later.clear();
                     found.trouble.append(&mut last_words);
                     break;
