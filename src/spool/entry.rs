@@ -1,0 +1,355 @@
+//! What lies in the spool for one event or quarantined body: a version byte, the length of a JSON object, the object with
+//! everything but the value, the value's bytes as they were received. Unknown members are ignored, missing ones have a
+//! default, so that a release can add some and an older one still reads them.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dedup::{Duplicate, Marks, Revision, event_id::EventId};
+
+const VERSION: u8 = 1;
+const PREFIX: usize = 1 + 4;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry<'v> {
+    /// When the bridge had it, ms since 1970.
+    pub received_ms: i64,
+    /// It was in librdkafka's hands when it was spooled.
+    pub in_doubt: bool,
+    /// What it is.
+    pub content: Content,
+    /// The record's value.
+    pub value: Cow<'v, [u8]>,
+}
+
+/// What an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A valid event.
+    Event {
+        /// What it was to what was stored when it was claimed.
+        marks: Marks,
+        /// Where it lay in the quarantine before.
+        replayed_from: Option<ReplayedFrom>,
+    },
+    /// A body, or an item of one, that is no valid event.
+    Quarantined(Quarantined),
+}
+
+/// What the quarantine's headers say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quarantined {
+    /// Of the mistakes.
+    pub codes: Vec<String>,
+    /// The mistakes in words.
+    pub detail: String,
+    /// Of the request.
+    pub path: String,
+    /// The configured name of the credential that it came with.
+    pub credential: String,
+    /// The type that it says it has.
+    pub claimed_type: Option<String>,
+    /// Of the request.
+    pub content_type: Option<String>,
+}
+
+/// The place of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayedFrom {
+    /// Its topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+}
+
+/// Why bytes are no entry.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Of a later release.
+    #[error(
+        "it has the format {0}, of which this release knows nothing: use the release that wrote it, or a later one"
+    )]
+    Version(u8),
+    /// Less than it says it is.
+    #[error("it is cut off")]
+    CutOff,
+    /// What is said about the value can't be read.
+    #[error("what is said about the value can't be read: {0}")]
+    Head(#[from] serde_json::Error),
+}
+
+impl Entry<'_> {
+    /// As it lies on disk.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(PREFIX + 128 + self.value.len());
+        bytes.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
+        serde_json::to_writer(&mut bytes, &Head::from(self)).expect("strings and numbers");
+        let head = u32::try_from(bytes.len() - PREFIX).expect("a few strings, limited like bodies");
+        bytes[1..PREFIX].copy_from_slice(&head.to_le_bytes());
+        bytes.extend_from_slice(&self.value);
+        bytes
+    }
+
+    /// What [`Entry::encode`] made `bytes` of.
+    ///
+    /// # Errors
+    /// It did not.
+    pub fn decode(bytes: &[u8]) -> Result<Entry<'_>, DecodeError> {
+        let (head, value) = split(bytes)?;
+        let head: Head = serde_json::from_slice(head)?;
+        let content = match head.quarantined {
+            Some(quarantined) => Content::Quarantined(quarantined),
+            None => Content::Event {
+                marks: head.marks.into(),
+                replayed_from: head.replayed_from,
+            },
+        };
+        let (received_ms, in_doubt) = (head.received_ms, head.in_doubt);
+        Ok(Entry {
+            received_ms,
+            in_doubt,
+            content,
+            value: Cow::Borrowed(value),
+        })
+    }
+}
+
+fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
+    let (version, rest) = bytes.split_first().ok_or(DecodeError::CutOff)?;
+    if *version != VERSION {
+        return Err(DecodeError::Version(*version));
+    }
+    let (len, rest) = rest.split_first_chunk().ok_or(DecodeError::CutOff)?;
+    rest.split_at_checked(u32::from_le_bytes(*len) as usize)
+        .ok_or(DecodeError::CutOff)
+}
+
+/// The JSON object.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    received_ms: i64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    in_doubt: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    marks: WrittenMarks,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replayed_from: Option<ReplayedFrom>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quarantined: Option<Quarantined>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// [`Marks`] as they are written: those stay free to change.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct WrittenMarks {
+    #[serde(skip_serializing_if = "is_default")]
+    duplicate: Option<WrittenDuplicate>,
+    #[serde(skip_serializing_if = "is_default")]
+    revision: Option<WrittenRevision>,
+    #[serde(skip_serializing_if = "is_default")]
+    stale: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    out_of_order: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    conflict: Option<u64>,
+}
+
+#[derive(PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WrittenDuplicate {
+    Redelivery,
+    Repeat,
+}
+
+#[derive(PartialEq, Serialize, Deserialize)]
+struct WrittenRevision {
+    number: u32,
+    supersedes: String,
+}
+
+impl From<&Entry<'_>> for Head {
+    fn from(entry: &Entry<'_>) -> Self {
+        let mut head = Head {
+            received_ms: entry.received_ms,
+            in_doubt: entry.in_doubt,
+            marks: WrittenMarks::default(),
+            replayed_from: None,
+            quarantined: None,
+        };
+        match &entry.content {
+            Content::Event {
+                marks,
+                replayed_from,
+            } => {
+                head.marks = marks.into();
+                head.replayed_from = replayed_from.clone();
+            }
+            Content::Quarantined(quarantined) => head.quarantined = Some(quarantined.clone()),
+        }
+        head
+    }
+}
+
+impl From<&Marks> for WrittenMarks {
+    fn from(marks: &Marks) -> Self {
+        // Taken apart, so that a new mark can't be forgotten here.
+        let Marks {
+            duplicate,
+            revision,
+            stale,
+            out_of_order,
+            conflict,
+        } = marks;
+        Self {
+            duplicate: duplicate.map(|duplicate| match duplicate {
+                Duplicate::Redelivery => WrittenDuplicate::Redelivery,
+                Duplicate::Repeat => WrittenDuplicate::Repeat,
+            }),
+            revision: revision.as_ref().map(|revision| WrittenRevision {
+                number: revision.number,
+                supersedes: revision.supersedes.to_string(),
+            }),
+            stale: *stale,
+            out_of_order: *out_of_order,
+            conflict: *conflict,
+        }
+    }
+}
+
+impl From<WrittenMarks> for Marks {
+    fn from(written: WrittenMarks) -> Self {
+        Self {
+            duplicate: written.duplicate.map(|duplicate| match duplicate {
+                WrittenDuplicate::Redelivery => Duplicate::Redelivery,
+                WrittenDuplicate::Repeat => Duplicate::Repeat,
+            }),
+            revision: written.revision.map(|revision| Revision {
+                number: revision.number,
+                supersedes: EventId::new(&revision.supersedes),
+            }),
+            stale: written.stale,
+            out_of_order: written.out_of_order,
+            conflict: written.conflict,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> Entry<'static> {
+        Entry {
+            received_ms: 1_700_000_000_123,
+            in_doubt: true,
+            content: Content::Event {
+                marks: Marks {
+                    duplicate: Some(Duplicate::Repeat),
+                    revision: Some(Revision {
+                        number: 3,
+                        supersedes: EventId::new("event_x"),
+                    }),
+                    stale: true,
+                    out_of_order: true,
+                    conflict: Some(u64::MAX),
+                },
+                replayed_from: Some(ReplayedFrom {
+                    topic: "butlr.quarantine.v1".to_owned(),
+                    partition: 2,
+                    offset: 1 << 40,
+                }),
+            },
+            value: Cow::Borrowed(br#"{"id":"a"}"#),
+        }
+    }
+
+    fn quarantined() -> Entry<'static> {
+        let content = Content::Quarantined(Quarantined {
+            codes: vec!["not_json".to_owned()],
+            detail: "The body is cut off \u{2026}".to_owned(),
+            path: "/v1/events".to_owned(),
+            credential: "butlr".to_owned(),
+            claimed_type: None,
+            content_type: Some("application/json".to_owned()),
+        });
+        Entry {
+            received_ms: -1,
+            in_doubt: false,
+            content,
+            value: Cow::Borrowed(&[0, 255, 1]),
+        }
+    }
+
+    #[test]
+    fn what_is_decoded_is_what_was_encoded() {
+        let plain = Content::Event {
+            marks: Marks::default(),
+            replayed_from: None,
+        };
+        let plain = Entry {
+            content: plain,
+            in_doubt: false,
+            value: Cow::Borrowed(b""),
+            ..event()
+        };
+        for entry in [event(), quarantined(), plain] {
+            assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+        }
+    }
+
+    #[test]
+    fn what_is_no_entry_is_an_error() {
+        let whole = event().encode();
+        let head = PREFIX + u32::from_le_bytes(whole[1..PREFIX].try_into().unwrap()) as usize;
+        for len in 0..head {
+            assert!(Entry::decode(&whole[..len]).is_err(), "{len} bytes");
+        }
+        let later = [&[9], &whole[1..]].concat();
+        assert!(matches!(
+            Entry::decode(&later),
+            Err(DecodeError::Version(9))
+        ));
+    }
+
+    #[test]
+    fn what_a_later_release_adds_is_ignored() {
+        let head = br#"{"received_ms":5,"marks":{"stale":true,"new":[1]},"also_new":{}}"#;
+        let mut bytes = vec![VERSION];
+        bytes.extend((head.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(head);
+        bytes.extend_from_slice(b"value");
+        let entry = Entry::decode(&bytes).unwrap();
+        let marks = Marks {
+            stale: true,
+            ..Marks::default()
+        };
+        assert_eq!(
+            entry.content,
+            Content::Event {
+                marks,
+                replayed_from: None
+            }
+        );
+        assert_eq!((entry.received_ms, &entry.value[..]), (5, &b"value"[..]));
+    }
+
+    /// Entries outlive the release that wrote them: these bytes lie on somebody's disk.
+    #[test]
+    fn the_format_stays() {
+        let head = r#"{"received_ms":1700000000123,"in_doubt":true,"marks":{"duplicate":"repeat","revision":{"number":3,"supersedes":"event_x"},"stale":true,"out_of_order":true,"conflict":18446744073709551615},"replayed_from":{"topic":"butlr.quarantine.v1","partition":2,"offset":1099511627776}}"#;
+        let mut expected = vec![1];
+        expected.extend((head.len() as u32).to_le_bytes());
+        expected.extend_from_slice(head.as_bytes());
+        expected.extend_from_slice(br#"{"id":"a"}"#);
+        assert_eq!(event().encode(), expected);
+    }
+}

@@ -1,0 +1,152 @@
+//! What the store asks of a file system. A trait, because the tests put one in its place that loses what was not fsynced.
+
+use std::{
+    any::Any,
+    fmt::Debug,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::Path,
+};
+
+use redb::{StorageBackend, backends::FileBackend};
+
+/// A file as redb writes and reads it.
+pub(super) type Backend = Box<dyn StorageBackend>;
+/// Held as long as the directory is.
+pub(super) type Lock = Box<dyn Any + Send + Sync>;
+
+pub(super) trait Disk: Debug + Send + Sync {
+    /// With its parents; for nobody else's eyes.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// None when another process has it.
+    fn lock(&self, file: &Path) -> io::Result<Option<Lock>>;
+    /// Names and lengths of the files in it.
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>>;
+    fn len(&self, file: &Path) -> io::Result<u64>;
+    fn read(&self, file: &Path) -> io::Result<Vec<u8>>;
+    /// Makes the file anew. Durable on return, its name after [`Disk::sync_dir`].
+    fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// A new, empty file.
+    fn create(&self, file: &Path) -> io::Result<Backend>;
+    fn open(&self, file: &Path) -> io::Result<Backend>;
+    fn open_read_only(&self, file: &Path) -> io::Result<Backend>;
+    /// Replaces what is there.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// `to` holds durably what `from` holds, which stays.
+    fn keep_copy(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives up its space, keeps its name.
+    fn truncate(&self, file: &Path) -> io::Result<()>;
+    fn remove(&self, file: &Path) -> io::Result<()>;
+    /// From here on the names in it are durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// The one of the operating system.
+#[derive(Debug)]
+pub(super) struct Files;
+
+impl Disk for Files {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.recursive(true).create(dir)?;
+        dir.parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .map_or(Ok(()), |parent| self.sync_dir(parent))
+    }
+
+    fn lock(&self, file: &Path) -> io::Result<Option<Lock>> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(file)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                files.push((name, metadata.len()));
+            }
+        }
+        Ok(files)
+    }
+
+    fn len(&self, file: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(file)?.len())
+    }
+
+    fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
+        fs::read(file)
+    }
+
+    fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
+        // A new file, never one whose fsync has failed before: the kernel forgets what it could not write.
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).open(file)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    fn create(&self, file: &Path) -> io::Result<Backend> {
+        backend(
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(file)?,
+        )
+    }
+
+    fn open(&self, file: &Path) -> io::Result<Backend> {
+        backend(OpenOptions::new().read(true).write(true).open(file)?)
+    }
+
+    fn open_read_only(&self, file: &Path) -> io::Result<Backend> {
+        backend(File::open(file)?)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn keep_copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if fs::hard_link(from, to).is_err() {
+            fs::copy(from, to)?;
+        }
+        File::open(to)?.sync_all()
+    }
+
+    fn truncate(&self, file: &Path) -> io::Result<()> {
+        OpenOptions::new().write(true).open(file)?.set_len(0)
+    }
+
+    fn remove(&self, file: &Path) -> io::Result<()> {
+        fs::remove_file(file)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+}
+
+fn backend(file: File) -> io::Result<Backend> {
+    Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
+}

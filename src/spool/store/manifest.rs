@@ -1,0 +1,96 @@
+//! `manifest.json`: what must be known beside the segments. One JSON object, its body with a checksum; replaced whole.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::removed::Written;
+use crate::kafka::destination::Destination;
+
+const FORMAT: u32 = 1;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    /// No segment had this number or a greater one.
+    pub next_segment: u32,
+    pub segments: Vec<WrittenSegment>,
+    pub handed: Vec<WrittenHanded>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct WrittenSegment {
+    pub number: u32,
+    /// Receipt of its first entry, ms since 1970.
+    #[serde(default)]
+    pub first_ms: Option<i64>,
+    /// How long the file is, once it is never written again.
+    #[serde(default)]
+    pub sealed: Option<u64>,
+    /// Rows by destination; exact where it is sealed, at least as many where not.
+    pub rows: Vec<u64>,
+    /// Those of them that had not been removed.
+    pub live: Vec<u64>,
+    #[serde(default)]
+    pub removed: Option<Written>,
+}
+
+/// One handing over of entries to Kafka.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WrittenHanded {
+    pub to: usize,
+    pub upto: u64,
+    pub tails: Vec<(i32, i64)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<'m> {
+    format: u32,
+    checksum: String,
+    #[serde(borrow)]
+    body: &'m RawValue,
+}
+
+impl Manifest {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let body = serde_json::value::to_raw_value(self).expect("numbers and strings");
+        let checksum = checksum(&body);
+        let envelope = Envelope {
+            format: FORMAT,
+            checksum,
+            body: &body,
+        };
+        let mut bytes = serde_json::to_vec(&envelope).expect("numbers and strings");
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Errs in words: why not.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let envelope: Envelope =
+            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if envelope.format != FORMAT {
+            return Err(format!(
+                "it has the format {}, of which this release knows nothing",
+                envelope.format
+            ));
+        }
+        if envelope.checksum != checksum(envelope.body) {
+            return Err("its checksum does not fit".to_owned());
+        }
+        let manifest: Self =
+            serde_json::from_str(envelope.body.get()).map_err(|error| error.to_string())?;
+        let fits = |rows: &[u64]| rows.len() == Destination::COUNT;
+        if !manifest
+            .segments
+            .iter()
+            .all(|segment| fits(&segment.rows) && fits(&segment.live))
+        {
+            return Err("it knows other destinations".to_owned());
+        }
+        Ok(manifest)
+    }
+}
+
+fn checksum(body: &RawValue) -> String {
+    format!("{:016x}", xxh3_64(body.get().as_bytes()))
+}

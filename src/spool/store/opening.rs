@@ -1,0 +1,442 @@
+//! Opening a spool, whatever is found there.
+
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind,
+    ops::ControlFlow,
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use super::{
+    DAMAGED, Damaged, Found, MANIFEST, OpenError, Options, Store,
+    disk::Disk,
+    file::{FileError, SegmentFile},
+    frame::salvage,
+    lock,
+    manifest::{Manifest, WrittenHanded},
+    number_of, segment_name,
+    state::{Segment, State, place_of, segment_of},
+    writing::{Writer, received_ms},
+};
+use crate::kafka::destination::Destination;
+
+/// So much of sealed segments is read at opening, to say what is wrong with them then. The others are when they are drained.
+const CHECKED_AT_OPENING: u64 = 256 << 20;
+
+/// What lies in the directory.
+#[derive(Default)]
+struct Listing {
+    segments: Vec<(u32, u64)>,
+    retired: Vec<u32>,
+    unfinished: Vec<String>,
+    /// Greater than any number that was ever seen.
+    next_segment: u32,
+}
+
+impl Store {
+    pub(super) fn open_on(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        read_only: bool,
+    ) -> Result<(Self, Found), OpenError> {
+        let begun = Instant::now();
+        let dir = options.dir.display().to_string();
+        let io = |source| OpenError::Io {
+            dir: dir.clone(),
+            source,
+        };
+        let mut directory_lock = None;
+        if !read_only {
+            disk.create_dir(&options.dir).map_err(io)?;
+            let locked = disk.lock(&options.dir.join("lock")).map_err(io)?;
+            directory_lock = Some(locked.ok_or_else(|| OpenError::Locked { dir: dir.clone() })?);
+        }
+        let mut store = Self {
+            disk,
+            dir: options.dir,
+            segment_bytes: options.segment_bytes.min(super::LARGEST_SEGMENT),
+            read_only,
+            writer: Mutex::new(Writer::Unwritable("it was not begun".to_owned())),
+            active: RwLock::new(None),
+            readers: Mutex::new(Vec::new()),
+            manifest: Mutex::new(()),
+            set_aside: Mutex::new(false),
+            set_aside_bytes: AtomicU64::new(0),
+            state: Mutex::new(State::default()),
+            present: Default::default(),
+            lost: Default::default(),
+            damaged: Mutex::new(Vec::new()),
+            unfinished: AtomicU64::new(0),
+            handed_before: Default::default(),
+            _lock: directory_lock,
+        };
+        let listing = store.list().map_err(io)?;
+        let missing = store.find(listing);
+        store.begin_anew();
+        Ok(store.found(missing, begun))
+    }
+
+    fn list(&self) -> Result<Listing, std::io::Error> {
+        let mut listing = Listing {
+            next_segment: 1,
+            ..Listing::default()
+        };
+        let mut seen = 0;
+        for (name, len) in self.disk.list(&self.dir)? {
+            if name.ends_with(".new") {
+                listing.unfinished.push(name);
+            } else if let Some(number) = number_of(&name, "redb") {
+                listing.segments.push((number, len));
+                seen = seen.max(number);
+            } else if let Some(number) = number_of(&name, "retired") {
+                listing.retired.push(number);
+                seen = seen.max(number);
+            }
+        }
+        for (name, _) in self.disk.list(&self.path(DAMAGED)).unwrap_or_default() {
+            let number = name
+                .split('.')
+                .next()
+                .and_then(|number| number.parse().ok());
+            seen = seen.max(number.unwrap_or(0));
+        }
+        listing.segments.sort_unstable();
+        listing.next_segment = seen.saturating_add(1);
+        Ok(listing)
+    }
+
+    /// Finds out what is there. Returns what is not there.
+    fn find(&mut self, listing: Listing) -> Vec<String> {
+        if !self.read_only {
+            for name in &listing.unfinished {
+                let _ = self.disk.remove(&self.path(name));
+            }
+        }
+        let mut missing = Vec::new();
+        let manifest = self.find_manifest(&listing, &mut missing);
+        let retired: BTreeSet<u32> = listing.retired.iter().copied().collect();
+        let there: BTreeSet<u32> = listing.segments.iter().map(|(number, _)| *number).collect();
+        for written in &manifest.segments {
+            if there.contains(&written.number) || retired.contains(&written.number) {
+                continue;
+            }
+            let lost: u64 = written.live.iter().sum();
+            // An empty one's name may have been lost with the power: nothing was in it.
+            if lost > 0 || written.rows.iter().any(|rows| *rows > 0) {
+                tracing::error!(
+                    file = segment_name(written.number),
+                    lost,
+                    "a file of the spool is missing"
+                );
+                missing.push(segment_name(written.number));
+            }
+        }
+        {
+            let mut state = self.state();
+            state.next_segment = manifest.next_segment.max(listing.next_segment);
+            state.retired = listing.retired;
+            for handed in manifest.handed {
+                if handed.to < Destination::COUNT {
+                    state.handed[handed.to].push(handed);
+                }
+            }
+        }
+        self.handed_before = std::array::from_fn(|to| self.state().handed(to));
+        let mut to_check = CHECKED_AT_OPENING;
+        for (number, len) in listing.segments {
+            let written = manifest
+                .segments
+                .iter()
+                .find(|written| written.number == number);
+            let segment = match written {
+                Some(written) => Segment::from_written(written, len),
+                None => Segment::new(super::Stage::Sealed(None), len),
+            };
+            self.find_segment(number, segment, len, &mut to_check);
+        }
+        self.forget_set_aside();
+        missing
+    }
+
+    /// Without a manifest every entry may have been handed to Kafka.
+    fn find_manifest(&self, listing: &Listing, missing: &mut Vec<String>) -> Manifest {
+        let why = match self.disk.read(&self.path(MANIFEST)) {
+            Ok(bytes) => match Manifest::decode(&bytes) {
+                Ok(manifest) => return manifest,
+                Err(why) => why,
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Before the first segment is begun there is a manifest.
+                if listing.segments.is_empty() {
+                    return Manifest::default();
+                }
+                missing.push(MANIFEST.to_owned());
+                return Self::nothing_known();
+            }
+            Err(error) => error.to_string(),
+        };
+        let moved_to = self.keep_damaged(MANIFEST);
+        tracing::error!(
+            file = MANIFEST,
+            why,
+            ?moved_to,
+            "a file of the spool is damaged"
+        );
+        lock(&self.damaged).push(Damaged {
+            file: MANIFEST.to_owned(),
+            moved_to,
+            why,
+            lost: None,
+        });
+        Self::nothing_known()
+    }
+
+    fn nothing_known() -> Manifest {
+        let all = |to| WrittenHanded {
+            to,
+            upto: u64::MAX,
+            tails: Vec::new(),
+        };
+        Manifest {
+            handed: (0..Destination::COUNT).map(all).collect(),
+            ..Manifest::default()
+        }
+    }
+
+    fn find_segment(&self, number: u32, segment: Segment, len: u64, to_check: &mut u64) {
+        let sealed = match segment.stage {
+            super::Stage::Sealed(sealed) => sealed,
+            super::Stage::Writing => None,
+        };
+        for (present, live) in self.present.iter().zip(segment.live) {
+            present.fetch_add(live, Relaxed);
+        }
+        self.state().segments.insert(number, segment);
+        let checked = match sealed {
+            Some(sealed) if sealed != len => {
+                Err(FileError(format!("it is {len} bytes long, not {sealed}")))
+            }
+            Some(_) if *to_check < len => Ok(()),
+            Some(_) => {
+                *to_check -= len;
+                self.with_file(number, |_| Ok(()))
+            }
+            None => self.count(number),
+        };
+        if let Err(FileError(why)) = checked
+            && let Err(error) = self.repair(number, &why)
+        {
+            // Nothing can be read of it at all: it stays where it is, and counts for nothing.
+            tracing::error!(%error, "a file of the spool can't be read");
+            self.give_up(number, &why);
+        }
+    }
+
+    fn give_up(&self, number: u32, why: &str) {
+        let segment = {
+            let mut state = self.state();
+            let segment = state.segments.remove(&number);
+            let written = segment.as_ref().map(|segment| segment.written(number));
+            state.unreadable.extend(written);
+            segment
+        };
+        let lost = segment.map(|segment| {
+            for (present, live) in self.present.iter().zip(segment.live) {
+                present.fetch_sub(live, Relaxed);
+            }
+            segment.live.iter().sum()
+        });
+        let damaged = Damaged {
+            file: segment_name(number),
+            moved_to: None,
+            why: why.to_owned(),
+            lost,
+        };
+        lock(&self.damaged).push(damaged);
+    }
+
+    /// Counts the rows of a segment that was not closed. Rows that the database does not know belong to its last commit, which
+    /// was not finished, or whose page is damaged: what is whole of it is taken over.
+    fn count(&self, number: u32) -> Result<(), FileError> {
+        let path = self.segment_path(number);
+        let file = SegmentFile::read_only(self.disk.open_read_only(&path)?)?;
+        let mut rows = BTreeSet::new();
+        let mut first_ms = None;
+        let mut broken = false;
+        for to in 0..Destination::COUNT {
+            file.scan(to, 0, |seq, row| {
+                match row {
+                    Ok(_) if segment_of(seq) != number => broken = true,
+                    Ok(bytes) => {
+                        if rows.first().is_none_or(|(_, first)| seq < *first) {
+                            first_ms = received_ms(bytes).or(first_ms);
+                        }
+                        rows.insert((to, seq));
+                    }
+                    Err(_) => broken = true,
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        drop(file);
+        if broken {
+            return Err(FileError("an entry's checksum does not fit".to_owned()));
+        }
+        let bytes = self.disk.read(&path)?;
+        let found = salvage(&bytes, |seq| segment_of(seq) == number);
+        let whole = rows.iter().all(|row| found.whole.contains_key(row));
+        if !whole {
+            return Err(FileError("it changes while it is read".to_owned()));
+        }
+        self.counted(number, &rows, first_ms)?;
+        if found.torn > 0 {
+            self.tell_torn(number, found.torn);
+        }
+        let unfinished = found.whole.len() - rows.len();
+        if self.read_only || !self.write_anew(number, &found.whole) {
+            return Ok(());
+        }
+        self.unfinished.fetch_add(unfinished as u64, Relaxed);
+        rows.extend(found.whole.keys());
+        self.counted(number, &rows, first_ms)?;
+        let len = self.disk.len(&path).ok();
+        if let Some(segment) = self.state().segments.get_mut(&number) {
+            segment.stage = super::Stage::Sealed(len);
+        }
+        Ok(())
+    }
+
+    /// What can be read of a file that was not closed may be known to the kernel alone, when an fsync has failed before, and no
+    /// further fsync of the same file would change that. In a new one it is durable. Returns whether it is.
+    fn write_anew(&self, number: u32, whole: &super::repair::Rows) -> bool {
+        let name = segment_name(number);
+        match self.replace_file(&name, whole) {
+            Ok(()) => true,
+            Err(FileError(why)) => {
+                tracing::error!(
+                    file = name,
+                    why,
+                    "a file of the spool that was not closed could not be written anew: its last entries are not used"
+                );
+                false
+            }
+        }
+    }
+
+    /// Entries of the last commit of which a part is there: it was interrupted by a loss of power, or is damaged since.
+    fn tell_torn(&self, number: u32, torn: usize) {
+        let file = segment_name(number);
+        let moved_to = self.keep_damaged(&file);
+        let why = format!(
+            "{torn} entries at its end are not whole: the machine was cut off while it wrote them, or they were damaged since"
+        );
+        tracing::error!(file, why, ?moved_to, "a file of the spool is damaged");
+        lock(&self.damaged).push(Damaged {
+            file,
+            moved_to,
+            why,
+            lost: None,
+        });
+    }
+
+    /// What is known of a segment is compared with what was read.
+    fn counted(
+        &self,
+        number: u32,
+        rows: &BTreeSet<(usize, u64)>,
+        first_ms: Option<i64>,
+    ) -> Result<(), FileError> {
+        let len = self.disk.len(&self.segment_path(number)).ok();
+        let mut state = self.state();
+        let Some(segment) = state.segments.get_mut(&number) else {
+            return Ok(());
+        };
+        let mut counts = [0; Destination::COUNT];
+        rows.iter().for_each(|(to, _)| counts[*to] += 1);
+        if counts
+            .iter()
+            .zip(segment.rows)
+            .any(|(read, known)| *read < known)
+        {
+            let (read, known): (u64, u64) = (counts.iter().sum(), segment.rows.iter().sum());
+            return Err(FileError(format!(
+                "it has {read} of at least {known} entries"
+            )));
+        }
+        let before = segment.live;
+        segment.rows = counts;
+        segment.live = [0; Destination::COUNT];
+        for (to, seq) in rows {
+            segment.live[*to] += u64::from(!segment.removed.contains(place_of(*seq)));
+        }
+        segment.first_ms = segment.first_ms.or(first_ms);
+        segment.bytes = len.unwrap_or(segment.bytes);
+        segment.checked = true;
+        for ((present, live), before) in self.present.iter().zip(segment.live).zip(before) {
+            present.fetch_add(live, Relaxed);
+            present.fetch_sub(before, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// An entry that was set aside when the process ended is not one of those to be drained.
+    fn forget_set_aside(&self) {
+        let aside = self.find_set_aside();
+        for (_, seq) in &aside {
+            let mut state = self.state();
+            state.next_segment = state.next_segment.max(segment_of(*seq).saturating_add(1));
+        }
+        let in_both: Vec<_> = aside
+            .into_iter()
+            .filter(|(_, seq)| self.is_live(*seq))
+            .collect();
+        if in_both.is_empty() || (!self.read_only && self.make_set_aside_durable().is_err()) {
+            return;
+        }
+        for (to, seq) in in_both {
+            let _ = self.remove(to, &[seq]);
+        }
+    }
+
+    /// Makes it ready to be written. A disk that is full is no reason not to start.
+    fn begin_anew(&self) {
+        if self.read_only {
+            return;
+        }
+        let mut writer = lock(&self.writer);
+        let begun = self
+            .write_manifest()
+            .and_then(|()| self.begin(&mut writer))
+            .and_then(|()| self.retire_done());
+        if let Err(error) = begun {
+            tracing::error!(%error, "the spool can't be written to");
+            if let Writer::Unwritable(why) = &mut *writer {
+                *why = error.to_string();
+            }
+        }
+    }
+
+    fn found(self, missing: Vec<String>, begun: Instant) -> (Self, Found) {
+        let segments = self
+            .state()
+            .segments
+            .values()
+            .filter(|segment| !segment.is_done())
+            .count();
+        let found = Found {
+            entries: std::array::from_fn(|to| self.present[to].load(Relaxed)),
+            segments,
+            bytes: self.bytes(),
+            damaged: std::mem::take(&mut *lock(&self.damaged)),
+            missing,
+            unfinished: self.unfinished.load(Relaxed),
+            took: begun.elapsed(),
+        };
+        self.lost.iter().for_each(|lost| lost.store(0, Relaxed));
+        (self, found)
+    }
+}

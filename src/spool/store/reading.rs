@@ -1,0 +1,319 @@
+//! Reading entries back.
+
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, PoisonError},
+};
+
+use super::{
+    Store, StoreError, Verified,
+    file::{FileError, SegmentFile},
+    lock,
+    removed::Removed,
+    segment_name,
+    state::{Stage, place_of, segment_of, sequence},
+};
+use crate::kafka::destination::Destination;
+
+/// Destinations may each be at another segment.
+const OPEN_FILES: usize = Destination::COUNT + 1;
+
+/// What must be known of a segment to read from it.
+struct View {
+    number: u32,
+    removed: Removed,
+    end: u32,
+}
+
+/// What is read, and how much of it still may be.
+struct Batch {
+    entries: Vec<(u64, Vec<u8>)>,
+    /// Where reading goes on.
+    from: u64,
+    most: usize,
+    bytes_left: usize,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.entries.len() >= self.most || self.bytes_left == 0
+    }
+
+    fn push(&mut self, seq: u64, bytes: &[u8]) {
+        self.bytes_left = self.bytes_left.saturating_sub(bytes.len());
+        self.entries.push((seq, bytes.to_vec()));
+        self.from = seq + 1;
+    }
+}
+
+impl Store {
+    /// Entries of `to` from sequence number `from` on that were not removed, ascending: at most `most`, and no further one once
+    /// they have `most_bytes` together. A segment in which something is found to be wrong is replaced by what is whole in it,
+    /// set aside as it was, and counted in [`Store::lost`].
+    ///
+    /// # Errors
+    /// A segment can't be read at all.
+    pub fn read(
+        &self,
+        to: Destination,
+        from: u64,
+        most: usize,
+        most_bytes: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let mut batch = Batch {
+            entries: Vec::new(),
+            from,
+            most,
+            bytes_left: most_bytes,
+        };
+        while !batch.is_full() {
+            let Some(view) = self.view(to, batch.from) else {
+                break;
+            };
+            let next = sequence(view.number + 1, 0);
+            self.read_segment(to, &view, &mut batch)?;
+            if !batch.is_full() {
+                batch.from = next;
+            }
+        }
+        Ok(batch.entries)
+    }
+
+    /// The first segment that has something of `to` from `from` on.
+    fn view(&self, to: Destination, from: u64) -> Option<View> {
+        let state = self.state();
+        let mut from_there = state.segments.range(segment_of(from)..);
+        let (number, segment) = from_there.find(|(_, segment)| segment.live[to.index()] > 0)?;
+        Some(View {
+            number: *number,
+            removed: segment.removed.clone(),
+            end: segment.end,
+        })
+    }
+
+    fn read_segment(
+        &self,
+        to: Destination,
+        view: &View,
+        batch: &mut Batch,
+    ) -> Result<(), StoreError> {
+        let Err(FileError(why)) = self.scan(to, view, batch) else {
+            return Ok(());
+        };
+        self.repair(view.number, &why)?;
+        let still_there = self.state().segments.contains_key(&view.number);
+        if !still_there {
+            return Ok(());
+        }
+        self.scan(to, view, batch)
+            .map_err(|FileError(why)| StoreError::Read {
+                file: segment_name(view.number),
+                why,
+            })
+    }
+
+    fn scan(&self, to: Destination, view: &View, batch: &mut Batch) -> Result<(), FileError> {
+        let from = batch.from.max(sequence(view.number, view.removed.below()));
+        let end = sequence(view.number, view.end);
+        let mut is_broken = false;
+        self.with_file(view.number, |file| {
+            file.scan(to.index(), from, |seq, row| {
+                if seq >= end {
+                    return ControlFlow::Break(());
+                }
+                if view.removed.contains(place_of(seq)) {
+                    return ControlFlow::Continue(());
+                }
+                match row {
+                    Ok(bytes) => batch.push(seq, bytes),
+                    Err(_) => is_broken = true,
+                }
+                if is_broken || batch.is_full() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })
+        })?;
+        if is_broken {
+            Err(FileError("an entry's checksum does not fit".to_owned()))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The file that is written, or one that is kept open to be read.
+    pub(super) fn with_file<T>(
+        &self,
+        number: u32,
+        read: impl FnOnce(&SegmentFile) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        if let Some((active, file)) = &*self.active.read().unwrap_or_else(PoisonError::into_inner)
+            && *active == number
+        {
+            return read(file);
+        }
+        read(&*self.reader(number)?)
+    }
+
+    fn reader(&self, number: u32) -> Result<Arc<SegmentFile>, FileError> {
+        {
+            let state = self.state();
+            if let Some(memory) = state
+                .segments
+                .get(&number)
+                .and_then(|segment| segment.memory.clone())
+            {
+                return Ok(memory);
+            }
+        }
+        let mut readers = lock(&self.readers);
+        if let Some(place) = readers.iter().position(|(open, _)| *open == number) {
+            let reader = readers.remove(place);
+            let file = Arc::clone(&reader.1);
+            readers.push(reader);
+            return Ok(file);
+        }
+        let file = Arc::new(self.open_checked(number)?);
+        if readers.len() >= OPEN_FILES {
+            readers.remove(0);
+        }
+        readers.push((number, Arc::clone(&file)));
+        Ok(file)
+    }
+
+    /// Opens a sealed segment. The first time in this process all of it is read, because redb itself may lead past rows in a
+    /// damaged file without a word.
+    fn open_checked(&self, number: u32) -> Result<SegmentFile, FileError> {
+        let file = SegmentFile::read_only(self.disk.open_read_only(&self.segment_path(number))?)?;
+        let (checked, rows, end) = {
+            let state = self.state();
+            let segment = state.segments.get(&number);
+            let segment =
+                segment.ok_or_else(|| FileError("it is not there any more".to_owned()))?;
+            (segment.checked, segment.rows, segment.end)
+        };
+        if !checked {
+            let read = whole_rows(&file, sequence(number, 0)..sequence(number, end))?;
+            if read != rows {
+                let count = |rows: [u64; Destination::COUNT]| rows.iter().sum::<u64>();
+                return Err(FileError(format!(
+                    "it has {} of {} entries",
+                    count(read),
+                    count(rows)
+                )));
+            }
+            if let Some(segment) = self.state().segments.get_mut(&number) {
+                segment.checked = true;
+            }
+        }
+        Ok(file)
+    }
+
+    /// Reads everything back: entries, checksums, counts. Changes nothing.
+    ///
+    /// # Errors
+    /// None at present: what can't be read is in [`Verified::damaged`].
+    pub fn verify(&self) -> Result<Verified, StoreError> {
+        let numbers: Vec<u32> = self.state().segments.keys().copied().collect();
+        let mut verified = Verified {
+            damaged: self.damaged(),
+            ..Verified::default()
+        };
+        for number in numbers {
+            let checked = match self.state().segments.get(&number) {
+                Some(segment) => (segment.stage, segment.rows, segment.live, segment.end),
+                None => continue,
+            };
+            let (stage, rows, live, end) = checked;
+            verified.segments += 1;
+            let read = self.with_verified_file(number, stage, |file| {
+                whole_rows(file, sequence(number, 0)..sequence(number, end))
+            });
+            match read {
+                Ok(read) if read.iter().zip(&rows).all(|(read, rows)| read >= rows) => {
+                    verified
+                        .entries
+                        .iter_mut()
+                        .zip(live)
+                        .for_each(|(sum, live)| *sum += live);
+                }
+                Ok(read) => {
+                    let (read, rows): (u64, u64) = (read.iter().sum(), rows.iter().sum());
+                    verified.wrong(
+                        number,
+                        format!("it has {read} of {rows} entries"),
+                        Some(rows - read),
+                    );
+                }
+                Err(FileError(why)) => verified.wrong(number, why, None),
+            }
+        }
+        Ok(verified)
+    }
+
+    fn with_verified_file<T>(
+        &self,
+        number: u32,
+        stage: Stage,
+        read: impl FnOnce(&SegmentFile) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        let memory = self
+            .state()
+            .segments
+            .get(&number)
+            .and_then(|segment| segment.memory.clone());
+        match (stage, memory) {
+            (Stage::Writing, _) => self.with_file(number, read),
+            (_, Some(file)) => read(&file),
+            // Not the one that is open: it may have read what is damaged now before.
+            (_, None) => read(&SegmentFile::read_only(
+                self.disk.open_read_only(&self.segment_path(number))?,
+            )?),
+        }
+    }
+}
+
+impl Verified {
+    fn wrong(&mut self, number: u32, why: String, lost: Option<u64>) {
+        self.damaged.push(super::Damaged {
+            file: segment_name(number),
+            moved_to: None,
+            why,
+            lost,
+        });
+    }
+}
+
+/// Reads all rows in `seqs`. Errs when one is not whole.
+pub(super) fn whole_rows(
+    file: &SegmentFile,
+    seqs: std::ops::Range<u64>,
+) -> Result<[u64; Destination::COUNT], FileError> {
+    let mut rows = [0; Destination::COUNT];
+    for (to, count) in rows.iter_mut().enumerate() {
+        let mut last = None;
+        let mut wrong = None;
+        file.scan(to, seqs.start, |seq, row| {
+            if seq >= seqs.end {
+                return ControlFlow::Break(());
+            }
+            if row.is_err() {
+                wrong = Some("an entry's checksum does not fit");
+            } else if last.is_some_and(|last| last >= seq) {
+                wrong = Some("its entries are not in order");
+            }
+            last = Some(seq);
+            *count += 1;
+            if wrong.is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        if let Some(wrong) = wrong {
+            return Err(FileError(wrong.to_owned()));
+        }
+    }
+    Ok(rows)
+}

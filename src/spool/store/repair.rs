@@ -1,0 +1,168 @@
+//! What becomes of a segment in which something is wrong: what is whole in it goes on living under its name, and the file as it
+//! was lies in `damaged/`.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use super::{
+    DAMAGED, Damaged, Store, StoreError,
+    file::{FileError, SegmentFile},
+    frame::salvage,
+    lock, segment_name,
+    state::{Counts, Stage, place_of, segment_of},
+    writing::Writer,
+};
+use crate::kafka::destination::Destination;
+
+/// Whole rows, by destination and sequence number.
+pub(super) type Rows<'f> = BTreeMap<(usize, u64), &'f [u8]>;
+
+impl Store {
+    /// `why`: what is wrong with it.
+    pub(super) fn repair(&self, number: u32, why: &str) -> Result<(), StoreError> {
+        self.stop_writing(number);
+        let mut readers = lock(&self.readers);
+        readers.retain(|(open, _)| *open != number);
+        let path = self.segment_path(number);
+        let unreadable = |error: std::io::Error| StoreError::Read {
+            file: segment_name(number),
+            why: error.to_string(),
+        };
+        let bytes = self.disk.read(&path).map_err(unreadable)?;
+        let end = self
+            .state()
+            .segments
+            .get(&number)
+            .map_or(0, |segment| segment.end);
+        let rows = salvage(&bytes, |seq| {
+            segment_of(seq) == number && place_of(seq) < end
+        })
+        .whole;
+        let moved_to = self.keep_damaged(&segment_name(number));
+        let file = self.replace(number, &rows, moved_to.is_some());
+        let lost = self.count_again(number, &rows, file);
+        drop(readers);
+        let damaged = Damaged {
+            file: segment_name(number),
+            moved_to,
+            why: why.to_owned(),
+            lost,
+        };
+        tracing::error!(
+            file = damaged.file, why, lost, kept = rows.len(), moved_to = ?damaged.moved_to,
+            "a file of the spool is damaged: what is whole in it is kept"
+        );
+        lock(&self.damaged).push(damaged);
+        if !self.read_only {
+            // What it says is found out again at the next start.
+            let _ = self.write_manifest();
+        }
+        Ok(())
+    }
+
+    fn stop_writing(&self, number: u32) {
+        let mut writer = lock(&self.writer);
+        if matches!(&*writer, Writer::Ready { number: active, .. } if *active == number) {
+            self.seal(number, false);
+            // Where this fails, appending says so.
+            let _ = self.begin(&mut writer);
+        }
+    }
+
+    /// A durable copy of a file in `damaged/`; none where that can't be.
+    pub(super) fn keep_damaged(&self, name: &str) -> Option<PathBuf> {
+        if self.read_only {
+            return None;
+        }
+        let dir = self.path(DAMAGED);
+        self.disk.create_dir(&dir).ok()?;
+        let taken = self.disk.list(&dir).ok()?;
+        let name_for = |turn: usize| {
+            if turn == 0 {
+                name.to_owned()
+            } else {
+                format!("{name}.{turn}")
+            }
+        };
+        let free = |name: &String| taken.iter().all(|(taken, _)| taken != name);
+        let to = dir.join((0..).map(name_for).find(free)?);
+        let kept = self
+            .disk
+            .keep_copy(&self.path(name), &to)
+            .and_then(|()| self.disk.sync_dir(&dir));
+        match kept {
+            Ok(()) => Some(to),
+            Err(error) => {
+                tracing::warn!(file = name, %error, "a damaged file of the spool could not be kept");
+                let _ = self.disk.remove(&to);
+                None
+            }
+        }
+    }
+
+    /// Puts a file with these rows in the place of the damaged one, or keeps them in memory where that can't be.
+    fn replace(&self, number: u32, rows: &Rows, may_go: bool) -> Option<Arc<SegmentFile>> {
+        if may_go && self.replace_file(&segment_name(number), rows).is_ok() {
+            return None;
+        }
+        let in_memory = || {
+            let file = SegmentFile::in_memory()?;
+            file.append(rows.iter().map(|((to, seq), bytes)| (*to, *seq, *bytes)))?;
+            Ok::<_, FileError>(Arc::new(file))
+        };
+        in_memory().ok()
+    }
+
+    pub(super) fn replace_file(&self, name: &str, rows: &Rows) -> Result<(), FileError> {
+        let new = self.path(&format!("{name}.new"));
+        match self.disk.remove(&new) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let file = SegmentFile::create(self.disk.create(&new)?)?;
+        file.append(rows.iter().map(|((to, seq), bytes)| (*to, *seq, *bytes)))?;
+        file.close()?;
+        self.disk.rename(&new, &self.path(name))?;
+        Ok(self.disk.sync_dir(&self.dir)?)
+    }
+
+    /// Sets what is known of a segment to what was saved. Returns how many entries that were there are lost, by what was known.
+    fn count_again(
+        &self,
+        number: u32,
+        rows: &Rows,
+        memory: Option<Arc<SegmentFile>>,
+    ) -> Option<u64> {
+        let len = self.disk.len(&self.segment_path(number)).ok();
+        let mut state = self.state();
+        let segment = state.segments.get_mut(&number)?;
+        let live = |rows: &Rows, segment: &super::state::Segment| {
+            let mut live: Counts = [0; Destination::COUNT];
+            for (to, seq) in rows.keys() {
+                live[*to] += u64::from(!segment.removed.contains(place_of(*seq)));
+            }
+            live
+        };
+        let (before, after) = (segment.live, live(rows, segment));
+        segment.rows = [0; Destination::COUNT];
+        rows.keys().for_each(|(to, _)| segment.rows[*to] += 1);
+        segment.live = after;
+        segment.checked = true;
+        segment.stage = Stage::Sealed(len.filter(|_| memory.is_none()));
+        segment.bytes = len.unwrap_or(segment.bytes);
+        segment.memory = memory;
+        state.dirty = true;
+        let mut lost = 0;
+        for to in 0..Destination::COUNT {
+            let gone = before[to].saturating_sub(after[to]);
+            self.lost[to].fetch_add(gone, Relaxed);
+            self.present[to].fetch_add(after[to], Relaxed);
+            self.present[to].fetch_sub(before[to], Relaxed);
+            lost += gone;
+        }
+        Some(lost)
+    }
+}

@@ -1,0 +1,185 @@
+//! What the store knows without looking at the disk.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use super::{
+    Handed,
+    file::SegmentFile,
+    manifest::{Manifest, WrittenHanded, WrittenSegment},
+    removed::{Removed, Written},
+};
+use crate::kafka::destination::Destination;
+
+/// Of each destination.
+pub(super) type Counts = [u64; Destination::COUNT];
+
+/// A sequence number is the number of the segment and the place in it: no two segments have the same number, so no two entries
+/// have the same sequence number, whatever is known about those of before.
+const PLACE_BITS: u32 = 24;
+/// How many rows a segment can have.
+pub(super) const PLACES: u32 = 1 << PLACE_BITS;
+
+pub(super) fn sequence(segment: u32, place: u32) -> u64 {
+    // Added, because the place may be the one beyond the last.
+    (u64::from(segment) << PLACE_BITS) + u64::from(place)
+}
+
+pub(super) fn segment_of(seq: u64) -> u32 {
+    u32::try_from(seq >> PLACE_BITS).unwrap_or(u32::MAX)
+}
+
+pub(super) fn place_of(seq: u64) -> u32 {
+    (seq & u64::from(PLACES - 1)) as u32
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The one that is written.
+    Writing,
+    /// Never written again; the length of the file where it is known to be whole.
+    Sealed(Option<u64>),
+}
+
+pub(super) struct Segment {
+    pub stage: Stage,
+    pub bytes: u64,
+    /// Receipt of its first entry.
+    pub first_ms: Option<i64>,
+    pub rows: Counts,
+    /// Those that were not removed.
+    pub live: Counts,
+    pub removed: Removed,
+    /// Rows from this place on were never acknowledged.
+    pub end: u32,
+    /// Every row was read in this process, and found whole.
+    pub checked: bool,
+    /// In place of a file that is damaged and could not be replaced.
+    pub memory: Option<Arc<SegmentFile>>,
+    /// How far its file was written, while it is.
+    pub written: Option<Arc<AtomicU64>>,
+}
+
+impl Segment {
+    pub(super) fn new(stage: Stage, bytes: u64) -> Self {
+        Self {
+            stage,
+            bytes,
+            first_ms: None,
+            rows: [0; Destination::COUNT],
+            live: [0; Destination::COUNT],
+            removed: Removed::default(),
+            end: PLACES,
+            checked: false,
+            memory: None,
+            written: None,
+        }
+    }
+
+    pub(super) fn from_written(written: &WrittenSegment, bytes: u64) -> Self {
+        let mut segment = Self::new(Stage::Sealed(written.sealed), bytes);
+        segment.first_ms = written.first_ms;
+        segment.rows.copy_from_slice(&written.rows);
+        segment.live.copy_from_slice(&written.live);
+        segment.removed = written
+            .removed
+            .as_ref()
+            .map(Removed::from)
+            .unwrap_or_default();
+        segment
+    }
+
+    pub(super) fn written(&self, number: u32) -> WrittenSegment {
+        WrittenSegment {
+            number,
+            first_ms: self.first_ms,
+            sealed: match self.stage {
+                Stage::Writing => None,
+                Stage::Sealed(len) => len,
+            },
+            rows: self.rows.to_vec(),
+            live: self.live.to_vec(),
+            removed: (!self.removed.is_empty()).then(|| Written::from(&self.removed)),
+        }
+    }
+
+    pub(super) fn on_disk(&self) -> u64 {
+        self.written
+            .as_ref()
+            .map_or(self.bytes, |written| written.load(Relaxed))
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.live == [0; Destination::COUNT]
+    }
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub segments: BTreeMap<u32, Segment>,
+    pub next_segment: u32,
+    /// Those of which only the name is left, until the manifest has forgotten them.
+    pub retired: Vec<u32>,
+    pub handed: [Vec<WrittenHanded>; Destination::COUNT],
+    /// Those that could not be read at opening, as they were known: another time it may be possible.
+    pub unreadable: Vec<WrittenSegment>,
+    /// The manifest on disk says something else.
+    pub dirty: bool,
+}
+
+/// Hand-overs that are told apart; more of them are taken together.
+const HAND_OVERS: usize = 16;
+
+impl State {
+    pub(super) fn manifest(&mut self) -> Manifest {
+        self.forget_hand_overs();
+        Manifest {
+            next_segment: self.next_segment,
+            segments: self
+                .segments
+                .iter()
+                .map(|(number, segment)| segment.written(*number))
+                .chain(self.unreadable.iter().cloned())
+                .collect(),
+            handed: self.handed.iter().flatten().cloned().collect(),
+        }
+    }
+
+    pub(super) fn hand_over(&mut self, handed: WrittenHanded) {
+        let of_this = &mut self.handed[handed.to];
+        let is_full = of_this.len() >= HAND_OVERS;
+        match of_this.last_mut() {
+            Some(last) if is_full => last.upto = last.upto.max(handed.upto),
+            _ => of_this.push(handed),
+        }
+    }
+
+    /// As a start would find it: the tails are those of the oldest hand-over of which an entry may still be there.
+    pub(super) fn handed(&self, to: usize) -> Option<Handed> {
+        let of_this = &self.handed[to];
+        let upto = of_this.iter().map(|handed| handed.upto).max()?;
+        Some(Handed {
+            upto,
+            tails: of_this[0].tails.clone(),
+        })
+    }
+
+    /// A hand-over has been forgotten when the segments that it reached into have nothing left of its destination.
+    fn forget_hand_overs(&mut self) {
+        for (to, of_this) in self.handed.iter_mut().enumerate() {
+            let known = self.segments.iter();
+            let known = known.filter(|(_, segment)| segment.live[to] > 0);
+            let unreadable = self.unreadable.iter().map(|segment| segment.number);
+            let oldest = known.map(|(number, _)| *number).chain(unreadable).min();
+            match oldest {
+                Some(oldest) => of_this.retain(|handed| segment_of(handed.upto) >= oldest),
+                None => of_this.clear(),
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Power losses, kills and failing disks, at every moment.
+
+use proptest::prelude::*;
+
+use super::{
+    ledger::{Ledger, hit, live, try_open},
+    model::{Model, Trouble},
+    *,
+};
+
+/// The same numbers from the same seed.
+fn dice(mut seed: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) % below.max(1)
+    }
+}
+
+/// Says in a failure where it happened.
+fn at<T>(moment: impl std::fmt::Debug, model: &Model, check: impl FnOnce() -> T) -> T {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
+    result.unwrap_or_else(|panic| {
+        eprintln!("this was {moment:?}, at {:?}", model.struck());
+        std::panic::resume_unwind(panic)
+    })
+}
+
+fn operations() -> u64 {
+    let model = Model::new();
+    live(&model, &mut Ledger::default()).unwrap();
+    model.operations().0
+}
+
+/// Of the moments of a story so many are left out that the tests take seconds; [`at_every_moment`] leaves out none.
+const STEP: usize = 9;
+
+/// The whole walk: `cargo test --release --lib spool::store -- --ignored`.
+#[test]
+#[ignore = "takes minutes"]
+fn at_every_moment() {
+    kills(1);
+    power_losses(1);
+    failures(1);
+    interrupted_repairs(1);
+    failed_readings(1);
+}
+
+#[test]
+fn a_kill_between_two_operations() {
+    kills(STEP);
+}
+
+#[test]
+fn a_power_loss_between_two_operations() {
+    power_losses(STEP);
+}
+
+#[test]
+fn any_operation_fails() {
+    failures(STEP);
+}
+
+#[test]
+fn a_repair_is_interrupted_or_fails() {
+    interrupted_repairs(STEP);
+}
+
+#[test]
+fn a_reading_fails_once() {
+    failed_readings(STEP);
+}
+
+fn kills(step: usize) {
+    for n in (0..operations()).step_by(step) {
+        let model = Model::new();
+        let mut ledger = Ledger::default();
+        model.set(Trouble::Stop(n));
+        let _ = live(&model, &mut ledger);
+        at(n, &model, || {
+            let next = model.after_kill();
+            let (store, found) = ledger.check_start(&next);
+            assert_eq!(found.damaged, []);
+            ledger.check_use(&next, store);
+        });
+    }
+}
+
+fn power_losses(step: usize) {
+    for n in (1..operations()).step_by(step) {
+        let model = Model::new();
+        let mut ledger = Ledger::default();
+        model.set(Trouble::Stop(n));
+        let _ = live(&model, &mut ledger);
+        at(n, &model, || {
+            let next = model.after_power_loss(dice(n));
+            let (store, found) = ledger.check_start(&next);
+            assert!(
+                found.damaged.iter().all(|damaged| damaged.lost.is_none()),
+                "{found:?}"
+            );
+            ledger.check_use(&next, store);
+        });
+    }
+}
+
+/// Goes on after an error as the bridge does.
+fn go_on(model: &Model, ledger: &mut Ledger) -> Option<Store> {
+    let (store, _) = try_open(model).ok()?;
+    for _ in 0..4 {
+        let _ = store.recover_writing();
+        let _ = ledger.append(&store, 9);
+        let _ = ledger.drain(&store, TRAFFIC, 6);
+        let _ = ledger.set_aside(&store, MOTION);
+        let _ = store.flush();
+    }
+    Some(store)
+}
+
+/// A disk that fails `many` times from the `n`-th operation on, and works again.
+fn fails(n: u64, many: u64) -> bool {
+    let model = Model::new();
+    let mut ledger = Ledger::default();
+    model.set(Trouble::Fail { at: n, many });
+    let store = go_on(&model, &mut ledger);
+    let struck = model.struck().is_some();
+    at((n, many), &model, || {
+        if let Some(store) = store {
+            model.set(Trouble::None);
+            store.recover_writing().unwrap();
+            ledger.append(&store, 5).unwrap();
+            store.flush().unwrap();
+            ledger.check_reading(&store);
+        }
+        let mut again = ledger.clone();
+        let next = model.after_power_loss(dice(n));
+        let (store, _) = again.check_start(&next);
+        again.check_use(&next, store);
+        let next = model.after_kill();
+        let (store, _) = ledger.check_start(&next);
+        // What was found may be known to nobody but the kernel: the next power loss must not take it.
+        drop(store);
+        let next = next.after_power_loss(|_| 3);
+        let (store, _) = ledger.check_start(&next);
+        ledger.check_use(&next, store);
+    });
+    struck
+}
+
+fn failures(step: usize) {
+    let mut n = 0;
+    while fails(n, 1) {
+        n += step as u64;
+    }
+    assert!(n > 100, "{n}");
+}
+
+#[test]
+fn a_full_disk_that_is_emptied() {
+    let mut n = 0;
+    while fails(n, 15) {
+        n += 25;
+    }
+}
+
+/// A spool that was ended, with an entry in it that has lost a bit.
+fn damaged() -> (Model, Ledger) {
+    let (model, mut ledger) = (Model::new(), Ledger::default());
+    let (store, _) = try_open(&model).unwrap();
+    ledger.append(&store, 40).unwrap();
+    ledger.append(&store, 40).unwrap();
+    ledger.append(&store, 10).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    hit(&model, &mut ledger);
+    (model, ledger)
+}
+
+fn interrupted_repairs(step: usize) {
+    let (model, ledger) = damaged();
+    let count = {
+        let model = model.after_kill();
+        drop(try_open(&model).unwrap());
+        model.operations().0
+    };
+    for n in (0..count).step_by(step) {
+        for trouble in [Trouble::Stop(n), Trouble::Fail { at: n, many: 1 }] {
+            let (model, mut ledger) = (model.after_kill(), ledger.clone());
+            model.set(trouble);
+            let opened = try_open(&model);
+            at(trouble, &model, || {
+                if let Ok((store, found)) = opened {
+                    let moved = found
+                        .damaged
+                        .iter()
+                        .filter(|damaged| damaged.moved_to.is_some());
+                    assert!(found.damaged.len() == 1 && moved.count() <= 1, "{found:?}");
+                    ledger.check_reading(&store);
+                }
+                let next = model.after_power_loss(dice(n));
+                let (store, _) = ledger.check_start(&next);
+                let kept = next.names(Path::new("/spool/damaged"));
+                assert!(!kept.is_empty(), "what was damaged is gone");
+                ledger.check_use(&next, store);
+            });
+        }
+    }
+}
+
+fn failed_readings(step: usize) {
+    let (model, mut ledger) = (Model::new(), Ledger::default());
+    live(&model, &mut ledger).unwrap();
+    let count = {
+        let model = model.after_kill();
+        let (store, _) = try_open(&model).unwrap();
+        ledger.check_reading(&store);
+        model.operations().1
+    };
+    for n in (0..count).step_by(step) {
+        let (model, mut ledger) = (model.after_kill(), ledger.clone());
+        model.set(Trouble::FailReading(n));
+        let opened = try_open(&model);
+        at(n, &model, || {
+            if let Ok((store, _)) = opened {
+                let _ = ledger.append(&store, 3);
+                let _ = store.flush();
+            }
+            let next = model.after_kill();
+            let (store, _) = ledger.check_start(&next);
+            ledger.check_use(&next, store);
+        });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 60, ..ProptestConfig::default() })]
+
+    /// One life after the other, each ended by another power loss.
+    #[test]
+    fn power_losses_in_a_row(lives in prop::collection::vec((0u64..150, any::<u64>(), prop::collection::vec((0u8..5, 1u64..40), 1..12)), 1..5)) {
+        let (mut model, mut ledger) = (Model::new(), Ledger::default());
+        for (stop, seed, calls) in lives {
+            model.set(Trouble::Stop(stop));
+            if let Ok((store, _)) = try_open(&model) {
+                for (call, many) in calls {
+                    let to = if many % 2 == 0 { MOTION } else { TRAFFIC };
+                    let _ = match call {
+                        0 | 1 => ledger.append(&store, many),
+                        2 => ledger.drain(&store, to, many as usize),
+                        3 => ledger.set_aside(&store, to),
+                        _ => store.flush(),
+                    };
+                }
+            }
+            model = model.after_power_loss(dice(seed));
+            let (store, found) = ledger.check_start(&model);
+            prop_assert!(found.damaged.iter().all(|damaged| damaged.lost.is_none()), "{:?}", found);
+            drop(store);
+            model = model.after_kill();
+        }
+    }
+}

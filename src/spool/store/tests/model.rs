@@ -1,0 +1,485 @@
+//! A disk in memory that loses what was not fsynced: parts of files, and names in directories. It can also stop or fail at any
+//! operation that changes something.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use redb::StorageBackend;
+
+use crate::spool::store::{
+    disk::{Backend, Disk, Lock},
+    lock,
+};
+
+/// A write reaches a disk in pieces of this size, in any order.
+const SECTOR: usize = 512;
+
+/// What goes wrong, by the number of the operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Trouble {
+    #[default]
+    None,
+    /// The process is killed before this operation.
+    Stop(u64),
+    /// As many operations from this one on fail.
+    Fail { at: u64, many: u64 },
+    /// This reading fails.
+    FailReading(u64),
+}
+
+#[derive(Clone)]
+pub(super) struct Model(Arc<Mutex<Inner>>);
+
+#[derive(Clone, Debug, Default)]
+struct Inner {
+    files: BTreeMap<u64, Content>,
+    /// As the process sees them, and as they would be after a power loss.
+    names: BTreeMap<PathBuf, u64>,
+    kept_names: BTreeMap<PathBuf, u64>,
+    /// Changes of names that are not durable, oldest first.
+    renames: Vec<Rename>,
+    directories: BTreeSet<PathBuf>,
+    locked: BTreeSet<PathBuf>,
+    operations: u64,
+    readings: u64,
+    trouble: Trouble,
+    /// The operation at which trouble began.
+    struck: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    seen: Vec<u8>,
+    kept: Vec<u8>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Length(usize),
+}
+
+/// `file` gets the second name, where there is one, and loses the first.
+#[derive(Clone, Debug)]
+struct Rename {
+    file: u64,
+    from: Option<PathBuf>,
+    to: Option<PathBuf>,
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Length(len) => bytes.resize(*len, 0),
+            Self::Write(at, data) => {
+                let end = at + data.len();
+                bytes.resize(bytes.len().max(end), 0);
+                bytes[*at..end].copy_from_slice(data);
+            }
+        }
+    }
+
+    /// In pieces that a power loss may tell apart.
+    fn pieces(self) -> Vec<Self> {
+        match self {
+            Self::Write(at, data) => {
+                let piece = |(n, piece): (usize, &[u8])| Self::Write(at + n * SECTOR, piece.into());
+                data.chunks(SECTOR).enumerate().map(piece).collect()
+            }
+            length => vec![length],
+        }
+    }
+}
+
+impl Rename {
+    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
+        if let Some(from) = &self.from
+            && names.get(from) == Some(&self.file)
+        {
+            names.remove(from);
+        }
+        if let Some(to) = &self.to {
+            names.insert(to.clone(), self.file);
+        }
+    }
+
+    fn is_in(&self, dir: &Path) -> bool {
+        let name = self.to.as_ref().or(self.from.as_ref());
+        name.is_some_and(|name| name.parent() == Some(dir))
+    }
+}
+
+impl Content {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.seen);
+        self.unsynced.push(change);
+    }
+
+    fn sync(&mut self) {
+        for change in self.unsynced.drain(..) {
+            change.apply(&mut self.kept);
+        }
+    }
+}
+
+impl Model {
+    pub(super) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    pub(super) fn disk(&self) -> Arc<dyn Disk> {
+        Arc::new(self.clone())
+    }
+
+    pub(super) fn set(&self, trouble: Trouble) {
+        let mut inner = self.inner();
+        inner.trouble = trouble;
+        inner.struck = None;
+    }
+
+    /// How many operations changed something, and how many only read.
+    pub(super) fn operations(&self) -> (u64, u64) {
+        let inner = self.inner();
+        (inner.operations, inner.readings)
+    }
+
+    /// What the trouble struck first.
+    pub(super) fn struck(&self) -> Option<String> {
+        self.inner().struck.clone()
+    }
+
+    /// The disk as the next process finds it, when this one was killed.
+    pub(super) fn after_kill(&self) -> Self {
+        let mut inner = self.inner().clone();
+        inner.locked.clear();
+        inner.trouble = Trouble::None;
+        (inner.operations, inner.readings) = (0, 0);
+        Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// The disk as the next process finds it, when the power was lost. `dice(n)`: a number below `n`.
+    pub(super) fn after_power_loss(&self, mut dice: impl FnMut(u64) -> u64) -> Self {
+        let next = self.after_kill();
+        {
+            let mut inner = next.inner();
+            for content in inner.files.values_mut() {
+                // Of all of them, of each half, almost none, none.
+                let odds = [16, 8, 1, 0][dice(4) as usize];
+                for piece in std::mem::take(&mut content.unsynced)
+                    .into_iter()
+                    .flat_map(Change::pieces)
+                {
+                    if dice(16) < odds {
+                        piece.apply(&mut content.kept);
+                    }
+                }
+                content.seen = content.kept.clone();
+            }
+            let renames = std::mem::take(&mut inner.renames);
+            let (in_order, first) = (dice(2) == 0, dice(renames.len() as u64 + 1) as usize);
+            for (n, rename) in renames.iter().enumerate() {
+                if if in_order { n < first } else { dice(2) == 0 } {
+                    rename.apply(&mut inner.kept_names);
+                }
+            }
+            inner.names = inner.kept_names.clone();
+        }
+        next
+    }
+
+    /// Names in `dir`, sorted.
+    pub(super) fn names(&self, dir: &Path) -> Vec<String> {
+        let inner = self.inner();
+        let within = inner.names.keys().filter(|name| name.parent() == Some(dir));
+        within
+            .filter_map(|name| name.file_name()?.to_str().map(str::to_owned))
+            .collect()
+    }
+
+    pub(super) fn contents(&self, file: &Path) -> Option<Vec<u8>> {
+        let inner = self.inner();
+        Some(inner.files[inner.names.get(file)?].seen.clone())
+    }
+
+    /// Something else than the bridge changes a file, durably; none removes it.
+    pub(super) fn damage(&self, file: &Path, bytes: Option<Vec<u8>>) {
+        let mut inner = self.inner();
+        match (inner.names.get(file).copied(), bytes) {
+            (Some(id), Some(bytes)) => {
+                inner.files.insert(
+                    id,
+                    Content {
+                        seen: bytes.clone(),
+                        kept: bytes,
+                        unsynced: vec![],
+                    },
+                );
+            }
+            _ => {
+                inner.names.remove(file);
+                inner.kept_names.remove(file);
+            }
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.0)
+    }
+}
+
+fn no_such_file() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+fn bad_disk() -> io::Error {
+    io::Error::from(io::ErrorKind::StorageFull)
+}
+
+impl Inner {
+    /// Before everything that changes something.
+    fn operation(&mut self, what: &str, file: &dyn fmt::Debug) -> io::Result<()> {
+        let number = self.operations;
+        self.operations += 1;
+        let strikes = match self.trouble {
+            Trouble::Stop(at) => number >= at,
+            Trouble::Fail { at, many } => (at..at + many).contains(&number),
+            Trouble::None | Trouble::FailReading(_) => false,
+        };
+        if strikes {
+            self.struck
+                .get_or_insert_with(|| format!("{what} {file:?}"));
+            return Err(bad_disk());
+        }
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        matches!(self.trouble, Trouble::Stop(at) if self.operations > at)
+    }
+
+    fn reading(&mut self, file: &dyn fmt::Debug) -> io::Result<()> {
+        let number = self.readings;
+        self.readings += 1;
+        if self.trouble == Trouble::FailReading(number) {
+            self.struck = Some(format!("read {file:?}"));
+            return Err(io::Error::other("input/output error"));
+        }
+        Ok(())
+    }
+
+    fn id(&self, file: &Path) -> io::Result<u64> {
+        self.names.get(file).copied().ok_or_else(no_such_file)
+    }
+
+    fn new_file(&mut self, name: &Path) -> io::Result<u64> {
+        if self.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let id = self.files.last_key_value().map_or(0, |(id, _)| id + 1);
+        self.files.insert(id, Content::default());
+        self.rename(id, None, Some(name));
+        Ok(id)
+    }
+
+    fn rename(&mut self, file: u64, from: Option<&Path>, to: Option<&Path>) {
+        let rename = Rename {
+            file,
+            from: from.map(Path::to_owned),
+            to: to.map(Path::to_owned),
+        };
+        rename.apply(&mut self.names);
+        self.renames.push(rename);
+    }
+
+    fn content(&mut self, id: u64) -> &mut Content {
+        self.files.get_mut(&id).expect("files are never dropped")
+    }
+
+    fn write(&mut self, id: u64, at: usize, data: &[u8]) -> io::Result<()> {
+        let stopped = self.is_stopped();
+        let result = self.operation("write", &id);
+        // A write that fails may have done a part of its work.
+        let done = match (&result, stopped || self.is_stopped()) {
+            (Ok(()), _) => data,
+            (Err(_), true) => &[],
+            (Err(_), false) => &data[..data.len() / 2],
+        };
+        if !done.is_empty() {
+            self.content(id).change(Change::Write(at, done.to_vec()));
+        }
+        result
+    }
+
+    fn sync(&mut self, id: u64) -> io::Result<()> {
+        let result = self.operation("fsync", &id);
+        match result {
+            Ok(()) => self.content(id).sync(),
+            Err(_) if self.is_stopped() => {}
+            // What could not be written is seen as long as the machine runs, and never written.
+            Err(_) => self.content(id).unsynced.clear(),
+        }
+        result
+    }
+}
+
+impl Disk for Model {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        if !self.inner().directories.contains(dir) {
+            self.inner().operation("mkdir", &dir)?;
+            self.inner().directories.insert(dir.to_owned());
+        }
+        Ok(())
+    }
+
+    fn lock(&self, file: &Path) -> io::Result<Option<Lock>> {
+        let is_free = self.inner().locked.insert(file.to_owned());
+        let held = Held(self.clone(), file.to_owned());
+        Ok(is_free.then(|| Box::new(held) as Lock))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        self.inner().reading(&dir)?;
+        let lengths = self.names(dir).into_iter().map(|name| {
+            let len = self
+                .contents(&dir.join(&name))
+                .map_or(0, |bytes| bytes.len());
+            (name, len as u64)
+        });
+        Ok(lengths.collect())
+    }
+
+    fn len(&self, file: &Path) -> io::Result<u64> {
+        let inner = self.inner();
+        Ok(inner.files[&inner.id(file)?].seen.len() as u64)
+    }
+
+    fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
+        self.inner().reading(&file)?;
+        self.contents(file).ok_or_else(no_such_file)
+    }
+
+    fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.operation("make", &file)?;
+        if let Ok(old) = inner.id(file) {
+            inner.rename(old, Some(file), None);
+        }
+        let id = inner.new_file(file)?;
+        inner.write(id, 0, bytes)?;
+        inner.sync(id)
+    }
+
+    fn create(&self, file: &Path) -> io::Result<Backend> {
+        let mut inner = self.inner();
+        inner.operation("create", &file)?;
+        let id = inner.new_file(file)?;
+        Ok(Box::new(Opened(self.clone(), id)))
+    }
+
+    fn open(&self, file: &Path) -> io::Result<Backend> {
+        let id = self.inner().id(file)?;
+        Ok(Box::new(Opened(self.clone(), id)))
+    }
+
+    fn open_read_only(&self, file: &Path) -> io::Result<Backend> {
+        self.open(file)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.operation("rename", &from)?;
+        let id = inner.id(from)?;
+        inner.rename(id, Some(from), Some(to));
+        Ok(())
+    }
+
+    fn keep_copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.operation("link", &from)?;
+        let id = inner.id(from)?;
+        inner.rename(id, None, Some(to));
+        inner.sync(id)
+    }
+
+    fn truncate(&self, file: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.operation("truncate", &file)?;
+        let id = inner.id(file)?;
+        inner.content(id).change(Change::Length(0));
+        Ok(())
+    }
+
+    fn remove(&self, file: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        let id = inner.id(file)?;
+        inner.operation("remove", &file)?;
+        inner.rename(id, Some(file), None);
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.operation("fsync", &dir)?;
+        let renames = std::mem::take(&mut inner.renames);
+        let (durable, rest) = renames.into_iter().partition(|rename| rename.is_in(dir));
+        inner.renames = rest;
+        let durable: Vec<Rename> = durable;
+        durable
+            .iter()
+            .for_each(|rename| rename.apply(&mut inner.kept_names));
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Model")
+    }
+}
+
+struct Held(Model, PathBuf);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.inner().locked.remove(&self.1);
+    }
+}
+
+/// A file as redb has it.
+#[derive(Debug)]
+struct Opened(Model, u64);
+
+impl StorageBackend for Opened {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.inner().content(self.1).seen.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut inner = self.0.inner();
+        inner.reading(&self.1)?;
+        let at = offset as usize;
+        let bytes = inner.content(self.1).seen.get(at..at + out.len());
+        out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut inner = self.0.inner();
+        inner.operation("set length", &self.1)?;
+        inner.content(self.1).change(Change::Length(len as usize));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.inner().sync(self.1)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.inner().write(self.1, offset as usize, data)
+    }
+}

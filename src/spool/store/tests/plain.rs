@@ -1,0 +1,276 @@
+//! What the store does when nothing is wrong.
+
+use super::*;
+use crate::spool::store::{Handed, OpenError, StoreError};
+
+#[test]
+fn entries_come_back_in_order_and_by_destination() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, found) = open(dir.path());
+    assert_eq!(
+        (found.entries, found.segments),
+        ([0; Destination::COUNT], 0)
+    );
+    let mixed: Vec<_> = (0..100)
+        .map(|n| (if n % 3 == 0 { MOTION } else { TRAFFIC }, value(n)))
+        .collect();
+    let first = store.append(&mixed).unwrap();
+    let second = store.append(&batch(TRAFFIC, 100..110)).unwrap();
+    assert_eq!(
+        (first.end - first.start, second.end - second.start),
+        (100, 10)
+    );
+    assert!(second.start >= first.end);
+    assert_eq!(
+        values(&store, MOTION),
+        expected((0..100).filter(|n| n % 3 == 0))
+    );
+    assert_eq!(
+        values(&store, TRAFFIC),
+        expected((0..110).filter(|n| n % 3 != 0 || *n >= 100))
+    );
+    assert_eq!(values(&store, Destination::Quarantine), expected([]));
+    assert_eq!((store.present(MOTION), store.present(TRAFFIC)), (34, 76));
+    assert_eq!(store.oldest_ms(), Some(1_700_000_000_000));
+
+    let some = store.read(TRAFFIC, first.start + 2, 3, usize::MAX).unwrap();
+    assert_eq!(
+        some.iter()
+            .map(|(seq, _)| seq - first.start)
+            .collect::<Vec<_>>(),
+        [2, 4, 5]
+    );
+    assert_eq!(store.read(TRAFFIC, 0, 10, 1).unwrap().len(), 1);
+    assert_eq!(store.read(TRAFFIC, 0, 0, usize::MAX).unwrap().len(), 0);
+    assert!(store.append(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn what_was_kept_is_there_after_a_restart_and_what_was_removed_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let seqs = store.append(&batch(TRAFFIC, 0..2000)).unwrap();
+    let removed: Vec<u64> = seqs.clone().filter(|seq| seq % 7 == 0).collect();
+    store.remove(TRAFFIC, &removed).unwrap();
+    let kept = || expected((0..2000).filter(|n| !(seqs.start + n).is_multiple_of(7)));
+    assert_eq!(values(&store, TRAFFIC), kept());
+    store.flush().unwrap();
+    drop(store);
+
+    let (store, found) = open(dir.path());
+    assert_eq!(values(&store, TRAFFIC), kept());
+    assert_eq!(found.entries[TRAFFIC.index()], 2000 - removed.len() as u64);
+    assert!(
+        found.damaged.is_empty() && found.missing.is_empty(),
+        "{found:?}"
+    );
+    assert!(store.append(&batch(TRAFFIC, 0..1)).unwrap().start >= seqs.end);
+    store.remove(TRAFFIC, &removed).unwrap();
+    assert_eq!(store.present(TRAFFIC), 2001 - removed.len() as u64);
+}
+
+#[test]
+fn a_spool_that_was_emptied_is_small_and_its_numbers_do_not_come_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut greatest = 0;
+    for _ in 0..3 {
+        let (store, found) = open(dir.path());
+        assert_eq!(found.entries, [0; Destination::COUNT]);
+        for turn in 0..10 {
+            let seqs = store
+                .append(&batch(TRAFFIC, turn * 500..turn * 500 + 500))
+                .unwrap();
+            assert!(seqs.start > greatest, "{seqs:?} after {greatest}");
+            greatest = seqs.end - 1;
+        }
+        assert!(store.segments().len() > 5, "{:?}", store.segments());
+        assert!(store.bytes() > 4 << 20);
+        let seqs: Vec<u64> = all(&store, TRAFFIC)
+            .into_iter()
+            .map(|(seq, _)| seq)
+            .collect();
+        store.remove(TRAFFIC, &seqs).unwrap();
+        store.flush().unwrap();
+        assert_eq!((store.present(TRAFFIC), store.oldest_ms()), (0, None));
+        assert!(store.bytes() < 2 << 20, "{}", store.bytes());
+        assert_eq!(all(&store, TRAFFIC), []);
+    }
+    assert!(files(dir.path()).len() < 6, "{:?}", files(dir.path()));
+}
+
+#[test]
+fn a_large_segment_that_is_emptied_while_it_is_written_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(options(dir.path(), 1 << 30)).unwrap();
+    let seqs = store.append(&batch(TRAFFIC, 0..5000)).unwrap();
+    store
+        .remove(TRAFFIC, &seqs.clone().collect::<Vec<_>>())
+        .unwrap();
+    assert!(store.bytes() > 4 << 20);
+    store.flush().unwrap();
+    assert!(store.bytes() < 1 << 20, "{}", store.bytes());
+    assert!(store.append(&batch(TRAFFIC, 0..1)).unwrap().start >= seqs.end);
+}
+
+#[test]
+fn only_one_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    assert!(matches!(
+        Store::open(options(dir.path(), 1)),
+        Err(OpenError::Locked { .. })
+    ));
+    drop(store);
+    open(dir.path());
+    let file = dir.path().join("lock");
+    assert!(matches!(
+        Store::open(options(&file, 1)),
+        Err(OpenError::Io { .. })
+    ));
+}
+
+#[test]
+fn reading_only_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    store.append(&batch(TRAFFIC, 0..1000)).unwrap();
+    let kill_9 = tempfile::tempdir().unwrap();
+    copy(dir.path(), kill_9.path());
+    let contents = || {
+        files(kill_9.path())
+            .iter()
+            .map(|name| fs::read(kill_9.path().join(name)).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let before = (files(kill_9.path()), contents());
+    let (copy, found) = Store::open_read_only(kill_9.path()).unwrap();
+    assert_eq!(found.entries[TRAFFIC.index()], 1000);
+    assert_eq!(values(&copy, TRAFFIC), expected(0..1000));
+    assert!(matches!(
+        copy.append(&batch(TRAFFIC, 0..1)),
+        Err(StoreError::Unwritable { .. })
+    ));
+    assert!(matches!(copy.recover_writing(), Err(StoreError::ReadOnly)));
+    copy.flush().unwrap();
+    let verified = copy.verify().unwrap();
+    assert_eq!(
+        (verified.entries[TRAFFIC.index()], verified.damaged.len()),
+        (1000, 0)
+    );
+    drop(copy);
+    assert_eq!((files(kill_9.path()), contents()), before);
+}
+
+#[test]
+fn an_entry_that_is_set_aside_lies_there_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let seqs = store.append(&batch(TRAFFIC, 0..10)).unwrap();
+    assert!(store.set_aside_entries().unwrap().is_empty());
+    store
+        .set_aside(TRAFFIC, seqs.start + 4, "MessageSizeTooLarge")
+        .unwrap();
+    store
+        .set_aside(TRAFFIC, seqs.start + 2, "InvalidRecord")
+        .unwrap();
+    assert!(matches!(
+        store.set_aside(TRAFFIC, seqs.start + 4, "again"),
+        Err(StoreError::Missing(_))
+    ));
+    drop(store);
+    for _ in 0..2 {
+        let (store, _) = open(dir.path());
+        let aside = store.set_aside_entries().unwrap();
+        let told: Vec<_> = aside
+            .iter()
+            .map(|entry| (entry.seq - seqs.start, &*entry.reason, &entry.value))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (2, "InvalidRecord", &value(2)),
+                (4, "MessageSizeTooLarge", &value(4))
+            ]
+        );
+        assert!(
+            aside
+                .iter()
+                .all(|entry| entry.destination == TRAFFIC && entry.at_ms > 1_700_000_000_000)
+        );
+        assert_eq!(values(&store, TRAFFIC), expected([0, 1, 3, 5, 6, 7, 8, 9]));
+        assert_eq!(store.present(TRAFFIC), 8);
+    }
+}
+
+#[test]
+fn how_far_was_handed_over_is_told_with_the_oldest_tails_that_matter() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let seqs = store.append(&batch(TRAFFIC, 0..2000)).unwrap();
+    let seqs = seqs.start..store.append(&batch(TRAFFIC, 2000..2001)).unwrap().end;
+    let all: Vec<u64> = all(&store, TRAFFIC)
+        .into_iter()
+        .map(|(seq, _)| seq)
+        .collect();
+    store
+        .hand_over(TRAFFIC, all[10], &[(0, 100), (1, 200)])
+        .unwrap();
+    store
+        .hand_over(TRAFFIC, all[1999], &[(0, 150), (1, 250)])
+        .unwrap();
+    assert_eq!(store.handed(TRAFFIC), None);
+    drop(store);
+    let (store, _) = open(dir.path());
+    assert_eq!(
+        store.handed(TRAFFIC),
+        Some(Handed {
+            upto: all[1999],
+            tails: vec![(0, 100), (1, 200)]
+        })
+    );
+    assert_eq!(store.handed(MOTION), None);
+    store.remove(TRAFFIC, &all[..2000]).unwrap();
+    store
+        .hand_over(TRAFFIC, seqs.end - 1, &[(0, 9000), (1, 9000)])
+        .unwrap();
+    drop(store);
+    let (store, _) = open(dir.path());
+    assert_eq!(
+        store.handed(TRAFFIC),
+        Some(Handed {
+            upto: seqs.end - 1,
+            tails: vec![(0, 9000), (1, 9000)]
+        })
+    );
+    store.remove(TRAFFIC, &[seqs.end - 1]).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    assert_eq!(open(dir.path()).0.handed(TRAFFIC), None);
+}
+
+#[test]
+fn reading_and_removing_go_on_while_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for turn in 0..200 {
+                store
+                    .append(&batch(TRAFFIC, turn * 20..turn * 20 + 20))
+                    .unwrap();
+            }
+        });
+        let mut next = 0;
+        let mut read = Vec::new();
+        while read.len() < 4000 {
+            let some = store.read(TRAFFIC, next, 100, usize::MAX).unwrap();
+            let seqs: Vec<u64> = some.iter().map(|(seq, _)| *seq).collect();
+            store.remove(TRAFFIC, &seqs).unwrap();
+            store.flush().unwrap();
+            next = seqs.last().map_or(next, |last| last + 1);
+            read.extend(some.into_iter().map(|(_, value)| value));
+        }
+        assert!(read == expected(0..4000));
+    });
+    assert_eq!(store.present(TRAFFIC), 0);
+}
