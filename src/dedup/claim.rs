@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  claim ──► Next::Publish(Claim) ──► commit, with the delivery's receipt: stored
+//!    ▲         │                  ├─► commit_spooled, once it is on disk: stored, too
 //!    ▲         │                  ├─► dropped: certainly not stored; released, as if it had never been claimed
 //!    │         │                  └─► unknown: released, too, and what it would have replaced is no longer relied on
 //!    │         ▼
@@ -19,6 +20,7 @@ use super::event_id::EventId;
 use super::memory::{Memory, becomes, key_of_conflict};
 use super::redis::Lease;
 use super::{Duplicate, Facts, Marks, Verdict};
+use crate::config::Handling;
 use crate::kafka::report::Receipt;
 
 mod turn;
@@ -32,7 +34,12 @@ pub enum Next {
     /// Publish it, marked as the claim says.
     Publish(Claim),
     /// It is stored already.
-    Duplicate(Duplicate),
+    Duplicate {
+        /// In which way.
+        kind: Duplicate,
+        /// What it is a duplicate of is on disk and not in Kafka yet.
+        spooled: bool,
+    },
     /// That is not known yet: wait, then claim again.
     Wait(Turn),
 }
@@ -47,7 +54,10 @@ pub enum Held {
     /// Ask them.
     Hold(Hold),
     /// This very event is stored, and such are dropped: nobody needs to be asked.
-    Redelivery,
+    Redelivery {
+        /// It is on disk and not in Kafka yet.
+        spooled: bool,
+    },
     /// Wait, then try again.
     Wait(Turn),
 }
@@ -91,11 +101,21 @@ impl Claim {
     }
 
     /// The event is stored, as `_receipt` proves: what comes after is compared with it.
-    pub fn commit(mut self, _receipt: &Receipt, now: Instant) {
+    pub fn commit(self, _receipt: &Receipt, now: Instant) {
+        self.settle(false, now);
+    }
+
+    /// The event is on disk, and gets into Kafka later: it counts like one that is there, until
+    /// [`Desk::drained`](super::desk::Desk::drained) says that it is.
+    pub fn commit_spooled(self, now: Instant) {
+        self.settle(true, now);
+    }
+
+    fn settle(mut self, spooled: bool, now: Instant) {
         if let Some(lease) = self.lease.take() {
-            lease.commit();
+            lease.commit(spooled);
         }
-        self.taken.settle(self.stored, now);
+        self.taken.settle(self.stored, spooled, now);
     }
 
     /// Whether the event is stored is not known, and nobody will tell. Its id is not remembered, and whoever waits for it
@@ -155,6 +175,20 @@ pub struct Hold {
     id: Option<EventId>,
     /// Whether this process knows of another event that is stored under its id.
     is_conflict: bool,
+    /// Whether this process knows the same value as the current one, and that is not in Kafka yet.
+    repeats_spooled: bool,
+    /// How a redelivery of it is handled.
+    redelivery: Handling,
+}
+
+/// What the memory says of a [`Hold`].
+#[derive(Debug)]
+pub(super) struct Opinion {
+    pub verdict: Verdict,
+    pub current: Option<Current>,
+    pub is_conflict: bool,
+    pub repeats_spooled: bool,
+    pub redelivery: Handling,
 }
 
 impl Hold {
@@ -163,22 +197,27 @@ impl Hold {
         &self.opinion
     }
 
-    pub(super) fn new(
-        taken: Taken,
-        opinion: Verdict,
-        current: Option<Current>,
-        stored: Stored,
-        id: Option<EventId>,
-        is_conflict: bool,
-    ) -> Self {
+    pub(super) fn new(taken: Taken, opinion: Opinion, stored: Stored, id: Option<EventId>) -> Self {
         Self {
             taken,
-            opinion,
-            current,
+            opinion: opinion.verdict,
+            current: opinion.current,
             stored,
             id,
-            is_conflict,
+            is_conflict: opinion.is_conflict,
+            repeats_spooled: opinion.repeats_spooled,
+            redelivery: opinion.redelivery,
         }
+    }
+
+    /// Whether this process knows the same value as the current one, on disk and not in Kafka yet.
+    pub fn repeats_spooled(&self) -> bool {
+        self.repeats_spooled
+    }
+
+    /// How a redelivery of it is handled.
+    pub(super) fn redelivery(&self) -> Handling {
+        self.redelivery
     }
 
     /// What this process knows as the current value of its (type, space, timestamp).
@@ -209,10 +248,11 @@ impl Hold {
         }
     }
 
-    /// The event is not to be published, because another replica has stored it, or has stored its value as the current one.
-    pub fn stored_elsewhere(mut self, now: Instant) {
+    /// The event is not to be published, because another replica has stored it, or has stored its value as the current one;
+    /// `spooled`: on its disk, where this replica leaves it: nobody tells it when that is over.
+    pub fn stored_elsewhere(mut self, spooled: bool, now: Instant) {
         self.stored.timestamp_ms = None;
-        self.taken.settle(self.stored, now);
+        self.taken.settle(self.stored, spooled, now);
     }
 }
 
@@ -245,9 +285,9 @@ impl Taken {
         }
     }
 
-    fn settle(mut self, stored: Stored, now: Instant) {
+    fn settle(mut self, stored: Stored, spooled: bool, now: Instant) {
         self.is_settled = true;
-        self.memory.settle(self.id, self.cell, stored, now);
+        self.memory.settle(self.id, self.cell, stored, spooled, now);
     }
 
     fn contest(mut self, replaces: bool) {

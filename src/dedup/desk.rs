@@ -10,7 +10,8 @@ use tokio::time::timeout_at;
 use super::claim::{Claim, Held, Next, Turn};
 use super::memory::Memory;
 use super::redis::{Decided, Shared};
-use super::{Duplicate, Facts};
+use super::spooled::SpooledTold;
+use super::{Duplicate, Facts, Marks};
 use crate::config;
 use crate::event::EventType;
 use crate::metrics::Metrics;
@@ -26,7 +27,20 @@ pub enum Claimed {
         unchecked: bool,
     },
     /// It is not new.
-    Duplicate(Duplicate),
+    Duplicate {
+        /// In which way.
+        kind: Duplicate,
+        /// What it is a duplicate of is on disk and not in Kafka yet.
+        spooled: bool,
+    },
+}
+
+/// What is claimed.
+#[derive(Clone, Copy)]
+enum What {
+    Event(EventType),
+    /// Bytes that are no valid event.
+    Bytes,
 }
 
 /// Knows what is stored, or asks who does.
@@ -34,13 +48,17 @@ pub enum Claimed {
 pub struct Desk {
     memory: Arc<Memory>,
     shared: Option<Arc<Shared>>,
-    /// Types of which is known what was stored before the start: bits by [`EventType::index`].
+    /// Of what is known what was stored before the start: types, by [`EventType::index`], and [`SPOOL`]; and [`OVER`].
     known: AtomicU16,
     changed: watch::Sender<()>,
     incomplete: OnceLock<String>,
 }
 
-const ALL: u16 = (1 << EventType::ALL.len()) - 1;
+const TYPES: u16 = (1 << EventType::ALL.len()) - 1;
+/// What is in the spool.
+const SPOOL: u16 = 1 << EventType::ALL.len();
+/// No more is read from the topics.
+const OVER: u16 = SPOOL << 1;
 
 impl Desk {
     /// An empty memory, to be rebuilt; `None` where duplicates are not looked for at all.
@@ -63,7 +81,7 @@ impl Desk {
         Ok(Some(Self {
             memory: Memory::new(settings, Instant::now()),
             shared,
-            known: AtomicU16::new(0),
+            known: AtomicU16::new(SPOOL),
             changed: watch::Sender::new(()),
             incomplete: OnceLock::new(),
         }))
@@ -83,7 +101,39 @@ impl Desk {
 
     /// Whether what was stored before the start is known, as far as it ever will be.
     pub fn is_rebuilt(&self) -> bool {
-        self.knows(ALL)
+        self.knows(TYPES | SPOOL)
+    }
+
+    /// There is a spool: until [`Desk::spool_restored`], what was stored before the start is not known, and the topics are
+    /// not read. To be called before the rebuilding starts.
+    pub fn expect_spool(&self) {
+        self.known.fetch_and(!SPOOL, Ordering::Release);
+    }
+
+    /// What one entry of the spool tells; the newest are to come first.
+    ///
+    /// With Redis, too, only this process learns of it: Redis was told when it was spooled, and where it has lost that, copies
+    /// that reach other replicas are published, as with all that it loses.
+    pub fn restore_spooled(&self, told: SpooledTold) {
+        self.memory.restore_spooled(told, Instant::now());
+    }
+
+    /// What is in the spool is known, as far as it ever will be.
+    pub fn spool_restored(&self) {
+        self.set(SPOOL);
+    }
+
+    /// Whether what is in the spool is known, or there is none.
+    pub fn knows_spool(&self) -> bool {
+        self.knows(SPOOL)
+    }
+
+    /// An event that was spooled, with these marks, is in Kafka now. Nothing is waited for.
+    pub fn drained(&self, facts: &Facts<'_>, marks: &Marks) {
+        let follows = self.memory.drained(facts, marks);
+        if let Some(shared) = &self.shared {
+            shared.drained(facts, marks, follows);
+        }
     }
 
     /// From now on it is, of this type.
@@ -91,10 +141,9 @@ impl Desk {
         self.set(bit(event_type));
     }
 
-    /// From now on it is, of all types: nothing more is restored.
+    /// From now on it is, of all types: nothing more is read from the topics.
     pub fn set_rebuilt(&self) {
-        self.memory.restored();
-        self.set(ALL);
+        self.set(TYPES | OVER);
     }
 
     /// Not all of it is, and will be: `why`.
@@ -107,17 +156,20 @@ impl Desk {
         self.incomplete.get().map(String::as_str)
     }
 
-    fn set(&self, types: u16) {
-        self.known.fetch_or(types, Ordering::Release);
+    fn set(&self, known: u16) {
+        self.known.fetch_or(known, Ordering::AcqRel);
+        if self.knows(SPOOL | OVER) {
+            self.memory.restored();
+        }
         self.changed.send_replace(());
     }
 
-    fn knows(&self, types: u16) -> bool {
-        self.known.load(Ordering::Acquire) & types == types
+    fn knows(&self, all: u16) -> bool {
+        self.known.load(Ordering::Acquire) & all == all
     }
 
-    /// Just after a start a request waits until the topics of its events are read back, for half of the time that it has;
-    /// then its events are taken unchecked. A topic that cannot be read does not keep the events of others waiting.
+    /// Just after a start a request waits until the spool and the topics of its events are read back, for half of the time
+    /// that it has; then its events are taken unchecked. A topic that cannot be read does not keep the events of others waiting.
     ///
     /// Also with Redis, which may have been started empty.
     pub async fn wait_until_known(
@@ -125,7 +177,7 @@ impl Desk {
         types: impl Iterator<Item = EventType>,
         deadline: Instant,
     ) {
-        let types = types.map(bit).fold(0, std::ops::BitOr::bitor);
+        let types = types.map(bit).fold(SPOOL, std::ops::BitOr::bitor);
         if self.knows(types) {
             return;
         }
@@ -148,22 +200,31 @@ impl Desk {
     ) -> Result<Claimed, Option<Turn>> {
         match self.shared {
             Some(_) => Err(None),
-            None => self.claim_here(event_type, facts, now).map_err(Some),
+            None => {
+                let what = What::Event(event_type);
+                self.claim_here(what, facts, now).map_err(Some)
+            }
+        }
+    }
+
+    fn is_unchecked(&self, what: What) -> bool {
+        match what {
+            What::Event(event_type) => !self.knows(bit(event_type) | SPOOL),
+            What::Bytes => false,
         }
     }
 
     /// The verdict of this process' own memory, or whose turn is before.
-    fn claim_here(
-        &self,
-        event_type: EventType,
-        facts: &Facts<'_>,
-        now: Instant,
-    ) -> Result<Claimed, Turn> {
+    fn claim_here(&self, what: What, facts: &Facts<'_>, now: Instant) -> Result<Claimed, Turn> {
         // Asked first: what is restored meanwhile was not looked at.
-        let unchecked = !self.knows(bit(event_type));
-        match self.memory.claim(facts, now) {
+        let unchecked = self.is_unchecked(what);
+        let next = match what {
+            What::Event(_) => self.memory.claim(facts, now),
+            What::Bytes => self.memory.claim_bytes(facts, now),
+        };
+        match next {
             Next::Publish(claim) => Ok(Claimed::Publish { claim, unchecked }),
-            Next::Duplicate(kind) => Ok(Claimed::Duplicate(kind)),
+            Next::Duplicate { kind, spooled } => Ok(Claimed::Duplicate { kind, spooled }),
             Next::Wait(turn) => Err(turn),
         }
     }
@@ -177,29 +238,54 @@ impl Desk {
         turn: Option<Turn>,
         deadline: Instant,
     ) -> Option<Claimed> {
+        self.claim_what(What::Event(event_type), facts, turn, deadline)
+            .await
+    }
+
+    /// The same for bytes that are no valid event: a copy of them is a redelivery, whatever the settings say of such. Of what
+    /// was stored before the start only what is in the spool is known.
+    pub async fn claim_bytes(&self, bytes: &[u8], deadline: Instant) -> Option<Claimed> {
+        let facts = Facts::of_bytes(bytes);
+        self.claim_what(What::Bytes, &facts, None, deadline).await
+    }
+
+    async fn claim_what(
+        &self,
+        what: What,
+        facts: &Facts<'_>,
+        turn: Option<Turn>,
+        deadline: Instant,
+    ) -> Option<Claimed> {
         if let Some(turn) = turn {
             timeout_at(deadline.into(), turn).await.ok()?;
         }
         loop {
             let turn = match &self.shared {
-                None => match self.claim_here(event_type, facts, Instant::now()) {
+                None => match self.claim_here(what, facts, Instant::now()) {
                     Ok(claimed) => return Some(claimed),
                     Err(turn) => turn,
                 },
                 Some(shared) => {
-                    let unchecked = !self.knows(bit(event_type));
-                    match self.memory.hold(facts, Instant::now()) {
+                    let unchecked = self.is_unchecked(what);
+                    let held = match what {
+                        What::Event(_) => self.memory.hold(facts, Instant::now()),
+                        What::Bytes => self.memory.hold_bytes(facts, Instant::now()),
+                    };
+                    match held {
                         Held::Hold(hold) => {
                             return match shared.decide(facts, hold, deadline).await {
                                 Decided::Publish(claim) => {
                                     Some(Claimed::Publish { claim, unchecked })
                                 }
-                                Decided::Duplicate(kind) => Some(Claimed::Duplicate(kind)),
+                                Decided::Duplicate { kind, spooled } => {
+                                    Some(Claimed::Duplicate { kind, spooled })
+                                }
                                 Decided::TimedOut => None,
                             };
                         }
-                        Held::Redelivery => {
-                            return Some(Claimed::Duplicate(Duplicate::Redelivery));
+                        Held::Redelivery { spooled } => {
+                            let kind = Duplicate::Redelivery;
+                            return Some(Claimed::Duplicate { kind, spooled });
                         }
                         Held::Wait(turn) => turn,
                     }

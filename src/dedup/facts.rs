@@ -32,6 +32,8 @@ mod seed {
     pub const CELL: u64 = 3;
     pub const SPACE: u64 = 4;
     pub const SENSOR: u64 = 5;
+    pub const BYTES: u64 = 6;
+    pub const BYTES_READING: u64 = 7;
 }
 
 impl<'e> Facts<'e> {
@@ -63,6 +65,21 @@ impl<'e> Facts<'e> {
             source: hash(kind, event_type, &[name], 0, 0),
             timestamp_ms: timestamp,
             plausible_time,
+        }
+    }
+}
+
+impl Facts<'static> {
+    /// The facts of bytes that are no valid event: they are the same as others where two hashes of them agree.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self {
+            id: "",
+            id_key: xxh3_64_with_seed(bytes, seed::BYTES),
+            reading: xxh3_64_with_seed(bytes, seed::BYTES_READING),
+            cell: None,
+            source: 0,
+            timestamp_ms: 0,
+            plausible_time: false,
         }
     }
 }
@@ -173,6 +190,30 @@ mod tests {
         };
         assert_eq!(of('a'), of('a'));
         assert_ne!(of('a').0, of('b').0);
+    }
+
+    /// Replicas and releases share keys.
+    #[test]
+    fn keys_of_bytes_mean_the_same_for_ever() {
+        let keys = |bytes| {
+            let facts = Facts::of_bytes(bytes);
+            (facts.id_key, facts.reading)
+        };
+        assert_eq!(
+            keys(b""),
+            (7_476_342_439_517_437_825, 10_464_923_555_624_353_464)
+        );
+        assert_eq!(
+            keys(b"{\"id\":"),
+            (18_185_210_649_458_751_749, 11_530_214_583_630_879_847)
+        );
+        let facts = Facts::of_bytes(b"event_1");
+        assert_eq!(
+            (facts.cell, facts.source, facts.plausible_time),
+            (None, 0, false)
+        );
+        // An event's id is another thing.
+        assert_ne!(facts.id_key, xxh3_64_with_seed(b"event_1", seed::ID));
     }
 
     /// Replicas and releases share keys.

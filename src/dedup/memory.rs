@@ -8,6 +8,10 @@
 //! replaced is equal to nothing from then on, because Kafka may have another by now. That costs a copy, where taking it for
 //! current would cost an event.
 //!
+//! # On disk
+//! What is in the spool is stored, too: ids and current values say of themselves whether they are not in Kafka yet
+//! (`stamp`). `spooled` holds what becomes of them.
+//!
 //! # Keys
 //! Ids, readings and the rest are 64-bit hashes, and what is stored is not kept besides. To drop an event by mistake takes
 //! two different ones that agree in two keys: in the id's and the reading's (a redelivery), or in the (type, space,
@@ -23,14 +27,17 @@ mod doubts;
 mod judge;
 mod room;
 mod shard;
+mod spooled;
+mod stamp;
 
 pub(super) use judge::{becomes, key_of_conflict};
+pub(super) use spooled::makes_current;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::claim::{Claim, Current, Held, Hold, Next, Stored, Taken, Waiting, under};
+use super::claim::{Claim, Current, Held, Hold, Next, Opinion, Stored, Taken, Waiting, under};
 use super::event_id::EventId;
 use super::window::{Tick, Window};
 use super::{Duplicate, Facts, Verdict};
@@ -38,6 +45,7 @@ use crate::config::{self, Handling};
 use doubts::Doubts;
 use judge::Judged;
 use shard::{Id, Shard, Shards, Source, Value};
+use stamp::Stamp;
 
 /// Ticks a second.
 const TICKS: u64 = 10;
@@ -104,21 +112,36 @@ impl Memory {
 
     /// What to do with an event by what this process knows; what is to be published is claimed. Waits for nothing.
     pub fn claim(self: &Arc<Self>, facts: &Facts<'_>, now: Instant) -> Next {
+        self.claim_where(facts, self.redelivery, now)
+    }
+
+    /// The same for bytes that are no event: no copy of them is ever published.
+    pub fn claim_bytes(self: &Arc<Self>, facts: &Facts<'_>, now: Instant) -> Next {
+        self.claim_where(facts, Handling::Drop, now)
+    }
+
+    fn claim_where(
+        self: &Arc<Self>,
+        facts: &Facts<'_>,
+        redelivery: Handling,
+        now: Instant,
+    ) -> Next {
         let now = self.moment(now);
         let id = facts.cell.map(|_| EventId::new(facts.id));
         let mut locked = self.locked(facts.id_key, facts.cell);
-        let is = match self.judge(facts, id.as_ref(), &mut locked, now) {
+        let is = match self.judge(facts, id.as_ref(), redelivery, &mut locked, now) {
             Judged::Wait(turn) => return Next::Wait(turn),
             Judged::Is(is) => is,
         };
         let marks = match is.verdict {
             Verdict::Publish(marks) => marks,
             Verdict::Duplicate(kind) => {
+                let spooled = is.spooled;
                 if kind == Duplicate::Repeat {
-                    let id = Id::new(is.key, facts.reading, now.tick);
+                    let id = Id::new(is.key, facts.reading, Stamp::new(now.tick, spooled));
                     locked.ids.stored.insert(id, now.ids_from);
                 }
-                return Next::Duplicate(kind);
+                return Next::Duplicate { kind, spooled };
             }
         };
         let taken = self.take(&mut locked, is.key, is.cell);
@@ -135,15 +158,26 @@ impl Memory {
     /// The same where others have a say: what this process knows is only an opinion, and the event is held whatever that is;
     /// but a redelivery that is to be dropped is one for good.
     pub fn hold(self: &Arc<Self>, facts: &Facts<'_>, now: Instant) -> Held {
+        self.hold_where(facts, self.redelivery, now)
+    }
+
+    /// The same for bytes that are no event: no copy of them is ever published.
+    pub fn hold_bytes(self: &Arc<Self>, facts: &Facts<'_>, now: Instant) -> Held {
+        self.hold_where(facts, Handling::Drop, now)
+    }
+
+    fn hold_where(self: &Arc<Self>, facts: &Facts<'_>, redelivery: Handling, now: Instant) -> Held {
         let now = self.moment(now);
         let id = facts.cell.map(|_| EventId::new(facts.id));
         let mut locked = self.locked(facts.id_key, facts.cell);
-        let is = match self.judge(facts, id.as_ref(), &mut locked, now) {
+        let is = match self.judge(facts, id.as_ref(), redelivery, &mut locked, now) {
             Judged::Wait(turn) => return Held::Wait(turn),
             Judged::Is(is) => is,
         };
         if is.verdict == Verdict::Duplicate(Duplicate::Redelivery) {
-            return Held::Redelivery;
+            return Held::Redelivery {
+                spooled: is.spooled,
+            };
         }
         let current = is
             .cell
@@ -156,15 +190,14 @@ impl Memory {
         drop(locked);
         let stored = Stored::of(facts, is.key, None);
         let id = id.filter(|_| is.cell.is_some());
-        let is_conflict = is.key != facts.id_key;
-        Held::Hold(Hold::new(
-            taken,
-            is.verdict,
+        let opinion = Opinion {
+            verdict: is.verdict,
             current,
-            stored,
-            id,
-            is_conflict,
-        ))
+            is_conflict: is.key != facts.id_key,
+            repeats_spooled: is.cell.is_some() && is.spooled,
+            redelivery,
+        };
+        Held::Hold(Hold::new(taken, opinion, stored, id))
     }
 
     /// Frees what is past its window. To be called every now and then.
@@ -203,11 +236,9 @@ impl Memory {
         now: Instant,
     ) -> bool {
         let now = self.moment(now);
-        let key = match conflict {
-            true => key_of_conflict(id_key, reading),
-            false => id_key,
-        };
-        let id = Id::new(key, reading, now.tick.saturating_sub(ticks(age)));
+        let stamp = Stamp::new(now.tick.saturating_sub(ticks(age)), false);
+        let key = key_under(id_key, reading, conflict);
+        let id = Id::new(key, reading, stamp);
         self.ids.of(key).stored.restore(id, now.ids_from)
     }
 
@@ -216,11 +247,22 @@ impl Memory {
     pub fn restore_current(
         &self,
         cell: u64,
-        mut current: Current,
+        current: Current,
         age: Duration,
         now: Instant,
     ) -> bool {
         let now = self.moment(now);
+        let stamp = Stamp::new(now.tick.saturating_sub(ticks(age)), false);
+        self.restore_value(cell, current, stamp, now)
+    }
+
+    fn restore_value(
+        &self,
+        cell: u64,
+        mut current: Current,
+        stored_at: Stamp,
+        now: Moment,
+    ) -> bool {
         let mut values = self.values.of(cell);
         if self.doubts().has(cell) {
             current.contest();
@@ -228,7 +270,7 @@ impl Memory {
         let value = Value {
             cell,
             current,
-            stored_at: now.tick.saturating_sub(ticks(age)),
+            stored_at,
         };
         values.stored.restore(value, now.values_from)
     }
@@ -271,12 +313,20 @@ impl Memory {
         waiting.into_iter().for_each(Waiting::wake);
     }
 
-    /// What was taken is stored.
-    pub(super) fn settle(&self, id: u64, cell: Option<u64>, stored: Stored, now: Instant) {
+    /// What was taken is stored; `spooled`: on disk.
+    pub(super) fn settle(
+        &self,
+        id: u64,
+        cell: Option<u64>,
+        stored: Stored,
+        spooled: bool,
+        now: Instant,
+    ) {
         let now = self.moment(now);
+        let stamp = Stamp::new(now.tick, spooled);
         let mut locked = self.locked(id, cell);
         let waiting = locked.end(id, cell);
-        let entry = Id::new(stored.key, stored.reading, now.tick);
+        let entry = Id::new(stored.key, stored.reading, stamp);
         locked.ids.stored.insert(entry, now.ids_from);
         if let (Some(cell), Some(values), Some(current)) =
             (cell, &mut locked.values, stored.current)
@@ -284,7 +334,7 @@ impl Memory {
             let value = Value {
                 cell,
                 current,
-                stored_at: now.tick,
+                stored_at: stamp,
             };
             values.stored.insert(value, now.values_from);
         }
@@ -325,7 +375,7 @@ impl Memory {
 
     fn moment(&self, now: Instant) -> Moment {
         let since = ticks(now.saturating_duration_since(self.start));
-        let tick = BEFORE_START.saturating_add(since);
+        let tick = BEFORE_START.saturating_add(since).min(stamp::LAST);
         Moment {
             tick,
             ids_from: tick.saturating_sub(self.id_window),
@@ -350,6 +400,14 @@ impl Locked<'_> {
                 values.undecided.end(cell)
             }),
         ]
+    }
+}
+
+/// Where an event is remembered, of which `conflict` says whether another one is stored under its id.
+fn key_under(id_key: u64, reading: u64, conflict: bool) -> u64 {
+    match conflict {
+        true => key_of_conflict(id_key, reading),
+        false => id_key,
     }
 }
 

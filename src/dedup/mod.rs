@@ -3,7 +3,7 @@
 //! - `desk`: where the pipeline asks;
 //! - [`facts`]: what this step looks at in an event;
 //! - `memory`, `claim`: what this process knows to be stored, and the right to publish what is not;
-//! - `rebuild`: the same from the tails of the topics, after a start;
+//! - `rebuild`: the same from the tails of the topics, after a start; `spooled`: from what is on disk and not there yet;
 //! - `redis`: the same shared between replicas.
 
 pub mod claim;
@@ -14,6 +14,7 @@ pub mod memory;
 pub mod rebuild;
 pub mod rebuilding;
 pub mod redis;
+pub mod spooled;
 mod window;
 
 pub use facts::Facts;

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::desk::Desk;
 use super::rebuild::rebuild;
 use crate::config::Config;
 use crate::event::EventType;
 use crate::kafka::client;
+
+/// Between two looks whether the spool was read.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A rebuilding under way. Dropped: it is given up.
 #[derive(Debug)]
@@ -34,6 +38,10 @@ impl Rebuilding {
                 move || {
                     // Also after a panic: events must not wait for what does not come.
                     let over = Over(&desk);
+                    // What is in the spool is newer, and has to be known before.
+                    while !desk.knows_spool() && !stop.load(Ordering::Relaxed) {
+                        std::thread::sleep(LOOK_AGAIN);
+                    }
                     let mut known = |place: usize| desk.set_known(EventType::ALL[place]);
                     let memory = desk.memory();
                     let outcome =
@@ -91,12 +99,14 @@ impl Drop for Rebuilding {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::config::{self, Sources};
+    use crate::kafka::embedded::EmbeddedKafka;
     use crate::metrics::Metrics;
 
-    /// Started with a Kafka that is not there.
-    fn started(within: &str) -> (Rebuilding, Arc<Desk>) {
+    fn desk(within: &str) -> (Config, Arc<Desk>) {
         let flags = [
             ("kafka.bootstrap_servers", "127.0.0.1:1"),
             ("dedup.rebuild_within", within),
@@ -108,6 +118,12 @@ mod tests {
         let config = config::load(&sources, &|_, _| Ok(())).expect("a configuration");
         let desk = Desk::open(&config, &Metrics::new(&config.topics.names())).expect("no Redis");
         let desk = Arc::new(desk.expect("it is on"));
+        (config, desk)
+    }
+
+    /// Started with a Kafka that is not there.
+    fn started(within: &str) -> (Rebuilding, Arc<Desk>) {
+        let (config, desk) = desk(within);
         let rebuilding = Rebuilding::start(&config, "127.0.0.1:1", &desk);
         (rebuilding, desk)
     }
@@ -119,6 +135,45 @@ mod tests {
         assert!(!desk.is_rebuilt(), "its time has not begun");
         drop(rebuilding);
         assert!(!desk.is_rebuilt() && desk.incomplete().is_none());
+    }
+
+    #[test]
+    fn the_spool_is_read_before_the_topics() {
+        let (config, desk) = desk("10s");
+        let topics = config.topics.names().map(|name| (name, 1));
+        let broker = EmbeddedKafka::start(&topics).expect("a broker");
+        let start = || Rebuilding::start(&config, broker.bootstrap_servers(), &desk);
+        let is_over = |rebuilding: &Rebuilding| {
+            let thread = rebuilding.thread.as_ref();
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(2) {
+                if thread.is_some_and(JoinHandle::is_finished) {
+                    return true;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            false
+        };
+        desk.expect_spool();
+        let given_up = start();
+        assert!(!is_over(&given_up));
+        drop(given_up);
+        assert!(!desk.is_rebuilt());
+
+        let rebuilding = start();
+        desk.spool_restored();
+        assert!(is_over(&rebuilding));
+        assert!(desk.is_rebuilt() && desk.incomplete().is_none());
+    }
+
+    #[test]
+    fn topics_alone_are_not_all() {
+        let (_config, desk) = desk("1s");
+        desk.expect_spool();
+        desk.set_rebuilt();
+        assert!(!desk.is_rebuilt() && !desk.knows_spool());
+        desk.spool_restored();
+        assert!(desk.is_rebuilt());
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! decides as [`memory`](super::memory) does and holds what the commit will change:
 //!
 //! ```text
-//! <prefix>:<topics>:i<id>      undecided (whose: token), for a lease of 3 s, renewed every second | published (reading)
+//! <prefix>:<topics>:i<id>      undecided (whose: token), for a lease of 3 s, renewed every second | spooled (reading) |
+//!                              published (reading)
 //! <prefix>:<topics>:c<cell>    the current value of a (type, space, timestamp): reading, revision, id, epoch
 //! <prefix>:<topics>:h<cell>    who is about to change it (token), for the same lease; remembered for 30 s
 //! <prefix>:<topics>:n<source>  time of the newest event of a source, for a day
@@ -19,6 +20,12 @@
 //! Values begin with the version of their layout; another version counts as absent. No key is without an expiry: ids and
 //! current values have their windows. A holder that died is followed when its lease ends; should it have lived on, then
 //! neither its commit nor its release changes what its successor holds.
+//!
+//! An event on a replica's disk is *spooled*: stored for all, until that replica has got it into Kafka and says so. Nobody else
+//! is told: another replica that knows of it answers copies as spooled ones while it remembers them. Whether a current value
+//! is in Kafka yet, which a repeat's answer says, each replica knows of those values only that it stored itself. A replica
+//! of a release that knows no such state takes it for another reading under the id, and publishes a copy as a conflict: so
+//! it is while replicas of both run side by side, and something is spooled.
 //!
 //! **Redis is never in the way.** When it is away, slower than `dedup.redis_timeout`, or its queue full, an event is decided
 //! by what this replica knows, and counted; then Redis is left alone until it answers in time. Commits and releases are only
@@ -38,6 +45,8 @@
 //!   stored, and when it finds another run of Redis than the epoch began in; one that has just started and finds the same run
 //!   keeps it. So a Redis that comes back empty, older (from a snapshot, as a replica that lagged) or without what was told it
 //!   last is not believed;
+//! - a value that got out of another replica's disk, or next to which, or after which, one did: which of the two Kafka has
+//!   last nobody knows;
 //! - anything in the first seconds after an outage: other replicas still have to tell what they stored meanwhile;
 //! - what one replica alone knows.
 //!
@@ -75,14 +84,14 @@ use tokio::time::{sleep_until, timeout_at};
 
 use super::claim::{Claim, Current, Hold, under};
 use super::event_id::EventId;
-use super::memory::becomes;
+use super::memory::{becomes, makes_current};
 use super::{Duplicate, Facts, Marks, Verdict};
 use crate::config;
 
 use answer::Answer;
 pub use lease::Lease;
 use lease::{Line, Message};
-use wire::{Change, Subject, Terms};
+use wire::{Change, Drained, Subject, Terms};
 use worker::{QUEUE, Worker};
 
 /// Between two looks at a claim of another replica that is undecided; doubled up to the longest.
@@ -95,7 +104,12 @@ pub enum Decided {
     /// It is to be published, as the claim says.
     Publish(Claim),
     /// It is not new.
-    Duplicate(Duplicate),
+    Duplicate {
+        /// In which way.
+        kind: Duplicate,
+        /// What it is a duplicate of is on disk and not in Kafka yet.
+        spooled: bool,
+    },
     /// Another copy was undecided until the deadline.
     TimedOut,
 }
@@ -164,7 +178,9 @@ impl Shared {
         loop {
             let known = (has_conflict(hold.opinion()), hold.current());
             let doubt = self.line.circuit.is_doubtful();
-            let question = self.line.terms.claim(&subject, &id, known, doubt);
+            let redelivery = hold.redelivery();
+            let terms = &self.line.terms;
+            let question = terms.claim(&subject, &id, redelivery, known, doubt);
             let value = self.ask(question, &mut lease, deadline).await;
             match value.and_then(|value| answer::read(&value, facts, &id)) {
                 Some(Answer::Wait) => {
@@ -177,10 +193,14 @@ impl Shared {
                     sleep_until(next.into()).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                Some(Answer::Duplicate(kind)) => {
+                Some(Answer::Redelivery { spooled }) => {
                     lease.refused();
-                    hold.stored_elsewhere(Instant::now());
-                    return Decided::Duplicate(kind);
+                    return duplicate(hold, Duplicate::Redelivery, spooled);
+                }
+                Some(Answer::Repeat) => {
+                    lease.refused();
+                    let spooled = hold.repeats_spooled();
+                    return duplicate(hold, Duplicate::Repeat, spooled);
                 }
                 Some(Answer::Publish(marks, current)) => {
                     let change = Change {
@@ -226,6 +246,24 @@ impl Shared {
         }
     }
 
+    /// An event of this replica's spool, which was published with `marks`, is in Kafka now; `follows`: the id of a current
+    /// value that this replica gets there after it.
+    pub fn drained(&self, facts: &Facts<'_>, marks: &Marks, follows: Option<EventId>) {
+        let drained = Drained {
+            subject: Subject::new(self.line.token(), facts),
+            conflict: marks.conflict.is_some(),
+            id: under(marks, EventId::new(facts.id)),
+            changes: makes_current(marks),
+            follows,
+        };
+        let message = Message::Drained(Box::new(drained));
+        if let Err(error) = self.outbox.try_send(message)
+            && let Message::Drained(drained) = error.into_inner()
+        {
+            self.line.forget_drained(&drained);
+        }
+    }
+
     /// Waits until what was said so far has reached Redis, `patience` at most; afterwards it may be lost.
     pub async fn flush(&self, patience: Duration) {
         let deadline = tokio::time::Instant::now() + patience;
@@ -235,6 +273,11 @@ impl Shared {
             let _ = timeout_at(deadline, answer).await;
         }
     }
+}
+
+fn duplicate(hold: Hold, kind: Duplicate, spooled: bool) -> Decided {
+    hold.stored_elsewhere(spooled, Instant::now());
+    Decided::Duplicate { kind, spooled }
 }
 
 /// A number that no other process has.
@@ -268,10 +311,8 @@ fn by_itself(hold: Hold, told: Option<(Lease, &Facts<'_>)>) -> Decided {
             marks
         }
         Verdict::Duplicate(Duplicate::Repeat) => Marks::default(),
-        Verdict::Duplicate(kind) => {
-            hold.stored_elsewhere(Instant::now());
-            return Decided::Duplicate(kind);
-        }
+        // Such are not even held.
+        Verdict::Duplicate(kind) => return duplicate(hold, kind, false),
     };
     let lease = told.map(|(lease, facts)| {
         let change = change(&hold, &marks, facts);

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use index::Index;
 
-/// A moment, in tenths of a second since some days before the engine's start. 32 bits are 13 years.
+/// A moment, in tenths of a second since some days before the engine's start. 31 bits are used: 6.8 years.
 pub(super) type Tick = u32;
 
 /// What a window holds. Its key is a good hash already.

@@ -26,13 +26,22 @@ pub(super) struct Is {
     pub verdict: Verdict,
     /// If it becomes the current value: as what revision.
     pub becomes: Option<u32>,
+    /// What it is a duplicate of is not in Kafka yet.
+    pub spooled: bool,
 }
 
 /// What is known of an event's id and reading.
 enum LookedUp {
     Wait(Turn),
-    Known { key: u64, conflict: bool },
-    New { key: u64, conflict: bool },
+    Known {
+        key: u64,
+        conflict: bool,
+        spooled: bool,
+    },
+    New {
+        key: u64,
+        conflict: bool,
+    },
 }
 
 /// What an event is to what is stored, before it is asked how such are handled.
@@ -44,24 +53,30 @@ enum Standing {
 }
 
 impl Memory {
-    /// Judges an event; `id` is given for occupancy.
+    /// Judges an event; `id` is given for occupancy. `redelivery`: how such are handled.
     pub(super) fn judge(
         &self,
         facts: &Facts<'_>,
         id: Option<&EventId>,
+        redelivery: Handling,
         locked: &mut Locked<'_>,
         now: Moment,
     ) -> Judged {
         let (key, conflict) = match look_up(&mut locked.ids, facts, now.ids_from) {
             LookedUp::Wait(turn) => return Judged::Wait(turn),
             LookedUp::New { key, conflict } => (key, conflict),
-            LookedUp::Known { key, conflict } => {
+            LookedUp::Known {
+                key,
+                conflict,
+                spooled,
+            } => {
                 let standing = Standing::Duplicate(Duplicate::Redelivery);
                 return Judged::Is(Is {
                     key,
                     cell: None,
-                    verdict: self.verdict(standing, conflict, facts),
+                    verdict: self.verdict(standing, redelivery, conflict, facts),
                     becomes: None,
+                    spooled,
                 });
             }
         };
@@ -69,17 +84,21 @@ impl Memory {
             return Judged::Is(Is {
                 key,
                 cell: None,
-                verdict: self.verdict(Standing::New, conflict, facts),
+                verdict: self.verdict(Standing::New, redelivery, conflict, facts),
                 becomes: None,
+                spooled: false,
             });
         };
         if let Some(turn) = values.undecided.turn(cell) {
             return Judged::Wait(turn);
         }
-        let current = values.stored.get(cell, now.values_from);
-        let current = current.map(|value| &value.current);
+        let value = values.stored.get(cell, now.values_from);
+        let spooled = value.is_some_and(|value| {
+            value.stored_at.is_spooled() && value.current.reading == facts.reading
+        });
+        let current = value.map(|value| &value.current);
         let standing = compare(current, facts.reading, id, conflict);
-        let verdict = self.verdict(standing, conflict, facts);
+        let verdict = self.verdict(standing, redelivery, conflict, facts);
         let becomes = match &verdict {
             Verdict::Publish(marks) => becomes(marks, current, facts.reading, id),
             Verdict::Duplicate(_) => None,
@@ -89,10 +108,17 @@ impl Memory {
             cell: Some(cell),
             verdict,
             becomes,
+            spooled,
         })
     }
 
-    fn verdict(&self, standing: Standing, conflict: bool, facts: &Facts<'_>) -> Verdict {
+    fn verdict(
+        &self,
+        standing: Standing,
+        redelivery: Handling,
+        conflict: bool,
+        facts: &Facts<'_>,
+    ) -> Verdict {
         let mut marks = Marks {
             conflict: conflict.then_some(facts.reading),
             ..Marks::default()
@@ -105,7 +131,7 @@ impl Memory {
             }
             Standing::Duplicate(kind) => {
                 let handling = match kind {
-                    Duplicate::Redelivery => self.redelivery,
+                    Duplicate::Redelivery => redelivery,
                     Duplicate::Repeat => self.repeat,
                 };
                 match handling {
@@ -129,7 +155,14 @@ fn look_up(ids: &mut Shard<Id>, facts: &Facts<'_>, from: Tick) -> LookedUp {
         }
         match ids.stored.get(key, from) {
             None => return LookedUp::New { key, conflict },
-            Some(id) if id.reading() == facts.reading => return LookedUp::Known { key, conflict },
+            Some(id) if id.reading() == facts.reading => {
+                let spooled = id.stored_at.is_spooled();
+                return LookedUp::Known {
+                    key,
+                    conflict,
+                    spooled,
+                };
+            }
             Some(_) if conflict => break,
             Some(_) => key = key_of_conflict(key, facts.reading),
         }

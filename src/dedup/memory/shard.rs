@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::stamp::Stamp;
 use crate::dedup::claim::{Current, Undecided};
 use crate::dedup::window::{Entry, Tick, Window};
 
@@ -88,11 +89,11 @@ impl<E: Entry> Shard<E> {
 pub(super) struct Id {
     key: [u32; 2],
     reading: [u32; 2],
-    stored_at: Tick,
+    pub stored_at: Stamp,
 }
 
 impl Id {
-    pub fn new(key: u64, reading: u64, stored_at: Tick) -> Self {
+    pub fn new(key: u64, reading: u64, stored_at: Stamp) -> Self {
         Self {
             key: halves(key),
             reading: halves(reading),
@@ -111,7 +112,7 @@ impl Entry for Id {
     }
 
     fn is_past(&self, horizon: Tick) -> bool {
-        self.stored_at < horizon
+        self.stored_at.tick() < horizon
     }
 }
 
@@ -128,7 +129,7 @@ fn whole([low, high]: [u32; 2]) -> u64 {
 pub(super) struct Value {
     pub cell: u64,
     pub current: Current,
-    pub stored_at: Tick,
+    pub stored_at: Stamp,
 }
 
 impl Entry for Value {
@@ -137,7 +138,7 @@ impl Entry for Value {
     }
 
     fn is_past(&self, horizon: Tick) -> bool {
-        self.stored_at < horizon
+        self.stored_at.tick() < horizon
     }
 }
 

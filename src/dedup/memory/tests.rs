@@ -1,6 +1,7 @@
 mod interleavings;
 mod model;
 mod scripts;
+mod spooled;
 mod threads;
 
 use super::*;
@@ -30,12 +31,16 @@ fn dropping() -> config::Dedup {
 fn claim_by_hold(memory: &Arc<Memory>, facts: &Facts<'_>, now: Instant) -> Next {
     match memory.hold(facts, now) {
         Held::Wait(turn) => Next::Wait(turn),
-        Held::Redelivery => Next::Duplicate(Duplicate::Redelivery),
+        Held::Redelivery { spooled } => Next::Duplicate {
+            kind: Duplicate::Redelivery,
+            spooled,
+        },
         Held::Hold(hold) => match hold.opinion().clone() {
             Verdict::Publish(marks) => Next::Publish(hold.publish(marks, None)),
             Verdict::Duplicate(kind) => {
-                hold.stored_elsewhere(now);
-                Next::Duplicate(kind)
+                let spooled = hold.repeats_spooled();
+                hold.stored_elsewhere(spooled, now);
+                Next::Duplicate { kind, spooled }
             }
         },
     }
@@ -49,7 +54,7 @@ fn publish(memory: &Arc<Memory>, event: Event, now: Instant) -> Result<Marks, Du
             claim.commit(&Receipt::for_test(), now);
             Ok(marks)
         }
-        Next::Duplicate(kind) => Err(kind),
+        Next::Duplicate { kind, .. } => Err(kind),
         Next::Wait(_) => panic!("nothing is undecided"),
     }
 }

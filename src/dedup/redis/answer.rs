@@ -11,8 +11,10 @@ use crate::dedup::{Duplicate, Facts, Marks, Revision};
 pub enum Answer {
     /// Another one has to be decided first.
     Wait,
-    /// It is not new.
-    Duplicate(Duplicate),
+    /// It is stored, on somebody's disk only where `spooled`.
+    Redelivery { spooled: bool },
+    /// Its value is the current one.
+    Repeat,
     /// It is to be published, marked so; this becomes the current value.
     Publish(Marks, Option<Current>),
     /// It is stored, and to be published again, marked so. Nothing is held for that.
@@ -26,8 +28,10 @@ pub fn read(value: &Value, facts: &Facts<'_>, id: &EventId) -> Option<Answer> {
     };
     match bytes.split_first()? {
         (b'w', _) => Some(Answer::Wait),
-        (b'd', _) => Some(Answer::Duplicate(Duplicate::Redelivery)),
-        (b'r', _) => Some(Answer::Duplicate(Duplicate::Repeat)),
+        (b'd', rest) => Some(Answer::Redelivery {
+            spooled: rest.first() == Some(&b's'),
+        }),
+        (b'r', _) => Some(Answer::Repeat),
         (b'p', rest) => {
             publish(rest, facts, id).map(|(marks, current)| Answer::Publish(marks, current))
         }

@@ -5,15 +5,16 @@
 -- ARGV: token, lease in ms, reading, redelivery (drop|tag|off), repeat (drop|tag|off), id window in ms, time of the event,
 --       second of its id (-1: none), conflict ('1': another event is known to be stored under the id), current value as
 --       the asking replica knows it (may be empty), doubt ('1': no value is relied on), ms a hold is remembered
--- Returns 'w' (another is undecided), 'd' (redelivery), 'r' (repeat), 'p' (published; held from now on) or 'a' (a redelivery,
+-- Returns 'w' (another is undecided), 'd' (redelivery; 'ds' where it is on a replica's disk), 'r' (repeat), 'p' (published; held from now on) or 'a' (a redelivery,
 --       published again; nothing is held). After p and a come the marks: duplicate d, r or -; conflict c or -; cell first f,
 --       revision v, same value kept k, stale s or -; out of order o or -; after v and k the current value that is replaced.
 --
+-- Id: '1u' token (undecided), '1p' reading (published), '1s' reading (spooled).
 -- Current value: version, 2 reading, 10 revision, 14 second of its id, 22 the epoch in which it can be relied on, 30 id.
 -- Hold: 1 token, 17 the epoch in which it was granted (none: what it stores cannot be relied on), 25 the epoch that the
 --       current value had before, 33 the end of the lease.
 local token, lease, reading = ARGV[1], ARGV[2], ARGV[3]
-local held, stored, none = '1u', '1p' .. reading, string.rep('\0', 8)
+local held, stored, spooled, none = '1u', '1p' .. reading, '1s' .. reading, string.rep('\0', 8)
 local call, sub = redis.call, string.sub
 local values = call('MGET', unpack(KEYS))
 
@@ -26,9 +27,13 @@ local function second(value)
   return (struct.unpack('<d', value, 14))
 end
 
-local function redelivery(conflict)
+local function is_stored(known)
+  return known == stored or known == spooled
+end
+
+local function redelivery(known, conflict)
   if ARGV[4] == 'drop' then
-    return 'd'
+    return known == spooled and 'ds' or 'd'
   end
   return 'a' .. (ARGV[4] == 'tag' and 'd' or '-') .. conflict .. '--'
 end
@@ -36,12 +41,12 @@ end
 local id, known, conflict = KEYS[1], state(1), '-'
 if known and sub(known, 1, 2) == held then
   return 'w'
-elseif known == stored then
-  return redelivery(conflict)
+elseif is_stored(known) then
+  return redelivery(known, conflict)
 elseif known or ARGV[9] == '1' then
   id, known, conflict = KEYS[2], state(2), 'c'
-  if known == stored then
-    return redelivery(conflict)
+  if is_stored(known) then
+    return redelivery(known, conflict)
   elseif known then
     return 'w'
   end

@@ -4,7 +4,7 @@
 --       and the epoch
 -- ARGV: token, reading, ms the id is remembered (0: not at all), time of the event (empty: it cannot be the newest), ms
 --       that is remembered, the new current value (empty: it stays), ms that is remembered (0: not at all), granted ('1':
---       by Redis, before it was published)
+--       by Redis, before it was published), state ('p': published, 's': spooled)
 -- Returns 1, or 0 where another replica took over meanwhile; what that one holds or stored stays.
 --
 -- The new value can be relied on if the cell was held from the grant on, in this epoch, and nobody stored anything
@@ -17,7 +17,7 @@ local mine = 1
 if known and known ~= held and sub(known, 1, 1) == '1' then
   mine = 0
 elseif tonumber(ARGV[3]) > 0 then
-  call('SET', KEYS[1], '1p' .. ARGV[2], 'PX', ARGV[3])
+  call('SET', KEYS[1], '1' .. ARGV[9] .. ARGV[2], 'PX', ARGV[3])
 elseif known == held then
   call('DEL', KEYS[1])
 end

@@ -10,7 +10,7 @@ use redis::{Cmd, Value};
 use tokio::sync::{mpsc, oneshot};
 
 use super::circuit::Circuit;
-use super::wire::{Change, Ending, Subject, Terms, Token};
+use super::wire::{Change, Drained, Ending, Stored, Subject, Terms, Token};
 
 /// What the thread is to do.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub enum Message {
     Ask(Cmd, oneshot::Sender<Value>),
     /// Say that something is stored, or may be.
     End(Box<Ending>),
+    /// Say that what was on disk is in Kafka.
+    Drained(Box<Drained>),
     /// Give back what a claim holds: it is not stored.
     Release(Subject),
     /// Keep what a claim holds; whether it is that of a conflict.
@@ -86,6 +88,13 @@ impl Line {
             self.errors.inc();
         }
         if ending.change.current.is_some() {
+            self.set_forgotten();
+        }
+    }
+
+    /// Redis will not know of `drained`: it may lie behind a current value.
+    pub fn forget_drained(&self, drained: &Drained) {
+        if drained.touches_current() {
             self.set_forgotten();
         }
     }
@@ -180,21 +189,26 @@ impl Lease {
         self
     }
 
-    /// What was claimed is stored.
-    pub fn commit(self) {
-        self.end(true);
+    /// What was claimed is stored; `spooled`: on disk.
+    pub fn commit(self, spooled: bool) {
+        let state = if spooled {
+            Stored::Spooled
+        } else {
+            Stored::Published
+        };
+        self.end(state);
     }
 
     /// Whether what was claimed is stored is not known: others may claim it, and the value that it may have replaced is not
     /// relied on any more.
     pub fn unknown(self) {
         if matches!(&self.state, State::Open { change, .. } if change.current.is_some()) {
-            self.end(false);
+            self.end(Stored::Unknown);
         }
         // Else there is nothing that it may have replaced.
     }
 
-    fn end(mut self, stored: bool) {
+    fn end(mut self, stored: Stored) {
         let State::Open { granted, change } = std::mem::replace(&mut self.state, State::Settled)
         else {
             return;

@@ -21,6 +21,7 @@ mod agreement;
 mod cost;
 mod leases;
 mod outages;
+mod spooled;
 mod trust;
 
 use server::RedisServer;
@@ -84,7 +85,7 @@ pub(super) fn unheld(token: wire::Token) -> Box<wire::Ending> {
             conflict: false,
             current: Some(current),
         },
-        stored: true,
+        stored: wire::Stored::Published,
         at: Instant::now(),
         granted: false,
         again: false,
@@ -131,7 +132,10 @@ impl Replica {
         loop {
             match self.memory.hold(facts, Instant::now()) {
                 Held::Hold(hold) => return self.shared.decide(facts, hold, deadline).await,
-                Held::Redelivery => return Decided::Duplicate(Duplicate::Redelivery),
+                Held::Redelivery { spooled } => {
+                    let kind = Duplicate::Redelivery;
+                    return Decided::Duplicate { kind, spooled };
+                }
                 Held::Wait(turn) => turn.await,
             }
         }
@@ -140,7 +144,7 @@ impl Replica {
     async fn verdict(&self, facts: &Facts<'_>) -> (Verdict, Option<Claim>) {
         match self.claim(facts, Duration::from_secs(20)).await {
             Decided::Publish(claim) => (Verdict::Publish(claim.marks().clone()), Some(claim)),
-            Decided::Duplicate(kind) => (Verdict::Duplicate(kind), None),
+            Decided::Duplicate { kind, .. } => (Verdict::Duplicate(kind), None),
             Decided::TimedOut => panic!("nothing is undecided for so long"),
         }
     }
@@ -148,6 +152,12 @@ impl Replica {
 
 fn commit(claim: Claim) {
     claim.commit(&Receipt::for_test(), Instant::now());
+}
+
+/// What `replica` had spooled with `marks` is in Kafka.
+fn drain(replica: &Replica, facts: &Facts<'_>, marks: &Marks) {
+    let follows = replica.memory.drained(facts, marks);
+    replica.shared.drained(facts, marks, follows);
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -51,13 +51,14 @@ impl Script {
 
 static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("claim.lua")));
 static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("commit.lua")));
+static DRAINED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("drained.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("release.lua")));
 static UNKNOWN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("unknown.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 
 /// What has to be loaded into a Redis before it can be asked.
 pub fn scripts() -> impl Iterator<Item = Cmd> {
-    [&CLAIM, &COMMIT, &RELEASE, &UNKNOWN, &RENEW]
+    [&CLAIM, &COMMIT, &DRAINED, &RELEASE, &UNKNOWN, &RENEW]
         .into_iter()
         .map(|script| {
             let mut load = cmd("SCRIPT");
@@ -127,8 +128,8 @@ pub struct Ending {
     pub subject: Subject,
     /// What it changes.
     pub change: Change,
-    /// Whether it is stored for certain.
-    pub stored: bool,
+    /// Whether and where it is stored.
+    pub stored: Stored,
     /// Since when.
     pub at: Instant,
     /// Whether Redis granted its claim, so that nobody else may have published it.
@@ -137,11 +138,43 @@ pub struct Ending {
     pub again: bool,
 }
 
+/// What is known of a record in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// Kafka has it.
+    Published,
+    /// It is on this replica's disk.
+    Spooled,
+    /// Nothing.
+    Unknown,
+}
+
+/// What was spooled and is in Kafka now.
+#[derive(Debug)]
+pub struct Drained {
+    /// What it is; the token says of which process.
+    pub subject: Subject,
+    /// Whether it is stored under an id of its own.
+    pub conflict: bool,
+    /// The id under which it was published.
+    pub id: EventId,
+    /// Whether it became the current value.
+    pub changes: bool,
+    /// The id of a current value that the same replica gets into Kafka after it.
+    pub follows: Option<EventId>,
+}
+
+impl Drained {
+    /// Whether current values are to be looked at.
+    pub fn touches_current(&self) -> bool {
+        self.changes && self.subject.cell.is_some()
+    }
+}
+
 /// What all replicas have to agree on.
 #[derive(Clone, Debug)]
 pub struct Terms {
     prefix: String,
-    redelivery: &'static str,
     repeat: &'static str,
     id_window: Duration,
     reading_window: Duration,
@@ -166,7 +199,6 @@ impl Terms {
         let topics = xxh3_64(topics.join(" ").as_bytes()) >> 32;
         Self {
             prefix: format!("{prefix}:{topics:08x}:"),
-            redelivery: handling(settings.redelivery),
             repeat: handling(settings.repeat),
             id_window: settings.id_window,
             reading_window: settings.reading_window,
@@ -209,6 +241,7 @@ impl Terms {
         &self,
         subject: &Subject,
         id: &EventId,
+        redelivery: Handling,
         (conflict, current): (bool, Option<&Current>),
         doubt: bool,
     ) -> Cmd {
@@ -222,7 +255,7 @@ impl Terms {
         call.arg(&subject.token)
             .arg(millis(LEASE))
             .arg(&subject.reading.to_le_bytes())
-            .arg(self.redelivery)
+            .arg(handling(redelivery))
             .arg(self.repeat)
             .arg(millis(self.id_window))
             .arg(subject.time)
@@ -242,12 +275,13 @@ impl Terms {
             return None;
         }
         Some(match ending.stored {
-            true => self.commit(ending, left),
-            false => self.unknown(&ending.subject),
+            Stored::Published => self.commit(ending, "p", left),
+            Stored::Spooled => self.commit(ending, "s", left),
+            Stored::Unknown => self.unknown(&ending.subject),
         })
     }
 
-    fn commit(&self, ending: &Ending, left: impl Fn(Duration) -> u64) -> Cmd {
+    fn commit(&self, ending: &Ending, state: &str, left: impl Fn(Duration) -> u64) -> Cmd {
         let subject = &ending.subject;
         let mut keys = vec![
             self.id(subject.own_if(ending.change.conflict)),
@@ -264,7 +298,24 @@ impl Terms {
             .arg(left(NEWEST))
             .arg(current.unwrap_or_default())
             .arg(left(self.reading_window))
-            .arg(u8::from(ending.granted));
+            .arg(u8::from(ending.granted))
+            .arg(state);
+        call
+    }
+
+    /// Says that what was spooled is in Kafka.
+    pub fn drained(&self, drained: &Drained) -> Cmd {
+        let subject = &drained.subject;
+        let mut keys = vec![self.id(subject.own_if(drained.conflict))];
+        if drained.touches_current() {
+            keys.extend(self.cell(subject));
+        }
+        let follows = drained.follows.as_ref().map(EventId::to_string);
+        let mut call = DRAINED.call(&keys);
+        call.arg(&subject.token)
+            .arg(&subject.reading.to_le_bytes())
+            .arg(drained.id.to_string())
+            .arg(follows.unwrap_or_default());
         call
     }
 

@@ -153,8 +153,10 @@ impl Worker {
 
     /// Keeps what Redis is to know once it is back, the latest of it; everything else has lost its sense by then.
     fn keep(&mut self, message: Message) {
-        let Message::End(mut ending) = message else {
-            return;
+        let mut ending = match message {
+            Message::End(ending) => ending,
+            Message::Drained(drained) => return self.line.forget_drained(&drained),
+            _ => return,
         };
         ending.again = true;
         self.first.push_back(Message::End(ending));
@@ -198,6 +200,7 @@ impl Worker {
                         return false;
                     }
                 },
+                Message::Drained(drained) => terms.drained(drained),
                 Message::Release(subject) => terms.release(subject),
                 Message::Renew(subject, conflict) => terms.renew(subject, *conflict),
                 Message::Keep => terms.keep_epoch(),

@@ -16,6 +16,8 @@ use crate::dedup::claim::Turn;
 enum Fate {
     /// Its delivery succeeds.
     Stored,
+    /// It is stored on disk.
+    Spooled,
     /// Its delivery fails: it is certainly not stored.
     Fails,
     /// Nobody knows what became of its delivery.
@@ -24,7 +26,13 @@ enum Fate {
     GivesUp,
 }
 
-const FATES: [Fate; 4] = [Fate::Stored, Fate::Fails, Fate::Unknown, Fate::GivesUp];
+const FATES: [Fate; 5] = [
+    Fate::Stored,
+    Fate::Spooled,
+    Fate::Fails,
+    Fate::Unknown,
+    Fate::GivesUp,
+];
 
 #[derive(Clone, Debug, PartialEq)]
 enum End {
@@ -32,7 +40,8 @@ enum End {
     Failed,
     Unknown,
     GaveUp,
-    Duplicate(Duplicate),
+    /// And whether of something that is on disk.
+    Duplicate(Duplicate, bool),
 }
 
 enum State {
@@ -97,7 +106,9 @@ impl<'r> Run<'r> {
                 };
                 match next {
                     Next::Publish(claim) => State::Holds(claim),
-                    Next::Duplicate(kind) => State::Ended(End::Duplicate(kind)),
+                    Next::Duplicate { kind, spooled } => {
+                        State::Ended(End::Duplicate(kind, spooled))
+                    }
                     Next::Wait(turn) => State::Waits(turn),
                 }
             }
@@ -111,7 +122,10 @@ impl<'r> Run<'r> {
             }
             State::Holds(claim) => {
                 let marks = claim.marks().clone();
-                claim.commit(&Receipt::for_test(), self.now);
+                match contender.fate {
+                    Fate::Spooled => claim.commit_spooled(self.now),
+                    _ => claim.commit(&Receipt::for_test(), self.now),
+                }
                 State::Ended(End::Stored(marks))
             }
             State::Ended(_) => unreachable!("it cannot step"),
@@ -237,7 +251,7 @@ fn what_may_have_been_replaced_is_published_again() {
             by_hold,
         });
         let all = all(&contenders, &[event(0, 0, 1)]);
-        let came_first = [End::Unknown, End::Duplicate(Duplicate::Repeat)];
+        let came_first = [End::Unknown, End::Duplicate(Duplicate::Repeat, false)];
         for ends in &all {
             let End::Stored(marks) = &ends[1] else {
                 // Before the revision was claimed.
@@ -263,10 +277,18 @@ fn of_two_copies_one_is_stored() {
         all(&contenders, &[])
     };
     let stored = End::Stored(Marks::default());
-    let redelivery = End::Duplicate(Duplicate::Redelivery);
+    let redelivery = End::Duplicate(Duplicate::Redelivery, false);
     for ends in ends([Fate::Stored, Fate::Stored]) {
         assert!(
             ends.contains(&stored) && ends.contains(&redelivery),
+            "{ends:?}"
+        );
+    }
+    // Of one on disk, as the answer says.
+    let of_spooled = End::Duplicate(Duplicate::Redelivery, true);
+    for ends in ends([Fate::Spooled, Fate::Spooled]) {
+        assert!(
+            ends.contains(&stored) && ends.contains(&of_spooled),
             "{ends:?}"
         );
     }

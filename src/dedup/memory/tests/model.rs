@@ -84,6 +84,8 @@ struct Current {
     id: EventId,
     revision: u32,
     at: Duration,
+    /// It is not in Kafka yet.
+    spooled: bool,
     /// It may have been replaced: nothing is equal to it.
     in_doubt: bool,
 }
@@ -108,7 +110,8 @@ pub type Serial = usize;
 
 pub enum Next {
     Publish(Marks, Claimed),
-    Duplicate(Duplicate),
+    /// And whether that is not in Kafka yet.
+    Duplicate(Duplicate, bool),
     Wait(Serial),
 }
 
@@ -116,7 +119,7 @@ pub struct Model {
     settings: config::Dedup,
     open_ids: HashMap<IdKey, Serial>,
     open_places: HashMap<u8, Serial>,
-    ids: HashMap<IdKey, (Reading, Duration)>,
+    ids: HashMap<IdKey, (Reading, Duration, bool)>,
     current: HashMap<u8, Current>,
     newest: HashMap<(bool, u8), i64>,
     serials: Serial,
@@ -138,7 +141,7 @@ impl Model {
     /// Forgets what is older than its window.
     fn forget(&mut self, now: Duration) {
         let windows = (self.settings.id_window, self.settings.reading_window);
-        self.ids.retain(|_, (_, at)| now - *at <= windows.0);
+        self.ids.retain(|_, (_, at, _)| now - *at <= windows.0);
         self.current
             .retain(|_, current| now - current.at <= windows.1);
     }
@@ -150,22 +153,22 @@ impl Model {
         if let Some(&serial) = self.open_ids.get(&key) {
             return Next::Wait(serial);
         }
-        let mut is_stored = false;
-        if let Some((reading, _)) = self.ids.get(&key) {
-            is_stored = *reading == event.reading();
-            if !is_stored {
+        let mut stored = None;
+        if let Some((reading, _, spooled)) = self.ids.get(&key) {
+            stored = (*reading == event.reading()).then_some(*spooled);
+            if stored.is_none() {
                 let id = event.id();
                 marks.conflict = Some(event.facts(&id).reading);
                 key = (event.id, Some(event.reading()));
                 if let Some(&serial) = self.open_ids.get(&key) {
                     return Next::Wait(serial);
                 }
-                is_stored = self.ids.contains_key(&key);
+                stored = self.ids.get(&key).map(|(_, _, spooled)| *spooled);
             }
         }
-        if is_stored {
+        if let Some(spooled) = stored {
             return match self.settings.redelivery {
-                Handling::Drop => Next::Duplicate(Duplicate::Redelivery),
+                Handling::Drop => Next::Duplicate(Duplicate::Redelivery, spooled),
                 Handling::Tag => {
                     marks.duplicate = Some(Duplicate::Redelivery);
                     self.publish(event, key, None, marks, None)
@@ -188,8 +191,9 @@ impl Model {
                 Some(current) if current.is(event) && marks.conflict.is_some() => {}
                 Some(current) if current.is(event) => match self.settings.repeat {
                     Handling::Drop => {
-                        self.ids.insert(key, (event.reading(), now));
-                        return Next::Duplicate(Duplicate::Repeat);
+                        let spooled = current.spooled;
+                        self.ids.insert(key, (event.reading(), now, spooled));
+                        return Next::Duplicate(Duplicate::Repeat, spooled);
                     }
                     Handling::Tag => {
                         marks.duplicate = Some(Duplicate::Repeat);
@@ -249,9 +253,10 @@ impl Model {
         Next::Publish(marks, claimed)
     }
 
-    pub fn commit(&mut self, claimed: Claimed, now: Duration) {
+    pub fn commit(&mut self, claimed: Claimed, spooled: bool, now: Duration) {
         let event = claimed.event;
-        self.ids.insert(claimed.key, (event.reading(), now));
+        self.ids
+            .insert(claimed.key, (event.reading(), now, spooled));
         if let Some(revision) = claimed.becomes {
             let own_id = claimed.marks.own_id(&event.id());
             let current = Current {
@@ -259,6 +264,7 @@ impl Model {
                 id: EventId::new(&own_id.unwrap_or(event.id())),
                 revision,
                 at: now,
+                spooled,
                 in_doubt: false,
             };
             self.current.insert(event.place, current);
@@ -268,6 +274,28 @@ impl Model {
             *newest = event.timestamp_ms().max(*newest);
         }
         self.release(claimed);
+    }
+
+    /// What was spooled is in Kafka, behind all that is there. Returns what still comes after it.
+    pub fn drained(&mut self, event: Event, marks: &Marks, now: Duration) -> Option<EventId> {
+        self.forget(now);
+        let key = (event.id, marks.conflict.map(|_| event.reading()));
+        if let Some((reading, _, spooled)) = self.ids.get_mut(&key) {
+            *spooled &= *reading != event.reading();
+        }
+        if !event.is_occupancy || marks.stale || marks.duplicate.is_some() {
+            return None;
+        }
+        let current = self.current.get_mut(&event.place)?;
+        let id = marks.own_id(&event.id()).unwrap_or(event.id());
+        if current.id == EventId::new(&id) {
+            current.spooled = false;
+        } else if current.spooled {
+            return Some(current.id.clone());
+        } else if current.event.value != event.value {
+            current.in_doubt = true;
+        }
+        None
     }
 
     pub fn unknown(&mut self, claimed: Claimed) {

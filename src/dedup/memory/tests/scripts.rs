@@ -14,6 +14,8 @@ use crate::dedup::claim::Turn;
 enum Step {
     Claim(Event, bool),
     Commit(prop::sample::Index),
+    Spool(prop::sample::Index),
+    Drained(prop::sample::Index),
     Drop(prop::sample::Index),
     Unknown(prop::sample::Index),
     /// Tenths of a second.
@@ -37,6 +39,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => (events(), proptest::bool::ANY).prop_map(|(event, hold)| Step::Claim(event, hold)),
         6 => any().prop_map(Step::Commit),
+        4 => any().prop_map(Step::Spool),
+        3 => any().prop_map(Step::Drained),
         2 => any().prop_map(Step::Drop),
         2 => any().prop_map(Step::Unknown),
         1 => (0..100_u64).prop_map(Step::Wait),
@@ -63,7 +67,8 @@ proptest! {
         let start = Instant::now();
         let memory = Memory::new(&settings, start);
         let mut model = Model::new(settings);
-        let mut open: Vec<(Claim, model::Claimed)> = Vec::new();
+        let mut open: Vec<(Event, Claim, model::Claimed)> = Vec::new();
+        let mut spooled: Vec<(Event, Marks)> = Vec::new();
         let mut turns = Vec::new();
         let mut since = Duration::ZERO;
         for step in steps {
@@ -80,37 +85,51 @@ proptest! {
                     match (next, model.claim(event, since)) {
                         (Next::Publish(claim), model::Next::Publish(marks, claimed)) => {
                             prop_assert_eq!(claim.marks(), &marks);
-                            open.push((claim, claimed));
+                            open.push((event, claim, claimed));
                         }
-                        (Next::Duplicate(kind), model::Next::Duplicate(expected)) => {
-                            prop_assert_eq!(kind, expected);
+                        (Next::Duplicate { kind, spooled }, model::Next::Duplicate(expected, is_spooled)) => {
+                            prop_assert_eq!((kind, spooled), (expected, is_spooled));
                         }
                         (Next::Wait(turn), model::Next::Wait(serial)) => turns.push((turn, serial)),
                         (next, model::Next::Publish(marks, _)) => {
                             prop_assert!(false, "{next:?}, but is to be published: {marks:?}");
                         }
-                        (next, model::Next::Duplicate(kind)) => {
+                        (next, model::Next::Duplicate(kind, _)) => {
                             prop_assert!(false, "{next:?}, but is a {}", kind.as_str());
                         }
                         (next, model::Next::Wait(_)) => prop_assert!(false, "{next:?}, but is to wait"),
                     }
                 }
                 Step::Commit(which) if !open.is_empty() => {
-                    let (claim, claimed) = open.swap_remove(which.index(open.len()));
+                    let (_, claim, claimed) = open.swap_remove(which.index(open.len()));
                     claim.commit(&Receipt::for_test(), now);
-                    model.commit(claimed, since);
+                    model.commit(claimed, false, since);
+                }
+                Step::Spool(which) if !open.is_empty() => {
+                    let (event, claim, claimed) = open.swap_remove(which.index(open.len()));
+                    spooled.push((event, claim.marks().clone()));
+                    claim.commit_spooled(now);
+                    model.commit(claimed, true, since);
+                }
+                // In any order.
+                Step::Drained(which) if !spooled.is_empty() => {
+                    let (event, marks) = spooled.swap_remove(which.index(spooled.len()));
+                    let id = event.id();
+                    let follows = memory.drained(&event.facts(&id), &marks);
+                    prop_assert_eq!(follows, model.drained(event, &marks, since));
                 }
                 Step::Drop(which) if !open.is_empty() => {
-                    let (claim, claimed) = open.swap_remove(which.index(open.len()));
+                    let (_, claim, claimed) = open.swap_remove(which.index(open.len()));
                     drop(claim);
                     model.release(claimed);
                 }
                 Step::Unknown(which) if !open.is_empty() => {
-                    let (claim, claimed) = open.swap_remove(which.index(open.len()));
+                    let (_, claim, claimed) = open.swap_remove(which.index(open.len()));
                     claim.unknown();
                     model.unknown(claimed);
                 }
-                Step::Commit(_) | Step::Drop(_) | Step::Unknown(_) => {}
+                Step::Commit(_) | Step::Spool(_) | Step::Drained(_) => {}
+                Step::Drop(_) | Step::Unknown(_) => {}
             }
             for (turn, serial) in &mut turns {
                 prop_assert_eq!(is_ready(turn), !model.is_open(*serial));

@@ -32,7 +32,7 @@ fn each_event_is_stored_once() {
                         loop {
                             tries += 1;
                             match memory.claim(&facts(n, thread), Instant::now()) {
-                                Next::Duplicate(_) => break,
+                                Next::Duplicate { .. } => break,
                                 Next::Wait(turn) => {
                                     waited.fetch_add(1, Ordering::Relaxed);
                                     let wait = timeout(Duration::from_secs(30), turn).await;

@@ -1,6 +1,6 @@
 //! What replicas decide together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Barrier, Mutex};
 
@@ -16,7 +16,16 @@ struct Step {
     cell: Option<u64>,
     value: u64,
     timestamp_ms: i64,
-    stored: bool,
+    end: End,
+    /// Before: one of those on disk gets into Kafka.
+    drains: Option<prop::sample::Index>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Fails,
+    Stored,
+    Spooled,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -25,17 +34,87 @@ fn step() -> impl Strategy<Value = Step> {
         1 => "[a-c]",
     ];
     let cell = proptest::option::weighted(0.8, 0..2u64);
-    let stored = proptest::bool::weighted(0.8);
-    (0..3usize, id, cell, 0..3u64, 0..6i64, stored).prop_map(
-        |(replica, id, cell, value, timestamp_ms, stored)| Step {
+    let end = prop_oneof![
+        2 => Just(End::Fails),
+        5 => Just(End::Stored),
+        3 => Just(End::Spooled),
+    ];
+    let drains = proptest::option::weighted(0.3, any::<prop::sample::Index>());
+    (0..3usize, id, cell, 0..3u64, 0..6i64, end, drains).prop_map(
+        |(replica, id, cell, value, timestamp_ms, end, drains)| Step {
             replica,
             id,
             cell,
             value,
             timestamp_ms,
-            stored,
+            end,
+            drains,
         },
     )
+}
+
+/// What was spooled, and what was said of it.
+#[derive(Default)]
+struct OnDisk<'s> {
+    entries: Vec<(usize, Facts<'s>, Marks)>,
+    /// What was stored last of a cell.
+    last: HashMap<u64, u64>,
+    /// Ids of dropped repeats: whether what they repeat is on disk only who stored it knows.
+    repeats: HashSet<u64>,
+    /// What a replica was told is on disk: by then it was.
+    told: HashSet<(usize, u64, u64)>,
+}
+
+impl<'s> OnDisk<'s> {
+    fn end(&mut self, step: &Step, facts: &Facts<'s>, marks: &Marks) {
+        if matches!(step.end, End::Fails) {
+            return;
+        }
+        if let Some(cell) = facts.cell {
+            self.last.insert(cell, facts.id_key);
+        }
+        if matches!(step.end, End::Spooled) {
+            self.entries.push((step.replica, *facts, marks.clone()));
+        }
+    }
+
+    /// Only what nothing else came after: else replicas are more cautious than one that knows of all disks.
+    fn drain(&mut self, which: prop::sample::Index) -> Option<(usize, Facts<'s>, Marks)> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let entry = self.entries.swap_remove(which.index(self.entries.len()));
+        let last = entry.1.cell.and_then(|cell| self.last.get(&cell));
+        last.is_none_or(|id| *id == entry.1.id_key).then_some(entry)
+    }
+
+    fn look(
+        &mut self,
+        step: &Step,
+        facts: &Facts<'s>,
+        kind: Duplicate,
+        spooled: bool,
+        expected: bool,
+    ) -> Result<(), TestCaseError> {
+        if kind == Duplicate::Repeat {
+            self.repeats.insert(facts.id_key);
+            return Ok(());
+        }
+        if self.repeats.contains(&facts.id_key) {
+            return Ok(());
+        }
+        let event = (step.replica, facts.id_key, facts.reading);
+        prop_assert!(spooled || !expected, "{:?} is on disk", step);
+        prop_assert!(
+            expected || !spooled || self.told.contains(&event),
+            "{:?} is in Kafka",
+            step
+        );
+        if spooled {
+            self.told.insert(event);
+        }
+        Ok(())
+    }
 }
 
 /// The script decides as the memory of one bridge does to which all events go.
@@ -60,22 +139,45 @@ fn replicas_together_decide_as_one_memory_does() {
         let settings = settings(redelivery, repeat);
         let replicas: [Replica; 3] = Replica::several(&settings, &server.url(), &fresh_topics());
         let one = Memory::new(&settings, Instant::now());
+        let mut on_disk = OnDisk::default();
         for step in &steps {
+            if let Some(which) = step.drains
+                && let Some((replica, facts, marks)) = on_disk.drain(which)
+            {
+                one.drained(&facts, &marks);
+                drain(&replicas[replica], &facts, &marks);
+                runtime.block_on(replicas[replica].shared.flush(PATIENT));
+            }
             let facts = facts(&step.id, step.cell, step.value, step.timestamp_ms);
             let replica = &replicas[step.replica];
-            let (verdict, claim) = runtime.block_on(replica.verdict(&facts));
-            let (expected, expected_claim) = match one.claim(&facts, Instant::now()) {
-                Next::Publish(claim) => (Verdict::Publish(claim.marks().clone()), Some(claim)),
-                Next::Duplicate(kind) => (Verdict::Duplicate(kind), None),
-                Next::Wait(_) => panic!("nothing is undecided"),
-            };
-            prop_assert_eq!(verdict, expected, "{:?}", step);
-            if step.stored {
-                for claim in [claim, expected_claim].into_iter().flatten() {
-                    commit(claim);
+            let decided = runtime.block_on(replica.claim(&facts, Duration::from_secs(20)));
+            match (decided, one.claim(&facts, Instant::now())) {
+                (Decided::Publish(claim), Next::Publish(expected)) => {
+                    prop_assert_eq!(claim.marks(), expected.marks(), "{:?}", step);
+                    on_disk.end(step, &facts, claim.marks());
+                    for claim in [claim, expected] {
+                        match step.end {
+                            End::Fails => drop(claim),
+                            End::Stored => commit(claim),
+                            End::Spooled => claim.commit_spooled(Instant::now()),
+                        }
+                    }
+                    // Others learn of it a moment later.
+                    runtime.block_on(replica.shared.flush(PATIENT));
                 }
-                // Others learn of it a moment later.
-                runtime.block_on(replica.shared.flush(PATIENT));
+                (
+                    Decided::Duplicate { kind, spooled },
+                    Next::Duplicate {
+                        kind: expected,
+                        spooled: is_on_disk,
+                    },
+                ) => {
+                    prop_assert_eq!(kind, expected, "{:?}", step);
+                    on_disk.look(step, &facts, kind, spooled, is_on_disk)?;
+                }
+                (decided, expected) => {
+                    prop_assert!(false, "{step:?}: {decided:?}, not {expected:?}");
+                }
             }
         }
         for replica in &replicas {
