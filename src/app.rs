@@ -14,14 +14,15 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::sync::mpsc;
 
 use crate::auth::{AdminCredentials, Credentials};
-use crate::config::{Config, Mistake, Store};
+use crate::config::{self, Config, Mistake};
 use crate::dedup::desk::Desk;
 use crate::dedup::rebuilding::Rebuilding;
-use crate::event::{EventType, Limits};
+use crate::event::Limits;
 use crate::http::admin::Admin;
 use crate::http::gate::Gate;
 use crate::http::ingest::{Ingest, RequestIds, Worker};
 use crate::http::tls::Certificate;
+use crate::kafka::destination::Destination;
 use crate::kafka::lane::Lane;
 use crate::kafka::producer::Producer;
 use crate::kafka::watch::{Contact, Creating, Watch};
@@ -29,6 +30,10 @@ use crate::kafka::{client, topics};
 use crate::metrics::{Metrics, Outcome};
 use crate::pipeline::Pipeline;
 use crate::record::Stamping;
+use crate::spool::health;
+use crate::spool::restore::restore;
+use crate::spool::store::{self, Found, Store};
+use crate::spool::{Draining, Parts, Spool};
 use crate::telemetry::Throttle;
 
 /// Why a bridge could not run.
@@ -153,10 +158,10 @@ pub async fn run(
         "butlr-bridge is listening"
     );
     match (config.dedup.is_on(), &config.dedup.store) {
-        (true, Store::Memory) => tracing::info!(
+        (true, config::Store::Memory) => tracing::info!(
             "what is stored is remembered in memory (dedup.store): of several replicas each knows its own, so copies that reach different ones are not recognised, and a value that goes back may be taken for a repeat"
         ),
-        (true, Store::Redis(_)) => {}
+        (true, config::Store::Redis(_)) => {}
         (false, _) => {
             tracing::info!("duplicates are not looked for (dedup.redelivery, dedup.repeat)")
         }
@@ -257,10 +262,72 @@ async fn create_topics(config: &Config, report: &topics::Report) -> bool {
 struct Bridge {
     ingest: Arc<Ingest>,
     rebuilding: Option<Rebuilding>,
+    draining: Option<Draining>,
     contact: Arc<Contact>,
     certificate: Option<Arc<Certificate>>,
     warnings: Arc<ArcSwap<Vec<String>>>,
     watch: Watch,
+}
+
+/// What opening the spool found.
+fn tell(found: &Found) {
+    for store::Damaged { file, why, .. } in &found.damaged {
+        tracing::error!(%file, %why, "a file of the spool is damaged: it was put aside, what could be read of it is drained");
+    }
+    for file in &found.missing {
+        tracing::error!(%file, "a file of the spool is missing: what it held is lost, unless it was drained");
+    }
+    let entries: u64 = found.entries.iter().sum();
+    if entries > 0 || !found.damaged.is_empty() {
+        tracing::info!(
+            entries,
+            files = found.segments,
+            bytes = found.bytes,
+            took_s = found.took.as_secs_f64(),
+            "the spool is open"
+        );
+    }
+}
+
+/// Opens the spool, where there is one to be, and lets `desk` know what it holds. Damage does not keep it from starting: it is
+/// told, and put aside.
+fn open_spool(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    lanes: &Arc<[Arc<Lane>; Destination::COUNT]>,
+    desk: Option<&Arc<Desk>>,
+) -> Result<Option<Arc<Spool>>, Error> {
+    let Some(dir) = &config.spool.dir else {
+        return Ok(None);
+    };
+    let options = store::Options {
+        dir: dir.clone(),
+        segment_bytes: config.spool.segment_bytes,
+    };
+    let opened = Store::open(options);
+    let (store, found) =
+        opened.map_err(|problem| Error::Configuration(format!("spool.dir: {problem}")))?;
+    tell(&found);
+    if health::is_in_memory(dir) {
+        tracing::warn!(
+            dir = %dir.display(),
+            "spool.dir lies in memory (tmpfs): it outlives a crash of this process, and not of its machine; give it a disk"
+        );
+    }
+    let spool = Spool::start(Parts {
+        store,
+        settings: config.spool.clone(),
+        desk: desk.cloned(),
+        lanes: Arc::clone(lanes),
+        lane_events: config.kafka.max_in_flight_per_topic,
+        lane_bytes: client::lane_bytes(&config.http),
+        metrics: Arc::clone(metrics),
+    });
+    metrics.register(spool.metrics().collectors());
+    if let Some(desk) = desk {
+        restore(&spool, desk, &config.dedup);
+    }
+    Ok(Some(spool))
 }
 
 type Server = (actix_web::dev::Server, ServerHandle);
@@ -271,18 +338,20 @@ impl Bridge {
         let names = config.topics.names();
         let metrics = Arc::new(Metrics::new(&names));
         let contact = Arc::new(Contact::default());
-        let properties = client::producer(&config.kafka, &config.http, bootstrap);
+        let properties = client::producer(config, bootstrap);
         let refused = |error| Error::Configuration(format!("kafka.properties: {error}"));
         let producer = Producer::start(properties, Arc::clone(&metrics), Arc::clone(&contact))
             .map_err(refused)?;
         let producer = Arc::new(producer);
         let budget = config.kafka.max_in_flight_per_topic;
         let lane_bytes = client::lane_bytes(&config.http);
-        let mut names = names.into_iter();
-        let lanes = Arc::new(EventType::ALL.map(|t| {
-            let name = names.next().expect("one name a type");
-            Lane::new(t, name, budget, lane_bytes)
+        let lanes = Arc::new(Destination::all().map(|destination| {
+            let topic = config.topics.of(destination).name.clone();
+            Lane::new(destination, topic, budget, lane_bytes)
         }));
+        let watched = lanes
+            .iter()
+            .filter(|lane| config.quarantine.keep || lane.destination() != Destination::Quarantine);
         let certificate = match &config.http.tls {
             None => None,
             Some(files) => {
@@ -295,7 +364,7 @@ impl Bridge {
         let watch = Watch::start(
             &client::base(&config.kafka, bootstrap),
             Arc::clone(&producer),
-            Arc::clone(&lanes),
+            watched.cloned().collect(),
             Arc::clone(&contact),
             Arc::clone(&metrics),
             create_topics,
@@ -304,6 +373,16 @@ impl Bridge {
         let credentials = Credentials::new(&config.auth, &metrics.auth_requests);
         let desk = Desk::open(config, &metrics).map_err(Error::Configuration)?;
         let desk = desk.map(Arc::new);
+        let spool = open_spool(config, &metrics, &lanes, desk.as_ref())?;
+        let stamping = Stamping {
+            mode: config.kafka.timestamp,
+            max_future: config.kafka.max_future,
+            max_past: config.kafka.max_past,
+        };
+        let draining = spool.as_ref().map(|spool| {
+            let consumer = client::base(&config.kafka, bootstrap);
+            spool.drain(Arc::clone(&producer), stamping, consumer)
+        });
         let rebuilding = desk
             .as_ref()
             .map(|desk| Rebuilding::start(config, bootstrap, desk));
@@ -313,11 +392,11 @@ impl Bridge {
                 desk,
                 producer,
                 lanes,
-                stamping: Stamping {
-                    mode: config.kafka.timestamp,
-                    max_future: config.kafka.max_future,
-                    max_past: config.kafka.max_past,
-                },
+                spool,
+                confirm_within: config.kafka.confirm_within,
+                reserve: config.http.answer_within / 4,
+                quarantine: config.quarantine,
+                stamping,
                 limits: Limits {
                     max_events: config.http.max_events,
                     max_event_bytes: config.http.max_event_bytes,
@@ -334,6 +413,7 @@ impl Bridge {
         Ok(Self {
             ingest,
             rebuilding,
+            draining,
             contact,
             certificate,
             warnings: Arc::new(ArcSwap::from_pointee(config.warnings())),
@@ -452,23 +532,52 @@ impl Bridge {
             drop(ingest_handle.stop(false));
         }
         let producer = Arc::clone(&self.ingest.pipeline.producer);
-        let within = deadline
+        let spool = self.ingest.pipeline.spool.clone();
+        let mut within = deadline
             .saturating_duration_since(Instant::now())
             .max(Duration::from_millis(100));
+        if spool.is_some() {
+            // What librdkafka still has is on disk, too.
+            within = within.min(config.kafka.confirm_within);
+        }
         drop(self.watch);
-        let given_up = tokio::task::spawn_blocking(move || producer.end(within)).await;
-        let given_up = given_up.unwrap_or(0);
+        let draining = self.draining;
+        let given_up = tokio::task::spawn_blocking(move || {
+            if let Some(spool) = &spool {
+                spool.end();
+            }
+            let given_up = producer.end(within);
+            // Only now: the last reports decide entries.
+            drop(draining);
+            given_up
+        });
+        let given_up = given_up.await.unwrap_or(0);
         if let Some(desk) = &self.ingest.pipeline.desk {
             let within = deadline.saturating_duration_since(Instant::now());
             desk.flush(within.max(Duration::from_millis(100))).await;
         }
         let ledger = self.ingest.pipeline.metrics.ledger();
+        let life = self
+            .ingest
+            .pipeline
+            .spool
+            .as_ref()
+            .map(|spool| spool.life());
         tracing::info!(
             received = ledger.received,
             published = ledger.of(Outcome::Published),
             duplicate = ledger.of(Outcome::Duplicate),
+            spooled = ledger.of(Outcome::Spooled),
+            quarantined = ledger.of(Outcome::Quarantined),
             refused = ledger.of(Outcome::Refused),
             records_given_up = given_up,
+            spool_recovered = life.as_ref().map(|life| life.recovered),
+            spool_spooled = life.as_ref().map(|life| life.spooled),
+            spool_drained = life.as_ref().map(|life| life.drained),
+            spool_confirmed_late = life.as_ref().map(|life| life.confirmed_late),
+            spool_already_stored = life.as_ref().map(|life| life.already_stored),
+            spool_set_aside = life.as_ref().map(|life| life.set_aside),
+            spool_present = life.as_ref().map(|life| life.present),
             balanced = ledger.balanced(),
             "ended"
         );

@@ -102,7 +102,7 @@ pub struct Metrics {
     unknown: TypeMetrics,
     requests: IntCounterVec,
     request_codes: [(u16, IntCounter); 11],
-    request_duration: [Histogram; 2],
+    request_duration: [Histogram; 3],
     /// `auth_requests_total{credential, result}`.
     pub auth_requests: IntCounterVec,
     rejections: IntCounterVec,
@@ -333,7 +333,7 @@ impl Metrics {
             CODES.map(|code| (code, requests.with_label_values(&[&code.to_string()])));
         let request_duration = b.histograms(
             "request_duration_seconds",
-            "From a request's headers to its answer; outcome published: every event was stored.",
+            "From a request's headers to its answer; outcome published: Kafka has every event; spooled (202): some are on disk, and Kafka gets them later.",
             "outcome",
             DURATION_BUCKETS,
         );
@@ -366,7 +366,7 @@ impl Metrics {
             types,
             unknown,
             request_codes,
-            request_duration: ["published", "refused"]
+            request_duration: ["published", "spooled", "refused"]
                 .map(|o| request_duration.with_label_values(&[o])),
             requests,
             auth_requests: b.counters(
@@ -445,7 +445,7 @@ impl Metrics {
                 transmit_seen: [AtomicU64::new(0), AtomicU64::new(0)],
                 producer_replacements: b.counter(
                     "kafka_producer_replacements_total",
-                    "Producers replaced because librdkafka called them fatal.",
+                    "Producers replaced because librdkafka called them fatal, or because they delivered nothing although Kafka was there.",
                 ),
             },
             certificate_expiry: b.add(Gauge::with_opts(opts(
@@ -482,6 +482,14 @@ impl Metrics {
         metrics
     }
 
+    /// Exports what a part of the bridge counts by itself, which is not there in every bridge.
+    pub fn register(&self, collectors: Vec<Box<dyn Collector>>) {
+        for collector in collectors {
+            let registered = self.registry.register(collector);
+            registered.expect("each metric is registered once");
+        }
+    }
+
     fn of(&self, event_type: Option<EventType>) -> &TypeMetrics {
         event_type.map_or(&self.unknown, |t| &self.types[t.index()])
     }
@@ -516,8 +524,12 @@ impl Metrics {
                 .with_label_values(&[&status.to_string()])
                 .inc(),
         }
-        let stored = usize::from(!(200..300).contains(&status));
-        self.request_duration[stored].observe(duration.as_secs_f64());
+        let outcome = match status {
+            202 => 1,
+            200..300 => 0,
+            _ => 2,
+        };
+        self.request_duration[outcome].observe(duration.as_secs_f64());
     }
 
     /// Counts a replaced timestamp.

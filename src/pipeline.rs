@@ -1,26 +1,36 @@
 //! The path of an event: parse → route → claim → deliver → commit.
 //!
 //! Authentication comes before (the body of a stranger is not even read) and the answer after; both belong to HTTP.
-//! The *claim* says whether an event is new; the delivery report commits it (see `kafka::report::Slot`).
+//! The *claim* says whether an event is new; the delivery report commits it (see `kafka::report::Slot`). What Kafka does not
+//! confirm in time is kept on disk (`keep`), and what is no valid event is kept aside (`quarantine`).
+
+mod keep;
+mod quarantine;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::{LocalBoxFuture, join_all};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::timeout_at;
 
+use crate::config::Quarantine;
 use crate::dedup::claim::{Claim, Turn};
 use crate::dedup::desk::{Claimed, Desk};
 use crate::dedup::{Duplicate, Facts, MarkSet};
 use crate::event::{self, Event, EventType, Limits, Parsed, Refused};
 use crate::http::gate::Permit;
+use crate::kafka::destination::Destination;
 use crate::kafka::lane::Lane;
-use crate::kafka::producer::{Producer, rejection};
+use crate::kafka::producer::{Producer, Unqueued, rejection};
 use crate::kafka::report::{Delivery, Report, Wakeups};
 use crate::metrics::{Metrics, Outcome, Received};
-use crate::record::{Record, Stamping};
+use crate::record::{Origin, Record, Stamping};
 use crate::rejection::Rejection;
+use crate::spool::entry::ReplayedFrom;
+use crate::spool::{Route, Spool};
+use keep::Unsent;
+use quarantine::Invalid;
 
 /// What all requests share.
 pub struct Pipeline {
@@ -30,8 +40,16 @@ pub struct Pipeline {
     pub desk: Option<Arc<Desk>>,
     /// The way to Kafka.
     pub producer: Arc<Producer>,
-    /// One lane a topic, in the order of [`EventType::ALL`].
-    pub lanes: Arc<[Arc<Lane>; 10]>,
+    /// One lane a topic, in the order of [`Destination::index`].
+    pub lanes: Arc<[Arc<Lane>; Destination::COUNT]>,
+    /// Where events wait that Kafka does not confirm in time; `None`: nowhere, and they are refused.
+    pub spool: Option<Arc<Spool>>,
+    /// `kafka.confirm_within`; counts where there is a spool.
+    pub confirm_within: Duration,
+    /// What of an answer's time is left to the disk.
+    pub reserve: Duration,
+    /// What becomes of what is no valid event.
+    pub quarantine: Quarantine,
     /// Which time records are stamped with.
     pub stamping: Stamping,
     /// How much a body may hold.
@@ -48,16 +66,28 @@ pub struct Request<'b> {
     pub received_at: SystemTime,
     /// When the answer is due.
     pub deadline: Instant,
+    /// Who sent it, and how: told of what is kept aside.
+    pub sender: &'b dyn Sender,
+    /// Where it was kept aside before.
+    pub replayed_from: Option<&'b ReplayedFrom>,
+}
+
+/// What is told of the request behind what is kept aside.
+pub trait Sender {
+    /// The path of the URL.
+    fn path(&self) -> String;
+    /// The name of the credential.
+    fn credential(&self) -> String;
+    /// What the request says that its body is.
+    fn content_type(&self) -> Option<String>;
 }
 
 /// What became of a request.
 pub enum Answer<'b> {
-    /// The body was one event.
+    /// The body was one event, or none that can be read.
     One(Verdict<'b>),
     /// The body was an array; one verdict an item, in order.
     Many(Vec<Verdict<'b>>),
-    /// The body as a whole was refused.
-    Whole(Rejection),
 }
 
 /// What became of one event.
@@ -66,6 +96,8 @@ pub struct Verdict<'b> {
     pub event: Option<Event<'b>>,
     /// What is promised, or why nothing is.
     pub outcome: Result<Promise<'b>, Rejection>,
+    /// What was refused is kept aside all the same.
+    pub quarantined: bool,
 }
 
 /// What a 2xx stands on.
@@ -73,7 +105,28 @@ pub enum Promise<'b> {
     /// The event is stored.
     Published(Stored<'b>),
     /// What it tells was stored before.
-    Duplicate(Duplicate),
+    Duplicate {
+        /// In which way.
+        kind: Duplicate,
+        /// On disk, and Kafka does not have it yet.
+        spooled: bool,
+    },
+    /// The event is on disk, and Kafka gets it later.
+    Spooled,
+    /// It is no valid event, for this reason, and was kept aside.
+    Quarantined(Box<Rejection>),
+}
+
+impl Promise<'_> {
+    /// The HTTP status: 200 where Kafka has it.
+    pub fn status(&self) -> u16 {
+        match self {
+            Promise::Published(_) | Promise::Duplicate { spooled: false, .. } => 200,
+            Promise::Duplicate { spooled: true, .. }
+            | Promise::Spooled
+            | Promise::Quarantined(_) => 202,
+        }
+    }
 }
 
 /// Where Kafka has an event, on all in-sync replicas.
@@ -98,9 +151,10 @@ impl Pipeline {
     ) -> Answer<'b> {
         match event::parse(request.body, request.expected, self.limits) {
             Err(unreadable) => {
-                let received = self.metrics.received(None, request.received_at);
-                let rejection = Rejection::Unreadable(unreadable);
-                Answer::Whole(self.refuse(received, rejection))
+                let admitted = permit.events(1);
+                let invalid = Invalid::whole(request.body, unreadable);
+                let verdict = self.quarantine(invalid, admitted, &request, wakeups).await;
+                Answer::One(verdict)
             }
             Ok(Parsed::One(parsed)) => {
                 let admitted = permit.events(1);
@@ -119,9 +173,9 @@ impl Pipeline {
     /// An array's events. Boxed, as all is that few requests need: each request carries the future of [`Self::process`].
     fn many<'f, 'b: 'f>(
         &'b self,
-        items: Vec<Result<Event<'b>, Refused>>,
+        items: Vec<Result<Event<'b>, Refused<'b>>>,
         admitted: Result<(), Rejection>,
-        request: &'f Request<'_>,
+        request: &'f Request<'b>,
         wakeups: &'f Arc<Wakeups>,
     ) -> LocalBoxFuture<'f, Vec<Verdict<'b>>> {
         Box::pin(async move {
@@ -130,24 +184,33 @@ impl Pipeline {
                 .into_iter()
                 .map(|parsed| self.begin(parsed, &admitted, request, wakeups))
                 .collect();
-            let waiting = begun.iter().any(|b| matches!(b, Begun::Undecided { .. }));
-            let finished = begun
-                .into_iter()
-                .map(|begun| self.finish(begun, request, wakeups));
-            if waiting {
+            if begun.iter().any(Begun::is_slow) {
                 // Side by side: one that waits must not keep those behind it from being claimed and sent.
+                let finished = begun.into_iter().map(|b| self.finish(b, request, wakeups));
                 return join_all(finished).await;
             }
-            let mut verdicts = Vec::with_capacity(finished.len());
-            for verdict in finished {
-                verdicts.push(verdict.await);
+            let mut confirmed = Vec::with_capacity(begun.len());
+            for begun in begun {
+                confirmed.push(self.confirm(begun, request).await);
             }
-            verdicts
+            if confirmed.iter().any(Begun::is_slow) {
+                let finished = confirmed.into_iter();
+                return join_all(finished.map(|b| self.finish(b, request, wakeups))).await;
+            }
+            let verdicts = confirmed.into_iter().map(|begun| match begun {
+                Begun::Ended(verdict) => verdict,
+                _ => unreachable!("nothing is slow"),
+            });
+            verdicts.collect()
         })
     }
 
     /// Just after a start: until it is known what was stored before.
-    async fn wait_until_known(&self, parsed: &[Result<Event<'_>, Refused>], request: &Request<'_>) {
+    async fn wait_until_known(
+        &self,
+        parsed: &[Result<Event<'_>, Refused<'_>>],
+        request: &Request<'_>,
+    ) {
         if let Some(desk) = self.desk.as_ref().filter(|desk| !desk.is_rebuilt()) {
             let types = parsed.iter().flatten().map(Event::event_type);
             Box::pin(desk.wait_until_known(types, request.deadline)).await;
@@ -157,7 +220,7 @@ impl Pipeline {
     /// Counts an event in, claims it and hands it to Kafka; waits for nothing.
     fn begin<'b>(
         &'b self,
-        parsed: Result<Event<'b>, Refused>,
+        parsed: Result<Event<'b>, Refused<'b>>,
         admitted: &Result<(), Rejection>,
         request: &Request<'_>,
         wakeups: &Arc<Wakeups>,
@@ -165,12 +228,8 @@ impl Pipeline {
         let event = match parsed {
             Ok(event) => event,
             Err(refused) => {
-                let (claimed, rejection) = refused.into();
-                let received = self.metrics.received(claimed, request.received_at);
-                return Begun::Ended(Verdict {
-                    event: None,
-                    outcome: Err(self.refuse(received, rejection)),
-                });
+                let invalid = Box::new(Invalid::item(refused));
+                return Begun::Invalid(invalid, admitted.clone());
             }
         };
         let received = self
@@ -219,15 +278,15 @@ impl Pipeline {
                 };
                 self.send(event, received, Some(claim), marks, request, wakeups)
             }
-            Claimed::Duplicate(kind) => {
+            Claimed::Duplicate { kind, spooled } => {
                 self.metrics.duplicate(event.event_type(), kind);
                 received.settle(Outcome::Duplicate);
-                Begun::ended(event, Ok(Promise::Duplicate(kind)))
+                Begun::ended(event, Ok(Promise::Duplicate { kind, spooled }))
             }
         }
     }
 
-    /// Hands an event to Kafka, or says why that cannot be.
+    /// Hands an event to Kafka, or says why that cannot be. Where there is a spool, that is where it goes then.
     fn send<'b>(
         &'b self,
         event: Event<'b>,
@@ -237,9 +296,19 @@ impl Pipeline {
         request: &Request<'_>,
         wakeups: &Arc<Wakeups>,
     ) -> Begun<'b> {
-        let lane = &self.lanes[event.event_type().index()];
+        let destination = Destination::Events(event.event_type());
+        if let Some(spool) = &self.spool {
+            match spool.route(destination) {
+                Route::Direct => {}
+                Route::Spool => return Unsent::begun(event, received, claim, marks, None),
+                Route::Wait(passage) => {
+                    return Unsent::begun(event, received, claim, marks, Some(passage));
+                }
+            }
+        }
+        let lane = &self.lanes[destination.index()];
         let at = Instant::now();
-        match self.try_send(&event, lane, claim, request.received_at, wakeups) {
+        match self.try_send(&event, lane, claim, request, wakeups) {
             Ok(delivery) => Begun::Sent(Sent {
                 event,
                 received,
@@ -248,7 +317,14 @@ impl Pipeline {
                 marks,
                 at,
             }),
-            Err(rejection) => Begun::ended(event, Err(self.refuse(received, rejection))),
+            Err(unqueued) if self.is_to_be_kept(&unqueued.why) => {
+                Unsent::begun(event, received, unqueued.claim, marks, None)
+            }
+            Err(unqueued) => {
+                // Whoever waits for the event takes its place, and before the answer.
+                drop(unqueued.claim);
+                Begun::ended(event, Err(self.refuse(received, unqueued.why)))
+            }
         }
     }
 
@@ -257,16 +333,32 @@ impl Pipeline {
         event: &Event<'_>,
         lane: &Arc<Lane>,
         claim: Option<Claim>,
-        received_at: SystemTime,
+        request: &Request<'_>,
         wakeups: &Arc<Wakeups>,
-    ) -> Result<Delivery, Rejection> {
-        let permit = lane.enter(event.raw().len())?;
-        // Published the moment it was received: an event never waits longer for another than an answer may take.
-        let now = received_at;
+    ) -> Result<Delivery, Box<Unqueued>> {
+        let permit = match lane.enter(event.raw().len()) {
+            Ok(permit) => permit,
+            Err(why) => return Err(Box::new(Unqueued { why, claim })),
+        };
+        // Published the moment it was received, but for what was kept aside before: an event never waits longer for another
+        // than an answer may take.
+        let received_at = request.received_at;
+        let now = match request.replayed_from {
+            None => received_at,
+            Some(_) => SystemTime::now(),
+        };
+        let origin = Origin {
+            spooled: false,
+            replayed_from: request.replayed_from,
+        };
         let marks = claim.as_ref().map(Claim::marks);
-        let record = Record::of(event, lane.topic(), self.stamping, marks, received_at, now);
+        let topic = lane.topic();
+        let record = Record::of(event, topic, self.stamping, marks, received_at, now, origin);
         let replaced = record.replaced;
-        let delivery = self.producer.send(record, permit, claim, wakeups)?;
+        let keeping = self.spool.is_some();
+        let delivery = self
+            .producer
+            .send(record, permit, claim, keeping, wakeups)?;
         if let Some(reason) = replaced {
             self.metrics.timestamp_replaced(event.event_type(), reason);
         }
@@ -276,28 +368,49 @@ impl Pipeline {
     /// Waits for what an event still needs and counts it out.
     async fn finish<'b>(
         &'b self,
-        begun: Begun<'b>,
-        request: &Request<'_>,
+        mut begun: Begun<'b>,
+        request: &Request<'b>,
         wakeups: &Arc<Wakeups>,
     ) -> Verdict<'b> {
+        loop {
+            begun = match begun {
+                Begun::Ended(verdict) => return verdict,
+                Begun::Sent(_) => self.confirm(begun, request).await,
+                Begun::Undecided {
+                    event,
+                    received,
+                    turn,
+                } => self.decide(event, received, turn, request, wakeups).await,
+                Begun::Unsent(unsent) => self.keep(unsent, request, wakeups).await,
+                Begun::Invalid(invalid, admitted) => {
+                    return self.quarantine(*invalid, admitted, request, wakeups).await;
+                }
+            };
+        }
+    }
+
+    /// Waits for Kafka's word on an event that was handed to it, as long as it may take.
+    async fn confirm<'b>(&'b self, begun: Begun<'b>, request: &Request<'_>) -> Begun<'b> {
         let mut sent = match begun {
             Begun::Sent(sent) => sent,
-            Begun::Ended(verdict) => return verdict,
-            Begun::Undecided {
-                event,
-                received,
-                turn,
-            } => match self.decide(event, received, turn, request, wakeups).await {
-                Begun::Sent(sent) => sent,
-                Begun::Ended(verdict) => return verdict,
-                Begun::Undecided { .. } => unreachable!("it was decided just now"),
-            },
+            other => return other,
         };
-        let report = match timeout_at(request.deadline.into(), &mut sent.delivery).await {
+        let until = match &self.spool {
+            None => request.deadline,
+            Some(_) => self.confirm_until(sent.at, request),
+        };
+        let report = match timeout_at(until.into(), &mut sent.delivery).await {
             Ok(report) => Some(report),
+            Err(_) if self.spool.is_some() => None,
             Err(_) => sent.delivery.abandon(),
         };
         self.settle(sent, report, request)
+    }
+
+    /// Until when Kafka is waited for, where there is a spool: the disk needs its time, too.
+    fn confirm_until(&self, sent: Instant, request: &Request<'_>) -> Instant {
+        let latest = request.deadline.checked_sub(self.reserve);
+        (sent + self.confirm_within).min(latest.unwrap_or(sent))
     }
 
     /// Counts an event out by Kafka's word; `None`: there was none in time.
@@ -306,44 +419,39 @@ impl Pipeline {
         sent: Sent<'b>,
         report: Option<Report>,
         request: &Request<'_>,
-    ) -> Verdict<'b> {
-        let Sent {
-            event,
-            received,
-            lane,
-            marks,
-            at,
-            ..
-        } = sent;
-        let outcome = match report {
+    ) -> Begun<'b> {
+        let rejection = match report {
             Some(Report::Stored(receipt)) => {
-                let event_type = event.event_type();
-                self.metrics.published(
-                    event_type,
-                    event.timestamp_ms(),
-                    request.received_at,
-                    at.elapsed(),
-                );
-                self.metrics.marked(event_type, marks);
-                received.settle(Outcome::Published);
-                Ok(Promise::Published(Stored {
-                    topic: lane.topic(),
-                    partition: receipt.partition(),
-                    offset: receipt.offset(),
-                }))
+                let (event, topic) = (sent.event, sent.lane.topic());
+                let stored = self.published(&event, topic, receipt, sent.marks, sent.at, request);
+                sent.received.settle(Outcome::Published);
+                return Begun::ended(event, Ok(Promise::Published(stored)));
             }
             Some(Report::Failed(code)) => {
                 if code == RDKafkaErrorCode::TopicAuthorizationFailed {
-                    lane.deny();
+                    sent.lane.deny();
                 }
-                Err(self.refuse(received, rejection(code, event.raw().len())))
+                rejection(code, sent.event.raw().len())
             }
-            None => Err(self.refuse(received, Rejection::KafkaUnconfirmed)),
+            None => Rejection::KafkaUnconfirmed,
         };
-        Verdict {
-            event: Some(event),
-            outcome,
+        if self.is_to_be_kept(&rejection) {
+            return self.unsent(sent, request);
         }
+        let Sent {
+            event,
+            received,
+            delivery,
+            ..
+        } = sent;
+        // A claim that came back with a failure is decided, before the answer.
+        drop(delivery);
+        Begun::ended(event, Err(self.refuse(received, rejection)))
+    }
+
+    /// Whether an event that Kafka did not take for this reason is kept on disk. Not one that it never will.
+    fn is_to_be_kept(&self, rejection: &Rejection) -> bool {
+        self.spool.is_some() && !matches!(rejection, Rejection::EventTooLarge { .. })
     }
 
     /// Waits for the verdict on an event. Boxed: few events wait, and all of them carry the future of [`Self::finish`].
@@ -372,13 +480,17 @@ impl Pipeline {
     /// Counts a refused event out, with the problem and each mistake by its code.
     fn refuse(&self, received: Received<'_>, rejection: Rejection) -> Rejection {
         received.settle(Outcome::Refused);
+        self.count(&rejection);
+        rejection
+    }
+
+    fn count(&self, rejection: &Rejection) {
         self.metrics.rejection(rejection.code());
-        if let Rejection::Invalid(mistakes) = &rejection {
+        if let Rejection::Invalid(mistakes) = rejection {
             for mistake in mistakes {
                 self.metrics.mistake(mistake.code.as_str());
             }
         }
-        rejection
     }
 }
 
@@ -396,6 +508,10 @@ enum Begun<'b> {
     },
     /// Kafka has been handed it.
     Sent(Sent<'b>),
+    /// Kafka does not take it now: it is to be kept on disk.
+    Unsent(Box<Unsent<'b>>),
+    /// It is none that is valid; whether there was room for it.
+    Invalid(Box<Invalid<'b>>, Result<(), Rejection>),
     /// Nothing is left to wait for.
     Ended(Verdict<'b>),
 }
@@ -415,6 +531,12 @@ impl<'b> Begun<'b> {
         Begun::Ended(Verdict {
             event: Some(event),
             outcome,
+            quarantined: false,
         })
+    }
+
+    /// Whether it waits for something else than Kafka's word.
+    fn is_slow(&self) -> bool {
+        !matches!(self, Begun::Sent(_) | Begun::Ended(_))
     }
 }

@@ -2,15 +2,18 @@
 //!
 //! Decided purely, from the event, the settings and the moment; nothing here touches the network or a counter.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::message::{Header, OwnedHeaders};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::TimestampMode;
 use crate::dedup::{Marks, Revision};
 use crate::event::{Event, EventType};
 use crate::metrics::Replaced;
+use crate::spool::entry::{Quarantined, ReplayedFrom};
 
 /// Which time a record is stamped with.
 #[derive(Clone, Copy, Debug)]
@@ -23,13 +26,22 @@ pub struct Stamping {
     pub max_past: Duration,
 }
 
+/// Which way an event came to be published.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origin<'o> {
+    /// It waited on disk.
+    pub spooled: bool,
+    /// It was quarantined, and lies there.
+    pub replayed_from: Option<&'o ReplayedFrom>,
+}
+
 /// A record, borrowed from the event it carries.
 #[derive(Debug)]
 pub struct Record<'e> {
     /// Its topic.
     pub topic: &'e str,
     /// The space id, raw UTF-8.
-    pub key: &'e str,
+    pub key: Cow<'e, str>,
     /// The event's JSON exactly as received, without white space around it.
     pub value: &'e [u8],
     /// CreateTime, ms since 1970.
@@ -63,6 +75,7 @@ impl<'e> Record<'e> {
         marks: Option<&Marks>,
         received_at: SystemTime,
         now: SystemTime,
+        origin: Origin<'_>,
     ) -> Self {
         let (timestamp_ms, replaced) = match stamping.mode {
             TimestampMode::Received => (millis(received_at), None),
@@ -70,12 +83,49 @@ impl<'e> Record<'e> {
         };
         Self {
             topic,
-            key: event.space_id(),
+            key: Cow::Borrowed(event.space_id()),
             value: event.raw(),
             // To librdkafka 0 means now.
             timestamp_ms: timestamp_ms.max(1),
             replaced,
-            headers: headers(event, replaced, marks, received_at),
+            headers: headers(event, replaced, marks, received_at, origin),
+        }
+    }
+
+    /// The record of what is no valid event: `value` as it was received at `received_at`; `spooled`: it waited on disk. No
+    /// CloudEvent, for it is none.
+    pub fn quarantined(
+        of: &Quarantined,
+        value: &'e [u8],
+        topic: &'e str,
+        received_at: SystemTime,
+        spooled: bool,
+    ) -> Self {
+        let received_ms = millis(received_at);
+        let codes = of.codes.join(",");
+        let received = rfc3339(received_ms);
+        let mut headers = OwnedHeaders::new_with_capacity(7);
+        headers = add(headers, "butlr-error-codes", &codes);
+        headers = add(headers, "butlr-error-detail", &of.detail);
+        headers = add(headers, "butlr-received-at", &received);
+        headers = add(headers, "butlr-path", &of.path);
+        headers = add(headers, "butlr-credential", &of.credential);
+        if let Some(claimed) = &of.claimed_type {
+            headers = add(headers, "butlr-claimed-type", claimed);
+        }
+        if spooled {
+            headers = add(headers, "butlr-spooled", "true");
+        }
+        if let Some(content_type) = &of.content_type {
+            headers = add(headers, "content-type", content_type);
+        }
+        Self {
+            topic,
+            key: Cow::Owned(format!("{:032x}", xxh3_128(value))),
+            value,
+            timestamp_ms: received_ms.max(1),
+            replaced: None,
+            headers,
         }
     }
 }
@@ -85,6 +135,7 @@ fn headers(
     replaced: Option<Replaced>,
     marks: Option<&Marks>,
     received_at: SystemTime,
+    origin: Origin<'_>,
 ) -> OwnedHeaders {
     let time = rfc3339(event.timestamp_ms());
     let received = rfc3339(millis(received_at));
@@ -106,6 +157,18 @@ fn headers(
     headers = add(headers, "content-type", "application/json");
     if let Some(reason) = replaced {
         headers = add(headers, "ce_timereplaced", reason.as_str());
+    }
+    if origin.spooled {
+        headers = add(headers, "ce_spooled", "true");
+    }
+    if let Some(place) = origin.replayed_from {
+        let ReplayedFrom {
+            topic,
+            partition,
+            offset,
+        } = place;
+        let place = format!("{topic}/{partition}/{offset}");
+        headers = add(headers, "ce_replayedfrom", &place);
     }
     match marks {
         Some(marks) if !marks.is_plain() => marked(headers, marks, event.id()),
@@ -207,7 +270,15 @@ mod tests {
         let Ok(Parsed::One(Ok(event))) = parse(body.as_bytes(), None, LIMITS) else {
             panic!("not valid: {body}");
         };
-        let record = Record::of(&event, "topic", stamping, None, at(NOW - 5), at(NOW));
+        let record = Record::of(
+            &event,
+            "topic",
+            stamping,
+            None,
+            at(NOW - 5),
+            at(NOW),
+            Origin::default(),
+        );
         let headers = record.headers;
         let text = |v: Option<&[u8]>| String::from_utf8(v.unwrap().to_vec()).unwrap();
         (

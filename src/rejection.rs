@@ -49,6 +49,12 @@ pub enum Rejection {
     KafkaUnconfirmed,
     /// Kafka, or librdkafka, refused the event with this error. It may have been stored after all.
     KafkaRefused(rdkafka::types::RDKafkaErrorCode),
+    /// Kafka did not take the event, and the spool is full.
+    SpoolFull,
+    /// Kafka did not take the event, and the spool cannot be written.
+    SpoolUnwritable,
+    /// Kafka did not take the event, and the disk did not confirm it in time. It may have been stored after all.
+    SpoolUnconfirmed,
 }
 
 /// Which limit a request met.
@@ -64,7 +70,7 @@ pub enum Limit {
 
 impl Rejection {
     /// The codes of rejections; those of bodies that cannot be read are in [`event::UnreadableCode`].
-    pub const CODES: [&'static str; 19] = [
+    pub const CODES: [&'static str; 22] = [
         "unauthorized",
         "not_found",
         "method_not_allowed",
@@ -83,6 +89,9 @@ impl Rejection {
         "topic_forbidden",
         "kafka_unconfirmed",
         "kafka_refused",
+        "spool_full",
+        "spool_unwritable",
+        "spool_unconfirmed",
         "invalid_event",
     ];
 
@@ -103,7 +112,10 @@ impl Rejection {
             | Rejection::TopicMissing
             | Rejection::TopicForbidden
             | Rejection::KafkaUnconfirmed
-            | Rejection::KafkaRefused(_) => 503,
+            | Rejection::KafkaRefused(_)
+            | Rejection::SpoolFull
+            | Rejection::SpoolUnwritable
+            | Rejection::SpoolUnconfirmed => 503,
         }
     }
 
@@ -130,6 +142,9 @@ impl Rejection {
             Rejection::TopicForbidden => "topic_forbidden",
             Rejection::KafkaUnconfirmed => "kafka_unconfirmed",
             Rejection::KafkaRefused(_) => "kafka_refused",
+            Rejection::SpoolFull => "spool_full",
+            Rejection::SpoolUnwritable => "spool_unwritable",
+            Rejection::SpoolUnconfirmed => "spool_unconfirmed",
         }
     }
 
@@ -155,6 +170,9 @@ impl Rejection {
             Rejection::TopicForbidden => "Topic forbidden",
             Rejection::KafkaUnconfirmed => "Kafka did not confirm in time",
             Rejection::KafkaRefused(_) => "Kafka refused",
+            Rejection::SpoolFull => "Spool full",
+            Rejection::SpoolUnwritable => "Spool not writable",
+            Rejection::SpoolUnconfirmed => "Disk did not confirm in time",
         }
     }
 
@@ -216,13 +234,25 @@ impl Rejection {
             Rejection::KafkaRefused(code) => {
                 format!("Kafka refused the event ({code}); it may be stored; send again")
             }
+            Rejection::SpoolFull => {
+                "Kafka does not take the event now, and the spool is as large as spool.max_bytes or spool.min_free_bytes allow; send again"
+                    .into()
+            }
+            Rejection::SpoolUnwritable => {
+                "Kafka does not take the event now, and the spool's disk cannot be written; send again"
+                    .into()
+            }
+            Rejection::SpoolUnconfirmed => {
+                "Kafka does not take the event now, and the disk did not confirm it in time; it may be stored; send again"
+                    .into()
+            }
         }
     }
 
     /// How long the sender waits before it tries again; `None` where trying again is of no use.
     pub fn retry_after(&self) -> Option<Duration> {
         let seconds = match self {
-            Rejection::TopicMissing | Rejection::TopicForbidden => 5,
+            Rejection::TopicMissing | Rejection::TopicForbidden | Rejection::SpoolFull => 5,
             _ if self.status() == 503 => 1,
             _ => return None,
         };
@@ -230,10 +260,12 @@ impl Rejection {
     }
 }
 
-impl From<event::Refused> for (Option<EventType>, Rejection) {
-    fn from(refused: event::Refused) -> Self {
+impl From<event::Refused<'_>> for (Option<EventType>, Rejection) {
+    fn from(refused: event::Refused<'_>) -> Self {
         match refused {
-            event::Refused::Invalid { claimed, errors } => (claimed, Rejection::Invalid(errors)),
+            event::Refused::Invalid {
+                claimed, errors, ..
+            } => (claimed, Rejection::Invalid(errors)),
             event::Refused::TooLarge { claimed, bytes } => {
                 (claimed, Rejection::EventTooLarge { bytes })
             }
@@ -267,6 +299,9 @@ mod tests {
             Rejection::TopicForbidden,
             Rejection::KafkaUnconfirmed,
             Rejection::KafkaRefused(rdkafka::types::RDKafkaErrorCode::Unknown),
+            Rejection::SpoolFull,
+            Rejection::SpoolUnwritable,
+            Rejection::SpoolUnconfirmed,
         ];
         let mut codes: Vec<_> = all.iter().map(Rejection::code).collect();
         let mut declared = Rejection::CODES.to_vec();

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::serve::{Signals, failed};
 use super::{FAILED, load, misused};
@@ -18,6 +19,7 @@ use crate::simulate::now_ms;
 use crate::simulate::progress::Progress;
 use crate::simulate::sender::{self, Stop, Target};
 use crate::simulate::stream::{Behaviour, Stream};
+use crate::spool::store::Store;
 use crate::telemetry;
 
 /// One floor of a small building.
@@ -48,6 +50,21 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Some(_) => "warn",
     };
     set("log.level", level);
+    // Kept until the end, too.
+    let spool = match tempfile::Builder::new()
+        .prefix("butlr-bridge-dev-")
+        .tempdir()
+    {
+        Ok(spool) => spool,
+        Err(error) => {
+            eprintln!("no temporary folder can be made for the spool: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    set("spool.dir", &spool.path().to_string_lossy());
+    // A machine to look around on may be nearly full.
+    set("spool.max_bytes", "1GiB");
+    set("spool.min_free_bytes", "64MiB");
     let defaults = match load(&sources) {
         Ok(config) => config,
         Err(mistakes) => return misused(&mistakes),
@@ -79,9 +96,20 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(listeners) => listeners,
         Err(error) => return failed(&error),
     };
-    match start(arguments, config, listeners, sources) {
+    let ended = start(arguments, config, listeners, sources);
+    tell_left(&spool);
+    match ended {
         Ok(code) => code,
         Err(error) => failed(&error),
+    }
+}
+
+/// What goes with the spool.
+fn tell_left(spool: &TempDir) {
+    let left =
+        Store::open_read_only(spool.path()).map_or(0, |(_, found)| found.entries.iter().sum());
+    if left > 0 {
+        println!("{left} events were still in the spool, waiting for Kafka, and are gone with it");
     }
 }
 
@@ -150,9 +178,8 @@ fn send(target: Target) {
 }
 
 fn embedded(config: &Config) -> Result<EmbeddedKafka, String> {
-    let topics: Vec<_> = EventType::ALL
-        .iter()
-        .map(|&t| config.topics.topic(t))
+    let topics: Vec<_> = config
+        .needed_topics()
         .map(|spec| (spec.name.clone(), spec.partitions))
         .collect();
     EmbeddedKafka::start(&topics)
@@ -173,6 +200,8 @@ fn introduce(config: &Config, ingest: SocketAddr, admin: SocketAddr, embedded: b
     let topic = |t| &config.topics.topic(t).name;
     let rooms = topic(EventType::RoomOccupancy);
     let bootstrap = config.require_kafka().unwrap_or_default();
+    let spool = config.spool.dir.clone().unwrap_or_default();
+    let spool = spool.display();
     let kind = if embedded {
         "embedded, in memory"
     } else {
@@ -186,6 +215,7 @@ butlr-bridge dev
   status     http://{admin}/
   metrics    http://{admin}/metrics
   Kafka      {bootstrap} ({kind})
+  spool      {spool} (goes when this ends)
 
 Send an event:
   {}
@@ -248,8 +278,16 @@ fn line(status: &Value, before: Option<&Value>, colour: bool) -> String {
         (n, true) => format!("\x1b[31m{n} refused\x1b[0m"),
         (n, false) => format!("{n} refused"),
     };
+    // Only where there is something to see.
+    let kept = ["spooled", "quarantined"].map(|outcome| {
+        match count(status, &format!("/ledger/{outcome}")).unwrap_or(0) {
+            0 => String::new(),
+            n => format!("  {n} {outcome}"),
+        }
+    });
+    let kept = kept.concat();
     format!(
-        "{:>5} events/s  {:>8} published  {:>5} duplicates  {refused}   {}",
+        "{:>5} events/s  {:>8} published  {:>5} duplicates  {refused}{kept}   {}",
         since("/ledger/received"),
         count(status, "/ledger/published").unwrap_or(0),
         count(status, "/ledger/duplicate").unwrap_or(0),

@@ -3,8 +3,10 @@
 mod check_config;
 mod dev;
 mod kafka_properties;
+mod replay;
 mod serve;
 mod simulate;
+mod spool;
 mod topics;
 mod verify;
 
@@ -33,6 +35,10 @@ pub enum Command {
     Simulate(Box<simulate::Arguments>),
     /// Prove once more what an earlier `simulate --journal` stored
     Verify(verify::Arguments),
+    /// Look at what waits on disk, save it, or empty it into Kafka
+    Spool(spool::Arguments),
+    /// Send what was quarantined and is valid by now
+    Replay(replay::Arguments),
     /// Compare the topics that the bridge needs with what the broker has
     Topics(topics::Arguments),
 }
@@ -45,6 +51,8 @@ pub fn run(command: Command) -> ExitCode {
         Command::Simulate(arguments) => simulate::run(*arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
+        Command::Spool(arguments) => spool::run(arguments),
+        Command::Replay(arguments) => replay::run(arguments),
         Command::Topics(arguments) => topics::run(arguments),
     }
 }
@@ -73,6 +81,11 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl ConfigArguments {
+    /// Whether a configuration is named on the command line.
+    fn is_given(&self) -> bool {
+        self.config.is_some() || !self.set.is_empty()
+    }
+
     fn sources(&self) -> Sources {
         let mut sources = Sources::from_process(self.config.clone());
         let flags = self.set.iter().cloned();
@@ -96,7 +109,7 @@ fn load(sources: &Sources) -> Result<Config, Vec<Mistake>> {
     let tls = tls
         .and_then(Result::err)
         .map(|e| Mistake::new("http.tls", e));
-    let kafka = client::check(&config.kafka, &config.http).err();
+    let kafka = client::check(&config).err();
     let kafka = kafka.map(|e| Mistake::new("kafka.properties", e));
     let mistakes: Vec<_> = tls.into_iter().chain(kafka).collect();
     match mistakes.is_empty() {

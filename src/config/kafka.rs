@@ -24,6 +24,9 @@ pub struct Kafka {
     pub max_past: Duration,
     /// Most events of one topic waiting for Kafka. Default 10,000.
     pub max_in_flight_per_topic: usize,
+    /// How long Kafka may take to confirm an event before that is stored on disk instead; without a spool it may take as
+    /// long as an answer. Default 1 s.
+    pub confirm_within: Duration,
     /// After this long without a reachable broker the bridge is no longer ready. Default 10 s.
     pub away_after: Duration,
     /// What librdkafka gets besides the bridge's own settings: `kafka.properties` and the contents of
@@ -52,6 +55,7 @@ const DAY: u64 = 86_400;
 const MAX_PAST: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(36_500 * DAY);
 const AWAY: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+const CONFIRM: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
 const HAS_DEFAULT: &str = "the table of keys has a default for it";
 
 pub(super) fn read(section: &Reader<'_>, property_check: &PropertyCheck) -> Kafka {
@@ -70,6 +74,9 @@ pub(super) fn read(section: &Reader<'_>, property_check: &PropertyCheck) -> Kafk
         max_past: section.duration("max_past", MAX_PAST).expect(HAS_DEFAULT),
         max_in_flight_per_topic: section
             .integer("max_in_flight_per_topic", 1..=10_000_000)
+            .expect(HAS_DEFAULT),
+        confirm_within: section
+            .duration("confirm_within", CONFIRM)
             .expect(HAS_DEFAULT),
         away_after: section.duration("away_after", AWAY).expect(HAS_DEFAULT),
         properties: properties::read(section, property_check),

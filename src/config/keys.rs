@@ -75,8 +75,9 @@ pub(super) static KEYS: &[Key] = &[
     key("kafka.timestamp", Text("event"), "A record's timestamp: the event's own (event) or the time of receipt (received)"),
     key("kafka.max_future", Text("1m"), "An event's time further ahead than this is replaced by the time of publishing; below 1h"),
     key("kafka.max_past", Text("3d"), "An event's time further back than this is replaced by the time of publishing; below every retention"),
-    key("kafka.max_in_flight_per_topic", Text("10000"), "Most events of one topic waiting for Kafka; more are answered 503, so that one topic cannot stall the others"),
-    key("kafka.away_after", Text("10s"), "After this long without a reachable broker the bridge is no longer ready"),
+    key("kafka.max_in_flight_per_topic", Text("10000"), "Most events of one topic waiting for Kafka; more are spooled (without a spool answered 503), so that one topic cannot stall the others"),
+    key("kafka.confirm_within", Text("1s"), "How long Kafka may take to confirm an event before it is stored in the spool instead"),
+    key("kafka.away_after", Text("10s"), "Without a spool: after this long without a reachable broker the bridge is no longer ready"),
     key("kafka.properties.*", Told("none"), "A librdkafka property, its name in quotes; what the bridge's promise rests on is refused"),
     key("kafka.secret_files.*", Told("none"), "File with the value of a librdkafka property"),
 
@@ -85,6 +86,8 @@ pub(super) static KEYS: &[Key] = &[
     key("topics.replication_factor", Told("the broker's default"), "Replicas of a partition"),
     key("topics.min_insync_replicas", Told("the broker's default"), "Replicas that must have a record before it counts as stored"),
     key("topics.retention", Text("7d"), "How long records are kept, or forever; above kafka.max_past"),
+    key("topics.quarantine", Text("butlr.quarantine.v1"), "The topic of what is no valid event"),
+    key("topics.quarantine_retention", Text("30d"), "How long its records are kept, or forever"),
     key("topics.types.*.name", Told("from topics.template"), "The topic of one event type"),
     key("topics.types.*.partitions", Told("topics.partitions"), "The same for one event type"),
     key("topics.types.*.replication_factor", Told("topics.replication_factor"), "The same for one event type"),
@@ -112,6 +115,16 @@ pub(super) static KEYS: &[Key] = &[
     key("dedup.max_ids", Text("4000000"), "Most ids remembered; beyond, the oldest is forgotten (check-config tells the bytes)"),
     key("dedup.max_readings", Text("1000000"), "Most current values, and most spaces and sensors, remembered; beyond, the oldest is forgotten"),
     key("dedup.rebuild_within", Text("30s"), "After a start, longest time for reading what is remembered back from the topics, counted from Kafka's first answer; 0s: not at all"),
+
+    key("spool.dir", Told("no spool"), "Folder for events that Kafka does not confirm in time, for this process alone; without one they are answered 503"),
+    key("spool.max_bytes", Text("10GiB"), "Most bytes of the spool on disk; beyond, events are answered 503"),
+    key("spool.min_free_bytes", Text("1GiB"), "Bytes of the disk that the spool leaves free"),
+    key("spool.segment_bytes", Text("32MiB"), "Size of one file of the spool; each is deleted whole, once all in it is in Kafka"),
+    key("spool.drain", Text("ordered"), "While events of a topic wait on disk its new ones queue behind them (ordered) or pass (concurrent)"),
+    key("spool.recover_within", Text("30s"), "After a start, longest time for looking in Kafka for what the spool holds and may be there already; 0s: not at all"),
+
+    key("quarantine.keep", Text("true"), "Whether what is no valid event is published to topics.quarantine (true or false)"),
+    key("quarantine.answer", Text("reject"), "What the sender of such an event is told: its 4xx (reject) or 202 (accept)"),
 
     key("log.format", Text("text"), "text for people, json for machines"),
     key("log.level", Text("info"), "error, warn, info, debug or trace"),
@@ -266,7 +279,16 @@ mod tests {
         assert_eq!(
             children(""),
             [
-                "http", "admin", "kafka", "topics", "auth", "dedup", "log", "shutdown"
+                "http",
+                "admin",
+                "kafka",
+                "topics",
+                "auth",
+                "dedup",
+                "spool",
+                "quarantine",
+                "log",
+                "shutdown"
             ]
         );
         assert_eq!(

@@ -17,6 +17,7 @@ mod properties;
 mod reader;
 pub(crate) mod secret;
 mod sources;
+mod spool;
 mod suggest;
 mod topics;
 mod tree;
@@ -38,6 +39,7 @@ pub use mistake::{Mistake, Origin};
 pub use process::{Log, LogFormat, Shutdown};
 pub use properties::PropertyCheck;
 pub use sources::Sources;
+pub use spool::{Drain, Quarantine, QuarantineAnswer, Spool};
 pub use topics::{TopicSpec, Topics};
 
 use mistake::Mistakes;
@@ -58,6 +60,10 @@ pub struct Config {
     pub auth: Auth,
     /// What becomes of events that came before.
     pub dedup: Dedup,
+    /// Where events wait while Kafka does not confirm them.
+    pub spool: Spool,
+    /// What becomes of what is no valid event.
+    pub quarantine: Quarantine,
     /// The log.
     pub log: Log,
     /// The end of the process.
@@ -83,6 +89,8 @@ pub fn load(sources: &Sources, property_check: &PropertyCheck) -> Result<Config,
         topics: topics::read(&root.section("topics")),
         auth: auth::read(&root.section("auth")),
         dedup: dedup::read(&root.section("dedup")),
+        spool: spool::read(&root.section("spool")),
+        quarantine: spool::read_quarantine(&root.section("quarantine")),
         log: process::read_log(&root.section("log")),
         shutdown: process::read_shutdown(&root.section("shutdown")),
     };
@@ -96,6 +104,12 @@ pub fn load(sources: &Sources, property_check: &PropertyCheck) -> Result<Config,
 }
 
 impl Config {
+    /// The topics that records go to: the ten of the types, and the quarantine where that is kept.
+    pub fn needed_topics(&self) -> impl Iterator<Item = &TopicSpec> {
+        let quarantine = self.quarantine.keep.then_some(&self.topics.quarantine);
+        self.topics.per_type.iter().chain(quarantine)
+    }
+
     /// The brokers to start from, for what cannot do without.
     ///
     /// # Errors

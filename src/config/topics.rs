@@ -5,6 +5,7 @@ use super::reader::Reader;
 use super::value::show_duration;
 use super::written::within;
 use crate::event::EventType;
+use crate::kafka::destination::Destination;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -16,12 +17,22 @@ pub struct Topics {
     pub template: String,
     /// The topic of each type, by [`EventType::index`].
     pub per_type: [TopicSpec; EventType::ALL.len()],
+    /// The topic of what is no valid event. Default `butlr.quarantine.v1`, kept 30 d.
+    pub quarantine: TopicSpec,
 }
 
 impl Topics {
     /// The topic for events of this type.
     pub fn topic(&self, event_type: EventType) -> &TopicSpec {
         &self.per_type[event_type.index()]
+    }
+
+    /// The topic for this.
+    pub fn of(&self, destination: Destination) -> &TopicSpec {
+        match destination {
+            Destination::Events(event_type) => self.topic(event_type),
+            Destination::Quarantine => &self.quarantine,
+        }
     }
 
     /// The ten topics' names, in the order of [`EventType::ALL`].
@@ -64,7 +75,7 @@ pub(super) fn read(section: &Reader<'_>) -> Topics {
         .expect(HAS_DEFAULT);
     let replication_factor = section.integer("replication_factor", REPLICAS);
     let min_insync_replicas = section.integer("min_insync_replicas", REPLICAS);
-    let retention = retention(section).expect(HAS_DEFAULT);
+    let retention = read_retention(section, "retention").expect(HAS_DEFAULT);
     let types = section.section("types");
     let per_type = EventType::ALL.map(|event_type| {
         let over = types.section(event_type.name());
@@ -79,10 +90,23 @@ pub(super) fn read(section: &Reader<'_>) -> Topics {
             min_insync_replicas: over
                 .integer("min_insync_replicas", REPLICAS)
                 .or(min_insync_replicas),
-            retention: self::retention(&over).unwrap_or(retention),
+            retention: read_retention(&over, "retention").unwrap_or(retention),
         }
     });
-    Topics { template, per_type }
+    let quarantine = TopicSpec {
+        name: section
+            .read("quarantine", |written| name(written.text()?))
+            .expect(HAS_DEFAULT),
+        partitions,
+        replication_factor,
+        min_insync_replicas,
+        retention: read_retention(section, "quarantine_retention").expect(HAS_DEFAULT),
+    };
+    Topics {
+        template,
+        per_type,
+        quarantine,
+    }
 }
 
 fn named(template: &str, event_type: EventType) -> String {
@@ -118,8 +142,8 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 /// `Some(None)` is forever.
-fn retention(section: &Reader<'_>) -> Option<Option<Duration>> {
-    section.read("retention", |written| match written.text() {
+fn read_retention(section: &Reader<'_>, key: &str) -> Option<Option<Duration>> {
+    section.read(key, |written| match written.text() {
         Ok("forever") => Ok(None),
         _ => within(written.duration()?, &RETENTION)
             .map(Some)
@@ -173,6 +197,16 @@ fn check_names(topics: &Topics, section: &Reader<'_>) {
                 ),
             );
         }
+    }
+    let quarantine = &topics.quarantine.name;
+    if let Some(event_type) = owners.get(&quarantine.replace('.', "_")) {
+        section.mistake(
+            "quarantine",
+            format!(
+                "{} would share the topic {quarantine:?} (dots and underscores count as the same); allowed: a topic of its own",
+                event_type.name()
+            ),
+        );
     }
 }
 

@@ -1,13 +1,14 @@
 //! The rules between sections.
 
 use super::reader::Reader;
-use super::{Config, admin, http, kafka, process, topics};
+use super::{Config, admin, http, kafka, process, spool, topics};
 use std::net::SocketAddr;
 
 pub(super) fn check(config: &Config, root: &Reader<'_>) {
     http::check(&config.http, root);
     kafka::check(&config.kafka, &config.http, root);
     topics::check(&config.topics, &config.kafka, root);
+    spool::check(&config.spool, &config.kafka, &config.http, root);
     process::check(&config.shutdown, root);
     check_listeners(&config.http, &config.admin, root);
     check_open_door(config, root);

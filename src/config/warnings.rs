@@ -29,6 +29,7 @@ pub(super) fn of(config: &Config) -> Vec<String> {
         topics,
         auth,
         dedup,
+        spool,
         shutdown,
         ..
     } = config;
@@ -94,6 +95,12 @@ pub(super) fn of(config: &Config) -> Vec<String> {
             .is_some_and(|protocol| protocol.eq_ignore_ascii_case("sasl_plaintext")),
         "kafka.properties.\"security.protocol\": sasl_plaintext sends Kafka's \
          password in the clear; sasl_ssl does not"
+            .to_owned(),
+    );
+    warn(
+        spool.dir.is_none(),
+        "spool.dir: there is no spool, so while Kafka is away events are answered 503, and the sender \
+         drops them after its tries"
             .to_owned(),
     );
     warn(

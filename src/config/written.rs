@@ -35,6 +35,15 @@ impl<'v> Written<'v> {
         }
     }
 
+    /// Yes or no.
+    pub fn boolean(&self) -> Result<bool, String> {
+        match self.value {
+            Value::Boolean(yes) => Ok(*yes),
+            Value::String(text) if self.any_text => parsed(text.trim(), "true or false"),
+            other => Err(format!("true or false is expected, not {}", kind(other))),
+        }
+    }
+
     /// A number of bytes.
     pub fn size(&self) -> Result<u64, String> {
         match self.value {

@@ -25,7 +25,7 @@ const MAX_QUOTE: usize = 64;
 pub(super) fn diagnose(
     event: &str,
     expected: Option<EventType>,
-) -> Result<Refused, serde_json::Error> {
+) -> Result<Refused<'_>, serde_json::Error> {
     let mut mistakes = Mistakes::default();
     let mut claimed = None;
     if Kind::of(event) == Kind::Object {
@@ -46,6 +46,7 @@ pub(super) fn diagnose(
     Ok(Refused::Invalid {
         claimed,
         errors: mistakes.0,
+        raw: event,
     })
 }
 

@@ -79,13 +79,15 @@ impl UnreadableCode {
 
 /// Why one event is refused, though the body it came in could be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Refused {
+pub enum Refused<'a> {
     /// It breaks the rules of a valid event.
     Invalid {
         /// The type it claims to have, where that can be read.
         claimed: Option<EventType>,
         /// Every mistake, 1 to [`MAX_MISTAKES`], in the order of the envelope's fields.
         errors: Vec<Mistake>,
+        /// Its JSON, without the white space around it.
+        raw: &'a str,
     },
     /// Its JSON, without the white space around it, is larger than
     /// [`Limits::max_event_bytes`](super::Limits::max_event_bytes). Nothing else of it was checked.
@@ -97,7 +99,7 @@ pub enum Refused {
     },
 }
 
-impl Refused {
+impl Refused<'_> {
     /// The type the event claims to have, where that can be read: also when that is not what is wrong with it.
     pub fn claimed(&self) -> Option<EventType> {
         match self {

@@ -22,9 +22,9 @@ pub struct Limits {
 #[derive(Debug)]
 pub enum Parsed<'a> {
     /// One event, sent as it is.
-    One(Result<Event<'a>, Refused>),
+    One(Result<Event<'a>, Refused<'a>>),
     /// An array: at least one event, in the order in which they were sent.
-    Many(Vec<Result<Event<'a>, Refused>>),
+    Many(Vec<Result<Event<'a>, Refused<'a>>>),
 }
 
 /// Takes a body apart: one event, or an array of them, each judged by itself.
@@ -54,7 +54,7 @@ fn one<'a>(
     body: &'a str,
     expected: Option<EventType>,
     limits: Limits,
-) -> Result<Result<Event<'a>, Refused>, Unreadable> {
+) -> Result<Result<Event<'a>, Refused<'a>>, Unreadable> {
     text::check_depth(body)?;
     let event = text::trim(body);
     judge(event, expected, limits).map_err(|error| not_json(body, &error))
@@ -65,7 +65,7 @@ fn many<'a>(
     body: &'a str,
     expected: Option<EventType>,
     limits: Limits,
-) -> Result<Vec<Result<Event<'a>, Refused>>, Unreadable> {
+) -> Result<Vec<Result<Event<'a>, Refused<'a>>>, Unreadable> {
     let mut json = serde_json::Deserializer::from_str(body);
     let read = json
         .deserialize_seq(Items {
@@ -114,7 +114,7 @@ fn judge<'a>(
     event: &'a str,
     expected: Option<EventType>,
     limits: Limits,
-) -> Result<Result<Event<'a>, Refused>, serde_json::Error> {
+) -> Result<Result<Event<'a>, Refused<'a>>, serde_json::Error> {
     if event.len() > limits.max_event_bytes {
         let claimed = diagnose::claimed(event)?;
         return Ok(Err(Refused::TooLarge {

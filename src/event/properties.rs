@@ -287,7 +287,7 @@ fn cases(cases: u32) -> ProptestConfig {
     }
 }
 
-fn only(body: &str, expected: Option<EventType>) -> Result<Event<'_>, Refused> {
+fn only(body: &str, expected: Option<EventType>) -> Result<Event<'_>, Refused<'_>> {
     match parse(
         body.as_bytes(),
         expected,

@@ -64,18 +64,18 @@ fn with_literal(event_type: EventType, pointer: &str, literal: &str) -> String {
     with(event_type, pointer, json!("PLACE")).replace("\"PLACE\"", literal)
 }
 
-fn one_of(body: &str, expected: Option<EventType>) -> Result<Event<'_>, Refused> {
+fn one_of(body: &str, expected: Option<EventType>) -> Result<Event<'_>, Refused<'_>> {
     match parse(body.as_bytes(), expected, LIMITS) {
         Ok(Parsed::One(event)) => event,
         other => panic!("{other:?} for {body}"),
     }
 }
 
-fn one(body: &str) -> Result<Event<'_>, Refused> {
+fn one(body: &str) -> Result<Event<'_>, Refused<'_>> {
     one_of(body, None)
 }
 
-fn many(body: &str) -> Vec<Result<Event<'_>, Refused>> {
+fn many(body: &str) -> Vec<Result<Event<'_>, Refused<'_>>> {
     match parse(body.as_bytes(), None, LIMITS) {
         Ok(Parsed::Many(events)) => events,
         other => panic!("{other:?} for {body}"),
@@ -92,7 +92,7 @@ fn unreadable(body: &[u8]) -> Unreadable {
     }
 }
 
-fn errors_of(refused: Refused) -> Vec<Mistake> {
+fn errors_of(refused: Refused<'_>) -> Vec<Mistake> {
     match refused {
         Refused::Invalid { errors, .. } => errors,
         other => panic!("{other:?}"),

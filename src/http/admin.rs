@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 use super::ingest::Ingest;
 use crate::auth::AdminCredentials;
+use crate::event::EventType;
+use crate::kafka::destination::Destination;
 use crate::kafka::lane::TopicState;
 use crate::kafka::watch::Contact;
 use crate::metrics::{Outcome, unix_seconds};
@@ -55,6 +57,10 @@ impl Admin {
         if self.ingest.gate.draining() {
             return Some("shutting down".to_owned());
         }
+        let spool = self.ingest.pipeline.spool.as_ref();
+        if spool.is_some_and(|spool| spool.is_writable()) {
+            return None;
+        }
         match self.contact.age() {
             None => Some("Kafka has not been reached yet".to_owned()),
             Some(age) if age > self.away_after => Some(format!(
@@ -68,7 +74,9 @@ impl Admin {
 
     fn has_topic(&self) -> bool {
         let mut lanes = self.ingest.pipeline.lanes.iter();
-        lanes.any(|lane| lane.state() == TopicState::Available)
+        lanes.any(|lane| {
+            lane.destination() != Destination::Quarantine && lane.state() == TopicState::Available
+        })
     }
 
     fn set_gauges(&self) {
@@ -84,6 +92,9 @@ impl Admin {
         ];
         for (gauge, value) in all {
             gauge.set(value as i64);
+        }
+        if let Some(spool) = &self.ingest.pipeline.spool {
+            spool.set_gauges();
         }
         let Some(desk) = &self.ingest.pipeline.desk else {
             return;
@@ -119,6 +130,40 @@ impl Admin {
         }))
     }
 
+    fn spool(&self) -> Option<Value> {
+        let spool = self.ingest.pipeline.spool.as_ref()?;
+        let (state, life) = (spool.state(), spool.life());
+        let waiting = state.destinations.iter().filter(|d| d.present > 0);
+        let waiting = waiting.map(|d| {
+            json!({
+                "destination": d.destination.name(),
+                "present": d.present,
+                "not_handed_over": d.backlog,
+                "circuit_open": d.circuit_open,
+                "being_looked_for": d.looking,
+            })
+        });
+        Some(json!({
+            "present": life.present,
+            "bytes": state.bytes,
+            "limit_bytes": state.limit_bytes,
+            "oldest_age_seconds": state.oldest_age.map(|age| age.as_secs_f64()),
+            "writable": spool.is_writable(),
+            "poisoned": state.poisoned,
+            "full": state.full,
+            "waiting": waiting.collect::<Vec<_>>(),
+            "ledger": {
+                "recovered": life.recovered,
+                "spooled": life.spooled,
+                "drained": life.drained,
+                "confirmed_late": life.confirmed_late,
+                "already_stored": life.already_stored,
+                "set_aside": life.set_aside,
+                "present": life.present,
+            },
+        }))
+    }
+
     fn status(&self) -> Value {
         let pipeline = &self.ingest.pipeline;
         let gate = &self.ingest.gate;
@@ -128,12 +173,14 @@ impl Admin {
             .ledgers()
             .enumerate()
             .map(|(i, (name, ledger, last))| {
-                let lane = pipeline.lanes.get(i);
+                let lane = EventType::ALL.get(i).map(|t| &pipeline.lanes[t.index()]);
                 json!({
                     "type": name,
                     "received": ledger.received,
                     "published": ledger.of(Outcome::Published),
                     "duplicate": ledger.of(Outcome::Duplicate),
+                    "spooled": ledger.of(Outcome::Spooled),
+                    "quarantined": ledger.of(Outcome::Quarantined),
                     "refused": ledger.of(Outcome::Refused),
                     "last_received_seconds_ago": (last > 0.0).then_some((now - last).max(0.0)),
                     "topic": lane.map(|l| l.topic()),
@@ -157,10 +204,13 @@ impl Admin {
                 "received": total.received,
                 "published": total.of(Outcome::Published),
                 "duplicate": total.of(Outcome::Duplicate),
+                "spooled": total.of(Outcome::Spooled),
+                "quarantined": total.of(Outcome::Quarantined),
                 "refused": total.of(Outcome::Refused),
                 "in_flight": gate.events.now(),
             },
             "dedup": self.dedup(),
+            "spool": self.spool(),
             "limits": {
                 "events": {"now": gate.events.now(), "limit": gate.events.limit()},
                 "bytes": {"now": gate.bytes.now(), "limit": gate.bytes.limit()},

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::web::{self, Bytes, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use arc_swap::ArcSwap;
@@ -19,7 +19,7 @@ use crate::auth::Credentials;
 use crate::event::EventType;
 use crate::kafka::report::Wakeups;
 use crate::metrics::Outcome;
-use crate::pipeline::{Pipeline, Request};
+use crate::pipeline::{Pipeline, Request, Sender};
 use crate::rejection::Rejection;
 use crate::telemetry::Throttle;
 
@@ -164,13 +164,11 @@ async fn take(
         let received = ingest.pipeline.metrics.received(None, SystemTime::now());
         received.settle(Outcome::Refused);
     }
-    let run = run(
-        worker.clone(),
-        body?,
-        expected,
-        permit,
-        request.headers().get(X_REQUEST_ID).cloned(),
-    );
+    let from = From {
+        request: request.clone(),
+        credential: credential.clone(),
+    };
+    let run = run(worker.clone(), body?, expected, permit, from);
     Ok(Unstoppable(Some(Box::pin(run))))
 }
 
@@ -179,7 +177,7 @@ async fn run(
     body: Bytes,
     expected: Option<EventType>,
     mut permit: Permit,
-    given_id: Option<HeaderValue>,
+    from: From,
 ) -> Rendered {
     let ingest = &*worker.ingest;
     let request = Request {
@@ -187,12 +185,36 @@ async fn run(
         expected,
         received_at: SystemTime::now(),
         deadline: Instant::now() + ingest.answer_within,
+        sender: &from,
+        replayed_from: None,
     };
     let answer = ingest
         .pipeline
         .process(request, &mut permit, &worker.wakeups)
         .await;
-    Rendered::answer(&answer, || ingest.request_ids.next(given_id.as_ref()))
+    let given_id = || from.request.headers().get(X_REQUEST_ID);
+    Rendered::answer(&answer, || ingest.request_ids.next(given_id()))
+}
+
+/// Where a request comes from.
+struct From {
+    request: HttpRequest,
+    credential: Option<Arc<str>>,
+}
+
+impl Sender for From {
+    fn path(&self) -> String {
+        self.request.path().to_owned()
+    }
+
+    fn credential(&self) -> String {
+        self.credential.as_deref().unwrap_or_default().to_owned()
+    }
+
+    fn content_type(&self) -> Option<String> {
+        let given = self.request.headers().get(CONTENT_TYPE)?;
+        Some(String::from_utf8_lossy(given.as_bytes()).into_owned())
+    }
 }
 
 impl Worker {

@@ -65,6 +65,26 @@ struct Problem<'a> {
     request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     errors: Option<&'a [Mistake]>,
+    #[serde(skip_serializing_if = "is_false")]
+    quarantined: bool,
+}
+
+#[derive(Serialize)]
+struct Spooled<'a> {
+    status: &'static str,
+    id: &'a str,
+}
+
+/// What is no valid event, and was kept where the sender is not to be told of a failure.
+#[derive(Serialize)]
+struct Quarantined<'a> {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<&'a [Mistake]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -76,6 +96,8 @@ struct Refused<'a> {
     id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     errors: Option<&'a [Mistake]>,
+    #[serde(skip_serializing_if = "is_false")]
+    quarantined: bool,
 }
 
 #[derive(Serialize)]
@@ -83,15 +105,22 @@ struct Refused<'a> {
 enum Entry<'a> {
     Published(Published<'a>),
     NotNew(NotNew<'a>),
+    Spooled(Spooled<'a>),
+    Quarantined(Quarantined<'a>),
     Refused(Refused<'a>),
 }
 
 impl<'a> Entry<'a> {
-    fn promised(id: Option<&'a str>, promise: &Promise<'a>) -> Self {
+    fn promised(id: Option<&'a str>, promise: &'a Promise<'a>) -> Self {
         let id = id.unwrap_or_default();
         match promise {
             Promise::Published(stored) => Entry::Published(published(id, stored)),
-            Promise::Duplicate(kind) => Entry::NotNew(not_new(id, *kind)),
+            Promise::Duplicate { kind, .. } => Entry::NotNew(not_new(id, *kind)),
+            Promise::Spooled => Entry::Spooled(Spooled {
+                status: "spooled",
+                id,
+            }),
+            Promise::Quarantined(rejection) => Entry::Quarantined(quarantined(rejection)),
         }
     }
 }
@@ -105,12 +134,15 @@ impl Rendered {
     /// The answer to a request that went through the pipeline.
     pub fn answer(answer: &Answer<'_>, request_id: impl FnOnce() -> String) -> Self {
         match answer {
-            Answer::Whole(rejection) => Self::problem(rejection, None, request_id()),
-            Answer::One(Verdict { event, outcome }) => {
+            Answer::One(Verdict {
+                event,
+                outcome,
+                quarantined,
+            }) => {
                 let id = event.as_ref().map(|e| e.id());
                 match outcome {
-                    Ok(promise) => Self::json(200, &Entry::promised(id, promise)),
-                    Err(rejection) => Self::problem(rejection, id, request_id()),
+                    Ok(promise) => Self::json(promise.status(), &Entry::promised(id, promise)),
+                    Err(rejection) => Self::problem_of(rejection, id, request_id(), *quarantined),
                 }
             }
             Answer::Many(verdicts) => Self::results(verdicts, request_id),
@@ -136,6 +168,7 @@ impl Rendered {
                     detail: rejection.detail(),
                     id,
                     errors: errors(rejection),
+                    quarantined: v.quarantined,
                 }),
             }
         });
@@ -154,6 +187,15 @@ impl Rendered {
 
     /// A request, or its only event, was refused.
     pub fn problem(rejection: &Rejection, id: Option<&str>, request_id: String) -> Self {
+        Self::problem_of(rejection, id, request_id, false)
+    }
+
+    fn problem_of(
+        rejection: &Rejection,
+        id: Option<&str>,
+        request_id: String,
+        quarantined: bool,
+    ) -> Self {
         let problem = Problem {
             r#type: format!("urn:butlr-bridge:problem:{}", rejection.code()),
             title: rejection.title(),
@@ -163,6 +205,7 @@ impl Rendered {
             id,
             request_id: &request_id,
             errors: errors(rejection),
+            quarantined,
         };
         Self {
             problem: Some(Refusal {
@@ -265,6 +308,21 @@ fn published<'a>(id: &'a str, stored: &Stored<'a>) -> Published<'a> {
         partition: stored.partition,
         offset: stored.offset,
     }
+}
+
+fn quarantined(rejection: &Rejection) -> Quarantined<'_> {
+    let errors = errors(rejection);
+    let whole = errors.is_none();
+    Quarantined {
+        status: "quarantined",
+        errors,
+        code: whole.then(|| rejection.code()),
+        detail: whole.then(|| rejection.detail()),
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn errors(rejection: &Rejection) -> Option<&[Mistake]> {

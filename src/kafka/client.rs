@@ -6,11 +6,17 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::producer::BaseProducer;
 use secrecy::ExposeSecret;
 
+use super::destination::Destination;
 use crate::config;
 use crate::event::EventType;
 
 /// Below the answer's bound by this much, so that the final report usually still finds its request waiting.
 const REPORT_MARGIN: Duration = Duration::from_millis(200);
+
+/// With a spool: how long librdkafka goes on with a record.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// With a spool: how long a broker may take for one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes of values that one topic may have in flight: a tenth of what the listener may hold, so that a dead topic cannot
 /// use up all of it.
@@ -46,11 +52,11 @@ pub fn base(kafka: &config::Kafka, bootstrap_servers: &str) -> ClientConfig {
 /// Set first, and so the user's to change: compression (stock Flink cannot read zstd) and `linger.ms` (0: a sender
 /// that waits for its answer gains nothing from waiting longer; under load batches grow by themselves).
 /// Set last, and so not: all that "a 2xx is a promise" and the bound on an answer rest on.
-pub fn producer(kafka: &config::Kafka, http: &config::Http, bootstrap: &str) -> ClientConfig {
-    let answer_within = http.answer_within;
-    let queue = EventType::ALL.len() * kafka.max_in_flight_per_topic;
-    let queue_kib = EventType::ALL.len() * lane_bytes(http) / 1024;
-    let message_timeout = answer_within.saturating_sub(REPORT_MARGIN.min(answer_within / 4));
+pub fn producer(config: &config::Config, bootstrap: &str) -> ClientConfig {
+    let (kafka, http) = (&config.kafka, &config.http);
+    let queue = Destination::COUNT * kafka.max_in_flight_per_topic;
+    let queue_kib = Destination::COUNT * lane_bytes(http) / 1024;
+    let [message_timeout, request_timeout] = timeouts(config);
     let mut client = base(kafka, bootstrap);
     // A broker's max.message.bytes is about the whole batch, and a batch that is too large fails all its records, large and
     // small: batches need not be larger than the largest event.
@@ -78,10 +84,9 @@ pub fn producer(kafka: &config::Kafka, http: &config::Http, bootstrap: &str) -> 
             "message.timeout.ms",
             message_timeout.as_millis().to_string(),
         )
-        // The broker gives up before librdkafka does, which would take the whole connection down.
         .set(
             "request.timeout.ms",
-            message_timeout.mul_f32(0.75).as_millis().to_string(),
+            request_timeout.as_millis().to_string(),
         )
         // The lanes are the limit; librdkafka's own lies above their sum, with room for records whose size is mostly
         // key and headers.
@@ -94,6 +99,18 @@ pub fn producer(kafka: &config::Kafka, http: &config::Http, bootstrap: &str) -> 
         .set("topic.metadata.propagation.max.ms", "1000")
         .set("statistics.interval.ms", "5000");
     client
+}
+
+/// How long librdkafka goes on with a record, and how long a broker may take for one request.
+fn timeouts(config: &config::Config) -> [Duration; 2] {
+    if config.spool.dir.is_some() {
+        // The entry on disk waits for the final word. As long as librdkafka goes on by itself no copy can come of it.
+        return [DELIVERY_TIMEOUT, REQUEST_TIMEOUT];
+    }
+    let answer_within = config.http.answer_within;
+    let message = answer_within.saturating_sub(REPORT_MARGIN.min(answer_within / 4));
+    // The broker gives up before librdkafka does, which would take the whole connection down.
+    [message, message.mul_f32(0.75)]
 }
 
 /// What librdkafka says of one property, for `check-config`: needs no Kafka.
@@ -115,8 +132,8 @@ pub fn check_property(name: &str, value: &str) -> Result<(), String> {
 ///
 /// # Errors
 /// The text of librdkafka.
-pub fn check(kafka: &config::Kafka, http: &config::Http) -> Result<(), String> {
-    let mut client = producer(kafka, http, "");
+pub fn check(config: &config::Config) -> Result<(), String> {
+    let mut client = producer(config, "");
     client.remove("bootstrap.servers");
     let made: Result<BaseProducer, _> = client.create();
     made.map(drop).map_err(|e| e.to_string())

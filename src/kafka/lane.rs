@@ -1,10 +1,10 @@
 //! The bulkheads: each topic has a lane of its own, so that a dead topic fills its lane and nothing else.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::event::EventType;
+use super::destination::Destination;
 use crate::rejection::Rejection;
 
 /// How long a topic that may not be written to is left alone.
@@ -42,9 +42,10 @@ impl TopicState {
 /// topics. A record keeps its permit until its delivery report, also when nobody waits for that any more.
 #[derive(Debug)]
 pub struct Lane {
-    event_type: EventType,
+    destination: Destination,
     topic: String,
     state: AtomicU8,
+    circuit_open: AtomicBool,
     denied: Mutex<Option<Instant>>,
     events: AtomicUsize,
     bytes: AtomicUsize,
@@ -55,15 +56,16 @@ pub struct Lane {
 impl Lane {
     /// An empty lane; limits in records and in bytes of their values.
     pub fn new(
-        event_type: EventType,
+        destination: Destination,
         topic: String,
         max_events: usize,
         max_bytes: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
-            event_type,
+            destination,
             topic,
             state: AtomicU8::new(TopicState::Unknown as u8),
+            circuit_open: AtomicBool::new(false),
             denied: Mutex::new(None),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
@@ -72,9 +74,9 @@ impl Lane {
         })
     }
 
-    /// The type whose events go here.
-    pub fn event_type(&self) -> EventType {
-        self.event_type
+    /// What goes here.
+    pub fn destination(&self) -> Destination {
+        self.destination
     }
 
     /// The topic's name.
@@ -117,6 +119,24 @@ impl Lane {
         denied.is_some_and(|at| at.elapsed() < DENIED)
     }
 
+    /// Kafka did not confirm a record of this topic in time: until it confirms one, others are not made to wait for it.
+    pub fn open_circuit(&self) {
+        self.circuit_open.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that is so.
+    pub fn is_circuit_open(&self) -> bool {
+        self.circuit_open.load(Ordering::Relaxed)
+    }
+
+    /// Kafka confirmed a record.
+    fn confirmed(&self) {
+        // Nearly always closed: reading a shared line is cheaper than writing it.
+        if self.is_circuit_open() {
+            self.circuit_open.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Records in flight.
     pub fn in_flight(&self) -> usize {
         self.events.load(Ordering::Relaxed)
@@ -153,6 +173,13 @@ pub struct LanePermit {
     bytes: usize,
 }
 
+impl LanePermit {
+    /// Kafka confirmed the record.
+    pub(super) fn confirmed(&self) {
+        self.lane.confirmed();
+    }
+}
+
 impl Drop for LanePermit {
     fn drop(&mut self) {
         self.lane.events.fetch_sub(1, Ordering::Relaxed);
@@ -166,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_lane_is_bounded_in_events_and_bytes_and_recovers() {
-        let lane = Lane::new(EventType::Traffic, "t".into(), 2, 100);
+        let lane = Lane::new(Destination::Quarantine, "t".into(), 2, 100);
         let first = lane.enter(60).unwrap();
         assert_eq!(lane.enter(60).unwrap_err(), Rejection::TopicOverloaded);
         let second = lane.enter(40).unwrap();

@@ -18,7 +18,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::lane::LanePermit;
-use super::report::{Delivery, Receipt, Report, Slot, Wakeups};
+use super::report::{Delivery, Receipt, Report, Settle, Slot, Wakeups};
 use super::watch::Contact;
 use crate::dedup::claim::Claim;
 use crate::metrics::Metrics;
@@ -112,7 +112,7 @@ impl ProducerContext for Callbacks {
     fn delivery(&self, result: &DeliveryResult<'_>, slot: Arc<Slot>) {
         let report = match result {
             Ok(message) => {
-                self.contact.now();
+                self.contact.confirmed();
                 Report::Stored(Receipt::new(message.partition(), message.offset()))
             }
             Err((error, _)) => {
@@ -186,6 +186,15 @@ impl Running {
     }
 }
 
+/// A record that Kafka was not even handed.
+#[derive(Debug)]
+pub struct Unqueued {
+    /// Why.
+    pub why: Rejection,
+    /// Its claim, given back.
+    pub claim: Option<Claim>,
+}
+
 /// Publishes records to Kafka. There is one for the whole bridge: a shared producer makes fuller batches.
 pub struct Producer {
     config: ClientConfig,
@@ -227,39 +236,65 @@ impl Producer {
     }
 
     /// Hands a record to librdkafka; never blocks. The [`Delivery`] ends with librdkafka's report, which also decides the
-    /// record's claim: stored, certainly not stored, or unknown.
+    /// record's claim: stored, certainly not stored, or unknown. `keeping`: see [`Slot::new`].
     ///
     /// # Errors
-    /// What librdkafka refuses at once; nothing was queued then, and the claim is released.
+    /// What librdkafka refuses at once; nothing was queued then, and the claim comes back.
     pub fn send(
         &self,
         record: Record<'_>,
         permit: LanePermit,
         claim: Option<Claim>,
+        keeping: bool,
         wakeups: &Arc<Wakeups>,
-    ) -> Result<Delivery, Rejection> {
-        let slot = Slot::new(permit, claim, Arc::clone(wakeups));
+    ) -> Result<Delivery, Box<Unqueued>> {
+        let slot = Slot::new(permit, claim, keeping, Arc::clone(wakeups));
         let delivery = Delivery::of(Arc::clone(&slot));
+        let bytes = record.value.len();
+        match self.queue(record, slot) {
+            Ok(()) => Ok(delivery),
+            Err(code) => Err(Box::new(Unqueued {
+                why: rejection(code, bytes),
+                claim: delivery.refused(),
+            })),
+        }
+    }
+
+    /// Hands over the record of an entry of the spool, which hears of the report; never blocks.
+    ///
+    /// # Errors
+    /// What librdkafka refuses at once; nothing was queued then, and the entry comes back.
+    pub fn send_entry(
+        &self,
+        record: Record<'_>,
+        permit: LanePermit,
+        entry: Box<dyn Settle>,
+    ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)> {
+        let slot = Slot::of_entry(permit, entry);
+        let kept = Arc::clone(&slot);
+        self.queue(record, slot).map_err(|code| {
+            let entry = kept.refused_entry();
+            (
+                code,
+                entry.expect("it was not queued, so nobody else has it"),
+            )
+        })
+    }
+
+    fn queue(&self, record: Record<'_>, slot: Arc<Slot>) -> Result<(), RDKafkaErrorCode> {
         let native = BaseRecord::with_opaque_to(record.topic, slot)
-            .key(record.key)
+            .key(&*record.key)
             .payload(record.value)
             .timestamp(record.timestamp_ms)
             .headers(record.headers);
         let running = self.current.load();
-        match running.producer.send(native) {
-            Ok(()) => Ok(delivery),
-            Err((error, _)) => {
-                let code = error.rdkafka_error_code();
-                if code.is_some_and(ends_the_producer) {
-                    running.producer.context().note_fatal();
-                }
-                delivery.refused();
-                Err(rejection(
-                    code.unwrap_or(RDKafkaErrorCode::Unknown),
-                    record.value.len(),
-                ))
+        running.producer.send(native).map_err(|(error, _)| {
+            let code = error.rdkafka_error_code();
+            if code.is_some_and(ends_the_producer) {
+                running.producer.context().note_fatal();
             }
-        }
+            code.unwrap_or(RDKafkaErrorCode::Unknown)
+        })
     }
 
     /// Lets the thread that calls [`Producer::replace_if_fatal`] be woken when that is due.
@@ -283,17 +318,27 @@ impl Producer {
             return false;
         }
         tracing::error!(?cause, "librdkafka calls the producer fatal");
+        self.replace(old);
+        true
+    }
+
+    /// A producer that delivers nothing although Kafka is there is replaced likewise.
+    pub(super) fn replace_stuck(&self) {
+        tracing::error!("Kafka answers, and librdkafka delivers nothing");
+        self.replace(self.current.load_full());
+    }
+
+    fn replace(&self, old: Arc<Running>) {
         let callbacks = Self::callbacks(&self.metrics, &self.contact, Some(std::thread::current()));
         match Running::start(&self.config, callbacks) {
             Ok(fresh) => {
                 self.current.store(fresh);
                 self.metrics.kafka.producer_replacements.inc();
-                tracing::warn!("a fresh producer takes over from the fatal one");
+                tracing::warn!("a fresh producer takes over");
                 std::thread::spawn(move || old.end(Duration::ZERO));
             }
             Err(error) => tracing::error!(%error, "no fresh producer could be made; trying again"),
         }
-        true
     }
 
     /// Whether the current producer has ever got through to Kafka; waits for that, at most `within`. So the first event does

@@ -1,5 +1,6 @@
 //! From librdkafka's thread back to the request that waits: delivery reports and how they wake.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,13 @@ pub enum Report {
     Failed(RDKafkaErrorCode),
 }
 
+impl Report {
+    /// Whether the record is stored.
+    pub fn is_stored(&self) -> bool {
+        matches!(self, Report::Stored(_))
+    }
+}
+
 /// Whether a record whose delivery ended with `code` is certainly not stored.
 ///
 /// These speak of the record or its batch as it is: the broker looks for them before it appends anything, and any earlier
@@ -28,7 +36,7 @@ pub enum Report {
 /// depends on the moment (a topic that is missing or forbidden, too few replicas) does not count, because an earlier try may
 /// have been appended with its answer lost. Nor do timeouts, lost connections, purges, sequence errors, fatal errors, and
 /// codes that nobody has thought of.
-fn is_certain(code: RDKafkaErrorCode) -> bool {
+pub(crate) fn is_certain(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::*;
     matches!(
         code,
@@ -114,38 +122,87 @@ impl Wakeups {
     }
 }
 
+/// What learns of the final word on a record besides the request: an entry of the spool.
+pub trait Settle: Send + fmt::Debug {
+    /// Called once, on whatever thread the word arrives; `None`: none will come, so nobody knows whether it is stored.
+    fn settle(self: Box<Self>, report: Option<Report>);
+}
+
 /// Where a record's report arrives; librdkafka carries it along with the record.
 ///
 /// With it travels the record's claim, so that the report decides it, also when nobody waits any more: committed when the
 /// record is stored, released when it certainly is not, else unknown. Unknown it is, too, when the slot goes without a
 /// report.
+///
+/// Where there is a spool, the request that still waits takes the claim back when the record failed, or when the report
+/// takes too long ([`Delivery::end`]): the event is stored on disk then, and its entry follows the record.
 #[derive(Debug)]
 pub struct Slot {
     state: Mutex<State>,
-    wakeups: Arc<Wakeups>,
+    wakeups: Option<Arc<Wakeups>>,
 }
 
 #[derive(Debug)]
 struct State {
     report: Option<Report>,
     waiting: Option<Waker>,
-    abandoned: bool,
+    watched: Watched,
     permit: Option<LanePermit>,
     claim: Option<Claim>,
+    entry: Option<Box<dyn Settle>>,
+}
+
+/// Who is to hear of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watched {
+    /// A request, which has no other way to keep the event.
+    Waiting,
+    /// A request, which spools the event when this fails.
+    Keeping,
+    /// The spool.
+    Spooled,
+    /// Nobody any more.
+    Abandoned,
 }
 
 impl Slot {
-    /// A slot for a record that holds `permit` and `claim` until its report.
-    pub fn new(permit: LanePermit, claim: Option<Claim>, wakeups: Arc<Wakeups>) -> Arc<Self> {
+    /// A slot for a record that holds `permit` and `claim` until its report; `keeping`: whoever waits for a record that
+    /// failed takes the claim with it.
+    pub fn new(
+        permit: LanePermit,
+        claim: Option<Claim>,
+        keeping: bool,
+        wakeups: Arc<Wakeups>,
+    ) -> Arc<Self> {
+        let watched = match keeping {
+            true => Watched::Keeping,
+            false => Watched::Waiting,
+        };
         Arc::new(Self {
             state: Mutex::new(State {
                 report: None,
                 waiting: None,
-                abandoned: false,
+                watched,
                 permit: Some(permit),
                 claim,
+                entry: None,
             }),
-            wakeups,
+            wakeups: Some(wakeups),
+        })
+    }
+
+    /// A slot for the record of an entry of the spool.
+    pub fn of_entry(permit: LanePermit, entry: Box<dyn Settle>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                report: None,
+                waiting: None,
+                watched: Watched::Spooled,
+                permit: Some(permit),
+                claim: None,
+                entry: Some(entry),
+            }),
+            wakeups: None,
         })
     }
 
@@ -153,22 +210,71 @@ impl Slot {
     pub fn complete(&self, report: Report) -> bool {
         let mut state = lock(&self.state);
         // Before anybody can know of the report: a copy that comes after the answer finds the claim decided.
-        match (state.claim.take(), report) {
+        if report.is_stored() || state.watched != Watched::Keeping {
+            state.decide(report);
+        }
+        state.report = Some(report);
+        let permit = state.permit.take();
+        let waiting = state.waiting.take();
+        let entry = state.entry.take();
+        let watched = state.watched;
+        drop(state);
+        if let Some(permit) = permit
+            && report.is_stored()
+        {
+            permit.confirmed();
+        }
+        if let Some(entry) = entry {
+            entry.settle(Some(report));
+        }
+        if let (Some(waker), Some(wakeups)) = (waiting, &self.wakeups) {
+            wakeups.push(waker);
+        }
+        watched != Watched::Abandoned
+    }
+
+    /// The record was not even queued: its entry is given back.
+    pub(super) fn refused_entry(&self) -> Option<Box<dyn Settle>> {
+        lock(&self.state).entry.take()
+    }
+
+    /// The event is on disk: `entry` hears what becomes of the record. At once, if that is known already.
+    pub fn follow(&self, entry: Box<dyn Settle>) {
+        let mut state = lock(&self.state);
+        match state.report {
+            Some(report) => {
+                drop(state);
+                entry.settle(Some(report));
+            }
+            None => state.entry = Some(entry),
+        }
+    }
+
+    /// The event could not be kept on disk. Without a report nobody is to wait for one, which can take long: a copy of the
+    /// event may be stored sooner.
+    pub fn give_back(&self, claim: Option<Claim>) {
+        let mut state = lock(&self.state);
+        state.claim = claim;
+        match state.report {
+            Some(report) => state.decide(report),
+            None => {
+                state.watched = Watched::Abandoned;
+                if let Some(claim) = state.claim.take() {
+                    claim.unknown();
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn decide(&mut self, report: Report) {
+        match (self.claim.take(), report) {
             (None, _) => {}
             (Some(claim), Report::Stored(receipt)) => claim.commit(&receipt, Instant::now()),
             (Some(claim), Report::Failed(code)) if is_certain(code) => drop(claim),
             (Some(claim), Report::Failed(_)) => claim.unknown(),
         }
-        state.report = Some(report);
-        let permit = state.permit.take();
-        let waiting = state.waiting.take();
-        let abandoned = state.abandoned;
-        drop(state);
-        drop(permit);
-        if let Some(waker) = waiting {
-            self.wakeups.push(waker);
-        }
-        !abandoned
     }
 }
 
@@ -179,6 +285,9 @@ impl Drop for Slot {
         if let Some(claim) = state.claim.take() {
             claim.unknown();
         }
+        if let Some(entry) = state.entry.take() {
+            entry.settle(None);
+        }
     }
 }
 
@@ -186,6 +295,15 @@ impl Drop for Slot {
 #[derive(Debug)]
 #[must_use = "a delivery that nobody waits for is counted as late"]
 pub struct Delivery(Arc<Slot>);
+
+/// What a wait ended with that was not answered by "stored".
+#[derive(Debug)]
+pub enum Ended {
+    /// By this report.
+    Reported(Report, Option<Claim>),
+    /// Without one: the record may be stored any time.
+    InDoubt(Arc<Slot>, Option<Claim>),
+}
 
 impl Delivery {
     /// The waiting side of a slot.
@@ -213,17 +331,36 @@ impl Future for Delivery {
 }
 
 impl Delivery {
-    /// The record was not even queued: its claim is released.
-    pub(super) fn refused(self) {
-        drop(lock(&self.0.state).claim.take());
+    /// The record was not even queued: its claim is given back.
+    pub(super) fn refused(self) -> Option<Claim> {
+        lock(&self.0.state).claim.take()
     }
 
     /// Ends the wait: the report, should it have come in the last moment; otherwise it will be late.
     pub fn abandon(&mut self) -> Option<Report> {
         let mut state = lock(&self.0.state);
-        state.abandoned = state.report.is_none();
         state.waiting = None;
+        match state.report {
+            // Nobody took the claim, and nobody will.
+            Some(report) => state.decide(report),
+            None if state.watched != Watched::Spooled => state.watched = Watched::Abandoned,
+            None => {}
+        }
         state.report
+    }
+
+    /// Ends the wait of a request that keeps the event on disk now, and so takes its claim.
+    pub fn end(self) -> Ended {
+        let mut state = lock(&self.0.state);
+        state.waiting = None;
+        let claim = state.claim.take();
+        match state.report {
+            Some(report) => Ended::Reported(report, claim),
+            None => {
+                state.watched = Watched::Spooled;
+                Ended::InDoubt(Arc::clone(&self.0), claim)
+            }
+        }
     }
 }
 
@@ -246,11 +383,12 @@ mod tests {
     use crate::dedup::memory::Memory;
     use crate::dedup::{Duplicate, Facts};
     use crate::event::EventType;
+    use crate::kafka::destination::Destination;
     use crate::kafka::lane::Lane;
     use std::time::Duration;
 
     fn slot(lane: &Arc<Lane>, wakeups: &Arc<Wakeups>) -> Arc<Slot> {
-        Slot::new(lane.enter(1).unwrap(), None, Arc::clone(wakeups))
+        Slot::new(lane.enter(1).unwrap(), None, false, Arc::clone(wakeups))
     }
 
     const STORED: Report = Report::Stored(Receipt {
@@ -260,7 +398,12 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn reports_from_another_thread_wake_all_that_wait() {
-        let lane = Lane::new(EventType::Traffic, "t".into(), 10_000, 10_000);
+        let lane = Lane::new(
+            Destination::Events(EventType::Traffic),
+            "t".into(),
+            10_000,
+            10_000,
+        );
         let wakeups = Arc::new(Wakeups::default());
         tokio::spawn(Arc::clone(&wakeups).run());
         for round in 0..20 {
@@ -309,16 +452,22 @@ mod tests {
         };
         let claim = |id, value| match memory.claim(&facts(id, value), now) {
             Next::Publish(claim) => Ok(claim),
-            Next::Duplicate(kind) => Err(kind),
+            Next::Duplicate { kind, .. } => Err(kind),
             Next::Wait(_) => panic!("it is decided"),
         };
         let receipt = Receipt::for_test();
         claim("first", 4).expect("new").commit(&receipt, now);
-        let lane = Lane::new(EventType::RoomOccupancy, "t".into(), 10, 10);
+        let lane = Lane::new(
+            Destination::Events(EventType::RoomOccupancy),
+            "t".into(),
+            10,
+            10,
+        );
         let revision = claim("revision", 5).expect("a revision");
         end(Slot::new(
             lane.enter(1).unwrap(),
             Some(revision),
+            false,
             Arc::default(),
         ));
         [("back", 4), ("again", 5), ("revision", 5)].map(|(id, value)| claim(id, value).err())
@@ -358,12 +507,12 @@ mod tests {
         });
         assert_eq!(late, stored);
         assert_eq!(ended(drop), unknown, "no report will come");
-        assert_eq!(ended(|slot| Delivery::of(slot).refused()), not_stored);
+        assert_eq!(ended(|slot| drop(Delivery::of(slot).refused())), not_stored);
     }
 
     #[test]
     fn an_abandoned_delivery_keeps_its_place_until_the_late_report() {
-        let lane = Lane::new(EventType::Traffic, "t".into(), 1, 10);
+        let lane = Lane::new(Destination::Events(EventType::Traffic), "t".into(), 1, 10);
         let wakeups = Arc::new(Wakeups::default());
         let slot = slot(&lane, &wakeups);
         drop(Delivery::of(Arc::clone(&slot)));

@@ -50,7 +50,7 @@ pub struct TopicReport {
     pub findings: Vec<Finding>,
 }
 
-/// All topics, in the order of the event types.
+/// All topics, in the order of the event types, then the quarantine.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// One entry a topic.
@@ -148,12 +148,7 @@ fn options() -> AdminOptions {
 /// Kafka cannot be reached.
 pub async fn inspect(config: &Config) -> Result<Report, Error> {
     let admin = Admin::new(config)?;
-    let names: Vec<String> = config
-        .topics
-        .per_type
-        .iter()
-        .map(|t| t.name.clone())
-        .collect();
+    let names: Vec<String> = config.needed_topics().map(|t| t.name.clone()).collect();
     // A plain thread, not one of the runtime's: those are waited for when a process ends, and this call can take long.
     let (done, seen) = oneshot::channel();
     std::thread::spawn({
@@ -191,7 +186,7 @@ pub async fn inspect(config: &Config) -> Result<Report, Error> {
         max_past: config.kafka.max_past,
         max_event_bytes: config.http.max_event_bytes,
     };
-    let topics = config.topics.per_type.iter().zip(seen);
+    let topics = config.needed_topics().zip(seen);
     let topics = topics.map(|(spec, seen)| TopicReport {
         topic: spec.name.clone(),
         partitions: seen.partitions,
@@ -211,7 +206,7 @@ pub async fn create_missing(
     config: &Config,
     report: &Report,
 ) -> Result<Vec<(String, Result<(), String>)>, Error> {
-    let all = config.topics.per_type.iter().zip(&report.topics);
+    let all = config.needed_topics().zip(&report.topics);
     let missing: Vec<_> = all
         .filter(|(_, seen)| seen.findings.contains(&Finding::Missing))
         .map(|(spec, _)| (spec, settings_for(spec)))

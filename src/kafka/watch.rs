@@ -21,6 +21,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(3);
 /// More than librdkafka reports between two looks.
 const ERRORS: u32 = 100;
+/// Records that are not confirmed for so long, while Kafka answers questions, are reason for a fresh producer.
+const STANDSTILL: Duration = Duration::from_secs(30);
 /// Between two producers: a fatal error at each start (no permission for idempotent writes) must not spin.
 const REPLACE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -30,6 +32,8 @@ pub struct Contact {
     start: Instant,
     /// Milliseconds after `start`, plus one; 0 means never.
     last: AtomicU64,
+    /// When a record was last confirmed; likewise.
+    confirmed: AtomicU64,
 }
 
 impl Default for Contact {
@@ -37,6 +41,7 @@ impl Default for Contact {
         Self {
             start: Instant::now(),
             last: AtomicU64::new(0),
+            confirmed: AtomicU64::new(0),
         }
     }
 }
@@ -44,11 +49,21 @@ impl Default for Contact {
 impl Contact {
     /// Kafka was heard of now.
     pub fn now(&self) {
-        let millis = self.start.elapsed().as_millis() as u64 + 1;
+        self.last.store(self.millis(), Ordering::Relaxed);
+    }
+
+    /// Kafka confirmed a record now.
+    pub fn confirmed(&self) {
+        let millis = self.millis();
         // Most reports come many to a millisecond: reading a shared line is cheaper than writing it.
-        if self.last.load(Ordering::Relaxed) != millis {
+        if self.confirmed.load(Ordering::Relaxed) != millis {
+            self.confirmed.store(millis, Ordering::Relaxed);
             self.last.store(millis, Ordering::Relaxed);
         }
+    }
+
+    fn millis(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64 + 1
     }
 
     /// How long ago Kafka was heard of; `None` before the first time.
@@ -119,7 +134,7 @@ impl Watch {
     pub fn start(
         config: &ClientConfig,
         producer: Arc<Producer>,
-        lanes: Arc<[Arc<Lane>; 10]>,
+        lanes: Vec<Arc<Lane>>,
         contact: Arc<Contact>,
         metrics: Arc<Metrics>,
         creating: bool,
@@ -157,15 +172,16 @@ impl Drop for Watch {
 fn run(
     lookup: &Lookup,
     producer: &Producer,
-    lanes: &[Arc<Lane>; 10],
+    lanes: &[Arc<Lane>],
     contact: &Contact,
     metrics: &Metrics,
     signals: &Signals,
 ) {
     producer.supervise(std::thread::current());
     let mut reached = None;
-    let mut doubts = [false; 10];
+    let mut doubts = vec![false; lanes.len()];
     let mut replaced: Option<Instant> = None;
+    let mut standstill = Standstill::default();
     while !signals.stop.load(Ordering::Acquire) {
         if replaced.is_none_or(|at| at.elapsed() >= REPLACE_PAUSE) && producer.replace_if_fatal() {
             replaced = Some(Instant::now());
@@ -173,6 +189,9 @@ fn run(
         let up =
             producer.reached(ANSWER) && look(lookup, lanes, contact, metrics, signals, &mut doubts);
         metrics.kafka.up.set(up.into());
+        if standstill.is_too_long(up && is_anything_due(lanes), contact) {
+            producer.replace_stuck();
+        }
         if reached != Some(up) {
             match up {
                 true => tracing::info!("Kafka is reached"),
@@ -187,14 +206,45 @@ fn run(
     }
 }
 
+/// Whether a topic that is there has records to confirm.
+fn is_anything_due(lanes: &[Arc<Lane>]) -> bool {
+    let mut lanes = lanes.iter();
+    lanes.any(|lane| lane.state() == TopicState::Available && lane.in_flight() > 0)
+}
+
+/// Since when Kafka answers questions and confirms no record, though there are some to confirm.
+///
+/// A librdkafka was seen that delivered nothing any more after its broker had been away while the partitions' leaders
+/// changed; its own timeouts did not end that.
+#[derive(Debug, Default)]
+struct Standstill(Option<(Instant, u64)>);
+
+impl Standstill {
+    /// Takes what was seen just now.
+    fn is_too_long(&mut self, due: bool, contact: &Contact) -> bool {
+        let confirmed = contact.confirmed.load(Ordering::Relaxed);
+        match self.0 {
+            _ if !due => self.0 = None,
+            Some((since, before)) if before == confirmed => {
+                if since.elapsed() >= STANDSTILL {
+                    self.0 = None;
+                    return true;
+                }
+            }
+            _ => self.0 = Some((Instant::now(), confirmed)),
+        }
+        false
+    }
+}
+
 /// One look at all topics, each asked for by name: a listing of all would leave out what is forbidden.
 fn look(
     lookup: &Lookup,
-    lanes: &[Arc<Lane>; 10],
+    lanes: &[Arc<Lane>],
     contact: &Contact,
     metrics: &Metrics,
     signals: &Signals,
-    doubts: &mut [bool; 10],
+    doubts: &mut [bool],
 ) -> bool {
     for (lane, doubt) in lanes.iter().zip(doubts) {
         if signals.stop.load(Ordering::Acquire) {

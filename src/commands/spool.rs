@@ -1,0 +1,256 @@
+//! `spool`: what waits on disk, for the operator who has to know, to save it, or to empty it.
+
+mod describe;
+mod drain;
+mod export;
+mod list;
+mod look;
+mod status;
+mod verify;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::{ConfigArguments, FAILED, MISUSED, load, misused};
+use crate::config::{Config, Sources};
+use crate::event::EventType;
+use crate::kafka::destination::Destination;
+use look::guarded;
+
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What can be done with a spool.
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Show how much waits for which topic, since when, and what was set aside; exit 1 when damage was found
+    Status(status::Arguments),
+    /// List the entries, one a line
+    List(list::Arguments),
+    /// Write the entries out, so that what a bridge cannot deliver can be saved and fed to it again
+    Export(export::Arguments),
+    /// Read everything back and compare checksums and counts; exit 1 when something is wrong
+    Verify(verify::Arguments),
+    /// Empty the spool into Kafka and end; with no bridge running on it
+    Drain(drain::Arguments),
+}
+
+/// Runs one of them to its end.
+pub fn run(arguments: Arguments) -> ExitCode {
+    let done = match arguments.command {
+        Command::Status(arguments) => guarded(|| status::run(&arguments)),
+        Command::List(arguments) => guarded(|| list::run(&arguments)),
+        Command::Export(arguments) => guarded(|| export::run(&arguments)),
+        Command::Verify(arguments) => guarded(|| verify::run(&arguments)),
+        Command::Drain(arguments) => drain::run(&arguments),
+    };
+    match done {
+        Ok(Verdict::Good) => ExitCode::SUCCESS,
+        Ok(Verdict::Bad) => ExitCode::from(FAILED),
+        Err(failure) => failure.tell(),
+    }
+}
+
+/// How a command ends that could do what it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// As hoped for.
+    Good,
+    /// Not so; what is wrong was told.
+    Bad,
+}
+
+impl Verdict {
+    fn good_if(good: bool) -> Self {
+        if good { Self::Good } else { Self::Bad }
+    }
+}
+
+/// Why a command could not do it.
+#[derive(Debug)]
+enum Failure {
+    /// Bad usage or configuration; told here.
+    Misused(String),
+    /// The same; told already.
+    Told(ExitCode),
+    /// Something was asked for that cannot be.
+    Failed(String),
+    /// Whoever read the output has gone, and knows.
+    Closed,
+}
+
+impl Failure {
+    fn tell(self) -> ExitCode {
+        match self {
+            Self::Misused(text) => {
+                eprintln!("{text}");
+                ExitCode::from(MISUSED)
+            }
+            Self::Failed(text) => {
+                eprintln!("{text}");
+                ExitCode::from(FAILED)
+            }
+            Self::Told(code) => code,
+            Self::Closed => ExitCode::from(FAILED),
+        }
+    }
+
+    /// Of writing to `name`.
+    fn output(name: &str, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Failed(format!("{name} cannot be written: {error}")),
+        }
+    }
+}
+
+/// Of a loop that writes to standard output.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::output("standard output", &error)
+    }
+}
+
+/// Which spool.
+#[derive(clap::Args, Debug)]
+struct SpoolArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// The spool's directory, or a copy of it, instead of the configuration's spool.dir
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl SpoolArguments {
+    fn sources(&self) -> Result<Sources, Failure> {
+        let mut sources = self.config.sources();
+        if let Some(dir) = &self.dir {
+            let dir = dir.to_str().ok_or_else(|| {
+                Failure::Misused(format!("--dir {}: the name is not UTF-8", dir.display()))
+            })?;
+            let value = toml::Value::String(dir.to_owned());
+            sources.flags.push(("spool.dir".to_owned(), value));
+        }
+        Ok(sources)
+    }
+
+    fn load(&self) -> Result<Config, Failure> {
+        load(&self.sources()?).map_err(|mistakes| Failure::Told(misused(&mistakes)))
+    }
+
+    /// Where the spool lies. A copy can be looked at where nothing of the configuration is at hand.
+    fn dir(&self) -> Result<PathBuf, Failure> {
+        match &self.dir {
+            Some(dir) if !self.config.is_given() => Ok(dir.clone()),
+            _ => dir_of(&self.load()?),
+        }
+    }
+}
+
+/// The spool's directory, which must hold one.
+fn dir_of(config: &Config) -> Result<PathBuf, Failure> {
+    config.spool.dir.clone().ok_or_else(|| {
+        Failure::Misused(
+            "spool.dir is not set: name the spool's directory there, or with --dir".to_owned(),
+        )
+    })
+}
+
+/// Fails where there is no spool: a directory that was mistyped must not look like an empty one.
+fn require_spool(dir: &Path) -> Result<(), Failure> {
+    let shown = dir.display();
+    let names = std::fs::read_dir(dir).and_then(|entries| {
+        let name = |entry: io::Result<std::fs::DirEntry>| {
+            entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+        };
+        entries.map(name).collect::<io::Result<Vec<_>>>()
+    });
+    match names {
+        Ok(names) if names.iter().any(|name| belongs_to_a_spool(name)) => Ok(()),
+        Ok(_) => Err(Failure::Misused(format!(
+            "there is no spool in {shown}: no bridge has used this directory yet; look whether spool.dir or --dir names the right one"
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Failure::Failed(
+            format!("{shown} cannot be read: {error}; run this as the user of the bridge"),
+        )),
+        Err(error) => Err(Failure::Misused(format!(
+            "{shown} cannot be read: {error}; look whether spool.dir or --dir names the right directory"
+        ))),
+    }
+}
+
+fn belongs_to_a_spool(name: &str) -> bool {
+    matches!(name, "manifest.json" | "lock") || name.ends_with(".redb")
+}
+
+/// `--type`: any spelling of a type, as in topics too, or `quarantine`.
+fn destination(text: &str) -> Result<Destination, String> {
+    let by_topic = |text| EventType::ALL.into_iter().find(|t| t.kebab() == text);
+    if text.eq_ignore_ascii_case("quarantine") {
+        return Ok(Destination::Quarantine);
+    }
+    let found = EventType::parse(text).or_else(|| by_topic(text));
+    found.map(Destination::Events).ok_or_else(|| {
+        let names = Destination::all().map(Destination::name);
+        format!("no type of event; allowed: {}", names.join(", "))
+    })
+}
+
+/// Those that were asked for; all where none was.
+fn destinations(asked: &[Destination]) -> impl Iterator<Item = Destination> {
+    let all = Destination::all().into_iter();
+    all.filter(|to| asked.is_empty() || asked.contains(to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_have_many_spellings() {
+        let room = Destination::Events(EventType::RoomOccupancy1Min);
+        for text in [
+            "ROOM_OCCUPANCY_1MIN",
+            "room_occupancy_1m",
+            "room-occupancy-1min",
+        ] {
+            assert_eq!(destination(text), Ok(room));
+        }
+        assert_eq!(destination("quarantine"), Ok(Destination::Quarantine));
+        let problem = destination("rooms").unwrap_err();
+        assert!(problem.contains("PIR_NO_MOTION") && problem.contains("quarantine"));
+    }
+
+    #[test]
+    fn without_a_wish_all_are_meant() {
+        assert_eq!(destinations(&[]).count(), Destination::COUNT);
+        let one = [Destination::Quarantine];
+        assert!(destinations(&one).eq(one));
+    }
+
+    #[test]
+    fn a_directory_without_a_spool_is_not_an_empty_spool() {
+        let dir = tempfile::tempdir().unwrap();
+        let misused = |dir: &Path| matches!(require_spool(dir), Err(Failure::Misused(_)));
+        assert!(misused(dir.path()));
+        assert!(misused(&dir.path().join("none")));
+        std::fs::write(dir.path().join("notes.txt"), "x").unwrap();
+        assert!(misused(dir.path()));
+        std::fs::write(dir.path().join("00000001.redb"), "x").unwrap();
+        assert!(require_spool(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn who_closes_the_pipe_is_told_nothing() {
+        let closed = Failure::output("x", &io::ErrorKind::BrokenPipe.into());
+        assert!(matches!(closed, Failure::Closed));
+        let full = Failure::output("--out x", &io::ErrorKind::StorageFull.into());
+        assert!(matches!(full, Failure::Failed(text) if text.contains("--out x")));
+    }
+}

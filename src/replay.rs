@@ -1,0 +1,336 @@
+//! Sends again what was quarantined and is a valid event by now, through the bridge's own pipeline.
+//!
+//! Safe to run twice, also days later, when nothing else remembers what was published: the quarantine topic itself does.
+//! Before a batch is published, an *intent* goes there: which records it is about, and where the topics of their events end.
+//! After it, a *done* says what came of it. Both are markers: records with the key [`marker::KEY`] and the header
+//! [`marker::HEADER`], all in partition 0, so that they have one order that every run sees.
+//!
+//! - What a done names is not sent again ([`history`]).
+//! - Records of an intent without its done are in doubt: they are looked for in those topics, from those ends on, by the
+//!   header `ce_replayedfrom` ([`stored`]).
+//! - One batch at a time is under way: an intent counts only while no other is open, by the order of the markers. A run whose
+//!   intent does not count ends, and so does one that meets what another did meanwhile. An intent whose run is gone is closed by the next run once its lease is over; the run itself
+//!   publishes nothing later than that.
+
+mod batch;
+mod history;
+mod journal;
+mod kept;
+mod marker;
+mod reader;
+mod sending;
+mod stored;
+mod summary;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use summary::Summary;
+
+use crate::config::Config;
+use crate::event::Limits;
+use batch::Work;
+use journal::Journal;
+use kept::{Kept, Place, Read};
+use marker::{Finished, Partly};
+use reader::Reader;
+use sending::{Sending, Sent};
+
+/// Which records are sent again, and whether at all.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Only what was received from then on.
+    pub since: Option<SystemTime>,
+    /// Only what was refused with one of these codes; empty: with any.
+    pub codes: Vec<String>,
+    /// Only look.
+    pub dry_run: bool,
+}
+
+/// Why a replay could not go on. What it published is remembered; it can be run again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka.
+    #[error("{0}")]
+    Kafka(String),
+    /// The topic does not exist.
+    #[error(
+        "the topic {0} does not exist, so nothing was quarantined; `butlr-bridge topics --apply` creates it"
+    )]
+    Missing(String),
+    /// Somebody else does the same.
+    #[error(
+        "another replay is at work on {0}: nothing more was sent; run it again when that has ended"
+    )]
+    Busy(String),
+    /// Nothing of a batch could be stored.
+    #[error(
+        "given up, since nothing can be stored now ({0}); what was sent is remembered: run it again"
+    )]
+    GivenUp(String),
+    /// The bridge's parts.
+    #[error("{0}")]
+    Configuration(String),
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Records of the quarantine topic read.
+    pub read: u64,
+    /// Of so many.
+    pub of: u64,
+    /// Events published.
+    pub published: u64,
+}
+
+/// Records held at a time, and their bytes: within them, the order is that of receipt.
+const CHUNK: usize = 5_000;
+const CHUNK_BYTES: usize = 32 << 20;
+/// Events published at a time, and their bytes.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Replays; the summary also where it could not go on.
+pub fn run(
+    config: &Config,
+    options: &Options,
+    tell: &mut dyn FnMut(Progress),
+) -> (Summary, Result<(), Error>) {
+    let mut summary = Summary {
+        dry_run: options.dry_run,
+        ..Summary::default()
+    };
+    let result = replay(config, options, &mut summary, tell);
+    summary.is_whole = result.is_ok();
+    (summary, result)
+}
+
+fn replay(
+    config: &Config,
+    options: &Options,
+    summary: &mut Summary,
+    tell: &mut dyn FnMut(Progress),
+) -> Result<(), Error> {
+    // The spool is the running bridge's, and what is not valid stays where it is.
+    let mut config = config.clone();
+    config.spool.dir = None;
+    config.quarantine.keep = false;
+    let bootstrap = config.require_kafka();
+    let bootstrap = bootstrap.map_err(|mistake| Error::Configuration(mistake.to_string()))?;
+    let topic = config.topics.quarantine.name.clone();
+    let reader = Reader::new(&config, bootstrap)?;
+    let spans = reader.spans(&topic)?;
+    let mut journal = Journal::open(&config, bootstrap)?;
+    journal.catch_up()?;
+    let mut found = HashMap::new();
+    if !options.dry_run {
+        journal.wait_for_others()?;
+        found = stored::look(&reader, journal.history().doubts(), &topic)?;
+    }
+    let sending = match options.dry_run {
+        true => None,
+        false => Some(Sending::start(&config, bootstrap).map_err(Error::Configuration)?),
+    };
+    let mut replay = Replay {
+        limits: Limits {
+            max_events: config.http.max_events,
+            max_event_bytes: config.http.max_event_bytes,
+        },
+        most: BATCH.min(config.kafka.max_in_flight_per_topic),
+        lease: sending::lease(&config),
+        config: &config,
+        options,
+        topic: &topic,
+        journal,
+        found,
+        sending,
+        summary,
+        chunk: Vec::new(),
+        chunk_bytes: 0,
+    };
+    let of = spans.iter().map(|span| span.len()).sum();
+    let read = reader.read(&topic, &spans, &mut |read| {
+        replay.take(read)?;
+        let (read, published) = (replay.summary.read, replay.summary.published);
+        tell(Progress {
+            read,
+            of,
+            published,
+        });
+        Ok(())
+    });
+    read.and_then(|()| replay.process())
+}
+
+/// A run under way.
+struct Replay<'r> {
+    config: &'r Config,
+    options: &'r Options,
+    topic: &'r str,
+    limits: Limits,
+    /// Events of a batch.
+    most: usize,
+    lease: Duration,
+    journal: Journal,
+    /// Of the records in doubt: hashes of the events that are stored.
+    found: HashMap<Place, HashSet<u64>>,
+    /// `None`: only looking.
+    sending: Option<Sending>,
+    summary: &'r mut Summary,
+    chunk: Vec<Kept>,
+    chunk_bytes: usize,
+}
+
+impl Replay<'_> {
+    fn take(&mut self, read: Read) -> Result<(), Error> {
+        let kept = match read {
+            Read::Kept(kept) => kept,
+            Read::Marker { .. } | Read::Foreign => return Ok(()),
+        };
+        self.summary.read += 1;
+        if !self.matches(&kept) {
+            return Ok(());
+        }
+        self.summary.matched += 1;
+        if self.journal.history().is_done(&kept) {
+            self.summary.already += 1;
+            return Ok(());
+        }
+        self.chunk_bytes += kept.value.len();
+        self.chunk.push(kept);
+        match self.chunk.len() >= CHUNK || self.chunk_bytes >= CHUNK_BYTES {
+            true => self.process(),
+            false => Ok(()),
+        }
+    }
+
+    fn matches(&self, kept: &Kept) -> bool {
+        let Options { since, codes, .. } = self.options;
+        let since = since.map_or(i64::MIN, millis);
+        let of_codes = codes.is_empty() || kept.codes.iter().any(|code| codes.contains(code));
+        kept.received_ms >= since && of_codes
+    }
+
+    /// Sends what of the chunk is valid.
+    fn process(&mut self) -> Result<(), Error> {
+        let mut chunk = std::mem::take(&mut self.chunk);
+        self.chunk_bytes = 0;
+        chunk.sort_by_key(|kept| kept.received_ms);
+        let nothing = HashSet::new();
+        let mut works = VecDeque::new();
+        for kept in &chunk {
+            let stored = self.found.get(&kept.place).unwrap_or(&nothing);
+            let before = self.journal.history().partly(kept.place);
+            let work = Work::of(kept, self.limits, |hash| {
+                stored.contains(&hash) || before.is_some_and(|before| before.contains(&hash))
+            });
+            self.summary.judged(&work);
+            if work.is_needed() {
+                works.push_back(work);
+            }
+        }
+        if self.sending.is_some() {
+            while !works.is_empty() {
+                self.batch(&mut works)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One batch: intent, events, done.
+    fn batch(&mut self, works: &mut VecDeque<Work<'_>>) -> Result<(), Error> {
+        let taken = batch::taken(works, self.most, BATCH_BYTES);
+        let begun = std::time::Instant::now();
+        let places: Vec<_> = works
+            .iter()
+            .take(taken)
+            .map(|work| work.kept.place)
+            .collect();
+        let types = works.iter().take(taken).flat_map(Work::types);
+        let ends = self.journal.ends(self.config, types, &places)?;
+        self.journal.intend(places, ends, self.lease)?;
+        // The same bytes may have been sent by a batch before.
+        for work in works.iter_mut().take(taken) {
+            let history = self.journal.history();
+            if history.is_done(work.kept) {
+                work.items.clear();
+                work.is_told = true;
+                self.summary.already += 1;
+            }
+        }
+        let items: Vec<_> = batch::items(works, taken, self.most, BATCH_BYTES);
+        let sending = self.sending.as_ref().expect("asked for only when sending");
+        if begun.elapsed() >= sending.answer_within() {
+            // The lease may be over before all of it is published.
+            self.journal.withdraw()?;
+            return Err(Error::Kafka(
+                "Kafka is too slow to send anything now".to_owned(),
+            ));
+        }
+        let sent = sending.send(self.topic, &items);
+        drop(items);
+        let gave_up = self.note(works, taken, sent)?;
+        gave_up.map_or(Ok(()), |reason| Err(Error::GivenUp(reason)))
+    }
+
+    /// Writes down what came of a batch. Some reason, where nothing could be stored.
+    fn note(
+        &mut self,
+        works: &mut VecDeque<Work<'_>>,
+        taken: usize,
+        sent: Vec<Sent>,
+    ) -> Result<Option<String>, Error> {
+        let failed = sent.iter().filter_map(|sent| match sent {
+            Sent::Failed(code) => Some(*code),
+            Sent::Published | Sent::Duplicate => None,
+        });
+        let gave_up = match failed.clone().count() {
+            0 => None,
+            n if n < sent.len() => None,
+            _ => failed.clone().next().map(str::to_owned),
+        };
+        let mut finished = Finished::default();
+        let mut sent = sent.into_iter();
+        let mut left = Vec::new();
+        for _ in 0..taken {
+            let mut work = works.pop_front().expect("as many were taken");
+            let count = work.items.len().min(sent.len());
+            for (item, sent) in work.items.drain(..count).zip(&mut sent) {
+                self.summary.sent(&sent);
+                match sent {
+                    Sent::Published | Sent::Duplicate => work.done.push(item.hash),
+                    Sent::Failed(_) => work.has_failed = true,
+                }
+            }
+            let place = work.kept.place;
+            if work.has_failed {
+                finished.unsure.push(place);
+            }
+            if work.is_told {
+                continue;
+            }
+            if work.items.is_empty() && !work.has_failed && !work.has_invalid {
+                finished.records.push((place, work.kept.key.clone()));
+                continue;
+            }
+            let items = std::mem::take(&mut work.done);
+            if !items.is_empty() {
+                finished.partly.push(Partly { place, items });
+            }
+            if !work.items.is_empty() {
+                left.push(work);
+            }
+        }
+        left.into_iter()
+            .rev()
+            .for_each(|work| works.push_front(work));
+        self.journal.finish(finished)?;
+        Ok(gave_up)
+    }
+}
+
+fn millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

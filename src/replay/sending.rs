@@ -1,0 +1,199 @@
+//! The bridge without its listeners: what is sent here takes the path of every event.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use futures_util::future::join_all;
+use tokio::runtime::Runtime;
+
+use super::kept::{Kept, Place};
+use crate::config::Config;
+use crate::dedup::desk::Desk;
+use crate::dedup::rebuilding::Rebuilding;
+use crate::event::Limits;
+use crate::http::gate::Gate;
+use crate::kafka::client;
+use crate::kafka::destination::Destination;
+use crate::kafka::lane::Lane;
+use crate::kafka::producer::Producer;
+use crate::kafka::report::Wakeups;
+use crate::kafka::watch::{Contact, Watch};
+use crate::metrics::Metrics;
+use crate::pipeline::{Answer, Pipeline, Promise, Request, Sender};
+use crate::record::Stamping;
+use crate::spool::entry::ReplayedFrom;
+
+/// What an open batch may take beside the time of its answers.
+const MARGIN: Duration = Duration::from_secs(2);
+/// Between two looks whether it is known what is stored.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long the last reports are waited for.
+const END: Duration = Duration::from_secs(5);
+
+/// So long after an intent is written, nothing of its batch is published any more: it is begun within `answer_within`, or not
+/// at all, and librdkafka gives up what it has after as long again.
+pub fn lease(config: &Config) -> Duration {
+    2 * config.http.answer_within + MARGIN
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Kafka has it.
+    Published,
+    /// Kafka had it.
+    Duplicate,
+    /// Why it is not stored, as far as is known.
+    Failed(&'static str),
+}
+
+/// Not asked: nothing is quarantined again.
+struct Nobody;
+
+impl Sender for Nobody {
+    fn path(&self) -> String {
+        String::new()
+    }
+
+    fn credential(&self) -> String {
+        String::new()
+    }
+
+    fn content_type(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The parts of a bridge.
+pub struct Sending {
+    pipeline: Pipeline,
+    gate: Arc<Gate>,
+    wakeups: Arc<Wakeups>,
+    answer_within: Duration,
+    runtime: Runtime,
+    _rebuilding: Option<Rebuilding>,
+    _watch: Watch,
+}
+
+impl Sending {
+    /// Starts them, and waits until what is stored is known as far as it ever will be.
+    pub fn start(config: &Config, bootstrap: &str) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("the system can start no runtime: {error}"))?;
+        // The connection to Redis is a task.
+        let _within = runtime.enter();
+        let metrics = Arc::new(Metrics::new(&config.topics.names()));
+        let contact = Arc::new(Contact::default());
+        let refused = |error| format!("kafka.properties: {error}");
+        let producer = client::producer(config, bootstrap);
+        let producer = Producer::start(producer, Arc::clone(&metrics), Arc::clone(&contact));
+        let producer = Arc::new(producer.map_err(refused)?);
+        let lanes = Arc::new(Destination::all().map(|destination| {
+            let topic = config.topics.of(destination).name.clone();
+            let most = config.kafka.max_in_flight_per_topic;
+            Lane::new(destination, topic, most, client::lane_bytes(&config.http))
+        }));
+        let of_events = |lane: &&Arc<Lane>| lane.destination() != Destination::Quarantine;
+        let watch = Watch::start(
+            &client::base(&config.kafka, bootstrap),
+            Arc::clone(&producer),
+            lanes.iter().filter(of_events).cloned().collect(),
+            contact,
+            Arc::clone(&metrics),
+            false,
+        );
+        let desk = Desk::open(config, &metrics)?.map(Arc::new);
+        let rebuilding = desk
+            .as_ref()
+            .map(|desk| Rebuilding::start(config, bootstrap, desk));
+        while desk.as_ref().is_some_and(|desk| !desk.is_rebuilt()) {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        let wakeups = Arc::new(Wakeups::default());
+        drop(runtime.spawn(Arc::clone(&wakeups).run()));
+        drop(_within);
+        Ok(Self {
+            pipeline: Pipeline {
+                metrics,
+                desk,
+                producer,
+                lanes,
+                spool: None,
+                confirm_within: config.kafka.confirm_within,
+                reserve: Duration::ZERO,
+                quarantine: config.quarantine,
+                stamping: Stamping {
+                    mode: config.kafka.timestamp,
+                    max_future: config.kafka.max_future,
+                    max_past: config.kafka.max_past,
+                },
+                limits: Limits {
+                    max_events: config.http.max_events,
+                    max_event_bytes: config.http.max_event_bytes,
+                },
+            },
+            gate: Gate::new(&config.http),
+            wakeups,
+            answer_within: config.http.answer_within,
+            runtime,
+            _rebuilding: rebuilding,
+            _watch: watch.map_err(refused)?,
+        })
+    }
+
+    /// `http.answer_within`
+    pub fn answer_within(&self) -> Duration {
+        self.answer_within
+    }
+
+    /// Sends events, each with the record it comes from, and waits for what becomes of them.
+    pub fn send(&self, topic: &str, items: &[(&Kept, &[u8])]) -> Vec<Sent> {
+        let deadline = Instant::now() + self.answer_within;
+        let all = items
+            .iter()
+            .map(|(kept, bytes)| self.send_one(topic, kept, bytes, deadline));
+        self.runtime.block_on(join_all(all))
+    }
+
+    async fn send_one(&self, topic: &str, kept: &Kept, body: &[u8], deadline: Instant) -> Sent {
+        let Place(partition, offset) = kept.place;
+        let replayed_from = ReplayedFrom {
+            topic: topic.to_owned(),
+            partition,
+            offset,
+        };
+        let received = Duration::from_millis(kept.received_ms.max(0).unsigned_abs());
+        let request = Request {
+            body,
+            expected: kept.expected,
+            received_at: UNIX_EPOCH + received,
+            deadline,
+            sender: &Nobody,
+            replayed_from: Some(&replayed_from),
+        };
+        let mut permit = self.gate.permit();
+        let answer = self.pipeline.process(request, &mut permit, &self.wakeups);
+        let Answer::One(verdict) = answer.await else {
+            unreachable!("an event is no array");
+        };
+        match verdict.outcome {
+            Ok(Promise::Published(_)) => Sent::Published,
+            Ok(Promise::Duplicate { .. }) => Sent::Duplicate,
+            Ok(Promise::Spooled | Promise::Quarantined(_)) => {
+                unreachable!("there is no spool, and nothing is quarantined")
+            }
+            Err(rejection) => Sent::Failed(rejection.code()),
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.pipeline.producer.end(END);
+        if let Some(desk) = &self.pipeline.desk {
+            self.runtime.block_on(desk.flush(END));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! After a start: what the spool holds counts for duplicate detection like what Kafka holds.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::entry::{Content, Entry};
+use super::store::Store;
+use super::{Spool, now_ms};
+use crate::config;
+use crate::dedup::desk::Desk;
+use crate::dedup::spooled::SpooledTold;
+use crate::event::{Limits, Parsed, parse};
+use crate::kafka::destination::Destination;
+
+/// Entries read at a time.
+const BATCH: usize = 1_000;
+/// Their bytes.
+const BATCH_BYTES: usize = 4 << 20;
+/// Receipt is in the order of entries only as far as requests overtake each other and clocks are set.
+const SLACK: Duration = Duration::from_secs(60);
+/// What lies in the spool was checked when it was received.
+const ANY_SIZE: Limits = Limits {
+    max_events: usize::MAX,
+    max_event_bytes: usize::MAX,
+};
+
+/// Tells `desk` of the entries young enough to be remembered, on a thread of its own.
+pub fn restore(spool: &Arc<Spool>, desk: &Arc<Desk>, settings: &config::Dedup) {
+    desk.expect_spool();
+    let window = settings.id_window.max(settings.reading_window);
+    let most = settings.max_ids;
+    let (spool, desk) = (Arc::clone(spool), Arc::clone(desk));
+    let thread = std::thread::Builder::new()
+        .name("spool-restore".into())
+        .spawn(move || {
+            // Also after a panic: events must not wait for what does not come.
+            let _over = Over(&desk);
+            let began = Instant::now();
+            let told = all(spool.store(), window, most);
+            let entries = told.len();
+            // The newest first: what is known already is newer than what is told.
+            told.into_iter()
+                .rev()
+                .for_each(|told| desk.restore_spooled(told));
+            if entries > 0 {
+                let took_s = began.elapsed().as_secs_f64();
+                tracing::info!(entries, took_s, "what waits in the spool is known again");
+            }
+        });
+    thread.expect("the system can start a thread");
+}
+
+struct Over<'d>(&'d Desk);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let why = "reading the spool failed".to_owned();
+            self.0.set_incomplete(why);
+        }
+        self.0.spool_restored();
+    }
+}
+
+/// What the entries of the last `window` tell, at most `most` of each destination, the oldest first.
+fn all(store: &Store, window: Duration, most: usize) -> VecDeque<SpooledTold> {
+    let mut told = VecDeque::new();
+    for to in Destination::all() {
+        if store.present(to) > 0 {
+            of(store, to, window, most, &mut told);
+        }
+    }
+    told
+}
+
+fn of(
+    store: &Store,
+    to: Destination,
+    window: Duration,
+    most: usize,
+    told: &mut VecDeque<SpooledTold>,
+) {
+    let now_ms = now_ms();
+    let reach = i64::try_from((window + SLACK).as_millis()).unwrap_or(i64::MAX);
+    let since = now_ms.saturating_sub(reach);
+    let handed = store.handed(to).map(|handed| handed.upto);
+    let mut from = first_since(store, to, since);
+    let mut taken = 0;
+    loop {
+        let batch = match store.read(to, from, BATCH, BATCH_BYTES) {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::warn!(%error, "entries of the spool cannot be read back: copies of them are published as new");
+                return;
+            }
+        };
+        let Some((last, _)) = batch.last() else {
+            return;
+        };
+        from = last + 1;
+        for (seq, bytes) in &batch {
+            let Ok(entry) = Entry::decode(bytes) else {
+                continue;
+            };
+            let Some(one) = tell(&entry, now_ms) else {
+                continue;
+            };
+            let suspect = entry.in_doubt || handed.is_some_and(|upto| *seq <= upto);
+            if taken == most {
+                told.pop_front();
+            } else {
+                taken += 1;
+            }
+            told.push_back(if suspect { one.suspected() } else { one });
+        }
+    }
+}
+
+fn tell(entry: &Entry<'_>, now_ms: i64) -> Option<SpooledTold> {
+    let received_ms = entry.received_ms;
+    match &entry.content {
+        Content::Quarantined(_) => Some(SpooledTold::of_bytes(&entry.value, received_ms, now_ms)),
+        Content::Event { marks, .. } => match parse(&entry.value, None, ANY_SIZE) {
+            Ok(Parsed::One(Ok(event))) => Some(SpooledTold::of(&event, marks, received_ms, now_ms)),
+            _ => None,
+        },
+    }
+}
+
+/// The number of about the first entry that was received at `since` or later: receipt is nearly in the order of entries.
+fn first_since(store: &Store, to: Destination, since: i64) -> u64 {
+    let is_old = |seq| {
+        let read = store.read(to, seq, 1, 1).unwrap_or_default();
+        let entry = read
+            .first()
+            .and_then(|(_, bytes)| Entry::decode(bytes).ok());
+        entry.is_some_and(|entry| entry.received_ms < since)
+    };
+    let (mut low, mut high) = (0, u64::MAX);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match is_old(middle) {
+            true => low = middle + 1,
+            false => high = middle,
+        }
+    }
+    low
+}

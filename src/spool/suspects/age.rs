@@ -1,0 +1,182 @@
+//! How far back suspects can be: by when what lies there was received.
+
+use std::time::Duration;
+
+use super::Suspect;
+use crate::kafka::tail::{Record, Span};
+
+/// Receipt is in the order of offsets only as far as replicas' clocks agree and librdkafka does not hold records for
+/// longer: what it had when Kafka went away is stored, without a mark, when it is back.
+const SLACK: Duration = Duration::from_secs(300);
+/// So few records tell nothing of the age of those around them.
+const FEW: u64 = 8;
+
+/// What was received before, and did not wait, was stored before any suspect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Horizon(Option<i64>);
+
+impl Horizon {
+    /// That of these, by a clock that says `now_ms`.
+    pub fn of(suspects: &[Suspect], now_ms: i64) -> Self {
+        let times = || suspects.iter().map(|s| s.received_ms);
+        // Received in the future: the clock was wrong then or is now, and no age tells anything.
+        if times().any(|t| t > now_ms) {
+            return Self(None);
+        }
+        let slack = i64::try_from(SLACK.as_millis()).unwrap_or(i64::MAX);
+        Self(times().min().map(|oldest| oldest.saturating_sub(slack)))
+    }
+}
+
+/// A span of a partition, and whether all in it was received before the horizon.
+#[derive(Debug)]
+pub struct Stretch {
+    span: Span,
+    before: u64,
+    after: u64,
+}
+
+impl AsMut<Span> for Stretch {
+    fn as_mut(&mut self) -> &mut Span {
+        &mut self.span
+    }
+}
+
+impl Stretch {
+    /// With nothing read yet.
+    pub fn of(span: Span) -> Self {
+        Self {
+            span,
+            before: 0,
+            after: 0,
+        }
+    }
+
+    /// Its offsets.
+    pub fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// Takes note of one of its records.
+    pub fn see(&mut self, record: &Record<'_>, horizon: Horizon) {
+        let Some(received_ms) = record.received_ms.or(record.quarantined_ms) else {
+            return;
+        };
+        if record.waited {
+            return;
+        }
+        match horizon.0 {
+            Some(horizon) if received_ms < horizon => self.before += 1,
+            _ => self.after += 1,
+        }
+    }
+
+    /// No suspect lies before it.
+    pub fn is_beyond(&self) -> bool {
+        self.after == 0 && self.before >= FEW
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000_000;
+    const SLACK_MS: i64 = SLACK.as_millis() as i64;
+
+    fn suspect(received_ms: i64) -> Suspect {
+        Suspect {
+            seq: 1,
+            id: None,
+            value_hash: 1,
+            received_ms,
+        }
+    }
+
+    fn of(ages: &[(i64, bool)]) -> Stretch {
+        let horizon = Horizon::of(&[suspect(NOW), suspect(NOW - 1000)], NOW);
+        let mut stretch = Stretch::of(Span::new(0, 0, 100));
+        for (age, waited) in ages {
+            let record = Record {
+                received_ms: Some(NOW - age),
+                waited: *waited,
+                ..Record::default()
+            };
+            stretch.see(&record, horizon);
+        }
+        stretch
+    }
+
+    #[test]
+    fn the_oldest_suspect_counts() {
+        let just_before = (SLACK_MS + 1001, false);
+        assert!(of(&[just_before; 8]).is_beyond());
+        assert!(!of(&[(SLACK_MS + 1000, false); 8]).is_beyond());
+    }
+
+    #[test]
+    fn few_records_tell_nothing() {
+        let old = (10 * SLACK_MS, false);
+        assert!(!of(&[]).is_beyond());
+        assert!(!of(&[old; 7]).is_beyond());
+        assert!(of(&[old; 8]).is_beyond());
+    }
+
+    #[test]
+    fn one_new_record_among_old_ones_says_that_more_may_come() {
+        let mut ages = vec![(10 * SLACK_MS, false); 500];
+        assert!(of(&ages).is_beyond());
+        ages[250] = (0, false);
+        assert!(!of(&ages).is_beyond());
+        // What waited may be stored next to anything.
+        ages[250] = (0, true);
+        assert!(of(&ages).is_beyond());
+    }
+
+    #[test]
+    fn what_waited_ends_no_search() {
+        assert!(!of(&[(10 * SLACK_MS, true); 500]).is_beyond());
+    }
+
+    #[test]
+    fn others_records_tell_nothing_and_the_quarantined_do() {
+        let horizon = Horizon::of(&[suspect(NOW)], NOW);
+        let mut stretch = Stretch::of(Span::new(0, 0, 100));
+        for _ in 0..8 {
+            stretch.see(&Record::default(), horizon);
+        }
+        assert!(!stretch.is_beyond());
+        let quarantined = Record {
+            quarantined_ms: Some(0),
+            ..Record::default()
+        };
+        for _ in 0..8 {
+            stretch.see(&quarantined, horizon);
+        }
+        assert!(stretch.is_beyond());
+    }
+
+    #[test]
+    fn with_a_clock_that_went_back_no_age_tells() {
+        let suspects = [suspect(NOW - 10), suspect(NOW + 1)];
+        assert_eq!(Horizon::of(&suspects, NOW), Horizon(None));
+        let mut stretch = Stretch::of(Span::new(0, 0, 100));
+        let record = Record {
+            received_ms: Some(0),
+            ..Record::default()
+        };
+        for _ in 0..100 {
+            stretch.see(&record, Horizon(None));
+        }
+        assert!(!stretch.is_beyond());
+    }
+
+    #[test]
+    fn extremes_do_no_harm() {
+        assert_eq!(
+            Horizon::of(&[suspect(i64::MIN)], NOW),
+            Horizon(Some(i64::MIN))
+        );
+        assert_eq!(Horizon::of(&[], NOW), Horizon(None));
+    }
+}

@@ -1,0 +1,282 @@
+//! A spool with a Kafka that does as it is told; the ledger is checked when it ends.
+
+use std::future::{Future, poll_fn};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::fake::Fake;
+use crate::config::{self, Drain, TimestampMode};
+use crate::dedup::Marks;
+use crate::event::EventType;
+use crate::kafka::destination::Destination;
+use crate::kafka::lane::Lane;
+use crate::kafka::report::{Ended, Report};
+use crate::metrics::Metrics;
+use crate::record::Stamping;
+use crate::spool::drain::Draining;
+use crate::spool::drain::recover::Look;
+use crate::spool::entry::{Content, Entry, Quarantined};
+use crate::spool::store::{Options, Store};
+use crate::spool::suspects::{Outcome, Suspect};
+use crate::spool::{Keeping, NewEntry, NotKept, Parts, Route, Spool, lock, now_ms};
+
+pub const ROOM: Destination = Destination::Events(EventType::RoomOccupancy);
+pub const TRAFFIC: Destination = Destination::Events(EventType::Traffic);
+
+pub const STAMPING: Stamping = Stamping {
+    mode: TimestampMode::Event,
+    max_future: Duration::from_secs(60),
+    max_past: Duration::from_secs(3 * 86_400),
+};
+
+pub struct Bench {
+    pub dir: Arc<tempfile::TempDir>,
+    pub spool: Arc<Spool>,
+    pub kafka: Arc<Fake>,
+    pub lanes: Arc<[Arc<Lane>; Destination::COUNT]>,
+    pub draining: Option<Draining>,
+    /// What the disk has left.
+    pub free: Arc<AtomicU64>,
+    /// What was looked for.
+    pub looked_for: Arc<Mutex<Vec<Suspect>>>,
+    settings: config::Spool,
+}
+
+pub fn settings(dir: &Path) -> config::Spool {
+    config::Spool {
+        dir: Some(dir.to_owned()),
+        max_bytes: 1 << 30,
+        min_free_bytes: 1 << 20,
+        segment_bytes: 1 << 20,
+        drain: Drain::Ordered,
+        recover_within: Duration::from_secs(5),
+    }
+}
+
+pub fn lanes() -> Arc<[Arc<Lane>; Destination::COUNT]> {
+    let lane = |to: Destination| Lane::new(to, topic(to), 10_000, 100 << 20);
+    Arc::new(Destination::all().map(lane))
+}
+
+pub fn topic(to: Destination) -> String {
+    format!("topic-{}", to.name())
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut config::Spool)) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let mut settings = settings(dir.path());
+        change(&mut settings);
+        Self::open(dir, settings, Fake::start())
+    }
+
+    fn open(dir: Arc<tempfile::TempDir>, settings: config::Spool, kafka: Arc<Fake>) -> Self {
+        let lanes = lanes();
+        let free = Arc::new(AtomicU64::new(1 << 40));
+        let options = Options {
+            dir: dir.path().to_owned(),
+            segment_bytes: settings.segment_bytes,
+        };
+        let (store, _) = Store::open(options).expect("it opens");
+        let parts = Parts {
+            store,
+            settings: settings.clone(),
+            desk: None,
+            lanes: Arc::clone(&lanes),
+            lane_events: 10_000,
+            lane_bytes: 100 << 20,
+            metrics: Arc::new(Metrics::new(&std::array::from_fn(|n| n.to_string()))),
+        };
+        let left = Arc::clone(&free);
+        let free_bytes = Box::new(move |_: &Path| Ok(left.load(Ordering::Relaxed)));
+        Self {
+            dir,
+            spool: Spool::start_with(parts, free_bytes),
+            kafka,
+            lanes,
+            draining: None,
+            free,
+            looked_for: Arc::default(),
+            settings,
+        }
+    }
+
+    /// Starts the drain; those of before are found where their value is in the log.
+    pub fn drain(&mut self) {
+        let (kafka, looked_for) = (Arc::clone(&self.kafka), Arc::clone(&self.looked_for));
+        let look = move |_: &str, suspects: Vec<Suspect>, _: &[(i32, i64)], _, _: &AtomicBool| {
+            let log = kafka.log();
+            let hashes = log
+                .iter()
+                .map(|(_, value)| xxhash_rust::xxh3::xxh3_64(value));
+            let hashes: std::collections::HashSet<_> = hashes.collect();
+            lock(&looked_for).extend(suspects.iter().cloned());
+            let stored = suspects.iter().filter(|s| hashes.contains(&s.value_hash));
+            Outcome {
+                stored: stored.map(|s| s.seq).collect(),
+                ..Outcome::default()
+            }
+        };
+        let look: Arc<Look> = Arc::new(look);
+        let kafka: Arc<Fake> = Arc::clone(&self.kafka);
+        let shared = Arc::clone(&self.spool.shared);
+        self.draining = Some(Draining::start(shared, kafka, STAMPING, look));
+    }
+
+    /// The process ends with what it has in flight, and another one begins.
+    pub fn restart(mut self) -> Self {
+        self.spool.end();
+        self.draining = None;
+        self.kafka.forget();
+        assert!(self.spool.life().balanced(), "{:?}", self.spool.life());
+        let (dir, kafka) = (Arc::clone(&self.dir), Arc::clone(&self.kafka));
+        let settings = self.settings.clone();
+        assert_eq!(Arc::strong_count(&self.spool), 1);
+        drop(self);
+        Self::open(dir, settings, kafka)
+    }
+
+    pub fn lane(&self, to: Destination) -> &Arc<Lane> {
+        &self.lanes[to.index()]
+    }
+
+    pub fn keep(&self, to: Destination, key: &str, number: usize) -> Keeping {
+        let entry = new_entry(to, &value(to, key, number), false);
+        self.spool.keep(entry, None, None)
+    }
+
+    pub async fn keep_all(&self, to: Destination, key: &str, numbers: std::ops::Range<usize>) {
+        let keeping: Vec<_> = numbers.map(|n| self.keep(to, key, n)).collect();
+        for keeping in keeping {
+            assert_eq!(keeping.await, Ok(()));
+        }
+    }
+
+    /// The numbers of what is stored under a key, in order.
+    pub fn stored(&self, key: &str) -> Vec<usize> {
+        numbers(&self.kafka.log(), key)
+    }
+
+    pub async fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+        let begun = Instant::now();
+        while !is_so(self) {
+            let life = self.spool.life();
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "{what}: {life:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub async fn until_empty(&self) {
+        self.until("empty", |b| b.spool.life().present == 0).await;
+        self.until("balanced", |b| b.spool.life().balanced()).await;
+    }
+}
+
+/// Sends one event as the pipeline does. Returns whether it went directly.
+pub async fn send(
+    spool: &Spool,
+    kafka: &Fake,
+    lane: &Arc<Lane>,
+    key: &str,
+    number: usize,
+) -> Result<bool, NotKept> {
+    let to = lane.destination();
+    let value = value(to, key, number);
+    let mut waited = false;
+    loop {
+        match spool.route(to) {
+            Route::Direct => break,
+            Route::Wait(passage) if !waited => {
+                waited = timeout(Duration::from_millis(300), passage).await.is_err();
+            }
+            Route::Wait(_) | Route::Spool => {
+                let entry = new_entry(to, &value, false);
+                return spool.keep(entry, None, None).await.map(|()| false);
+            }
+        }
+    }
+    let mut delivery = kafka.send(lane, key, &value);
+    // The slot wakes through a worker's queue, which is not what is tested here.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(50) {
+        let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut delivery).poll(cx)));
+        match polled.await {
+            Poll::Ready(Report::Stored(_)) => return Ok(true),
+            Poll::Ready(Report::Failed(_)) => break,
+            Poll::Pending => {}
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let doubt = match delivery.end() {
+        Ended::Reported(Report::Stored(_), _) => return Ok(true),
+        Ended::Reported(..) => None,
+        Ended::InDoubt(slot, _) => Some(slot),
+    };
+    lane.open_circuit();
+    let entry = new_entry(to, &value, doubt.is_some());
+    spool.keep(entry, None, doubt).await.map(|()| false)
+}
+
+pub fn new_entry(to: Destination, value: &[u8], in_doubt: bool) -> NewEntry {
+    let content = match to {
+        Destination::Quarantine => Content::Quarantined(Quarantined::default()),
+        Destination::Events(_) => Content::Event {
+            marks: Marks::default(),
+            replayed_from: None,
+        },
+    };
+    let entry = Entry {
+        received_ms: now_ms(),
+        in_doubt,
+        content,
+        value: value.into(),
+    };
+    NewEntry {
+        to,
+        bytes: entry.encode(),
+    }
+}
+
+pub fn value(to: Destination, key: &str, number: usize) -> Vec<u8> {
+    let (name, data) = match to {
+        TRAFFIC => ("TRAFFIC", r#"{"in":1,"out":0}"#),
+        _ => ("ROOM_OCCUPANCY", "4"),
+    };
+    format!(
+        r#"{{"id":"{key}-{number}","type":"{name}","timestamp":1800000000000,"version":"v1.0.0","metadata":{{"room_id":"{key}","sensor_id":"s"}},"data":{data}}}"#
+    )
+    .into_bytes()
+}
+
+fn numbers(log: &[(String, Vec<u8>)], key: &str) -> Vec<usize> {
+    let id = format!("{{\"id\":\"{key}-");
+    let number = |value: &[u8]| {
+        let text = std::str::from_utf8(value).ok()?;
+        let (number, _) = text.strip_prefix(&id)?.split_once('"')?;
+        number.parse().ok()
+    };
+    log.iter().filter_map(|(_, value)| number(value)).collect()
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.draining = None;
+        if !std::thread::panicking() {
+            let life = self.spool.life();
+            assert!(life.balanced(), "{life:?}");
+        }
+    }
+}
