@@ -11,6 +11,7 @@ mod real;
 mod admin;
 mod auth;
 mod bulkheads;
+mod chaos;
 mod command_line;
 mod duplicates;
 mod faults;
@@ -18,11 +19,16 @@ mod ingest;
 mod kafka_real;
 mod limits;
 mod outage;
+mod quarantine;
 mod records;
 mod redis;
+mod replay;
 mod restart;
 mod shutdown;
 mod simulate;
+mod spool;
+mod spool_commands;
+mod suspects;
 mod tls;
 mod topics;
 mod validation;
@@ -39,6 +45,7 @@ fn main() {
     harness::start_log();
     // The longest first, so that the others run beside them.
     let modules = [
+        chaos::trials(),
         outage::trials(),
         simulate::trials(),
         ingest::trials(),
@@ -49,9 +56,14 @@ fn main() {
         bulkheads::trials(),
         faults::trials(),
         records::trials(),
+        quarantine::trials(),
+        replay::trials(),
         duplicates::trials(),
         redis::trials(),
         restart::trials(),
+        spool::trials(),
+        spool_commands::trials(),
+        suspects::trials(),
         topics::trials(),
         kafka_real::trials(),
         shutdown::trials(),

@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # A real Apache Kafka for the tests: one node, KRaft, on loopback.
 #
-#   broker.sh start  [--dir D] [--port N]   start it, wait until it answers, print what the tests need (see below)
+#   broker.sh start  [--dir D] [--port N] [--set KEY=VALUE]... [--jvm OPTION]...
+#                                           start it, wait until it answers, print what the tests need (see below); with
+#                                           further settings and options of its virtual machine, which are not remembered
 #   broker.sh stop   [--dir D] [--remove]   end it (SIGTERM, after 20 s SIGKILL); --remove also deletes D
+#   broker.sh kill   [--dir D]              end it at once (SIGKILL), as a crash would
 #   broker.sh status [--dir D]              prints whether it runs; exit 0 when it does, else 1
 #   broker.sh env    [--dir D]              prints what `start` printed
 #
 # D is where it keeps everything (default: <repository>/target/kafka/broker): data, certificates, log, pid. A stopped
-# broker that is started again has its data and its ports as before. Without --port four free ports are taken.
+# broker that is started again has its data and its ports as before. Without --port six free ports are taken.
 #
 #   port N     PLAINTEXT, everything allowed
 #   port N+1   the controller
 #   port N+2   SASL_PLAINTEXT  \  PLAIN and SCRAM-SHA-256; users bridge/bridge-secret and limited/limited-secret,
 #   port N+3   SASL_SSL        /  who may do everything until a test sets an ACL (KafkaProbe.java deny-write)
+#   port N+4   PLAINTEXT again, advertised as port N+5: where a test puts a proxy, whose clients then stay behind it
 #
 # `start` prints shell assignments and nothing else on standard output: eval "$(tests/kafka/broker.sh start)"; cargo test
 #
@@ -32,11 +36,15 @@ command=${1:-}
 dir=$root/target/kafka/broker
 port=
 remove=false
+set=()
+jvm=()
 while [[ $# -gt 0 ]]; do
     case $1 in
         --dir) dir=${2:?--dir needs a folder}; shift 2 ;;
         --port) port=${2:?--port needs a number}; shift 2 ;;
         --remove) remove=true; shift ;;
+        --set) set+=("${2:?--set needs KEY=VALUE}"); shift 2 ;;
+        --jvm) jvm+=("${2:?--jvm needs an option}"); shift 2 ;;
         *) usage >&2; exit 2 ;;
     esac
 done
@@ -60,13 +68,13 @@ free_port() {
     # Below the range from which Linux gives ports to outgoing connections.
     for try in {1..50}; do
         base=$((20000 + RANDOM % 12000))
-        for i in 0 1 2 3; do
+        for i in 0 1 2 3 4 5; do
             if taken $((base + i)); then continue 2; fi
         done
         echo "$base"
         return
     done
-    die "no four free ports in a row found in $try tries"
+    die "no six free ports in a row found in $try tries"
 }
 
 # A certificate authority of its own and a certificate for localhost; Kafka and librdkafka both read PEM.
@@ -94,9 +102,9 @@ node.id=1
 controller.quorum.voters=1@127.0.0.1:$((n + 1))
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listeners=PLAINTEXT://127.0.0.1:$n,CONTROLLER://127.0.0.1:$((n + 1)),SASL_PLAINTEXT://127.0.0.1:$((n + 2)),SASL_SSL://127.0.0.1:$((n + 3))
-advertised.listeners=PLAINTEXT://127.0.0.1:$n,SASL_PLAINTEXT://127.0.0.1:$((n + 2)),SASL_SSL://127.0.0.1:$((n + 3))
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL
+listeners=PLAINTEXT://127.0.0.1:$n,CONTROLLER://127.0.0.1:$((n + 1)),SASL_PLAINTEXT://127.0.0.1:$((n + 2)),SASL_SSL://127.0.0.1:$((n + 3)),PROXIED://127.0.0.1:$((n + 4))
+advertised.listeners=PLAINTEXT://127.0.0.1:$n,SASL_PLAINTEXT://127.0.0.1:$((n + 2)),SASL_SSL://127.0.0.1:$((n + 3)),PROXIED://127.0.0.1:$((n + 5))
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL
 
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256
 listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required $users;
@@ -128,6 +136,8 @@ log.retention.check.interval.ms=2000
 log.cleaner.backoff.ms=1000
 log.segment.delete.delay.ms=1000
 END
+    # The last of two settings counts.
+    [[ ${#set[@]} -eq 0 ]] || printf '%s\n' "${set[@]}" >>"$config"
 }
 
 start() {
@@ -144,7 +154,7 @@ start() {
     mkdir -p "$dir"
     if [[ -f $dir/port && -z $port ]]; then port=$(<"$dir/port"); fi
     [[ -n $port ]] || port=$(free_port)
-    for i in 0 1 2 3; do
+    for i in 0 1 2 3 4; do
         if taken $((port + i)); then die "port $((port + i)) is taken"; fi
     done
 
@@ -162,7 +172,7 @@ start() {
 
     [[ ! -f $dir/log ]] || mv "$dir/log" "$dir/log.before"
     # setsid: an interrupt meant for the test run must not reach the broker; the caller stops it.
-    setsid java -Xms256m -Xmx768m -XX:+ExitOnOutOfMemoryError -Dorg.slf4j.simpleLogger.showDateTime=true \
+    setsid java -Xms256m -Xmx768m -XX:+ExitOnOutOfMemoryError ${jvm[@]+"${jvm[@]}"} -Dorg.slf4j.simpleLogger.showDateTime=true \
         -Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS -Dorg.slf4j.simpleLogger.showThreadName=false \
         -cp "$libs/*" kafka.Kafka "$config" </dev/null >"$dir/log" 2>&1 &
     pid=$!
@@ -182,7 +192,7 @@ start() {
             rm -f "$dir/pid"
             die "the broker ended while starting, see $dir/log"
         fi
-        if grep -q 'Kafka Server started' "$dir/log" && taken "$port" && taken $((port + 2)) && taken $((port + 3)); then
+        if grep -q 'Kafka Server started' "$dir/log" && taken "$port" && taken $((port + 2)) && taken $((port + 3)) && taken $((port + 4)); then
             echo "broker.sh: Kafka runs at 127.0.0.1:$port, pid $pid, log $dir/log" >&2
             cat "$dir/env"
             return
@@ -214,9 +224,22 @@ stop() {
     if $remove && [[ -f $config ]]; then rm -rf "$dir"; fi
 }
 
+# Nothing is told to it: what it had not written is lost, as far as a process has such a thing.
+crash() {
+    local pid i
+    pid=$(running) || die "not running"
+    kill -KILL "$pid"
+    for ((i = 0; i < 100; i++)); do
+        running >/dev/null || break
+        sleep 0.05
+    done
+    rm -f "$dir/pid"
+}
+
 case $command in
     start) start ;;
     stop) stop ;;
+    kill) crash ;;
     status)
         if pid=$(running); then
             echo "running, pid $pid, 127.0.0.1:$(<"$dir/port")"

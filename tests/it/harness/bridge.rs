@@ -133,6 +133,8 @@ impl Bridge {
             static BRIDGES: AtomicU32 = AtomicU32::new(0);
             let number = BRIDGES.fetch_add(1, Ordering::Relaxed);
             let prefix = format!("it.{}.{number}", std::process::id());
+            let quarantine = format!("{prefix}.quarantine.v1");
+            set.push(("topics.quarantine".into(), quarantine.into()));
             set.push((
                 "topics.template".into(),
                 format!("{prefix}.{{type}}.v1").into(),
@@ -424,6 +426,8 @@ fn base_settings() -> Vec<(String, toml::Value)> {
         ("http.bind", "127.0.0.1:0".into()),
         ("admin.bind", "127.0.0.1:0".into()),
         ("topics.partitions", 3.into()),
+        // What is refused is told apart from what is kept aside; tests of that say so.
+        ("quarantine.keep", false.into()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
@@ -439,7 +443,7 @@ fn load(set: &[(String, toml::Value)]) -> Config {
 }
 
 fn topics_of(config: &Config) -> Vec<(String, i32)> {
-    let specs = EventType::ALL.iter().map(|&t| config.topics.topic(t));
+    let specs = config.needed_topics();
     specs.map(|s| (s.name.clone(), s.partitions)).collect()
 }
 

@@ -1,0 +1,231 @@
+//! One bridge, in as many processes as it takes: killed, ended and started again on its spool and its addresses.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::books::{Books, Metrics};
+use crate::harness::{Process, Request, agent, binary};
+use crate::real::{nobody_there, within};
+
+/// `shutdown.timeout`: so long a bridge has for its end.
+pub const SHUTDOWN: Duration = Duration::from_secs(8);
+/// What a busy machine may add to that.
+const SLACK: Duration = Duration::from_secs(8);
+
+/// How to start it, each time.
+pub struct Plan {
+    /// `KEY=VALUE`
+    pub settings: Vec<String>,
+    /// Put before the command.
+    pub enter: Vec<String>,
+    pub environment: Vec<(String, PathBuf)>,
+    /// Where its processes' output is kept.
+    pub dir: PathBuf,
+}
+
+/// A bridge whose process may be away.
+pub struct Bridge {
+    plan: Plan,
+    pub ingest: SocketAddr,
+    pub admin: SocketAddr,
+    process: Option<Process>,
+    /// The processes that are over.
+    pub lives: Vec<Life>,
+}
+
+/// What is known of a process that is over.
+#[derive(Clone, Debug)]
+pub struct Life {
+    pub ended: Ended,
+    /// From its last line, where it had one.
+    pub books: Option<Books>,
+    /// Most memory, bytes.
+    pub memory: u64,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By SIGKILL, as it should.
+    Killed,
+    /// By SIGTERM, as it should; and how long that took.
+    Gracefully(Duration),
+    /// Otherwise.
+    Badly(String),
+}
+
+impl Bridge {
+    pub fn start(plan: Plan) -> Self {
+        let mut bridge = Self {
+            plan,
+            ingest: nobody_there(),
+            admin: nobody_there(),
+            process: None,
+            lives: Vec::new(),
+        };
+        bridge.start_again();
+        bridge
+    }
+
+    /// Starts a process and waits until it listens.
+    pub fn start_again(&mut self) {
+        let mut serve = binary();
+        serve.arg("serve");
+        let addresses = [
+            format!("http.bind={}", self.ingest),
+            format!("admin.bind={}", self.admin),
+        ];
+        for setting in addresses.iter().chain(&self.plan.settings) {
+            serve.args(["--set", setting]);
+        }
+        let mut serve = entered(&self.plan.enter, serve);
+        serve.envs(self.plan.environment.iter().map(|(k, v)| (k, v)));
+        let process = self.process.insert(Process::start(&mut serve));
+        assert_eq!(process.ingest(), self.ingest);
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        let memory = peak_memory(&mut process);
+        if memory.is_some() {
+            process.signal("KILL");
+        }
+        let status = process.wait();
+        let ended = match (memory, signal(status)) {
+            (Some(_), Some(9)) => Ended::Killed,
+            _ => Ended::Badly(format!("by itself: {status}")),
+        };
+        self.over(process, ended, memory);
+    }
+
+    /// SIGTERM; waits for its end.
+    pub fn end(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        let memory = peak_memory(&mut process);
+        let began = Instant::now();
+        if memory.is_some() {
+            process.signal("TERM");
+        }
+        let limit = SHUTDOWN + SLACK;
+        while process.is_running() && began.elapsed() < limit {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let took = began.elapsed();
+        let ended = match memory {
+            None => Ended::Badly(format!("by itself: {}", process.wait())),
+            Some(_) if process.is_running() => {
+                process.signal("KILL");
+                process.wait();
+                Ended::Badly(format!("not within {limit:?} of SIGTERM"))
+            }
+            Some(_) => match process.wait() {
+                status if status.success() => Ended::Gracefully(took),
+                status => Ended::Badly(format!("SIGTERM ended it with {status}")),
+            },
+        };
+        self.over(process, ended, memory);
+    }
+
+    fn over(&mut self, process: Process, ended: Ended, memory: Option<u64>) {
+        let output = process.output();
+        let number = self.lives.len() + 1;
+        let _ = std::fs::write(self.plan.dir.join(format!("bridge-{number}.log")), &output);
+        self.lives.push(Life {
+            ended,
+            books: Books::of_log(&output),
+            memory: memory.unwrap_or(0),
+        });
+    }
+
+    /// `/status`, where it answers.
+    pub fn status(&self) -> Option<Value> {
+        let text = self.get("/status")?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// `/metrics`, where it answers.
+    pub fn metrics(&self) -> Option<Metrics> {
+        self.get("/metrics").map(|text| Metrics::read(&text))
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let url = format!("http://{}{path}", self.admin);
+        let answer = Request::new("GET", &url).try_send(&agent()).ok()?;
+        (answer.status == 200).then(|| answer.text())
+    }
+
+    /// Waits until nothing is under way in it, nor waits on its disk.
+    ///
+    /// # Errors
+    /// What still is after `limit`.
+    pub fn rest(&self, limit: Duration) -> Result<(), String> {
+        let began = Instant::now();
+        loop {
+            let status = self.status();
+            let busy = match &status {
+                Some(status) => super::books::under_way(status),
+                None => Some("no answer from /status".to_owned()),
+            };
+            match busy {
+                None => return Ok(()),
+                Some(busy) if began.elapsed() >= limit => {
+                    return Err(format!("not at rest within {limit:?}: {busy}"));
+                }
+                Some(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+
+    /// Waits until it is ready to take events.
+    pub fn wait_until_ready(&self) {
+        within(Duration::from_secs(20), "/readyz says 200", || {
+            self.get("/readyz").is_some()
+        });
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            // A trial that failed midway: what it said is kept all the same.
+            let output = process.output();
+            let number = self.lives.len() + 1;
+            let _ = std::fs::write(self.plan.dir.join(format!("bridge-{number}.log")), output);
+        }
+    }
+}
+
+/// `None` where the process is gone.
+fn peak_memory(process: &mut Process) -> Option<u64> {
+    process.is_running().then(|| process.peak_memory())
+}
+
+fn signal(status: ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
+}
+
+/// The same command behind others.
+fn entered(enter: &[String], command: Command) -> Command {
+    let [program, arguments @ ..] = enter else {
+        return command;
+    };
+    let mut all = Command::new(program);
+    all.args(arguments)
+        .arg(command.get_program())
+        .args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        all.current_dir(dir);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => all.env(name, value),
+            None => all.env_remove(name),
+        };
+    }
+    all
+}

@@ -1,0 +1,126 @@
+//! A small disk of a bridge's own, that can be full.
+//!
+//! It is a tmpfs in a mount namespace of its own, which a process of ours keeps: with that process the mount is gone,
+//! however the tests end.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+/// More than a spool takes by a schedule, less than what matters to the machine's memory.
+const BYTES: usize = 96 << 20;
+
+/// Mounted until dropped.
+pub struct Disk {
+    holder: Child,
+    entry: &'static Entry,
+    at: PathBuf,
+}
+
+/// How a mount namespace is made here, and how one gets into it.
+struct Entry {
+    unshare: &'static [&'static str],
+    nsenter: &'static [&'static str],
+}
+
+/// As root, and as somebody who may be root in a namespace.
+static ENTRIES: [Entry; 2] = [
+    Entry {
+        unshare: &["--mount"],
+        nsenter: &["--mount"],
+    },
+    Entry {
+        unshare: &["--user", "--map-root-user", "--mount"],
+        nsenter: &["--user", "--preserve-credentials", "--mount"],
+    },
+];
+
+/// The way that works here, if one does.
+fn entry() -> Option<&'static Entry> {
+    static FOUND: OnceLock<Option<&'static Entry>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let works = |entry: &&'static Entry| {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            Disk::try_mount(entry, dir.path()).is_some()
+        };
+        ENTRIES.iter().find(works)
+    })
+}
+
+impl Disk {
+    /// Whether this machine lets us mount one.
+    pub fn is_possible() -> bool {
+        entry().is_some()
+    }
+
+    /// Mounts one at `at`, which exists.
+    pub fn mount(at: &Path) -> Self {
+        Self::try_mount(entry().expect("possible here"), at).expect("it was possible before")
+    }
+
+    fn try_mount(entry: &'static Entry, at: &Path) -> Option<Self> {
+        // It ends with its standard input: with us.
+        let script = format!(
+            r#"mount -t tmpfs -o size={BYTES},mode=0700 tmpfs "$1" && echo mounted && read -r _"#
+        );
+        let mut holder = Command::new("unshare")
+            .args(entry.unshare)
+            .args(["sh", "-c", &script, "sh"])
+            .arg(at)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let mut told = String::new();
+        let mut output = BufReader::new(holder.stdout.take().expect("piped"));
+        let _ = output.read_line(&mut told);
+        let disk = Self {
+            holder,
+            entry,
+            at: at.to_owned(),
+        };
+        (told.trim() == "mounted").then_some(disk)
+    }
+
+    /// What is put before a command so that it sees the disk.
+    pub fn enter(&self) -> Vec<String> {
+        let target = format!("--target={}", self.holder.id());
+        let words = ["nsenter", &target];
+        let words = words.iter().chain(self.entry.nsenter);
+        words.map(|word| (*word).to_owned()).collect()
+    }
+
+    /// Its folder, as seen from here.
+    pub fn path(&self) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
+        root.join(self.at.strip_prefix("/").expect("an absolute path"))
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path().join("ballast")
+    }
+
+    /// Leaves no byte of it free.
+    pub fn fill(&self) {
+        let mut ballast = std::fs::File::create(self.ballast()).expect("a file");
+        let piece = vec![1; 1 << 20];
+        for size in [1 << 20, 4 << 10] {
+            while ballast.write_all(&piece[..size]).is_ok() {}
+        }
+    }
+
+    /// Gives back what [`Disk::fill`] took.
+    pub fn free(&self) {
+        let _ = std::fs::remove_file(self.ballast());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}

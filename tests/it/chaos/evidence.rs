@@ -1,0 +1,207 @@
+//! What is known after a schedule: all that is judged, as plain data.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use butlr_bridge::event::EventType;
+use butlr_bridge::simulate::city::Truth;
+use butlr_bridge::simulate::journal::buckets::BUCKETS;
+use butlr_bridge::simulate::journal::{Attempt, ClosedJournal, Journal, Run, Starts};
+use butlr_bridge::simulate::ledger::{Ledger, Summary};
+use butlr_bridge::simulate::sender::End;
+use butlr_bridge::simulate::verify::{self, Duplicates, Kafka, Options, Report};
+
+use super::act::Done;
+use super::books::{Books, Metrics};
+use super::bridge::Life;
+use super::schedule::{Schedule, What};
+use crate::harness::records_of;
+
+/// All that is known.
+#[derive(Clone)]
+pub struct Evidence {
+    pub schedule: Schedule,
+    /// Whether the bridge had a spool.
+    pub spool: bool,
+    pub done: Vec<Done>,
+    /// What took how long.
+    pub phases: String,
+    pub heard: Heard,
+    /// Every request that was answered or given up, by what it was about in the order in which they ended.
+    pub attempts: Vec<Attempt>,
+    /// The same of what was sent once all was well.
+    pub heard_after: Heard,
+    pub after: Vec<Attempt>,
+    pub truth: Truth,
+    /// Whether every TRAFFIC event was taken.
+    pub traffic_complete: bool,
+    pub started_ms: i64,
+    pub ended_ms: i64,
+    /// What is in Kafka, but for values.
+    pub records: Vec<Stored>,
+    /// The processes, in their order.
+    pub lives: Vec<Life>,
+    /// Of the last process at rest, before its end.
+    pub books: Option<Books>,
+    pub metrics: Metrics,
+    /// Whether the bridge came to rest, both times.
+    pub rest: Result<(), String>,
+    /// Where the records are.
+    pub kafka: Kafka,
+    pub template: String,
+    /// Where the journal and the logs are.
+    pub dir: PathBuf,
+}
+
+/// The sender's own ledger, as far as it is judged.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    pub deliveries: u64,
+    pub accepted: u64,
+    /// Of valid ones.
+    pub dropped: u64,
+    pub unsent: u64,
+    pub status_200: u64,
+    pub status_202: u64,
+    pub status_503: u64,
+    /// Requests that were not answered in time.
+    pub timeouts: u64,
+    /// Connections that broke under a request.
+    pub broken: u64,
+    pub balanced: bool,
+}
+
+impl Heard {
+    pub fn of(ledger: &Ledger) -> Self {
+        let summary = serde_json::to_value(Summary::from(ledger)).expect("a summary");
+        Self {
+            deliveries: ledger.deliveries(),
+            accepted: ledger.ended(End::Accepted),
+            dropped: ledger.dropped(),
+            unsent: ledger.ended(End::Unsent),
+            status_200: ledger.answers(200),
+            status_202: ledger.answers(202),
+            status_503: ledger.answers(503),
+            timeouts: ledger.timeouts(),
+            broken: summary["connections_broken"].as_u64().expect("a count"),
+            balanced: ledger.is_balanced(),
+        }
+    }
+}
+
+/// A record in Kafka.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub event_type: EventType,
+    pub partition: i32,
+    pub offset: i64,
+    pub id: String,
+    pub received_at: String,
+    /// Whether it waited on disk.
+    pub spooled: bool,
+    /// The hash of its value.
+    pub value: u64,
+}
+
+impl Stored {
+    /// All that is in the ten topics.
+    pub fn all(bootstrap_servers: &str, template: &str) -> Vec<Self> {
+        let of_type = |event_type: EventType| {
+            let topic = template.replace("{type}", event_type.kebab());
+            let records = records_of(bootstrap_servers, &topic);
+            records.into_iter().map(move |record| Self {
+                event_type,
+                partition: record.partition,
+                offset: record.offset,
+                id: record.header("ce_id").unwrap_or_default().to_owned(),
+                received_at: record
+                    .header("ce_receivedat")
+                    .unwrap_or_default()
+                    .to_owned(),
+                spooled: record.header("ce_spooled").is_some(),
+                value: butlr_bridge::simulate::hash::bytes(&record.value),
+            })
+        };
+        EventType::ALL.into_iter().flat_map(of_type).collect()
+    }
+}
+
+/// Every try in a journal.
+pub fn attempts(journal: &ClosedJournal) -> Vec<Attempt> {
+    let buckets = (0..BUCKETS).map(|n| journal.bucket(n).expect("a whole journal"));
+    buckets.flatten().collect()
+}
+
+impl Evidence {
+    /// Tries through the faults and after them.
+    pub fn all_attempts(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.iter().chain(&self.after)
+    }
+
+    /// Tries by the id of their event.
+    pub fn by_id(&self) -> HashMap<String, Vec<&Attempt>> {
+        let mut by_id: HashMap<String, Vec<&Attempt>> = HashMap::new();
+        for attempt in self.all_attempts() {
+            let id = format!("event_{}", attempt.id);
+            by_id.entry(id).or_default().push(attempt);
+        }
+        by_id
+    }
+
+    /// What the simulator's verifier says of all topics but those that were deleted: what was in them is exempt.
+    pub fn verify(&self) -> Result<Report, String> {
+        let dir = tempfile::Builder::new()
+            .prefix("judged-")
+            .tempdir_in(&self.dir)
+            .expect("a folder");
+        let journal = self.judged(&dir.path().join("journal"));
+        let options = Options {
+            duplicates: Duplicates::Allowed,
+            restarted: true,
+            ..Options::of(self.kafka.clone())
+        };
+        verify::verify(&journal, &options, &mut |_, _| ()).map_err(|error| error.to_string())
+    }
+
+    /// A journal as the verifier needs it: without the types whose topic was deleted, of which it is to read nothing; with
+    /// room for a clock that was off; and with nothing to wait for, as the bridge is at rest.
+    fn judged(&self, dir: &std::path::Path) -> ClosedJournal {
+        let exempt = self.schedule.deleted();
+        let mut offsets = vec![vec![0; super::act::PARTITIONS as usize]; EventType::ALL.len()];
+        if !exempt.is_empty() {
+            let ends = verify::start_offsets(&self.kafka, &self.template).expect("ten topics");
+            for event_type in &exempt {
+                let index = event_type.index();
+                offsets[index].clone_from(&ends.offsets[index]);
+            }
+        }
+        let run = Run {
+            topics: self.template.clone(),
+            starts: Some(Starts { offsets }),
+        };
+        let mut journal = Journal::create(Some(dir), run).expect("a folder");
+        let judged = self.all_attempts();
+        for attempt in judged.filter(|a| !exempt.contains(&a.event_type)) {
+            journal.note(attempt).expect("written");
+        }
+        let complete = self.traffic_complete && !exempt.contains(&EventType::Traffic);
+        let journal = journal.finish(self.truth.clone(), complete);
+        drop(journal.expect("written"));
+
+        let off = self.schedule.faults.iter().map(|f| match f.what {
+            What::ClockStep(seconds) => 1_000 * seconds.abs(),
+            _ => 0,
+        });
+        let off = off.max().unwrap_or(0);
+        let path = dir.join("journal.json");
+        let text = std::fs::read(&path).expect("a journal");
+        let mut contents: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        contents["started_ms"] = (self.started_ms - off).into();
+        contents["end"]["ended_ms"] = (self.ended_ms + off).into();
+        for answers in contents["end"]["answers"].as_array_mut().expect("counts") {
+            *answers = 0.into();
+        }
+        std::fs::write(&path, contents.to_string()).expect("written");
+        ClosedJournal::open(dir).expect("a journal")
+    }
+}

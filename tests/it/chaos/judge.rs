@@ -1,0 +1,260 @@
+//! The promises, each held against the evidence.
+
+mod twins;
+
+use std::collections::HashSet;
+
+use butlr_bridge::event::EventType;
+use butlr_bridge::simulate::journal::Answer;
+use butlr_bridge::simulate::verify::{Finding, Property, Report};
+
+use super::bridge::Ended;
+use super::evidence::Evidence;
+use super::schedule::What;
+use twins::Twins;
+
+/// So much memory a bridge may take at most, bytes: several times what it takes under such a load.
+const MEMORY: u64 = 400 << 20;
+/// So many examples are told.
+const EXAMPLES: usize = 5;
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// Its name.
+    pub promise: String,
+    /// What is wrong, with examples.
+    pub what: String,
+}
+
+/// What the judgement found.
+#[derive(Clone, Debug, Default)]
+pub struct Judgement {
+    pub broken: Vec<Broken>,
+    /// Records beyond the first of their event.
+    pub copies: u64,
+    /// Of those: sent again by librdkafka itself, or from the spool, because a result was not known.
+    pub twins: [u64; 2],
+    pub records: u64,
+}
+
+impl Judgement {
+    fn broken(&mut self, promise: &str, what: impl Into<String>) {
+        let (promise, what) = (promise.to_owned(), what.into());
+        self.broken.push(Broken { promise, what });
+    }
+
+    /// A promise about which somebody else has an objection, or not.
+    fn hold(&mut self, promise: &str, objection: Option<String>) {
+        if let Some(what) = objection {
+            self.broken(promise, what);
+        }
+    }
+}
+
+/// Judges all of it.
+pub fn judge(evidence: &Evidence) -> Judgement {
+    let mut judgement = Judgement {
+        records: evidence.records.len() as u64,
+        ..Judgement::default()
+    };
+    processes(evidence, &mut judgement);
+    answers(evidence, &mut judgement);
+    books(evidence, &mut judgement);
+    judgement.hold("at rest", evidence.rest.clone().err());
+    works_again(evidence, &mut judgement);
+    deleted_topics(evidence, &mut judgement);
+    match evidence.verify() {
+        Ok(report) => verified(evidence, &report, &mut judgement),
+        Err(error) => judgement.broken("verified", error),
+    }
+    judgement
+}
+
+/// Each process ended as it was asked to, and took no more memory than it may.
+fn processes(evidence: &Evidence, judgement: &mut Judgement) {
+    for (number, life) in (1..).zip(&evidence.lives) {
+        if let Ended::Badly(how) = &life.ended {
+            judgement.broken("ends", format!("process {number}: {how}"));
+        }
+        if life.memory > MEMORY {
+            let (took, most) = (life.memory >> 20, MEMORY >> 20);
+            let what = format!("process {number} took {took} MiB, {most} are allowed");
+            judgement.broken("memory", what);
+        }
+    }
+    if evidence.lives.is_empty() {
+        judgement.broken("ends", "no process came to its end");
+    }
+}
+
+/// Each request was answered in time, and each valid event taken in the end.
+fn answers(evidence: &Evidence, judgement: &mut Judgement) {
+    let heard = &evidence.heard;
+    if !heard.balanced {
+        judgement.broken("sent", "the simulator's own ledger does not balance");
+    }
+    if heard.timeouts > 0 {
+        let late = evidence.attempts.iter().filter(|a| a.late);
+        let ids = some(late.map(|a| format!("event_{}", a.id)));
+        let what = format!("{} requests were not: {ids}", heard.timeouts);
+        judgement.broken("answered in time", what);
+    }
+    let lost = heard.dropped + heard.unsent;
+    if lost > 0 {
+        let what = format!(
+            "{} of {} deliveries were refused all along, {} never tried",
+            heard.dropped, heard.deliveries, heard.unsent
+        );
+        judgement.broken("taken in the end", what);
+    }
+    // What a spool is for. One that is full, or a bridge that is about to end, may refuse.
+    let schedule = &evidence.schedule;
+    let may_refuse = schedule.small_spool
+        || schedule.has(|what| matches!(what, What::DiskFull | What::BridgeEnded));
+    if evidence.spool && !may_refuse && heard.status_503 > 0 {
+        let what = format!(
+            "{} answers 503 although there was a spool",
+            heard.status_503
+        );
+        judgement.broken("taken at once", what);
+    }
+}
+
+/// Once all is well, each event is published without a detour; the first of a type may still take one.
+fn works_again(evidence: &Evidence, judgement: &mut Judgement) {
+    let heard = &evidence.heard_after;
+    if heard.accepted < heard.deliveries || heard.status_503 + heard.timeouts > 0 {
+        judgement.broken("works again", format!("{heard:?}"));
+    }
+    for event_type in EventType::ALL {
+        let of_type = evidence.after.iter().filter(|a| a.event_type == event_type);
+        let count = |answer| of_type.clone().filter(|a| a.answer == answer).count();
+        let (published, spooled) = (count(Answer::Published), count(Answer::Spooled));
+        if spooled > published {
+            let what = format!("{event_type}: {published} published, {spooled} spooled");
+            judgement.broken("works again", what);
+        }
+    }
+}
+
+/// The ledgers of each process that came to its end balance, and agree with what was sent.
+fn books(evidence: &Evidence, judgement: &mut Judgement) {
+    let mut received = 0;
+    for (number, life) in (1..).zip(&evidence.lives) {
+        match (&life.ended, &life.books) {
+            (Ended::Gracefully(_), None) => {
+                judgement.broken("books", format!("process {number} told none"));
+            }
+            (Ended::Gracefully(_), Some(books)) => {
+                let objection = books.objection();
+                judgement.hold("books", objection.map(|o| format!("process {number}: {o}")));
+            }
+            _ => {}
+        }
+    }
+    judgement.hold("books", evidence.metrics.objection());
+    let Some(last) = &evidence.books else {
+        judgement.broken("books", "/status told none");
+        return;
+    };
+    judgement.hold("books", last.objection().map(|o| format!("/status: {o}")));
+    if evidence.spool && last.spool.is_none() {
+        judgement.broken("books", "/status told no ledger of the spool");
+    }
+    if evidence.schedule.has(|what| what == What::BridgeKilled) {
+        return;
+    }
+    // All but the last: of that one, before what came after the load.
+    let lives = evidence.lives.len().saturating_sub(1);
+    for life in &evidence.lives[..lives] {
+        received += life.books.as_ref().map_or(0, |books| books.received);
+    }
+    received += last.received;
+    let sent = evidence.all_attempts().count() as u64;
+    let unsure = evidence.heard.broken + evidence.heard.timeouts;
+    // What comes while a bridge ends is refused unread.
+    let least = match evidence.schedule.has(|what| what == What::BridgeEnded) {
+        true => 0,
+        false => sent.saturating_sub(unsure),
+    };
+    if !(least..=sent).contains(&received) {
+        let what = format!("{received} received, {sent} sent, of those {unsure} without an answer");
+        judgement.broken("books", what);
+    }
+}
+
+/// Of a topic that was deleted, nothing has to be there; but nothing else, either.
+fn deleted_topics(evidence: &Evidence, judgement: &mut Judgement) {
+    let deleted = evidence.schedule.deleted();
+    let by_id = evidence.by_id();
+    let records = evidence.records.iter();
+    for record in records.filter(|r| deleted.contains(&r.event_type)) {
+        let at = format!(
+            "{} in {}, partition {}, offset {}",
+            record.id, record.event_type, record.partition, record.offset
+        );
+        match by_id.get(&record.id) {
+            None => judgement.broken("sent", format!("{at}: nobody sent it")),
+            Some(tries) if tries.iter().all(|t| t.value != record.value) => {
+                judgement.broken("intact", format!("{at}: other bytes than were sent"));
+            }
+            Some(_) => {}
+        }
+    }
+    let there: HashSet<&str> = evidence.records.iter().map(|r| r.id.as_str()).collect();
+    let after = evidence.after.iter();
+    for attempt in after.filter(|a| deleted.contains(&a.event_type)) {
+        let id = format!("event_{}", attempt.id);
+        let stored = matches!(attempt.answer, Answer::Published | Answer::Spooled);
+        if stored && !there.contains(id.as_str()) {
+            let of = attempt.event_type;
+            judgement.broken("stored", format!("{id} in {of}, which was made again"));
+        }
+    }
+}
+
+/// What the verifier found.
+fn verified(evidence: &Evidence, report: &Report, judgement: &mut Judgement) {
+    judgement.copies = report.copies.all;
+    let twins = Twins::of(evidence);
+    judgement.twins = [twins.same, twins.from_spool];
+    judgement.hold("verified", report.nothing_proved().map(str::to_owned));
+    for property in Property::ALL {
+        let finding = report.finding(property);
+        let excused = match property {
+            Property::Counted => twins.events,
+            _ => 0,
+        };
+        if finding.violations > excused {
+            judgement.broken(property.name(), told(finding));
+        }
+    }
+    for property in [
+        Property::Stored,
+        Property::Sent,
+        Property::Intact,
+        Property::Counted,
+    ] {
+        if report.finding(property).checked == 0 {
+            judgement.broken(property.name(), "nothing was looked at");
+        }
+    }
+    if report.copies.unexplained() > twins.all() {
+        let copies = report.copies;
+        judgement.broken("copies", format!("without a cause: {copies:?}"));
+    }
+}
+
+fn told(finding: &Finding) -> String {
+    let first = finding.first.iter().map(|violation| {
+        let id = violation.id.as_deref().unwrap_or("?");
+        let at = violation.position.map(|p| format!(" ({p:?})"));
+        format!("{id}{}: {}", at.unwrap_or_default(), violation.text)
+    });
+    format!("{} violations: {}", finding.violations, some(first))
+}
+
+fn some(all: impl Iterator<Item = String>) -> String {
+    all.take(EXAMPLES).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,62 @@
+//! Copies that nobody asked for, but that the documentation announces.
+
+use std::collections::{HashMap, HashSet};
+
+use butlr_bridge::simulate::journal::Answer;
+
+use crate::chaos::evidence::{Evidence, Stored};
+use crate::chaos::schedule::{Place, What};
+
+/// Records that are there twice by one receipt: the bridge, or librdkafka in it, sent them again because it did not know that
+/// they were stored.
+#[derive(Default)]
+pub struct Twins {
+    /// Events that are there more often than tries account for, only because of such.
+    pub events: u64,
+    /// Of those beyond the first: as they were sent the first time, by librdkafka itself.
+    pub same: u64,
+    /// … from the spool.
+    pub from_spool: u64,
+}
+
+impl Twins {
+    /// README, "Where duplicates can still be": only where Kafka's answer can have been lost.
+    pub fn of(evidence: &Evidence) -> Self {
+        let mut twins = Self::default();
+        let excused = evidence.schedule.has(|what| {
+            matches!(what.place(), Place::Kafka | Place::Network) || what == What::BridgeKilled
+        });
+        if !excused {
+            return twins;
+        }
+        let mut by_id: HashMap<&str, Vec<&Stored>> = HashMap::new();
+        for record in &evidence.records {
+            by_id.entry(&record.id).or_default().push(record);
+        }
+        let tries = evidence.by_id();
+        for (id, records) in by_id.into_iter().filter(|(_, all)| all.len() > 1) {
+            let receipts = |spooled: &[bool]| {
+                let some = records.iter().filter(|r| spooled.contains(&r.spooled));
+                some.map(|r| &r.received_at).collect::<HashSet<_>>().len() as u64
+            };
+            let found = records.len() as u64;
+            let different = receipts(&[true, false]);
+            let same = found - receipts(&[true]) - receipts(&[false]);
+            twins.same += same;
+            twins.from_spool += found - different - same;
+            let may_be = tries.get(id).into_iter().flatten().filter(|t| {
+                matches!(
+                    t.answer,
+                    Answer::Published | Answer::Spooled | Answer::Unknown
+                )
+            });
+            let may_be = may_be.count() as u64;
+            twins.events += u64::from(found > may_be && different <= may_be);
+        }
+        twins
+    }
+
+    pub fn all(&self) -> u64 {
+        self.same + self.from_spool
+    }
+}

@@ -1,0 +1,300 @@
+//! One schedule: a bridge, its load, its faults, its healing, and the evidence of it all.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use butlr_bridge::config;
+use butlr_bridge::event::EventType;
+use butlr_bridge::simulate::city::{Habits, Size};
+use butlr_bridge::simulate::journal::{Attempt, Journal, Run};
+use butlr_bridge::simulate::progress::Progress;
+use butlr_bridge::simulate::sender::{self, End, Finished, Limits, Pace, Stop, Target, Timings};
+use butlr_bridge::simulate::stream::{Behaviour, Stream};
+use butlr_bridge::simulate::verify;
+
+use super::act::{Done, PARTITIONS, World};
+use super::books::Books;
+use super::bridge::{Bridge, Plan, SHUTDOWN};
+use super::clock::Clock;
+use super::disk::Disk;
+use super::evidence::{Evidence, Heard, Stored, attempts};
+use super::kafka::Kafka;
+use super::schedule::{Schedule, What};
+use crate::harness::clock_ms;
+use crate::real::{create_topics, delete_topics, fresh_name, ten_topics};
+
+const CONNECTIONS: usize = 48;
+/// `http.answer_within`.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// What a busy machine may add to that before a request counts as not answered.
+const SLACK: Duration = Duration::from_secs(4);
+/// The load lasts so long at most.
+const MOST: Duration = Duration::from_secs(14);
+/// The load goes on for so long once all is well.
+const WELL: Duration = Duration::from_millis(1_000);
+/// A bridge comes to rest within this, once nothing is sent any more.
+const REST: Duration = Duration::from_secs(60);
+/// So many events are sent in a second once all is well, to see whether all works again.
+const AFTER: u64 = 300;
+const HOUR_MS: i64 = 3_600_000;
+
+/// Whether bridges get a spool: where there is one, unless `BUTLR_BRIDGE_TEST_SPOOL=off`.
+pub fn has_spool() -> bool {
+    let off = std::env::var("BUTLR_BRIDGE_TEST_SPOOL").is_ok_and(|v| v == "off");
+    !off && config::reference().iter().any(|key| key.key == "spool.dir")
+}
+
+/// Lets a schedule happen and has it judged while its topics are there. `dir` is for what is to be kept when it fails.
+pub fn run<T>(
+    schedule: &Schedule,
+    kafka: &Kafka,
+    dir: &Path,
+    judge: impl FnOnce(&Evidence) -> T,
+) -> (Evidence, T) {
+    let name = fresh_name(&format!("chaos.{}", schedule.seed));
+    let template = format!("{name}.{{type}}");
+    let mut topics = ten_topics(&template);
+    topics.push(quarantine(&template));
+    create_topics(&kafka.address(), &topics, PARTITIONS, &[]);
+    let evidence = with_topics(schedule, kafka, dir, &template);
+    let judged = judge(&evidence);
+    delete_topics(&kafka.address(), &topics);
+    (evidence, judged)
+}
+
+fn quarantine(template: &str) -> String {
+    template.replace("{type}", "quarantine")
+}
+
+fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -> Evidence {
+    let spool = has_spool();
+    let world = build(schedule, kafka, dir, template, spool);
+    let proof = verify::Kafka {
+        bootstrap_servers: kafka.address(),
+        properties: Vec::new(),
+    };
+    let ingest = world.bridge.lock().expect("no panic holds it").ingest;
+    let journal = |name: &str| {
+        let run = Run {
+            topics: template.to_owned(),
+            starts: None,
+        };
+        Journal::create(Some(&dir.join(name)), run).expect("a folder")
+    };
+    let started_ms = clock_ms();
+    let mut phases = Phases::begin();
+    let (load, done) = through_faults(schedule, &world, journal("journal"));
+    let mut bridge = world.bridge.into_inner().expect("no panic holds it");
+    phases.over("load");
+    let rest = bridge.rest(REST);
+    phases.over("rest");
+    let after = send_after(schedule, ingest, journal("journal-after"));
+    let rest = rest.and_then(|()| bridge.rest(REST));
+    let books = bridge.status().and_then(|status| Books::of_status(&status));
+    let metrics = bridge.metrics().unwrap_or_default();
+    bridge.end();
+    phases.over("after");
+
+    let traffic_complete = load.whole && is_whole(&load, EventType::Traffic);
+    let truth = load.truth.clone();
+    Evidence {
+        schedule: schedule.clone(),
+        spool,
+        done,
+        phases: phases.told,
+        heard: Heard::of(&load.ledger),
+        attempts: closed(load, traffic_complete),
+        heard_after: Heard::of(&after.ledger),
+        after: closed(after, false),
+        truth,
+        traffic_complete,
+        started_ms,
+        ended_ms: clock_ms(),
+        records: Stored::all(&kafka.address(), template),
+        lives: std::mem::take(&mut bridge.lives),
+        books,
+        metrics,
+        rest,
+        kafka: proof,
+        template: template.to_owned(),
+        dir: dir.to_owned(),
+    }
+}
+
+/// How long what took.
+struct Phases {
+    last: Instant,
+    told: String,
+}
+
+impl Phases {
+    fn begin() -> Self {
+        Self {
+            last: Instant::now(),
+            told: String::new(),
+        }
+    }
+
+    fn over(&mut self, name: &str) {
+        let took = std::mem::replace(&mut self.last, Instant::now()).elapsed();
+        self.told += &format!("{name} {:.1} s, ", took.as_secs_f64());
+    }
+}
+
+fn closed(run: Finished, traffic_complete: bool) -> Vec<Attempt> {
+    let journal = run.journal.expect("was given");
+    let journal = journal.finish(run.truth, traffic_complete);
+    attempts(&journal.expect("written"))
+}
+
+fn build<'k>(
+    schedule: &Schedule,
+    kafka: &'k Kafka,
+    dir: &Path,
+    template: &str,
+    spool: bool,
+) -> World<'k> {
+    let spool_dir = dir.join("spool");
+    std::fs::create_dir(&spool_dir).expect("a folder");
+    let disk = schedule
+        .has(|what| what == What::DiskFull)
+        .then(|| Disk::mount(&spool_dir));
+    let clock = schedule
+        .has(|what| matches!(what, What::ClockStep(_)))
+        .then(|| Clock::right(dir));
+    let mut settings = vec![
+        format!("kafka.bootstrap_servers={}", kafka.proxied()),
+        format!("topics.template={template}"),
+        format!("topics.quarantine={}", quarantine(template)),
+        "log.format=json".to_owned(),
+        format!("http.answer_within={}s", ANSWER_WITHIN.as_secs()),
+        format!("shutdown.timeout={}s", SHUTDOWN.as_secs()),
+        "shutdown.drain_delay=0s".to_owned(),
+    ];
+    settings.extend(schedule.settings.iter().cloned());
+    if spool {
+        settings.push(format!("spool.dir={}", spool_dir.display()));
+        settings.extend(schedule.spool_settings.iter().cloned());
+    }
+    let bridge = Bridge::start(Plan {
+        settings,
+        enter: disk.as_ref().map_or_else(Vec::new, Disk::enter),
+        environment: clock.as_ref().map_or_else(Vec::new, Clock::environment),
+        dir: dir.to_owned(),
+    });
+    bridge.wait_until_ready();
+    World {
+        kafka,
+        template: template.to_owned(),
+        bridge: Mutex::new(bridge),
+        disk,
+        clock,
+    }
+}
+
+/// The load while the faults happen, and a little longer.
+fn through_faults(
+    schedule: &Schedule,
+    world: &World<'_>,
+    journal: Journal,
+) -> (Finished, Vec<Done>) {
+    let ingest = world.bridge.lock().expect("no panic holds it").ingest;
+    // However long a busy machine takes to start a Kafka: no more piles up than can be sent.
+    let limits = Limits {
+        events: Some((schedule.rate * MOST.as_secs_f64()) as u64),
+        duration: None,
+    };
+    let options = options(ingest, schedule.rate, limits);
+    let stop = Stop::new();
+    let stream = stream(schedule.seed, busy());
+    std::thread::scope(|scope| {
+        let until = stop.clone();
+        let began = Instant::now();
+        let sending = scope
+            .spawn(move || sender::run(options, stream, Some(journal), Progress::Silent, until));
+        let done = scope.spawn(move || world.act(schedule, began)).join();
+        std::thread::sleep(WELL);
+        stop.stop();
+        let finished = sending.join().expect("a sender").expect("a run");
+        match done {
+            Ok(done) => (finished, done),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Another city's events, once all is well.
+fn send_after(schedule: &Schedule, ingest: SocketAddr, journal: Journal) -> Finished {
+    let limits = Limits {
+        events: Some(AFTER),
+        duration: None,
+    };
+    let options = options(ingest, AFTER as f64, limits);
+    let stream = stream(!schedule.seed, Behaviour::plain());
+    let run = sender::run(
+        options,
+        stream,
+        Some(journal),
+        Progress::Silent,
+        Stop::new(),
+    );
+    run.expect("a run")
+}
+
+fn options(ingest: SocketAddr, rate: f64, limits: Limits) -> sender::Options {
+    let target = Target::parse(&format!("http://{ingest}/v1/events")).expect("a URL");
+    sender::Options {
+        targets: vec![target],
+        connections: CONNECTIONS,
+        pace: Pace::Rate(rate),
+        limits,
+        timings: timings(),
+    }
+}
+
+/// More patient than Butlr's sender: nothing may be given up because of how long an outage lasts.
+fn timings() -> Timings {
+    let mut pauses = vec![Duration::from_millis(300); 10];
+    pauses.extend([Duration::from_millis(1_000); 120]);
+    Timings {
+        http_timeout: ANSWER_WITHIN + SLACK,
+        pauses,
+        window: Duration::from_secs(120),
+        ..Timings::default()
+    }
+}
+
+/// A small city, in the middle of a day.
+fn stream(seed: u64, behaviour: Behaviour) -> Stream {
+    let size = Size {
+        rooms: 40,
+        sensors: Some(8),
+    };
+    let habits = Habits {
+        // A clock that is off is the bridge's, where there is one.
+        skewed: 0.0,
+        ..Habits::default()
+    };
+    Stream::grow(seed, size, clock_ms() - 12 * HOUR_MS, habits, behaviour)
+}
+
+/// All that a sender does.
+fn busy() -> Behaviour {
+    Behaviour {
+        redelivered: 0.03,
+        overlapping: 0.01,
+        shuffled: 0.05,
+        repeated: 0.02,
+        corrected: 0.02,
+        stale: 0.01,
+        ..Behaviour::plain()
+    }
+}
+
+fn is_whole(finished: &Finished, event_type: EventType) -> bool {
+    let ended = |end| finished.ledger.ended_of(event_type, end);
+    let others = End::ALL.into_iter().filter(|end| *end != End::Accepted);
+    others.map(ended).sum::<u64>() == 0
+}

@@ -1,0 +1,266 @@
+//! Seeds, one after the other, two at a time: a schedule is mostly waiting.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::clock;
+use super::disk::Disk;
+use super::evidence::Evidence;
+use super::judge::{Broken, Judgement, judge};
+use super::kafka::Kafka;
+use super::run::{has_spool, run};
+use super::schedule::{Schedule, What};
+use crate::harness::clock_ms;
+use crate::real::heavy;
+
+/// How many fresh seeds there are unless told.
+const SEEDS: u64 = 20;
+/// Schedules at a time, each on a Kafka of its own.
+const LANES: usize = 2;
+
+/// A seed that failed.
+struct Failure {
+    seed: u64,
+    text: String,
+}
+
+/// What all seeds came to.
+#[derive(Default)]
+struct Tally {
+    faults: BTreeMap<&'static str, usize>,
+    left_out: BTreeMap<&'static str, usize>,
+    deliveries: u64,
+    answers: [u64; 3],
+    records: u64,
+    copies: u64,
+    twins: [u64; 2],
+    failures: Vec<Failure>,
+}
+
+pub fn random_faults_break_no_promise() {
+    let _alone = heavy();
+    let seeds = seeds();
+    println!(
+        "chaos: seeds {seeds:?}, spool {}",
+        if has_spool() { "on" } else { "off" }
+    );
+    let began = Instant::now();
+    let tally = Mutex::new(Tally::default());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..LANES.min(seeds.len()) {
+            scope.spawn(|| lane(&seeds, &next, &tally));
+        }
+    });
+    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    tally.tell(seeds.len(), began.elapsed());
+    let failed: Vec<_> = tally.failures.iter().map(|f| f.seed).collect();
+    for failure in &tally.failures {
+        eprintln!("{}", failure.text);
+    }
+    assert!(failed.is_empty(), "seeds that failed: {failed:?}");
+}
+
+/// What `BUTLR_BRIDGE_TEST_SEED` names, or so many as `BUTLR_BRIDGE_TEST_SEEDS` asks for, by the clock.
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| {
+        let value = std::env::var(name).ok().filter(|v| !v.is_empty());
+        value.map(|v| v.parse::<u64>().unwrap_or_else(|_| panic!("{name}={v}")))
+    };
+    if let Some(seed) = number("BUTLR_BRIDGE_TEST_SEED") {
+        return vec![seed];
+    }
+    let first = clock_ms() as u64 / 100 % 1_000_000_000;
+    let many = number("BUTLR_BRIDGE_TEST_SEEDS").unwrap_or(SEEDS);
+    (first..first + many).collect()
+}
+
+/// One Kafka, seed after seed.
+fn lane(seeds: &[u64], next: &AtomicUsize, tally: &Mutex<Tally>) {
+    let mut kafka = None;
+    while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let (mut schedule, mut left_out) = (Schedule::draw(*seed), Vec::new());
+        for what in impossible() {
+            if schedule.leave_out(what.kind()) > 0 {
+                left_out.push(what.kind());
+            }
+        }
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("butlr-bridge-chaos-{seed}-"))
+            .tempdir()
+            .expect("a temporary folder");
+        let began = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let kafka = kafka.get_or_insert_with(Kafka::start);
+            run(&schedule, kafka, dir.path(), judge)
+        }));
+        let took = began.elapsed();
+        let failure = match &result {
+            Ok((evidence, judgement)) if judgement.broken.is_empty() => {
+                println!("chaos: {}", line(evidence, judgement, took));
+                None
+            }
+            Ok((evidence, judgement)) => Some(failed(evidence, judgement)),
+            Err(panic) => Some(format!("it came to no end: {}\n", message(&**panic))),
+        };
+        let asked = std::env::var_os("BUTLR_BRIDGE_TEST_KEEP").is_some();
+        let kept = (asked || failure.is_some()).then(|| keep(dir, kafka.as_ref()));
+        if let Some(kept) = &kept {
+            println!("chaos: seed {seed}: kept in {}", kept.display());
+        }
+        let failure = failure.zip(kept).map(|(text, kept)| {
+            // What state the broker is in nobody knows.
+            kafka = None;
+            let text = failure_text(&schedule, &text, &kept);
+            println!("chaos: seed {seed} FAILED in {:.1} s", took.as_secs_f64());
+            Failure { seed: *seed, text }
+        });
+        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.add(&schedule, left_out, result.ok());
+        tally.failures.extend(failure);
+    }
+}
+
+/// What cannot be done on this machine.
+fn impossible() -> Vec<What> {
+    let mut impossible = Vec::new();
+    if !Disk::is_possible() || !has_spool() {
+        impossible.push(What::DiskFull);
+    }
+    if clock::library().is_none() {
+        impossible.push(What::ClockStep(0));
+    }
+    impossible
+}
+
+fn line(evidence: &Evidence, judgement: &Judgement, took: Duration) -> String {
+    let faults = evidence.schedule.faults.iter().map(|f| f.what.to_string());
+    let faults: Vec<_> = faults.collect();
+    let (heard, seed) = (&evidence.heard, evidence.schedule.seed);
+    let memory = evidence.lives.iter().map(|life| life.memory >> 20).max();
+    format!(
+        "seed {seed} holds in {:.1} s ({}): {} events, {} answers 200, {} 202, {} 503, {} broken; {} copies ({:?} by one receipt); \
+         {} MiB; {}",
+        took.as_secs_f64(),
+        evidence.phases.trim_end_matches(", "),
+        heard.deliveries,
+        heard.status_200,
+        heard.status_202,
+        heard.status_503,
+        heard.broken,
+        judgement.copies,
+        judgement.twins,
+        memory.unwrap_or(0),
+        faults.join(", "),
+    )
+}
+
+fn failed(evidence: &Evidence, judgement: &Judgement) -> String {
+    let mut text = String::new();
+    for done in &evidence.done {
+        let (began, ended) = (done.began.as_secs_f64(), done.ended.as_secs_f64());
+        text += &format!("  {began:.2} s to {ended:.2} s: {}\n", done.what);
+    }
+    text += &format!("  {:?}\n", evidence.heard);
+    for Broken { promise, what } in &judgement.broken {
+        text += &format!("  BROKEN {promise}: {what}\n");
+    }
+    text
+}
+
+fn failure_text(schedule: &Schedule, text: &str, kept: &Path) -> String {
+    let seed = schedule.seed;
+    format!(
+        "\nseed {seed} FAILED\n schedule:\n{schedule} what happened:\n{text} kept: {}\n again: \
+         BUTLR_BRIDGE_TEST_SEED={seed} cargo test --test it -- chaos::random_faults",
+        kept.display()
+    )
+}
+
+/// Keeps the journal, the bridges' logs and Kafka's.
+fn keep(dir: tempfile::TempDir, kafka: Option<&Kafka>) -> PathBuf {
+    let kept = dir.keep();
+    for log in kafka.iter().flat_map(|kafka| kafka.logs()) {
+        let name = log
+            .file_name()
+            .expect("a file")
+            .to_string_lossy()
+            .into_owned();
+        let _ = std::fs::copy(&log, kept.join(format!("kafka-{name}")));
+    }
+    kept
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic")
+}
+
+impl Tally {
+    fn add(
+        &mut self,
+        schedule: &Schedule,
+        left_out: Vec<&'static str>,
+        result: Option<(Evidence, Judgement)>,
+    ) {
+        for fault in &schedule.faults {
+            *self.faults.entry(fault.what.kind()).or_default() += 1;
+        }
+        for kind in left_out {
+            *self.left_out.entry(kind).or_default() += 1;
+        }
+        if let Some((evidence, judgement)) = result {
+            let heard = &evidence.heard;
+            self.deliveries += heard.deliveries;
+            let answers = [heard.status_200, heard.status_202, heard.status_503];
+            for (all, more) in self.answers.iter_mut().zip(answers) {
+                *all += more;
+            }
+            self.records += judgement.records;
+            self.copies += judgement.copies;
+            for (all, more) in self.twins.iter_mut().zip(judgement.twins) {
+                *all += more;
+            }
+        }
+    }
+
+    fn tell(&self, seeds: usize, took: Duration) {
+        let [stored, spooled, refused] = self.answers;
+        println!(
+            "chaos: {seeds} seeds in {:.0} s; {} events, {stored} answers 200, {spooled} 202, {refused} 503; {} records, of \
+             those {} copies ({:?} by one receipt: sent again by librdkafka, from the spool)",
+            took.as_secs_f64(),
+            self.deliveries,
+            self.records,
+            self.copies,
+            self.twins,
+        );
+        for (kind, times) in &self.faults {
+            println!("chaos: {times:4} × {kind}");
+        }
+        for what in What::KINDS {
+            let kind = what.kind();
+            if let Some(schedules) = self.left_out.get(kind) {
+                println!(
+                    "chaos: LEFT OUT of {schedules} schedules: {kind}: {}",
+                    why(what)
+                );
+            }
+        }
+    }
+}
+
+/// Why a fault cannot be made here.
+fn why(what: What) -> &'static str {
+    match what {
+        What::DiskFull if !has_spool() => "there is no spool",
+        What::DiskFull => "no tmpfs can be mounted here",
+        _ => "libfaketime is not installed",
+    }
+}

@@ -1,0 +1,201 @@
+//! Whether the judge would notice: evidence is tampered with, one thing at a time.
+
+use std::time::Duration;
+
+use butlr_bridge::simulate::journal::{Answer, Attempt, Cause};
+use butlr_bridge::simulate::ksuid::Ksuid;
+
+use super::books::SpoolBooks;
+use super::bridge::Ended;
+use super::evidence::Evidence;
+use super::judge::judge;
+use super::kafka::Kafka;
+use super::run::run;
+use super::schedule::{Fault, Schedule, What};
+use crate::real::heavy;
+
+/// What is done to the evidence, and the promise that must be found broken then.
+type Tampering = (&'static str, &'static str, fn(&mut Evidence));
+
+/// So many are judged at a time.
+const AT_A_TIME: usize = 8;
+
+pub fn what_is_tampered_with_is_found() {
+    let _alone = heavy();
+    let kafka = Kafka::start();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let schedule = Schedule {
+        rate: 300.0,
+        faults: vec![Fault {
+            at: Duration::from_millis(500),
+            lasts: Duration::from_millis(500),
+            what: What::NetworkRefuses,
+        }],
+        ..Schedule::draw(1)
+    };
+    run(&schedule, &kafka, dir.path(), |evidence| {
+        let honest = judge(evidence);
+        assert!(honest.broken.is_empty(), "{:?}", honest.broken);
+        // A judgement is mostly waiting.
+        for some in TAMPERINGS.chunks(AT_A_TIME) {
+            std::thread::scope(|scope| {
+                for tampering in some {
+                    scope.spawn(|| is_found(evidence, tampering));
+                }
+            });
+        }
+    });
+}
+
+fn is_found(evidence: &Evidence, (what, promise, tamper): &Tampering) {
+    let mut tampered = evidence.clone();
+    tamper(&mut tampered);
+    let broken = judge(&tampered).broken;
+    let found = broken.iter().any(|b| b.promise == *promise);
+    assert!(found, "{what}: {broken:?}");
+}
+
+const TAMPERINGS: &[Tampering] = &[
+    ("an answer 200 whose event is nowhere", "stored", |e| {
+        let mut lost = published(e);
+        lost.id = Ksuid::new(e.started_ms, [7; 16]);
+        lost.at = None;
+        e.attempts.push(lost);
+    }),
+    ("an answer 202 whose event is nowhere", "stored", |e| {
+        let mut lost = published(e);
+        lost.id = Ksuid::new(e.started_ms, [8; 16]);
+        lost.answer = Answer::Spooled;
+        lost.at = None;
+        e.attempts.push(lost);
+    }),
+    ("a record that nobody sent", "sent", |e| {
+        let id = published(e).id;
+        e.attempts.retain(|a| a.id != id);
+    }),
+    ("a record of an event that was refused", "sent", |e| {
+        let id = published(e).id;
+        let same = e.attempts.iter_mut().filter(|a| a.id == id);
+        same.for_each(|a| a.answer = Answer::Refused);
+    }),
+    ("a record with other bytes", "intact", |e| {
+        let id = published(e).id;
+        let same = e.attempts.iter_mut().filter(|a| a.id == id);
+        same.for_each(|a| a.value ^= 1);
+    }),
+    (
+        "an event that is there less often than it was published",
+        "counted",
+        |e| {
+            let again = published(e);
+            e.attempts.push(Attempt { at: None, ..again });
+        },
+    ),
+    (
+        "an event in another place than it was answered",
+        "named",
+        |e| {
+            let id = published(e).id;
+            let mut same = e
+                .attempts
+                .iter_mut()
+                .filter(|a| a.id == id && a.at.is_some());
+            let at = &mut same.next().expect("one").at;
+            *at = at.map(|(partition, offset)| (partition, offset + 100_000));
+        },
+    ),
+    (
+        "a request that was not answered in time",
+        "answered in time",
+        |e| {
+            e.heard.timeouts = 1;
+        },
+    ),
+    (
+        "an event that was refused to the end",
+        "taken in the end",
+        |e| e.heard.dropped = 1,
+    ),
+    ("an event that was never sent", "taken in the end", |e| {
+        e.heard.unsent = 1
+    }),
+    ("a bridge that takes nothing any more", "works again", |e| {
+        e.heard_after.accepted -= 1;
+    }),
+    (
+        "a bridge that never goes back to Kafka",
+        "works again",
+        |e| {
+            e.after.iter_mut().for_each(|a| a.answer = Answer::Spooled);
+        },
+    ),
+    ("a bridge that does not come to rest", "at rest", |e| {
+        e.rest = Err("still busy".to_owned());
+    }),
+    ("an event received and of no outcome", "books", |e| {
+        let books = e.lives[0].books.as_mut().expect("its last line");
+        books.received += 1;
+    }),
+    ("fewer events received than were sent", "books", |e| {
+        let books = e.books.as_mut().expect("of /status");
+        books.received -= 10;
+        *books.outcomes[0].as_mut().expect("published") -= 10;
+    }),
+    ("an entry of the spool that is gone", "books", |e| {
+        let books = e.books.as_mut().expect("of /status");
+        books.spool.get_or_insert_with(SpoolBooks::default).spooled += 1;
+    }),
+    ("a process that left no books", "books", |e| {
+        e.lives[0].books = None
+    }),
+    ("a process that crashed", "ends", |e| {
+        e.lives[0].ended = Ended::Badly("a panic".to_owned());
+    }),
+    ("a process that took too much memory", "memory", |e| {
+        e.lives[0].memory = 1 << 30
+    }),
+    (
+        "a record of a deleted topic that nobody sent",
+        "sent",
+        |e| {
+            let of = published(e).event_type;
+            e.schedule.faults[0].what = What::TopicDeleted(of);
+            let mut records = e.records.iter_mut().filter(|r| r.event_type == of);
+            records.next().expect("one").id.push('x');
+        },
+    ),
+    (
+        "a record of a deleted topic with other bytes",
+        "intact",
+        |e| {
+            let of = published(e).event_type;
+            e.schedule.faults[0].what = What::TopicDeleted(of);
+            let mut records = e.records.iter_mut().filter(|r| r.event_type == of);
+            records.next().expect("one").value ^= 1;
+        },
+    ),
+    (
+        "an event that is not in a topic made again",
+        "stored",
+        |e| {
+            let mut lost = *e
+                .after
+                .iter()
+                .find(|a| a.answer == Answer::Published)
+                .expect("one");
+            e.schedule.faults[0].what = What::TopicDeleted(lost.event_type);
+            lost.id = Ksuid::new(e.started_ms, [9; 16]);
+            e.after.push(lost);
+        },
+    ),
+];
+
+/// One that was published at the first try, and is there once.
+fn published(evidence: &Evidence) -> Attempt {
+    let by_id = evidence.by_id();
+    let mut all = evidence.attempts.iter().filter(|a| {
+        let once = by_id[&format!("event_{}", a.id)].len() == 1;
+        once && a.answer == Answer::Published && a.cause == Cause::Planned && a.at.is_some()
+    });
+    *all.next().expect("one of thousands")
+}

@@ -1,0 +1,196 @@
+//! A network between a client and a server on loopback, as bad as a test wants it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// What happens to what is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weather {
+    /// It passes at once.
+    Fair,
+    /// Each piece of up to 64 KiB is held back for so long: a slow and narrow line.
+    Slow(Duration),
+    /// Connections are there and new ones are taken, but nothing comes through, either way.
+    Silent,
+    /// Half open: what the client sends arrives, what is answered does not.
+    AnswersLost,
+    /// Nobody listens, and nothing is connected.
+    Refusing,
+}
+
+/// How often the listener looks whether the weather has changed.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Listens on one port and passes everything on to another, in good weather. Ends with all its connections when dropped.
+pub struct Proxy {
+    sky: Arc<Sky>,
+    listening: Option<JoinHandle<()>>,
+}
+
+struct Sky {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    weather: Weather,
+    /// Those cut off since do not go on, whatever the weather.
+    cut: u64,
+    /// Both ends of each connection.
+    open: Vec<(TcpStream, TcpStream)>,
+    over: bool,
+}
+
+impl Proxy {
+    /// From `listen` to `server`, which need not be there.
+    ///
+    /// # Errors
+    /// Somebody else listens there.
+    pub fn start(listen: SocketAddr, server: SocketAddr) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(listen)?;
+        let sky = Arc::new(Sky {
+            state: Mutex::new(State {
+                weather: Weather::Fair,
+                cut: 0,
+                open: Vec::new(),
+                over: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let shared = Arc::clone(&sky);
+        let listening = std::thread::spawn(move || shared.listen(listen, server, listener));
+        let listening = Some(listening);
+        Ok(Self { sky, listening })
+    }
+
+    /// From now on.
+    pub fn set(&self, weather: Weather) {
+        self.sky.state().weather = weather;
+        if weather == Weather::Refusing {
+            self.cut();
+        }
+        self.sky.changed.notify_all();
+    }
+
+    /// Ends all connections. What was on its way is lost.
+    pub fn cut(&self) {
+        let mut state = self.sky.state();
+        state.cut += 1;
+        for (client, server) in state.open.drain(..) {
+            let _ = client.shutdown(Shutdown::Both);
+            let _ = server.shutdown(Shutdown::Both);
+        }
+        self.sky.changed.notify_all();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.sky.state().over = true;
+        self.cut();
+        if let Some(listening) = self.listening.take() {
+            let _ = listening.join();
+        }
+    }
+}
+
+impl Sky {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic holds it")
+    }
+
+    fn listen(self: Arc<Self>, at: SocketAddr, server: SocketAddr, listener: TcpListener) {
+        let mut listener = Some(listener);
+        loop {
+            let (weather, over) = {
+                let state = self.state();
+                (state.weather, state.over)
+            };
+            if over {
+                return;
+            }
+            if weather == Weather::Refusing {
+                listener = None;
+            } else if listener.is_none() {
+                listener = TcpListener::bind(at).ok();
+            }
+            if let Some(listener) = &listener
+                && listener.set_nonblocking(true).is_ok()
+            {
+                while let Ok((client, _)) = listener.accept() {
+                    self.connect(client, server);
+                }
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// A client whose server is not there is hung up on.
+    fn connect(self: &Arc<Self>, client: TcpStream, server: SocketAddr) {
+        let Ok(server) = TcpStream::connect_timeout(&server, Duration::from_secs(1)) else {
+            return;
+        };
+        let _ = client.set_nonblocking(false);
+        let _ = client.set_nodelay(true);
+        let _ = server.set_nodelay(true);
+        let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
+        let mut state = self.state();
+        let cut = state.cut;
+        state.open.push((copy(&client), copy(&server)));
+        drop(state);
+        for (from, to, is_answer) in [
+            (copy(&client), copy(&server), false),
+            (server, client, true),
+        ] {
+            let sky = Arc::clone(self);
+            std::thread::spawn(move || sky.pump(from, to, is_answer, cut));
+        }
+    }
+
+    /// Passes on what comes until one of the two hangs up.
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream, is_answer: bool, cut: u64) {
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            let read = match from.read(&mut piece) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => break,
+            };
+            if !self.may_pass(is_answer, cut) || to.write_all(&piece[..read]).is_err() {
+                break;
+            }
+        }
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+        // The other direction of the same connection has ended, too: neither is kept any longer.
+        let mut state = self.state();
+        state.open.retain(|(client, _)| client.peer_addr().is_ok());
+    }
+
+    /// Waits until the weather lets it pass; not when its connection is cut off before.
+    fn may_pass(&self, is_answer: bool, cut: u64) -> bool {
+        let came = Instant::now();
+        let mut state = self.state();
+        loop {
+            if state.cut != cut || state.over {
+                return false;
+            }
+            let left = match state.weather {
+                Weather::Fair => return true,
+                Weather::Slow(delay) => delay.saturating_sub(came.elapsed()),
+                Weather::AnswersLost if !is_answer => return true,
+                // Until the weather changes.
+                _ => Duration::from_secs(1),
+            };
+            if left.is_zero() {
+                return true;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.expect("no panic holds it").0;
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! `butlr-bridge replay`: what is valid now is sent, each record once, whatever happens to a run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use butlr_bridge::event::EventType;
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::harness::{
+    Bridge, Process, Rec, Setup, binary, clock_ms, event, eventually, now_ms, records_of, trials,
+};
+
+trials! {
+    "replay": [
+        what_is_valid_now_is_sent_once,
+        an_array_that_was_too_long_is_sent_event_by_event,
+        filters_choose_and_a_dry_run_changes_nothing,
+        what_failed_is_sent_by_the_next_run,
+        a_run_that_was_killed_is_finished_by_the_next,
+        two_runs_at_the_same_time_send_each_record_once,
+    ],
+    "embedded": [
+        a_record_of_days_ago_is_kept_as_long_as_a_new_one,
+        without_its_topic_it_says_so,
+    ],
+}
+
+const ROOM: EventType = EventType::RoomOccupancy;
+/// A batch of a run that is gone is soon known to be over.
+const SHORT_LEASE: [&str; 2] = ["--set", "http.answer_within=1s"];
+const DAY: i64 = 86_400_000;
+
+/// A bridge that quarantines; its Kafka is what the command is run on.
+fn bridge(setup: Setup) -> Bridge {
+    setup
+        .set("quarantine.keep", true)
+        .set("http.answer_within", "10s")
+        .start()
+}
+
+/// The command on the bridge's topics, where nothing of what was published is remembered, as days later.
+fn command(bridge: &Bridge, more: &[&str]) -> Command {
+    let mut command = binary();
+    command.args(["replay", "--from", "quarantine"]);
+    let settings = [
+        format!("kafka.bootstrap_servers={}", bridge.bootstrap_servers),
+        format!("topics.template={}", bridge.config.topics.template),
+        format!("topics.quarantine={}", bridge.config.topics.quarantine.name),
+        "dedup.id_window=1s".to_owned(),
+        "dedup.reading_window=1s".to_owned(),
+        "dedup.rebuild_within=0s".to_owned(),
+    ];
+    for setting in &settings {
+        command.args(["--set", setting]);
+    }
+    command.args(more);
+    command
+}
+
+/// Runs it to its end: the exit code, and what it wrote.
+fn replay(bridge: &Bridge, more: &[&str]) -> (i32, String) {
+    let output = command(bridge, more).output().expect("the binary");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code().expect("no signal");
+    (code, text(&output.stdout) + &text(&output.stderr))
+}
+
+/// A line of the summary.
+#[track_caller]
+fn figure(output: &str, name: &str) -> u64 {
+    let lines = output.lines().map(str::trim);
+    let line = lines.filter_map(|line| line.strip_prefix(name));
+    let mut counts = line.filter_map(|rest| rest.trim().parse().ok());
+    let count = counts.next();
+    count.unwrap_or_else(|| panic!("no {name} in {output}"))
+}
+
+#[track_caller]
+fn figures<const N: usize>(output: &str, names: [&str; N]) -> [u64; N] {
+    names.map(|name| figure(output, name))
+}
+
+/// Writes what an earlier release would have quarantined.
+struct Quarantine {
+    producer: BaseProducer,
+    topic: String,
+}
+
+impl Quarantine {
+    fn of(bridge: &Bridge) -> Self {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &bridge.bootstrap_servers);
+        client.set("partitioner", "murmur2_random");
+        Self {
+            producer: client.create().expect("a producer"),
+            topic: bridge.config.topics.quarantine.name.clone(),
+        }
+    }
+
+    fn keep(&self, value: &str, codes: &str, received_ms: i64) {
+        let time = UNIX_EPOCH + Duration::from_millis(received_ms.unsigned_abs());
+        let received = humantime::format_rfc3339_millis(time).to_string();
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in [
+            ("butlr-error-codes", codes),
+            ("butlr-error-detail", "as it was"),
+            ("butlr-received-at", &received),
+            ("butlr-path", "/v1/events"),
+            ("butlr-credential", "vendor"),
+        ] {
+            headers = headers.insert(Header {
+                key,
+                value: Some(value),
+            });
+        }
+        let key = format!("{:032x}", xxh3_128(value.as_bytes()));
+        let record = BaseRecord::to(&self.topic)
+            .key(&key)
+            .payload(value)
+            .timestamp(received_ms)
+            .headers(headers);
+        assert!(self.producer.send(record).is_ok());
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// Waits until all of it is stored.
+    fn stored(self) {
+        self.producer
+            .flush(Duration::from_secs(20))
+            .expect("stored");
+    }
+}
+
+fn valid(id: &str) -> String {
+    event(ROOM, id, now_ms(), &format!("room_{id}"))
+}
+
+/// `ce_replayedfrom` of each record.
+#[track_caller]
+fn places(records: &[Rec]) -> Vec<&str> {
+    let place = |r: &'_ Rec| r.header("ce_replayedfrom").is_some();
+    assert!(records.iter().all(place));
+    records
+        .iter()
+        .filter_map(|r| r.header("ce_replayedfrom"))
+        .collect()
+}
+
+fn quarantine(bridge: &Bridge) -> Vec<Rec> {
+    records_of(
+        &bridge.bootstrap_servers,
+        &bridge.config.topics.quarantine.name,
+    )
+}
+
+/// Those that are no markers.
+fn kept(bridge: &Bridge) -> Vec<Rec> {
+    let mut all = quarantine(bridge);
+    all.retain(|r| r.header("butlr-replayed").is_none());
+    all
+}
+
+fn what_is_valid_now_is_sent_once() {
+    let bridge = bridge(Setup::default());
+    let (first, second) = (valid("first"), valid("second"));
+    let received = clock_ms() - 5_000;
+    let keeper = Quarantine::of(&bridge);
+    keeper.keep(&first, "unknown_type", received);
+    keeper.keep(&format!("\n {second} "), "unknown_type", received + 1);
+    keeper.keep("{", "not_json", received + 2);
+    keeper.keep(
+        &valid("third").replace("4}", "-4}"),
+        "unknown_type",
+        received + 3,
+    );
+    // The same bytes, kept twice.
+    keeper.keep(&first, "unknown_type", received + 4);
+    keeper.stored();
+    let before = kept(&bridge);
+
+    let (code, output) = replay(&bridge, &[]);
+    assert_eq!(code, 0, "{output}");
+    let names = [
+        "records read",
+        "records matched",
+        "events valid now",
+        "published",
+        "duplicates",
+    ];
+    assert_eq!(figures(&output, names), [5, 5, 3, 2, 1], "{output}");
+    assert_eq!(
+        figures(&output, ["still not_json", "still out_of_range"]),
+        [1, 1]
+    );
+    let records = bridge.records(ROOM);
+    assert_eq!(records.len(), 2);
+    let topic = &bridge.config.topics.quarantine.name;
+    for (record, value) in [("first", &first), ("second", &second)].map(|(id, value)| {
+        let same = records.iter().find(|r| r.header("ce_id") == Some(id));
+        (same.expect("it is there"), value)
+    }) {
+        assert_eq!(record.text(), value);
+        assert_eq!(record.header("ce_type"), Some("io.butlr.room-occupancy.v1"));
+        let received_at = record.header("ce_receivedat").expect("a time");
+        let time = humantime::parse_rfc3339(received_at).expect("RFC 3339");
+        let ms = time
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970")
+            .as_millis() as i64;
+        assert!((received..received + 5).contains(&ms), "{received_at}");
+        let place = record.header("ce_replayedfrom").expect("a place");
+        let same = before.iter().any(|r| {
+            r.text().trim() == value && place == format!("{topic}/{}/{}", r.partition, r.offset)
+        });
+        assert!(same, "{place}");
+    }
+    // Twice, and as days later.
+    std::thread::sleep(Duration::from_millis(1_100));
+    for _ in 0..2 {
+        let (code, output) = replay(&bridge, &[]);
+        assert_eq!(code, 0, "{output}");
+        assert_eq!(
+            figures(&output, ["published", "replayed before"]),
+            [0, 3],
+            "{output}"
+        );
+    }
+    assert_eq!(bridge.records(ROOM).len(), 2);
+    assert_eq!(kept(&bridge), before, "nothing was quarantined again");
+    // Who reads the topic tells markers by their key and header.
+    let markers: Vec<_> = quarantine(&bridge)
+        .into_iter()
+        .filter(|r| r.key.as_deref() == Some(b"butlr-replay"))
+        .collect();
+    let kinds: Vec<_> = markers.iter().map(|r| r.header("butlr-replayed")).collect();
+    assert_eq!(kinds, [Some("intent"), Some("done")]);
+}
+
+fn an_array_that_was_too_long_is_sent_event_by_event() {
+    let bridge = bridge(Setup::default().set("http.max_events", 2));
+    let mut items: Vec<_> = (0..5).map(|i| valid(&format!("item{i}"))).collect();
+    items.push("17".to_owned());
+    let answer = bridge.send(format!("[{}]", items.join(" , ")));
+    answer.expect_problem(422, "too_many_events");
+    let (_, output) = replay(&bridge, &["--set", "http.max_events=2"]);
+    assert_eq!(
+        figures(&output, ["still too_many_events", "published"]),
+        [1, 0]
+    );
+    for published in [5, 0] {
+        let (code, output) = replay(&bridge, &[]);
+        assert_eq!(code, 0, "{output}");
+        assert_eq!(
+            figures(&output, ["still wrong_type", "published"]),
+            [1, published]
+        );
+        std::thread::sleep(Duration::from_millis(1_100));
+    }
+    let records = bridge.records(ROOM);
+    let values: BTreeSet<_> = records.iter().map(Rec::text).collect();
+    let sent: BTreeSet<_> = items[..5].iter().map(String::as_str).collect();
+    assert_eq!((records.len(), values), (5, sent));
+    assert_eq!(
+        places(&records).into_iter().collect::<BTreeSet<_>>().len(),
+        1
+    );
+}
+
+fn filters_choose_and_a_dry_run_changes_nothing() {
+    let bridge = bridge(Setup::default());
+    let now = clock_ms();
+    let keeper = Quarantine::of(&bridge);
+    keeper.keep(&valid("old"), "unknown_type", now - 3 * 3_600_000);
+    keeper.keep(&valid("a"), "unknown_type,missing", now - 60_000);
+    keeper.keep(&valid("b"), "wrong_type", now - 60_000);
+    keeper.stored();
+    let before = quarantine(&bridge);
+    let (code, output) = replay(&bridge, &["--dry-run"]);
+    assert_eq!(code, 0, "{output}");
+    assert_eq!(
+        figures(&output, ["records read", "events valid now"]),
+        [3, 3],
+        "{output}"
+    );
+    assert!(output.contains("nothing was sent"), "{output}");
+    assert!(bridge.records(ROOM).is_empty());
+    assert_eq!(quarantine(&bridge), before);
+
+    let ids = || {
+        let records = bridge.records(ROOM);
+        let id = |r: &Rec| r.header("ce_id").unwrap_or_default().to_owned();
+        records.iter().map(id).collect::<BTreeSet<_>>()
+    };
+    let owned = |all: &[&str]| {
+        all.iter()
+            .map(|id| (*id).to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let recent = ["--since", "1h-ago"];
+    let (_, output) = replay(&bridge, &[&recent[..], &["--code", "missing"]].concat());
+    assert_eq!(
+        figures(&output, ["records read", "records matched", "published"]),
+        [3, 1, 1]
+    );
+    assert_eq!(ids(), owned(&["a"]));
+    let (_, output) = replay(&bridge, &recent);
+    assert_eq!(
+        figures(&output, ["records matched", "replayed before", "published"]),
+        [2, 1, 1]
+    );
+    assert_eq!(ids(), owned(&["a", "b"]));
+    let (_, output) = replay(&bridge, &["--code", "no_such", "--code", "unknown_type"]);
+    assert_eq!(figures(&output, ["records matched", "published"]), [2, 1]);
+    assert_eq!(ids(), owned(&["a", "b", "old"]));
+    assert_eq!(bridge.records(ROOM).len(), 3);
+    let (code, output) = replay(&bridge, &["--since", "yesterday"]);
+    assert_eq!(code, 2, "{output}");
+}
+
+fn what_failed_is_sent_by_the_next_run() {
+    let bridge = bridge(Setup::default());
+    let keeper = Quarantine::of(&bridge);
+    let traffic = event(EventType::Traffic, "traffic", now_ms(), "room_1");
+    keeper.keep(&traffic, "unknown_type", clock_ms());
+    keeper.keep(&valid("room"), "unknown_type", clock_ms());
+    keeper.stored();
+    // A topic that is not there.
+    let nowhere = format!(
+        "topics.types.TRAFFIC.name={}",
+        crate::real::fresh_name("nowhere")
+    );
+    for (published, before) in [(1, 0), (0, 1)] {
+        let (code, output) = replay(&bridge, &["--set", &nowhere]);
+        assert_eq!(code, 1, "{output}");
+        let names = ["published", "replayed before", "failed"];
+        assert_eq!(figures(&output, names), [published, before, 1], "{output}");
+    }
+    for (published, before) in [(1, 1), (0, 2)] {
+        let (code, output) = replay(&bridge, &[]);
+        assert_eq!(code, 0, "{output}");
+        let names = ["published", "replayed before", "failed"];
+        assert_eq!(figures(&output, names), [published, before, 0], "{output}");
+    }
+    assert_eq!(bridge.records(ROOM).len(), 1);
+    assert_eq!(bridge.records(EventType::Traffic).len(), 1);
+}
+
+/// Each of these is in its topic, once.
+#[track_caller]
+fn assert_once(bridge: &Bridge, values: &BTreeSet<String>) {
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for record in bridge.records(ROOM) {
+        *counts.entry(record.text().to_owned()).or_default() += 1;
+    }
+    let more: Vec<_> = counts.iter().filter(|(_, n)| **n > 1).collect();
+    assert!(more.is_empty(), "{} twice: {more:?}", more.len());
+    let missing = values.iter().filter(|v| !counts.contains_key(*v)).count();
+    assert_eq!((missing, counts.len()), (0, values.len()));
+}
+
+fn many(bridge: &Bridge, count: usize) -> BTreeSet<String> {
+    let keeper = Quarantine::of(bridge);
+    let values: BTreeSet<_> = (0..count).map(|i| valid(&format!("event{i}"))).collect();
+    for (i, value) in values.iter().enumerate() {
+        keeper.keep(value, "unknown_type", clock_ms() - 1_000 + i as i64 % 7);
+    }
+    keeper.stored();
+    values
+}
+
+fn a_run_that_was_killed_is_finished_by_the_next() {
+    let bridge = bridge(Setup::default());
+    let values = many(&bridge, 4_000);
+    // A run of some batches; each time it gets a little further, and is ended anywhere.
+    let seed = std::process::id() as u64;
+    let mut kills = 0;
+    for round in 0..8_u64 {
+        let before = bridge.records(ROOM).len();
+        let mut run = Process::start(&mut command(&bridge, &SHORT_LEASE));
+        let more = 1 + (seed.wrapping_mul(31).wrapping_add(round * 97)) % 400;
+        let begun = Instant::now();
+        while run.is_running() && begun.elapsed() < Duration::from_secs(20) {
+            let stored = crate::real::watermarks(&bridge.bootstrap_servers, bridge.topic(ROOM)).1;
+            if stored as u64 >= before as u64 + more {
+                break;
+            }
+        }
+        if run.is_running() {
+            run.signal("KILL");
+            kills += 1;
+        }
+        drop(run);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert!(kills >= 3, "{kills} of seed {seed}");
+    let (code, output) = replay(&bridge, &[]);
+    assert_eq!(code, 0, "{output}");
+    assert_once(&bridge, &values);
+    // Some were killed between intent and done: the next one closed the batch, and looked for its events.
+    let given_up = |r: &&Rec| r.text().ends_with("\"finished\":null}}");
+    let closed = quarantine(&bridge).iter().filter(given_up).count();
+    assert!(closed > 0, "none of {kills} of seed {seed}");
+    let (_, output) = replay(&bridge, &[]);
+    assert_eq!(
+        figures(&output, ["published", "replayed before"]),
+        [0, 4_000],
+        "{output}"
+    );
+}
+
+fn two_runs_at_the_same_time_send_each_record_once() {
+    let bridge = bridge(Setup::default());
+    let values = many(&bridge, 3_000);
+    let mut runs: Vec<_> = (0..3)
+        .map(|i| {
+            std::thread::sleep(Duration::from_millis(60 * i));
+            Process::start(&mut command(&bridge, &SHORT_LEASE))
+        })
+        .collect();
+    let codes: Vec<_> = runs.iter_mut().map(|run| run.wait().code()).collect();
+    for (run, code) in runs.iter().zip(&codes) {
+        let told = run.output().contains("another replay is at work");
+        assert_eq!(*code == Some(1), told, "{code:?}: {}", run.output());
+    }
+    eventually("a run by itself gets to the end", || {
+        let (code, _) = replay(&bridge, &[]);
+        (code == 0).then_some(())
+    });
+    assert_once(&bridge, &values);
+}
+
+fn a_record_of_days_ago_is_kept_as_long_as_a_new_one() {
+    let bridge = bridge(Setup::embedded());
+    let then = clock_ms() - 10 * DAY;
+    let keeper = Quarantine::of(&bridge);
+    keeper.keep(&event(ROOM, "old", then, "room_1"), "unknown_type", then);
+    keeper.stored();
+    let from = clock_ms();
+    let (code, output) = replay(&bridge, &[]);
+    assert_eq!(code, 0, "{output}");
+    let record = &bridge.records(ROOM)[0];
+    assert_eq!(record.header("ce_timereplaced"), Some("past"));
+    assert!(record.timestamp.is_some_and(|ms| ms >= from));
+}
+
+fn without_its_topic_it_says_so() {
+    let bridge = Setup::embedded().start();
+    let (code, output) = replay(&bridge, &["--set", "topics.quarantine=no.such"]);
+    assert_eq!(code, 1, "{output}");
+    assert!(output.contains("no.such does not exist"), "{output}");
+}

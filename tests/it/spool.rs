@@ -1,0 +1,352 @@
+//! What Kafka does not take is kept on disk, and gets there later: the bridge as a whole.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use butlr_bridge::event::EventType;
+use butlr_bridge::kafka::embedded::EmbeddedKafka;
+use tempfile::TempDir;
+
+use crate::harness::{
+    Backend, Bridge, Setup, event, eventually, now_ms, records_of, topics_of, trials,
+};
+use crate::load::{Load, counts};
+use crate::real::{Broker, create_topics, heavy, ten_topics, within};
+
+trials! {
+    "spool": [
+        the_disk_is_not_touched_while_kafka_confirms,
+        a_missing_topic_is_spooled_and_no_other,
+        what_was_spooled_is_drained_in_order_with_its_headers,
+        a_copy_of_a_spooled_event_is_a_duplicate,
+        what_is_spooled_is_known_and_drained_after_a_restart,
+        a_full_spool_is_told_and_gets_free_again,
+        an_array_is_kept_at_once,
+        a_bridge_with_a_spool_is_ready_without_kafka,
+        only_one_bridge_has_a_spool,
+    ],
+    "spool" needs ["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"]: [
+        all_is_taken_while_kafka_is_paused,
+        all_is_taken_while_kafka_is_stopped,
+    ],
+}
+
+/// The type whose topic is missing at first.
+const LATE: EventType = EventType::Traffic;
+const PREFIX: &str = "spooled";
+
+fn template() -> String {
+    format!("{PREFIX}.{{type}}")
+}
+
+fn topic(event_type: EventType) -> String {
+    format!("{PREFIX}.{}", event_type.kebab())
+}
+
+/// A broker with all topics but one.
+fn nine_topics() -> EmbeddedKafka {
+    let others = EventType::ALL.into_iter().filter(|t| *t != LATE);
+    let topics: Vec<_> = others.map(|t| (topic(t), 3)).collect();
+    EmbeddedKafka::start(&topics).expect("an embedded broker")
+}
+
+fn create_late(kafka: &EmbeddedKafka) {
+    let created = kafka.with(|cluster| cluster.create_topic(&topic(LATE), 3, 1));
+    created.expect("a topic");
+}
+
+fn bridge(address: &str, spool: &Path) -> Setup {
+    Setup::on(Backend::Address(address.to_owned()))
+        .set("topics.template", template())
+        .set("spool.dir", spool.to_str().expect("a path"))
+        .set("spool.min_free_bytes", "0")
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// A bridge that has seen that a topic is missing.
+fn bridge_without_a_topic(kafka: &EmbeddedKafka, spool: &Path) -> Bridge {
+    let bridge = bridge(kafka.bootstrap_servers(), spool).start();
+    eventually("the watch sees that the topic is missing", || {
+        (bridge.topic_state(LATE) == "missing").then_some(())
+    });
+    bridge
+}
+
+fn present(bridge: &Bridge) -> u64 {
+    bridge.status()["spool"]["present"]
+        .as_u64()
+        .expect("a number")
+}
+
+#[track_caller]
+fn wait_until_empty(bridge: &Bridge) {
+    eventually("the spool is empty", || {
+        (present(bridge) == 0).then_some(())
+    });
+}
+
+fn late(id: &str) -> String {
+    event(LATE, id, now_ms(), "space")
+}
+
+fn the_disk_is_not_touched_while_kafka_confirms() {
+    let folder = folder();
+    let bridge = Setup::default()
+        .set("spool.dir", folder.path().to_str().expect("a path"))
+        .start();
+    let before = files(folder.path());
+    for number in 0..50 {
+        let event = event(LATE, &format!("event_{number}"), now_ms(), "space");
+        bridge.send(event).expect(200);
+    }
+    assert_eq!(files(folder.path()), before);
+    assert_eq!(bridge.metric("butlr_bridge_spool_spooled_total"), 0.0);
+}
+
+/// Names and sizes.
+fn files(folder: &Path) -> Vec<(String, u64)> {
+    let entries = std::fs::read_dir(folder).expect("the spool's folder");
+    let mut files: Vec<_> = entries
+        .map(|entry| {
+            let entry = entry.expect("an entry");
+            let size = entry.metadata().expect("a file").len();
+            (entry.file_name().to_string_lossy().into_owned(), size)
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+fn a_missing_topic_is_spooled_and_no_other() {
+    let (kafka, folder) = (nine_topics(), folder());
+    let bridge = bridge_without_a_topic(&kafka, folder.path());
+    let began = Instant::now();
+    let answer = bridge.send(late("event_1")).expect(202).json();
+    assert!(began.elapsed() < Duration::from_secs(1), "at once");
+    assert_eq!(answer["status"], "spooled");
+    assert_eq!(answer["id"], "event_1");
+    for other in EventType::ALL.into_iter().filter(|t| *t != LATE) {
+        bridge
+            .send(event(other, "event_other", now_ms(), "space"))
+            .expect(200);
+    }
+    let status = bridge.status();
+    assert_eq!(status["ledger"]["spooled"], 1);
+    assert_eq!(status["spool"]["waiting"][0]["destination"], LATE.name());
+    assert_eq!(
+        bridge.metric("butlr_bridge_events_total{outcome=\"spooled\",type=\"TRAFFIC\"}"),
+        1.0
+    );
+    assert!(!topics_of(&bridge.bootstrap_servers).contains(&topic(LATE)));
+    create_late(&kafka);
+    wait_until_empty(&bridge);
+    bridge.send(late("event_2")).expect(200);
+}
+
+fn what_was_spooled_is_drained_in_order_with_its_headers() {
+    let (kafka, folder) = (nine_topics(), folder());
+    let bridge = bridge_without_a_topic(&kafka, folder.path());
+    let sent: Vec<_> = (0..200)
+        .map(|number| {
+            let body = event(LATE, &format!("event_{number}"), now_ms(), "one space");
+            bridge.send(&body).expect(202);
+            body
+        })
+        .collect();
+    create_late(&kafka);
+    wait_until_empty(&bridge);
+    let records = bridge.records(LATE);
+    let values: Vec<_> = records
+        .iter()
+        .map(|r| String::from_utf8(r.value.clone()).expect("JSON"))
+        .collect();
+    assert_eq!(values, sent, "one space is one partition: in order");
+    for record in &records {
+        assert_eq!(record.header("ce_spooled"), Some("true"));
+    }
+    let status = bridge.status();
+    assert_eq!(status["spool"]["ledger"]["drained"], 200);
+    assert_eq!(bridge.metric("butlr_bridge_spool_drained_total"), 200.0);
+}
+
+fn a_copy_of_a_spooled_event_is_a_duplicate() {
+    let (kafka, folder) = (nine_topics(), folder());
+    let bridge = bridge_without_a_topic(&kafka, folder.path());
+    let body = late("event_1");
+    bridge.send(&body).expect(202);
+    let copy = bridge.send(&body).expect(202).json();
+    assert_eq!(copy["status"], "duplicate");
+    assert_eq!(copy["kind"], "redelivery");
+    create_late(&kafka);
+    wait_until_empty(&bridge);
+    assert_eq!(bridge.send(&body).expect(200).json()["status"], "duplicate");
+    assert_eq!(bridge.records(LATE).len(), 1);
+}
+
+fn what_is_spooled_is_known_and_drained_after_a_restart() {
+    let (kafka, folder) = (nine_topics(), folder());
+    let bridge_1 = bridge_without_a_topic(&kafka, folder.path());
+    let (first, second) = (late("event_1"), late("event_2"));
+    bridge_1.send(&first).expect(202);
+    bridge_1.send(&second).expect(202);
+    bridge_1.finish();
+
+    let bridge_2 = bridge_without_a_topic(&kafka, folder.path());
+    let copy = bridge_2.send(&first).expect(202).json();
+    assert_eq!(copy["status"], "duplicate");
+    assert_eq!(bridge_2.status()["spool"]["ledger"]["recovered"], 2);
+    create_late(&kafka);
+    wait_until_empty(&bridge_2);
+    assert_eq!(bridge_2.records(LATE).len(), 2);
+    assert_eq!(
+        bridge_2.send(&second).expect(200).json()["status"],
+        "duplicate"
+    );
+    bridge_2.finish();
+}
+
+fn a_full_spool_is_told_and_gets_free_again() {
+    let (kafka, folder) = (nine_topics(), folder());
+    let bridge = bridge(kafka.bootstrap_servers(), folder.path())
+        .set("spool.max_bytes", "4MiB")
+        .set("spool.segment_bytes", "1MiB")
+        .start();
+    eventually("the watch sees that the topic is missing", || {
+        (bridge.topic_state(LATE) == "missing").then_some(())
+    });
+    let large = |number: usize| {
+        let filler = "x".repeat(100_000);
+        late(&format!("event_{number}")).replacen('{', &format!("{{\"filler\":\"{filler}\","), 1)
+    };
+    let mut kept = 0;
+    let refused = loop {
+        let answer = bridge.send(large(kept));
+        if answer.status != 202 {
+            break answer;
+        }
+        kept += 1;
+        assert!(kept < 100, "4 MiB hold no 100 events of 100 kB");
+    };
+    assert!(kept >= 10, "{kept}");
+    refused.expect_problem(503, "spool_full");
+    assert!(refused.header("retry-after").is_some());
+    assert!(bridge.status()["spool"]["full"].is_string());
+    bridge
+        .send(event(EventType::PirMotion, "other", now_ms(), "space"))
+        .expect(200);
+    create_late(&kafka);
+    wait_until_empty(&bridge);
+    bridge.send(large(kept)).expect(200);
+    assert_eq!(bridge.records(LATE).len(), kept + 1);
+}
+
+fn an_array_is_kept_at_once() {
+    let (kafka, folder) = (nine_topics(), folder());
+    let bridge = bridge_without_a_topic(&kafka, folder.path());
+    let mut items: Vec<_> = (0..500).map(|n| late(&format!("event_{n}"))).collect();
+    items.push(event(EventType::PirMotion, "other", now_ms(), "space"));
+    items.push("{}".to_owned());
+    let began = Instant::now();
+    let answer = bridge.send(format!("[{}]", items.join(",")));
+    assert!(began.elapsed() < Duration::from_secs(2), "few commits");
+    let results = answer.expect(422).json();
+    assert_eq!(results["results"][0]["status"], "spooled");
+    assert_eq!(results["results"][499]["status"], "spooled");
+    assert_eq!(results["results"][500]["status"], "published");
+    assert_eq!(results["results"][501]["status"], "refused");
+}
+
+fn a_bridge_with_a_spool_is_ready_without_kafka() {
+    let folder = folder();
+    let bridge = bridge("127.0.0.1:1", folder.path())
+        .not_waiting()
+        .set("http.answer_within", "1s")
+        .set("kafka.confirm_within", "200ms")
+        .start();
+    bridge.wait_until_ready();
+    bridge.send(late("event_1")).expect(202);
+    bridge.send(late("event_2")).expect(202);
+    assert_eq!(present(&bridge), 2);
+    bridge.finish();
+}
+
+fn only_one_bridge_has_a_spool() {
+    let (kafka, folder) = (nine_topics(), folder());
+    let _first = bridge(kafka.bootstrap_servers(), folder.path()).start();
+    let arguments = [
+        format!("kafka.bootstrap_servers={}", kafka.bootstrap_servers()),
+        format!("spool.dir={}", folder.path().display()),
+    ];
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let output = serve_and_wait(&arguments);
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("spool.dir"), "{told}");
+}
+
+fn serve_and_wait(settings: &[&str]) -> std::process::Output {
+    let mut command = crate::harness::binary();
+    command
+        .arg("serve")
+        .args(["--set", "http.bind=127.0.0.1:0"])
+        .args(["--set", "admin.bind=127.0.0.1:0"]);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    command.output().expect("it starts")
+}
+
+/// Load, then `away`, then `back`: nobody is refused, and all is in Kafka in the end.
+fn through_an_outage(away: impl FnOnce(&Broker), back: impl FnOnce(&Broker)) {
+    let _alone = heavy();
+    let (broker, folder) = (Broker::start(), folder());
+    create_topics(&broker.address(), &ten_topics(&template()), 3, &[]);
+    let bridge = bridge(&broker.address(), folder.path()).start();
+    let load = Load::start(bridge.ingest, 32);
+    within(Duration::from_secs(20), "the load flows", || {
+        load.accepted() >= 500
+    });
+    away(&broker);
+    std::thread::sleep(Duration::from_secs(8));
+    bridge.get_admin("/readyz").expect(200);
+    assert!(present(&bridge) > 100);
+    back(&broker);
+    std::thread::sleep(Duration::from_secs(4));
+    let attempts = load.stop();
+    bridge.count_events(counts(&attempts));
+    let refused: Vec<_> = attempts
+        .iter()
+        .filter(|a| !matches!(a.status, Some(200 | 202)))
+        .collect();
+    assert!(
+        refused.is_empty(),
+        "{} refused, e.g. {:?}",
+        refused.len(),
+        refused[0]
+    );
+    let limit = bridge.config.http.answer_within + Duration::from_secs(2);
+    let slowest = attempts.iter().map(|a| a.took).max().expect("a load");
+    assert!(slowest < limit, "an answer after {slowest:?}");
+    within(Duration::from_secs(60), "the spool is empty", || {
+        present(&bridge) == 0
+    });
+    let stored: std::collections::HashSet<_> = ten_topics(&template())
+        .iter()
+        .flat_map(|topic| records_of(&broker.address(), topic))
+        .filter_map(|record| record.header("ce_id").map(str::to_owned))
+        .collect();
+    let missing = attempts.iter().filter(|a| !stored.contains(&a.id)).count();
+    assert_eq!(missing, 0, "of {}", attempts.len());
+    bridge.finish();
+}
+
+fn all_is_taken_while_kafka_is_paused() {
+    through_an_outage(Broker::pause, Broker::resume);
+}
+
+fn all_is_taken_while_kafka_is_stopped() {
+    through_an_outage(Broker::stop, Broker::start_again);
+}

@@ -1,0 +1,808 @@
+//! `spool status|list|export|verify|drain`, as an operator meets them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use butlr_bridge::dedup::{Marks, Revision, event_id::EventId};
+use butlr_bridge::event::EventType;
+use butlr_bridge::kafka::destination::Destination;
+use butlr_bridge::kafka::embedded::EmbeddedKafka;
+use butlr_bridge::spool::entry::{Content, Entry, Quarantined};
+use butlr_bridge::spool::store::{Options, Store};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::{Process, binary, event, now_ms, records_of, trials};
+use crate::real::{create_topics, delete_topics, fresh_name, kafka, nobody_there};
+
+trials! {
+    "process": [
+        status_counts_by_destination_and_changes_nothing,
+        status_tells_damage_and_changes_nothing,
+        list_shows_what_is_asked_for,
+        exported_values_are_those_received,
+        an_export_never_replaces_another,
+        a_closed_pipe_is_no_panic,
+        a_full_disk_is_told,
+        verify_finds_what_is_wrong,
+        a_spool_in_use_is_looked_at_but_not_drained,
+        a_directory_without_a_spool_is_told,
+        a_copy_needs_no_configuration,
+        drain_empties_it_in_order,
+        drain_publishes_nothing_twice,
+        drain_sets_aside_what_can_never_be_published,
+        drain_gives_up_in_time_and_keeps_everything,
+        drain_ends_at_the_first_signal_and_keeps_everything,
+        drain_names_the_topic_that_is_missing,
+        drain_needs_no_kafka_for_an_empty_spool,
+    ],
+    "process" needs ["BUTLR_BRIDGE_TEST_KAFKA"]: [
+        drain_empties_it_into_a_real_kafka,
+    ],
+}
+
+const ROOM: Destination = Destination::Events(EventType::RoomOccupancy);
+const TRAFFIC: Destination = Destination::Events(EventType::Traffic);
+const QUARANTINE: Destination = Destination::Quarantine;
+const RECEIVED: i64 = 1_700_000_000_000;
+
+/// A spool as a bridge left it.
+struct Left {
+    dir: TempDir,
+}
+
+impl Left {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        Self { dir }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("spool")
+    }
+
+    fn open(&self) -> Store {
+        open(&self.path())
+    }
+
+    fn add(&self, entries: &[(Destination, Vec<u8>)]) -> Vec<u64> {
+        let store = self.open();
+        let seqs = store.append(entries).expect("appended");
+        store.flush().expect("flushed");
+        seqs.collect()
+    }
+
+    fn copy(&self) -> Self {
+        let copy = Self::new();
+        fs::create_dir(copy.path()).expect("a directory");
+        for (name, bytes) in self.files() {
+            fs::write(copy.path().join(name), bytes).expect("a copy");
+        }
+        copy
+    }
+
+    /// What lies in it, by name.
+    fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let entries = fs::read_dir(self.path()).expect("the spool");
+        let files = entries.map(|entry| entry.expect("an entry"));
+        let file = |file: fs::DirEntry| {
+            let name = file.file_name().into_string().expect("a name");
+            (name, fs::read(file.path()).unwrap_or_default())
+        };
+        files.map(file).collect()
+    }
+
+    /// The file with the entries.
+    fn segment(&self) -> PathBuf {
+        let files = self.files();
+        let marker = b"\"received_ms\"";
+        let holds = |bytes: &[u8]| bytes.windows(marker.len()).any(|part| part == marker);
+        let is_segment = |(name, bytes): &(&String, &Vec<u8>)| {
+            name.ends_with(".redb") && *name != "set-aside.redb" && holds(bytes)
+        };
+        let (name, _) = files.iter().find(is_segment).expect("a segment");
+        self.path().join(name)
+    }
+
+    /// Flips a bit in the value that contains `text`.
+    fn damage(&self, text: &str) {
+        let path = self.segment();
+        let mut bytes = fs::read(&path).expect("the segment");
+        let found: Vec<_> = (0..bytes.len() - text.len())
+            .filter(|at| &bytes[*at..at + text.len()] == text.as_bytes())
+            .collect();
+        assert!(!found.is_empty(), "{text} is not in it");
+        for at in found {
+            bytes[at] ^= 1;
+        }
+        fs::write(path, bytes).expect("written");
+    }
+
+    fn spool(&self, command: &str) -> Command {
+        let mut spool = binary();
+        spool.args(["spool", command, "--dir"]).arg(self.path());
+        spool
+    }
+
+    fn run(&self, command: &str, more: &[&str]) -> Output {
+        self.spool(command).args(more).output().expect("it runs")
+    }
+
+    fn drain(&self, bootstrap: &str, more: &[&str]) -> Command {
+        let mut drain = self.spool("drain");
+        drain.args(["--set", &format!("kafka.bootstrap_servers={bootstrap}")]);
+        drain.args(more);
+        drain
+    }
+
+    fn entries(&self) -> u64 {
+        let status = self.run("status", &["--json"]);
+        json_of(&status)["entries"].as_u64().expect("a number")
+    }
+}
+
+fn open(dir: &Path) -> Store {
+    let options = Options {
+        dir: dir.to_owned(),
+        segment_bytes: 1 << 20,
+    };
+    Store::open(options).expect("a spool").0
+}
+
+fn entry(marks: Marks, value: &str) -> Vec<u8> {
+    let content = Content::Event {
+        marks,
+        replayed_from: None,
+    };
+    Entry {
+        received_ms: RECEIVED,
+        in_doubt: false,
+        content,
+        value: value.as_bytes().into(),
+    }
+    .encode()
+}
+
+fn plain(value: &str) -> Vec<u8> {
+    entry(Marks::default(), value)
+}
+
+fn quarantined(value: &[u8]) -> Vec<u8> {
+    let of = Quarantined {
+        codes: vec!["not_json".to_owned()],
+        path: "/v1/events".to_owned(),
+        ..Quarantined::default()
+    };
+    Entry {
+        received_ms: RECEIVED + 5,
+        in_doubt: true,
+        content: Content::Quarantined(of),
+        value: value.into(),
+    }
+    .encode()
+}
+
+fn room(number: usize) -> String {
+    let id = format!("event_room_{number}");
+    event(EventType::RoomOccupancy, &id, now_ms(), "room_1")
+}
+
+fn traffic(number: usize) -> String {
+    let id = format!("event_traffic_{number}");
+    event(EventType::Traffic, &id, now_ms(), "room_2")
+}
+
+/// Three of a room, one of them a revision; one of a door; one that is no event.
+fn some() -> (Left, Vec<String>) {
+    let left = Left::new();
+    let values = vec![room(0), room(1), room(2), traffic(0)];
+    let revision = Marks {
+        revision: Some(Revision {
+            number: 1,
+            supersedes: EventId::new("event_room_0"),
+        }),
+        ..Marks::default()
+    };
+    left.add(&[
+        (ROOM, plain(&values[0])),
+        (ROOM, plain(&values[1])),
+        (TRAFFIC, plain(&values[3])),
+        (QUARANTINE, quarantined(b"\xff{")),
+        (ROOM, entry(revision, &values[2])),
+    ]);
+    (left, values)
+}
+
+fn embedded() -> EmbeddedKafka {
+    let mut topics: Vec<_> = EventType::ALL
+        .map(|t| (format!("butlr.event.{}.v1", t.kebab()), 3))
+        .into();
+    topics.push(("butlr.quarantine.v1".to_owned(), 3));
+    EmbeddedKafka::start(&topics).expect("a broker")
+}
+
+const ROOMS: &str = "butlr.event.room-occupancy.v1";
+
+fn told(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    format!("{out}{err}")
+}
+
+fn out(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).expect("UTF-8")
+}
+
+#[track_caller]
+fn expect(output: &Output, code: i32, texts: &[&str]) {
+    let told = told(output);
+    assert_eq!(output.status.code(), Some(code), "{told}");
+    assert!(!told.contains("panicked"), "{told}");
+    for text in texts {
+        assert!(told.contains(text), "{text:?} is not in: {told}");
+    }
+}
+
+#[track_caller]
+fn json_of(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[track_caller]
+fn lines_of(output: &Output) -> Vec<Value> {
+    let line = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    out(output).lines().map(line).collect()
+}
+
+fn status_counts_by_destination_and_changes_nothing() {
+    let (left, _) = some();
+    let store = left.open();
+    let seqs: Vec<_> = store.read(ROOM, 0, 10, 1 << 20).expect("read");
+    store
+        .set_aside(ROOM, seqs[0].0, "too large")
+        .expect("aside");
+    store.hand_over(ROOM, seqs[1].0, &[(0, 7)]).expect("handed");
+    drop(store);
+    let before = left.files();
+    let output = left.run("status", &[]);
+    expect(
+        &output,
+        0,
+        &[
+            "4 entries",
+            "1 set aside",
+            "ROOM_OCCUPANCY",
+            "quarantine",
+            "2023-11-14T22:13:20",
+        ],
+    );
+    assert!(
+        !told(&output).contains("PIR_MOTION"),
+        "only what is there: {output:?}"
+    );
+    assert!(!told(&output).contains("a bridge uses it"));
+    let status = left.run("status", &["--json"]);
+    expect(&status, 0, &[]);
+    let status = json_of(&status);
+    assert_eq!(status["entries"], 4);
+    assert_eq!(status["damage"], serde_json::json!([]));
+    assert_eq!(status["oldest_received_at"], "2023-11-14T22:13:20.000Z");
+    assert!(status["bytes"].as_u64() > Some(1_000), "{status}");
+    let destinations = status["destinations"].as_array().expect("an array");
+    assert_eq!(destinations.len(), Destination::COUNT);
+    let of = |to: Destination| &destinations[to.index()];
+    assert_eq!(of(ROOM)["entries"], 2);
+    assert_eq!(of(ROOM)["set_aside"], 1);
+    assert_eq!(of(ROOM)["handed_up_to"], seqs[1].0);
+    assert_eq!(of(TRAFFIC)["handed_up_to"], Value::Null);
+    assert_eq!(
+        of(QUARANTINE)["oldest_received_at"],
+        "2023-11-14T22:13:20.005Z"
+    );
+    assert_eq!(left.files(), before);
+}
+
+fn status_tells_damage_and_changes_nothing() {
+    let (left, _) = some();
+    let name = left
+        .segment()
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned();
+    left.damage("event_room_1");
+    let before = left.files();
+    for more in [&[][..], &["--json"]] {
+        let output = left.run("status", more);
+        expect(&output, 1, &["damage", &name]);
+    }
+    expect(
+        &left.run("status", &[]),
+        1,
+        &["4 entries", "nothing was changed"],
+    );
+    assert_eq!(left.files(), before);
+    // What is whole is there all the same, and that something is not is told.
+    let output = left.run("export", &["--raw", "--type", "room-occupancy"]);
+    expect(&output, 1, &["damage", "event_room_0", "event_room_2"]);
+    assert_eq!(out(&output).lines().count(), 2);
+}
+
+fn list_shows_what_is_asked_for() {
+    let (left, values) = some();
+    let output = left.run("list", &[]);
+    expect(
+        &output,
+        0,
+        &[
+            "event_room_0",
+            "room_2",
+            "revision 1",
+            "not_json",
+            "in doubt",
+        ],
+    );
+    assert_eq!(
+        out(&output).lines().count(),
+        6,
+        "a head and five entries: {output:?}"
+    );
+    let of_type = |types: &[&str]| {
+        let types = types.iter().flat_map(|name| ["--type", *name]);
+        let more: Vec<_> = types.chain(["--json"]).collect();
+        let lines = lines_of(&left.run("list", &more)).into_iter();
+        let name = |line: Value| line["destination"].as_str().unwrap().to_owned();
+        lines.map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(of_type(&["traffic"]), ["TRAFFIC"]);
+    assert_eq!(
+        of_type(&["quarantine", "TRAFFIC"]),
+        ["TRAFFIC", "quarantine"]
+    );
+    assert_eq!(of_type(&["PIR_MOTION"]), [""; 0]);
+    let lines = lines_of(&left.run(
+        "list",
+        &["--json", "--limit", "2", "--type", "ROOM_OCCUPANCY"],
+    ));
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["id"], "event_room_0");
+    assert_eq!(lines[0]["space_id"], "room_1");
+    assert_eq!(lines[0]["bytes"], values[0].len());
+    assert!(lines[0]["seq"].as_u64() < lines[1]["seq"].as_u64());
+    assert_eq!(out(&left.run("list", &["--limit", "0", "--json"])), "");
+    expect(
+        &left.run("list", &["--type", "rooms"]),
+        2,
+        &["allowed: DETECTIONS"],
+    );
+    assert_eq!(out(&left.run("list", &["--set-aside", "--json"])), "");
+    let store = left.open();
+    let first = store.read(TRAFFIC, 0, 1, 1).expect("read")[0].0;
+    store
+        .set_aside(TRAFFIC, first, "no room for it")
+        .expect("aside");
+    drop(store);
+    expect(
+        &left.run("list", &["--set-aside"]),
+        0,
+        &["event_traffic_0", "no room for it"],
+    );
+    assert!(!out(&left.run("list", &["--set-aside"])).contains("event_room_0"));
+    assert_eq!(of_type(&["traffic"]), [""; 0], "it waits no more");
+}
+
+fn exported_values_are_those_received() {
+    let (left, values) = some();
+    let output = left.run("export", &[]);
+    expect(&output, 0, &[]);
+    let lines = lines_of(&output);
+    let of = |name: &str| {
+        lines
+            .iter()
+            .filter(|line| line["destination"] == name)
+            .collect::<Vec<_>>()
+    };
+    let rooms = of("ROOM_OCCUPANCY");
+    for (line, value) in rooms.iter().zip(&values) {
+        let expected: Value = serde_json::from_str(value).expect("JSON");
+        assert_eq!(line["value"], expected);
+        assert_eq!(line["received_at"], "2023-11-14T22:13:20.000Z");
+    }
+    assert_eq!(rooms.len(), 3);
+    assert_eq!(
+        rooms[2]["marks"],
+        serde_json::json!({ "revision": 1, "supersedes": "event_room_0" })
+    );
+    let no_event = of("quarantine")[0];
+    assert_eq!(
+        STANDARD
+            .decode(no_event["value_base64"].as_str().unwrap())
+            .unwrap(),
+        b"\xff{"
+    );
+    assert_eq!(no_event["quarantined"]["path"], "/v1/events");
+    let raw = left.run(
+        "export",
+        &["--raw", "--type", "ROOM_OCCUPANCY", "--type", "TRAFFIC"],
+    );
+    expect(&raw, 0, &[]);
+    // In the order of the types.
+    let expected = [&values[3], &values[0], &values[1], &values[2]];
+    let one_line = expected.map(|value| value.replace('\n', " "));
+    assert_eq!(out(&raw).lines().collect::<Vec<_>>(), one_line);
+    expect(
+        &left.run("export", &["--raw", "--type", "quarantine"]),
+        0,
+        &["1 of the values are no JSON"],
+    );
+    expect(&left.run("export", &["--help"]), 0, &["jq -c", "curl"]);
+}
+
+fn an_export_never_replaces_another() {
+    let (left, values) = some();
+    let file = left.dir.path().join("saved.jsonl");
+    let more = ["--out", file.to_str().unwrap()];
+    expect(
+        &left.run("export", &more),
+        0,
+        &["5 entries are in", "saved.jsonl"],
+    );
+    let saved = fs::read_to_string(&file).expect("saved");
+    assert_eq!(saved.lines().count(), 5);
+    assert!(saved.contains(&values[1].replace('\n', " ")));
+    expect(
+        &left.run("export", &more),
+        1,
+        &["saved.jsonl", "choose another name"],
+    );
+    assert_eq!(fs::read_to_string(&file).expect("still there"), saved);
+    let nowhere = left.dir.path().join("none/saved.jsonl");
+    expect(
+        &left.run("export", &["--out", nowhere.to_str().unwrap()]),
+        1,
+        &["cannot be written"],
+    );
+    let names = fs::read_dir(left.dir.path()).expect("a directory");
+    assert_eq!(names.count(), 2, "nothing half-written is left");
+}
+
+fn a_closed_pipe_is_no_panic() {
+    let left = Left::new();
+    let entries: Vec<_> = (0..2_000)
+        .map(|number| (ROOM, plain(&room(number))))
+        .collect();
+    left.add(&entries);
+    for command in ["list", "export"] {
+        let mut child = left.spool(command);
+        child.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = child.spawn().expect("it runs");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(told(&output), "", "{command}");
+        assert_eq!(output.status.code(), Some(1), "{command}: not all was told");
+    }
+}
+
+fn a_full_disk_is_told() {
+    let (left, _) = some();
+    for command in ["status", "list", "export", "verify"] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let mut spool = left.spool(command);
+        let output = spool
+            .stdout(full.expect("Linux"))
+            .output()
+            .expect("it runs");
+        expect(&output, 1, &["standard output cannot be written"]);
+    }
+}
+
+fn verify_finds_what_is_wrong() {
+    let (left, _) = some();
+    let before = left.files();
+    expect(
+        &left.run("verify", &[]),
+        0,
+        &["read 5 entries", "0 set aside", "all is whole"],
+    );
+    assert_eq!(left.files(), before);
+    let missing = left.copy();
+    fs::remove_file(missing.segment()).expect("removed");
+    expect(
+        &missing.run("verify", &[]),
+        1,
+        &[".redb is missing", "not all is whole"],
+    );
+    let flipped = left.copy();
+    flipped.damage("event_room_1");
+    let before = flipped.files();
+    expect(
+        &flipped.run("verify", &[]),
+        1,
+        &["damage", "read 4 entries", "not all is whole"],
+    );
+    assert_eq!(flipped.files(), before);
+    let torn = left.copy();
+    let segment = fs::OpenOptions::new().write(true).open(torn.segment());
+    let len = fs::metadata(torn.segment()).expect("a file").len();
+    segment
+        .and_then(|file| file.set_len(len / 2))
+        .expect("cut off");
+    expect(&torn.run("verify", &[]), 1, &["damage"]);
+    let later = left.copy();
+    let mut of_a_later_release = plain(&room(9));
+    of_a_later_release[0] = 200;
+    later.add(&[(ROOM, of_a_later_release)]);
+    expect(
+        &later.run("verify", &[]),
+        1,
+        &["format 200", "1 of them this release cannot read"],
+    );
+}
+
+fn a_spool_in_use_is_looked_at_but_not_drained() {
+    let (left, _) = some();
+    let store = left.open();
+    store.append(&[(ROOM, plain(&room(7)))]).expect("appended");
+    expect(
+        &left.run("status", &[]),
+        0,
+        &["6 entries", "a bridge uses it"],
+    );
+    expect(&left.run("list", &[]), 0, &["event_room_7"]);
+    expect(&left.run("verify", &[]), 0, &["read 6 entries"]);
+    let kafka = embedded();
+    let output = left
+        .drain(kafka.bootstrap_servers(), &[])
+        .output()
+        .expect("it runs");
+    expect(&output, 1, &["stop the bridge first", "delete the volume"]);
+    assert_eq!(store.present(ROOM), 4);
+    store
+        .append(&[(ROOM, plain(&room(8)))])
+        .expect("nothing has changed for it");
+    drop(store);
+    assert_eq!(left.entries(), 7);
+}
+
+fn a_directory_without_a_spool_is_told() {
+    let left = Left::new();
+    for command in ["status", "list", "export", "verify"] {
+        expect(&left.run(command, &[]), 2, &["cannot be read", "--dir"]);
+    }
+    let drain = || left.drain("127.0.0.1:1", &[]).output().expect("it runs");
+    expect(&drain(), 2, &["cannot be read"]);
+    assert!(!left.path().exists(), "nothing is made by a mistake");
+    fs::create_dir(left.path()).expect("a directory");
+    expect(&left.run("status", &[]), 2, &["there is no spool"]);
+    expect(&drain(), 2, &["there is no spool"]);
+    let run = |arguments: &[&str]| binary().args(arguments).output().expect("it runs");
+    expect(&run(&["spool", "status"]), 2, &["spool.dir"]);
+    expect(&run(&["spool", "drain"]), 2, &["kafka.bootstrap_servers"]);
+    expect(&run(&["spool"]), 2, &["status", "drain"]);
+}
+
+fn a_copy_needs_no_configuration() {
+    let (left, _) = some();
+    let config = left.dir.path().join("bridge.toml");
+    let text = format!("[spool]\ndir = \"{}\"\n", left.path().display());
+    fs::write(&config, text).expect("written");
+    let run = |more: &[&str]| {
+        let mut status = binary();
+        status
+            .args(["spool", "status", "--json", "--config"])
+            .arg(&config);
+        status.args(more).output().expect("it runs")
+    };
+    assert_eq!(json_of(&run(&[]))["entries"], 5);
+    let other = Left::new();
+    other.add(&[(ROOM, plain(&room(0)))]);
+    let dir = other.path();
+    let over = run(&["--dir", dir.to_str().unwrap()]);
+    assert_eq!(
+        json_of(&over)["entries"],
+        1,
+        "--dir goes over the configuration"
+    );
+    fs::write(&config, "[spool]\ndri = \"x\"\n").expect("written");
+    expect(&run(&[]), 2, &["spool.dri"]);
+}
+
+#[track_caller]
+fn expect_rooms(bootstrap: &str, topic: &str, values: &[String]) {
+    let records = records_of(bootstrap, topic);
+    let found: Vec<_> = records
+        .iter()
+        .map(|record| record.text().to_owned())
+        .collect();
+    assert_eq!(found, values, "in order, each once");
+    for record in &records {
+        assert_eq!(record.header("ce_spooled"), Some("true"));
+        assert_eq!(
+            record.header("ce_receivedat"),
+            Some("2023-11-14T22:13:20.000Z")
+        );
+    }
+}
+
+fn drain_empties_it_in_order() {
+    let left = Left::new();
+    let values: Vec<_> = (0..500).map(room).collect();
+    let mut entries: Vec<_> = values.iter().map(|value| (ROOM, plain(value))).collect();
+    entries.push((QUARANTINE, quarantined(b"\xff{")));
+    left.add(&entries);
+    let kafka = embedded();
+    let bootstrap = kafka.bootstrap_servers();
+    let output = left
+        .drain(bootstrap, &["--within", "20s"])
+        .output()
+        .expect("it runs");
+    expect(
+        &output,
+        0,
+        &[
+            "is empty",
+            "drained 501, already stored 0, confirmed late 0, set aside 0",
+            "took",
+        ],
+    );
+    expect_rooms(bootstrap, ROOMS, &values);
+    let records = records_of(bootstrap, "butlr.quarantine.v1");
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].value, b"\xff{");
+    assert_eq!(records[0].header("butlr-error-codes"), Some("not_json"));
+    assert_eq!(left.entries(), 0);
+    // Once more does no harm.
+    let output = left
+        .drain(bootstrap, &["--within", "20s"])
+        .output()
+        .expect("it runs");
+    expect(&output, 0, &["is empty", "drained 0"]);
+    assert_eq!(records_of(bootstrap, ROOMS).len(), 500);
+}
+
+fn drain_publishes_nothing_twice() {
+    let left = Left::new();
+    let values: Vec<_> = (0..50).map(room).collect();
+    let entries: Vec<_> = values.iter().map(|value| (ROOM, plain(value))).collect();
+    let last = *left.add(&entries).last().expect("fifty");
+    // As if it had been killed after Kafka had everything, before that was written down.
+    left.open().hand_over(ROOM, last, &[]).expect("handed");
+    let before = left.copy();
+    let kafka = embedded();
+    let bootstrap = kafka.bootstrap_servers();
+    let drain = |left: &Left| {
+        left.drain(bootstrap, &["--within", "20s"])
+            .output()
+            .expect("it runs")
+    };
+    expect(&drain(&left), 0, &["drained 50, already stored 0"]);
+    expect(&drain(&before), 0, &["drained 0, already stored 50"]);
+    expect_rooms(bootstrap, ROOMS, &values);
+}
+
+fn drain_sets_aside_what_can_never_be_published() {
+    let left = Left::new();
+    left.add(&[(ROOM, plain("{\"no\":\"event\"}")), (ROOM, plain(&room(1)))]);
+    let kafka = embedded();
+    let output = left
+        .drain(kafka.bootstrap_servers(), &["--within", "20s"])
+        .output();
+    let output = output.expect("it runs");
+    expect(
+        &output,
+        0,
+        &[
+            "drained 1",
+            "set aside 1",
+            "SET ASIDE: 1 entries",
+            "--set-aside",
+        ],
+    );
+    let lines = lines_of(&left.run("export", &["--set-aside"]));
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["value"], serde_json::json!({ "no": "event" }));
+    assert!(
+        lines[0]["set_aside"]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("no valid event")
+    );
+}
+
+fn drain_gives_up_in_time_and_keeps_everything() {
+    let (left, _) = some();
+    let nobody = nobody_there().to_string();
+    let output = left
+        .drain(&nobody, &["--within", "1s"])
+        .output()
+        .expect("it runs");
+    expect(
+        &output,
+        1,
+        &[
+            "not empty within 1s: 5 entries are left",
+            "all of them on disk",
+            "Kafka was not reached",
+        ],
+    );
+    expect(&left.run("verify", &[]), 0, &["read 5 entries"]);
+}
+
+fn drain_ends_at_the_first_signal_and_keeps_everything() {
+    let (left, _) = some();
+    let mut process = Process::start(&mut left.drain(&nobody_there().to_string(), &[]));
+    process.wait_for("it drains", |output| {
+        output.contains("Kafka is not reached").then_some(())
+    });
+    assert!(process.is_running());
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(1), "{}", process.output());
+    assert!(
+        process
+            .output()
+            .contains("ended before it was empty: 5 entries are left")
+    );
+    expect(&left.run("verify", &[]), 0, &["read 5 entries"]);
+}
+
+fn drain_names_the_topic_that_is_missing() {
+    let (left, values) = some();
+    let topics = [(ROOMS.to_owned(), 3), ("butlr.quarantine.v1".to_owned(), 1)];
+    let kafka = EmbeddedKafka::start(&topics).expect("a broker");
+    let bootstrap = kafka.bootstrap_servers();
+    let output = left
+        .drain(bootstrap, &["--within", "6s"])
+        .output()
+        .expect("it runs");
+    expect(
+        &output,
+        1,
+        &[
+            "1 entries are left",
+            "the topic butlr.event.traffic.v1 is missing",
+            "topics --apply",
+            "drained 4",
+        ],
+    );
+    assert_eq!(
+        records_of(bootstrap, ROOMS).len(),
+        values.len() - 1,
+        "others are not held up"
+    );
+    assert_eq!(left.entries(), 1);
+}
+
+fn drain_needs_no_kafka_for_an_empty_spool() {
+    let left = Left::new();
+    drop(left.open());
+    let output = left
+        .drain(&nobody_there().to_string(), &[])
+        .output()
+        .expect("it runs");
+    expect(&output, 0, &["is empty", "drained 0"]);
+}
+
+fn drain_empties_it_into_a_real_kafka() {
+    let left = Left::new();
+    let values: Vec<_> = (0..5_000).map(room).collect();
+    let entries: Vec<_> = values.iter().map(|value| (ROOM, plain(value))).collect();
+    let last = *left.add(&entries).last().expect("many");
+    left.open().hand_over(ROOM, last, &[]).expect("handed");
+    let before = left.copy();
+    let (bootstrap, name) = (kafka(), fresh_name("spool-drain"));
+    let template = format!("topics.template={name}.{{type}}");
+    let topic = format!("{name}.room-occupancy");
+    create_topics(&bootstrap, &[&topic], 3, &[]);
+    let drain = |left: &Left| {
+        let more = ["--within", "60s", "--set", &template];
+        left.drain(&bootstrap, &more).output().expect("it runs")
+    };
+    expect(&drain(&left), 0, &["drained 5000, already stored 0"]);
+    expect(&drain(&before), 0, &["drained 0, already stored 5000"]);
+    expect_rooms(&bootstrap, &topic, &values);
+    delete_topics(&bootstrap, &[&topic]);
+}
