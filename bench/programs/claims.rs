@@ -17,6 +17,7 @@ use butlr_bridge::dedup::Facts;
 use butlr_bridge::dedup::claim::{Claim, Next};
 use butlr_bridge::dedup::memory::Memory;
 use butlr_bridge::event::EventType;
+use butlr_bridge::kafka::destination::Destination;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_bridge::kafka::lane::Lane;
 use butlr_bridge::kafka::producer::Producer;
@@ -146,7 +147,7 @@ fn publish(memory: &Arc<Memory>, made: &[Made], receipt: &Receipt) {
 fn deliver_again(memory: &Arc<Memory>, made: &[Made]) {
     for made in made {
         let next = memory.claim(&made.facts(), Instant::now());
-        assert!(matches!(next, Next::Duplicate(_)), "{next:?}");
+        assert!(matches!(next, Next::Duplicate { .. }), "{next:?}");
     }
 }
 
@@ -328,13 +329,18 @@ fn receipt() -> Outcome<Receipt> {
     config.set("bootstrap.servers", broker.bootstrap_servers());
     let topics = EventType::ALL.map(|event_type| event_type.kebab().to_owned());
     let producer = Producer::start(config, Arc::new(Metrics::new(&topics)), Arc::default())?;
-    let lane = Lane::new(EventType::Traffic, TOPIC.to_owned(), 1, 1024);
+    let lane = Lane::new(
+        Destination::Events(EventType::Traffic),
+        TOPIC.to_owned(),
+        1,
+        1024,
+    );
     let permit = lane
         .enter(1)
         .map_err(|rejection| format!("{rejection:?}"))?;
     let record = Record {
         topic: TOPIC,
-        key: "",
+        key: "".into(),
         value: b"x",
         timestamp_ms: 1,
         replaced: None,
@@ -342,7 +348,7 @@ fn receipt() -> Outcome<Receipt> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let wakeups: Arc<Wakeups> = Arc::default();
-    let delivery = producer.send(record, permit, None, &wakeups);
+    let delivery = producer.send(record, permit, None, false, &wakeups);
     let delivery = delivery.map_err(|rejection| format!("{rejection:?}"))?;
     let report = runtime.block_on(async {
         tokio::select! {
