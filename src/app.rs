@@ -577,6 +577,7 @@ impl Bridge {
             spool_confirmed_late = life.as_ref().map(|life| life.confirmed_late),
             spool_already_stored = life.as_ref().map(|life| life.already_stored),
             spool_set_aside = life.as_ref().map(|life| life.set_aside),
+            spool_lost = life.as_ref().map(|life| life.lost),
             spool_present = life.as_ref().map(|life| life.present),
             balanced = ledger.balanced(),
             "ended"

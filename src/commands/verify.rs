@@ -64,6 +64,7 @@ impl BridgeArguments {
             duplicates: self.duplicates,
             restarted: self.restarted,
             known_after: self.known_after,
+            put_back: Duration::ZERO,
         }
     }
 }

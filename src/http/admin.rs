@@ -159,6 +159,7 @@ impl Admin {
                 "confirmed_late": life.confirmed_late,
                 "already_stored": life.already_stored,
                 "set_aside": life.set_aside,
+                "lost": life.lost,
                 "present": life.present,
             },
         }))

@@ -108,7 +108,7 @@ impl Lane {
         if self.set_state(TopicState::Forbidden) != TopicState::Forbidden {
             tracing::error!(
                 topic = self.topic,
-                "the topic is forbidden: its events are answered 503; grant the bridge's user Write"
+                "the topic is forbidden: its events are spooled, or answered 503 without a spool; grant the bridge's user Write"
             );
         }
     }

@@ -305,11 +305,11 @@ fn note(lane: &Lane, state: TopicState, metrics: &Metrics, signals: &Signals) {
         }
         TopicState::Missing => tracing::error!(
             topic,
-            "the topic is missing: its events are answered 503; create it with `butlr-bridge topics --apply`"
+            "the topic is missing: its events are spooled, or answered 503 without a spool; create it with `butlr-bridge topics --apply`"
         ),
         TopicState::Forbidden => tracing::error!(
             topic,
-            "the topic is forbidden: its events are answered 503; grant the bridge's user Describe and Write"
+            "the topic is forbidden: its events are spooled, or answered 503 without a spool; grant the bridge's user Describe and Write"
         ),
         TopicState::Unknown => {}
     }

@@ -5,7 +5,8 @@
 //! processes on a real Kafka go through it under the simulator's load, which notes each answer. Once all is healed and
 //! the bridge at rest, every promise is held against what is in Kafka (`judge`).
 //!
-//! Twenty fresh seeds are run. More of them, or one again:
+//! Twenty fresh seeds are run, and begun within 20 s each on average: a trial that has not come to all of them by then says
+//! which ones it left out, and fails. More of them, or one again:
 //!
 //! ```text
 //! eval "$(tests/kafka/broker.sh start)"
@@ -25,6 +26,7 @@ mod disk;
 mod evidence;
 mod judge;
 mod kafka;
+mod refusals;
 mod run;
 mod schedule;
 mod seeds;

@@ -10,7 +10,8 @@
 #   broker.sh env    [--dir D]              prints what `start` printed
 #
 # D is where it keeps everything (default: <repository>/target/kafka/broker): data, certificates, log, pid. A stopped
-# broker that is started again has its data and its ports as before. Without --port six free ports are taken.
+# broker that is started again has its data and its ports as before. Without --port six free ports are taken; they stay
+# taken for D, also while its broker is down, so that no other broker of this script gets them.
 #
 #   port N     PLAINTEXT, everything allowed
 #   port N+1   the controller
@@ -63,16 +64,50 @@ running() {
 
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
+# Whether none of a broker's ports answers; says which one does.
+all_free() {
+    local i
+    for i in 0 1 2 3 4; do
+        if taken $(($1 + i)); then echo $(($1 + i)); return 1; fi
+    done
+}
+
+# A broker that was killed just now, and has no command line any more, may still have its ports for a moment.
+await_ports() {
+    local tries=$2 other
+    until other=$(all_free "$1"); do
+        ((tries-- > 0)) || { echo "$other"; return 1; }
+        sleep 0.1
+    done
+}
+
+# Who has which ports: a file for each row of six, which names the folder of its broker. It counts for as long as that
+# folder's broker has these ports.
+claims=/tmp/butlr-bridge-kafka-ports-$UID
+
+# A claim is made whole or not at all (ln), and one that counts no more is replaced under a lock.
+claim() {
+    local base=$1 owner
+    mkdir -p "$claims"
+    (
+        flock 9
+        owner=$(cat "$claims/$base" 2>/dev/null || true)
+        if [[ -n $owner && $owner != "$dir" && $(cat "$owner/port" 2>/dev/null) == "$base" ]]; then exit 1; fi
+        # Noted at once: that is what makes the claim count.
+        echo "$base" >"$dir/port"
+        echo "$dir" >"$claims/$base"
+    ) 9>>"$claims/lock"
+}
+
 free_port() {
-    local base try i
-    # Below the range from which Linux gives ports to outgoing connections.
-    for try in {1..50}; do
-        base=$((20000 + RANDOM % 12000))
-        for i in 0 1 2 3 4 5; do
-            if taken $((base + i)); then continue 2; fi
-        done
-        echo "$base"
-        return
+    local base try
+    # Below the range from which Linux gives ports to outgoing connections; rows of eight, so that none overlap.
+    for try in {1..100}; do
+        base=$((20000 + RANDOM % 1500 * 8))
+        if all_free "$base" >/dev/null && ! taken $((base + 5)) && claim "$base"; then
+            echo "$base"
+            return
+        fi
     done
     die "no six free ports in a row found in $try tries"
 }
@@ -141,35 +176,56 @@ END
 }
 
 start() {
-    local pid libs i
+    local pid libs try chosen other
     if pid=$(running); then
         echo "broker.sh: already running, pid $pid" >&2
         cat "$dir/env"
         return
     fi
-    for tool in java openssl ps setsid; do
+    for tool in java openssl ps setsid flock; do
         command -v "$tool" >/dev/null || die "'$tool' not found"
     done
     libs=$("$here/fetch.sh")
     mkdir -p "$dir"
     if [[ -f $dir/port && -z $port ]]; then port=$(<"$dir/port"); fi
-    [[ -n $port ]] || port=$(free_port)
-    for i in 0 1 2 3 4; do
-        if taken $((port + i)); then die "port $((port + i)) is taken"; fi
-    done
-
-    [[ -f $dir/tls/keystore.pem ]] || certificates
-    # Written anew each time: the port may have been changed.
-    configure "$port"
-    if [[ ! -f $dir/data/meta.properties ]]; then
-        # An id of 22 base64url characters; one that starts with a dash would be taken for an option.
-        java -Xmx128m -cp "$libs/*" kafka.tools.StorageTool format --cluster-id "A$(openssl rand 16 | base64 | tr '+/' '-_' | cut -c2-22)" \
-            --config "$config" \
-            --add-scram 'SCRAM-SHA-256=[name=bridge,password=bridge-secret]' \
-            --add-scram 'SCRAM-SHA-256=[name=limited,password=limited-secret]' \
-            >"$dir/format.log" 2>&1 || { tail -n 20 "$dir/format.log" >&2; die "formatting the storage failed"; }
+    if [[ -n $port ]]; then
+        other=$(await_ports "$port" 150) || die "port $other is taken"
     fi
+    [[ -f $dir/tls/keystore.pem ]] || certificates
+    chosen=$port
+    # Somebody who does not ask us may take a port before Kafka does.
+    for try in 1 2 3; do
+        [[ -n $chosen ]] || port=$(free_port)
+        # Written anew each time: the port may have been changed.
+        configure "$port"
+        format
+        launch
+        if await "$pid"; then
+            echo "broker.sh: Kafka runs at 127.0.0.1:$port, pid $pid, log $dir/log" >&2
+            cat "$dir/env"
+            return
+        fi
+        if ! grep -qE 'Address already in use|Socket server failed to bind' "$dir/log"; then break; fi
+        echo "broker.sh: a port of $port to $((port + 4)) was taken by somebody else, try $try" >&2
+        # Ports that clients know must be the same again.
+        if [[ -n $chosen ]]; then await_ports "$port" 150 >/dev/null || break; fi
+    done
+    tail -n 20 "$dir/log" >&2
+    stop
+    die "the broker ended while starting or did not answer within 120 s, see $dir/log"
+}
 
+format() {
+    [[ ! -f $dir/data/meta.properties ]] || return 0
+    # An id of 22 base64url characters; one that starts with a dash would be taken for an option.
+    java -Xmx128m -cp "$libs/*" kafka.tools.StorageTool format --cluster-id "A$(openssl rand 16 | base64 | tr '+/' '-_' | cut -c2-22)" \
+        --config "$config" \
+        --add-scram 'SCRAM-SHA-256=[name=bridge,password=bridge-secret]' \
+        --add-scram 'SCRAM-SHA-256=[name=limited,password=limited-secret]' \
+        >"$dir/format.log" 2>&1 || { tail -n 20 "$dir/format.log" >&2; die "formatting the storage failed"; }
+}
+
+launch() {
     [[ ! -f $dir/log ]] || mv "$dir/log" "$dir/log.before"
     # setsid: an interrupt meant for the test run must not reach the broker; the caller stops it.
     setsid java -Xms256m -Xmx768m -XX:+ExitOnOutOfMemoryError ${jvm[@]+"${jvm[@]}"} -Dorg.slf4j.simpleLogger.showDateTime=true \
@@ -185,23 +241,19 @@ start() {
         printf 'export BUTLR_BRIDGE_TEST_KAFKA_CA=%q\n' "$dir/tls/ca.pem"
         printf 'export BUTLR_BRIDGE_TEST_JAVA_CP=%q\n' "$libs/*"
     } >"$dir/env"
+}
 
-    for ((i = 0; i < 600; i++)); do
-        if ! kill -0 "$pid" 2>/dev/null; then
-            tail -n 20 "$dir/log" >&2
-            rm -f "$dir/pid"
-            die "the broker ended while starting, see $dir/log"
-        fi
+# Until it answers at all its ports.
+await() {
+    local i
+    for ((i = 0; i < 1200; i++)); do
+        kill -0 "$1" 2>/dev/null || { rm -f "$dir/pid"; return 1; }
         if grep -q 'Kafka Server started' "$dir/log" && taken "$port" && taken $((port + 2)) && taken $((port + 3)) && taken $((port + 4)); then
-            echo "broker.sh: Kafka runs at 127.0.0.1:$port, pid $pid, log $dir/log" >&2
-            cat "$dir/env"
             return
         fi
         sleep 0.1
     done
-    tail -n 20 "$dir/log" >&2
-    stop
-    die "the broker did not answer within 60 s, see $dir/log"
+    return 1
 }
 
 stop() {

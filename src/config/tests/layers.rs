@@ -80,7 +80,13 @@ fn without_sources_the_defaults_hold() {
         (config.shutdown.drain_delay, config.shutdown.timeout),
         (Duration::ZERO, Duration::from_secs(10))
     );
-    assert_eq!(config.warnings(), Vec::<String>::new());
+    let [warning] = config.warnings().try_into().expect("one warning");
+    assert!(
+        warning.contains("spool.dir: there is no spool"),
+        "{warning}"
+    );
+    assert_eq!(config.kafka.confirm_within, Duration::from_secs(1));
+    assert!(config.quarantine.keep && config.spool.dir.is_none());
 }
 
 #[test]

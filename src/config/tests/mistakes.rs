@@ -44,7 +44,7 @@ fn all_mistakes_of_a_file_are_told_at_once() {
     let mut wanted = [
         (
             "colour",
-            "unknown key; known here: http, admin, kafka, topics, auth, dedup, log, shutdown",
+            "unknown key; known here: http, admin, kafka, topics, auth, dedup, spool, quarantine, log, shutdown",
         ),
         ("http.bnid", "unknown key; did you mean bind?"),
         ("http.max_events", "a whole number is expected, not a text"),

@@ -436,7 +436,7 @@ fn admin_credentials_are_whole() {
 #[test]
 fn what_is_weak_is_warned_of() {
     let warned = |text: &str, warning: &str| {
-        let warnings = good(text).warnings();
+        let warnings = good(&format!("spool.dir = '/spool'\n{text}")).warnings();
         assert!(
             warnings.len() == 1 && warnings[0].contains(warning),
             "{warnings:?}"
@@ -455,6 +455,7 @@ fn what_is_weak_is_warned_of() {
         "kafka.max_in_flight_per_topic = 10",
         "a full array of one type",
     );
+    assert_eq!(good("").warnings().len(), 1, "no spool");
     warned("shutdown.timeout = '1s'", "may cut requests off");
     warned("dedup.reading_window = '5m'", "5m is too short");
     warned(
@@ -469,5 +470,38 @@ fn what_is_weak_is_warned_of() {
     warned(
         "topics.types.TRAFFIC.min_insync_replicas = 1",
         "a single replica for TRAFFIC;",
+    );
+}
+
+#[test]
+fn the_spool_has_time_and_room() {
+    good("spool.dir = '/spool'\nspool.max_bytes = '64MiB'");
+    one_mistake(
+        "spool.dir = '/spool'\nkafka.confirm_within = '2s'",
+        "kafka.confirm_within",
+        "leaves too little of http.answer_within (2s)",
+    );
+    one_mistake(
+        "kafka.confirm_within = '1ms'",
+        "kafka.confirm_within",
+        "10ms to",
+    );
+    one_mistake("spool.dir = ''", "spool.dir", "is empty");
+    one_mistake(
+        "spool.max_bytes = '32MiB'",
+        "spool.max_bytes",
+        "less than two files",
+    );
+    one_mistake("spool.drain = 'fast'", "spool.drain", "ordered, concurrent");
+    one_mistake("quarantine.keep = 'no'", "quarantine.keep", "true or false");
+    one_mistake(
+        "quarantine.answer = 'ok'",
+        "quarantine.answer",
+        "reject, accept",
+    );
+    one_mistake(
+        "topics.quarantine = 'butlr_event_traffic_v1'",
+        "topics.quarantine",
+        "TRAFFIC would share",
     );
 }

@@ -2,7 +2,7 @@
 //! and timestamp are those of that event.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::entry::{Duplicate, Entry, Position};
 use super::headers::{self, Expected, Headers, Tags};
@@ -58,6 +58,8 @@ pub struct Aside {
     pub misplaced: HashMap<Position, String>,
     /// What is wrong with headers or timestamp.
     pub misheaded: HashMap<Position, String>,
+    /// Those marked as out of order that are not; see [`Order`].
+    pub unjustified: HashSet<Position>,
     /// The id in `ce_id`, where the value has another.
     pub other_ids: HashMap<Position, Ksuid>,
     /// Records whose value tells no event of the simulator.
@@ -197,6 +199,11 @@ impl Checker {
             keep(&mut self.aside.misheaded, record.position, cut(what));
         }
         Some(entry)
+    }
+
+    /// After the last record: what only the whole tells.
+    pub fn finish(&mut self) {
+        self.aside.unjustified = self.order.unjustified();
     }
 
     fn misplaced(&self, record: &Record<'_>, told: &Told<'_>) -> Result<(), String> {

@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 use super::check::{Aside, Stray};
 use super::entry::{Duplicate, Entry, Position};
 use super::options::Judging;
+use super::order::NOTHING_NEWER;
 use super::report::{Property, Report, Violation};
 use crate::event::EventType;
 use crate::simulate::city::Truth;
@@ -16,6 +17,7 @@ use crate::simulate::ksuid::Ksuid;
 
 mod copies;
 mod leftovers;
+mod recovered;
 mod verdicts;
 mod worlds;
 
@@ -68,6 +70,9 @@ impl<'a> Join<'a> {
         self.report.attempts += attempts.len() as u64;
         attempts.iter().for_each(|a| self.answer(a));
         let readings = readings(&attempts, &entries);
+        if self.judging.is_some_and(Judging::may_have_recovered) {
+            self.report.already_stored += recovered::set_free(&mut attempts, &entries);
+        }
         let repeats = self.judge(&mut attempts, &mut entries);
         // Stable: the tries of an event stay in the order in which they were noted.
         attempts.sort_by_key(|a| a.id);
@@ -164,15 +169,18 @@ impl<'a> Join<'a> {
         marked.revision += u64::from(entry.supersedes.is_some());
         marked.stale += u64::from(entry.stale);
         marked.out_of_order += u64::from(entry.out_of_order);
+        let unjustified = entry.out_of_order && aside.unjustified.contains(&entry.position);
+        let misheaded = entry.misheaded || unjustified;
         let parts = [
             (Property::Placed, entry.misplaced, &aside.misplaced),
-            (Property::Headed, entry.misheaded, &aside.misheaded),
+            (Property::Headed, misheaded, &aside.misheaded),
         ];
         for (property, wrong, kept) in parts {
             self.report.checked(property, 1);
             if wrong {
                 self.violated(property, entry.id, Some(entry.position), || {
-                    let text = kept.get(&entry.position);
+                    let text = kept.get(&entry.position).map(String::as_str);
+                    let text = text.or(unjustified.then_some(NOTHING_NEWER));
                     text.map_or_else(
                         || "not as the contract says".to_owned(),
                         |text| format!("expected {text}"),

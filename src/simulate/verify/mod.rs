@@ -14,7 +14,8 @@
 //! that the bridge recognises at all (its `dedup` settings may be off) is not asked for: see [`Duplicates`].
 //!
 //! That a record came out of order is checked where its partition was read from its first record on: one that says so needs
-//! a newer one before it. That one says nothing is wrong where something newer was received long before it, if it is told
+//! a newer one before it, or one after it that was received no later: a bridge goes by what it has accepted, which may wait
+//! on its disk while others pass it by. That one says nothing is wrong where something newer was received long before it, if it is told
 //! how long that is: see [`Options::known_after`].
 //!
 //! With what it examines it shares `EventType`, the reading of KSUIDs (`crate::ksuid`, held to vectors of the reference
@@ -134,7 +135,7 @@ pub fn verify(
     };
     // From their beginning topics hold records of before, too.
     let whole = copies.is_some() || run.starts.is_none();
-    let mut order = Order::new(options.known_after.map(ms));
+    let mut order = Order::new(options.known_after.map(ms), ms(options.put_back));
     if copies.is_none() {
         order.reads_from(&from);
     }
@@ -155,6 +156,7 @@ pub fn verify(
         partitions,
     };
     let gathered = gather(&source, from, awaited, &mut checker, &mut entries, progress)?;
+    checker.finish();
     drop(consumer);
     let entries = entries.close()?;
 

@@ -29,6 +29,8 @@ pub struct Options {
     /// received then without being marked as out of order is wrong. For a single bridge, or such as share what they know;
     /// `None`: not asked for, as nothing in a record tells when it was stored.
     pub known_after: Option<Duration>,
+    /// So far a bridge's clock may have been put back while it ran: what it received before may seem to have come later.
+    pub put_back: Duration,
 }
 
 impl Options {
@@ -43,6 +45,7 @@ impl Options {
             duplicates: Duplicates::default(),
             restarted: false,
             known_after: None,
+            put_back: Duration::ZERO,
         }
     }
 }
@@ -56,7 +59,9 @@ pub enum Duplicates {
     /// All.
     Expected,
     /// It need not: such that are taken for something new, or for a revision because the current value was in doubt, are
-    /// counted. What is no duplicate must still not be taken for one.
+    /// counted. What is no duplicate must still not be taken for one. If the bridge was started again
+    /// ([`Options::restarted`]), of several tries of an event those that were answered spooled need no record of their own:
+    /// it drops from its spool what the topics hold already.
     Allowed,
 }
 
@@ -68,6 +73,8 @@ pub(super) struct Judging {
     repeats_ids: bool,
     /// Whether a current value may be in doubt, as after a crash.
     doubts: bool,
+    /// Whether a spool may have been found by another process, after a crash.
+    recovered: bool,
 }
 
 impl Judging {
@@ -88,6 +95,7 @@ impl Judging {
             signs,
             repeats_ids: duplicates == Duplicates::Expected && !restarted,
             doubts: duplicates == Duplicates::Allowed,
+            recovered: duplicates == Duplicates::Allowed && restarted,
         })
     }
 
@@ -95,6 +103,11 @@ impl Judging {
     /// lost by it.
     pub(super) fn excuses_a_revision(self, verdict: Verdict) -> bool {
         self.doubts && matches!(verdict, Verdict::Repeat | Verdict::Revision)
+    }
+
+    /// Whether of several tries of an event that were answered published or spooled one record may be enough.
+    pub(super) fn may_have_recovered(self) -> bool {
+        self.recovered
     }
 
     /// Whether redeliveries of repeats must be recognised.

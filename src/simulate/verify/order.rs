@@ -1,24 +1,41 @@
 //! Whether records are marked as out of order where they are, and only there.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::check::Record;
+use super::entry::Position;
 use super::headers::{self, Tags};
 use super::told::Told;
 use crate::event::EventType;
 
 /// A bridge that was started again knows of nothing older than its windows; what is older than this is not asked for, ms.
 const REMEMBERED: i64 = 600_000;
+/// So many marks at most wait for what justifies them; what goes beyond is taken for unjustified.
+const WAITING: usize = 100_000;
+/// What is said of those that nothing justifies.
+pub const NOTHING_NEWER: &str =
+    "no ce_outoforder, as nothing newer came before it, nor was received before it";
 
 /// What came before what. Records of a partition come in their order.
+///
+/// A bridge marks an event as out of order when it has accepted something newer: that may still wait on its disk, and come
+/// to Kafka later than what passes it by (`spool.drain = "concurrent"`, an entry that was recovered after a crash, one that
+/// took several tries). So a mark that nothing newer came before waits, and what comes later and was received no later than
+/// it justifies it.
 #[derive(Debug)]
 pub struct Order {
     /// Of each partition whether it is read from its very first record on, so that what came before a record is known.
     whole: [Vec<bool>; EventType::ALL.len()],
     /// See [`super::Options::known_after`], ms.
     known_after_ms: Option<i64>,
+    /// How far the bridge's clock may have been put back in between, ms.
+    put_back_ms: i64,
     newest: HashMap<(u8, u64), Newest>,
+    /// Marks that nothing justifies so far, by type and source.
+    waiting: HashMap<(u8, u64), Vec<Mark>>,
+    /// How many those are.
+    unjustified: usize,
     /// How many came that had to be marked, because something newer was received long before them.
     pub long_older: u64,
 }
@@ -39,13 +56,24 @@ struct Step {
     received_ms: i64,
 }
 
+/// A record that says that it is out of order.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    position: Position,
+    time_ms: i64,
+    received_ms: i64,
+}
+
 impl Order {
     /// Nothing came yet.
-    pub fn new(known_after_ms: Option<i64>) -> Self {
+    pub fn new(known_after_ms: Option<i64>, put_back_ms: i64) -> Self {
         Self {
             whole: Default::default(),
             known_after_ms,
+            put_back_ms,
             newest: HashMap::new(),
+            waiting: HashMap::new(),
+            unjustified: 0,
             long_older: 0,
         }
     }
@@ -60,9 +88,9 @@ impl Order {
     /// Looks at a record with these tags.
     ///
     /// # Errors
-    /// It says that it is out of order, and nothing newer of its type and source came before it. Or it says nothing, and
-    /// something newer was received long before it; what was received shortly before may have been on its way together
-    /// with it.
+    /// It says nothing, and something newer was received long before it; what was received shortly before may have been on
+    /// its way together with it. One that says that it is out of order, and is not, is told by [`Order::unjustified`]; here
+    /// only if too many of those wait already.
     pub fn look(
         &mut self,
         record: &Record<'_>,
@@ -70,10 +98,11 @@ impl Order {
         tags: &Tags,
     ) -> Result<(), String> {
         let at = record.position;
-        let received = || record.headers.and_then(headers::received_ms);
-        let known_after = self
-            .known_after_ms
-            .zip(self.known_after_ms.and_then(|_| received()));
+        let received_ms = record.headers.and_then(headers::received_ms);
+        let known_after = self.known_after_ms.zip(received_ms);
+        if !tags.replaced {
+            self.justify(at, told, received_ms);
+        }
         let newest = self.newest.entry((at.topic, told.source));
         if let Entry::Occupied(newest) = &newest
             && let Some((known_after_ms, received_ms)) = known_after
@@ -97,7 +126,16 @@ impl Order {
                 Entry::Vacant(_) => false,
             };
             if !is_older {
-                return Err("no ce_outoforder, as nothing newer came before it".to_owned());
+                if self.unjustified >= WAITING {
+                    return Err(NOTHING_NEWER.to_owned());
+                }
+                self.unjustified += 1;
+                let marks = self.waiting.entry((at.topic, told.source)).or_default();
+                marks.push(Mark {
+                    position: at,
+                    time_ms: told.timestamp_ms,
+                    received_ms: received_ms.unwrap_or(i64::MIN),
+                });
             }
         }
         // A time that lies too far off is nobody's measure.
@@ -119,6 +157,28 @@ impl Order {
             }
         }
         Ok(())
+    }
+
+    /// What was received at this time justifies the marks of what is older and was received no earlier.
+    fn justify(&mut self, at: Position, told: &Told<'_>, received_ms: Option<i64>) {
+        let Entry::Occupied(mut marks) = self.waiting.entry((at.topic, told.source)) else {
+            return;
+        };
+        let received_ms = received_ms.map_or(i64::MAX, |ms| ms - self.put_back_ms);
+        let before = marks.get().len();
+        let waits = |m: &Mark| m.time_ms >= told.timestamp_ms || m.received_ms < received_ms;
+        marks.get_mut().retain(waits);
+        self.unjustified -= before - marks.get().len();
+        if marks.get().is_empty() {
+            marks.remove();
+        }
+    }
+
+    /// After the last record: those that say that they are out of order, and are not.
+    pub fn unjustified(&mut self) -> HashSet<Position> {
+        self.unjustified = 0;
+        let marks = self.waiting.drain().flat_map(|(_, marks)| marks);
+        marks.map(|mark| mark.position).collect()
     }
 }
 

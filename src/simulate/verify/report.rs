@@ -197,6 +197,9 @@ pub struct Report {
     pub named: u64,
     /// Events that were answered `repeat`, of readings of which no answer of this run tells.
     pub repeats_before: u64,
+    /// Answers `spooled` without a record of their own, of events that are there: a bridge that was started again drops what
+    /// its spool holds of what the topics hold already.
+    pub already_stored: u64,
     /// Records that nobody sent and that came before the run.
     pub earlier: u64,
     /// Records that had to be marked as out of order, because something newer was known for long; see
@@ -222,6 +225,7 @@ impl Report {
             published: 0,
             named: 0,
             repeats_before: 0,
+            already_stored: 0,
             earlier: 0,
             long_older: 0,
             gave_up: None,

@@ -146,7 +146,7 @@ fn checker_that(truth: &Truth, skip_earlier: bool) -> Checker {
         max_future_ms: 60_000,
     };
     let names = EventType::ALL.map(|t| format!("t.{}", t.kebab()));
-    let order = Order::new(None);
+    let order = Order::new(None, 0);
     Checker::new(
         names,
         [PARTITIONS; 10],
@@ -180,6 +180,8 @@ pub struct World {
     pub duplicates: Duplicates,
     pub restarted: bool,
     pub skip_earlier: bool,
+    /// Partitions are read from their first records on.
+    pub whole: bool,
     pub traffic_complete: bool,
 }
 
@@ -196,6 +198,7 @@ impl World {
             duplicates: Duplicates::Detect,
             restarted: true,
             skip_earlier: false,
+            whole: false,
             traffic_complete: true,
         }
     }
@@ -222,6 +225,10 @@ impl World {
 
     pub fn verify(&self) -> Report {
         let mut checker = checker_that(&self.truth, self.skip_earlier);
+        if self.whole {
+            let from = vec![vec![0; PARTITIONS]; EventType::ALL.len()];
+            checker.order.reads_from(&from);
+        }
         let mut buckets: BTreeMap<usize, (Vec<Attempt>, Vec<Entry>)> = BTreeMap::new();
         for attempt in &self.attempts {
             let bucket = buckets.entry(bucket_of(attempt.key)).or_default();
@@ -236,6 +243,7 @@ impl World {
                     .push(entry);
             }
         }
+        checker.finish();
         let names = EventType::ALL.map(|t| format!("t.{}", t.kebab()));
         let report = Report::new(names);
         let answered = |answer| self.attempts.iter().any(|a| a.answer == answer);

@@ -159,6 +159,7 @@ impl Course {
                 "not all entries of before could be looked for in their topic: some may be stored twice"
             );
         }
+        self.tell(kit, &outcome.stored);
         self.remove(kit, &outcome.stored);
         let stored = outcome.stored.len() as u64;
         kit.shared.counts.already_stored.inc_by(stored);
@@ -175,6 +176,7 @@ impl Course {
             return;
         }
         self.ahead.retain(|(ahead, _)| *ahead != seq);
+        self.tell(kit, &[seq]);
         self.remove(kit, &[seq]);
         kit.shared.counts.confirmed_late.inc();
         self.pass(kit, 1);
@@ -537,6 +539,21 @@ impl Course {
         {
             // The entries are gone; only a file is left.
             tracing::warn!(%error, "a file of the spool could not be removed yet");
+        }
+    }
+
+    /// Duplicate detection hears that Kafka has them.
+    fn tell(&self, kit: &Kit, seqs: &[u64]) {
+        let Some(desk) = &kit.shared.desk else {
+            return;
+        };
+        for seq in seqs {
+            let read = kit.shared.store.read(self.to, *seq, 1, 1);
+            if let Some((found, bytes)) = read.unwrap_or_default().first()
+                && found == seq
+            {
+                publish::tell(desk, bytes, kit.stamping);
+            }
         }
     }
 

@@ -18,6 +18,9 @@ pub(in crate::spool) type Look =
 const BATCH: usize = 1_000;
 const BATCH_BYTES: usize = 4 << 20;
 
+/// Most that are looked for: about a hundred bytes each. Only a spool whose manifest is lost can have more.
+const MOST: usize = 2_000_000;
+
 struct Suspects {
     list: Vec<Suspect>,
     /// Offsets before which none of them can be, where that is known.
@@ -69,7 +72,7 @@ fn suspects(shared: &Shared, to: Destination, stop: &AtomicBool) -> Result<Suspe
     let mut list = Vec::new();
     let mut any_in_doubt = false;
     let mut from = 0;
-    while from < shared.recovered_end && !stop.load(Ordering::Relaxed) {
+    while from < shared.recovered_end && list.len() < MOST && !stop.load(Ordering::Relaxed) {
         let read = shared.store.read(to, from, BATCH, BATCH_BYTES);
         let read = read.map_err(|error| error.to_string())?;
         let Some((last, _)) = read.last() else { break };
@@ -83,6 +86,13 @@ fn suspects(shared: &Shared, to: Destination, stop: &AtomicBool) -> Result<Suspe
                 list.push(suspect);
             }
         }
+    }
+    if list.len() >= MOST {
+        tracing::warn!(
+            destination = to.name(),
+            looked_for = list.len(),
+            "not all entries of before are looked for in their topic: some may be stored twice"
+        );
     }
     // What was in doubt was handed over before anything was marked.
     let since = match handed {

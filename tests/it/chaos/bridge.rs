@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::books::{Books, Metrics};
+use super::refusals::Refused;
 use crate::harness::{Process, Request, agent, binary};
 use crate::real::{nobody_there, within};
 
@@ -43,6 +44,8 @@ pub struct Life {
     pub ended: Ended,
     /// From its last line, where it had one.
     pub books: Option<Books>,
+    /// What it refused with 503, as far as it said so.
+    pub refused: Vec<Refused>,
     /// Most memory, bytes.
     pub memory: u64,
 }
@@ -138,6 +141,7 @@ impl Bridge {
         self.lives.push(Life {
             ended,
             books: Books::of_log(&output),
+            refused: Refused::of_log(&output),
             memory: memory.unwrap_or(0),
         });
     }

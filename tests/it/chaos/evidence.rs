@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use butlr_bridge::event::EventType;
 use butlr_bridge::simulate::city::Truth;
@@ -36,6 +37,8 @@ pub struct Evidence {
     /// Whether every TRAFFIC event was taken.
     pub traffic_complete: bool,
     pub started_ms: i64,
+    /// What [`Done`] counts from.
+    pub load_began_ms: i64,
     pub ended_ms: i64,
     /// What is in Kafka, but for values.
     pub records: Vec<Stored>,
@@ -158,9 +161,19 @@ impl Evidence {
         let options = Options {
             duplicates: Duplicates::Allowed,
             restarted: true,
+            put_back: Duration::from_millis(self.clock_off_ms().unsigned_abs()),
             ..Options::of(self.kafka.clone())
         };
         verify::verify(&journal, &options, &mut |_, _| ()).map_err(|error| error.to_string())
+    }
+
+    /// How far the bridge's clock was off at most.
+    fn clock_off_ms(&self) -> i64 {
+        let off = self.schedule.faults.iter().map(|f| match f.what {
+            What::ClockStep(seconds) => 1_000 * seconds.abs(),
+            _ => 0,
+        });
+        off.max().unwrap_or(0)
     }
 
     /// A journal as the verifier needs it: without the types whose topic was deleted, of which it is to read nothing; with
@@ -188,11 +201,7 @@ impl Evidence {
         let journal = journal.finish(self.truth.clone(), complete);
         drop(journal.expect("written"));
 
-        let off = self.schedule.faults.iter().map(|f| match f.what {
-            What::ClockStep(seconds) => 1_000 * seconds.abs(),
-            _ => 0,
-        });
-        let off = off.max().unwrap_or(0);
+        let off = self.clock_off_ms();
         let path = dir.join("journal.json");
         let text = std::fs::read(&path).expect("a journal");
         let mut contents: serde_json::Value = serde_json::from_slice(&text).expect("JSON");

@@ -10,6 +10,7 @@ use butlr_bridge::simulate::verify::{Finding, Property, Report};
 
 use super::bridge::Ended;
 use super::evidence::Evidence;
+use super::refusals;
 use super::schedule::What;
 use twins::Twins;
 
@@ -108,17 +109,8 @@ fn answers(evidence: &Evidence, judgement: &mut Judgement) {
         );
         judgement.broken("taken in the end", what);
     }
-    // What a spool is for. One that is full, or a bridge that is about to end, may refuse.
-    let schedule = &evidence.schedule;
-    let may_refuse = schedule.small_spool
-        || schedule.has(|what| matches!(what, What::DiskFull | What::BridgeEnded));
-    if evidence.spool && !may_refuse && heard.status_503 > 0 {
-        let what = format!(
-            "{} answers 503 although there was a spool",
-            heard.status_503
-        );
-        judgement.broken("taken at once", what);
-    }
+    // What a spool is for.
+    judgement.hold("taken at once", refusals::without_need(evidence));
 }
 
 /// Once all is well, each event is published without a detour; the first of a type may still take one.
@@ -149,10 +141,15 @@ fn books(evidence: &Evidence, judgement: &mut Judgement) {
             (Ended::Gracefully(_), Some(books)) => {
                 let objection = books.objection();
                 judgement.hold("books", objection.map(|o| format!("process {number}: {o}")));
+                if evidence.spool && books.spool.is_none() {
+                    let what = format!("process {number} told no ledger of the spool");
+                    judgement.broken("books", what);
+                }
             }
             _ => {}
         }
     }
+    handed_on(evidence, judgement);
     judgement.hold("books", evidence.metrics.objection());
     let Some(last) = &evidence.books else {
         judgement.broken("books", "/status told none");
@@ -181,6 +178,26 @@ fn books(evidence: &Evidence, judgement: &mut Judgement) {
     if !(least..=sent).contains(&received) {
         let what = format!("{received} received, {sent} sent, of those {unsure} without an answer");
         judgement.broken("books", what);
+    }
+}
+
+/// What a process left in its spool the next one found there.
+fn handed_on(evidence: &Evidence, judgement: &mut Judgement) {
+    let spools = evidence.lives.iter().map(|life| match life.ended {
+        Ended::Gracefully(_) => life.books.as_ref()?.spool.as_ref(),
+        _ => None,
+    });
+    let spools: Vec<_> = spools.collect();
+    for (number, pair) in (1..).zip(spools.windows(2)) {
+        if let [Some(before), Some(after)] = pair
+            && before.present != after.recovered
+        {
+            let what = format!(
+                "process {number} left {} entries, the next one found {}",
+                before.present, after.recovered
+            );
+            judgement.broken("books", what);
+        }
     }
 }
 
@@ -230,6 +247,15 @@ fn verified(evidence: &Evidence, report: &Report, judgement: &mut Judgement) {
             judgement.broken(property.name(), told(finding));
         }
     }
+    let dropped = already_stored(evidence);
+    if dropped.is_some_and(|most| report.already_stored > most) {
+        let what = format!(
+            "{} tries answered spooled have no record of their own, the bridge dropped {} entries as already stored",
+            report.already_stored,
+            dropped.unwrap_or_default()
+        );
+        judgement.broken("stored", what);
+    }
     for property in [
         Property::Stored,
         Property::Sent,
@@ -244,6 +270,18 @@ fn verified(evidence: &Evidence, report: &Report, judgement: &mut Judgement) {
         let copies = report.copies;
         judgement.broken("copies", format!("without a cause: {copies:?}"));
     }
+}
+
+/// How many entries of before were dropped because the topics held their events; `None` where a process that may have done
+/// so was killed.
+fn already_stored(evidence: &Evidence) -> Option<u64> {
+    // The first process finds nothing.
+    let later = evidence.lives.iter().skip(1);
+    let dropped = later.map(|life| match &life.books {
+        Some(books) => Some(books.spool.as_ref().map_or(0, |spool| spool.already_stored)),
+        None => None,
+    });
+    dropped.sum()
 }
 
 fn told(finding: &Finding) -> String {

@@ -70,6 +70,7 @@ fn quarantine(template: &str) -> String {
 
 fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -> Evidence {
     let spool = has_spool();
+    let mut phases = Phases::begin();
     let world = build(schedule, kafka, dir, template, spool);
     let proof = verify::Kafka {
         bootstrap_servers: kafka.address(),
@@ -84,7 +85,8 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
         Journal::create(Some(&dir.join(name)), run).expect("a folder")
     };
     let started_ms = clock_ms();
-    let mut phases = Phases::begin();
+    phases.over("start");
+    let load_began_ms = clock_ms();
     let (load, done) = through_faults(schedule, &world, journal("journal"));
     let mut bridge = world.bridge.into_inner().expect("no panic holds it");
     phases.over("load");
@@ -111,6 +113,7 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
         truth,
         traffic_complete,
         started_ms,
+        load_began_ms,
         ended_ms: clock_ms(),
         records: Stored::all(&kafka.address(), template),
         lives: std::mem::take(&mut bridge.lives),

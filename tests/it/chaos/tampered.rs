@@ -5,11 +5,13 @@ use std::time::Duration;
 use butlr_bridge::simulate::journal::{Answer, Attempt, Cause};
 use butlr_bridge::simulate::ksuid::Ksuid;
 
+use super::act::Done;
 use super::books::SpoolBooks;
 use super::bridge::Ended;
 use super::evidence::Evidence;
 use super::judge::judge;
 use super::kafka::Kafka;
+use super::refusals::Refused;
 use super::run::run;
 use super::schedule::{Fault, Schedule, What};
 use crate::real::heavy;
@@ -145,6 +147,51 @@ const TAMPERINGS: &[Tampering] = &[
         let books = e.books.as_mut().expect("of /status");
         books.spool.get_or_insert_with(SpoolBooks::default).spooled += 1;
     }),
+    ("a process that tells nothing of its spool", "books", |e| {
+        e.spool = true;
+        e.lives[0].books.as_mut().expect("its last line").spool = None;
+    }),
+    (
+        "an entry that the next process did not find",
+        "books",
+        |e| {
+            let mut next = e.lives[0].clone();
+            for (life, present) in [(&mut e.lives[0], 3), (&mut next, 0)] {
+                let books = life.books.as_mut().expect("its last line");
+                books.spool = Some(SpoolBooks {
+                    recovered: 2,
+                    spooled: 1,
+                    drained: 3 - present,
+                    present,
+                    ..SpoolBooks::default()
+                });
+            }
+            e.lives.push(next);
+        },
+    ),
+    (
+        "an answer 503 of which no log tells",
+        "taken at once",
+        |e| {
+            e.spool = true;
+            e.heard.status_503 = 1;
+        },
+    ),
+    (
+        "an answer 503 long after the disk was full",
+        "taken at once",
+        |e| {
+            refused(e, 5_001);
+        },
+    ),
+    (
+        "an answer 503 that no fault explains",
+        "taken at once",
+        |e| {
+            refused(e, 0);
+            e.done[0].what = What::KafkaPaused;
+        },
+    ),
     ("a process that left no books", "books", |e| {
         e.lives[0].books = None
     }),
@@ -189,6 +236,19 @@ const TAMPERINGS: &[Tampering] = &[
         },
     ),
 ];
+
+/// So long after the disk was full.
+fn refused(evidence: &mut Evidence, after_ms: i64) {
+    evidence.spool = true;
+    evidence.schedule.small_spool = false;
+    evidence.heard.status_503 = 1;
+    let (began, ended) = (Duration::from_secs(1), Duration::from_secs(2));
+    let what = What::DiskFull;
+    evidence.done = vec![Done { what, began, ended }];
+    let at_ms = evidence.load_began_ms + 2_000 + after_ms;
+    let code = "spool_full".to_owned();
+    evidence.lives[0].refused = vec![Refused { at_ms, code }];
+}
 
 /// One that was published at the first try, and is there once.
 fn published(evidence: &Evidence) -> Attempt {

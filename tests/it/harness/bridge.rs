@@ -373,7 +373,11 @@ impl Bridge {
         let wait = self.config.http.answer_within + Duration::from_secs(5);
         let start = Instant::now();
         loop {
-            let objection = ledger::objection(&self.metrics(), counted);
+            let spool = || {
+                let spool = self.config.spool.dir.as_ref().map(|_| self.status());
+                spool.and_then(|status| ledger::spool_objection(&status["spool"]))
+            };
+            let objection = ledger::objection(&self.metrics(), counted).or_else(spool);
             if objection.is_none() || start.elapsed() > wait {
                 return objection;
             }

@@ -78,3 +78,21 @@ pub fn objection(exposition: &str, counted: u64) -> Option<String> {
     (counted != received)
         .then(|| format!("{received} received by the bridge, {counted} counted by the harness"))
 }
+
+/// What is wrong with the books of the spool, as `/status` shows them: recovered + spooled = what became of them + present.
+pub fn spool_objection(spool: &Value) -> Option<String> {
+    let ledger = spool["ledger"].as_object()?;
+    let of = |name: &str| ledger[name].as_u64().expect("a number");
+    let came = of("recovered") + of("spooled");
+    let ends = [
+        "drained",
+        "confirmed_late",
+        "already_stored",
+        "set_aside",
+        "lost",
+        "present",
+    ];
+    let ended: u64 = ends.into_iter().map(of).sum();
+    (came != ended)
+        .then(|| format!("{came} entries came into the spool, {ended} are told: {spool}"))
+}

@@ -40,6 +40,7 @@ impl Report {
             "published": self.published,
             "named": self.named,
             "repeats_of_readings_before_the_run": self.repeats_before,
+            "spooled_and_already_stored": self.already_stored,
             "records_before_the_run": self.earlier,
             "long_older_than_what_was_known": self.long_older,
             "not_waited_longer": self.gave_up,
@@ -186,6 +187,13 @@ impl Report {
             writeln!(
                 f,
                 "not checked  {repeats} repeats rest on readings from before the run"
+            )?;
+        }
+        if self.already_stored > 0 {
+            let stored = grouped(self.already_stored);
+            writeln!(
+                f,
+                "spooled      {stored} tries of events of which the topics held a record already"
             )?;
         }
         if self.earlier > 0 {

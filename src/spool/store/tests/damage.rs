@@ -1,29 +1,20 @@
 //! Files that were cut off, changed or lost while nobody looked: the store opens, tells it, keeps what was there, and has every entry
 //! of which no byte is lost.
 
-use super::*;
+use super::{model::Model, *};
 use crate::spool::store::{Handed, MANIFEST};
 
 const ENTRIES: u64 = 120;
 
-/// A spool with one segment, closed or as a `kill -9` leaves it.
-fn spool(closed: bool) -> (tempfile::TempDir, String) {
-    let (dir, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+/// A spool with one segment, which was ended.
+fn spool() -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     for turn in 0..4 {
         store
             .append(&batch(TRAFFIC, turn * 30..turn * 30 + 30))
             .unwrap();
     }
-    copy(dir.path(), killed.path());
-    drop(store);
-    let dir = if closed {
-        // The next start reads it, and notes that it is whole.
-        drop(open(dir.path()));
-        dir
-    } else {
-        killed
-    };
     (dir, "00000001.redb".to_owned())
 }
 
@@ -34,26 +25,45 @@ fn is_part(read: &[Vec<u8>]) -> bool {
     read.iter().all(|value| all.any(|there| there == value))
 }
 
+/// The same on a disk in memory: many cases, no fsync.
+fn modelled(closed: bool) -> (Model, Vec<u8>) {
+    let model = Model::new();
+    let (store, _) = open_on(&model.disk(), 256 << 10);
+    for turn in 0..4 {
+        store
+            .append(&batch(TRAFFIC, turn * 30..turn * 30 + 30))
+            .unwrap();
+    }
+    let killed = model.after_kill();
+    drop(store);
+    let model = if closed { model } else { killed };
+    let whole = model.contents(Path::new(FILE)).unwrap();
+    (model, whole)
+}
+
+const FILE: &str = "/spool/00000001.redb";
+
+fn damaged(model: &Model, bytes: &[u8]) -> Model {
+    let broken = model.after_kill();
+    broken.damage(Path::new(FILE), Some(bytes.to_vec()));
+    broken
+}
+
 #[test]
 fn a_file_that_was_cut_off_anywhere() {
     for closed in [true, false] {
-        let (dir, name) = spool(closed);
-        let whole = fs::read(dir.path().join(&name)).unwrap();
-        for len in (0..whole.len()).step_by(5 * 4096).chain([1, 100, 5000]) {
-            let broken = tempfile::tempdir().unwrap();
-            copy(dir.path(), broken.path());
-            fs::write(broken.path().join(&name), &whole[..len]).unwrap();
-            let (store, found) = open(broken.path());
+        let (model, whole) = modelled(closed);
+        for len in (0..whole.len()).step_by(3 * 4096).chain([1, 100, 5000]) {
+            let broken = damaged(&model, &whole[..len]);
+            let (store, found) = open_on(&broken.disk(), 256 << 10);
             assert_eq!(
                 found.damaged.len(),
                 1,
                 "{len} of {} bytes: {found:?}",
                 whole.len()
             );
-            assert_eq!(
-                fs::read(found.damaged[0].moved_to.as_ref().unwrap()).unwrap(),
-                whole[..len]
-            );
+            let moved_to = found.damaged[0].moved_to.as_ref().unwrap();
+            assert_eq!(broken.contents(moved_to).unwrap(), whole[..len]);
             let read = values(&store, TRAFFIC);
             assert!(
                 is_part(&read) && store.present(TRAFFIC) == read.len() as u64,
@@ -61,12 +71,9 @@ fn a_file_that_was_cut_off_anywhere() {
             );
             store.append(&batch(MOTION, 0..3)).unwrap();
             drop(store);
-            let (store, found) = open(broken.path());
+            let (store, found) = open_on(&broken.disk(), 256 << 10);
             assert!(found.damaged.is_empty(), "{len}: {found:?}");
-            assert_eq!(
-                (values(&store, TRAFFIC), values(&store, MOTION)),
-                (read, expected(0..3))
-            );
+            assert!(values(&store, TRAFFIC) == read && values(&store, MOTION) == expected(0..3));
         }
     }
 }
@@ -74,16 +81,12 @@ fn a_file_that_was_cut_off_anywhere() {
 #[test]
 fn a_flipped_bit_in_each_page() {
     for closed in [true, false] {
-        let (dir, name) = spool(closed);
-        let whole = fs::read(dir.path().join(&name)).unwrap();
+        let (model, whole) = modelled(closed);
         let mut told = 0;
-        for at in (0..whole.len()).step_by(3 * 4096).map(|at| at + 17) {
-            let broken = tempfile::tempdir().unwrap();
-            copy(dir.path(), broken.path());
+        for at in (0..whole.len()).step_by(2 * 4096).map(|at| at + 17) {
             let mut bytes = whole.clone();
             bytes[at.min(whole.len() - 1)] ^= 0x10;
-            fs::write(broken.path().join(&name), &bytes).unwrap();
-            let (store, found) = open(broken.path());
+            let (store, found) = open_on(&damaged(&model, &bytes).disk(), 256 << 10);
             let read = values(&store, TRAFFIC);
             // A bit is in one entry, or in none.
             assert!(
@@ -92,7 +95,7 @@ fn a_flipped_bit_in_each_page() {
                 read.len()
             );
             assert!(
-                read.len() as u64 == ENTRIES || !found.damaged.is_empty() || found.unfinished > 0,
+                read.len() as u64 == ENTRIES || !found.damaged.is_empty(),
                 "byte {at}: {found:?}"
             );
             assert!(store.verify().unwrap().damaged.is_empty());
@@ -104,7 +107,7 @@ fn a_flipped_bit_in_each_page() {
 
 #[test]
 fn a_file_that_is_missing_is_told() {
-    let (dir, name) = spool(true);
+    let (dir, name) = spool();
     fs::remove_file(dir.path().join(&name)).unwrap();
     let (store, found) = open(dir.path());
     assert_eq!(found.missing, [name]);
@@ -121,7 +124,7 @@ fn without_a_manifest_every_entry_may_have_been_handed_over() {
         Some(b"\0\0\0"),
         Some(b""),
     ] {
-        let (dir, _) = spool(true);
+        let (dir, _) = spool();
         let manifest = dir.path().join(MANIFEST);
         match content {
             Some(content) => fs::write(&manifest, content).unwrap(),
@@ -144,7 +147,7 @@ fn without_a_manifest_every_entry_may_have_been_handed_over() {
 
 #[test]
 fn damage_that_comes_later_is_found_when_it_is_read() {
-    let (dir, name) = spool(true);
+    let (dir, name) = spool();
     let mut bytes = fs::read(dir.path().join(&name)).unwrap();
     let (store, _) = open(dir.path());
     let at = bytes
@@ -168,6 +171,41 @@ fn damage_that_comes_later_is_found_when_it_is_read() {
         (store.damaged().len(), files(&dir.path().join("damaged"))),
         (1, vec![name])
     );
+}
+
+/// redb goes back to the commit before, without a word.
+#[test]
+fn damage_to_the_last_commit_of_a_killed_process_is_told() {
+    let model = Model::new();
+    let (store, _) = open_on(&model.disk(), 256 << 10);
+    store.append(&batch(TRAFFIC, 0..20)).unwrap();
+    store.append(&batch(TRAFFIC, 20..25)).unwrap();
+    let killed = model.after_kill();
+    drop(store);
+    let file = Path::new("/spool/00000001.redb");
+    let whole = killed.contents(file).unwrap();
+    for number in 20..25 {
+        let mut bytes = whole.clone();
+        for at in memchr::memmem::find_iter(&whole, &value(number)) {
+            bytes[at + 300] ^= 1;
+        }
+        let model = killed.after_kill();
+        model.damage(file, Some(bytes));
+        let (store, found) = open_on(&model.disk(), 256 << 10);
+        assert_eq!(found.damaged.len(), 1, "{found:?}");
+        assert!(found.damaged[0].moved_to.is_some());
+        let rest = expected((0..25).filter(|n| *n != number));
+        assert!(values(&store, TRAFFIC) == rest, "{number}");
+        assert_eq!(store.present(TRAFFIC), 24);
+    }
+    for at in (0..320).step_by(13) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        let model = killed.after_kill();
+        model.damage(file, Some(bytes));
+        let (store, _) = open_on(&model.disk(), 256 << 10);
+        assert!(values(&store, TRAFFIC) == expected(0..25), "byte {at}");
+    }
 }
 
 #[test]

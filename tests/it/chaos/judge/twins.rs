@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use butlr_bridge::simulate::journal::Answer;
 
 use crate::chaos::evidence::{Evidence, Stored};
-use crate::chaos::schedule::{Place, What};
+use crate::chaos::refusals::in_trouble;
 
 /// Records that are there twice by one receipt: the bridge, or librdkafka in it, sent them again because it did not know that
 /// they were stored.
@@ -20,17 +20,17 @@ pub struct Twins {
 }
 
 impl Twins {
-    /// README, "Where duplicates can still be": only where Kafka's answer can have been lost.
+    /// README, "Where duplicates can still be": only where Kafka's answer can have been lost. The bridge looks in the topics
+    /// for what it finds on its disk, so that it was killed is no excuse; nor is any for what was sent when all was well.
     pub fn of(evidence: &Evidence) -> Self {
         let mut twins = Self::default();
-        let excused = evidence.schedule.has(|what| {
-            matches!(what.place(), Place::Kafka | Place::Network) || what == What::BridgeKilled
-        });
-        if !excused {
-            return twins;
-        }
+        let after = evidence.after.iter().map(|a| format!("event_{}", a.id));
+        let after: HashSet<_> = after.collect();
         let mut by_id: HashMap<&str, Vec<&Stored>> = HashMap::new();
-        for record in &evidence.records {
+        let excused = |record: &&Stored| {
+            !after.contains(&record.id) && in_trouble(evidence, &record.received_at)
+        };
+        for record in evidence.records.iter().filter(excused) {
             by_id.entry(&record.id).or_default().push(record);
         }
         let tries = evidence.by_id();

@@ -130,3 +130,29 @@ fn where_nobody_went_anywhere_nothing_adds_up() {
     world.truth.spaces[0].1 = 1;
     only(&world, Property::Occupancy);
 }
+
+#[test]
+fn what_was_spooled_may_be_there_by_another_try_after_a_restart() {
+    let sample = Sample::new(500, OCCUPANCY, "4");
+    let told = |answers: &[Answer], records: usize, allowed: bool| {
+        let mut world = world();
+        if allowed {
+            world.duplicates = Duplicates::Allowed;
+        }
+        for answer in answers {
+            world.note(&sample, Cause::AfterFailure, *answer);
+        }
+        (0..records).for_each(|_| world.store(&sample));
+        let report = world.verify();
+        (report.holds(), report.already_stored)
+    };
+    use Answer::{Published, Spooled};
+    assert_eq!(told(&[Published, Spooled], 1, true), (true, 1));
+    assert_eq!(told(&[Spooled, Spooled, Spooled], 1, true), (true, 2));
+    assert_eq!(told(&[Spooled, Spooled], 2, true), (true, 0));
+    // It is nowhere; what was published is there less often; one try alone; a bridge that was not started again.
+    assert_eq!(told(&[Published, Spooled], 0, true), (false, 0));
+    assert_eq!(told(&[Published, Published, Spooled], 1, true), (false, 0));
+    assert_eq!(told(&[Spooled], 0, true), (false, 0));
+    assert_eq!(told(&[Published, Spooled], 1, false), (false, 0));
+}
