@@ -289,6 +289,18 @@ fn tell(found: &Found) {
     }
 }
 
+/// What Kafka refused for good before this start is not forgotten.
+fn tell_set_aside(store: &Store) {
+    match store.set_aside_entries() {
+        Ok(entries) if entries.is_empty() => {}
+        Ok(entries) => tracing::warn!(
+            entries = entries.len(),
+            "the spool holds entries that Kafka refused for good: look at them with `butlr-bridge spool list --set-aside`"
+        ),
+        Err(error) => tracing::warn!(%error, "what was set aside in the spool cannot be read"),
+    }
+}
+
 /// Opens the spool, where there is one to be, and lets `desk` know what it holds. Damage does not keep it from starting: it is
 /// told, and put aside.
 fn open_spool(
@@ -308,6 +320,7 @@ fn open_spool(
     let (store, found) =
         opened.map_err(|problem| Error::Configuration(format!("spool.dir: {problem}")))?;
     tell(&found);
+    tell_set_aside(&store);
     if health::is_in_memory(dir) {
         tracing::warn!(
             dir = %dir.display(),

@@ -77,7 +77,7 @@ pub(super) static KEYS: &[Key] = &[
     key("kafka.max_past", Text("3d"), "An event's time further back than this is replaced by the time of publishing; below every retention"),
     key("kafka.max_in_flight_per_topic", Text("10000"), "Most events of one topic waiting for Kafka; more are spooled (without a spool answered 503), so that one topic cannot stall the others"),
     key("kafka.confirm_within", Text("1s"), "How long Kafka may take to confirm an event before it is stored in the spool instead"),
-    key("kafka.away_after", Text("10s"), "Without a spool: after this long without a reachable broker the bridge is no longer ready"),
+    key("kafka.away_after", Text("10s"), "Without a spool that can be written: after this long without a reachable broker the bridge is no longer ready"),
     key("kafka.properties.*", Told("none"), "A librdkafka property, its name in quotes; what the bridge's promise rests on is refused"),
     key("kafka.secret_files.*", Told("none"), "File with the value of a librdkafka property"),
 

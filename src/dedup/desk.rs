@@ -128,6 +128,12 @@ impl Desk {
         self.knows(SPOOL)
     }
 
+    /// An event that was spooled, with these marks, is refused by Kafka for good. (Other replicas take it for stored while
+    /// Redis remembers it.)
+    pub fn set_aside(&self, facts: &Facts<'_>, marks: &Marks) {
+        self.memory.forget(facts, marks);
+    }
+
     /// An event that was spooled, with these marks, is in Kafka now. Nothing is waited for.
     pub fn drained(&self, facts: &Facts<'_>, marks: &Marks) {
         let follows = self.memory.drained(facts, marks);

@@ -299,8 +299,8 @@ pub struct Delivery(Arc<Slot>);
 /// What a wait ended with that was not answered by "stored".
 #[derive(Debug)]
 pub enum Ended {
-    /// By this report.
-    Reported(Report, Option<Claim>),
+    /// By this report. The slot tells it to whoever asks again.
+    Reported(Report, Arc<Slot>, Option<Claim>),
     /// Without one: the record may be stored any time.
     InDoubt(Arc<Slot>, Option<Claim>),
 }
@@ -355,7 +355,7 @@ impl Delivery {
         state.waiting = None;
         let claim = state.claim.take();
         match state.report {
-            Some(report) => Ended::Reported(report, claim),
+            Some(report) => Ended::Reported(report, Arc::clone(&self.0), claim),
             None => {
                 state.watched = Watched::Spooled;
                 Ended::InDoubt(Arc::clone(&self.0), claim)

@@ -62,16 +62,16 @@ impl Pipeline {
         } = sent;
         let (claim, doubt) = match delivery.end() {
             // In the last moment.
-            Ended::Reported(Report::Stored(receipt), _) => {
+            Ended::Reported(Report::Stored(receipt), ..) => {
                 let stored = self.published(&event, lane.topic(), receipt, marks, at, request);
                 received.settle(Outcome::Published);
                 return Begun::ended(event, Ok(Promise::Published(stored)));
             }
-            Ended::Reported(Report::Failed(code), claim) => {
-                if !is_certain(code) {
-                    lane.open_circuit();
-                }
-                (claim, None)
+            Ended::Reported(Report::Failed(code), _, claim) if is_certain(code) => (claim, None),
+            // It failed, and may be stored all the same.
+            Ended::Reported(Report::Failed(_), slot, claim) => {
+                lane.open_circuit();
+                (claim, Some(slot))
             }
             Ended::InDoubt(slot, claim) => {
                 lane.open_circuit();

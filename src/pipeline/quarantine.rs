@@ -1,6 +1,7 @@
 //! What is no valid event may be the sender's new format of tomorrow: it is published to a topic of its own before it is
 //! refused.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::timeout_at;
 
 use super::{Pipeline, Promise, Request, Verdict};
-use crate::config::QuarantineAnswer;
+use crate::config::{QuarantineAnswer, RECORD_OVERHEAD};
 use crate::dedup::claim::Claim;
 use crate::dedup::desk::Claimed;
 use crate::event::{EventType, Refused, Unreadable};
@@ -22,8 +23,14 @@ use crate::rejection::Rejection;
 use crate::spool::entry::{Content, Quarantined};
 use crate::spool::{Route, Spool};
 
+/// Larger than this nothing is kept: what librdkafka takes for one record, less key and headers.
+const MAX_KEPT: usize = 1_000_000 - RECORD_OVERHEAD;
+
 /// What a header of a record may say of the mistakes, bytes.
 const MAX_DETAIL: usize = 2048;
+
+/// A longer type than this is none, bytes.
+const MAX_CLAIMED: usize = 256;
 
 /// What is no valid event.
 pub(super) struct Invalid<'b> {
@@ -59,6 +66,22 @@ impl<'b> Invalid<'b> {
         }
     }
 
+    /// Also where it is none of the ten: a new type of the sender's is to be told apart.
+    fn claimed_type(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Claiming<'c> {
+            #[serde(borrow)]
+            r#type: Cow<'c, str>,
+        }
+        if let Some(claimed) = self.claimed {
+            return Some(claimed.name().to_owned());
+        }
+        let claiming: Claiming<'_> = serde_json::from_slice(self.raw?).ok()?;
+        let claimed = claiming.r#type;
+        let is_decent = claimed.len() <= MAX_CLAIMED && !claimed.contains(char::is_control);
+        is_decent.then(|| claimed.into_owned())
+    }
+
     fn told(&self, request: &Request<'_>) -> Quarantined {
         let (codes, detail) = match &self.rejection {
             Rejection::Invalid(mistakes) => {
@@ -78,7 +101,7 @@ impl<'b> Invalid<'b> {
             detail: shortened(detail),
             path: request.sender.path(),
             credential: request.sender.credential(),
-            claimed_type: self.claimed.map(|claimed| claimed.name().to_owned()),
+            claimed_type: self.claimed_type(),
             content_type: request.sender.content_type(),
         }
     }
@@ -110,7 +133,7 @@ impl Pipeline {
         };
         Box::pin(async move {
             let keeps = self.quarantine.keep;
-            let fits = |raw: &&[u8]| keeps && raw.len() <= self.limits.max_event_bytes;
+            let fits = |raw: &&[u8]| keeps && raw.len() <= MAX_KEPT;
             let Some(raw) = invalid.raw.filter(fits) else {
                 return refused(self.refuse(received, invalid.rejection));
             };
@@ -118,9 +141,14 @@ impl Pipeline {
                 Ok(()) => self.keep_aside(&invalid, raw, request, wakeups).await,
                 Err(rejection) => Err(rejection),
             };
-            if let Err(rejection) = kept {
+            match kept {
+                Ok(()) => {}
+                // To try that again would be of no use.
+                Err(Rejection::EventTooLarge { .. }) => {
+                    return refused(self.refuse(received, invalid.rejection));
+                }
                 // It may be tried again; what is wrong with it is told once it is kept.
-                return refused(self.refuse(received, rejection));
+                Err(rejection) => return refused(self.refuse(received, rejection)),
             }
             received.settle(Outcome::Quarantined);
             self.count(&invalid.rejection);
@@ -210,25 +238,20 @@ impl Pipeline {
         };
         let _ = timeout_at(until.into(), &mut delivery).await;
         match delivery.end() {
-            Ended::Reported(Report::Stored(_), _) => Aside::Stored,
-            Ended::Reported(Report::Failed(code), claim) => {
+            Ended::Reported(Report::Stored(_), ..) => Aside::Stored,
+            Ended::Reported(Report::Failed(code), slot, claim) => {
                 if code == RDKafkaErrorCode::TopicAuthorizationFailed {
                     lane.deny();
                 }
-                let claim = match claim {
-                    Some(claim) if !is_certain(code) => {
-                        lane.open_circuit();
-                        match &self.spool {
-                            Some(_) => Some(claim),
-                            None => {
-                                claim.unknown();
-                                None
-                            }
-                        }
-                    }
-                    claim => claim,
-                };
-                unsent(rejection(code, raw.len()), claim)
+                let doubt = (!is_certain(code)).then_some(slot);
+                if doubt.is_some() {
+                    lane.open_circuit();
+                }
+                Aside::Unsent(Box::new(Unsent {
+                    rejection: rejection(code, raw.len()),
+                    claim,
+                    doubt,
+                }))
             }
             Ended::InDoubt(slot, claim) => {
                 lane.open_circuit();

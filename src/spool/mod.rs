@@ -382,9 +382,9 @@ impl Shared {
     }
 
     fn remove(&self, to: Destination, seqs: &[u64]) -> Result<(), StoreError> {
-        self.store.remove(to, seqs)?;
+        // First: what fails here is tried again by the next flush.
         self.unflushed.store(true, Ordering::Release);
-        Ok(())
+        self.store.remove(to, seqs)
     }
 
     fn doubts(&self) -> MutexGuard<'_, HashSet<u64>> {

@@ -395,6 +395,7 @@ fn sighup_reads_the_secrets_files_again() {
         "admin.bind=127.0.0.1:0",
         "kafka.bootstrap_servers=127.0.0.1:1",
         "http.answer_within=200ms",
+        "quarantine.keep=false",
     ] {
         command.args(["--set", setting]);
     }
@@ -422,6 +423,8 @@ fn a_broken_configuration_at_sighup_changes_nothing() {
     let text = r#"
         [http]
         bind = "127.0.0.1:0"
+        [quarantine]
+        keep = false
         [admin]
         bind = "127.0.0.1:0"
         [kafka]

@@ -144,6 +144,7 @@ fn ten_megabytes_of_brackets_cost_no_memory_where_they_are_let_in() {
     let process = Process::serve(&[
         "kafka.bootstrap_servers=127.0.0.1:1",
         "http.max_body_bytes=16MiB",
+        "quarantine.keep=false",
     ]);
     let peak = || process.peak_memory();
     let url = format!("http://{}/v1/events", process.ingest());

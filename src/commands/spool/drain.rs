@@ -13,7 +13,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{FAILED, Failure, SpoolArguments, Verdict, dir_of, misused, require_spool};
-use crate::config::Config;
+use crate::commands::block_on;
+use crate::config::{self, Config};
+use crate::dedup::desk::Desk;
 use crate::kafka::client;
 use crate::kafka::destination::Destination;
 use crate::kafka::lane::{Lane, TopicState};
@@ -113,6 +115,9 @@ enum Why {
     Signal,
 }
 
+/// How long the replicas' store may take to hear of what was drained last.
+const FLUSH: Duration = Duration::from_secs(5);
+
 /// What of a bridge drains.
 struct Drain {
     spool: Arc<Spool>,
@@ -121,6 +126,8 @@ struct Drain {
     lanes: Arc<[Arc<Lane>; Destination::COUNT]>,
     contact: Arc<Contact>,
     watch: Watch,
+    /// Replicas that share what is stored hear of what gets into Kafka.
+    desk: Option<Arc<Desk>>,
 }
 
 /// How it ended.
@@ -138,6 +145,11 @@ impl Drain {
         let bootstrap = config.require_kafka();
         let bootstrap = bootstrap.map_err(|mistake| Failure::Told(misused(&[mistake])))?;
         let metrics = Arc::new(Metrics::new(&config.topics.names()));
+        let desk = match &config.dedup.store {
+            config::Store::Memory => None,
+            config::Store::Redis(_) => Desk::open(config, &metrics).map_err(Failure::Misused)?,
+        };
+        let desk = desk.map(Arc::new);
         let contact = Arc::new(Contact::default());
         let producer = Producer::start(
             client::producer(config, bootstrap),
@@ -170,7 +182,7 @@ impl Drain {
         let spool = Spool::start(Parts {
             store,
             settings: config.spool.clone(),
-            desk: None,
+            desk: desk.clone(),
             lanes: Arc::clone(&lanes),
             lane_events: events,
             lane_bytes: bytes,
@@ -188,6 +200,7 @@ impl Drain {
             producer,
             lanes,
             contact,
+            desk,
             watch,
         })
     }
@@ -254,6 +267,9 @@ impl Drain {
         let why: Vec<_> = Destination::all().map(|to| self.in_vain(to)).into();
         drop(self.draining);
         drop(self.watch);
+        if let Some(desk) = &self.desk {
+            block_on(desk.flush(FLUSH));
+        }
         let store = self.spool.store();
         let left = Destination::all().into_iter().zip(why);
         let left = left.map(|(to, why)| (to, store.present(to), why));
@@ -278,7 +294,9 @@ struct Summary<'s> {
 impl Summary<'_> {
     fn is_good(&self) -> bool {
         let sound = self.found.damaged.is_empty() && self.found.missing.is_empty();
-        self.end.life.present == 0 && self.end.life.lost == 0 && sound
+        // Whoever deletes the volume after this is not to lose what was set aside.
+        let nothing_is_left = self.end.life.present == 0 && self.end.set_aside == Some(0);
+        nothing_is_left && self.end.life.lost == 0 && sound
     }
 
     fn text(&self) -> String {

@@ -33,6 +33,24 @@ impl Memory {
         self.ids.of(key).stored.restore(id, now.ids_from)
     }
 
+    /// An event of the spool never gets into Kafka: the same event, sent again, is tried anew, and nothing is a repeat of it.
+    pub fn forget(&self, facts: &Facts<'_>, marks: &Marks) {
+        let cell = facts.cell.filter(|_| makes_current(marks));
+        let mut locked = self.locked(facts.id_key, cell);
+        let key = key_under(facts.id_key, facts.reading, marks.conflict.is_some());
+        if let Some(id) = locked.ids.stored.get_mut(key)
+            && id.reading() == facts.reading
+        {
+            id.stored_at.expire();
+        }
+        let values = cell.zip(locked.values.as_mut());
+        if let Some(value) = values.and_then(|(cell, values)| values.stored.get_mut(cell))
+            && value.current.id == under(marks, EventId::new(facts.id))
+        {
+            value.current.contest();
+        }
+    }
+
     /// An event of the spool got into Kafka, under `marks`. Returns the id of a current value that is still in the spool and
     /// so comes after it.
     ///

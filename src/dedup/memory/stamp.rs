@@ -26,6 +26,11 @@ impl Stamp {
         self.0 & SPOOLED != 0
     }
 
+    /// As if it had been stored before all windows.
+    pub fn expire(&mut self) {
+        self.0 = 0;
+    }
+
     /// It is in Kafka now.
     pub fn set_published(&mut self) {
         self.0 = self.tick();

@@ -505,8 +505,15 @@ impl Course {
     /// Returns whether it was.
     fn set_aside(&mut self, kit: &Kit, seq: u64, reason: &str) -> bool {
         let destination = self.to.name();
+        let read = kit.shared.store.read(self.to, seq, 1, 1);
         match kit.shared.store.set_aside(self.to, seq, reason) {
             Ok(()) => {
+                if let Some(desk) = &kit.shared.desk
+                    && let Some((found, bytes)) = read.unwrap_or_default().first()
+                    && *found == seq
+                {
+                    publish::tell_set_aside(desk, bytes, kit.stamping);
+                }
                 let counts = &kit.shared.counts;
                 counts.set_aside.inc();
                 if let Some(left_out) = kit.shared.throttle.allow("set aside") {

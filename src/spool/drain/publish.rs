@@ -66,6 +66,14 @@ pub(super) fn tell(desk: &Desk, bytes: &[u8], stamping: Stamping) {
     });
 }
 
+/// An entry never gets into Kafka: likewise.
+pub(super) fn tell_set_aside(desk: &Desk, bytes: &[u8], stamping: Stamping) {
+    with_event(bytes, |event, marks, received_at| {
+        let plausible = stamping.is_plausible(event.timestamp_ms(), received_at);
+        desk.set_aside(&Facts::of(event, plausible), marks);
+    });
+}
+
 /// An entry of before that may be in Kafka already; with whether it was in doubt. `None`: it can't be published.
 pub(super) fn suspect(seq: u64, bytes: &[u8]) -> Option<(Suspect, bool)> {
     let entry = Entry::decode(bytes).ok()?;

@@ -1,5 +1,6 @@
 //! After a start: which of the entries found does Kafka hold already? Each destination is looked at by a thread of its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -42,7 +43,7 @@ pub(super) fn look(
         let suspects = suspects(&shared, to, &stop);
         // The store is not kept open by a Kafka that is away.
         drop(shared);
-        let found = match suspects {
+        let looked = AssertUnwindSafe(|| match suspects {
             Ok(Suspects { list, .. }) if list.is_empty() => Found {
                 suspects: 0,
                 outcome: Outcome::default(),
@@ -58,7 +59,15 @@ pub(super) fn look(
                     ..Outcome::default()
                 },
             },
-        };
+        });
+        // Without an answer nothing would ever be drained.
+        let found = catch_unwind(looked).unwrap_or_else(|_| Found {
+            suspects: 0,
+            outcome: Outcome {
+                why_not: Some("the search broke off".to_owned()),
+                ..Outcome::default()
+            },
+        });
         mailbox.push(Word::Looked { to, found });
     };
     let thread = std::thread::Builder::new().name("spool-suspects".into());

@@ -124,16 +124,14 @@ impl Store {
             if there.contains(&written.number) || retired.contains(&written.number) {
                 continue;
             }
-            let lost: u64 = written.live.iter().sum();
-            // An empty one's name may have been lost with the power: nothing was in it.
-            if lost > 0 || written.rows.iter().any(|rows| *rows > 0) {
-                tracing::error!(
-                    file = segment_name(written.number),
-                    lost,
-                    "a file of the spool is missing"
-                );
-                missing.push(segment_name(written.number));
-            }
+            // Its name was durable before it was listed. What one held that was still written to is not known.
+            let lost: Option<u64> = written.sealed.map(|_| written.live.iter().sum());
+            tracing::error!(
+                file = segment_name(written.number),
+                lost,
+                "a file of the spool is missing"
+            );
+            missing.push(segment_name(written.number));
         }
         {
             let mut state = self.state();

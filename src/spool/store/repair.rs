@@ -2,7 +2,7 @@
 //! was lies in `damaged/`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -146,7 +146,15 @@ impl Store {
             }
             live
         };
+        // What a file held that was still written to when its process ended is not known.
+        let is_known = segment.checked || matches!(segment.stage, Stage::Sealed(Some(_)));
         let (before, after) = (segment.live, live(rows, segment));
+        // What damage took is not to be counted down once more when its record is confirmed.
+        let whole: BTreeSet<u32> = rows.keys().map(|(_, seq)| place_of(*seq)).collect();
+        segment.end = whole.last().map_or(0, |last| last + 1);
+        for place in (0..segment.end).filter(|place| !whole.contains(place)) {
+            segment.removed.insert(place);
+        }
         segment.rows = [0; Destination::COUNT];
         rows.keys().for_each(|(to, _)| segment.rows[*to] += 1);
         segment.live = after;
@@ -163,6 +171,6 @@ impl Store {
             self.present[to].fetch_sub(before[to], Relaxed);
             lost += gone;
         }
-        Some(lost)
+        (is_known || lost > 0).then_some(lost)
     }
 }

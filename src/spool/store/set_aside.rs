@@ -68,8 +68,10 @@ impl Store {
                 file: SET_ASIDE.to_owned(),
                 why,
             })?;
-        self.remove(to, &[seq])?;
-        self.flush()
+        // It lies there now, whatever becomes of where it was.
+        let _ = self.remove(to, &[seq]);
+        let _ = self.flush();
+        Ok(())
     }
 
     fn append_set_aside(&self, to: Destination, seq: u64, row: &[u8]) -> Result<(), FileError> {

@@ -221,7 +221,7 @@ pub async fn send(
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let doubt = match delivery.end() {
-        Ended::Reported(Report::Stored(_), _) => return Ok(true),
+        Ended::Reported(Report::Stored(_), ..) => return Ok(true),
         Ended::Reported(..) => None,
         Ended::InDoubt(slot, _) => Some(slot),
     };

@@ -1,16 +1,61 @@
 //! A clock of a bridge's own, by libfaketime: what it takes for the time of day can be put forward and back.
+//!
+//! It does not reach waits by C11's `cnd_timedwait`, which librdkafka makes: by a clock put forward they would last until the
+//! real one has come so far. So these are sent by way of `pthread_cond_timedwait`, which it does reach. That waits which have
+//! begun last longer when a clock is put back, as Linux has it, is not shown by this.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::real::within;
+
+/// Both have the same layout in glibc; the results are `thrd_success`, `thrd_timedout` and `thrd_error`.
+const WAITS: &str = r#"
+#include <errno.h>
+#include <pthread.h>
+#include <threads.h>
+int cnd_timedwait(cnd_t *restrict condition, mtx_t *restrict mutex, const struct timespec *restrict until) {
+    int result = pthread_cond_timedwait((pthread_cond_t *)condition, (pthread_mutex_t *)mutex, until);
+    return result == 0 ? thrd_success : result == ETIMEDOUT ? thrd_timedout : thrd_error;
+}
+"#;
+
+/// [`WAITS`] as a library, where it can be made.
+fn waits() -> Option<&'static Path> {
+    static MADE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let make = || {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clock");
+        std::fs::create_dir_all(&dir).ok()?;
+        let beside = |ending: &str| dir.join(format!("{}.{ending}", std::process::id()));
+        let (source, made, library) = (beside("c"), beside("so"), dir.join("waits.so"));
+        std::fs::write(&source, WAITS).ok()?;
+        let mut compiler = Command::new("cc");
+        compiler
+            .args(["-O2", "-shared", "-fPIC", "-o"])
+            .arg(&made)
+            .arg(&source);
+        let compiled = compiler
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        let _ = std::fs::remove_file(source);
+        // Put there whole: other trials may be using it.
+        compiled
+            .ok()?
+            .success()
+            .then(|| std::fs::rename(made, &library).ok())??;
+        Some(library)
+    };
+    MADE.get_or_init(make).as_deref()
+}
 
 /// What a trial needs, where it is missing.
 pub fn needs() -> &'static [&'static str] {
     match library() {
         Some(_) => &[],
-        None => &["libfaketimeMT.so.1 (Debian's package libfaketime)"],
+        None => &["libfaketimeMT.so.1 (Debian's package libfaketime) and a C compiler"],
     }
 }
 
@@ -25,7 +70,8 @@ pub fn library() -> Option<PathBuf> {
     let mut all = folders
         .iter()
         .map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
-    all.find(|library| library.is_file())
+    let found = all.find(|library| library.is_file())?;
+    waits().map(|_| found)
 }
 
 /// The clock of one bridge, in all its processes.
@@ -55,8 +101,11 @@ impl Clock {
 
     /// What makes a process go by it.
     pub fn environment(&self) -> Vec<(String, PathBuf)> {
+        let mut preloaded = waits().expect("possible here").as_os_str().to_owned();
+        preloaded.push(":");
+        preloaded.push(&self.library);
         vec![
-            ("LD_PRELOAD".to_owned(), self.library.clone()),
+            ("LD_PRELOAD".to_owned(), preloaded.into()),
             ("FAKETIME_TIMESTAMP_FILE".to_owned(), self.file.clone()),
             ("FAKETIME_CACHE_DURATION".to_owned(), "1".into()),
             // Someone corrects the clock; time goes by as before.

@@ -277,9 +277,9 @@ fn verified(evidence: &Evidence, report: &Report, judgement: &mut Judgement) {
 fn already_stored(evidence: &Evidence) -> Option<u64> {
     // The first process finds nothing.
     let later = evidence.lives.iter().skip(1);
-    let dropped = later.map(|life| match &life.books {
-        Some(books) => Some(books.spool.as_ref().map_or(0, |spool| spool.already_stored)),
-        None => None,
+    let dropped = later.map(|life| {
+        let books = life.books.as_ref()?;
+        Some(books.spool.as_ref().map_or(0, |spool| spool.already_stored))
     });
     dropped.sum()
 }

@@ -282,6 +282,6 @@ fn why(what: What) -> &'static str {
     match what {
         What::DiskFull if !has_spool() => "there is no spool",
         What::DiskFull => "no tmpfs can be mounted here",
-        _ => "libfaketime is not installed",
+        _ => "libfaketime is not installed, or there is no C compiler",
     }
 }
