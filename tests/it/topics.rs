@@ -38,7 +38,7 @@ impl Configured {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let prefix = fresh_name("topics");
         let text = format!(
-            "[kafka]\nbootstrap_servers = \"{bootstrap}\"\n\n[topics]\ntemplate = \"{prefix}.{{type}}\"\n{more}\n"
+            "[kafka]\nbootstrap_servers = \"{bootstrap}\"\n\n[topics]\ntemplate = \"{prefix}.{{type}}\"\nquarantine = \"{prefix}.quarantine\"\n{more}\n"
         );
         std::fs::write(folder.path().join("bridge.toml"), text).expect("a file");
         Self { folder, prefix }
