@@ -55,6 +55,8 @@ pub enum QuarantineAnswer {
 
 const HAS_DEFAULT: &str = "the table of keys has a default for it";
 const GIB: usize = 1 << 30;
+/// No disk is larger: 1 PiB.
+const LARGEST: usize = 1 << 50;
 const SEGMENT: RangeInclusive<usize> = 1 << 20..=GIB;
 const RECOVER: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 
@@ -69,8 +71,8 @@ pub(super) fn read(section: &Reader<'_>) -> Spool {
             "" => Err("is empty; allowed: a folder, or leave it out".to_owned()),
             dir => Ok(PathBuf::from(dir)),
         }),
-        max_bytes: size("max_bytes", 4 << 20..=usize::MAX / 2),
-        min_free_bytes: size("min_free_bytes", 0..=usize::MAX / 2),
+        max_bytes: size("max_bytes", 4 << 20..=LARGEST),
+        min_free_bytes: size("min_free_bytes", 0..=LARGEST),
         segment_bytes: size("segment_bytes", SEGMENT),
         drain: section.choice("drain", &drains).expect(HAS_DEFAULT),
         recover_within: section

@@ -330,7 +330,7 @@ fn topics_without_kafka_exits_1() {
 fn sigterm_ends_it_in_order_with_the_final_counters() {
     let kafka = embedded();
     let bootstrap = format!("kafka.bootstrap_servers={}", kafka.bootstrap_servers());
-    let mut process = Process::serve(&[&bootstrap, "shutdown.timeout=5s"]);
+    let mut process = Process::serve(&[&bootstrap, "shutdown.timeout=5s", "quarantine.keep=false"]);
     eventually("ready", || (readyz(&process) == 200).then_some(()));
     post(&process, good("event_1")).expect(200);
     post(&process, good("event_2")).expect(200);
@@ -383,6 +383,7 @@ fn json_logs_are_one_object_a_line() {
         "kafka.bootstrap_servers=127.0.0.1:1",
         "http.bind=127.0.0.1:0",
         "admin.bind=127.0.0.1:0",
+        "quarantine.keep=false",
     ] {
         command.args(["--set", setting]);
     }
@@ -438,7 +439,10 @@ fn good_events_leave_no_line_at_info() {
 }
 
 fn a_flood_of_bad_requests_does_not_flood_the_log() {
-    let mut process = Process::serve(&["kafka.bootstrap_servers=127.0.0.1:1"]);
+    let mut process = Process::serve(&[
+        "kafka.bootstrap_servers=127.0.0.1:1",
+        "quarantine.keep=false",
+    ]);
     let url = format!("http://{}/v1/events", process.ingest());
     let agent = agent();
     let start = Instant::now();
