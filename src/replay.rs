@@ -2,12 +2,12 @@
 //!
 //! Safe to run twice, also days later, when nothing else remembers what was published: the quarantine topic itself does.
 //! Before a batch is published, an *intent* goes there: which records it is about, and where the topics of their events end.
-//! After it, a *done* says what came of it. Both are markers: records with the key [`marker::KEY`] and the header
-//! [`marker::HEADER`], all in partition 0, so that they have one order that every run sees.
+//! After it, a *done* says what came of it. Both are markers: records with the key `marker::KEY` and the header
+//! `marker::HEADER`, all in partition 0, so that they have one order that every run sees.
 //!
-//! - What a done names is not sent again ([`history`]).
+//! - What a done names is not sent again (`history`).
 //! - Records of an intent without its done are in doubt: they are looked for in those topics, from those ends on, by the
-//!   header `ce_replayedfrom` ([`stored`]).
+//!   header `ce_replayedfrom` (`stored`).
 //! - One batch at a time is under way: an intent counts only while no other is open, by the order of the markers. A run whose
 //!   intent does not count ends, and so does one that meets what another did meanwhile. An intent whose run is gone is closed by the next run once its lease is over; the run itself
 //!   publishes nothing later than that.

@@ -1,9 +1,9 @@
 //! The one thread that hands entries to librdkafka, each destination in order and by itself.
 //!
-//! - [`mailbox`]: what it hears from other threads;
+//! - `mailbox`: what it hears from other threads;
 //! - `course`: how far one destination is, and what to do next; `window`: how many records it may have in flight;
 //! - `publish`: from an entry to its record;
-//! - [`recover`]: after a start, which entries Kafka holds already;
+//! - `recover`: after a start, which entries Kafka holds already;
 //! - `progress`: what the log tells.
 
 pub(super) mod mailbox;
