@@ -88,6 +88,15 @@ fn wait_until_empty(bridge: &Bridge) {
     });
 }
 
+/// A bridge within this process that has ended lets go of its spool with the last of its threads, a moment later.
+#[track_caller]
+fn wait_until_free(spool: &Path) {
+    eventually("nobody has the spool any more", || {
+        let lock = std::fs::File::open(spool.join("lock")).expect("the lock's file");
+        lock.try_lock().ok()
+    });
+}
+
 fn late(id: &str) -> String {
     event(LATE, id, now_ms(), "space")
 }
@@ -193,6 +202,7 @@ fn what_is_spooled_is_known_and_drained_after_a_restart() {
     bridge_1.send(&first).expect(202);
     bridge_1.send(&second).expect(202);
     bridge_1.finish();
+    wait_until_free(folder.path());
 
     let bridge_2 = bridge_without_a_topic(&kafka, folder.path());
     let copy = bridge_2.send(&first).expect(202).json();
