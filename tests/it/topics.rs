@@ -279,7 +279,7 @@ fn serve_creates_none_unasked() {
     ]);
     let serve = Process::start(&mut command);
     serve.wait_for("the log tells each missing topic", |output| {
-        (output.matches("the topic is missing").count() == 10).then_some(())
+        (output.matches("the topic is missing").count() == 11).then_some(())
     });
     let names = topics_of(&kafka());
     assert!(!names.iter().any(|t| t.starts_with(&configured.prefix)));
