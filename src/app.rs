@@ -356,12 +356,7 @@ impl Bridge {
         let producer = Producer::start(properties, Arc::clone(&metrics), Arc::clone(&contact))
             .map_err(refused)?;
         let producer = Arc::new(producer);
-        let budget = config.kafka.max_in_flight_per_topic;
-        let lane_bytes = client::lane_bytes(&config.http);
-        let lanes = Arc::new(Destination::all().map(|destination| {
-            let topic = config.topics.of(destination).name.clone();
-            Lane::new(destination, topic, budget, lane_bytes)
-        }));
+        let lanes = Lane::all(config);
         let watched = lanes
             .iter()
             .filter(|lane| config.quarantine.keep || lane.destination() != Destination::Quarantine);
@@ -387,11 +382,7 @@ impl Bridge {
         let desk = Desk::open(config, &metrics).map_err(Error::Configuration)?;
         let desk = desk.map(Arc::new);
         let spool = open_spool(config, &metrics, &lanes, desk.as_ref())?;
-        let stamping = Stamping {
-            mode: config.kafka.timestamp,
-            max_future: config.kafka.max_future,
-            max_past: config.kafka.max_past,
-        };
+        let stamping = Stamping::of(&config.kafka);
         let draining = spool.as_ref().map(|spool| {
             let consumer = client::base(&config.kafka, bootstrap);
             spool.drain(Arc::clone(&producer), stamping, consumer)

@@ -53,6 +53,8 @@ pub mod app;
 
 pub mod ksuid;
 
+mod clock;
+
 pub mod simulate;
 
 pub mod commands;

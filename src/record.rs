@@ -9,7 +9,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::message::{Header, OwnedHeaders};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::config::TimestampMode;
+use crate::clock::unix_ms;
+use crate::config::{self, TimestampMode};
 use crate::dedup::{Marks, Revision};
 use crate::event::{Event, EventType};
 use crate::metrics::Replaced;
@@ -60,9 +61,18 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 impl Stamping {
+    /// As it is configured.
+    pub fn of(kafka: &config::Kafka) -> Self {
+        Self {
+            mode: kafka.timestamp,
+            max_future: kafka.max_future,
+            max_past: kafka.max_past,
+        }
+    }
+
     /// Whether an event's time is near enough to now to be believed: else no event would be in order after it.
     pub fn is_plausible(&self, event_ms: i64, now: SystemTime) -> bool {
-        stamp(event_ms, millis(now), *self).1.is_none()
+        stamp(event_ms, unix_ms(now), *self).1.is_none()
     }
 }
 
@@ -78,8 +88,8 @@ impl<'e> Record<'e> {
         origin: Origin<'_>,
     ) -> Self {
         let (timestamp_ms, replaced) = match stamping.mode {
-            TimestampMode::Received => (millis(received_at), None),
-            TimestampMode::Event => stamp(event.timestamp_ms(), millis(now), stamping),
+            TimestampMode::Received => (unix_ms(received_at), None),
+            TimestampMode::Event => stamp(event.timestamp_ms(), unix_ms(now), stamping),
         };
         Self {
             topic,
@@ -101,7 +111,7 @@ impl<'e> Record<'e> {
         received_at: SystemTime,
         spooled: bool,
     ) -> Self {
-        let received_ms = millis(received_at);
+        let received_ms = unix_ms(received_at);
         let codes = of.codes.join(",");
         let received = rfc3339(received_ms);
         let mut headers = OwnedHeaders::new_with_capacity(7);
@@ -138,7 +148,7 @@ fn headers(
     origin: Origin<'_>,
 ) -> OwnedHeaders {
     let time = rfc3339(event.timestamp_ms());
-    let received = rfc3339(millis(received_at));
+    let received = rfc3339(unix_ms(received_at));
     let mut source = String::with_capacity(48);
     source.push_str("/butlr");
     if let Some(org) = event.org_id() {
@@ -232,11 +242,6 @@ const fn cloud_event_type(event_type: EventType) -> &'static str {
         EventType::PirMotion => "io.butlr.pir-motion.v1",
         EventType::PirNoMotion => "io.butlr.pir-no-motion.v1",
     }
-}
-
-fn millis(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// RFC 3339 in UTC with milliseconds; `ms` lies between 1970 and the end of year 9999 (an event's rule).

@@ -23,10 +23,11 @@ mod stored;
 mod summary;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 pub use summary::Summary;
 
+use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::event::Limits;
 use batch::Work;
@@ -207,7 +208,7 @@ impl Replay<'_> {
 
     fn matches(&self, kept: &Kept) -> bool {
         let Options { since, codes, .. } = self.options;
-        let since = since.map_or(i64::MIN, millis);
+        let since = since.map_or(i64::MIN, unix_ms);
         let of_codes = codes.is_empty() || kept.codes.iter().any(|code| codes.contains(code));
         kept.received_ms >= since && of_codes
     }
@@ -328,9 +329,4 @@ impl Replay<'_> {
         self.journal.finish(finished)?;
         Ok(gave_up)
     }
-}
-
-fn millis(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -18,6 +18,14 @@ pub struct Limits {
     pub max_event_bytes: usize,
 }
 
+impl Limits {
+    /// What was taken once is never too large.
+    pub const NONE: Self = Self {
+        max_events: usize::MAX,
+        max_event_bytes: usize::MAX,
+    };
+}
+
 /// What a body holds.
 #[derive(Debug)]
 pub enum Parsed<'a> {

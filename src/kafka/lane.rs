@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::client::lane_bytes;
 use super::destination::Destination;
+use crate::config::Config;
 use crate::rejection::Rejection;
 
 /// How long a topic that may not be written to is left alone.
@@ -54,6 +56,15 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// One for each destination, in the order of [`Destination::index`], as they are configured.
+    pub fn all(config: &Config) -> Arc<[Arc<Self>; Destination::COUNT]> {
+        Arc::new(Destination::all().map(|destination| {
+            let topic = config.topics.of(destination).name.clone();
+            let events = config.kafka.max_in_flight_per_topic;
+            Self::new(destination, topic, events, lane_bytes(&config.http))
+        }))
+    }
+
     /// An empty lane; limits in records and in bytes of their values.
     pub fn new(
         destination: Destination,

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use futures_util::future::LocalBoxFuture;
 use tokio::time::timeout_at;
 
 use super::{Begun, Pipeline, Promise, Request, Sent, Stored};
+use crate::clock::unix_ms;
 use crate::dedup::MarkSet;
 use crate::dedup::claim::Claim;
 use crate::event::Event;
@@ -164,7 +165,7 @@ impl Pipeline {
     ) -> Result<(), Rejection> {
         let spool = self.spool.as_ref().expect("asked for only where it is");
         let entry = Entry {
-            received_ms: millis(request.received_at),
+            received_ms: unix_ms(request.received_at),
             in_doubt: doubt.is_some(),
             content,
             value: Cow::Borrowed(value),
@@ -183,9 +184,4 @@ impl Pipeline {
             Err(_) => Err(Rejection::SpoolUnconfirmed),
         }
     }
-}
-
-fn millis(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

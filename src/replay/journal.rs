@@ -10,11 +10,12 @@ use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, NoCustomPartitioner, ProducerContext,
 };
 
+use super::Error;
 use super::history::{History, join};
 use super::kept::{Place, Read};
 use super::marker::{Ends, Finished, HEADER, KEY, Marker, PARTITION};
 use super::reader::{Reader, Span, told};
-use super::{Error, millis};
+use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::event::EventType;
 use crate::kafka::client;
@@ -59,7 +60,7 @@ impl Journal {
     pub fn open(config: &Config, bootstrap: &str) -> Result<Self, Error> {
         let producer = client::producer(config, bootstrap);
         let writer = producer.create_with_context(Reports).map_err(told)?;
-        let started = millis(SystemTime::now()).unsigned_abs();
+        let started = unix_ms(SystemTime::now()).unsigned_abs();
         Ok(Self {
             reader: Reader::new(config, bootstrap)?,
             writer,
@@ -117,7 +118,7 @@ impl Journal {
     pub fn wait_for_others(&mut self) -> Result<(), Error> {
         let seen = Instant::now();
         while let Some(open) = self.history.open() {
-            let age = millis(SystemTime::now()).saturating_sub(open.since_ms);
+            let age = unix_ms(SystemTime::now()).saturating_sub(open.since_ms);
             let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
             if seen.elapsed() >= open.lease || age >= open.lease + SKEW {
                 let done = Marker::Done {
@@ -228,7 +229,7 @@ impl Journal {
             .partition(PARTITION)
             .key(KEY)
             .payload(&value)
-            .timestamp(millis(SystemTime::now()))
+            .timestamp(unix_ms(SystemTime::now()))
             .headers(OwnedHeaders::new_with_capacity(1).insert(header));
         self.writer.send(record).map_err(|(error, _)| told(error))?;
         loop {

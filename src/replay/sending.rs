@@ -90,11 +90,7 @@ impl Sending {
         let producer = client::producer(config, bootstrap);
         let producer = Producer::start(producer, Arc::clone(&metrics), Arc::clone(&contact));
         let producer = Arc::new(producer.map_err(refused)?);
-        let lanes = Arc::new(Destination::all().map(|destination| {
-            let topic = config.topics.of(destination).name.clone();
-            let most = config.kafka.max_in_flight_per_topic;
-            Lane::new(destination, topic, most, client::lane_bytes(&config.http))
-        }));
+        let lanes = Lane::all(config);
         let of_events = |lane: &&Arc<Lane>| lane.destination() != Destination::Quarantine;
         let watch = Watch::start(
             &client::base(&config.kafka, bootstrap),
@@ -124,11 +120,7 @@ impl Sending {
                 confirm_within: config.kafka.confirm_within,
                 reserve: Duration::ZERO,
                 quarantine: config.quarantine,
-                stamping: Stamping {
-                    mode: config.kafka.timestamp,
-                    max_future: config.kafka.max_future,
-                    max_past: config.kafka.max_past,
-                },
+                stamping: Stamping::of(&config.kafka),
                 limits: Limits {
                     max_events: config.http.max_events,
                     max_event_bytes: config.http.max_event_bytes,

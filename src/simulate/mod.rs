@@ -32,12 +32,5 @@ pub mod sender;
 pub mod stream;
 pub mod verify;
 
+pub(crate) use crate::clock::now_ms;
 pub use crate::ksuid;
-
-use std::time::{SystemTime, UNIX_EPOCH};
-
-/// The real clock, ms since 1970.
-pub(crate) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
-}

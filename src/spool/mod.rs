@@ -45,11 +45,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use tokio::sync::oneshot;
 
+use crate::clock::now_ms;
 use crate::config::{self, Drain};
 use crate::dedup::claim::Claim;
 use crate::dedup::desk::Desk;
@@ -454,9 +455,4 @@ impl Future for Keeping {
 /// A panic while one of these short locks is held leaves nothing half-done behind.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }

@@ -19,12 +19,6 @@ const BATCH: usize = 1_000;
 const BATCH_BYTES: usize = 4 << 20;
 /// Receipt is in the order of entries only as far as requests overtake each other and clocks are set.
 const SLACK: Duration = Duration::from_secs(60);
-/// What lies in the spool was checked when it was received.
-const ANY_SIZE: Limits = Limits {
-    max_events: usize::MAX,
-    max_event_bytes: usize::MAX,
-};
-
 /// Tells `desk` of the entries young enough to be remembered, on a thread of its own.
 pub fn restore(spool: &Arc<Spool>, desk: &Arc<Desk>, settings: &config::Dedup) {
     desk.expect_spool();
@@ -121,7 +115,7 @@ fn tell(entry: &Entry<'_>, now_ms: i64) -> Option<SpooledTold> {
     let received_ms = entry.received_ms;
     match &entry.content {
         Content::Quarantined(_) => Some(SpooledTold::of_bytes(&entry.value, received_ms, now_ms)),
-        Content::Event { marks, .. } => match parse(&entry.value, None, ANY_SIZE) {
+        Content::Event { marks, .. } => match parse(&entry.value, None, Limits::NONE) {
             Ok(Parsed::One(Ok(event))) => Some(SpooledTold::of(&event, marks, received_ms, now_ms)),
             _ => None,
         },

@@ -43,7 +43,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 pub use self::set_aside::SetAside;
@@ -54,6 +54,7 @@ use self::{
     state::{Stage, State},
     writing::Writer,
 };
+use crate::clock::now_ms;
 use crate::kafka::destination::Destination;
 
 /// Where a spool lies, and in what pieces.
@@ -413,13 +414,6 @@ fn number_of(name: &str, extension: &str) -> Option<u32> {
         .strip_suffix('.')?
         .parse()
         .ok()
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A panic elsewhere leaves nothing half-done in these.

@@ -21,10 +21,11 @@ mod wanted;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 
+use crate::clock::now_ms;
 use crate::kafka::tail::{Bounds, Halt, Patience, Reader, Span, Topic, most};
 use age::{Horizon, Stretch};
 use wanted::Wanted;
@@ -257,9 +258,4 @@ fn for_good(reason: String) -> Halt {
         reason,
         for_good: true,
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }

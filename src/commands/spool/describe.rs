@@ -13,12 +13,6 @@ use crate::kafka::destination::Destination;
 use crate::spool::entry::{Content, Entry, ReplayedFrom};
 use crate::spool::store::SetAside;
 
-/// What was taken once is never too large.
-const ANY_SIZE: Limits = Limits {
-    max_events: usize::MAX,
-    max_event_bytes: usize::MAX,
-};
-
 /// An entry and where it stands.
 pub struct Described<'e> {
     pub to: Destination,
@@ -80,7 +74,7 @@ impl<'e> Described<'e> {
                 content: Content::Event { marks, .. },
                 value,
                 ..
-            }) => match parse(value, None, ANY_SIZE) {
+            }) => match parse(value, None, Limits::NONE) {
                 Ok(Parsed::One(Ok(event))) => Event {
                     id: Some(
                         marks

@@ -161,10 +161,7 @@ impl Drain {
             config.kafka.max_in_flight_per_topic,
             client::lane_bytes(&config.http),
         );
-        let lanes = Arc::new(
-            Destination::all()
-                .map(|to| Lane::new(to, config.topics.of(to).name.clone(), events, bytes)),
-        );
+        let lanes = Lane::all(config);
         // A topic for which nothing waits may be missing.
         let wanted = lanes
             .iter()
@@ -188,11 +185,7 @@ impl Drain {
             lane_bytes: bytes,
             metrics,
         });
-        let stamping = Stamping {
-            mode: config.kafka.timestamp,
-            max_future: config.kafka.max_future,
-            max_past: config.kafka.max_past,
-        };
+        let stamping = Stamping::of(&config.kafka);
         let draining = spool.drain(Arc::clone(&producer), stamping, consumer);
         Ok(Self {
             spool,

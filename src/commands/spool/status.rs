@@ -1,13 +1,14 @@
 //! `spool status`: how much waits for which topic.
 
 use std::io::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::describe::moment;
 use super::look::Look;
 use super::{Failure, SpoolArguments, Verdict};
+use crate::clock::now_ms;
 use crate::kafka::destination::Destination;
 use crate::spool::entry::Entry;
 use crate::spool::store::SegmentInfo;
@@ -218,13 +219,6 @@ fn size(bytes: u64) -> String {
 fn age(now_ms: i64, then_ms: i64) -> String {
     let seconds = now_ms.saturating_sub(then_ms).max(0).unsigned_abs() / 1000;
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

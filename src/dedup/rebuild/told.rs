@@ -7,12 +7,6 @@ use crate::dedup::event_id::EventId;
 use crate::event::{Limits, Parsed, parse};
 use crate::kafka::tail::Record;
 
-/// A record of the bridge is never too large for it.
-const ANY_SIZE: Limits = Limits {
-    max_events: usize::MAX,
-    max_event_bytes: usize::MAX,
-};
-
 /// Further ahead than `kafka.max_future` may be.
 const FAR_AHEAD_MS: i64 = 3_600_000;
 
@@ -44,7 +38,7 @@ impl Told {
     /// What it tells; `None`: it is none of the bridge's.
     pub fn by(record: &Record<'_>) -> Option<Self> {
         let received_ms = record.received_ms?;
-        let Ok(Parsed::One(Ok(event))) = parse(record.value, None, ANY_SIZE) else {
+        let Ok(Parsed::One(Ok(event))) = parse(record.value, None, Limits::NONE) else {
             return None;
         };
         // Where records carry the time of receipt, no header tells of clocks that are far ahead.

@@ -11,12 +11,6 @@ use crate::record::{Origin, Record, Stamping};
 use crate::spool::entry::{Content, Entry};
 use crate::spool::suspects::Suspect;
 
-/// What was taken once is never too large.
-const ANY_SIZE: Limits = Limits {
-    max_events: usize::MAX,
-    max_event_bytes: usize::MAX,
-};
-
 /// Calls `hand` with the record of the entry, and its event where it is one.
 ///
 /// # Errors
@@ -104,7 +98,7 @@ fn with_event(bytes: &[u8], call: impl FnOnce(&Event<'_>, &Marks, SystemTime)) {
 }
 
 fn event(value: &[u8]) -> Result<Event<'_>, String> {
-    match parse(value, None, ANY_SIZE) {
+    match parse(value, None, Limits::NONE) {
         Ok(Parsed::One(Ok(event))) => Ok(event),
         Ok(Parsed::One(Err(_))) => Err("its value is no valid event for this release".to_owned()),
         Ok(Parsed::Many(_)) => Err("its value is an array".to_owned()),
