@@ -171,6 +171,8 @@ pub struct KafkaMetrics {
     transmit_seen: [AtomicU64; 2],
     /// Producers replaced because librdkafka called them fatal.
     pub producer_replacements: IntCounter,
+    /// Records that librdkafka reported as stored although no broker did.
+    pub presumed: IntCounter,
 }
 
 impl KafkaMetrics {
@@ -446,6 +448,10 @@ impl Metrics {
                 producer_replacements: b.counter(
                     "kafka_producer_replacements_total",
                     "Producers replaced because librdkafka called them fatal, or because they delivered nothing although Kafka was there.",
+                ),
+                presumed: b.counter(
+                    "kafka_presumed_total",
+                    "Records that librdkafka reported as stored although no broker did; what became of them counts as unknown.",
                 ),
             },
             certificate_expiry: b.add(Gauge::with_opts(opts(

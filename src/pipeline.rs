@@ -135,8 +135,8 @@ pub struct Stored<'b> {
     pub topic: &'b str,
     /// Its partition.
     pub partition: i32,
-    /// Its offset; `None` where the broker did not tell.
-    pub offset: Option<i64>,
+    /// Its offset.
+    pub offset: i64,
 }
 
 impl Pipeline {
@@ -433,7 +433,7 @@ impl Pipeline {
                 }
                 rejection(code, sent.event.raw().len())
             }
-            None => Rejection::KafkaUnconfirmed,
+            Some(Report::Presumed) | None => Rejection::KafkaUnconfirmed,
         };
         if self.is_to_be_kept(&rejection) {
             return self.unsent(sent, request);

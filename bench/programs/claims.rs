@@ -358,6 +358,7 @@ fn receipt() -> Outcome<Receipt> {
     });
     match report {
         Report::Stored(receipt) => Ok(receipt),
+        Report::Presumed => Err("no broker said that the record is stored".into()),
         Report::Failed(code) => Err(code.to_string().into()),
     }
 }

@@ -43,7 +43,7 @@ struct Published<'a> {
     id: &'a str,
     topic: &'a str,
     partition: i32,
-    offset: Option<i64>,
+    offset: i64,
 }
 
 #[derive(Serialize)]

@@ -113,7 +113,13 @@ impl ProducerContext for Callbacks {
         let report = match result {
             Ok(message) => {
                 self.contact.confirmed();
-                Report::Stored(Receipt::new(message.partition(), message.offset()))
+                match Receipt::new(message.partition(), message.offset()) {
+                    Some(receipt) => Report::Stored(receipt),
+                    None => {
+                        self.metrics.kafka.presumed.inc();
+                        Report::Presumed
+                    }
+                }
             }
             Err((error, _)) => {
                 let code = error.rdkafka_error_code();

@@ -18,6 +18,8 @@ use crate::dedup::claim::Claim;
 pub enum Report {
     /// All in-sync replicas have it.
     Stored(Receipt),
+    /// librdkafka says so, and no broker did: **unknown**, see [`Receipt`].
+    Presumed,
     /// Refused, or **unknown**: a record that timed out may be stored all the same.
     Failed(RDKafkaErrorCode),
 }
@@ -56,24 +58,31 @@ pub(crate) fn is_certain(code: RDKafkaErrorCode) -> bool {
 }
 
 /// Says that a record is stored, and where. Comes from a delivery report and from nowhere else.
+///
+/// Only a broker can tell where. librdkafka also reports records as stored that it merely takes for stored, because a later
+/// one of the same partition is ("implicit acknowledgement"): it holds that the broker would have refused that one otherwise.
+/// But a broker that knows nothing of a producer yet, in a new partition or after the producer was silent for a day, takes
+/// whatever sequence number comes first, also when it has just refused the records before it with an error that passes. Those
+/// are tried no more, and are in no topic. (Known to librdkafka's users as message loss around elections of leaders.) So a
+/// record without an offset has no receipt, and what became of it counts as unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     partition: i32,
-    offset: Option<i64>,
+    offset: i64,
 }
 
 impl Receipt {
-    /// Of the record at this place; a negative offset is one that the broker did not tell.
-    pub(super) fn new(partition: i32, offset: i64) -> Self {
-        Self {
-            partition,
-            offset: (offset >= 0).then_some(offset),
-        }
+    /// Of the record at this place; `None` for the negative offset of a record of which no broker told.
+    pub(super) fn new(partition: i32, offset: i64) -> Option<Self> {
+        (offset >= 0).then_some(Self { partition, offset })
     }
 
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
-        Self::new(0, 0)
+        Self {
+            partition: 0,
+            offset: 0,
+        }
     }
 
     /// The record's partition.
@@ -81,8 +90,8 @@ impl Receipt {
         self.partition
     }
 
-    /// The record's offset; `None` where the broker did not tell (it had stored an earlier try of librdkafka's).
-    pub fn offset(&self) -> Option<i64> {
+    /// The record's offset.
+    pub fn offset(&self) -> i64 {
         self.offset
     }
 }
@@ -273,7 +282,7 @@ impl State {
             (None, _) => {}
             (Some(claim), Report::Stored(receipt)) => claim.commit(&receipt, Instant::now()),
             (Some(claim), Report::Failed(code)) if is_certain(code) => drop(claim),
-            (Some(claim), Report::Failed(_)) => claim.unknown(),
+            (Some(claim), Report::Failed(_) | Report::Presumed) => claim.unknown(),
         }
     }
 }
@@ -393,7 +402,7 @@ mod tests {
 
     const STORED: Report = Report::Stored(Receipt {
         partition: 1,
-        offset: Some(2),
+        offset: 2,
     });
 
     #[tokio::test(flavor = "current_thread")]

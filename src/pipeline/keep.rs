@@ -70,7 +70,7 @@ impl Pipeline {
             }
             Ended::Reported(Report::Failed(code), _, claim) if is_certain(code) => (claim, None),
             // It failed, and may be stored all the same.
-            Ended::Reported(Report::Failed(_), slot, claim) => {
+            Ended::Reported(Report::Failed(_) | Report::Presumed, slot, claim) => {
                 lane.open_circuit();
                 (claim, Some(slot))
             }

@@ -253,7 +253,7 @@ impl Pipeline {
                     doubt,
                 }))
             }
-            Ended::InDoubt(slot, claim) => {
+            Ended::Reported(Report::Presumed, slot, claim) | Ended::InDoubt(slot, claim) => {
                 lane.open_circuit();
                 Aside::Unsent(Box::new(Unsent {
                     rejection: Rejection::KafkaUnconfirmed,

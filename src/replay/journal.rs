@@ -34,7 +34,9 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, to: Self::DeliveryOpaque) {
         let report = match result {
-            Ok(message) => Ok(message.offset()),
+            Ok(message) if message.offset() >= 0 => Ok(message.offset()),
+            // See `kafka::report::Receipt`.
+            Ok(_) => Err("no broker said that it is stored".to_owned()),
             Err((error, _)) => Err(error.to_string()),
         };
         let _ = to.send(report);

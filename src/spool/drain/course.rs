@@ -226,9 +226,10 @@ impl Course {
         self.window.confirmed(took, Instant::now());
         self.pause.reset();
         self.is_told = false;
-        if let (Some(offset), true) = (receipt.offset(), self.ambiguous.is_empty()) {
-            let tail = self.tails.entry(receipt.partition()).or_insert(offset);
-            *tail = (offset + 1).max(*tail);
+        if self.ambiguous.is_empty() {
+            let next = receipt.offset() + 1;
+            let tail = self.tails.entry(receipt.partition()).or_insert(next);
+            *tail = next.max(*tail);
         }
         if let Some(desk) = &kit.shared.desk {
             publish::tell(desk, bytes, kit.stamping);

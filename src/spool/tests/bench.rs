@@ -215,7 +215,7 @@ pub async fn send(
         let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut delivery).poll(cx)));
         match polled.await {
             Poll::Ready(Report::Stored(_)) => return Ok(true),
-            Poll::Ready(Report::Failed(_)) => break,
+            Poll::Ready(Report::Failed(_) | Report::Presumed) => break,
             Poll::Pending => {}
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
