@@ -59,8 +59,10 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct OnDisk<'s> {
     entries: Vec<(usize, Facts<'s>, Marks)>,
+    /// What is stored, as id and reading: an id may be there with several, and published again it changes nothing.
+    stored: HashSet<(u64, u64)>,
     /// What was stored last of a cell.
-    last: HashMap<u64, u64>,
+    last: HashMap<u64, (u64, u64)>,
     /// Ids of dropped repeats: whether what they repeat is on disk only who stored it knows.
     repeats: HashSet<u64>,
     /// What a replica was told is on disk: by then it was.
@@ -72,8 +74,11 @@ impl<'s> OnDisk<'s> {
         if matches!(step.end, End::Fails) {
             return;
         }
-        if let Some(cell) = facts.cell {
-            self.last.insert(cell, facts.id_key);
+        let event = (facts.id_key, facts.reading);
+        if self.stored.insert(event)
+            && let Some(cell) = facts.cell
+        {
+            self.last.insert(cell, event);
         }
         if matches!(step.end, End::Spooled) {
             self.entries.push((step.replica, *facts, marks.clone()));
@@ -87,7 +92,8 @@ impl<'s> OnDisk<'s> {
         }
         let entry = self.entries.swap_remove(which.index(self.entries.len()));
         let last = entry.1.cell.and_then(|cell| self.last.get(&cell));
-        last.is_none_or(|id| *id == entry.1.id_key).then_some(entry)
+        let is_last = last.is_none_or(|last| *last == (entry.1.id_key, entry.1.reading));
+        is_last.then_some(entry)
     }
 
     fn look(
