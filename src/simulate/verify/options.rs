@@ -100,9 +100,13 @@ impl Judging {
     }
 
     /// Whether an event may be stored as a revision, of whichever value, although it is such a one by the rules: nothing is
-    /// lost by it.
+    /// lost by it. What a bridge stored before it was started again it may not know yet, also that a value is stale.
     pub(super) fn excuses_a_revision(self, verdict: Verdict) -> bool {
-        self.doubts && matches!(verdict, Verdict::Repeat | Verdict::Revision)
+        match verdict {
+            Verdict::Repeat | Verdict::Revision => self.doubts,
+            Verdict::Stale => self.recovered,
+            Verdict::First | Verdict::Redelivery => false,
+        }
     }
 
     /// Whether of several tries of an event that were answered published or spooled one record may be enough.

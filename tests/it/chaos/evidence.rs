@@ -160,7 +160,7 @@ impl Evidence {
         let journal = self.judged(&dir.path().join("journal"));
         let options = Options {
             duplicates: Duplicates::Allowed,
-            restarted: true,
+            restarted: self.lives.len() > 1,
             put_back: Duration::from_millis(self.clock_off_ms().unsigned_abs()),
             ..Options::of(self.kafka.clone())
         };
