@@ -3,14 +3,17 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use butlr_bridge::event::EventType;
 
 use crate::harness::{
-    Answer, Bridge, PATIENCE, Setup, event, eventually, now_ms, read_answer, trials, write_head,
+    Answer, Bridge, PATIENCE, Process, Request, Setup, agent, event, eventually, now_ms,
+    read_answer, trials, write_head,
 };
+use crate::real::heavy;
 
 trials! {
     "limits": [
@@ -30,6 +33,7 @@ trials! {
         bodies_that_are_still_coming_count_as_held,
         every_answer_comes_in_time_while_kafka_is_down,
         every_answer_comes_in_time_while_kafka_is_slow,
+        memory_stays_flat_under_far_more_than_disk_and_kafka_take,
     ],
 }
 
@@ -507,4 +511,75 @@ fn every_answer_comes_in_time_while_kafka_is_slow() {
     eventually("events are stored again", || {
         (bridge.send(good("event_again")).status == 200).then_some(())
     });
+}
+
+/// Arrays of 100 kB over many connections, while Kafka is away, first onto the disk and then against a spool that is full:
+/// nothing at all is taken any more, so whatever comes is more than ten times that.
+fn memory_stays_flat_under_far_more_than_disk_and_kafka_take() {
+    const SENDERS: usize = 32;
+    const ITEMS: usize = 100;
+    const MIB: u64 = 1 << 20;
+    let _alone = heavy();
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut process = Process::serve(&[
+        "kafka.bootstrap_servers=127.0.0.1:1",
+        "kafka.confirm_within=200ms",
+        "quarantine.keep=false",
+        "spool.max_bytes=48MiB",
+        "spool.segment_bytes=4MiB",
+        "spool.min_free_bytes=0",
+        &format!("spool.dir={}", folder.path().display()),
+    ]);
+    let (ingest, admin) = (process.ingest(), process.admin());
+    let ledger = || {
+        let status = Request::new("GET", &format!("http://{admin}/status")).send(&agent());
+        status.expect(200).json()["ledger"].clone()
+    };
+    let count = |outcome: &str| ledger()[outcome].as_u64().expect("a number");
+    let (stop, numbers) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let latest = Instant::now() + Duration::from_secs(60);
+    let (url, filler) = (format!("http://{ingest}/v1/events"), "x".repeat(800));
+    let send = || {
+        let agent = agent();
+        while !stop.load(Ordering::Relaxed) && Instant::now() < latest {
+            let items = (0..ITEMS).map(|_| {
+                let number = numbers.fetch_add(1, Ordering::Relaxed);
+                let event = event(EventType::Traffic, &format!("event_{number}"), 0, "room_1");
+                event.replacen('{', &format!("{{\"filler\":\"{filler}\","), 1)
+            });
+            let body = format!("[{}]", items.collect::<Vec<_>>().join(","));
+            Request::new("POST", &url).body(body).send(&agent);
+        }
+    };
+    let [before, after] = thread::scope(|scope| {
+        for _ in 0..SENDERS {
+            scope.spawn(send);
+        }
+        eventually("the spool is full", || (count("refused") > 0).then_some(()));
+        let measured = [2, 4].map(|seconds| {
+            thread::sleep(Duration::from_secs(seconds));
+            (process.peak_memory(), count("received"), count("spooled"))
+        });
+        stop.store(true, Ordering::Relaxed);
+        measured
+    });
+    let (offered, taken) = (after.1 - before.1, after.2 - before.2);
+    assert!(
+        offered > 10 * taken.max(100),
+        "{offered}, of those {taken} taken"
+    );
+    let [before, after] = [before.0 / MIB, after.0 / MIB];
+    println!("{offered} offered, {taken} taken; {before} MiB, then {after} MiB");
+    assert!(after < before + 8, "{before} MiB, then {after} MiB");
+    assert!(after < 160, "{after} MiB");
+    let ledger = ledger();
+    let sum = |outcomes: &[&str]| {
+        outcomes
+            .iter()
+            .map(|o| ledger[o].as_u64().expect("a number"))
+            .sum::<u64>()
+    };
+    assert_eq!(sum(&["received"]), sum(&["spooled", "refused"]), "{ledger}");
+    process.signal("TERM");
+    assert!(process.wait().success());
 }
