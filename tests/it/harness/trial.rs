@@ -2,6 +2,7 @@
 
 use std::env;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -28,6 +29,9 @@ macro_rules! trials {
 }
 pub(crate) use trials;
 
+/// Tests that take longer say so: what all of them take together is bounded.
+const LONG: Duration = Duration::from_secs(10);
+
 /// Tests that cannot run here, and why.
 static UNMET: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
@@ -47,11 +51,17 @@ pub fn trial(
         let mut unmet = UNMET.lock().expect("no panic holds it");
         unmet.push((name.to_owned(), reason.clone()));
     }
+    let told = name.to_owned();
     Trial::test(name, move || {
         if !met {
             return Err(reason.into());
         }
+        let began = Instant::now();
         run();
+        let took = began.elapsed();
+        if took > LONG {
+            eprintln!("took {:.0} s: {told}", took.as_secs_f64());
+        }
         Ok(())
     })
     .with_kind(kind)
