@@ -1,7 +1,7 @@
 //! Everything goes wrong that can, at random, and no promise is broken.
 //!
 //! A schedule of faults is drawn from a seed: Kafka killed, stopped, paused; its network slow, silent, cut off; a topic
-//! deleted, or short of replicas; the bridge killed, ended, its disk full, its clock put forward or back. Real bridge
+//! deleted, or short of replicas; the producer made fatal; the bridge killed, ended, its disk full, its clock put forward or back. Real bridge
 //! processes on a real Kafka go through it under the simulator's load, which notes each answer. Once all is healed and
 //! the bridge at rest, every promise is held against what is in Kafka (`judge`).
 //!
@@ -24,6 +24,7 @@ mod bridge;
 mod clock;
 mod disk;
 mod evidence;
+mod fatal;
 mod judge;
 mod kafka;
 mod refusals;
@@ -49,7 +50,11 @@ pub fn trials() -> Vec<Trial> {
         };
     }
     all![
-        KAFKA => [seeds::random_faults_break_no_promise, tampered::what_is_tampered_with_is_found],
+        KAFKA => [
+            seeds::random_faults_break_no_promise,
+            fatal::a_producer_made_fatal_under_load_is_replaced_and_loses_nothing,
+            tampered::what_is_tampered_with_is_found,
+        ],
         NOTHING => [
             schedule::a_seed_means_the_same_each_time,
             schedule::every_kind_of_fault_is_drawn,

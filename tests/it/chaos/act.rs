@@ -116,6 +116,11 @@ impl World<'_> {
                     std::thread::sleep(every);
                 }
             }
+            What::ProducerFatal => {
+                self.kafka.proxy.contradict();
+                wait();
+                self.kafka.proxy.calm();
+            }
             What::BridgeKilled => {
                 bridge().kill();
                 wait();

@@ -3,6 +3,7 @@
 mod answer;
 mod bridge;
 mod events;
+mod frames;
 mod ledger;
 mod process;
 mod proxy;

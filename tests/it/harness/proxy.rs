@@ -6,6 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::frames::{Answers, Produces, Requests};
+
 /// What happens to what is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weather {
@@ -37,6 +39,8 @@ struct Sky {
 
 struct State {
     weather: Weather,
+    /// So many of Kafka's answers "stored" are turned into errors that are fatal to a producer.
+    contradictions: u32,
     /// Those cut off since do not go on, whatever the weather.
     cut: u64,
     /// Both ends of each connection.
@@ -54,6 +58,7 @@ impl Proxy {
         let sky = Arc::new(Sky {
             state: Mutex::new(State {
                 weather: Weather::Fair,
+                contradictions: 0,
                 cut: 0,
                 open: Vec::new(),
                 over: false,
@@ -73,6 +78,17 @@ impl Proxy {
             self.cut();
         }
         self.sky.changed.notify_all();
+    }
+
+    /// The next answer of a Kafka that says "stored" becomes one that is fatal to a producer. Whether it came to that is what
+    /// [`Proxy::calm`] says.
+    pub fn contradict(&self) {
+        self.sky.state().contradictions = 1;
+    }
+
+    /// No further answer is changed. Whether one was since [`Proxy::contradict`].
+    pub fn calm(&self) -> bool {
+        std::mem::take(&mut self.sky.state().contradictions) == 0
     }
 
     /// Ends all connections. What was on its way is lost.
@@ -141,17 +157,34 @@ impl Sky {
         let cut = state.cut;
         state.open.push((copy(&client), copy(&server)));
         drop(state);
-        for (from, to, is_answer) in [
-            (copy(&client), copy(&server), false),
-            (server, client, true),
-        ] {
-            let sky = Arc::clone(self);
-            std::thread::spawn(move || sky.pump(from, to, is_answer, cut));
-        }
+        let produces = Produces::default();
+        let mut requests = Requests::of(&produces);
+        let mut answers = Answers::of(&produces);
+        let (from, to) = (copy(&client), copy(&server));
+        let sky = Arc::clone(self);
+        std::thread::spawn(move || {
+            sky.pump(from, to, false, cut, |piece| requests.pass(piece));
+        });
+        let sky = Arc::clone(self);
+        std::thread::spawn(move || {
+            sky.pump(server, client, true, cut, |piece| {
+                let wanted = sky.state().contradictions;
+                let made = answers.pass(piece, wanted);
+                let mut state = sky.state();
+                state.contradictions = state.contradictions.saturating_sub(made);
+            });
+        });
     }
 
     /// Passes on what comes until one of the two hangs up.
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream, is_answer: bool, cut: u64) {
+    fn pump(
+        &self,
+        mut from: TcpStream,
+        mut to: TcpStream,
+        is_answer: bool,
+        cut: u64,
+        mut see: impl FnMut(&mut [u8]),
+    ) {
         let mut piece = vec![0; 64 << 10];
         loop {
             let read = match from.read(&mut piece) {
@@ -160,6 +193,7 @@ impl Sky {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => break,
             };
+            see(&mut piece[..read]);
             if !self.may_pass(is_answer, cut) || to.write_all(&piece[..read]).is_err() {
                 break;
             }

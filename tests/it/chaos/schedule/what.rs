@@ -28,6 +28,8 @@ pub enum What {
     NetworkRefuses,
     /// Connections are cut off, again and again.
     NetworkCut(Duration),
+    /// Kafka says that it has not got what it confirmed before: fatal to the producer.
+    ProducerFatal,
     /// `kill -9` of the bridge, and started again after a while.
     BridgeKilled,
     /// SIGTERM to the bridge, and started again after a while.
@@ -60,7 +62,7 @@ impl Place {
 
 impl What {
     /// One of each kind.
-    pub const KINDS: [What; 14] = [
+    pub const KINDS: [What; 15] = [
         What::KafkaKilled,
         What::KafkaStopped,
         What::KafkaPaused,
@@ -71,6 +73,7 @@ impl What {
         What::AnswersLost,
         What::NetworkRefuses,
         What::NetworkCut(Duration::ZERO),
+        What::ProducerFatal,
         What::BridgeKilled,
         What::BridgeEnded,
         What::DiskFull,
@@ -90,6 +93,7 @@ impl What {
             What::AnswersLost => "Kafka's answers lost",
             What::NetworkRefuses => "connections refused",
             What::NetworkCut(_) => "connections cut",
+            What::ProducerFatal => "producer made fatal",
             What::BridgeKilled => "bridge killed",
             What::BridgeEnded => "bridge ended (SIGTERM)",
             What::DiskFull => "spool's disk full",
@@ -108,7 +112,8 @@ impl What {
             | What::NetworkSilent
             | What::AnswersLost
             | What::NetworkRefuses
-            | What::NetworkCut(_) => Place::Network,
+            | What::NetworkCut(_)
+            | What::ProducerFatal => Place::Network,
             What::BridgeKilled | What::BridgeEnded => Place::Bridge,
             What::DiskFull => Place::Disk,
             What::ClockStep(_) => Place::Clock,

@@ -1,0 +1,32 @@
+//! A producer that is beyond repair, in the middle of a load.
+
+use std::time::Duration;
+
+use super::judge::judge;
+use super::kafka::Kafka;
+use super::run::run;
+use super::schedule::{Fault, Schedule, What};
+use crate::real::heavy;
+
+pub fn a_producer_made_fatal_under_load_is_replaced_and_loses_nothing() {
+    let _alone = heavy();
+    let kafka = Kafka::start();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let fatal = |at| Fault {
+        at: Duration::from_secs(at),
+        lasts: Duration::from_secs(1),
+        what: What::ProducerFatal,
+    };
+    let schedule = Schedule {
+        rate: 300.0,
+        faults: vec![fatal(1), fatal(3)],
+        ..Schedule::draw(1)
+    };
+    run(&schedule, &kafka, dir.path(), |evidence| {
+        let judgement = judge(evidence);
+        assert!(judgement.broken.is_empty(), "{:?}", judgement.broken);
+        let log = std::fs::read_to_string(dir.path().join("bridge-1.log")).expect("its log");
+        let replaced = log.matches("a fresh producer takes over").count();
+        assert!((1..=2).contains(&replaced), "{replaced} times: {log}");
+    });
+}

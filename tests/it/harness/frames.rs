@@ -1,0 +1,153 @@
+//! Kafka's requests and answers as they pass by: enough of the protocol to have a broker contradict a producer.
+//!
+//! Source: <https://kafka.apache.org/protocol>, the headers and *Produce* from version 9 on.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// *Produce*.
+const PRODUCE: i16 = 0;
+/// From this version on lengths are varints; before it nothing is changed.
+const FLEXIBLE: i16 = 9;
+/// *OUT_OF_ORDER_SEQUENCE_NUMBER*: the broker has not got what was confirmed before. To librdkafka that is fatal.
+const OUT_OF_ORDER: i16 = 45;
+
+/// Of one connection: its requests for records to be stored, by their number, with the version of each.
+pub type Produces = Arc<Mutex<HashMap<i32, i16>>>;
+
+/// Where one direction of a connection is.
+#[derive(Default)]
+struct Cursor {
+    /// Bytes of a frame still to pass.
+    left: usize,
+    /// The beginning of one that came in pieces.
+    head: Vec<u8>,
+}
+
+impl Cursor {
+    /// Shows the first `head` bytes of each frame of which they are in `piece`, at its length, with all that there is of it.
+    fn each(&mut self, piece: &mut [u8], head: usize, mut see: impl FnMut(&[u8], &mut [u8])) {
+        let mut at = 0;
+        while at < piece.len() {
+            let passing = self.left.min(piece.len() - at);
+            (self.left, at) = (self.left - passing, at + passing);
+            if at == piece.len() {
+                return;
+            }
+            let more = (head - self.head.len()).min(piece.len() - at);
+            self.head.extend(&piece[at..at + more]);
+            at += more;
+            if self.head.len() < head {
+                return;
+            }
+            let length = [0, 1, 2, 3].map(|n| self.head[n]);
+            self.left = (4 + u32::from_be_bytes(length) as usize).saturating_sub(head);
+            let rest = self.left.min(piece.len() - at);
+            let whole = rest == self.left;
+            see(
+                &self.head,
+                if whole {
+                    &mut piece[at..at + rest]
+                } else {
+                    &mut []
+                },
+            );
+            self.head.clear();
+        }
+    }
+}
+
+/// What a client sends.
+pub struct Requests {
+    cursor: Cursor,
+    produces: Produces,
+}
+
+impl Requests {
+    pub fn of(produces: &Produces) -> Self {
+        Self {
+            cursor: Cursor::default(),
+            produces: Arc::clone(produces),
+        }
+    }
+
+    /// Takes note of requests for records to be stored.
+    pub fn pass(&mut self, piece: &mut [u8]) {
+        let produces = &self.produces;
+        self.cursor.each(piece, 12, |head, _| {
+            let key = i16::from_be_bytes([head[4], head[5]]);
+            let version = i16::from_be_bytes([head[6], head[7]]);
+            let number = i32::from_be_bytes([head[8], head[9], head[10], head[11]]);
+            if key == PRODUCE {
+                let mut produces = produces.lock().expect("no panic holds it");
+                produces.insert(number, version);
+            }
+        });
+    }
+}
+
+/// What a broker answers.
+pub struct Answers {
+    cursor: Cursor,
+    produces: Produces,
+}
+
+impl Answers {
+    pub fn of(produces: &Produces) -> Self {
+        Self {
+            cursor: Cursor::default(),
+            produces: Arc::clone(produces),
+        }
+    }
+
+    /// Makes a contradiction of an answer "stored", if one is wanted and the answer is in one piece. Returns how many it made.
+    pub fn pass(&mut self, piece: &mut [u8], wanted: u32) -> u32 {
+        let produces = &self.produces;
+        let mut made = 0;
+        self.cursor.each(piece, 8, |head, body| {
+            let number = i32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+            let version = produces.lock().expect("no panic holds it").remove(&number);
+            if version.is_some_and(|v| v >= FLEXIBLE) && made < wanted && contradict(body).is_some()
+            {
+                made += 1;
+            }
+        });
+        made
+    }
+}
+
+/// Changes the first partition's error code, if that is "none".
+fn contradict(body: &mut [u8]) -> Option<()> {
+    let mut at = 0;
+    // Of the header, which librdkafka and Kafka leave empty.
+    let tags = varint(body, &mut at)?;
+    let topics = varint(body, &mut at)?;
+    let name = varint(body, &mut at)?;
+    at += name.checked_sub(1)?;
+    let partitions = varint(body, &mut at)?;
+    if tags != 0 || topics != 2 || partitions != 2 {
+        return None;
+    }
+    let code = body.get_mut(at + 4..at + 6)?;
+    if code != [0, 0] {
+        return None;
+    }
+    code.copy_from_slice(&OUT_OF_ORDER.to_be_bytes());
+    Some(())
+}
+
+fn varint(bytes: &[u8], at: &mut usize) -> Option<usize> {
+    let (mut value, mut shift) = (0, 0);
+    loop {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        value |= usize::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+        shift += 7;
+        if shift > 28 {
+            return None;
+        }
+    }
+}
