@@ -149,6 +149,7 @@ impl Admin {
             "limit_bytes": state.limit_bytes,
             "oldest_age_seconds": state.oldest_age.map(|age| age.as_secs_f64()),
             "writable": spool.is_writable(),
+            "set_aside": state.set_aside,
             "poisoned": state.poisoned,
             "full": state.full,
             "waiting": waiting.collect::<Vec<_>>(),

@@ -36,6 +36,8 @@ pub struct SpoolMetrics {
     pub oldest_age: Gauge,
     /// 1 while nothing can be written.
     pub poisoned: IntGauge,
+    /// Entries that lie set aside.
+    pub set_aside_events: IntGauge,
     /// Seconds a commit took.
     pub commit_duration: Histogram,
 }
@@ -91,6 +93,10 @@ impl SpoolMetrics {
                 "spool_poisoned",
                 "1 while nothing can be written to the spool because the disk failed.",
             ),
+            set_aside_events: gauge(
+                "spool_set_aside_events",
+                "Entries that Kafka refused for good and that lie aside on disk, also those of before the start.",
+            ),
             commit_duration: Histogram::with_opts(
                 HistogramOpts::from(opts(
                     "spool_commit_duration_seconds",
@@ -114,7 +120,13 @@ impl SpoolMetrics {
             &self.already_stored,
             &self.set_aside,
         ];
-        let gauges = [&self.events, &self.bytes, &self.limit_bytes, &self.poisoned];
+        let gauges = [
+            &self.events,
+            &self.bytes,
+            &self.limit_bytes,
+            &self.poisoned,
+            &self.set_aside_events,
+        ];
         let counters = counters.map(|c| Box::new(c.clone()) as Box<dyn Collector>);
         let gauges = gauges.map(|g| Box::new(g.clone()) as Box<dyn Collector>);
         let mut all: Vec<_> = counters.into_iter().chain(gauges).collect();
@@ -129,7 +141,9 @@ impl SpoolMetrics {
         bytes: u64,
         oldest_age: Option<Duration>,
         poisoned: bool,
+        set_aside: u64,
     ) {
+        self.set_aside_events.set(signed(set_aside));
         self.events.set(signed(events));
         self.bytes.set(signed(bytes));
         self.oldest_age

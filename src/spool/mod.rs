@@ -39,13 +39,13 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use tokio::sync::oneshot;
@@ -124,6 +124,8 @@ pub struct State {
     pub limit_bytes: u64,
     /// Since when about the oldest entry waits.
     pub oldest_age: Option<Duration>,
+    /// Entries that lie set aside, also those of before the start.
+    pub set_aside: u64,
     /// Why nothing can be written, if so.
     pub poisoned: Option<String>,
     /// Why there is no room, if so.
@@ -166,8 +168,8 @@ struct Shared {
     health: Health,
     counts: SpoolMetrics,
     mailbox: Arc<Mailbox>,
-    /// Entries whose records are still in librdkafka's hands, from before they were spooled.
-    doubts: Mutex<HashSet<u64>>,
+    /// Entries whose records are still in librdkafka's hands, from before they were spooled; and since when.
+    doubts: Mutex<HashMap<u64, Instant>>,
     /// Entries below were published by the writer: their claims are decided and their doubts noted.
     visible: AtomicU64,
     /// Entries below were found at the start.
@@ -208,7 +210,7 @@ impl Spool {
                 "the spool holds entries of before"
             );
         }
-        let recovered_end = recovered_end(&store);
+        let recovered_end = store.end();
         let unwritable = store.unwritable();
         let shared = Arc::new(Shared {
             health: Health::new(&settings, free),
@@ -306,6 +308,7 @@ impl Spool {
             shared.store.bytes(),
             shared.oldest_age(),
             shared.health.poisoned().is_some(),
+            shared.store.set_aside_count(),
         );
     }
 
@@ -323,6 +326,7 @@ impl Spool {
             bytes: shared.store.bytes(),
             limit_bytes: shared.settings.max_bytes,
             oldest_age: shared.oldest_age(),
+            set_aside: shared.store.set_aside_count(),
             poisoned: shared.health.poisoned(),
             full: shared.health.full(),
             destinations: destinations.into(),
@@ -388,30 +392,9 @@ impl Shared {
         self.store.remove(to, seqs)
     }
 
-    fn doubts(&self) -> MutexGuard<'_, HashSet<u64>> {
+    fn doubts(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
         lock(&self.doubts)
     }
-}
-
-/// One more than the last sequence number in the store.
-fn recovered_end(store: &Store) -> u64 {
-    let ends = Destination::all().into_iter().map(|to| {
-        let any_from = |seq| !store.read(to, seq, 1, 1).unwrap_or_default().is_empty();
-        if store.present(to) == 0 {
-            return 0;
-        }
-        // The first number from which on there is none.
-        let (mut low, mut high) = (0, u64::MAX);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match any_from(middle) {
-                true => low = middle + 1,
-                false => high = middle,
-            }
-        }
-        low
-    });
-    ends.max().unwrap_or(0)
 }
 
 /// The wait for an entry to be durable. Dropping it changes nothing.

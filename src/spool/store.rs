@@ -207,6 +207,7 @@ pub struct Store {
     /// Whether the file was made by this process, and nothing has failed in it.
     set_aside: Mutex<bool>,
     set_aside_bytes: AtomicU64,
+    set_aside_count: AtomicU64,
     /// Held for moments only. Taken after all others.
     state: Mutex<State>,
     present: [AtomicU64; Destination::COUNT],
@@ -320,6 +321,19 @@ impl Store {
     /// What was found to be damaged since opening; what was at opening is in [`Found::damaged`].
     pub fn damaged(&self) -> Vec<Damaged> {
         lock(&self.damaged).clone()
+    }
+
+    /// Entries that Kafka refused for good, also before opening.
+    pub fn set_aside_count(&self) -> u64 {
+        self.set_aside_count.load(Relaxed)
+    }
+
+    /// Entries that come from now on have this sequence number or a greater one; those that are there, a smaller one.
+    pub fn end(&self) -> u64 {
+        match &*lock(&self.writer) {
+            Writer::Ready { number, next } => state::sequence(*number, *next),
+            Writer::Unwritable(_) => state::sequence(self.state().next_segment, 0),
+        }
     }
 
     /// Receipt of about the oldest entry, ms since 1970: the first of its segment.

@@ -188,6 +188,36 @@ async fn an_entry_in_doubt_waits_for_the_final_word() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_entry_whose_final_word_never_comes_is_handed_over_in_the_end() {
+    let mut bench = Bench::new();
+    bench.kafka.set(&topic(TRAFFIC), Mood::Hangs);
+    bench.drain();
+    let value = value(ROOM, "a", 0);
+    // A record that is never heard of again.
+    let lost = bench.kafka.send(bench.lane(TRAFFIC), "b", &value);
+    let Ended::InDoubt(slot, claim) = lost.end() else {
+        panic!("there is a report");
+    };
+    let entry = new_entry(ROOM, &value, true);
+    assert_eq!(bench.spool.keep(entry, claim, Some(slot)).await, Ok(()));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(bench.spool.life().present, 1);
+    let minutes = Duration::from_secs(301);
+    let long_ago = Instant::now().checked_sub(minutes);
+    let long_ago = long_ago.expect("this machine has been running for so long");
+    let doubts = || bench.spool.shared.doubts();
+    doubts().values_mut().for_each(|since| *since = long_ago);
+    bench.until_empty().await;
+    assert_eq!(bench.spool.life().drained, 1);
+    assert_eq!(bench.stored("a"), [0]);
+    // The word that comes after all changes nothing.
+    bench.kafka.set(&topic(TRAFFIC), Mood::Up);
+    bench.until("stored", |b| b.kafka.log().len() == 2).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(bench.spool.life().balanced());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_reported_before_it_is_on_disk_is_known_all_the_same() {
     let mut bench = Bench::new();
     bench.drain();
@@ -232,6 +262,7 @@ async fn what_kafka_refuses_for_good_is_set_aside_and_blocks_nothing() {
         let aside = bench.spool.store().set_aside_entries().unwrap();
         assert_eq!(aside.len(), 6);
         assert_eq!(bench.spool.life().set_aside, 6);
+        assert_eq!(bench.spool.state().set_aside, 6);
         let of_kafka = aside.iter().filter(|a| a.reason.contains("InvalidRecord"));
         assert_eq!(of_kafka.count(), 4);
         assert!(matches!(bench.spool.route(ROOM), Route::Direct));

@@ -249,7 +249,7 @@ fn published(shared: &Arc<Shared>, entries: Vec<((u64, Destination), Fate)>) {
             claim.commit_spooled(now);
         }
         if doubt.is_some() {
-            shared.doubts().insert(seq);
+            shared.doubts().insert(seq, now);
         }
         counts[to.index()] += 1;
         last = seq;

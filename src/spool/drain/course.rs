@@ -36,6 +36,8 @@ const BATCH_BYTES: usize = 2 << 20;
 const MARK: u64 = 5_000;
 /// Between two looks while something is under way that nobody will tell of.
 const GLANCE: Duration = Duration::from_millis(20);
+/// librdkafka gives a record up after a minute, and a producer that is stuck is replaced within another.
+const FORGOTTEN: Duration = Duration::from_secs(300);
 /// Between two looks at a lane that is to become empty.
 const ALONE: Duration = Duration::from_millis(5);
 
@@ -170,7 +172,10 @@ impl Course {
 
     /// librdkafka's final word on the record that the entry doubts.
     pub fn resolved(&mut self, kit: &Kit, seq: u64, stored: bool) {
-        kit.shared.doubts().remove(&seq);
+        if kit.shared.doubts().remove(&seq).is_none() {
+            // It came far too late.
+            return;
+        }
         if !stored {
             self.ambiguous.insert(seq);
             return;
@@ -180,6 +185,17 @@ impl Course {
         self.remove(kit, &[seq]);
         kit.shared.counts.confirmed_late.inc();
         self.pass(kit, 1);
+    }
+
+    /// librdkafka has said nothing for far too long: rather twice in Kafka than never.
+    fn forgotten(&mut self, kit: &Kit, seq: u64) {
+        let destination = self.to.name();
+        tracing::error!(
+            destination,
+            seq,
+            "librdkafka has no final word on a record; its event is published again, perhaps as a copy"
+        );
+        self.resolved(kit, seq, false);
     }
 
     /// librdkafka's final word on an entry that was handed over.
@@ -330,8 +346,12 @@ impl Course {
                     return (false, GLANCE);
                 }
             };
-            if kit.shared.doubts().contains(&front) {
-                return (false, IDLE);
+            let doubted = kit.shared.doubts().get(&front).copied();
+            if let Some(since) = doubted {
+                if now.saturating_duration_since(since) < FORGOTTEN {
+                    return (false, IDLE);
+                }
+                self.forgotten(kit, front);
             }
             let is_refused = self.refused.contains_key(&front);
             if is_refused && !self.is_alone(kit) {

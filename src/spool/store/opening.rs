@@ -66,6 +66,7 @@ impl Store {
             manifest: Mutex::new(()),
             set_aside: Mutex::new(false),
             set_aside_bytes: AtomicU64::new(0),
+            set_aside_count: AtomicU64::new(0),
             state: Mutex::new(State::default()),
             present: Default::default(),
             lost: Default::default(),
@@ -384,6 +385,7 @@ impl Store {
     /// An entry that was set aside when the process ended is not one of those to be drained.
     fn forget_set_aside(&self) {
         let aside = self.find_set_aside();
+        self.set_aside_count.store(aside.len() as u64, Relaxed);
         for (_, seq) in &aside {
             let mut state = self.state();
             state.next_segment = state.next_segment.max(segment_of(*seq).saturating_add(1));

@@ -68,6 +68,7 @@ impl Store {
                 file: SET_ASIDE.to_owned(),
                 why,
             })?;
+        self.set_aside_count.fetch_add(1, Relaxed);
         // It lies there now, whatever becomes of where it was.
         let _ = self.remove(to, &[seq]);
         let _ = self.flush();

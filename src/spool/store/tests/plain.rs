@@ -180,6 +180,7 @@ fn an_entry_that_is_set_aside_lies_there_with_its_reason() {
     drop(store);
     for _ in 0..2 {
         let (store, _) = open(dir.path());
+        assert_eq!(store.set_aside_count(), 2);
         let aside = store.set_aside_entries().unwrap();
         let told: Vec<_> = aside
             .iter()
