@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use butlr_bridge::event::EventType;
 use butlr_bridge::simulate::city::Truth;
+use butlr_bridge::simulate::hash;
 use butlr_bridge::simulate::journal::buckets::BUCKETS;
 use butlr_bridge::simulate::journal::{Attempt, ClosedJournal, Journal, Run, Starts};
 use butlr_bridge::simulate::ledger::{Ledger, Summary};
@@ -42,6 +43,8 @@ pub struct Evidence {
     pub ended_ms: i64,
     /// What is in Kafka, but for values.
     pub records: Vec<Stored>,
+    /// The hashes of the values in the quarantine topic.
+    pub quarantined: Vec<u64>,
     /// The processes, in their order.
     pub lives: Vec<Life>,
     /// Of the last process at rest, before its end.
@@ -122,11 +125,18 @@ impl Stored {
                     .unwrap_or_default()
                     .to_owned(),
                 spooled: record.header("ce_spooled").is_some(),
-                value: butlr_bridge::simulate::hash::bytes(&record.value),
+                value: hash::bytes(&record.value),
             })
         };
         EventType::ALL.into_iter().flat_map(of_type).collect()
     }
+}
+
+/// The hashes of the values there.
+pub fn quarantined(bootstrap_servers: &str, topic: &str) -> Vec<u64> {
+    let records = records_of(bootstrap_servers, topic);
+    let values = records.iter().map(|record| &record.value);
+    values.map(|v| hash::bytes(v)).collect()
 }
 
 /// Every try in a journal.

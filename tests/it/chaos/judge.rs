@@ -65,6 +65,7 @@ pub fn judge(evidence: &Evidence) -> Judgement {
     judgement.hold("at rest", evidence.rest.clone().err());
     works_again(evidence, &mut judgement);
     deleted_topics(evidence, &mut judgement);
+    quarantine(evidence, &mut judgement);
     match evidence.verify() {
         Ok(report) => verified(evidence, &report, &mut judgement),
         Err(error) => judgement.broken("verified", error),
@@ -228,6 +229,24 @@ fn deleted_topics(evidence: &Evidence, judgement: &mut Judgement) {
             let of = attempt.event_type;
             judgement.broken("stored", format!("{id} in {of}, which was made again"));
         }
+    }
+}
+
+/// What was answered as quarantined is there, and nothing that nobody sent.
+fn quarantine(evidence: &Evidence, judgement: &mut Judgement) {
+    let there: HashSet<u64> = evidence.quarantined.iter().copied().collect();
+    let answered = evidence.all_attempts();
+    let answered = answered.filter(|a| a.answer == Answer::Quarantined);
+    let lost: Vec<_> = answered.filter(|a| !there.contains(&a.value)).collect();
+    if !lost.is_empty() {
+        let ids = some(lost.iter().map(|a| format!("event_{}", a.id)));
+        let what = format!("{} answered so are not there: {ids}", lost.len());
+        judgement.broken("quarantined", what);
+    }
+    let sent: HashSet<u64> = evidence.all_attempts().map(|a| a.value).collect();
+    let strange = there.difference(&sent).count();
+    if strange > 0 {
+        judgement.broken("quarantined", format!("{strange} that nobody sent"));
     }
 }
 

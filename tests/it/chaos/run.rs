@@ -19,7 +19,7 @@ use super::books::Books;
 use super::bridge::{Bridge, Plan, SHUTDOWN};
 use super::clock::Clock;
 use super::disk::Disk;
-use super::evidence::{Evidence, Heard, Stored, attempts};
+use super::evidence::{Evidence, Heard, Stored, attempts, quarantined};
 use super::kafka::Kafka;
 use super::schedule::{Schedule, What};
 use crate::harness::clock_ms;
@@ -116,6 +116,7 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
         load_began_ms,
         ended_ms: clock_ms(),
         records: Stored::all(&kafka.address(), template),
+        quarantined: quarantined(&kafka.address(), &quarantine(template)),
         lives: std::mem::take(&mut bridge.lives),
         books,
         metrics,
@@ -171,6 +172,8 @@ fn build<'k>(
         format!("kafka.bootstrap_servers={}", kafka.proxied()),
         format!("topics.template={template}"),
         format!("topics.quarantine={}", quarantine(template)),
+        // The sender knows only success or not, and would try what is invalid again and again.
+        "quarantine.answer=accept".to_owned(),
         "log.format=json".to_owned(),
         format!("http.answer_within={}s", ANSWER_WITHIN.as_secs()),
         format!("shutdown.timeout={}s", SHUTDOWN.as_secs()),
@@ -292,6 +295,7 @@ fn busy() -> Behaviour {
         repeated: 0.02,
         corrected: 0.02,
         stale: 0.01,
+        invalid: 0.01,
         ..Behaviour::plain()
     }
 }

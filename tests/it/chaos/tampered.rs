@@ -185,6 +185,17 @@ const TAMPERINGS: &[Tampering] = &[
             e.done[0].what = What::KafkaPaused;
         },
     ),
+    ("a quarantined event that is nowhere", "quarantined", |e| {
+        let lost = e.quarantined.pop().expect("one in a hundred");
+        e.quarantined.retain(|value| *value != lost);
+    }),
+    (
+        "something quarantined that nobody sent",
+        "quarantined",
+        |e| {
+            e.quarantined.push(7);
+        },
+    ),
     ("a process that left no books", "books", |e| {
         e.lives[0].books = None
     }),
