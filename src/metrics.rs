@@ -341,7 +341,7 @@ impl Metrics {
         );
         let late = b.counters(
             "late_reports_total",
-            "Delivery reports that came after the request had been answered with 503; stored ones come again as copies.",
+            "Delivery reports that came after the request had been answered with 503: stored (they come again as copies), or failed or unknown.",
             &["result"],
         );
         let build = b.add(IntGaugeVec::new(

@@ -18,7 +18,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::lane::LanePermit;
-use super::report::{Delivery, Receipt, Report, Settle, Slot, Wakeups};
+use super::report::{Delivery, Places, Report, Settle, Slot, Wakeups};
 use super::watch::Contact;
 use crate::dedup::claim::Claim;
 use crate::metrics::Metrics;
@@ -34,6 +34,7 @@ pub(super) struct Callbacks {
     contact: Arc<Contact>,
     fatal: AtomicBool,
     supervisor: Mutex<Option<Thread>>,
+    places: Places,
 }
 
 impl Callbacks {
@@ -113,7 +114,7 @@ impl ProducerContext for Callbacks {
         let report = match result {
             Ok(message) => {
                 self.contact.confirmed();
-                match Receipt::new(message.partition(), message.offset()) {
+                match self.places.receipt(message.partition(), message.offset()) {
                     Some(receipt) => Report::Stored(receipt),
                     None => {
                         self.metrics.kafka.presumed.inc();
@@ -238,6 +239,7 @@ impl Producer {
             contact: Arc::clone(contact),
             fatal: AtomicBool::new(false),
             supervisor: Mutex::new(supervisor),
+            places: Places::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -64,7 +65,8 @@ pub(crate) fn is_certain(code: RDKafkaErrorCode) -> bool {
 /// But a broker that knows nothing of a producer yet, in a new partition or after the producer was silent for a day, takes
 /// whatever sequence number comes first, also when it has just refused the records before it with an error that passes. Those
 /// are tried no more, and are in no topic. (Known to librdkafka's users as message loss around elections of leaders.) So a
-/// record without an offset has no receipt, and what became of it counts as unknown.
+/// record without an offset has no receipt, and what became of it counts as unknown. Nor has one whose offset librdkafka made
+/// up: see [`Places`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     partition: i32,
@@ -73,7 +75,7 @@ pub struct Receipt {
 
 impl Receipt {
     /// Of the record at this place; `None` for the negative offset of a record of which no broker told.
-    pub(super) fn new(partition: i32, offset: i64) -> Option<Self> {
+    fn new(partition: i32, offset: i64) -> Option<Self> {
         (offset >= 0).then_some(Self { partition, offset })
     }
 
@@ -93,6 +95,42 @@ impl Receipt {
     /// The record's offset.
     pub fn offset(&self) -> i64 {
         self.offset
+    }
+}
+
+/// Tells a broker's offsets from such as librdkafka made up. Of one producer, whose reports come on one thread, batch by batch.
+///
+/// Where a broker calls a batch a duplicate by an error, librdkafka takes it for stored, and counts the offsets of its records
+/// up from the -1 that stands in such an answer. (Apache Kafka does not: it answers with the offsets of the first.)
+#[derive(Debug)]
+pub(super) struct Places {
+    /// The number that the next record of such a batch would get; negative where there is none.
+    made_up: AtomicI64,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            made_up: AtomicI64::new(Self::NONE),
+        }
+    }
+}
+
+impl Places {
+    const NONE: i64 = -1;
+
+    /// The receipt of the record reported next.
+    pub fn receipt(&self, partition: i32, offset: i64) -> Option<Receipt> {
+        let made_up = self.made_up.load(Ordering::Relaxed);
+        let is_made_up = offset == -1 || made_up != Self::NONE && offset == made_up;
+        if is_made_up {
+            self.made_up.store(offset + 1, Ordering::Relaxed);
+            return None;
+        }
+        if made_up != Self::NONE {
+            self.made_up.store(Self::NONE, Ordering::Relaxed);
+        }
+        Receipt::new(partition, offset)
     }
 }
 
@@ -404,6 +442,24 @@ mod tests {
         partition: 1,
         offset: 2,
     });
+
+    #[test]
+    fn offsets_that_no_broker_told_are_no_receipts() {
+        let places = Places::default();
+        let known = |offsets: &[i64]| -> Vec<bool> {
+            let receipts = offsets.iter().map(|o| places.receipt(0, *o));
+            receipts.map(|r| r.is_some()).collect()
+        };
+        assert_eq!(known(&[0, 1, 7]), [true; 3]);
+        // What a later record speaks for.
+        assert_eq!(known(&[-1001, -1001, 0]), [false, false, true]);
+        // A batch that is called a duplicate, and one after it.
+        assert_eq!(
+            known(&[-1, 0, 1, 2, 40, 3]),
+            [false, false, false, false, true, true]
+        );
+        assert_eq!(known(&[-1, -1, 0, 5]), [false, false, false, true]);
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn reports_from_another_thread_wake_all_that_wait() {

@@ -34,9 +34,7 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, to: Self::DeliveryOpaque) {
         let report = match result {
-            Ok(message) if message.offset() >= 0 => Ok(message.offset()),
-            // See `kafka::report::Receipt`.
-            Ok(_) => Err("no broker said that it is stored".to_owned()),
+            Ok(message) => Ok(message.offset()),
             Err((error, _)) => Err(error.to_string()),
         };
         let _ = to.send(report);
@@ -238,6 +236,7 @@ impl Journal {
             self.writer.poll(Duration::from_millis(10));
             match reported.try_recv() {
                 Ok(Ok(offset)) if offset >= 0 => return Ok(offset),
+                // See `kafka::report::Receipt`.
                 Ok(Ok(_)) => return Err(told("the broker did not say where a marker is")),
                 Ok(Err(error)) => return Err(told(error)),
                 Err(mpsc::TryRecvError::Empty) => {}

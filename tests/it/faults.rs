@@ -22,6 +22,7 @@ trials! {
         a_report_that_comes_too_late_is_counted,
         what_no_broker_confirmed_is_not_published,
         what_no_broker_confirmed_is_spooled_and_published_then,
+        a_batch_that_the_broker_calls_a_duplicate_is_not_published,
     ],
 }
 
@@ -316,4 +317,27 @@ fn what_no_broker_confirmed_is_spooled_and_published_then() {
     });
     assert_eq!(bridge.send(&body).json()["kind"], "redelivery");
     assert_eq!(bridge.metric("butlr_bridge_kafka_presumed_total"), 1.0);
+}
+
+/// librdkafka takes it for stored, and makes offsets up.
+fn a_batch_that_the_broker_calls_a_duplicate_is_not_published() {
+    let bridge = Setup::embedded().start();
+    eventually("Kafka is warm", || {
+        (bridge.send(good("event_1")).status == 200).then_some(())
+    });
+    inject(
+        &bridge,
+        RDKafkaApiKey::Produce,
+        &[RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER],
+    );
+    let events = ["event_2", "event_3", "event_4"].map(good);
+    let answer = bridge.send(format!("[{}]", events.join(",")));
+    let told = answer.expect(503).json();
+    for (n, id) in ["event_2", "event_3", "event_4"].iter().enumerate() {
+        // Of three in one batch; by themselves the second and third are published.
+        let published = told["results"][n]["status"] == "published";
+        assert_eq!(stored(&bridge, id), usize::from(published), "{told}");
+    }
+    let presumed = bridge.metric("butlr_bridge_kafka_presumed_total");
+    assert!((1.0..=3.0).contains(&presumed), "{presumed}");
 }
