@@ -343,7 +343,14 @@ impl Producer {
                 self.current.store(fresh);
                 self.metrics.kafka.producer_replacements.inc();
                 tracing::warn!("a fresh producer takes over");
-                std::thread::spawn(move || old.end(Duration::ZERO));
+                std::thread::spawn(move || {
+                    // Whoever is just handing it a record: what comes after the last poll would never be reported.
+                    let latest = Instant::now() + Duration::from_secs(1);
+                    while Arc::strong_count(&old) > 1 && Instant::now() < latest {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    old.end(Duration::ZERO)
+                });
             }
             Err(error) => tracing::error!(%error, "no fresh producer could be made; trying again"),
         }

@@ -95,7 +95,7 @@ impl SpoolMetrics {
             ),
             set_aside_events: gauge(
                 "spool_set_aside_events",
-                "Entries that Kafka refused for good and that lie aside on disk, also those of before the start.",
+                "Entries that Kafka refused for good and that lie aside on disk, those from before the start included.",
             ),
             commit_duration: Histogram::with_opts(
                 HistogramOpts::from(opts(

@@ -23,7 +23,7 @@
 //! 2. Who is answered 202 finds its claim decided and its entry durable.
 //! 3. A newcomer that goes directly is handed to librdkafka after all entries of its destination that were there before it
 //!    was routed ([`Drain::Ordered`]).
-//! 4. An entry in doubt is not handed over before librdkafka's final word on the record that it doubts.
+//! 4. An entry in doubt is not handed over before librdkafka's final word on the record that it doubts, or five minutes.
 //! 5. The ledger: recovered + spooled = drained + confirmed late + already stored + set aside + lost (to damage) + present.
 
 pub mod drain;
@@ -124,7 +124,7 @@ pub struct State {
     pub limit_bytes: u64,
     /// Since when about the oldest entry waits.
     pub oldest_age: Option<Duration>,
-    /// Entries that lie set aside, also those of before the start.
+    /// Entries that lie set aside, those from before the start included.
     pub set_aside: u64,
     /// Why nothing can be written, if so.
     pub poisoned: Option<String>,

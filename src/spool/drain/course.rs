@@ -173,7 +173,7 @@ impl Course {
     /// librdkafka's final word on the record that the entry doubts.
     pub fn resolved(&mut self, kit: &Kit, seq: u64, stored: bool) {
         if kit.shared.doubts().remove(&seq).is_none() {
-            // It came far too late.
+            // It came far too late: the entry was handed over again meanwhile.
             return;
         }
         if !stored {
@@ -188,14 +188,25 @@ impl Course {
     }
 
     /// librdkafka has said nothing for far too long: rather twice in Kafka than never.
-    fn forgotten(&mut self, kit: &Kit, seq: u64) {
+    fn tell_forgotten(&self, seq: u64) {
         let destination = self.to.name();
         tracing::error!(
             destination,
             seq,
             "librdkafka has no final word on a record; its event is published again, perhaps as a copy"
         );
-        self.resolved(kit, seq, false);
+    }
+
+    /// Those handed over of which nothing was heard for far too long.
+    fn give_up(&mut self, kit: &Kit, now: Instant) {
+        let is_forgotten = |sent: &InFlight| now.saturating_duration_since(sent.at) >= FORGOTTEN;
+        while let Some((seq, sent)) = self.in_flight.first_key_value()
+            && is_forgotten(sent)
+        {
+            let (seq, took) = (*seq, now.saturating_duration_since(sent.at));
+            self.tell_forgotten(seq);
+            self.settled(kit, seq, None, took);
+        }
     }
 
     /// librdkafka's final word on an entry that was handed over.
@@ -221,8 +232,8 @@ impl Course {
                     self.trouble = true;
                 }
             }
-            other => {
-                self.not_confirmed(kit, seq, other);
+            Some(Report::Failed(_) | Report::Presumed) | None => {
+                self.not_confirmed(kit, seq, report);
                 match was_alone {
                     true => _ = self.failed.insert(seq),
                     false => self.failed(kit, seq),
@@ -301,6 +312,7 @@ impl Course {
 
     /// Hands over what can be. Returns when to look again, should nothing be heard before.
     pub fn advance(&mut self, kit: &Kit, now: Instant) -> Duration {
+        self.give_up(kit, now);
         let (flows, wait) = match self.stage {
             Stage::Draining => self.go_on(kit, now),
             Stage::Recovered | Stage::Looking => (false, IDLE),
@@ -351,7 +363,8 @@ impl Course {
                 if now.saturating_duration_since(since) < FORGOTTEN {
                     return (false, IDLE);
                 }
-                self.forgotten(kit, front);
+                self.tell_forgotten(front);
+                self.resolved(kit, front, false);
             }
             let is_refused = self.refused.contains_key(&front);
             if is_refused && !self.is_alone(kit) {

@@ -68,7 +68,6 @@ impl Store {
                 file: SET_ASIDE.to_owned(),
                 why,
             })?;
-        self.set_aside_count.fetch_add(1, Relaxed);
         // It lies there now, whatever becomes of where it was.
         let _ = self.remove(to, &[seq]);
         let _ = self.flush();
@@ -82,6 +81,7 @@ impl Store {
             let file = SegmentFile::open(self.disk.open(&path)?)?;
             file.put(to.index(), seq, row)?;
             file.close()?;
+            self.set_aside_count.fetch_add(1, Relaxed);
         } else {
             let bytes = match self.disk.read(&path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
@@ -91,6 +91,7 @@ impl Store {
             let mut rows = salvage(&bytes, |seq| !self.is_live(seq)).whole;
             rows.insert((to.index(), seq), row);
             self.replace_file(SET_ASIDE, &rows)?;
+            self.set_aside_count.store(rows.len() as u64, Relaxed);
         }
         *is_sound = true;
         self.set_aside_bytes
