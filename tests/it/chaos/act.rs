@@ -39,7 +39,8 @@ impl World<'_> {
         let in_place = |place: Place| {
             let faults = schedule.faults.iter();
             let faults = faults.filter(move |f| f.what.place() == place);
-            faults.map(|fault| self.happen(fault, began)).collect()
+            let happened = faults.filter_map(|fault| self.happen(fault, began));
+            happened.collect()
         };
         let mut done: Vec<Done> = std::thread::scope(|scope| {
             let all = Place::ALL.map(|place| scope.spawn(move || in_place(place)));
@@ -55,18 +56,19 @@ impl World<'_> {
         done
     }
 
-    fn happen(&self, fault: &Fault, began: Instant) -> Done {
+    /// `None`: there was nothing to do it to.
+    fn happen(&self, fault: &Fault, began: Instant) -> Option<Done> {
         std::thread::sleep(fault.at.saturating_sub(began.elapsed()));
         let at = began.elapsed();
-        self.one(fault.what, fault.lasts);
-        Done {
+        let happened = self.one(fault.what, fault.lasts);
+        happened.then(|| Done {
             what: fault.what,
             began: at,
             ended: began.elapsed(),
-        }
+        })
     }
 
-    fn one(&self, what: What, lasts: Duration) {
+    fn one(&self, what: What, lasts: Duration) -> bool {
         let wait = || std::thread::sleep(lasts);
         let bridge = || self.bridge.lock().expect("no panic holds it");
         let topic = |event_type: butlr_bridge::event::EventType| {
@@ -119,7 +121,7 @@ impl World<'_> {
             What::ProducerFatal => {
                 self.kafka.proxy.contradict();
                 wait();
-                self.kafka.proxy.calm();
+                return self.kafka.proxy.calm();
             }
             What::BridgeKilled => {
                 bridge().kill();
@@ -144,6 +146,7 @@ impl World<'_> {
                 clock.set(0);
             }
         }
+        true
     }
 
     fn weather(&self, weather: Weather, lasts: Duration) {

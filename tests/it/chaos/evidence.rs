@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use butlr_bridge::event::EventType;
+use butlr_bridge::event::{self, EventType, Limits, Parsed};
 use butlr_bridge::simulate::city::Truth;
 use butlr_bridge::simulate::hash;
 use butlr_bridge::simulate::journal::buckets::BUCKETS;
@@ -17,7 +17,7 @@ use super::act::Done;
 use super::books::{Books, Metrics};
 use super::bridge::Life;
 use super::schedule::{Schedule, What};
-use crate::harness::records_of;
+use crate::harness::{Rec, records_of};
 
 /// All that is known.
 #[derive(Clone)]
@@ -43,8 +43,8 @@ pub struct Evidence {
     pub ended_ms: i64,
     /// What is in Kafka, but for values.
     pub records: Vec<Stored>,
-    /// The hashes of the values in the quarantine topic.
-    pub quarantined: Vec<u64>,
+    /// What is in the quarantine topic.
+    pub quarantined: Vec<Quarantined>,
     /// The processes, in their order.
     pub lives: Vec<Life>,
     /// Of the last process at rest, before its end.
@@ -132,11 +132,28 @@ impl Stored {
     }
 }
 
-/// The hashes of the values there.
-pub fn quarantined(bootstrap_servers: &str, topic: &str) -> Vec<u64> {
-    let records = records_of(bootstrap_servers, topic);
-    let values = records.iter().map(|record| &record.value);
-    values.map(|v| hash::bytes(v)).collect()
+/// A record in the quarantine topic.
+#[derive(Clone, Copy, Debug)]
+pub struct Quarantined {
+    /// The hash of its value.
+    pub value: u64,
+    /// Whether that is a valid event after all.
+    pub is_valid: bool,
+}
+
+impl Quarantined {
+    /// All that is there.
+    pub fn all(bootstrap_servers: &str, topic: &str) -> Vec<Self> {
+        let records = records_of(bootstrap_servers, topic);
+        let of = |record: &Rec| Self {
+            value: hash::bytes(&record.value),
+            is_valid: matches!(
+                event::parse(&record.value, None, Limits::NONE),
+                Ok(Parsed::One(Ok(_)))
+            ),
+        };
+        records.iter().map(of).collect()
+    }
 }
 
 /// Every try in a journal.

@@ -26,7 +26,10 @@ pub fn a_producer_made_fatal_under_load_is_replaced_and_loses_nothing() {
         let judgement = judge(evidence);
         assert!(judgement.broken.is_empty(), "{:?}", judgement.broken);
         let log = std::fs::read_to_string(dir.path().join("bridge-1.log")).expect("its log");
-        let replaced = log.matches("a fresh producer takes over").count();
-        assert!((1..=2).contains(&replaced), "{replaced} times: {log}");
+        let count = |what| log.matches(what).count();
+        let fatal = count("librdkafka calls the producer fatal");
+        assert!((1..=2).contains(&fatal), "{fatal} times: {log}");
+        assert_eq!(count("a fresh producer takes over"), fatal, "{log}");
+        assert!(evidence.done.len() >= fatal, "{:?}", evidence.done);
     });
 }

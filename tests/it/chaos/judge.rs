@@ -234,7 +234,12 @@ fn deleted_topics(evidence: &Evidence, judgement: &mut Judgement) {
 
 /// What was answered as quarantined is there, and nothing that nobody sent.
 fn quarantine(evidence: &Evidence, judgement: &mut Judgement) {
-    let there: HashSet<u64> = evidence.quarantined.iter().copied().collect();
+    let all = &evidence.quarantined;
+    let valid = all.iter().filter(|q| q.is_valid).count();
+    if valid > 0 {
+        judgement.broken("quarantined", format!("{valid} that are valid"));
+    }
+    let there: HashSet<u64> = all.iter().map(|q| q.value).collect();
     let answered = evidence.all_attempts();
     let answered = answered.filter(|a| a.answer == Answer::Quarantined);
     let lost: Vec<_> = answered.filter(|a| !there.contains(&a.value)).collect();

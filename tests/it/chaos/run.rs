@@ -19,7 +19,7 @@ use super::books::Books;
 use super::bridge::{Bridge, Plan, SHUTDOWN};
 use super::clock::Clock;
 use super::disk::Disk;
-use super::evidence::{Evidence, Heard, Stored, attempts, quarantined};
+use super::evidence::{Evidence, Heard, Quarantined, Stored, attempts};
 use super::kafka::Kafka;
 use super::schedule::{Schedule, What};
 use crate::harness::clock_ms;
@@ -116,7 +116,7 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
         load_began_ms,
         ended_ms: clock_ms(),
         records: Stored::all(&kafka.address(), template),
-        quarantined: quarantined(&kafka.address(), &quarantine(template)),
+        quarantined: Quarantined::all(&kafka.address(), &quarantine(template)),
         lives: std::mem::take(&mut bridge.lives),
         books,
         metrics,

@@ -186,14 +186,17 @@ const TAMPERINGS: &[Tampering] = &[
         },
     ),
     ("a quarantined event that is nowhere", "quarantined", |e| {
-        let lost = e.quarantined.pop().expect("one in a hundred");
-        e.quarantined.retain(|value| *value != lost);
+        let lost = e.quarantined.pop().expect("one in a hundred").value;
+        e.quarantined.retain(|q| q.value != lost);
+    }),
+    ("a valid event that was quarantined", "quarantined", |e| {
+        e.quarantined[0].is_valid = true;
     }),
     (
         "something quarantined that nobody sent",
         "quarantined",
         |e| {
-            e.quarantined.push(7);
+            e.quarantined[0].value = 7;
         },
     ),
     ("a process that left no books", "books", |e| {
