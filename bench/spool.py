@@ -604,7 +604,7 @@ def ten_minutes(options, parts, broker, spool, journal):
         command = [
             parts.paths.bridge, "simulate", "--url", f"http://127.0.0.1:{bridge.port}/v1/events", "--spaces", 1000,
             "--connections", options.simulated_connections, "--rate", options.rate, "--duration", f"{DURATION * scale:.0f}s",
-            "--duplicates", "expected", "--verify", broker.address, "--topics", f"{prefix}.{{type}}.v1", "--journal", journal / "ten",
+            "--duplicates", "expected", "--verify", broker.address, "--topics", f"{prefix}.{{type}}.v1", "--journal", journal / "ten-journal",
             "--output", ledger,
         ]
         with Watch(bridge, spool) as watch, Server(command, log) as client:
