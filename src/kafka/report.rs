@@ -66,7 +66,7 @@ pub(crate) fn is_certain(code: RDKafkaErrorCode) -> bool {
 /// whatever sequence number comes first, also when it has just refused the records before it with an error that passes. Those
 /// are tried no more, and are in no topic. (Known to librdkafka's users as message loss around elections of leaders.) So a
 /// record without an offset has no receipt, and what became of it counts as unknown. Nor has one whose offset librdkafka made
-/// up: see [`Places`].
+/// up (`Places`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     partition: i32,

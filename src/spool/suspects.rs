@@ -187,10 +187,11 @@ impl Search<'_> {
         topic: &mut Topic,
         ends: &mut Floors,
     ) -> Result<Option<Again>, Halt> {
-        for round in 0.. {
+        let mut round = 0;
+        loop {
             let wanting = topic.wanting() as u64;
             if wanting == 0 || self.wanted.is_empty() {
-                break;
+                return Ok(None);
             }
             let records = (most(round) / wanting).max(FEWEST);
             let spans = topic.partitions.iter().filter(|p| p.wants());
@@ -211,16 +212,15 @@ impl Search<'_> {
                 return Ok(Some(Again::Altered));
             }
             match read {
+                Ok(()) => round += 1,
                 // Where nothing came for a while, the same is asked for again.
-                Ok(())
-                | Err(Halt::Topic {
+                Err(Halt::Topic {
                     for_good: false, ..
                 }) => {}
                 Err(Halt::Topic { reason, .. }) => return Ok(Some(Again::Failed(reason))),
                 Err(halt) => return Err(halt),
             }
         }
-        Ok(None)
     }
 }
 
