@@ -17,9 +17,12 @@ use crate::kafka::destination::Destination;
 const BATCH: usize = 1_000;
 /// Their bytes.
 const BATCH_BYTES: usize = 4 << 20;
+/// So many of a destination are told whatever their age, which takes a second or so.
+const FEW: u64 = 200_000;
 /// Receipt is in the order of entries only as far as requests overtake each other and clocks are set.
 const SLACK: Duration = Duration::from_secs(60);
-/// Tells `desk` of the entries young enough to be remembered, on a thread of its own.
+
+/// Tells `desk` of the entries, or where there are very many of those young enough, on a thread of its own.
 pub fn restore(spool: &Arc<Spool>, desk: &Arc<Desk>, settings: &config::Dedup) {
     desk.expect_spool();
     let window = settings.id_window.max(settings.reading_window);
@@ -57,7 +60,10 @@ impl Drop for Over<'_> {
     }
 }
 
-/// What the entries of the last `window` tell, at most `most` of each destination, the oldest first.
+/// What the entries tell, of a destination with very many those of the last `window`; at most `most` of each, the oldest first.
+///
+/// All of them get into Kafka after what is there now. So none is too old, whatever its receipt says: Kafka was away for long,
+/// or the clock was put back.
 fn all(store: &Store, window: Duration, most: usize) -> VecDeque<SpooledTold> {
     let mut told = VecDeque::new();
     for to in Destination::all() {
@@ -79,7 +85,10 @@ fn of(
     let reach = i64::try_from((window + SLACK).as_millis()).unwrap_or(i64::MAX);
     let since = now_ms.saturating_sub(reach);
     let handed = store.handed(to).map(|handed| handed.upto);
-    let mut from = first_since(store, to, since);
+    let mut from = match store.present(to) <= FEW {
+        true => 0,
+        false => first_since(store, to, since),
+    };
     let mut taken = 0;
     loop {
         let batch = match store.read(to, from, BATCH, BATCH_BYTES) {
@@ -97,9 +106,12 @@ fn of(
             let Ok(entry) = Entry::decode(bytes) else {
                 continue;
             };
-            let Some(one) = tell(&entry, now_ms) else {
+            let Some(mut one) = tell(&entry, now_ms) else {
                 continue;
             };
+            if one.age > window {
+                one.age = Duration::ZERO;
+            }
             let suspect = entry.in_doubt || handed.is_some_and(|upto| *seq <= upto);
             if taken == most {
                 told.pop_front();
@@ -140,4 +152,40 @@ fn first_since(store: &Store, to: Destination, since: i64) -> u64 {
         }
     }
     low
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+    use crate::event::EventType;
+    use crate::spool::store::Options;
+
+    /// It gets into Kafka after all that is there, and so after what is younger.
+    #[test]
+    fn an_entry_is_told_whatever_its_receipt_says() {
+        const WINDOW: Duration = Duration::from_secs(900);
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(Options {
+            dir: dir.path().to_owned(),
+            segment_bytes: 1 << 20,
+        })
+        .unwrap();
+        let to = Destination::Events(EventType::Traffic);
+        let entry = |age_ms, value: &'static str| Entry {
+            received_ms: now_ms() - age_ms,
+            in_doubt: false,
+            content: Content::Quarantined(Default::default()),
+            value: Cow::Borrowed(value.as_bytes()),
+        };
+        let hour = 3_600_000;
+        let ages = [("a", 0), ("b", hour), ("c", 1_000)];
+        let entries = ages.map(|(value, age)| (to, entry(age, value).encode()));
+        store.append(&entries).unwrap();
+        let told = all(&store, WINDOW, 10);
+        assert_eq!(told.len(), 3);
+        assert!(told.iter().all(|one| one.age <= WINDOW));
+        assert_eq!(all(&store, WINDOW, 2).len(), 2);
+    }
 }
