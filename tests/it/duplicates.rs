@@ -549,13 +549,7 @@ fn a_record_stored_behind_a_503_makes_its_copy_a_redelivery() {
     let stored = eventually("a record that is stored too late", || {
         let id = format!("event_{}", now_ms());
         let body = event(Traffic, &id, now_ms(), "room_1");
-        let slow = |ms| {
-            let slow = Duration::from_millis(ms);
-            bridge
-                .kafka()
-                .with(move |cluster| cluster.broker_round_trip_time(1, slow))
-                .unwrap();
-        };
+        let slow = |ms| bridge.slow_down(Duration::from_millis(ms));
         slow(450);
         let late = bridge.metric("butlr_bridge_late_reports_total{result=\"stored\"}");
         let answer = bridge.send(&body);
@@ -614,13 +608,7 @@ fn what_may_have_been_replaced_is_not_taken_for_current() {
 /// No answer at all comes from Kafka, as far as the bridge waits.
 fn a_revision_whose_answer_never_came_is_not_taken_for_not_stored() {
     let bridge = Setup::embedded().set("http.answer_within", "600ms").start();
-    let slow = |ms| {
-        let slow = Duration::from_millis(ms);
-        bridge
-            .kafka()
-            .with(move |cluster| cluster.broker_round_trip_time(1, slow))
-            .unwrap();
-    };
+    let slow = |ms| bridge.slow_down(Duration::from_millis(ms));
     let minute = now_ms();
     eventually("Kafka is warm", || {
         (bridge.send(occupancy("event_a", minute, "4")).status == 200).then_some(())

@@ -191,13 +191,7 @@ fn an_event_that_kafka_finds_too_large_is_413() {
 fn an_event_whose_client_goes_away_is_still_delivered() {
     let bridge = Setup::embedded().set("http.answer_within", "10s").start();
     bridge.send(good("event_1")).expect(200);
-    let delay = |millis| {
-        let delay = Duration::from_millis(millis);
-        bridge
-            .kafka()
-            .with(move |cluster| cluster.broker_round_trip_time(1, delay))
-            .unwrap();
-    };
+    let delay = |millis| bridge.slow_down(Duration::from_millis(millis));
     delay(1000);
     let gone = good("event_gone");
     let array = format!("[{},{}]", good("event_gone_2"), good("event_gone_3"));
@@ -259,13 +253,7 @@ fn refused_and_overtaken(bridge: &Bridge, bodies: [&str; 2]) -> [Answer; 2] {
     eventually("Kafka is warm", || {
         (bridge.send(good("event_1")).status == 200).then_some(())
     });
-    let slow = |ms| {
-        let slow = Duration::from_millis(ms);
-        bridge
-            .kafka()
-            .with(move |cluster| cluster.broker_round_trip_time(1, slow))
-            .unwrap();
-    };
+    let slow = |ms| bridge.slow_down(Duration::from_millis(ms));
     slow(500);
     inject(
         bridge,

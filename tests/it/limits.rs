@@ -56,14 +56,6 @@ fn ends(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// Makes each round trip to the embedded broker take this long.
-fn slow_down(bridge: &Bridge, delay: Duration) {
-    bridge
-        .kafka()
-        .with(move |cluster| cluster.broker_round_trip_time(1, delay))
-        .unwrap();
-}
-
 #[track_caller]
 fn wait_for_in_flight(bridge: &Bridge, events: f64) {
     eventually("events in flight", || {
@@ -330,7 +322,7 @@ fn events_in_flight_are_limited_and_recover() {
         .start();
     bridge.send(good("event_0")).expect(200);
     let held_for = Duration::from_secs(3);
-    slow_down(&bridge, held_for);
+    bridge.slow_down(held_for);
     thread::scope(|scope| {
         let begun = Instant::now();
         let held: Vec<_> = (0..3)
@@ -354,7 +346,7 @@ fn events_in_flight_are_limited_and_recover() {
             answer.join().unwrap().expect(200);
         }
     });
-    slow_down(&bridge, Duration::ZERO);
+    bridge.slow_down(Duration::ZERO);
     bridge.send(good("event_after")).expect(200);
     assert_eq!(bridge.metric("butlr_bridge_in_flight_events"), 0.0);
     assert_eq!(bridge.records(ROOM).len(), 5);
@@ -367,7 +359,7 @@ fn an_array_that_does_not_fit_in_flight_is_503_as_a_whole() {
         .set("http.answer_within", "10s")
         .start();
     bridge.send(good("event_0")).expect(200);
-    slow_down(&bridge, Duration::from_secs(2));
+    bridge.slow_down(Duration::from_secs(2));
     let array = format!("[{},{}]", good("a_1"), good("a_2"));
     thread::scope(|scope| {
         let held: Vec<_> = (0..2)
@@ -390,7 +382,7 @@ fn an_array_that_does_not_fit_in_flight_is_503_as_a_whole() {
             answer.join().unwrap().expect(200);
         }
     });
-    slow_down(&bridge, Duration::ZERO);
+    bridge.slow_down(Duration::ZERO);
     bridge.send(&array).expect(200);
 }
 
@@ -410,7 +402,7 @@ fn bytes_in_flight_are_limited_and_recover() {
         .start();
     bridge.send(good("event_0")).expect(200);
     let held_for = Duration::from_secs(3);
-    slow_down(&bridge, held_for);
+    bridge.slow_down(held_for);
     thread::scope(|scope| {
         let begun = Instant::now();
         let held = scope.spawn(|| bridge.send(padded("event_held", 5000)));
@@ -425,7 +417,7 @@ fn bytes_in_flight_are_limited_and_recover() {
         expect_overload(&answer, "too_many_bytes_in_flight", took, held_for);
         held.join().unwrap().expect(200);
     });
-    slow_down(&bridge, Duration::ZERO);
+    bridge.slow_down(Duration::ZERO);
     bridge.send(padded("event_after", 5000)).expect(200);
     assert_eq!(bridge.metric("butlr_bridge_in_flight_bytes"), 0.0);
     assert_eq!(bridge.records(ROOM).len(), 3);
@@ -505,9 +497,9 @@ fn every_answer_comes_in_time_while_kafka_is_down() {
 fn every_answer_comes_in_time_while_kafka_is_slow() {
     let bridge = Setup::embedded().set("http.answer_within", "1s").start();
     bridge.send(good("event_0")).expect(200);
-    slow_down(&bridge, Duration::from_secs(10));
+    bridge.slow_down(Duration::from_secs(10));
     all_unconfirmed_in_time(&bridge);
-    slow_down(&bridge, Duration::ZERO);
+    bridge.slow_down(Duration::ZERO);
     eventually("events are stored again", || {
         (bridge.send(good("event_again")).status == 200).then_some(())
     });

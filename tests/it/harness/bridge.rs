@@ -211,6 +211,13 @@ impl Bridge {
         self.kafka.as_ref().expect("a bridge on an embedded broker")
     }
 
+    /// Makes each round trip to the embedded broker take this long.
+    pub fn slow_down(&self, delay: Duration) {
+        self.kafka()
+            .with(move |cluster| cluster.broker_round_trip_time(1, delay))
+            .unwrap();
+    }
+
     pub fn topic(&self, event_type: EventType) -> &str {
         &self.config.topics.topic(event_type).name
     }
