@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use butlr_bridge::event::EventType;
 
-use crate::harness::{Backend, Setup, agent, clock_ms, event, eventually, now_ms, trials};
+use crate::harness::{Backend, Setup, agent, clock_ms, event, eventually, fresh_ms, trials};
 
 trials! {
     "admin": [
@@ -29,7 +29,7 @@ trials! {
 const TRAFFIC: EventType = EventType::Traffic;
 
 fn good(event_type: EventType) -> String {
-    event(event_type, "event_1", now_ms(), "space_1")
+    event(event_type, "event_1", fresh_ms(), "space_1")
 }
 
 fn every_series_of_the_ten_types_is_there_from_the_start() {
@@ -98,7 +98,7 @@ fn every_series_of_the_ten_types_is_there_from_the_start() {
 fn an_event_moves_the_metrics_of_its_type_only() {
     let bridge = Setup::embedded().start();
     let before = clock_ms() as f64 / 1000.0;
-    let ten_seconds_ago = now_ms() - 10_000;
+    let ten_seconds_ago = clock_ms() - 10_000;
     bridge
         .send(event(TRAFFIC, "event_1", ten_seconds_ago, "space_1"))
         .expect(200);

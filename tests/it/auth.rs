@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use butlr_bridge::event::EventType;
 
 use crate::harness::{
-    Answer, Bridge, Process, Request, Setup, agent, event, eventually, now_ms, read_answer, toml,
+    Answer, Bridge, Process, Request, Setup, agent, event, eventually, fresh_ms, read_answer, toml,
     trials, write_head,
 };
 
@@ -33,7 +33,7 @@ trials! {
 const ROOM: EventType = EventType::RoomOccupancy;
 
 fn good() -> String {
-    event(ROOM, "event_1", now_ms(), "room_1")
+    event(ROOM, "event_1", fresh_ms(), "room_1")
 }
 
 fn basic(pair: &str) -> String {

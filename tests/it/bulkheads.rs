@@ -8,7 +8,7 @@ use butlr_bridge::event::EventType;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::harness::{Bridge, Setup, event, eventually, now_ms, topics_of, trials};
+use crate::harness::{Bridge, Setup, event, eventually, fresh_ms, topics_of, trials};
 
 trials! {
     "faults": [
@@ -23,7 +23,7 @@ trials! {
 const DEAD: EventType = EventType::Traffic;
 
 fn good(event_type: EventType, id: &str) -> String {
-    event(event_type, id, now_ms(), "space_1")
+    event(event_type, id, fresh_ms(), "space_1")
 }
 
 /// A bridge whose Kafka has nine of the ten topics.

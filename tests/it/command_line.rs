@@ -10,7 +10,7 @@ use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use serde_json::Value;
 
 use crate::harness::{
-    Answer, PATIENCE, Process, Request, agent, binary, event, eventually, now_ms, records_of,
+    Answer, PATIENCE, Process, Request, agent, binary, event, eventually, fresh_ms, records_of,
     trials,
 };
 
@@ -89,7 +89,7 @@ fn readyz(process: &Process) -> u16 {
 }
 
 fn good(id: &str) -> String {
-    event(ROOM, id, now_ms(), "room_1")
+    event(ROOM, id, fresh_ms(), "room_1")
 }
 
 fn help_and_version_exit_0() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use butlr_bridge::event::EventType;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::harness::{Answer, Bridge, Rec, Setup, event, eventually, now_ms, trials};
+use crate::harness::{Answer, Bridge, Rec, Setup, event, eventually, fresh_ms, trials};
 
 trials! {
     "duplicates": [
@@ -112,7 +112,7 @@ fn a_redelivery_is_answered_and_not_published() {
     let bridge = Setup::default().start();
     for event_type in EventType::ALL {
         let id = format!("event_{event_type}");
-        let body = event(event_type, &id, now_ms(), "space_1");
+        let body = event(event_type, &id, fresh_ms(), "space_1");
         published(&bridge.send(&body));
         for _ in 0..3 {
             duplicate(&bridge.send(&body), "redelivery", &id);
@@ -128,7 +128,7 @@ fn a_redelivery_is_answered_and_not_published() {
 
 fn how_a_reading_is_written_makes_no_difference() {
     let bridge = Setup::default().start();
-    let now = now_ms();
+    let now = fresh_ms();
     published(&bridge.send(occupancy("event_1", now, "4")));
     let body = occupancy("event_1", now, "40e-1");
     duplicate(&bridge.send(body), "redelivery", "event_1");
@@ -166,7 +166,7 @@ fn how_a_reading_is_written_makes_no_difference() {
 
 fn an_id_that_comes_with_another_reading_is_published_under_its_own() {
     let bridge = Setup::default().start();
-    let now = now_ms();
+    let now = fresh_ms();
     let first = event(Traffic, "event_1", now, "room_1");
     let second = event(Traffic, "event_1", now + 1, "room_1");
     let third = event(Detections, "event_1", now, "room_1");
@@ -202,7 +202,7 @@ fn an_id_that_comes_with_another_reading_is_published_under_its_own() {
 
 fn a_repeat_is_answered_and_its_id_remembered() {
     let bridge = Setup::default().start();
-    let now = now_ms();
+    let now = fresh_ms();
     published(&bridge.send(occupancy("event_1", now, "4")));
     duplicate(
         &bridge.send(occupancy("event_2", now, "4")),
@@ -230,7 +230,7 @@ fn a_repeat_is_answered_and_its_id_remembered() {
 
 fn a_revision_says_what_it_replaces_also_when_it_goes_back() {
     let bridge = Setup::default().start();
-    let now = now_ms();
+    let now = fresh_ms();
     let [a, b, c, d] = [1, 2, 3, 4].map(|n| ksuid(n, 0));
     published(&bridge.send(occupancy(&a, now, "4")));
     published(&bridge.send(occupancy(&b, now, "5")));
@@ -254,7 +254,7 @@ fn a_revision_says_what_it_replaces_also_when_it_goes_back() {
 
 fn an_earlier_computation_that_comes_late_is_stale() {
     let bridge = Setup::default().start();
-    let now = now_ms();
+    let now = fresh_ms();
     let [early, earlier, current, later] = [3, 2, 5, 6].map(|n| ksuid(n, 0));
     published(&bridge.send(occupancy(&current, now, "5")));
     published(&bridge.send(occupancy(&early, now, "4")));
@@ -275,7 +275,7 @@ fn an_earlier_computation_that_comes_late_is_stale() {
 
 fn within_a_second_the_order_of_arrival_decides() {
     let bridge = Setup::default().start();
-    let now = now_ms();
+    let now = fresh_ms();
     let ids = [ksuid(7, 9), ksuid(7, 1), "no ksuid".to_owned(), ksuid(1, 0)];
     for (id, value) in ids.iter().zip(["1", "2", "3", "4"]) {
         published(&bridge.send(occupancy(id, now, value)));
@@ -290,7 +290,7 @@ fn within_a_second_the_order_of_arrival_decides() {
 
 fn events_older_than_the_newest_of_their_source_are_marked() {
     let bridge = Setup::default().start();
-    let now = now_ms();
+    let now = fresh_ms();
     // By sensor, not by room.
     published(&bridge.send(detections("event_1", now, "sensor_1")));
     published(&bridge.send(detections("event_2", now - 10, "sensor_2")));
@@ -335,7 +335,7 @@ fn events_older_than_the_newest_of_their_source_are_marked() {
 
 fn only_occupancies_have_repeats_and_revisions() {
     let bridge = Setup::default().start();
-    let now = now_ms();
+    let now = fresh_ms();
     for event_type in [Detections, Traffic, PirMotion] {
         published(&bridge.send(event(event_type, &ksuid(2, 0), now, "room_1")));
         published(&bridge.send(event(event_type, &ksuid(3, 0), now, "room_1")));
@@ -365,7 +365,7 @@ fn statuses(answer: &Answer) -> Vec<String> {
 
 fn copies_inside_an_array_and_an_array_sent_again() {
     let bridge = Setup::default().start();
-    let now = now_ms();
+    let now = fresh_ms();
     let (a, b) = (
         event(Traffic, "event_a", now, "room_1"),
         detections("event_b", now, "s"),
@@ -413,7 +413,7 @@ fn copies_inside_an_array_and_an_array_sent_again() {
 
 fn an_array_with_a_repeat_and_a_revision_of_its_own_items() {
     let bridge = Setup::default().start();
-    let now = now_ms();
+    let now = fresh_ms();
     let items = [
         ("a", "4"),
         ("b", "4"),
@@ -449,7 +449,7 @@ fn two_arrays_that_share_their_items_in_opposite_order() {
         .with(|cluster| cluster.broker_round_trip_time(1, Duration::from_millis(50)))
         .unwrap();
     for round in 0..5 {
-        let now = now_ms();
+        let now = fresh_ms();
         let mut items: Vec<_> = (0..20)
             .map(|n| event(Traffic, &format!("event_{round}_{n}"), now, "room_1"))
             .collect();
@@ -471,7 +471,7 @@ fn two_arrays_that_share_their_items_in_opposite_order() {
 fn slow() -> Bridge {
     let bridge = Setup::embedded().set("http.workers", 2).start();
     bridge
-        .send(event(Traffic, "event_warm", now_ms(), "room_1"))
+        .send(event(Traffic, "event_warm", fresh_ms(), "room_1"))
         .expect(200);
     let slow = Duration::from_millis(300);
     bridge
@@ -483,7 +483,7 @@ fn slow() -> Bridge {
 
 fn copies_at_the_same_moment_are_published_once() {
     let bridge = slow();
-    let now = now_ms();
+    let now = fresh_ms();
     let body = event(Traffic, "event_1", now, "room_1");
     let all = thread::scope(|scope| {
         let sent: Vec<_> = (0..12)
@@ -526,7 +526,7 @@ fn when_the_first_fails_one_of_those_that_wait_takes_its_place() {
     bridge
         .kafka()
         .with(|cluster| cluster.request_errors(RDKafkaApiKey::Produce, errors));
-    let body = event(Traffic, "event_1", now_ms(), "room_1");
+    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
     let all = thread::scope(|scope| {
         let sent: Vec<_> = (0..6).map(|_| scope.spawn(|| bridge.send(&body))).collect();
         let all = sent.into_iter().map(|s| s.join().expect("answered"));
@@ -543,12 +543,12 @@ fn when_the_first_fails_one_of_those_that_wait_takes_its_place() {
 fn a_record_stored_behind_a_503_makes_its_copy_a_redelivery() {
     let bridge = Setup::embedded().set("http.answer_within", "400ms").start();
     bridge
-        .send(event(Traffic, "event_warm", now_ms(), "room_1"))
+        .send(event(Traffic, "event_warm", fresh_ms(), "room_1"))
         .expect(200);
     // Slower than the answer may be, faster than librdkafka gives up.
     let stored = eventually("a record that is stored too late", || {
-        let id = format!("event_{}", now_ms());
-        let body = event(Traffic, &id, now_ms(), "room_1");
+        let id = format!("event_{}", fresh_ms());
+        let body = event(Traffic, &id, fresh_ms(), "room_1");
         let slow = |ms| bridge.slow_down(Duration::from_millis(ms));
         slow(450);
         let late = bridge.metric("butlr_bridge_late_reports_total{result=\"stored\"}");
@@ -579,7 +579,7 @@ fn what_may_have_been_replaced_is_not_taken_for_current() {
     };
     // What going back is after a revision that ended so.
     let back_after = |error| {
-        let minute = now_ms();
+        let minute = fresh_ms();
         let [a, b, c, d] = [1, 2, 3, 4].map(|n| format!("event_{n}_{minute}"));
         published(&taken(&a, minute, "4"));
         bridge
@@ -609,7 +609,7 @@ fn what_may_have_been_replaced_is_not_taken_for_current() {
 fn a_revision_whose_answer_never_came_is_not_taken_for_not_stored() {
     let bridge = Setup::embedded().set("http.answer_within", "600ms").start();
     let slow = |ms| bridge.slow_down(Duration::from_millis(ms));
-    let minute = now_ms();
+    let minute = fresh_ms();
     eventually("Kafka is warm", || {
         (bridge.send(occupancy("event_a", minute, "4")).status == 200).then_some(())
     });
@@ -630,7 +630,7 @@ fn a_revision_whose_answer_never_came_is_not_taken_for_not_stored() {
 
 fn what_was_refused_is_not_remembered() {
     let bridge = Setup::embedded().without_topics().not_waiting().start();
-    let body = event(Traffic, "event_1", now_ms(), "room_1");
+    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
     eventually("the topic is known to be missing", || {
         (bridge.send(&body).code() == "topic_missing").then_some(())
     });
@@ -652,7 +652,7 @@ fn tagged_duplicates_are_published_and_say_so() {
         .set("dedup.redelivery", "tag")
         .set("dedup.repeat", "tag")
         .start();
-    let now = now_ms();
+    let now = fresh_ms();
     published(&bridge.send(occupancy("event_1", now, "4")));
     published(&bridge.send(occupancy("event_1", now, "4")));
     published(&bridge.send(occupancy("event_2", now, "4")));
@@ -684,7 +684,7 @@ fn with_both_off_nothing_is_compared() {
         .set("dedup.redelivery", "off")
         .set("dedup.repeat", "off")
         .start();
-    let now = now_ms();
+    let now = fresh_ms();
     for (id, value) in [
         ("event_1", "4"),
         ("event_1", "4"),
@@ -701,7 +701,7 @@ fn with_both_off_nothing_is_compared() {
 
 fn only_redeliveries_can_be_dropped() {
     let bridge = Setup::default().set("dedup.repeat", "off").start();
-    let now = now_ms();
+    let now = fresh_ms();
     published(&bridge.send(occupancy("event_1", now, "4")));
     published(&bridge.send(occupancy("event_2", now, "4")));
     duplicate(
@@ -723,7 +723,7 @@ fn only_redeliveries_can_be_dropped() {
 
 fn what_is_older_than_the_window_is_new_again() {
     let bridge = Setup::default().set("dedup.id_window", "1s").start();
-    let body = event(Traffic, "event_1", now_ms(), "room_1");
+    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
     published(&bridge.send(&body));
     eventually("it is forgotten", || {
         thread::sleep(Duration::from_millis(200));
@@ -737,7 +737,7 @@ fn what_is_older_than_the_window_is_new_again() {
 
 fn at_the_bound_the_oldest_is_forgotten_and_counted() {
     let bridge = Setup::default().set("dedup.max_ids", 1000).start();
-    let now = now_ms();
+    let now = fresh_ms();
     for array in 0..10 {
         let items: Vec<_> = (0..500)
             .map(|n| {
@@ -764,9 +764,11 @@ fn at_the_bound_the_oldest_is_forgotten_and_counted() {
 
 fn memory_is_shown_in_metrics_and_status() {
     let bridge = Setup::default().start();
-    bridge.send(occupancy("event_1", now_ms(), "4")).expect(200);
     bridge
-        .send(event(Traffic, "event_2", now_ms(), "room_1"))
+        .send(occupancy("event_1", fresh_ms(), "4"))
+        .expect(200);
+    bridge
+        .send(event(Traffic, "event_2", fresh_ms(), "room_1"))
         .expect(200);
     let entries =
         |kind: &str| bridge.metric(&format!("butlr_bridge_dedup_entries{{kind=\"{kind}\"}}"));

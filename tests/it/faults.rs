@@ -7,7 +7,7 @@ use std::time::Duration;
 use butlr_bridge::event::EventType;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::harness::{Answer, Bridge, Setup, event, eventually, now_ms, trials, write_head};
+use crate::harness::{Answer, Bridge, Setup, event, eventually, fresh_ms, trials, write_head};
 
 trials! {
     "faults": [
@@ -32,7 +32,7 @@ const ROOM: EventType = EventType::RoomOccupancy;
 const REPLACEMENTS: &str = "butlr_bridge_kafka_producer_replacements_total";
 
 fn good(id: &str) -> String {
-    event(ROOM, id, now_ms(), "room_1")
+    event(ROOM, id, fresh_ms(), "room_1")
 }
 
 fn inject(bridge: &Bridge, api: RDKafkaApiKey, errors: &'static [RDKafkaRespErr]) {
@@ -67,7 +67,7 @@ fn a_producer_that_becomes_fatal_is_replaced() {
     // All types and partitions, and no second replacement.
     for i in 0..20 {
         let event_type = EventType::ALL[i % 10];
-        let body = event(event_type, "event_3", now_ms(), &format!("space_{i}"));
+        let body = event(event_type, "event_3", fresh_ms(), &format!("space_{i}"));
         bridge.send(body).expect(200);
     }
     assert_eq!(bridge.metric(REPLACEMENTS), 1.0);

@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Bridge, Setup, event, now_ms, read_answer, sample, spellings, trials, write_head,
+    Answer, Bridge, Setup, event, fresh_ms, read_answer, sample, spellings, trials, write_head,
 };
 
 trials! {
@@ -45,7 +45,7 @@ const TRAFFIC: EventType = EventType::Traffic;
 const ROOM: EventType = EventType::RoomOccupancy;
 
 fn good(event_type: EventType, id: &str) -> String {
-    event(event_type, id, now_ms(), "space_1")
+    event(event_type, id, fresh_ms(), "space_1")
 }
 
 fn values(bridge: &Bridge, event_type: EventType) -> Vec<String> {
@@ -223,7 +223,7 @@ fn the_largest_array_that_is_allowed_is_published() {
             event(
                 TRAFFIC,
                 &format!("event_{i}"),
-                now_ms(),
+                fresh_ms(),
                 &format!("room_{}", i % 50),
             )
         })

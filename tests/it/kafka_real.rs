@@ -12,7 +12,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use serde_json::Value;
 
 use crate::harness::{
-    Answer, Backend, Bridge, Process, Setup, binary, clock_ms, event, now_ms, records_of, sample,
+    Answer, Backend, Bridge, Process, Setup, binary, clock_ms, event, fresh_ms, records_of, sample,
     topics_of, trials,
 };
 use crate::load::{Load, assert_stored, by_status, counts};
@@ -130,7 +130,7 @@ fn sample_expected(event_type: EventType) -> Expected {
 }
 
 fn current_expected(event_type: EventType, id: &str, space: String) -> Expected {
-    let time = now_ms();
+    let time = fresh_ms();
     Expected {
         event_type,
         body: event(event_type, id, time, &space),
@@ -195,7 +195,14 @@ fn java_puts_every_key_into_the_same_partition() {
     let items: Vec<_> = spaces
         .iter()
         .enumerate()
-        .map(|(n, space)| event(EventType::RoomOccupancy, &format!("e{n}"), now_ms(), space))
+        .map(|(n, space)| {
+            event(
+                EventType::RoomOccupancy,
+                &format!("e{n}"),
+                fresh_ms(),
+                space,
+            )
+        })
         .collect();
     let answer = bridge.send(format!("[{}]", items.join(",")));
     let results = answer.json()["results"].clone();
@@ -212,14 +219,16 @@ fn java_puts_every_key_into_the_same_partition() {
 fn an_event_two_hours_ahead_does_not_fail_its_neighbours() {
     let bridge = Setup::on(Backend::Real).start();
     let event_type = EventType::Detections;
-    let ahead = now_ms() + 2 * HOUR;
+    let ahead = fresh_ms() + 2 * HOUR;
     // What the bridge protects from: this broker refuses such a record.
     let refused = produce(bridge.topic(event_type), ahead, &[]);
     assert_eq!(refused, Err(Some(RDKafkaErrorCode::InvalidTimestamp)));
 
     // One space, so one partition, so one batch.
     let body = |id: &str, time| event(event_type, id, time, "space");
-    let mut items: Vec<_> = (0..50).map(|n| body(&format!("a{n}"), now_ms())).collect();
+    let mut items: Vec<_> = (0..50)
+        .map(|n| body(&format!("a{n}"), fresh_ms()))
+        .collect();
     items.insert(25, body("ahead-in-array", ahead));
     let answer = bridge.send(format!("[{}]", items.join(",")));
     answer.expect(200);
@@ -229,7 +238,7 @@ fn an_event_two_hours_ahead_does_not_fail_its_neighbours() {
             .map(|n| {
                 let sent = match n {
                     25 => body("ahead-alone", ahead),
-                    _ => body(&format!("b{n}"), now_ms()),
+                    _ => body(&format!("b{n}"), fresh_ms()),
                 };
                 let bridge = &bridge;
                 scope.spawn(move || bridge.send(sent).status)
@@ -276,7 +285,7 @@ fn becomes(bridge: &Bridge, event_type: EventType, status: u16, code: &str) -> A
     let began = Instant::now();
     for number in 0.. {
         let sent = Instant::now();
-        let answer = bridge.send(event(event_type, &format!("t{number}"), now_ms(), "s"));
+        let answer = bridge.send(event(event_type, &format!("t{number}"), fresh_ms(), "s"));
         assert_in_time(bridge, sent.elapsed());
         if (answer.status, answer.code().as_str()) == (status, code) {
             return answer;
@@ -306,7 +315,7 @@ fn a_missing_topic_is_told_and_not_created() {
     // The broker would create it for a client that lets it.
     let (address, control) = (kafka(), fresh_name("control"));
     let careless = [("allow.auto.create.topics", "true")];
-    produce(&control, now_ms(), &careless).expect("created along the way");
+    produce(&control, fresh_ms(), &careless).expect("created along the way");
     assert!(topics_of(&address).contains(&control));
     delete_topics(&address, &[&control]);
 
@@ -320,7 +329,7 @@ fn a_missing_topic_is_told_and_not_created() {
     }
     // Known by now: told at once, without a try.
     let sent = Instant::now();
-    let answer = bridge.send(event(EventType::Traffic, "e", now_ms(), "s"));
+    let answer = bridge.send(event(EventType::Traffic, "e", fresh_ms(), "s"));
     answer.expect_problem(503, "topic_missing");
     assert!(
         sent.elapsed() < Duration::from_secs(1),
@@ -352,13 +361,13 @@ fn a_topic_deleted_under_way_is_told_and_works_again_once_created() {
     let topic = bridge.topic(gone).to_owned();
     for event_type in [gone, other] {
         bridge
-            .send(event(event_type, "before", now_ms(), "s"))
+            .send(event(event_type, "before", fresh_ms(), "s"))
             .expect(200);
     }
     delete_topics(&bridge.bootstrap_servers, &[&topic]);
     becomes(&bridge, gone, 503, "topic_missing");
     bridge
-        .send(event(other, "meanwhile", now_ms(), "s"))
+        .send(event(other, "meanwhile", fresh_ms(), "s"))
         .expect(200);
     assert!(!topics_of(&bridge.bootstrap_servers).contains(&topic));
 
@@ -368,7 +377,7 @@ fn a_topic_deleted_under_way_is_told_and_works_again_once_created() {
         let body = event(
             gone,
             &format!("after{number}"),
-            now_ms(),
+            fresh_ms(),
             &format!("s{number}"),
         );
         bridge.send(body).expect(200);
@@ -468,7 +477,7 @@ fn a_forbidden_topic_is_told_and_stalls_no_other() {
     for round in 0..20 {
         let items: Vec<_> = EventType::ALL
             .iter()
-            .map(|&t| event(t, &format!("{round}-{}", t.kebab()), now_ms(), "s"))
+            .map(|&t| event(t, &format!("{round}-{}", t.kebab()), fresh_ms(), "s"))
             .collect();
         let sent = Instant::now();
         let answer = bridge.send(format!("[{}]", items.join(",")));
@@ -515,7 +524,7 @@ fn plain_and_scram_with_and_without_tls_log_in() {
         let bridge = login(setup, protocol, mechanism, "bridge", "bridge-secret").start();
         let id = format!("{protocol}-{mechanism}");
         bridge
-            .send(event(EventType::Traffic, &id, now_ms(), "s"))
+            .send(event(EventType::Traffic, &id, fresh_ms(), "s"))
             .expect(200);
         bridge.finish();
         let records = records_of(&kafka(), topics.of(EventType::Traffic));
@@ -532,7 +541,7 @@ fn stays_out(bridge: &Bridge) {
         bridge.get_admin("/readyz").expect(503);
         bridge.get_admin("/livez").expect(200);
         let sent = Instant::now();
-        let answer = bridge.send(event(EventType::Traffic, "e", now_ms(), "s"));
+        let answer = bridge.send(event(EventType::Traffic, "e", fresh_ms(), "s"));
         answer.expect_problem(503, "kafka_unconfirmed");
         assert_in_time(bridge, sent.elapsed());
     }

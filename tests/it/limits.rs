@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use butlr_bridge::event::EventType;
 
 use crate::harness::{
-    Answer, Bridge, PATIENCE, Process, Request, Setup, agent, event, eventually, now_ms,
+    Answer, Bridge, PATIENCE, Process, Request, Setup, agent, event, eventually, fresh_ms,
     read_answer, trials, write_head,
 };
 use crate::real::heavy;
@@ -43,7 +43,7 @@ const ROOM: EventType = EventType::RoomOccupancy;
 const SLACK: Duration = Duration::from_secs(3);
 
 fn good(id: &str) -> String {
-    event(ROOM, id, now_ms(), "room_1")
+    event(ROOM, id, fresh_ms(), "room_1")
 }
 
 /// Whether the connection has ended; waits for that.
@@ -458,7 +458,7 @@ fn all_unconfirmed_in_time(bridge: &Bridge) {
             .iter()
             .map(|&event_type| {
                 scope.spawn(move || {
-                    let one = event(event_type, "event_1", now_ms(), "space_1");
+                    let one = event(event_type, "event_1", fresh_ms(), "space_1");
                     for _ in 0..2 {
                         let start = Instant::now();
                         let answer = bridge.send(&one);

@@ -13,7 +13,7 @@ use butlr_bridge::simulate::city::{Habits, Size};
 use butlr_bridge::simulate::payload::Renderer;
 use butlr_bridge::simulate::stream::{Behaviour, Stream};
 
-use crate::harness::{Rec, now_ms};
+use crate::harness::{Rec, fresh_ms};
 
 /// Longer than any answer may take: a sender that waits so long has met a bug.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -103,7 +103,7 @@ impl City {
             recompute: false,
             ..Habits::default()
         };
-        let yesterday = now_ms() - 24 * 3_600_000;
+        let yesterday = fresh_ms() - 24 * 3_600_000;
         let stream = Stream::grow(seed, size, yesterday, habits, Behaviour::plain());
         Self {
             renderer: Renderer::new(Arc::clone(stream.plan())),

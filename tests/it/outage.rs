@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use butlr_bridge::event::EventType;
 
 use crate::harness::{
-    Backend, Bridge, Process, Rec, Request, Setup, agent, event, now_ms, records_of, trials,
+    Backend, Bridge, Process, Rec, Request, Setup, agent, event, fresh_ms, records_of, trials,
 };
 use crate::load::{Attempt, Load, assert_stored_through_timeouts, by_status, counts};
 use crate::real::{Broker, create_topics, heavy, ten_topics, within};
@@ -128,7 +128,7 @@ fn serve_works_once_kafka_is_there() {
     let url = format!("http://{}/v1/events", serve.ingest());
     let ready = format!("http://{}/readyz", serve.admin());
     let send = |id: &str| {
-        let body = event(EventType::Traffic, id, now_ms(), "s");
+        let body = event(EventType::Traffic, id, fresh_ms(), "s");
         let sent = Instant::now();
         let answer = Request::new("POST", &url).body(body).send(&agent());
         assert!(

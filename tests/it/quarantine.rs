@@ -10,7 +10,7 @@ use rdkafka::producer::DefaultProducerContext;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::harness::{
-    Answer, Backend, Bridge, Rec, Setup, binary, clock_ms, event, eventually, now_ms, records_of,
+    Answer, Backend, Bridge, Rec, Setup, binary, clock_ms, event, eventually, fresh_ms, records_of,
     toml, topics_of, trials,
 };
 use crate::real::{delete_topics, describe, fresh_name, kafka};
@@ -53,7 +53,7 @@ fn keeping(setup: Setup) -> Setup {
 }
 
 fn good() -> String {
-    event(ROOM, &format!("event_{}", now_ms()), now_ms(), "room_1")
+    event(ROOM, &format!("event_{}", fresh_ms()), fresh_ms(), "room_1")
 }
 
 /// No event, for its data.
@@ -151,7 +151,7 @@ fn an_invalid_event_becomes_the_record_of_the_contract() {
 fn an_arrays_items_are_kept_alone() {
     let bridge = keeping(Setup::default()).start();
     let (first, last) = (good(), good());
-    let mismatch = event(EventType::Traffic, "event_t", now_ms(), "room_1");
+    let mismatch = event(EventType::Traffic, "event_t", fresh_ms(), "room_1");
     let (negative, number) = (bad(), "17");
     let body = format!("[ {first} , {negative},\n{mismatch},{number},{negative} ,{last}]");
     let from = clock_ms();
@@ -352,7 +352,7 @@ fn accepted_means_202() {
 fn many_mistakes_are_cut_to_a_header() {
     let bridge = keeping(Setup::embedded()).start();
     let points = vec!["[\"é\"]"; 100].join(",");
-    let body = event(EventType::Detections, "event_1", now_ms(), "room_1");
+    let body = event(EventType::Detections, "event_1", fresh_ms(), "room_1");
     bridge.send(body.replace("[8.25,2]", &points)).expect(422);
     let record = &quarantine(&bridge)[0];
     let detail = record.header("butlr-error-detail").expect("a detail");

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use butlr_bridge::event::EventType;
 
-use crate::harness::{Bridge, Rec, Setup, clock_ms, event, now_ms, sample, spellings, trials};
+use crate::harness::{Bridge, Rec, Setup, clock_ms, event, fresh_ms, sample, spellings, trials};
 
 trials! {
     "records": [
@@ -136,7 +136,7 @@ fn every_sample_becomes_the_record_of_the_contract() {
 fn a_current_events_own_time_is_the_records() {
     let bridge = Setup::default().start();
     for event_type in EventType::ALL {
-        let time = now_ms() - 1_234;
+        let time = fresh_ms() - 1_234;
         let id = format!("event_{event_type}");
         let body = event(event_type, &id, time, "space_now");
         let (record, between) = published(&bridge, event_type, &body);
@@ -158,7 +158,7 @@ fn space_and_organisation_may_be_any_unicode() {
     // As characters, and as JSON escapes; beyond Latin-1, beyond the BMP.
     let escaped = r#"Besprechung \u00dc\/3 \u00b7 \u6771\u4eac \ud83c\udfe2 \u0301e"#;
     for (number, space) in [unicode, escaped].into_iter().enumerate() {
-        let (id, time) = (format!("event_{number}_ß€"), now_ms());
+        let (id, time) = (format!("event_{number}_ß€"), fresh_ms());
         let body = event(EventType::RoomOccupancy, &id, time, space)
             .replace("org_1", r"a b/\u00e9%東~._-é");
         let (record, between) = published(&bridge, EventType::RoomOccupancy, &body);
@@ -177,7 +177,7 @@ fn space_and_organisation_may_be_any_unicode() {
 
 fn a_value_is_what_was_sent_byte_for_byte() {
     let bridge = Setup::default().start();
-    let time = now_ms();
+    let time = fresh_ms();
     let odd = format!(
         "{{ \"data\" : 4.0e0,\t\"unknown\":[1e999,-0.0,1.10,\"\\u00e9é\\/\"], \"dup\":1,\"dup\":2,\r\n\"version\":\"v1.7\",\
          \"metadata\":{{\"room_id\":\"r\", \"new\":{{}} }},\"timestamp\": {time}.0 ,\"type\":\"ROOM_OCCUPANCY\",\"id\":\"e\"}}"
@@ -193,7 +193,7 @@ fn every_spelling_of_a_type_goes_to_its_topic() {
     for event_type in EventType::ALL {
         for spelling in spellings(event_type) {
             let id = format!("event_{spelling}");
-            let body = event(event_type, &id, now_ms(), "s").replace(
+            let body = event(event_type, &id, fresh_ms(), "s").replace(
                 &format!("\"type\":\"{event_type}\""),
                 &format!("\"type\":\"{spelling}\""),
             );
@@ -209,7 +209,7 @@ fn every_spelling_of_a_type_goes_to_its_topic() {
 fn an_event_without_organisation_has_a_source() {
     let bridge = Setup::default().start();
     for org in ["", r#""org_id":null,"#] {
-        let body = event(EventType::Traffic, "e", now_ms(), "s");
+        let body = event(EventType::Traffic, "e", fresh_ms(), "s");
         let body = body.replace(r#""org_id":"org_1","#, org);
         let (record, _) = published(&bridge, EventType::Traffic, &body);
         assert_eq!(record.text(), body);
@@ -220,7 +220,7 @@ fn an_event_without_organisation_has_a_source() {
 fn an_event_far_ahead_is_stamped_with_the_time_of_publishing() {
     let bridge = Setup::default().start();
     let event_type = EventType::ZoneOccupancy1Min;
-    let time = now_ms() + 2 * HOUR;
+    let time = fresh_ms() + 2 * HOUR;
     let body = event(event_type, "event_ahead", time, "zone");
     let (record, between) = published(&bridge, event_type, &body);
     assert_within(record.timestamp.expect("a timestamp"), between);
@@ -239,7 +239,7 @@ fn the_bounds_of_event_time_can_be_set() {
         .set("kafka.max_future", "30m")
         .set("kafka.max_past", "6d")
         .start();
-    let now = now_ms();
+    let now = fresh_ms();
     for (time, replaced) in [
         (now + HOUR / 2 - 30_000, None),
         (now + HOUR / 2 + 30_000, Some("future")),
@@ -258,7 +258,7 @@ fn the_bounds_of_event_time_can_be_set() {
 
 fn the_time_of_receipt_can_stamp_all_records() {
     let bridge = Setup::default().set("kafka.timestamp", "received").start();
-    let now = now_ms();
+    let now = fresh_ms();
     for time in [SAMPLE_TIME, now - HOUR, now + 2 * HOUR] {
         let id = format!("event_{time}");
         let body = event(EventType::Detections, &id, time, "s");
@@ -274,7 +274,7 @@ fn the_time_of_receipt_can_stamp_all_records() {
 
 fn an_arrays_items_are_records_of_their_own() {
     let bridge = Setup::default().start();
-    let time = now_ms();
+    let time = fresh_ms();
     let bodies: Vec<String> = EventType::ALL
         .iter()
         .enumerate()

@@ -11,7 +11,7 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::harness::{
-    Answer, Process, Rec, RedisServer, Request, agent, event, now_ms, records_of, redis_needs,
+    Answer, Process, Rec, RedisServer, Request, agent, event, fresh_ms, records_of, redis_needs,
     trial,
 };
 use crate::load::{Attempt, Load, assert_stored, by_status};
@@ -133,7 +133,7 @@ impl Replicas {
     fn meet(&self) {
         for (number, bridge) in self.bridges.iter().enumerate() {
             let id = format!("event_met_{number}");
-            let body = event(EventType::Traffic, &id, now_ms(), "room");
+            let body = event(EventType::Traffic, &id, fresh_ms(), "room");
             assert_eq!(status_of(&post(bridge, &agent(), &body)).0, "published");
         }
     }
@@ -213,7 +213,7 @@ fn of_copies_at_the_same_moment_one_is_stored() {
     const EVENTS: u32 = 200;
     let server = RedisServer::start(&[]);
     let replicas = Replicas::start(&kafka(), &server.url(), &[PATIENT]);
-    let now = now_ms();
+    let now = fresh_ms();
     let published: Mutex<HashMap<u32, u32>> = Mutex::default();
     let barrier = Barrier::new(4);
     thread::scope(|scope| {
@@ -263,7 +263,7 @@ fn what_one_replica_stored_the_other_knows() {
     replicas.meet();
     let [one, other] = &replicas.bridges;
     let agent = agent();
-    let time = now_ms();
+    let time = fresh_ms();
     let send =
         |bridge, id: &str, value| status_of(&post(bridge, &agent, &occupancy(id, time, value)));
     let ids: Vec<_> = (0..6).map(|second| id_of(second, 0)).collect();
@@ -303,7 +303,7 @@ fn copies_inside_an_array_that_reaches_both() {
     const ARRAYS: u32 = 40;
     let server = RedisServer::start(&[]);
     let replicas = Replicas::start(&kafka(), &server.url(), &[PATIENT]);
-    let now = now_ms();
+    let now = fresh_ms();
     let published: Mutex<HashMap<String, u32>> = Mutex::default();
     let barrier = Barrier::new(2);
     thread::scope(|scope| {
@@ -363,7 +363,7 @@ fn a_value_that_goes_back_to_what_a_snapshot_has() {
     replicas.meet();
     let [one, other] = &replicas.bridges;
     let agent = agent();
-    let time = now_ms();
+    let time = fresh_ms();
     let send = |bridge, second, value| {
         let body = occupancy(&id_of(second, 0), time, value);
         status_of(&post(bridge, &agent, &body))
@@ -430,7 +430,7 @@ fn through_an_outage(away: impl FnOnce(&mut RedisServer), back: impl FnOnce(&mut
     });
     // What it takes no time to forget.
     let agent = agent();
-    let body = event(EventType::PirMotion, &id_of(1, 1), now_ms(), "room");
+    let body = event(EventType::PirMotion, &id_of(1, 1), fresh_ms(), "room");
     let [one, other] = &replicas.bridges;
     assert_eq!(status_of(&post(one, &agent, &body)).0, "published");
     assert_eq!(status_of(&post(other, &agent, &body)).0, "duplicate");
@@ -460,7 +460,7 @@ fn without_redis_a_bridge_starts_and_says_so_once() {
     let replicas = Replicas::start(&kafka(), &url, &[PATIENT]);
     let agent = agent();
     let send = |bridge, id: &str| {
-        let body = event(EventType::Traffic, id, now_ms(), "room");
+        let body = event(EventType::Traffic, id, fresh_ms(), "room");
         status_of(&post(bridge, &agent, &body)).0
     };
     let [one, other] = &replicas.bridges;
@@ -493,9 +493,9 @@ fn what_a_dead_replica_had_begun_the_other_takes_over() {
         &server.url(),
         &[PATIENT, "http.answer_within=10s"],
     );
-    let body = event(EventType::Traffic, &id_of(1, 1), now_ms(), "room");
+    let body = event(EventType::Traffic, &id_of(1, 1), fresh_ms(), "room");
     // So that the topic is known, and the connection open.
-    let first = event(EventType::Traffic, &id_of(1, 0), now_ms(), "room");
+    let first = event(EventType::Traffic, &id_of(1, 0), fresh_ms(), "room");
     for (bridge, status) in replicas.bridges.iter().zip(["published", "duplicate"]) {
         assert_eq!(status_of(&post(bridge, &agent(), &first)).0, status);
     }

@@ -11,7 +11,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::harness::{
-    Bridge, Process, Rec, Setup, binary, clock_ms, event, eventually, now_ms, records_of, trials,
+    Bridge, Process, Rec, Setup, binary, clock_ms, event, eventually, fresh_ms, records_of, trials,
 };
 
 trials! {
@@ -136,7 +136,7 @@ impl Quarantine {
 }
 
 fn valid(id: &str) -> String {
-    event(ROOM, id, now_ms(), &format!("room_{id}"))
+    event(ROOM, id, fresh_ms(), &format!("room_{id}"))
 }
 
 /// `ce_replayedfrom` of each record.
@@ -324,7 +324,7 @@ fn filters_choose_and_a_dry_run_changes_nothing() {
 fn what_failed_is_sent_by_the_next_run() {
     let bridge = bridge(Setup::default());
     let keeper = Quarantine::of(&bridge);
-    let traffic = event(EventType::Traffic, "traffic", now_ms(), "room_1");
+    let traffic = event(EventType::Traffic, "traffic", fresh_ms(), "room_1");
     keeper.keep(&traffic, "unknown_type", clock_ms());
     keeper.keep(&valid("room"), "unknown_type", clock_ms());
     keeper.stored();

@@ -21,7 +21,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::json;
 
 use crate::harness::{
-    Answer, Backend, Bridge, Rec, Setup, event, eventually, now_ms, records_of, trials,
+    Answer, Backend, Bridge, Rec, Setup, event, eventually, fresh_ms, records_of, trials,
 };
 use crate::real::{
     Broker, create_topics, delete_topics, fresh_name, heavy, kafka, nobody_there, ten_topics,
@@ -302,7 +302,7 @@ fn duplicate(answer: &Answer, kind: &str) {
 
 fn events_of_all_types_are_known_again() {
     let world = World::new();
-    let now = now_ms();
+    let now = fresh_ms();
     let of = |n: usize, t: EventType| {
         let id = format!("event_{t}_{n}");
         event(t, &id, now, &format!("space_{n}"))
@@ -325,7 +325,7 @@ fn events_of_all_types_are_known_again() {
 
 fn values_are_known_through_several_restarts() {
     let world = World::new();
-    let minute = now_ms() - MINUTE;
+    let minute = fresh_ms() - MINUTE;
     let bridge = world.bridge();
     published(&bridge.send(occupancy(&id(100), minute, 4)));
     duplicate(&bridge.send(occupancy(&id(160), minute, 4)), "repeat");
@@ -376,7 +376,7 @@ fn values_are_known_through_several_restarts() {
 
 fn the_copy_of_a_conflict_is_known() {
     let world = World::new();
-    let now = now_ms();
+    let now = fresh_ms();
     let one = event(Traffic, "event_1", now, "room_1");
     let other = event(Traffic, "event_1", now, "room_2");
     let third = event(RoomOccupancy, "event_1", now, "room_1");
@@ -397,7 +397,7 @@ fn the_copy_of_a_conflict_is_known() {
 
 fn what_is_older_than_the_window_is_not_taken() {
     let world = World::new();
-    let now = now_ms();
+    let now = fresh_ms();
     let body = |n: i64| {
         event(
             Traffic,
@@ -426,7 +426,7 @@ fn what_is_older_than_the_window_is_not_taken() {
 
 fn what_came_late_is_still_out_of_order() {
     let world = World::new();
-    let now = now_ms();
+    let now = fresh_ms();
     let bridge = world.bridge();
     published(&bridge.send(event(EventType::PirMotion, "event_1", now, "room_1")));
     bridge.finish();
@@ -441,20 +441,20 @@ fn what_came_late_is_still_out_of_order() {
 /// A new machine: nothing is handed over but the topics.
 fn a_second_bridge_knows_what_the_first_stored() {
     let world = World::new();
-    let body = event(Traffic, "event_1", now_ms(), "room_1");
+    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
     let first = world.bridge();
     published(&first.send(&body));
     let second = world.bridge();
     duplicate(&second.send(&body), "redelivery");
     // What one stores from now on the other does not know: they share no store.
-    let later = event(Traffic, "event_2", now_ms(), "room_1");
+    let later = event(Traffic, "event_2", fresh_ms(), "room_1");
     published(&first.send(&later));
     published(&second.send(&later));
 }
 
 fn others_records_do_not_hurt() {
     let world = World::new();
-    let now = now_ms();
+    let now = fresh_ms();
     let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
     let ours = |n: i64| Plain::of(&world, &body(n), now);
     let alien = |value: Option<Vec<u8>>, headers: Vec<(&'static str, String)>| Plain {
@@ -501,7 +501,7 @@ fn others_records_do_not_hurt() {
 /// Kafka's look-up by time would point behind them: it goes by the events' times.
 fn a_burst_of_old_events_hides_nothing() {
     let world = World::new();
-    let now = now_ms();
+    let now = fresh_ms();
     let fresh = |n: i64| {
         event(
             Traffic,
@@ -538,7 +538,7 @@ fn a_burst_of_old_events_hides_nothing() {
 
 fn records_that_waited_on_disk_end_no_search() {
     let world = World::new();
-    let now = now_ms();
+    let now = fresh_ms();
     let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
     let mut records = vec![Plain::of(&world, &body(0), now - MINUTE)];
     for n in 1..3000 {
@@ -562,7 +562,7 @@ fn many_partitions_and_an_empty_tail() {
         event(
             Traffic,
             &format!("event_{n}"),
-            now_ms(),
+            fresh_ms(),
             &format!("room_{n}"),
         )
     };
@@ -583,7 +583,7 @@ fn many_partitions_and_an_empty_tail() {
 fn events_are_taken_while_it_goes_on() {
     let world = World::embedded(10);
     let kafka = world.embedded.as_ref().expect("embedded");
-    let now = now_ms();
+    let now = fresh_ms();
     let before = event(Traffic, "event_before", now, "room_1");
     let meanwhile = event(Traffic, "event_meanwhile", now, "room_1");
     world.write(&[Plain::of(&world, &before, now)]);
@@ -615,7 +615,7 @@ fn events_are_taken_while_it_goes_on() {
 
 fn a_topic_that_is_missing_keeps_nobody_waiting() {
     let world = World::new();
-    let body = event(Traffic, "event_1", now_ms(), "room_1");
+    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
     let bridge = world.bridge();
     published(&bridge.send(&body));
     bridge.finish();
@@ -638,7 +638,7 @@ fn a_topic_that_is_missing_keeps_nobody_waiting() {
 fn a_topic_that_may_not_be_read_is_told() {
     use rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as DENIED;
     let world = World::embedded(3);
-    let now = now_ms();
+    let now = fresh_ms();
     let traffic = event(Traffic, "event_1", now, "room_1");
     let occupancy = occupancy(&id(1), now, 4);
     let bodies = [&traffic, &occupancy];
@@ -665,7 +665,7 @@ fn a_topic_that_may_not_be_read_is_told() {
 
 fn the_budget_of_records_is_kept() {
     let world = World::new();
-    let now = now_ms();
+    let now = fresh_ms();
     let body = |n: i64| event(Traffic, &format!("event_{n}"), now, "room_1");
     let records: Vec<_> = (0..5000)
         .map(|n| Plain::of(&world, &body(n), now - 5000 + n))
@@ -708,7 +708,7 @@ fn its_time_is_kept() {
 /// Until then nothing can be stored either.
 fn its_time_begins_with_kafkas_first_answer() {
     let world = World::embedded(3);
-    let now = now_ms();
+    let now = fresh_ms();
     let body = event(Traffic, "event_1", now, "room_1");
     world.write(&[Plain::of(&world, &body, now)]);
     let kafka = world.embedded.as_ref().expect("embedded");
@@ -739,7 +739,7 @@ fn its_time_begins_with_kafkas_first_answer() {
 
 fn a_record_of_another_time_ends_no_search() {
     let world = World::new();
-    let now = now_ms();
+    let now = fresh_ms();
     let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
     let of = |n: i64| match n % 500 {
         499 => Plain::of(&world, &body(n), now - 86_400_000),
@@ -781,7 +781,7 @@ fn it_ends_at_once_when_it_is_to() {
 
 fn it_can_be_switched_off() {
     let world = World::new();
-    let body = event(Traffic, "event_1", now_ms(), "room_1");
+    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
     let bridge = world.bridge();
     published(&bridge.send(&body));
     bridge.finish();
@@ -794,7 +794,7 @@ fn it_can_be_switched_off() {
 /// They take offsets, and are no records.
 fn markers_of_transactions_are_no_end() {
     let world = World::new();
-    let now = now_ms();
+    let now = fresh_ms();
     let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
     for n in 0..20 {
         let id = fresh_name("transaction");
@@ -816,7 +816,7 @@ fn markers_of_transactions_are_no_end() {
 /// Keys move then: what was stored before the growth may lie elsewhere than what replaced it.
 fn a_topic_that_grew_tells_the_current_values() {
     let world = World::new();
-    let minute = now_ms() - MINUTE;
+    let minute = fresh_ms() - MINUTE;
     let rooms: Vec<_> = (0..20).map(|n| format!("room_{n}")).collect();
     let of = |second: i64, room: &str, value: u32| {
         event(
@@ -853,7 +853,7 @@ fn a_kafka_that_is_back_later_is_read_then() {
     let template = "restart.{type}";
     create_topics(&broker.address(), &ten_topics(template), 3, &[]);
     let setup = || Setup::on(Backend::Address(broker.address())).set("topics.template", template);
-    let body = event(Traffic, "event_1", now_ms(), "room_1");
+    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
     let bridge = setup().start();
     published(&bridge.send(&body));
     bridge.finish();

@@ -8,7 +8,8 @@ use butlr_bridge::event::EventType;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
 
 use crate::harness::{
-    Process, Request, agent, event, eventually, now_ms, read_answer, records_of, trials, write_head,
+    Process, Request, agent, event, eventually, fresh_ms, read_answer, records_of, trials,
+    write_head,
 };
 use crate::load::{Load, assert_stored, by_status};
 use crate::real::{
@@ -150,7 +151,7 @@ fn it_is_not_ready_before_it_stops_listening() {
         (answer.status == 503).then(|| assert!(answer.text().contains("shutting down")))
     });
     // A load balancer that has not looked yet still sends.
-    let body = event(EventType::Traffic, "late", now_ms(), "s");
+    let body = event(EventType::Traffic, "late", fresh_ms(), "s");
     let answer = Request::new("POST", &format!("http://{ingest}/v1/events"))
         .body(body)
         .send(&agent());
@@ -196,7 +197,7 @@ fn it_ends_in_time_while_kafka_is_away() {
     let ingest = serve.ingest();
     let url = format!("http://{ingest}/v1/events");
     let sender = std::thread::spawn(move || {
-        let body = event(EventType::Traffic, "e", now_ms(), "s");
+        let body = event(EventType::Traffic, "e", fresh_ms(), "s");
         Request::new("POST", &url).body(body).send(&agent())
     });
     std::thread::sleep(Duration::from_millis(300));
@@ -231,7 +232,7 @@ fn what_is_in_flight_is_answered() {
         .map(|n| {
             let url = url.clone();
             std::thread::spawn(move || {
-                let body = event(EventType::Traffic, &format!("e{n}"), now_ms(), "s");
+                let body = event(EventType::Traffic, &format!("e{n}"), fresh_ms(), "s");
                 Request::new("POST", &url).body(body).send(&agent()).status
             })
         })
@@ -251,7 +252,7 @@ fn idle_connections_do_not_hold_it_up() {
     let idle: Vec<_> = (0..8)
         .map(|n| {
             let mut stream = TcpStream::connect(serve.ingest()).expect("a connection");
-            let body = event(EventType::Traffic, &format!("e{n}"), now_ms(), "s");
+            let body = event(EventType::Traffic, &format!("e{n}"), fresh_ms(), "s");
             let length = body.len().to_string();
             write_head(
                 &mut stream,

@@ -21,7 +21,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 
-use crate::harness::{Backend, Bridge, Rec, Setup, binary, now_ms, records_of, trial};
+use crate::harness::{Backend, Bridge, Rec, Setup, binary, clock_ms, records_of, trial};
 use crate::real::{create_topics, fresh_name, heavy, kafka, nobody_there};
 
 /// The tests of this module.
@@ -67,7 +67,7 @@ fn stream(seed: u64, behaviour: Behaviour) -> Stream {
         skewed: 0.1,
         ..Habits::default()
     };
-    Stream::grow(seed, size, now_ms() - 12 * HOUR_MS, habits, behaviour)
+    Stream::grow(seed, size, clock_ms() - 12 * HOUR_MS, habits, behaviour)
 }
 
 /// Sends so many events as fast as they are answered.

@@ -8,7 +8,7 @@ use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use tempfile::TempDir;
 
 use crate::harness::{
-    Backend, Bridge, Setup, event, eventually, now_ms, records_of, topics_of, trials,
+    Backend, Bridge, Setup, event, eventually, fresh_ms, records_of, topics_of, trials,
 };
 use crate::load::{Load, counts};
 use crate::real::{Broker, create_topics, heavy, ten_topics, within};
@@ -98,7 +98,7 @@ fn wait_until_free(spool: &Path) {
 }
 
 fn late(id: &str) -> String {
-    event(LATE, id, now_ms(), "space")
+    event(LATE, id, fresh_ms(), "space")
 }
 
 fn the_disk_is_not_touched_while_kafka_confirms() {
@@ -108,7 +108,7 @@ fn the_disk_is_not_touched_while_kafka_confirms() {
         .start();
     let before = files(folder.path());
     for number in 0..50 {
-        let event = event(LATE, &format!("event_{number}"), now_ms(), "space");
+        let event = event(LATE, &format!("event_{number}"), fresh_ms(), "space");
         bridge.send(event).expect(200);
     }
     assert_eq!(files(folder.path()), before);
@@ -139,7 +139,7 @@ fn a_missing_topic_is_spooled_and_no_other() {
     assert_eq!(answer["id"], "event_1");
     for other in EventType::ALL.into_iter().filter(|t| *t != LATE) {
         bridge
-            .send(event(other, "event_other", now_ms(), "space"))
+            .send(event(other, "event_other", fresh_ms(), "space"))
             .expect(200);
     }
     let status = bridge.status();
@@ -160,7 +160,7 @@ fn what_was_spooled_is_drained_in_order_with_its_headers() {
     let bridge = bridge_without_a_topic(&kafka, folder.path());
     let sent: Vec<_> = (0..200)
         .map(|number| {
-            let body = event(LATE, &format!("event_{number}"), now_ms(), "one space");
+            let body = event(LATE, &format!("event_{number}"), fresh_ms(), "one space");
             bridge.send(&body).expect(202);
             body
         })
@@ -245,7 +245,7 @@ fn a_full_spool_is_told_and_gets_free_again() {
     assert!(refused.header("retry-after").is_some());
     assert!(bridge.status()["spool"]["full"].is_string());
     bridge
-        .send(event(EventType::PirMotion, "other", now_ms(), "space"))
+        .send(event(EventType::PirMotion, "other", fresh_ms(), "space"))
         .expect(200);
     create_late(&kafka);
     wait_until_empty(&bridge);
@@ -257,7 +257,7 @@ fn an_array_is_kept_at_once() {
     let (kafka, folder) = (nine_topics(), folder());
     let bridge = bridge_without_a_topic(&kafka, folder.path());
     let mut items: Vec<_> = (0..500).map(|n| late(&format!("event_{n}"))).collect();
-    items.push(event(EventType::PirMotion, "other", now_ms(), "space"));
+    items.push(event(EventType::PirMotion, "other", fresh_ms(), "space"));
     items.push("{}".to_owned());
     let began = Instant::now();
     let answer = bridge.send(format!("[{}]", items.join(",")));

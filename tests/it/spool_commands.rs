@@ -16,7 +16,7 @@ use butlr_bridge::spool::store::{Options, Store};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Process, binary, event, now_ms, records_of, trials};
+use crate::harness::{Process, binary, event, fresh_ms, records_of, trials};
 use crate::real::{create_topics, delete_topics, fresh_name, kafka, nobody_there};
 
 trials! {
@@ -188,12 +188,12 @@ fn quarantined(value: &[u8]) -> Vec<u8> {
 
 fn room(number: usize) -> String {
     let id = format!("event_room_{number}");
-    event(EventType::RoomOccupancy, &id, now_ms(), "room_1")
+    event(EventType::RoomOccupancy, &id, fresh_ms(), "room_1")
 }
 
 fn traffic(number: usize) -> String {
     let id = format!("event_traffic_{number}");
-    event(EventType::Traffic, &id, now_ms(), "room_2")
+    event(EventType::Traffic, &id, fresh_ms(), "room_2")
 }
 
 /// Three of a room, one of them a revision; one of a door; one that is no event.

@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::harness::{now_ms, trials};
+use crate::harness::{clock_ms, trials};
 use crate::real::{create_topics, delete_topics, fresh_name, kafka, nobody_there};
 
 trials! {
@@ -229,7 +229,7 @@ fn complete(outcome: &Outcome, stored: impl IntoIterator<Item = u64>) {
 
 fn those_that_are_stored_are_told() {
     let world = World::new(3);
-    let now = now_ms();
+    let now = clock_ms();
     let all: Vec<_> = (0..500)
         .map(|n| Plain::event(n, now - 500 + n as i64).by_key())
         .collect();
@@ -261,7 +261,7 @@ fn without_suspects_nothing_is_asked() {
 
 fn what_is_quarantined_is_known_by_its_value() {
     let world = World::new(2);
-    let now = now_ms();
+    let now = clock_ms();
     let all: Vec<_> = (0..40).map(|n| Plain::quarantined(n, now)).collect();
     world.write(&all[..30]);
     complete(&world.search(suspects(&all[20..]), &[]), 20..30);
@@ -279,7 +279,7 @@ fn what_is_quarantined_is_known_by_its_value() {
 
 fn the_search_ends_well_before_them() {
     let world = World::new(1);
-    let now = now_ms();
+    let now = clock_ms();
     let of = |n: u64, age: i64| Plain::event(n, now - age);
     // None is looked for before the oldest suspect.
     world.write(&[of(1, 10)]);
@@ -296,7 +296,7 @@ fn the_search_ends_well_before_them() {
 fn what_waited_ends_no_search() {
     for mark in ["ce_spooled", "ce_replayedfrom"] {
         let world = World::new(1);
-        let now = now_ms();
+        let now = clock_ms();
         world.write(&[Plain::event(1, now)]);
         let old = (100..15_100).map(|n| Plain::event(n, now - 60 * MINUTE).with(mark, "x"));
         world.write(&old.collect::<Vec<_>>());
@@ -315,7 +315,7 @@ fn what_waited_ends_no_search() {
 
 fn with_a_clock_that_went_back_all_is_read() {
     let world = World::new(1);
-    let now = now_ms();
+    let now = clock_ms();
     let ahead = Plain::event(1, now + 60 * MINUTE);
     world.write(std::slice::from_ref(&ahead));
     let since: Vec<_> = (100..10_100).map(|n| Plain::event(n, now)).collect();
@@ -325,7 +325,7 @@ fn with_a_clock_that_went_back_all_is_read() {
 
 fn known_offsets_bound_it() {
     let world = World::new(2);
-    let now = now_ms();
+    let now = clock_ms();
     let all: Vec<_> = (0..3000).map(|n| Plain::event(n, now)).collect();
     world.write(&all);
     let outcome = world.search(suspects(&all[990..]), &[(0, 2900), (1, 0), (7, 3)]);
@@ -339,7 +339,7 @@ fn known_offsets_bound_it() {
 
 fn offsets_of_another_log_bound_nothing() {
     let world = World::new(2);
-    let now = now_ms();
+    let now = clock_ms();
     let all: Vec<_> = (0..100).map(|n| Plain::event(n, now)).collect();
     world.write(&all);
     let outcome = world.search(suspects(&all), &[(0, 5000), (1, 5000)]);
@@ -349,7 +349,7 @@ fn offsets_of_another_log_bound_nothing() {
 /// Its last requests may still be on their way when the ends are asked for.
 fn what_a_dead_process_sent_last_is_found() {
     let world = World::new(1);
-    let now = now_ms();
+    let now = clock_ms();
     let record = Plain::event(1, now);
     world.write(&[Plain::event(2, now)]);
     // Made before: a producer takes a while to come up.
@@ -371,7 +371,7 @@ fn what_a_dead_process_sent_last_is_found() {
 fn a_topic_that_is_missing_holds_nothing() {
     let world = World::new(1);
     let stop = AtomicBool::new(false);
-    let searched = suspects(&[Plain::event(1, now_ms())]);
+    let searched = suspects(&[Plain::event(1, clock_ms())]);
     let outcome = stored(world.config(), "nobody.made", searched, &[], LONG, &stop);
     complete(&outcome, []);
     assert!(outcome.took < Duration::from_secs(10), "{outcome:?}");
@@ -383,7 +383,7 @@ fn a_topic_that_may_not_be_read_is_told() {
     let topic = world.topic.clone();
     let deny = world.broker().with(move |c| c.topic_error(&topic, DENIED));
     deny.expect("an error");
-    let outcome = world.search(suspects(&[Plain::event(1, now_ms())]), &[]);
+    let outcome = world.search(suspects(&[Plain::event(1, clock_ms())]), &[]);
     let why = outcome.why_not.expect("a reason");
     assert!(why.contains(&world.topic), "{why}");
     assert!(outcome.took < Duration::from_secs(10));
@@ -391,7 +391,7 @@ fn a_topic_that_may_not_be_read_is_told() {
 
 fn kafka_is_waited_for() {
     let world = World::embedded(3);
-    let record = Plain::event(1, now_ms());
+    let record = Plain::event(1, clock_ms());
     world.write(std::slice::from_ref(&record));
     let broker = world.broker();
     broker.with(|c| c.broker_down(1)).expect("down");
@@ -418,7 +418,7 @@ fn its_time_is_kept() {
         .broker()
         .with(move |c| c.broker_round_trip_time(1, delay));
     slow.expect("a delay");
-    let searched = suspects(&[Plain::event(1, now_ms())]);
+    let searched = suspects(&[Plain::event(1, clock_ms())]);
     let begun = Instant::now();
     let stop = AtomicBool::new(false);
     let within = Duration::from_secs(1);
@@ -433,7 +433,7 @@ fn its_time_is_kept() {
 fn a_partition_that_cannot_be_read_leaves_it_incomplete() {
     use rdkafka::mocking::MockCluster;
     let world = World::embedded(1);
-    let now = now_ms();
+    let now = clock_ms();
     let record = Plain::event(1, now);
     world.write(std::slice::from_ref(&record));
     let topic = world.topic.clone();
@@ -458,7 +458,7 @@ fn a_partition_that_cannot_be_read_leaves_it_incomplete() {
 fn it_ends_at_once_when_it_is_to() {
     let address = nobody_there().to_string();
     let stop = AtomicBool::new(false);
-    let searched = suspects(&[Plain::event(1, now_ms())]);
+    let searched = suspects(&[Plain::event(1, clock_ms())]);
     std::thread::scope(|scope| {
         let searching = scope.spawn(|| {
             let outcome = stored(config(&address), "t", searched, &[], LONG, &stop);
@@ -476,7 +476,7 @@ fn it_ends_at_once_when_it_is_to() {
 
 fn markers_of_transactions_are_no_end() {
     let world = World::real(2, &[]);
-    let now = now_ms();
+    let now = clock_ms();
     let all: Vec<_> = (0..20).map(|n| Plain::event(n, now)).collect();
     for record in &all {
         let id = fresh_name("transaction");
@@ -504,7 +504,7 @@ fn admin<T>(world: &World, run: impl AsyncFnOnce(AdminClient<DefaultClientContex
 
 fn a_tail_that_was_deleted_is_no_end() {
     let world = World::real(1, &[]);
-    let now = now_ms();
+    let now = clock_ms();
     let all: Vec<_> = (0..3000).map(|n| Plain::event(n, now)).collect();
     world.write(&all);
     let delete = |before: i64| {
@@ -535,7 +535,7 @@ fn compacted_logs_are_read() {
         ("delete.retention.ms", "0"),
     ];
     let world = World::real(1, &settings);
-    let now = now_ms();
+    let now = clock_ms();
     for round in 0..3 {
         let of = |n: u64| Plain::event(round * 1000 + n, now);
         world.write(&(0..1000).map(of).collect::<Vec<_>>());
@@ -564,7 +564,7 @@ fn compacted_logs_are_read() {
 
 fn a_topic_that_grew_is_read_whole() {
     let world = World::real(1, &[]);
-    let now = now_ms();
+    let now = clock_ms();
     let early: Vec<_> = (0..50).map(|n| Plain::event(n, now).by_key()).collect();
     world.write(&early);
     let more = [NewPartitions::new(&world.topic, 4)];
@@ -585,7 +585,7 @@ fn a_topic_that_grew_is_read_whole() {
 /// Whatever it is caught at, it ends, and says what the new topic holds.
 fn a_topic_made_anew_meanwhile_is_read() {
     let world = World::real(1, &[]);
-    let now = now_ms();
+    let now = clock_ms();
     let old: Vec<_> = (0..2000).map(|n| Plain::event(n, now)).collect();
     world.write(&old);
     let new: Vec<_> = (5000..5100).map(|n| Plain::event(n, now)).collect();

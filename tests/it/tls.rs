@@ -13,7 +13,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::harness::{Bridge, Setup, event, eventually, now_ms, read_answer, sample, toml, trials};
+use crate::harness::{
+    Bridge, Setup, event, eventually, fresh_ms, read_answer, sample, toml, trials,
+};
 
 trials! {
     "tls": [
@@ -50,7 +52,7 @@ fn with_tls(dir: &Path) -> Setup {
 }
 
 fn good() -> String {
-    event(EventType::RoomOccupancy, "event_1", now_ms(), "room_1")
+    event(EventType::RoomOccupancy, "event_1", fresh_ms(), "room_1")
 }
 
 /// A client that trusts this certificate and no other.

@@ -7,7 +7,7 @@ use butlr_bridge::event::EventType;
 use serde_json::Value;
 
 use crate::harness::{
-    Process, Request, agent, binary, event, now_ms, records_of, topics_of, trials,
+    Process, Request, agent, binary, event, fresh_ms, records_of, topics_of, trials,
 };
 use crate::real::{create_topics, delete_topics, describe, fresh_name, kafka, nobody_there, probe};
 
@@ -241,7 +241,7 @@ fn serve_creates_topics_on_request() {
     let mut serve = Process::start(&mut command);
     let url = format!("http://{}/v1/events", serve.ingest());
     let began = Instant::now();
-    let body = event(EventType::Traffic, "e", now_ms(), "s");
+    let body = event(EventType::Traffic, "e", fresh_ms(), "s");
     loop {
         let request = Request::new("POST", &url).body(&body);
         let answer = request.send(&agent());

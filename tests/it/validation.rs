@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use butlr_bridge::event::EventType;
 
 use crate::harness::{
-    Bridge, Process, Request, Setup, agent, event, eventually, now_ms, trials, write_head,
+    Bridge, Process, Request, Setup, agent, event, eventually, fresh_ms, trials, write_head,
 };
 
 trials! {
@@ -34,7 +34,7 @@ trials! {
 const ROOM: EventType = EventType::RoomOccupancy;
 
 fn good() -> String {
-    event(ROOM, "event_1", now_ms(), "room_1")
+    event(ROOM, "event_1", fresh_ms(), "room_1")
 }
 
 /// Fails the test unless the answer is this problem and nothing was stored.
@@ -88,7 +88,7 @@ fn every_mistake_is_told_at_once_with_its_place() {
 fn at_most_32_mistakes_are_told() {
     let bridge = Setup::embedded().start();
     let points = vec!["[1]"; 100].join(",");
-    let body = event(EventType::Detections, "event_1", now_ms(), "room_1");
+    let body = event(EventType::Detections, "event_1", fresh_ms(), "room_1");
     let body = body.replace("[8.25,2]", &points);
     assert_eq!(mistakes(&bridge, &body).len(), 32);
 }
@@ -293,7 +293,7 @@ fn an_event_without_its_space_is_422() {
         // A room is optional here, a floor is always there.
         (EventType::Traffic, "/metadata/floor_id"),
     ] {
-        let body = event(event_type, "event_1", now_ms(), "gone");
+        let body = event(event_type, "event_1", fresh_ms(), "gone");
         let start = body.find("\"metadata\":{").unwrap() + "\"metadata\":{".len();
         let end = start + body[start..].find('}').unwrap();
         let body = format!("{}\"building_id\":\"b\"{}", &body[..start], &body[end..]);

@@ -38,8 +38,8 @@ pub fn clock_ms() -> i64 {
 }
 
 /// A time for an event: now, and another one with each call. Two events of one space at the same moment would be the same
-/// reading.
-pub fn now_ms() -> i64 {
+/// reading. After many calls it is ahead of the clock: nothing was ever received then.
+pub fn fresh_ms() -> i64 {
     static LAST: AtomicI64 = AtomicI64::new(0);
     let now = clock_ms();
     let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {

@@ -13,7 +13,7 @@ mod trial;
 
 pub use answer::{Answer, Request, agent, read_answer, write_head};
 pub use bridge::{Backend, Bridge, Setup};
-pub use events::{clock_ms, event, now_ms, sample, spellings};
+pub use events::{clock_ms, event, fresh_ms, sample, spellings};
 pub use process::{Process, binary, without_colours};
 pub use proxy::{Proxy, Weather};
 pub use records::{Rec, records_of, topics_of};

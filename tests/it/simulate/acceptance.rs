@@ -20,7 +20,7 @@ use butlr_bridge::simulate::stream::{Behaviour, Stream};
 use butlr_bridge::simulate::verify::Duplicates;
 
 use super::HOUR_MS;
-use crate::harness::{RedisServer, now_ms, redis_needs, trial};
+use crate::harness::{RedisServer, clock_ms, redis_needs, trial};
 use crate::real::heavy;
 use bridges::Bridges;
 use outcome::run;
@@ -132,7 +132,7 @@ fn stream() -> Stream {
         recompute: false,
         ..Habits::default()
     };
-    let start_ms = now_ms() - 12 * HOUR_MS;
+    let start_ms = clock_ms() - 12 * HOUR_MS;
     let grow = |behaviour| Stream::grow(SEED, size, start_ms, habits.clone(), behaviour);
     let is_occupancy = |d: &Delivery| matches!(d.message.data, Data::Occupancy(_));
     // Of 100 events, 86 are no redeliveries, and follow no other.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use butlr_bridge::simulate::sender::Target;
 use serde_json::Value;
 
-use crate::harness::{Process, RedisServer, agent, now_ms};
+use crate::harness::{Process, RedisServer, agent, clock_ms};
 use crate::real::{
     create_topics, delete_topics, fresh_name, kafka, nobody_there, ten_topics, within,
 };
@@ -108,7 +108,7 @@ impl Bridges {
         within(Duration::from_secs(40), "it ends", || {
             !first().process.is_running()
         });
-        self.away_ms.store(now_ms(), Ordering::Relaxed);
+        self.away_ms.store(clock_ms(), Ordering::Relaxed);
         let mut bridge = first();
         let output = bridge.process.output();
         let last = final_counters(&output);
