@@ -21,9 +21,9 @@ use crate::spool::entry::{Quarantined, ReplayedFrom};
 pub struct Stamping {
     /// The event's own time, or that of receipt.
     pub mode: TimestampMode,
-    /// An event further ahead than this is stamped with the time of publishing.
+    /// A time further ahead of publishing than this is replaced by that of publishing.
     pub max_future: Duration,
-    /// An event further back than this likewise.
+    /// One further back than this likewise.
     pub max_past: Duration,
 }
 
@@ -70,6 +70,15 @@ impl Stamping {
         }
     }
 
+    /// The time of publishing, whatever an event says.
+    pub fn now(self) -> Self {
+        Self {
+            max_future: Duration::ZERO,
+            max_past: Duration::ZERO,
+            ..self
+        }
+    }
+
     /// Whether an event's time is near enough to now to be believed: else no event would be in order after it.
     pub fn is_plausible(&self, event_ms: i64, now: SystemTime) -> bool {
         stamp(event_ms, unix_ms(now), *self).1.is_none()
@@ -87,10 +96,11 @@ impl<'e> Record<'e> {
         now: SystemTime,
         origin: Origin<'_>,
     ) -> Self {
-        let (timestamp_ms, replaced) = match stamping.mode {
-            TimestampMode::Received => (unix_ms(received_at), None),
-            TimestampMode::Event => stamp(event.timestamp_ms(), unix_ms(now), stamping),
+        let own_ms = match stamping.mode {
+            TimestampMode::Received => unix_ms(received_at),
+            TimestampMode::Event => event.timestamp_ms(),
         };
+        let (timestamp_ms, replaced) = stamp(own_ms, unix_ms(now), stamping);
         Self {
             topic,
             key: Cow::Borrowed(event.space_id()),
@@ -102,13 +112,15 @@ impl<'e> Record<'e> {
         }
     }
 
-    /// The record of what is no valid event: `value` as it was received at `received_at`; `spooled`: it waited on disk. No
-    /// CloudEvent, for it is none.
+    /// The record of what is no valid event: `value` as it was received at `received_at` and is published at `now`;
+    /// `spooled`: it waited on disk. No CloudEvent, for it is none.
     pub fn quarantined(
         of: &Quarantined,
         value: &'e [u8],
         topic: &'e str,
+        stamping: Stamping,
         received_at: SystemTime,
+        now: SystemTime,
         spooled: bool,
     ) -> Self {
         let received_ms = unix_ms(received_at);
@@ -133,7 +145,7 @@ impl<'e> Record<'e> {
             topic,
             key: Cow::Owned(format!("{:032x}", xxh3_128(value))),
             value,
-            timestamp_ms: received_ms.max(1),
+            timestamp_ms: stamp(received_ms, unix_ms(now), stamping).0.max(1),
             replaced: None,
             headers,
         }
@@ -216,15 +228,17 @@ fn add(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
     })
 }
 
-fn stamp(event_ms: i64, now_ms: i64, stamping: Stamping) -> (i64, Option<Replaced>) {
+/// The time of an event, or of its receipt, as long as that is near enough to the time of publishing: retention goes by it,
+/// and brokers refuse what lies too far ahead.
+fn stamp(own_ms: i64, now_ms: i64, stamping: Stamping) -> (i64, Option<Replaced>) {
     let future = i64::try_from(stamping.max_future.as_millis()).unwrap_or(i64::MAX);
     let past = i64::try_from(stamping.max_past.as_millis()).unwrap_or(i64::MAX);
-    if event_ms > now_ms.saturating_add(future) {
+    if own_ms > now_ms.saturating_add(future) {
         (now_ms, Some(Replaced::Future))
-    } else if event_ms < now_ms.saturating_sub(past) {
+    } else if own_ms < now_ms.saturating_sub(past) {
         (now_ms, Some(Replaced::Past))
     } else {
-        (event_ms, None)
+        (own_ms, None)
     }
 }
 
@@ -353,6 +367,34 @@ mod tests {
         let (timestamp, headers) = headers_of(&event(0, "null"), stamping);
         assert_eq!(timestamp, NOW - 5);
         assert!(headers.iter().all(|(k, _)| k != "ce_timereplaced"));
+    }
+
+    /// What waited for longer than a topic keeps its records would be deleted as soon as it is there.
+    #[test]
+    fn a_time_of_receipt_that_is_too_long_ago_is_replaced_as_well() {
+        let past = STAMPING.max_past.as_millis() as i64;
+        let stamping = Stamping {
+            mode: TimestampMode::Received,
+            ..STAMPING
+        };
+        let body = event(NOW, "null");
+        let Ok(Parsed::One(Ok(event))) = parse(body.as_bytes(), None, LIMITS) else {
+            panic!("not valid: {body}");
+        };
+        let invalid = Quarantined::default();
+        let stamped = |received_ms: i64| {
+            let (received, now, origin) = (at(received_ms), at(NOW), Origin::default());
+            let record = Record::of(&event, "t", stamping, None, received, now, origin);
+            let kept = Record::quarantined(&invalid, b"x", "q", STAMPING, received, now, true);
+            assert_eq!(record.timestamp_ms, kept.timestamp_ms);
+            let told = kept.headers.iter().find(|h| h.key == "butlr-received-at");
+            let expected = rfc3339(received_ms);
+            assert_eq!(told.unwrap().value, Some(expected.as_bytes()));
+            (record.timestamp_ms, record.replaced)
+        };
+        assert_eq!(stamped(NOW - past), (NOW - past, None));
+        assert_eq!(stamped(NOW - past - 1), (NOW, Some(Replaced::Past)));
+        assert_eq!(stamped(NOW + 3_600_000), (NOW, Some(Replaced::Future)));
     }
 
     #[test]

@@ -225,7 +225,9 @@ impl Pipeline {
             Ok(permit) => permit,
             Err(rejection) => return unsent(rejection, claim),
         };
-        let record = Record::quarantined(told, raw, lane.topic(), request.received_at, false);
+        let (topic, received_at) = (lane.topic(), request.received_at);
+        let now = received_at;
+        let record = Record::quarantined(told, raw, topic, self.stamping, received_at, now, false);
         // It is this function that decides the claim of a record that failed.
         let sent = self.producer.send(record, permit, claim, true, wakeups);
         let mut delivery = match sent {

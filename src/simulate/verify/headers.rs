@@ -286,42 +286,37 @@ fn stamped(
         max_future_ms,
         ..
     } = *expected;
-    let event_ms = told.timestamp_ms;
-    match (expected.timestamps, replaced) {
-        (Timestamps::Received, None) => exactly(*moment.start(), "receipt's"),
-        (Timestamps::Received, Some(_)) => {
-            Err("no ce_timereplaced, as all are stamped with the time of receipt".to_owned())
+    let (own_ms, whose) = match expected.timestamps {
+        Timestamps::Event => (told.timestamp_ms, "event's"),
+        Timestamps::Received => (*moment.start(), "receipt's"),
+    };
+    let Some(reason) = replaced else {
+        exactly(own_ms, whose)?;
+        // Whenever it was published, it was at least so far off.
+        let (past, future) = (moment.start() - own_ms, own_ms - moment.end());
+        if past > max_past_ms || future > max_future_ms {
+            let off = past.max(future);
+            return Err(format!(
+                "the time of publishing as timestamp, as the {whose} own lies {off} ms off"
+            ));
         }
-        (Timestamps::Event, None) => {
-            exactly(event_ms, "event's")?;
-            // Whenever it was published, it was at least so far off.
-            let (past, future) = (moment.start() - event_ms, event_ms - moment.end());
-            if past > max_past_ms || future > max_future_ms {
-                let off = past.max(future);
-                return Err(format!(
-                    "the time of publishing as timestamp, as the event's own lies {off} ms off"
-                ));
-            }
-            Ok(())
-        }
-        (Timestamps::Event, Some(reason)) => {
-            if !moment.contains(&timestamp_ms) {
-                return Err(format!(
-                    "the time of publishing as timestamp, as ce_timereplaced is {reason}, not {timestamp_ms}"
-                ));
-            }
-            let (off, most) = match reason {
-                "future" => (event_ms - timestamp_ms, max_future_ms),
-                "past" => (timestamp_ms - event_ms, max_past_ms),
-                _ => return Err(format!("ce_timereplaced future or past, not {reason:?}")),
-            };
-            match off > most {
-                true => Ok(()),
-                false => Err(format!(
-                    "no ce_timereplaced {reason}, as the event's time lies {off} ms off, and {most} are allowed"
-                )),
-            }
-        }
+        return Ok(());
+    };
+    if !moment.contains(&timestamp_ms) {
+        return Err(format!(
+            "the time of publishing as timestamp, as ce_timereplaced is {reason}, not {timestamp_ms}"
+        ));
+    }
+    let (off, most) = match reason {
+        "future" => (own_ms - timestamp_ms, max_future_ms),
+        "past" => (timestamp_ms - own_ms, max_past_ms),
+        _ => return Err(format!("ce_timereplaced future or past, not {reason:?}")),
+    };
+    match off > most {
+        true => Ok(()),
+        false => Err(format!(
+            "no ce_timereplaced {reason}, as the {whose} time lies {off} ms off, and {most} are allowed"
+        )),
     }
 }
 

@@ -23,9 +23,12 @@ pub(super) fn publish<T>(
 ) -> Result<T, String> {
     let entry = Entry::decode(bytes).map_err(|error| error.to_string())?;
     let received_at = time(entry.received_ms);
+    let now = SystemTime::now();
     match &entry.content {
         Content::Quarantined(quarantined) => {
-            let record = Record::quarantined(quarantined, &entry.value, topic, received_at, true);
+            let value = &entry.value;
+            let record =
+                Record::quarantined(quarantined, value, topic, stamping, received_at, now, true);
             Ok(hand(record, None))
         }
         Content::Event {
@@ -37,7 +40,6 @@ pub(super) fn publish<T>(
                 spooled: true,
                 replayed_from: replayed_from.as_ref(),
             };
-            let now = SystemTime::now();
             let record = Record::of(
                 &event,
                 topic,
