@@ -11,7 +11,7 @@ use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpServer, rt};
 use arc_swap::ArcSwap;
 use socket2::{Domain, SockRef, Socket, Type};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::auth::{AdminCredentials, Credentials};
 use crate::config::{self, Config, Mistake};
@@ -202,6 +202,9 @@ fn ended_early(ended: Result<io::Result<()>, rt::task::JoinError>) -> Error {
 /// Between two looks at the topics' settings; sooner while one is missing.
 const INSPECTION: Duration = Duration::from_secs(300);
 
+/// What the end takes beyond `shutdown.timeout` where Kafka or the disk let it: a purge of librdkafka's queue, a last commit.
+const SPARE: Duration = Duration::from_secs(3);
+
 /// Looks at the topics again and again, and creates missing ones at the start where that is asked for. Where a promise is
 /// weak, the log (once) and `/status` say so.
 async fn inspect_topics(
@@ -357,9 +360,6 @@ impl Bridge {
             .map_err(refused)?;
         let producer = Arc::new(producer);
         let lanes = Lane::all(config);
-        let watched = lanes
-            .iter()
-            .filter(|lane| config.quarantine.keep || lane.destination() != Destination::Quarantine);
         let certificate = match &config.http.tls {
             None => None,
             Some(files) => {
@@ -369,19 +369,29 @@ impl Bridge {
                 Some(certificate)
             }
         };
+        let credentials = Credentials::new(&config.auth, &metrics.auth_requests);
+        let desk = Desk::open(config, &metrics).map_err(Error::Configuration)?;
+        let desk = desk.map(Arc::new);
+        let spool = open_spool(config, &metrics, &lanes, desk.as_ref())?;
+        // What was quarantined before is drained although nothing more is.
+        let waits = |to| {
+            spool
+                .as_ref()
+                .is_some_and(|spool| spool.store().present(to) > 0)
+        };
+        let is_watched = |lane: &&Arc<Lane>| match lane.destination() {
+            Destination::Quarantine => config.quarantine.keep || waits(Destination::Quarantine),
+            Destination::Events(_) => true,
+        };
         let watch = Watch::start(
             &client::base(&config.kafka, bootstrap),
             Arc::clone(&producer),
-            watched.cloned().collect(),
+            lanes.iter().filter(is_watched).cloned().collect(),
             Arc::clone(&contact),
             Arc::clone(&metrics),
             create_topics,
         )
         .map_err(refused)?;
-        let credentials = Credentials::new(&config.auth, &metrics.auth_requests);
-        let desk = Desk::open(config, &metrics).map_err(Error::Configuration)?;
-        let desk = desk.map(Arc::new);
-        let spool = open_spool(config, &metrics, &lanes, desk.as_ref())?;
         let stamping = Stamping::of(&config.kafka);
         let draining = spool.as_ref().map(|spool| {
             let consumer = client::base(&config.kafka, bootstrap);
@@ -546,16 +556,28 @@ impl Bridge {
         }
         drop(self.watch);
         let draining = self.draining;
-        let given_up = tokio::task::spawn_blocking(move || {
+        let (ended, end) = oneshot::channel();
+        // No task of the runtime, which would wait for it for ever: a disk that hangs must not keep the process.
+        let ending = std::thread::Builder::new().name("ending".into());
+        let ending = ending.spawn(move || {
             if let Some(spool) = &spool {
                 spool.end();
             }
             let given_up = producer.end(within);
             // Only now: the last reports decide entries.
             drop(draining);
-            given_up
+            let _ = ended.send(given_up);
         });
-        let given_up = given_up.await.unwrap_or(0);
+        ending.expect("the system can start a thread");
+        let given_up = match tokio::time::timeout_at((deadline + SPARE).into(), end).await {
+            Ok(given_up) => given_up.unwrap_or(0),
+            Err(_) => {
+                tracing::error!(
+                    "the spool's disk does not answer; ending without it: what is not on disk by now was answered 503, or not at all"
+                );
+                0
+            }
+        };
         if let Some(desk) = &self.ingest.pipeline.desk {
             let within = deadline.saturating_duration_since(Instant::now());
             desk.flush(within.max(Duration::from_millis(100))).await;

@@ -139,6 +139,7 @@ impl ProducerContext for Callbacks {
 
 /// One librdkafka producer with the thread that serves its reports.
 struct Running {
+    began: Instant,
     producer: Arc<BaseProducer<Callbacks, NoCustomPartitioner>>,
     reached: AtomicBool,
     stop: Arc<AtomicBool>,
@@ -161,6 +162,7 @@ impl Running {
             })
             .expect("the system can start a thread");
         Ok(Arc::new(Self {
+            began: Instant::now(),
             producer,
             reached: AtomicBool::new(false),
             stop,
@@ -325,9 +327,21 @@ impl Producer {
         if cause.is_none() && !old.producer.context().fatal.load(Ordering::Acquire) {
             return false;
         }
-        tracing::error!(?cause, "librdkafka calls the producer fatal");
+        match cause {
+            Some(cause) => tracing::error!(?cause, "librdkafka calls the producer fatal"),
+            None => tracing::error!("the producer will not deliver any more"),
+        }
         self.replace(old);
         true
+    }
+
+    /// A record was not reported for `silent`: whoever watches is to put a fresh producer in place of the one that has it. One
+    /// that began since does not.
+    pub(crate) fn replace_soon(&self, silent: Duration) {
+        let running = self.current.load();
+        if running.began.elapsed() >= silent {
+            running.producer.context().note_fatal();
+        }
     }
 
     /// A producer that delivers nothing although Kafka is there is replaced likewise.

@@ -49,6 +49,9 @@ pub(super) trait Hand: Send + Sync {
         permit: LanePermit,
         entry: Box<dyn Settle>,
     ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)>;
+
+    /// See [`Producer::replace_soon`].
+    fn replace(&self, silent: Duration);
 }
 
 impl Hand for Producer {
@@ -59,6 +62,10 @@ impl Hand for Producer {
         entry: Box<dyn Settle>,
     ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)> {
         self.send_entry(record, permit, entry)
+    }
+
+    fn replace(&self, silent: Duration) {
+        self.replace_soon(silent);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::store::Store;
@@ -16,6 +16,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(1);
 /// Between two tries at a disk that failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// A commit that takes longer hangs: the disk does not answer, and may never.
+const HANGS: Duration = Duration::from_secs(3);
 
 /// Bytes that are free where a directory lies.
 pub(super) type Free = Box<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
@@ -51,6 +53,9 @@ pub(super) struct Health {
     free: Free,
     /// Whether there is anything to tell.
     trouble: AtomicBool,
+    /// When the commit under way began, in ms since `epoch`, and 1 more; 0 without one.
+    commit: AtomicU64,
+    epoch: Instant,
     known: Mutex<Known>,
 }
 
@@ -71,12 +76,40 @@ impl Health {
             min_free_bytes: settings.min_free_bytes,
             free,
             trouble: AtomicBool::new(false),
+            commit: AtomicU64::new(0),
+            epoch: Instant::now(),
             known: Mutex::default(),
         }
     }
 
+    /// Calls into the store, which may take as long as the disk likes.
+    pub fn committing<T>(&self, commit: impl FnOnce() -> T) -> T {
+        let since = self.epoch.elapsed().as_millis();
+        let since = u64::try_from(since).unwrap_or(u64::MAX - 1);
+        self.commit.store(since + 1, Ordering::Relaxed);
+        let done = commit();
+        self.commit.store(0, Ordering::Relaxed);
+        done
+    }
+
+    /// Whether the disk does not answer.
+    pub fn hangs(&self) -> bool {
+        let Some(since) = self.commit.load(Ordering::Relaxed).checked_sub(1) else {
+            return false;
+        };
+        self.epoch.elapsed() >= Duration::from_millis(since) + HANGS
+    }
+
+    fn hang(&self) -> Option<String> {
+        let why = || format!("the disk has not answered for {HANGS:?} or more");
+        self.hangs().then(why)
+    }
+
     /// Why nothing is kept, if so.
     pub fn refusal(&self) -> Option<NotKept> {
+        if let Some(why) = self.hang() {
+            return Some(NotKept::Unwritable { why });
+        }
         if !self.trouble.load(Ordering::Relaxed) {
             return None;
         }
@@ -89,7 +122,7 @@ impl Health {
     }
 
     pub fn poisoned(&self) -> Option<String> {
-        lock(&self.known).poisoned.clone()
+        self.hang().or_else(|| lock(&self.known).poisoned.clone())
     }
 
     pub fn full(&self) -> Option<String> {
@@ -133,16 +166,25 @@ impl Health {
 
     /// Looks at the disk, if that is due; the writer calls it.
     pub fn look(&self, store: &Store) {
-        let mut known = lock(&self.known);
-        if known.looked.is_some_and(|at| at.elapsed() < LOOK) {
+        if !self.trouble.load(Ordering::Relaxed)
+            && let Some(why) = store.unwritable()
+        {
+            // Since something else than a commit failed: the next one is not to be the first to find out.
+            self.poison(why);
+        }
+        let is_due = |known: &Known| known.looked.is_none_or(|at| at.elapsed() >= LOOK);
+        if !is_due(&lock(&self.known)) {
             return;
         }
-        let full = self.lack(store, &mut known);
+        // Not while others wait for what is known: a disk may take long to answer.
+        let free = (self.free)(&self.dir);
+        let mut known = lock(&self.known);
+        let full = self.lack(store, free, &mut known);
         self.set_full(&mut known, full);
         known.looked = Some(Instant::now());
     }
 
-    fn lack(&self, store: &Store, known: &mut Known) -> Option<String> {
+    fn lack(&self, store: &Store, free: io::Result<u64>, known: &mut Known) -> Option<String> {
         // Once there is no room, a little more than none has to be there, lest it changes with each event.
         let spare = |limit: u64| match known.full {
             Some(_) => limit / 16,
@@ -152,7 +194,7 @@ impl Health {
             return Some(self.limit());
         }
         let least = self.min_free_bytes + spare(self.min_free_bytes);
-        match (self.free)(&self.dir) {
+        match free {
             Ok(free) if free < least => Some(format!(
                 "the disk has {free} bytes left, and spool.min_free_bytes ({}) are to stay free",
                 self.min_free_bytes

@@ -22,7 +22,7 @@
 //!    Nothing else ever deletes one; what Kafka refuses for good is set aside with the reason.
 //! 2. Who is answered 202 finds its claim decided and its entry durable.
 //! 3. A newcomer that goes directly is handed to librdkafka after all entries of its destination that were there before it
-//!    was routed ([`Drain::Ordered`]).
+//!    was routed ([`Drain::Ordered`]), as long as the disk answers.
 //! 4. An entry in doubt is not handed over before librdkafka's final word on the record that it doubts, or five minutes.
 //! 5. The ledger: recovered + spooled = drained + confirmed late + already stored + set aside + lost (to damage) + present.
 
@@ -251,6 +251,10 @@ impl Spool {
     #[cold]
     fn detour(&self, to: Destination) -> Route {
         let line = &self.shared.lines[to.index()];
+        if self.shared.health.hangs() {
+            // Nothing is drained either, perhaps for ever: out of order is better than not at all.
+            return Route::Direct;
+        }
         // Before anything is looked at: whatever changes from now on wakes it.
         let passage = line.passage();
         let backlog = line.backlog();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::{NotKept, Route};
+use crate::clock::now_ms;
 use crate::config::Drain;
 use crate::dedup::claim::Next;
 use crate::dedup::memory::Memory;
@@ -18,7 +19,7 @@ use crate::dedup::{Duplicate, Facts};
 use crate::kafka::destination::Destination;
 use crate::kafka::lane::TopicState;
 use crate::kafka::report::Ended;
-use bench::{Bench, ROOM, TRAFFIC, new_entry, send, topic, value};
+use bench::{Bench, HANGS, ROOM, TRAFFIC, new_entry, send, topic, value};
 use fake::Mood;
 
 const AWAY: Mood = Mood::Fails(RDKafkaErrorCode::MessageTimedOut);
@@ -267,6 +268,51 @@ async fn what_kafka_refuses_for_good_is_set_aside_and_blocks_nothing() {
         assert_eq!(of_kafka.count(), 4);
         assert!(matches!(bench.spool.route(ROOM), Route::Direct));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_disk_that_hangs_does_not_keep_events_from_kafka() {
+    let mut bench = Bench::new();
+    bench.kafka.set(&topic(ROOM), AWAY);
+    bench.drain();
+    bench.keep_all(ROOM, "a", 0..500).await;
+    assert!(matches!(bench.spool.route(ROOM), Route::Spool));
+    bench.free.store(HANGS, Ordering::Relaxed);
+    bench
+        .until("it is noticed", |b| !b.spool.is_writable())
+        .await;
+    assert!(bench.spool.state().poisoned.is_some());
+    assert!(matches!(bench.spool.route(ROOM), Route::Direct));
+    let refused = bench.keep(ROOM, "a", 500).await;
+    assert!(
+        matches!(refused, Err(NotKept::Unwritable { .. })),
+        "{refused:?}"
+    );
+    // What is on disk already is not forgotten.
+    bench.free.store(1 << 40, Ordering::Relaxed);
+    bench.until("it answers", |b| b.spool.is_writable()).await;
+    bench.keep_all(ROOM, "a", 500..510).await;
+    bench.kafka.set(&topic(ROOM), Mood::Up);
+    bench.until_empty().await;
+    assert_eq!(bench.stored("a"), range(510));
+}
+
+/// What was received while the clock was hours ahead is no loss for Kafka's sense of time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_refused_for_its_timestamp_is_stored_with_that_of_publishing() {
+    let mut bench = Bench::new();
+    let invalid = Destination::Quarantine;
+    bench.keep_all(invalid, "a", 0..3).await;
+    // The bridge lets it pass, and Kafka does not.
+    let ahead = Duration::from_secs(50);
+    bench.keep_ahead(invalid, "b", 7, ahead).await;
+    bench.keep_all(invalid, "a", 3..6).await;
+    bench.kafka.refuse_after(now_ms() + 20_000);
+    bench.drain();
+    bench.until_empty().await;
+    assert_eq!(bench.stored("a"), range(6));
+    assert_eq!(bench.stored("b"), [7]);
+    assert_eq!(bench.spool.life().set_aside, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

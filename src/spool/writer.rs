@@ -169,8 +169,10 @@ impl Queue {
 
 fn run(shared: &Arc<Shared>, queue: &Queue) {
     while let Some(batch) = queue.take(shared.health.patience()) {
-        shared.health.look(&shared.store);
-        shared.health.recover(&shared.store);
+        shared.health.committing(|| {
+            shared.health.look(&shared.store);
+            shared.health.recover(&shared.store);
+        });
         if !batch.is_empty() {
             commit(shared, batch);
         }
@@ -203,7 +205,8 @@ fn commit(shared: &Arc<Shared>, batch: Vec<Pending>) {
     let began = Instant::now();
     let mut may_be_there = true;
     let appended = guarded(|| {
-        let appended = shared.store.append(&entries);
+        let append = || shared.store.append(&entries);
+        let appended = shared.health.committing(append);
         may_be_there = matches!(appended, Err(StoreError::Write { .. }));
         appended
     });

@@ -181,20 +181,27 @@ impl Course {
             return;
         }
         self.ahead.retain(|(ahead, _)| *ahead != seq);
+        let read = kit.shared.store.read(self.to, seq, 1, 1);
+        if read.is_ok_and(|read| read.first().is_none_or(|(found, _)| *found != seq)) {
+            // Damage took it meanwhile, and it was passed with the others that are gone.
+            return;
+        }
         self.tell(kit, &[seq]);
         self.remove(kit, &[seq]);
         kit.shared.counts.confirmed_late.inc();
         self.pass(kit, 1);
     }
 
-    /// librdkafka has said nothing for far too long: rather twice in Kafka than never.
-    fn tell_forgotten(&self, seq: u64) {
+    /// librdkafka has said nothing for far too long: rather twice in Kafka than never. A fresh producer is to try: this one may
+    /// be stuck for some partitions while others confirm.
+    fn forgotten(&self, kit: &Kit, seq: u64) {
         let destination = self.to.name();
         tracing::error!(
             destination,
             seq,
             "librdkafka has no final word on a record; its event is published again, perhaps as a copy"
         );
+        kit.producer.replace(FORGOTTEN);
     }
 
     /// Those handed over of which nothing was heard for far too long.
@@ -204,7 +211,7 @@ impl Course {
             && is_forgotten(sent)
         {
             let (seq, took) = (*seq, now.saturating_duration_since(sent.at));
-            self.tell_forgotten(seq);
+            self.forgotten(kit, seq);
             self.settled(kit, seq, None, took);
         }
     }
@@ -363,7 +370,7 @@ impl Course {
                 if now.saturating_duration_since(since) < FORGOTTEN {
                     return (false, IDLE);
                 }
-                self.tell_forgotten(front);
+                self.forgotten(kit, front);
                 self.resolved(kit, front, false);
             }
             let is_refused = self.refused.contains_key(&front);
@@ -494,7 +501,12 @@ impl Course {
             seq,
             at: Instant::now(),
         });
-        let attempted = publish::publish(bytes, lane.topic(), kit.stamping, |record, event| {
+        // What Kafka refused for its timestamp gets another one before it is given up.
+        let stamping = match self.refused.get(&seq) {
+            Some(RDKafkaErrorCode::InvalidTimestamp) => kit.stamping.now(),
+            _ => kit.stamping,
+        };
+        let attempted = publish::publish(bytes, lane.topic(), stamping, |record, event| {
             let Ok(permit) = lane.enter(record.value.len()) else {
                 return Attempt::NotTaken(None);
             };

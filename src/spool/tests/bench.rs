@@ -59,6 +59,9 @@ pub fn settings(dir: &Path) -> config::Spool {
     }
 }
 
+/// Instead of free bytes: the disk does not answer.
+pub const HANGS: u64 = u64::MAX;
+
 pub fn lanes() -> Arc<[Arc<Lane>; Destination::COUNT]> {
     let lane = |to: Destination| Lane::new(to, topic(to), 10_000, 100 << 20);
     Arc::new(Destination::all().map(lane))
@@ -98,7 +101,12 @@ impl Bench {
             metrics: Arc::new(Metrics::new(&std::array::from_fn(|n| n.to_string()))),
         };
         let left = Arc::clone(&free);
-        let free_bytes = Box::new(move |_: &Path| Ok(left.load(Ordering::Relaxed)));
+        let free_bytes = Box::new(move |_: &Path| {
+            while left.load(Ordering::Relaxed) == HANGS {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(left.load(Ordering::Relaxed))
+        });
         Self {
             dir,
             spool: Spool::start_with(parts, free_bytes),
@@ -160,6 +168,13 @@ impl Bench {
         for keeping in keeping {
             assert_eq!(keeping.await, Ok(()));
         }
+    }
+
+    /// As if it had been received by a clock that is so much ahead.
+    pub async fn keep_ahead(&self, to: Destination, key: &str, number: usize, ahead: Duration) {
+        let received_ms = now_ms() + ahead.as_millis() as i64;
+        let entry = received(received_ms, to, &value(to, key, number), false);
+        assert_eq!(self.spool.keep(entry, None, None).await, Ok(()));
     }
 
     /// The numbers of what is stored under a key, in order.
@@ -231,6 +246,10 @@ pub async fn send(
 }
 
 pub fn new_entry(to: Destination, value: &[u8], in_doubt: bool) -> NewEntry {
+    received(now_ms(), to, value, in_doubt)
+}
+
+fn received(received_ms: i64, to: Destination, value: &[u8], in_doubt: bool) -> NewEntry {
     let content = match to {
         Destination::Quarantine => Content::Quarantined(Quarantined::default()),
         Destination::Events(_) => Content::Event {
@@ -239,7 +258,7 @@ pub fn new_entry(to: Destination, value: &[u8], in_doubt: bool) -> NewEntry {
         },
     };
     let entry = Entry {
-        received_ms: now_ms(),
+        received_ms,
         in_doubt,
         content,
         value: value.into(),

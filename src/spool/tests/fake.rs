@@ -29,6 +29,7 @@ struct Queued {
     key: String,
     value: Vec<u8>,
     slot: Arc<Slot>,
+    timestamp_ms: i64,
 }
 
 #[derive(Default)]
@@ -37,6 +38,8 @@ struct World {
     moods: HashMap<String, Mood>,
     /// Records with such values spoil the batch they are in.
     refused: HashSet<Vec<u8>>,
+    /// Records stamped later than this do so, too, ms since 1970.
+    latest_ms: Option<i64>,
     /// Key and value of what is stored, in order.
     log: Vec<(String, Vec<u8>)>,
     in_flight: usize,
@@ -79,6 +82,11 @@ impl Fake {
         lock(&self.world).refused.insert(value.to_vec());
     }
 
+    /// From now on records are refused that are stamped later.
+    pub fn refuse_after(&self, latest_ms: i64) {
+        lock(&self.world).latest_ms = Some(latest_ms);
+    }
+
     pub fn log(&self) -> Vec<(String, Vec<u8>)> {
         lock(&self.world).log.clone()
     }
@@ -101,17 +109,18 @@ impl Fake {
     pub fn send(&self, lane: &Arc<Lane>, key: &str, value: &[u8]) -> Delivery {
         let permit = lane.enter(value.len()).expect("room");
         let slot = Slot::new(permit, None, true, Arc::<Wakeups>::default());
-        self.push(lane.topic(), key, value, Arc::clone(&slot));
+        self.push(lane.topic(), key, value, Arc::clone(&slot), 0);
         Delivery::of(slot)
     }
 
-    fn push(&self, topic: &str, key: &str, value: &[u8], slot: Arc<Slot>) {
+    fn push(&self, topic: &str, key: &str, value: &[u8], slot: Arc<Slot>, timestamp_ms: i64) {
         let mut world = lock(&self.world);
         world.queue.push_back(Queued {
             topic: topic.to_owned(),
             key: key.to_owned(),
             value: value.to_vec(),
             slot,
+            timestamp_ms,
         });
         world.in_flight = world.queue.len();
         world.most_in_flight = world.most_in_flight.max(world.in_flight);
@@ -123,11 +132,18 @@ fn round(world: &mut World) -> Vec<(Arc<Slot>, Report)> {
     let mut decided = Vec::new();
     let mut left = VecDeque::new();
     let batch = std::mem::take(&mut world.queue);
-    let spoilt: HashSet<String> = batch
+    let latest_ms = world.latest_ms.unwrap_or(i64::MAX);
+    let refusal = |q: &Queued| match q.timestamp_ms > latest_ms {
+        true => Some(RDKafkaErrorCode::InvalidTimestamp),
+        false => world
+            .refused
+            .contains(&q.value)
+            .then_some(RDKafkaErrorCode::InvalidRecord),
+    };
+    let spoilt = batch
         .iter()
-        .filter(|q| world.refused.contains(&q.value))
-        .map(|q| q.topic.clone())
-        .collect();
+        .filter_map(|q| Some((q.topic.clone(), refusal(q)?)));
+    let spoilt: HashMap<String, RDKafkaErrorCode> = spoilt.collect();
     for queued in batch {
         let mood = world.moods.get(&queued.topic).copied();
         let report = match mood.unwrap_or(Mood::Up) {
@@ -136,9 +152,7 @@ fn round(world: &mut World) -> Vec<(Arc<Slot>, Report)> {
                 continue;
             }
             Mood::Fails(code) => Report::Failed(code),
-            Mood::Up if spoilt.contains(&queued.topic) => {
-                Report::Failed(RDKafkaErrorCode::InvalidRecord)
-            }
+            Mood::Up if spoilt.contains_key(&queued.topic) => Report::Failed(spoilt[&queued.topic]),
             Mood::Up => {
                 world.log.push((queued.key, queued.value));
                 Report::Stored(Receipt::for_test())
@@ -158,9 +172,17 @@ impl Hand for Fake {
         entry: Box<dyn Settle>,
     ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)> {
         let slot = Slot::of_entry(permit, entry);
-        self.push(record.topic, &record.key, record.value, slot);
+        self.push(
+            record.topic,
+            &record.key,
+            record.value,
+            slot,
+            record.timestamp_ms,
+        );
         Ok(())
     }
+
+    fn replace(&self, _: Duration) {}
 }
 
 impl Drop for Fake {
