@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! eval "$(tests/kafka/broker.sh start)"
-//! BUTLR_BRIDGE_TEST_SEEDS=200 cargo test --test it -- chaos
+//! BUTLR_BRIDGE_TEST_SEEDS=200 cargo test --test it -- chaos    # two at a time; BUTLR_BRIDGE_TEST_LANES=3 for three
 //! BUTLR_BRIDGE_TEST_SEED=123 cargo test --test it -- chaos::random_faults
 //! ```
 //!

@@ -1,4 +1,4 @@
-//! Seeds, one after the other, two at a time: a schedule is mostly waiting.
+//! Seeds, one after the other, some at a time: a schedule is mostly waiting.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -23,8 +23,8 @@ const SEEDS: u64 = 20;
 /// How long seeds are begun, for each of them: a trial that is not through by then fails, whatever the others said. What was
 /// begun last may take as long again as a few.
 const EACH: Duration = Duration::from_secs(20);
-/// Schedules at a time, each on a Kafka of its own.
-const LANES: usize = 2;
+/// Schedules at a time unless told, each on a Kafka of its own.
+const LANES: u64 = 2;
 
 /// A seed that failed.
 struct Failure {
@@ -58,7 +58,7 @@ pub fn random_faults_break_no_promise() {
     let tally = Mutex::new(Tally::default());
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..LANES.min(seeds.len()) {
+        for _ in 0..lanes().min(seeds.len()) {
             scope.spawn(|| lane(&seeds, began, &next, &tally));
         }
     });
@@ -82,12 +82,18 @@ fn limit(seeds: usize) -> Duration {
     EACH * u32::try_from(seeds.max(3)).unwrap_or(u32::MAX)
 }
 
+fn number(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok().filter(|v| !v.is_empty());
+    value.map(|v| v.parse().unwrap_or_else(|_| panic!("{name}={v}")))
+}
+
+fn lanes() -> usize {
+    let lanes = number("BUTLR_BRIDGE_TEST_LANES").unwrap_or(LANES);
+    usize::try_from(lanes.max(1)).unwrap_or(usize::MAX)
+}
+
 /// What `BUTLR_BRIDGE_TEST_SEED` names, or so many as `BUTLR_BRIDGE_TEST_SEEDS` asks for, by the clock.
 fn seeds() -> Vec<u64> {
-    let number = |name: &str| {
-        let value = std::env::var(name).ok().filter(|v| !v.is_empty());
-        value.map(|v| v.parse::<u64>().unwrap_or_else(|_| panic!("{name}={v}")))
-    };
     if let Some(seed) = number("BUTLR_BRIDGE_TEST_SEED") {
         return vec![seed];
     }
