@@ -147,6 +147,33 @@ impl Disk for Files {
     }
 }
 
+/// Disks lose no less than a sector of this size.
+const PIECE: u64 = 4096;
+
+/// All of a file, with zeros where it can't be read. Errs where nothing of it can.
+pub(super) fn read_in_pieces(file: &dyn StorageBackend) -> io::Result<Vec<u8>> {
+    let len = file.len()?;
+    let mut bytes = vec![0; len as usize];
+    let (mut any, mut failed) = (false, Ok(()));
+    for (piece, at) in bytes
+        .chunks_mut(PIECE as usize)
+        .zip((0..).step_by(PIECE as usize))
+    {
+        match file.read(at, piece) {
+            Ok(()) => any = true,
+            Err(error) => {
+                piece.fill(0);
+                failed = Err(error);
+            }
+        }
+    }
+    if any {
+        Ok(bytes)
+    } else {
+        failed.map(|()| bytes)
+    }
+}
+
 fn backend(file: File) -> io::Result<Backend> {
     Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
 }

@@ -229,33 +229,8 @@ impl Store {
         if let Err(FileError(why)) = checked
             && let Err(error) = self.repair(number, &why)
         {
-            // Nothing can be read of it at all: it stays where it is, and counts for nothing.
-            tracing::error!(%error, "a file of the spool can't be read");
-            self.give_up(number, &why);
+            self.give_up(number, &format!("{why}; {error}"));
         }
-    }
-
-    fn give_up(&self, number: u32, why: &str) {
-        let segment = {
-            let mut state = self.state();
-            let segment = state.segments.remove(&number);
-            let written = segment.as_ref().map(|segment| segment.written(number));
-            state.unreadable.extend(written);
-            segment
-        };
-        let lost = segment.map(|segment| {
-            for (present, live) in self.present.iter().zip(segment.live) {
-                present.fetch_sub(live, Relaxed);
-            }
-            segment.live.iter().sum()
-        });
-        let damaged = Damaged {
-            file: segment_name(number),
-            moved_to: None,
-            why: why.to_owned(),
-            lost,
-        };
-        lock(&self.damaged).push(damaged);
     }
 
     /// Counts the rows of a segment that was not closed. Rows that the database does not know belong to its last commit, which

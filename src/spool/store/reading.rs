@@ -49,10 +49,10 @@ impl Batch {
 impl Store {
     /// Entries of `to` from sequence number `from` on that were not removed, ascending: at most `most`, and no further one once
     /// they have `most_bytes` together. A segment in which something is found to be wrong is replaced by what is whole in it,
-    /// set aside as it was, and counted in [`Store::lost`].
+    /// set aside as it was, and counted in [`Store::lost`]. So is one of which nothing can be read; it stays where it is.
     ///
     /// # Errors
-    /// A segment can't be read at all.
+    /// The disk gives nothing back, and takes nothing.
     pub fn read(
         &self,
         to: Destination,

@@ -3,12 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use super::{
     DAMAGED, Damaged, Store, StoreError,
+    disk::read_in_pieces,
     file::{FileError, SegmentFile},
     frame::salvage,
     lock, segment_name,
@@ -27,11 +29,20 @@ impl Store {
         let mut readers = lock(&self.readers);
         readers.retain(|(open, _)| *open != number);
         let path = self.segment_path(number);
-        let unreadable = |error: std::io::Error| StoreError::Read {
+        let unreadable = |error: &io::Error| StoreError::Read {
             file: segment_name(number),
             why: error.to_string(),
         };
-        let bytes = self.disk.read(&path).map_err(unreadable)?;
+        let bytes = match self.read_what_can_be(&path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                drop(readers);
+                // A disk that takes nothing either may give everything back another time.
+                self.write_manifest().map_err(|_| unreadable(&error))?;
+                self.give_up(number, &format!("{why}; {error}"));
+                return Ok(());
+            }
+        };
         let end = self
             .state()
             .segments
@@ -61,6 +72,38 @@ impl Store {
             let _ = self.write_manifest();
         }
         Ok(())
+    }
+
+    /// A file with bad sectors can't be read in one go, whatever is whole in it.
+    pub(super) fn read_what_can_be(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let read = self.disk.read(path);
+        read.or_else(|_| read_in_pieces(&*self.disk.open_read_only(path)?))
+    }
+
+    /// Nothing can be read of it at all: it stays where it is, for another start, and counts for nothing.
+    pub(super) fn give_up(&self, number: u32, why: &str) {
+        let segment = {
+            let mut state = self.state();
+            let segment = state.segments.remove(&number);
+            let written = segment.as_ref().map(|segment| segment.written(number));
+            state.unreadable.extend(written);
+            segment
+        };
+        let lost = segment.map(|segment| {
+            for (to, live) in segment.live.into_iter().enumerate() {
+                self.lost[to].fetch_add(live, Relaxed);
+                self.present[to].fetch_sub(live, Relaxed);
+            }
+            segment.live.iter().sum()
+        });
+        let file = segment_name(number);
+        tracing::error!(file, why, lost, "a file of the spool can't be read at all");
+        lock(&self.damaged).push(Damaged {
+            file,
+            moved_to: None,
+            why: why.to_owned(),
+            lost,
+        });
     }
 
     fn stop_writing(&self, number: u32) {
@@ -119,7 +162,7 @@ impl Store {
     pub(super) fn replace_file(&self, name: &str, rows: &Rows) -> Result<(), FileError> {
         let new = self.path(&format!("{name}.new"));
         match self.disk.remove(&new) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
         let file = SegmentFile::create(self.disk.create(&new)?)?;

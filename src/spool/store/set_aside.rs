@@ -163,7 +163,7 @@ impl Store {
         match self.read_set_aside() {
             Ok(entries) => seqs(entries),
             Err(FileError(why)) => {
-                let bytes = self.disk.read(&path).unwrap_or_default();
+                let bytes = self.read_what_can_be(&path).unwrap_or_default();
                 let rows = salvage(&bytes, |_| true).whole;
                 let moved_to = self.keep_damaged(SET_ASIDE);
                 if moved_to.is_some() {

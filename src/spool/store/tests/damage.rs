@@ -1,8 +1,11 @@
 //! Files that were cut off, changed or lost while nobody looked: the store opens, tells it, keeps what was there, and has every entry
 //! of which no byte is lost.
 
-use super::{model::Model, *};
-use crate::spool::store::{Handed, MANIFEST};
+use super::{
+    model::{Model, Trouble},
+    *,
+};
+use crate::spool::store::{Handed, MANIFEST, StoreError};
 
 const ENTRIES: u64 = 120;
 
@@ -171,6 +174,71 @@ fn damage_that_comes_later_is_found_when_it_is_read() {
         (store.damaged().len(), files(&dir.path().join("damaged"))),
         (1, vec![name])
     );
+}
+
+#[test]
+fn a_bad_sector_takes_the_entries_in_it_and_no_others() {
+    for (closed, later) in [(true, true), (true, false), (false, false)] {
+        let (model, whole) = modelled(closed);
+        for at in (0..whole.len()).step_by(6 * 4096) {
+            let model = model.after_kill();
+            let mut opened = later.then(|| open_on(&model.disk(), 256 << 10));
+            model.spoil(Path::new(FILE), at..at + 512);
+            let (store, _) = opened
+                .take()
+                .unwrap_or_else(|| open_on(&model.disk(), 256 << 10));
+            store.readers.lock().unwrap().clear();
+            let read = values(&store, TRAFFIC);
+            assert!(
+                is_part(&read) && read.len() as u64 >= ENTRIES - 8,
+                "byte {at}: {} entries",
+                read.len()
+            );
+            assert_eq!(store.present(TRAFFIC), read.len() as u64);
+            if later {
+                assert_eq!(store.lost(TRAFFIC), ENTRIES - read.len() as u64);
+            }
+            store.append(&batch(MOTION, 0..3)).unwrap();
+            drop(store);
+            let (store, found) = open_on(&model.disk(), 256 << 10);
+            assert!(found.damaged.is_empty() || later, "byte {at}: {found:?}");
+            assert_eq!(values(&store, TRAFFIC), read);
+        }
+    }
+}
+
+#[test]
+fn a_file_of_which_nothing_can_be_read_is_passed_until_it_can() {
+    let (model, whole) = modelled(true);
+    let (store, _) = open_on(&model.disk(), 256 << 10);
+    store.append(&batch(TRAFFIC, 200..203)).unwrap();
+    model.spoil(Path::new(FILE), 0..whole.len());
+    store.readers.lock().unwrap().clear();
+    let operations = model.operations().0;
+    model.set(Trouble::Fail {
+        at: operations,
+        many: 100,
+    });
+    let read = store.read(TRAFFIC, 0, 1, usize::MAX);
+    assert!(matches!(read, Err(StoreError::Read { .. })), "{read:?}");
+    assert_eq!(
+        store.present(TRAFFIC),
+        ENTRIES + 3,
+        "the disk may come back"
+    );
+    model.set(Trouble::None);
+    assert!(values(&store, TRAFFIC) == expected(200..203));
+    assert_eq!((store.present(TRAFFIC), store.lost(TRAFFIC)), (3, ENTRIES));
+    assert_eq!(store.damaged()[0].lost, Some(ENTRIES));
+    store.flush().unwrap();
+    drop(store);
+    let (store, found) = open_on(&model.disk(), 256 << 10);
+    assert_eq!((found.damaged.len(), store.present(TRAFFIC)), (1, 3));
+    drop(store);
+    model.spoil(Path::new(FILE), 0..0);
+    let (store, found) = open_on(&model.disk(), 256 << 10);
+    assert!(found.damaged.is_empty(), "{found:?}");
+    assert!(values(&store, TRAFFIC) == expected((0..ENTRIES).chain(200..203)));
 }
 
 /// redb goes back to the commit before, without a word.

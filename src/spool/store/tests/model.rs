@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -56,6 +57,8 @@ struct Content {
     seen: Vec<u8>,
     kept: Vec<u8>,
     unsynced: Vec<Change>,
+    /// Bad sectors: no reading that touches them succeeds.
+    bad: Range<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -118,6 +121,14 @@ impl Content {
     fn change(&mut self, change: Change) {
         change.apply(&mut self.seen);
         self.unsynced.push(change);
+    }
+
+    fn read(&self, range: Range<usize>) -> io::Result<&[u8]> {
+        if range.start < self.bad.end && self.bad.start < range.end {
+            return Err(io::Error::other("input/output error"));
+        }
+        let bytes = self.seen.get(range);
+        bytes.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     fn sync(&mut self) {
@@ -217,6 +228,7 @@ impl Model {
                         seen: bytes.clone(),
                         kept: bytes,
                         unsynced: vec![],
+                        bad: 0..0,
                     },
                 );
             }
@@ -225,6 +237,13 @@ impl Model {
                 inner.kept_names.remove(file);
             }
         }
+    }
+
+    /// These bytes of a file can no longer be read.
+    pub(super) fn spoil(&self, file: &Path, bad: Range<usize>) {
+        let mut inner = self.inner();
+        let id = inner.id(file).unwrap();
+        inner.content(id).bad = bad;
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -359,8 +378,10 @@ impl Disk for Model {
     }
 
     fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
-        self.inner().reading(&file)?;
-        self.contents(file).ok_or_else(no_such_file)
+        let mut inner = self.inner();
+        inner.reading(&file)?;
+        let content = &inner.files[&inner.id(file)?];
+        Ok(content.read(0..content.seen.len())?.to_vec())
     }
 
     fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -463,8 +484,7 @@ impl StorageBackend for Opened {
         let mut inner = self.0.inner();
         inner.reading(&self.1)?;
         let at = offset as usize;
-        let bytes = inner.content(self.1).seen.get(at..at + out.len());
-        out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        out.copy_from_slice(inner.content(self.1).read(at..at + out.len())?);
         Ok(())
     }
 
