@@ -145,17 +145,24 @@ impl Store {
             }
         }
         self.handed_before = std::array::from_fn(|to| self.state().handed(to));
-        let mut to_check = CHECKED_AT_OPENING;
-        for (number, len) in listing.segments {
+        // All of them before the first is looked at: a repair writes the manifest.
+        for (number, len) in &listing.segments {
             let written = manifest
                 .segments
                 .iter()
-                .find(|written| written.number == number);
+                .find(|written| written.number == *number);
             let segment = match written {
-                Some(written) => Segment::from_written(written, len),
-                None => Segment::new(super::Stage::Sealed(None), len),
+                Some(written) => Segment::from_written(written, *len),
+                None => Segment::new(super::Stage::Sealed(None), *len),
             };
-            self.find_segment(number, segment, len, &mut to_check);
+            for (present, live) in self.present.iter().zip(segment.live) {
+                present.fetch_add(live, Relaxed);
+            }
+            self.state().segments.insert(*number, segment);
+        }
+        let mut to_check = CHECKED_AT_OPENING;
+        for (number, len) in listing.segments {
+            self.check_segment(number, len, &mut to_check);
         }
         self.forget_set_aside();
         missing
@@ -206,15 +213,11 @@ impl Store {
         }
     }
 
-    fn find_segment(&self, number: u32, segment: Segment, len: u64, to_check: &mut u64) {
-        let sealed = match segment.stage {
-            super::Stage::Sealed(sealed) => sealed,
-            super::Stage::Writing => None,
+    fn check_segment(&self, number: u32, len: u64, to_check: &mut u64) {
+        let sealed = match self.state().segments.get(&number) {
+            Some(segment) => segment.sealed(),
+            None => return,
         };
-        for (present, live) in self.present.iter().zip(segment.live) {
-            present.fetch_add(live, Relaxed);
-        }
-        self.state().segments.insert(number, segment);
         let checked = match sealed {
             Some(sealed) if sealed != len => {
                 Err(FileError(format!("it is {len} bytes long, not {sealed}")))

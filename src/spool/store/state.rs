@@ -98,13 +98,18 @@ impl Segment {
         WrittenSegment {
             number,
             first_ms: self.first_ms,
-            sealed: match self.stage {
-                Stage::Writing => None,
-                Stage::Sealed(len) => len,
-            },
+            sealed: self.sealed(),
             rows: self.rows.to_vec(),
             live: self.live.to_vec(),
             removed: (!self.removed.is_empty()).then(|| Written::from(&self.removed)),
+        }
+    }
+
+    /// How long its file is, where it is known to be whole.
+    pub(super) fn sealed(&self) -> Option<u64> {
+        match self.stage {
+            Stage::Writing => None,
+            Stage::Sealed(len) => len,
         }
     }
 

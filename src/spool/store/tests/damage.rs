@@ -241,6 +241,24 @@ fn a_file_of_which_nothing_can_be_read_is_passed_until_it_can() {
     assert!(values(&store, TRAFFIC) == expected((0..ENTRIES).chain(200..203)));
 }
 
+/// A repair writes the manifest.
+#[test]
+fn damage_makes_nobody_forget_what_lies_in_the_segments_behind() {
+    let (model, whole) = modelled(true);
+    let (store, _) = open_on(&model.disk(), 256 << 10);
+    let seqs: Vec<u64> = store.append(&batch(MOTION, 0..9)).unwrap().collect();
+    store.hand_over(MOTION, seqs[8], &[(0, 7)]).unwrap();
+    store.remove(MOTION, &seqs[..4]).unwrap();
+    drop(store);
+    model.damage(Path::new(FILE), Some(whole[..whole.len() / 2].to_vec()));
+    for _ in 0..2 {
+        let (store, _) = open_on(&model.disk(), 256 << 10);
+        let handed = store.handed(MOTION).unwrap();
+        assert_eq!((handed.upto, handed.tails), (seqs[8], vec![(0, 7)]));
+        assert!(values(&store, MOTION) == expected(4..9));
+    }
+}
+
 /// redb goes back to the commit before, without a word.
 #[test]
 fn damage_to_the_last_commit_of_a_killed_process_is_told() {
