@@ -322,6 +322,7 @@ fn open_spool(
     let opened = Store::open(options);
     let (store, found) =
         opened.map_err(|problem| Error::Configuration(format!("spool.dir: {problem}")))?;
+    let store = store.compacting_above(config.spool.max_bytes / 2);
     tell(&found);
     tell_set_aside(&store);
     if health::is_in_memory(dir) {

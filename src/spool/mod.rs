@@ -378,9 +378,9 @@ impl Shared {
         Some(Duration::from_millis(u64::try_from(age).unwrap_or(0)))
     }
 
-    /// Makes removals durable.
+    /// Makes removals durable, and gives back their space.
     fn flush(&self) -> Result<(), StoreError> {
-        if self.unflushed.swap(false, Ordering::AcqRel) {
+        if self.unflushed.swap(false, Ordering::AcqRel) || self.store.is_wasteful() {
             let flushed = self.store.flush();
             if flushed.is_err() {
                 self.unflushed.store(true, Ordering::Release);

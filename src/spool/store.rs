@@ -15,13 +15,15 @@
 //! - A segment is written by the process that began it, and by no other. One that is found is read through
 //!   an overlay in memory, so that even redb's repair leaves the file as it is.
 //! - Rows are only ever added to a segment. What was removed stands in the manifest, and only there: losing that means that entries come
-//!   again, which is what [`Handed`] is for. When nothing is left, the file goes as a whole.
+//!   again, which is what [`Handed`] is for. When nothing is left, the file goes as a whole; when little is and space gets short, a new
+//!   one with that takes its name.
 //! - A sequence number contains the number of its segment, and the file with the greatest number is never removed, so numbers
 //!   don't come again even when the manifest is lost.
 //! - After an error nothing more is written to that segment: what an fsync did after one that failed means nothing.
 //! - A row is framed and has a checksum, so rows can be found in a file that redb refuses.
 
 mod backends;
+mod compact;
 mod disk;
 mod file;
 mod frame;
@@ -195,6 +197,8 @@ pub struct Store {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     segment_bytes: u64,
+    /// See [`Store::compacting_above`].
+    compact_above: u64,
     read_only: bool,
     /// Appending. Taken before all others.
     writer: Mutex<Writer>,
@@ -270,7 +274,8 @@ impl Store {
         self.retire(&done)
     }
 
-    /// Writes down what was removed. To be called now and then, and when the spool has become empty: then it is made small.
+    /// Writes down what was removed. To be called now and then, and when the spool has become empty: then it is made small. Gives back
+    /// the space of removed entries, of one segment at a time, where there is much of it.
     ///
     /// # Errors
     /// It can't be written.
@@ -281,7 +286,11 @@ impl Store {
         self.renew_when_empty()?;
         self.retire_done()?;
         let dirty = self.state().dirty;
-        if dirty { self.write_manifest() } else { Ok(()) }
+        if dirty {
+            self.write_manifest()?;
+        }
+        self.compact();
+        Ok(())
     }
 
     /// Notes that entries of `to` up to `upto` are about to be handed to Kafka, where the next record of each partition will get an offset of

@@ -10,6 +10,8 @@ use std::{
 
 use redb::{StorageBackend, backends::FileBackend};
 
+use crate::spool::health::free_bytes;
+
 /// A file as redb writes and reads it.
 pub(super) type Backend = Box<dyn StorageBackend>;
 /// Held as long as the directory is.
@@ -37,6 +39,8 @@ pub(super) trait Disk: Debug + Send + Sync {
     /// Gives up its space, keeps its name.
     fn truncate(&self, file: &Path) -> io::Result<()>;
     fn remove(&self, file: &Path) -> io::Result<()>;
+    /// Bytes that are left where the directory lies.
+    fn free(&self, dir: &Path) -> io::Result<u64>;
     /// From here on the names in it are durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
@@ -140,6 +144,10 @@ impl Disk for Files {
 
     fn remove(&self, file: &Path) -> io::Result<()> {
         fs::remove_file(file)
+    }
+
+    fn free(&self, dir: &Path) -> io::Result<u64> {
+        free_bytes(dir)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

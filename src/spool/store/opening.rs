@@ -59,6 +59,7 @@ impl Store {
             disk,
             dir: options.dir,
             segment_bytes: options.segment_bytes.min(super::LARGEST_SEGMENT),
+            compact_above: u64::MAX,
             read_only,
             writer: Mutex::new(Writer::Unwritable("it was not begun".to_owned())),
             active: RwLock::new(None),

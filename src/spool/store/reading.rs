@@ -156,7 +156,7 @@ impl Store {
         read(&*self.reader(number)?)
     }
 
-    fn reader(&self, number: u32) -> Result<Arc<SegmentFile>, FileError> {
+    pub(super) fn reader(&self, number: u32) -> Result<Arc<SegmentFile>, FileError> {
         {
             let state = self.state();
             if let Some(memory) = state

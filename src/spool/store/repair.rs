@@ -160,14 +160,30 @@ impl Store {
     }
 
     pub(super) fn replace_file(&self, name: &str, rows: &Rows) -> Result<(), FileError> {
-        let new = self.path(&format!("{name}.new"));
+        self.write_new(name, rows)?;
+        self.put_in_place(name)
+    }
+
+    /// Writes a file with these rows that is yet to be put in the place of `name`.
+    pub(super) fn write_new(&self, name: &str, rows: &Rows) -> Result<(), FileError> {
+        let new = self.path(&new_name(name));
         match self.disk.remove(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        let file = SegmentFile::create(self.disk.create(&new)?)?;
-        file.append(rows.iter().map(|((to, seq), bytes)| (*to, *seq, *bytes)))?;
-        file.close()?;
+        let write = || {
+            let file = SegmentFile::create(self.disk.create(&new)?)?;
+            file.append(rows.iter().map(|((to, seq), bytes)| (*to, *seq, *bytes)))?;
+            file.close()
+        };
+        write().inspect_err(|_| {
+            // On a full disk its space is needed.
+            let _ = self.disk.remove(&new);
+        })
+    }
+
+    pub(super) fn put_in_place(&self, name: &str) -> Result<(), FileError> {
+        let new = self.path(&new_name(name));
         self.disk.rename(&new, &self.path(name))?;
         Ok(self.disk.sync_dir(&self.dir)?)
     }
@@ -216,4 +232,8 @@ impl Store {
         }
         (is_known || lost > 0).then_some(lost)
     }
+}
+
+pub(super) fn new_name(name: &str) -> String {
+    format!("{name}.new")
 }

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use super::{
@@ -135,6 +136,8 @@ pub(super) struct State {
     pub unreadable: Vec<WrittenSegment>,
     /// The manifest on disk says something else.
     pub dirty: bool,
+    /// When a segment could not be written anew.
+    pub compaction_failed: Option<Instant>,
 }
 
 /// Hand-overs that are told apart; more of them are taken together.

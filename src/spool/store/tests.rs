@@ -1,5 +1,6 @@
 //! The store against disks that fail, lose and lie.
 
+mod compact;
 mod crashes;
 mod damage;
 mod ledger;

@@ -220,7 +220,9 @@ impl Store {
         if numbers.is_empty() || self.read_only {
             return Ok(());
         }
-        lock(&self.readers).retain(|(number, _)| !numbers.contains(number));
+        // Held, so that none of them is written anew meanwhile.
+        let mut readers = lock(&self.readers);
+        readers.retain(|(number, _)| !numbers.contains(number));
         let io = |name: String| {
             move |error: std::io::Error| StoreError::Write {
                 file: name,

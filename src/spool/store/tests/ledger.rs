@@ -29,7 +29,9 @@ pub(super) struct Ledger {
 }
 
 pub(super) fn try_open(model: &Model) -> Result<(Store, Found), OpenError> {
-    Store::open_on(model.disk(), options(Path::new(DIR), SEGMENT_BYTES), false)
+    let opened = Store::open_on(model.disk(), options(Path::new(DIR), SEGMENT_BYTES), false);
+    // Whatever can be written anew is.
+    opened.map(|(store, found)| (store.compacting_above(0), found))
 }
 
 impl Ledger {

@@ -37,6 +37,8 @@ pub(super) struct Model(Arc<Mutex<Inner>>);
 
 #[derive(Clone, Debug, Default)]
 struct Inner {
+    /// What the disk says is left.
+    free: u64,
     files: BTreeMap<u64, Content>,
     /// As the process sees them, and as they would be after a power loss.
     names: BTreeMap<PathBuf, u64>,
@@ -140,7 +142,9 @@ impl Content {
 
 impl Model {
     pub(super) fn new() -> Self {
-        Self(Arc::default())
+        let model = Self(Arc::default());
+        model.leave(u64::MAX);
+        model
     }
 
     pub(super) fn disk(&self) -> Arc<dyn Disk> {
@@ -237,6 +241,11 @@ impl Model {
                 inner.kept_names.remove(file);
             }
         }
+    }
+
+    /// So many bytes are left, as far as anybody asks.
+    pub(super) fn leave(&self, free: u64) {
+        self.inner().free = free;
     }
 
     /// These bytes of a file can no longer be read.
@@ -441,6 +450,10 @@ impl Disk for Model {
         inner.operation("remove", &file)?;
         inner.rename(id, Some(file), None);
         Ok(())
+    }
+
+    fn free(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(self.inner().free)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -130,5 +130,5 @@ fn open_small(dir: &Path) -> Store {
         found.damaged.is_empty() && found.missing.is_empty(),
         "{found:?}"
     );
-    store
+    store.compacting_above(400 << 10)
 }
