@@ -36,7 +36,7 @@ pub(super) trait Disk: Debug + Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// `to` holds durably what `from` holds, which stays.
     fn keep_copy(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Gives up its space, keeps its name.
+    /// Gives up its space, keeps its name. Not where it has another one, too, as in `damaged/`.
     fn truncate(&self, file: &Path) -> io::Result<()>;
     fn remove(&self, file: &Path) -> io::Result<()>;
     /// Bytes that are left where the directory lies.
@@ -139,7 +139,12 @@ impl Disk for Files {
     }
 
     fn truncate(&self, file: &Path) -> io::Result<()> {
-        OpenOptions::new().write(true).open(file)?.set_len(0)
+        let file = OpenOptions::new().write(true).open(file)?;
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) > 1 {
+            return Ok(());
+        }
+        file.set_len(0)
     }
 
     fn remove(&self, file: &Path) -> io::Result<()> {

@@ -270,20 +270,24 @@ impl Store {
         if !whole {
             return Err(FileError("it changes while it is read".to_owned()));
         }
+        let unfinished = found.whole.len() - rows.len();
+        rows.extend(found.whole.keys());
         self.counted(number, &rows, first_ms)?;
         if found.torn > 0 {
             self.tell_torn(number, found.torn);
         }
-        let unfinished = found.whole.len() - rows.len();
-        if self.read_only || !self.write_anew(number, &found.whole) {
-            return Ok(());
-        }
         self.unfinished.fetch_add(unfinished as u64, Relaxed);
-        rows.extend(found.whole.keys());
-        self.counted(number, &rows, first_ms)?;
+        let is_anew = !self.read_only && self.write_anew(number, &found.whole);
+        // The database may not know all of them.
+        let memory = match is_anew || (self.read_only && unfinished == 0) {
+            true => None,
+            false => Some(Self::in_memory(&found.whole)?),
+        };
         let len = self.disk.len(&path).ok();
         if let Some(segment) = self.state().segments.get_mut(&number) {
-            segment.stage = super::Stage::Sealed(len);
+            segment.stage = super::Stage::Sealed(len.filter(|_| is_anew));
+            segment.bytes = len.unwrap_or(segment.bytes);
+            segment.memory = memory;
         }
         Ok(())
     }
@@ -298,7 +302,7 @@ impl Store {
                 tracing::error!(
                     file = name,
                     why,
-                    "a file of the spool that was not closed could not be written anew: its last entries are not used"
+                    "a file of the spool that was not closed could not be written anew: its last entries may not outlive the machine"
                 );
                 false
             }

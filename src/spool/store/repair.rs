@@ -151,12 +151,13 @@ impl Store {
         if may_go && self.replace_file(&segment_name(number), rows).is_ok() {
             return None;
         }
-        let in_memory = || {
-            let file = SegmentFile::in_memory()?;
-            file.append(rows.iter().map(|((to, seq), bytes)| (*to, *seq, *bytes)))?;
-            Ok::<_, FileError>(Arc::new(file))
-        };
-        in_memory().ok()
+        Self::in_memory(rows).ok()
+    }
+
+    pub(super) fn in_memory(rows: &Rows) -> Result<Arc<SegmentFile>, FileError> {
+        let file = SegmentFile::in_memory()?;
+        file.append(rows.iter().map(|((to, seq), bytes)| (*to, *seq, *bytes)))?;
+        Ok(Arc::new(file))
     }
 
     pub(super) fn replace_file(&self, name: &str, rows: &Rows) -> Result<(), FileError> {

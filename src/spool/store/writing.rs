@@ -246,7 +246,7 @@ impl Store {
         for number in numbers {
             let segment = state.segments.remove(number);
             state.retired.push(*number);
-            // One that could not be replaced is the same file as its copy in `damaged/`.
+            // One that could not be replaced may be the only one there is.
             if segment.is_none_or(|segment| segment.memory.is_none()) {
                 let _ = self.disk.truncate(&self.path(&retired_name(*number)));
             }

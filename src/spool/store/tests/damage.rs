@@ -5,7 +5,7 @@ use super::{
     model::{Model, Trouble},
     *,
 };
-use crate::spool::store::{Handed, MANIFEST, StoreError};
+use crate::spool::store::{Handed, MANIFEST, StoreError, disk::Files};
 
 const ENTRIES: u64 = 120;
 
@@ -292,6 +292,62 @@ fn damage_to_the_last_commit_of_a_killed_process_is_told() {
         let (store, _) = open_on(&model.disk(), 256 << 10);
         assert!(values(&store, TRAFFIC) == expected(0..25), "byte {at}");
     }
+}
+
+/// On a full disk nothing can be put in the place of such a file.
+#[test]
+fn a_killed_process_s_last_commit_is_drained_and_kept_as_it_was_whatever_fails() {
+    let model = Model::new();
+    let (store, _) = open_on(&model.disk(), 256 << 10);
+    store.append(&batch(TRAFFIC, 0..20)).unwrap();
+    store.append(&batch(TRAFFIC, 20..25)).unwrap();
+    let killed = model.after_kill();
+    let mut torn = killed.contents(Path::new(FILE)).unwrap();
+    for at in memchr::memmem::find_iter(&torn.clone(), &value(22)) {
+        torn[at + 300] ^= 1;
+    }
+    let rest = || expected((0..25).filter(|n| *n != 22));
+    let count = {
+        let model = damaged(&killed, &torn);
+        let _ = open_on(&model.disk(), 256 << 10);
+        model.operations().0
+    };
+    let mut kept = 0;
+    for at in 0..count {
+        let model = damaged(&killed, &torn);
+        model.set(Trouble::Fail { at, many: 1000 });
+        let (store, found) = open_on(&model.disk(), 256 << 10);
+        assert_eq!(found.damaged.len(), 1, "{at}: {found:?}");
+        assert!(values(&store, TRAFFIC) == rest(), "{at}");
+        assert_eq!((store.present(TRAFFIC), found.unfinished), (24, 4), "{at}");
+        model.set(Trouble::None);
+        store.recover_writing().unwrap();
+        store.flush().unwrap();
+        assert_eq!(store.verify().unwrap().damaged, []);
+        let again = open_on(&model.after_kill().disk(), 256 << 10).0;
+        assert!(values(&again, TRAFFIC) == rest(), "{at}");
+        let seqs: Vec<u64> = all(&store, TRAFFIC).iter().map(|(seq, _)| *seq).collect();
+        store.remove(TRAFFIC, &seqs).unwrap();
+        store.flush().unwrap();
+        if let Some(moved_to) = &found.damaged[0].moved_to {
+            assert!(model.contents(moved_to).unwrap() == torn, "{at}");
+            kept += 1;
+        }
+    }
+    assert!(kept > 3, "{kept}");
+}
+
+#[test]
+fn a_file_with_another_name_keeps_its_contents() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, kept) = (dir.path().join("file"), dir.path().join("kept"));
+    fs::write(&file, "whole").unwrap();
+    Files.keep_copy(&file, &kept).unwrap();
+    Files.truncate(&file).unwrap();
+    assert_eq!(fs::read(&kept).unwrap(), b"whole");
+    fs::remove_file(&kept).unwrap();
+    Files.truncate(&file).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), b"");
 }
 
 #[test]

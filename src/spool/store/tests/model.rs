@@ -440,7 +440,10 @@ impl Disk for Model {
         let mut inner = self.inner();
         inner.operation("truncate", &file)?;
         let id = inner.id(file)?;
-        inner.content(id).change(Change::Length(0));
+        let names = inner.names.values().filter(|named| **named == id).count();
+        if names == 1 {
+            inner.content(id).change(Change::Length(0));
+        }
         Ok(())
     }
 
