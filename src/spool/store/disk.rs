@@ -64,11 +64,12 @@ impl Disk for Files {
     }
 
     fn lock(&self, file: &Path) -> io::Result<Option<Lock>> {
-        let file = OpenOptions::new()
+        let opened = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(file)?;
+            .open(file);
+        let file = or_only_to_read(opened, file)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -187,6 +188,36 @@ pub(super) fn read_in_pieces(file: &dyn StorageBackend) -> io::Result<Vec<u8>> {
     }
 }
 
+/// What lies on a disk that has become read-only is drained all the same.
+fn or_only_to_read(opened: io::Result<File>, file: &Path) -> io::Result<File> {
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            File::open(file).map_err(|_| error)
+        }
+        opened => opened,
+    }
+}
+
 fn backend(file: File) -> io::Result<Backend> {
     Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_can_be_held_on_a_disk_that_is_read_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lock");
+        let read_only = || Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        let missing = or_only_to_read(read_only(), &file).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::ReadOnlyFilesystem);
+        let held = Files.lock(&file).unwrap();
+        let other = or_only_to_read(read_only(), &file).unwrap();
+        assert!(other.try_lock().is_err());
+        drop(held);
+        other.try_lock().unwrap();
+        assert!(Files.lock(&file).unwrap().is_none());
+    }
 }
