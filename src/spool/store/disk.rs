@@ -54,13 +54,12 @@ impl Disk for Files {
         if dir.is_dir() {
             return Ok(());
         }
+        let changed = to_be_changed(dir);
         let mut builder = fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.recursive(true).create(dir)?;
-        dir.parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .map_or(Ok(()), |parent| self.sync_dir(parent))
+        changed.iter().try_for_each(|dir| self.sync_dir(dir))
     }
 
     fn lock(&self, file: &Path) -> io::Result<Option<Lock>> {
@@ -188,6 +187,18 @@ pub(super) fn read_in_pieces(file: &dyn StorageBackend) -> io::Result<Vec<u8>> {
     }
 }
 
+/// The directories that get a new name when `dir` is made with its parents.
+fn to_be_changed(dir: &Path) -> Vec<&Path> {
+    let missing = dir.ancestors().take_while(|dir| !dir.is_dir());
+    let parents = missing.filter_map(Path::parent);
+    parents
+        .map(|parent| match parent.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => parent,
+        })
+        .collect()
+}
+
 /// What lies on a disk that has become read-only is drained all the same.
 fn or_only_to_read(opened: io::Result<File>, file: &Path) -> io::Result<File> {
     match opened {
@@ -205,6 +216,23 @@ fn backend(file: File) -> io::Result<Backend> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_directory_that_gets_a_new_one_is_made_durable() {
+        let there = tempfile::tempdir().unwrap();
+        let there = there.path();
+        let dir = there.join("a/b/c");
+        let changed = [&there.join("a/b"), &there.join("a"), there];
+        assert_eq!(to_be_changed(&dir), changed);
+        Files.create_dir(&dir).unwrap();
+        assert!(dir.is_dir());
+        assert_eq!(to_be_changed(&dir), Vec::<&Path>::new());
+        assert_eq!(to_be_changed(&there.join("d")), [there]);
+        assert_eq!(
+            to_be_changed(Path::new("not-there/b")),
+            [Path::new("not-there"), Path::new(".")]
+        );
+    }
 
     #[test]
     fn a_lock_can_be_held_on_a_disk_that_is_read_only() {
