@@ -242,8 +242,9 @@ impl Memory {
         self.ids.of(key).stored.restore(id, now.ids_from)
     }
 
-    /// Remembers what was stored as the current value `age` ago; whether it did, as above. Where an event has meanwhile ended
-    /// unknown, that one may have replaced it.
+    /// Remembers what was stored as the current value `age` ago; whether it did, as above. Of one (type, space, timestamp) the
+    /// last is to be told first: what is told after one that is not remembered, for whatever reason, was replaced by it, and is
+    /// equal to nothing. So is what an event may have replaced that meanwhile ended unknown.
     pub fn restore_current(
         &self,
         cell: u64,
@@ -264,6 +265,10 @@ impl Memory {
         now: Moment,
     ) -> bool {
         let mut values = self.values.of(cell);
+        // Past or not, it is newer.
+        if values.stored.get(cell, 0).is_some() {
+            return false;
+        }
         if self.doubts().has(cell) {
             current.contest();
         }
@@ -272,7 +277,20 @@ impl Memory {
             current,
             stored_at,
         };
-        values.stored.restore(value, now.values_from)
+        let taken = values.stored.restore(value, now.values_from);
+        if !taken {
+            // Past, or no room.
+            self.doubts().add(cell);
+        }
+        taken
+    }
+
+    /// Something too old to be remembered became the value of `cell`: what is told of that from now on was replaced by it.
+    pub fn restore_replaced(&self, cell: u64) {
+        let values = self.values.of(cell);
+        if values.stored.get(cell, 0).is_none() {
+            self.doubts().add(cell);
+        }
     }
 
     /// Nothing more will be restored.

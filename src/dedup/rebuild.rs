@@ -19,9 +19,10 @@
 //!    an id or a (type, space, timestamp) is not replaced.
 //! 2. **A current value is restored only when everything stored after it is known**: a value that was since replaced, taken
 //!    for current, would have a revision dropped as a repeat. So a chunk tells current values once it was read to its end; a
-//!    partition with a chunk that was not is asked for that one again, and goes no further back before. And a record that
-//!    does not lie in the partition where its key belongs now, because the topic grew, tells none: what replaced it would
-//!    lie in another. What ended unknown since the start puts memory in doubt by itself.
+//!    partition with a chunk that was not is asked for that one again, and goes no further back before. A record that made
+//!    a value current, but is too old to be remembered by its receipt, still says that what lies before it is not. And a
+//!    record that does not lie in the partition where its key belongs now, because the topic grew, tells none: what
+//!    replaced it would lie in another. What ended unknown since the start puts memory in doubt by itself.
 //! 3. Beside the engine's memory stand what one topic's chunks tell and librdkafka's queue, both bounded.
 
 mod chunk;

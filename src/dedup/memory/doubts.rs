@@ -1,11 +1,13 @@
-//! What ended unknown while what was stored before the start is still being read back.
+//! Of what is not known which value is current, while what was stored before the start is still being read back: what ended
+//! unknown, or was replaced by something that memory does not hold.
 
 use std::collections::HashSet;
 
-/// So many are told apart; some megabytes at most.
-const MOST: usize = 65_536;
+/// So many are told apart; some 9 MB at most, until the end. Records from just before the window are read in any case, two
+/// minutes of them: 4,000 values a second.
+const MOST: usize = 1 << 19;
 
-/// The (type, space, timestamp)s of such events: what is restored of them may have been replaced since.
+/// Such (type, space, timestamp)s: what is restored of them was, or may have been, replaced since.
 #[derive(Debug)]
 pub(super) enum Doubts {
     These(HashSet<u64>),

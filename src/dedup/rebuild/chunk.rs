@@ -11,6 +11,14 @@ use crate::kafka::tail::{Record, Span};
 /// around it.
 const FIRST: u8 = 8;
 
+/// What is kept of a record.
+#[derive(Debug)]
+enum Seen {
+    Told(Told),
+    /// It is from before the window, and made a value of this cell current: what lies before it is not.
+    Replaced(u64),
+}
+
 /// A span of a partition, and what its records tell.
 #[derive(Debug)]
 pub struct Chunk {
@@ -18,7 +26,9 @@ pub struct Chunk {
     /// How many of its first records were looked at for their age, and whether all of them are from before the window.
     looked_at: u8,
     beyond: bool,
-    told: Vec<Told>,
+    seen: Vec<Seen>,
+    /// The place of the first one there that is told.
+    first_told: Option<usize>,
 }
 
 impl AsMut<Span> for Chunk {
@@ -34,7 +44,8 @@ impl Chunk {
             span,
             looked_at: 0,
             beyond: true,
-            told: Vec::new(),
+            seen: Vec::new(),
+            first_told: None,
         }
     }
 
@@ -53,8 +64,10 @@ impl Chunk {
             self.looked_at += 1;
             self.beyond &= age > window + SLACK;
         }
-        // In a topic of which little is new, most are from before the window: they tell nothing.
-        if age > window {
+        let is_old = age > window;
+        // In a topic of which little is new, most are from before the window and before all that is told: with nothing
+        // left for them to have replaced.
+        if is_old && self.looked_at == FIRST && self.beyond && self.first_told.is_none() {
             return true;
         }
         let mut told = Told::by(record);
@@ -64,8 +77,18 @@ impl Chunk {
             // From before the topic grew: what replaced it would lie elsewhere.
             told.current = None;
         }
-        let is_ours = told.is_some();
-        self.told.extend(told);
+        let is_ours = is_old || told.is_some();
+        match told {
+            Some(told) if is_old => {
+                let replaced = told.current.map(|(cell, _)| Seen::Replaced(cell));
+                self.seen.extend(replaced);
+            }
+            Some(told) => {
+                self.first_told.get_or_insert(self.seen.len());
+                self.seen.push(Seen::Told(told));
+            }
+            None => {}
+        }
         is_ours
     }
 
@@ -78,11 +101,26 @@ impl Chunk {
     /// Hands on what was told, the last record first: of an id, and of a (type, space, timestamp), that one wins, here as
     /// between chunks. Returns how many ids and how many current values were taken.
     ///
-    /// Current values only of a chunk that was read to its end.
+    /// Current values only of a chunk that was read to its end; and only there it matters what was replaced: before one that
+    /// was not nothing is read until it was.
     pub fn settle(self, memory: &Memory, start: Start) -> (u64, u64) {
         let is_whole = self.span.is_read() && !self.span.is_altered();
         let (mut ids, mut values) = (0, 0);
-        for told in self.told.into_iter().rev() {
+        // Where the search ends nothing is read that these could have replaced.
+        let replacing_nothing = match self.reaches_beyond() {
+            true => self.first_told.unwrap_or(self.seen.len()),
+            false => 0,
+        };
+        for seen in self.seen.into_iter().skip(replacing_nothing).rev() {
+            let told = match seen {
+                Seen::Told(told) => told,
+                Seen::Replaced(cell) => {
+                    if is_whole {
+                        memory.restore_replaced(cell);
+                    }
+                    continue;
+                }
+            };
             let age = start.age(told.received_ms);
             if let Some((source, timestamp_ms)) = told.newest {
                 memory.restore_newest(source, timestamp_ms);

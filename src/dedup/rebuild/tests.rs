@@ -1,5 +1,6 @@
 //! Logs without Kafka: what is read back of them, and what memory makes of it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,11 +69,9 @@ struct Stored {
 impl Stored {
     /// Of an event received `age` ms before `start`.
     fn new(start: Start, age: i64, value: String) -> Self {
-        let received = std::time::UNIX_EPOCH + Duration::from_millis((start.ms - age) as u64);
-        let received = humantime::format_rfc3339_millis(received).to_string();
         let headers = vec![
             ("ce_id", event(&value).id().to_owned()),
-            ("ce_receivedat", received),
+            ("ce_receivedat", received(start, age)),
         ];
         let key = event(&value).space_id().to_owned();
         Self {
@@ -80,6 +79,11 @@ impl Stored {
             value,
             headers,
         }
+    }
+
+    /// As if it had been received then.
+    fn receive(&mut self, start: Start, age: i64) {
+        self.headers[1].1 = received(start, age);
     }
 
     fn with(mut self, name: &'static str, value: impl ToString) -> Self {
@@ -94,6 +98,11 @@ impl Stored {
         }
         record
     }
+}
+
+fn received(start: Start, age: i64) -> String {
+    let received = std::time::UNIX_EPOCH + Duration::from_millis((start.ms - age) as u64);
+    humantime::format_rfc3339_millis(received).to_string()
 }
 
 /// What Kafka does for a chunk, offsets being places in `log`.
@@ -119,6 +128,12 @@ fn read_of(log: &[Option<Stored>], chunk: &mut Chunk, of: usize, start: Start) {
 /// A memory rebuilt from a log in chunks of these sizes (again and again), and how many offsets were read.
 fn rebuilt(log: &[Option<Stored>], sizes: &[u64], start: Start) -> (Arc<Memory>, u64) {
     let memory = Memory::new(&settings(), start.instant);
+    let offsets = rebuild(&memory, log, sizes, start);
+    (memory, offsets)
+}
+
+/// The same into one that is there.
+fn rebuild(memory: &Memory, log: &[Option<Stored>], sizes: &[u64], start: Start) -> u64 {
     let mut partition = Partition::new(0, 0, log.len() as i64);
     let mut offsets = 0;
     for size in sizes.iter().cycle() {
@@ -129,9 +144,9 @@ fn rebuilt(log: &[Option<Stored>], sizes: &[u64], start: Start) -> (Arc<Memory>,
         read(log, &mut chunk, start);
         offsets += chunk.span().len();
         assert!(partition.read(chunk.span(), chunk.reaches_beyond()));
-        chunk.settle(&memory, start);
+        chunk.settle(memory, start);
     }
-    (memory, offsets)
+    offsets
 }
 
 /// What memory thinks of an event, and its current value.
@@ -454,6 +469,124 @@ fn one_from_before_the_window_may_lie_behind_one_within() {
     assert_eq!(verdict(&memory, &within, start), REDELIVERY);
 }
 
+/// A clock was put back, or what waited on disk came late: what replaced a value seems older than that, and than the window.
+#[test]
+fn what_was_replaced_by_something_that_seems_too_old_is_not_current() {
+    let start = Start::now();
+    let window = WINDOW.as_millis() as i64;
+    let short = config::Dedup {
+        reading_window: WINDOW / 3,
+        ..settings()
+    };
+    for (settings, before, age) in [
+        (settings(), -3_600_000, window + 1_000),
+        (settings(), 0, window + 1_000),
+        // Its id is remembered, its value no longer.
+        (short, 60_000, window / 2),
+    ] {
+        let first = id(100, 1);
+        let second = occupancy(&id(200, 2), 1, 5, 5);
+        let other = occupancy(&id(200, 3), 2, 5, 5);
+        let log = [
+            Some(Stored::new(start, before, occupancy(&first, 1, 5, 4))),
+            Some(Stored::new(start, 60_000, other)),
+            Some(Stored::new(start, age, second).with("ce_revision", 1)),
+        ];
+        for size in 1..4 {
+            let memory = Memory::new(&settings, start.instant);
+            rebuild(&memory, &log, &[size], start);
+            let back = verdict(&memory, &occupancy(&id(300, 3), 1, 5, 4), start);
+            assert!(revises(&back, &first, 1), "{back:?}");
+            // Others are in no doubt.
+            let other = occupancy(&id(300, 4), 2, 5, 5);
+            assert_eq!(verdict(&memory, &other, start), REPEAT);
+        }
+    }
+}
+
+/// Neither its id nor its time, only that it replaced something.
+#[test]
+fn what_is_too_old_tells_nothing_of_itself() {
+    let start = Start::now();
+    let age = WINDOW.as_millis() as i64 + 1_000;
+    let old = occupancy(&id(100, 1), 1, 5, 4);
+    let log = [Some(Stored::new(start, age, old.clone()))];
+    let (memory, _) = rebuilt(&log, &[1], start);
+    assert_eq!(
+        memory.entries(),
+        Memory::new(&settings(), start.instant).entries()
+    );
+    assert_eq!(
+        verdict(&memory, &old, start),
+        Verdict::Publish(crate::dedup::Marks::default())
+    );
+}
+
+/// What made no value current replaced none.
+#[test]
+fn what_is_too_old_and_was_no_current_value_replaced_none() {
+    let start = Start::now();
+    let age = WINDOW.as_millis() as i64 + 1_000;
+    let late = || Stored::new(start, age, occupancy(&id(90, 2), 1, 5, 5));
+    for late in [
+        late().with("ce_stale", true),
+        late().with("ce_duplicate", "repeat"),
+    ] {
+        let first = Stored::new(start, 60_000, occupancy(&id(100, 1), 1, 5, 4));
+        let log = [Some(first), Some(late)];
+        for size in 1..3 {
+            let (memory, _) = rebuilt(&log, &[size], start);
+            let again = occupancy(&id(300, 3), 1, 5, 4);
+            assert_eq!(verdict(&memory, &again, start), REPEAT);
+        }
+    }
+}
+
+/// It is read again, to its end, before anything that lies before it.
+#[test]
+fn half_a_chunk_leaves_no_doubt() {
+    let start = Start::now();
+    let age = WINDOW.as_millis() as i64 + 1_000;
+    let log = [
+        Some(Stored::new(start, age, occupancy(&id(100, 1), 1, 5, 4))),
+        Some(Stored::new(start, 30_000, occupancy(&id(200, 2), 1, 5, 5)).with("ce_revision", 1)),
+    ];
+    let memory = Memory::new(&settings(), start.instant);
+    let mut half = Chunk::of(Span::new(0, 0, 2));
+    assert!(half.as_mut().takes(0));
+    half.see(&log[0].as_ref().unwrap().record(), 1, start, WINDOW);
+    assert_eq!(half.settle(&memory, start), (0, 0));
+    rebuild(&memory, &log, &[2], start);
+    let again = occupancy(&id(300, 3), 1, 5, 5);
+    assert_eq!(verdict(&memory, &again, start), REPEAT);
+}
+
+/// There would be very many.
+#[test]
+fn where_the_search_ends_nothing_is_left_in_doubt() {
+    let start = Start::now();
+    let beyond = (WINDOW + SLACK).as_millis() as i64 + 1;
+    let value = |id: &str| occupancy(id, 1, 5, 4);
+    let old = |n: u8| Stored::new(start, beyond, value(&id(100, n)));
+    let waited = |n: u8| old(n).with("ce_spooled", true);
+    let again = value(&id(300, 3));
+    for logs in [
+        (0..20).map(old).collect::<Vec<_>>(),
+        (0..20).map(waited).chain([old(20)]).collect(),
+    ] {
+        let memory = Memory::new(&settings(), start.instant);
+        let log: Vec<_> = logs.into_iter().map(Some).collect();
+        let mut chunk = Chunk::of(Span::new(0, 0, log.len() as i64));
+        read(&log, &mut chunk, start);
+        assert!(chunk.reaches_beyond());
+        chunk.settle(&memory, start);
+        // As if more were read all the same.
+        let more = [Some(Stored::new(start, 0, value(&id(90, 1))))];
+        rebuild(&memory, &more, &[1], start);
+        assert_eq!(verdict(&memory, &again, start), REPEAT);
+    }
+}
+
 #[test]
 fn a_clock_ahead_of_ours_is_now() {
     let start = Start::now();
@@ -486,6 +619,11 @@ struct Step {
     mark: u8,
 }
 
+/// Of a clock that is ahead, or was put back; or none in particular.
+fn odd_age() -> impl Strategy<Value = Option<i64>> {
+    prop::option::of(-60_000..2 * WINDOW.as_millis() as i64)
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let who = (0_i64..40, 0_u8..3, 0_u8..3, 0_i64..3, 0_u32..3);
     (who, 0_i64..120_000, 0_i64..59_000, 0_u8..12).prop_map(
@@ -515,6 +653,8 @@ fn log_of(steps: &[Step], start: Start) -> (Vec<Option<Stored>>, Vec<String>) {
         events.push(body.clone());
         let age = match step.mark {
             6 => stored_at + 40 * step.delay,
+            // Before the window, but by so little that the search goes on.
+            7 => WINDOW.as_millis() as i64 + 1 + step.delay,
             _ => stored_at + step.delay,
         };
         let stored = Stored::new(start, age, body);
@@ -568,11 +708,14 @@ proptest! {
     fn any_chunks_tell_the_same(
         steps in prop::collection::vec(step(), 0..60),
         sizes in prop::collection::vec(1_u64..20, 1..6),
+        reading_window in prop::sample::select(vec![WINDOW, WINDOW / 3]),
     ) {
         let start = Start::now();
         let (log, events) = log_of(&steps, start);
-        let (memory, _) = rebuilt(&log, &sizes, start);
-        let whole = Memory::new(&settings(), start.instant);
+        let settings = config::Dedup { reading_window, ..settings() };
+        let memory = Memory::new(&settings, start.instant);
+        rebuild(&memory, &log, &sizes, start);
+        let whole = Memory::new(&settings, start.instant);
         let mut chunk = Chunk::of(Span::new(0, 0, log.len() as i64));
         read(&log, &mut chunk, start);
         chunk.settle(&whole, start);
@@ -582,6 +725,38 @@ proptest! {
             prop_assert_eq!(opinion(&memory, body, start), opinion(&whole, body, start));
             let other = body.replace("event_", "event-");
             prop_assert_eq!(opinion(&memory, &other, start), opinion(&whole, &other, start));
+        }
+    }
+
+    /// Whatever the receipts say, and however the log is cut: a repeat equals what was stored last.
+    #[test]
+    fn nothing_that_was_replaced_is_current(
+        steps in prop::collection::vec((step(), odd_age()), 0..40),
+        sizes in prop::collection::vec(1_u64..20, 1..6),
+        reading_window in prop::sample::select(vec![WINDOW, WINDOW / 3]),
+        max_readings in prop::sample::select(vec![3, 10_000]),
+    ) {
+        let start = Start::now();
+        let (plain, ages): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
+        let (mut log, events) = log_of(&plain, start);
+        let mut last = HashMap::new();
+        for ((stored, age), step) in log.iter_mut().zip(ages).zip(&plain) {
+            let Some(stored) = stored else { continue };
+            if let Some(age) = age {
+                stored.receive(start, age);
+            }
+            if !matches!(step.mark, 1 | 2) {
+                last.insert((step.space, step.minute), step.data);
+            }
+        }
+        let settings = config::Dedup { reading_window, max_readings, ..settings() };
+        let memory = Memory::new(&settings, start.instant);
+        rebuild(&memory, &log, &sizes, start);
+        for (body, step) in events.iter().zip(&plain) {
+            let other = body.replace("event_", "event-");
+            if verdict(&memory, &other, start) == REPEAT {
+                prop_assert_eq!(last.get(&(step.space, step.minute)), Some(&step.data));
+            }
         }
     }
 
