@@ -34,6 +34,7 @@ pub(super) use judge::{becomes, key_of_conflict};
 pub(super) use spooled::makes_current;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,8 @@ pub struct Memory {
     sources: Shards<Window<Source>>,
     /// Locked after a value's shard.
     doubts: Mutex<Doubts>,
+    /// More may come to be known of what was stored before the start.
+    is_restoring: AtomicBool,
 }
 
 /// How much a [`Memory`] holds.
@@ -107,6 +110,7 @@ impl Memory {
             values: Shards::new(settings.max_readings, Shard::new),
             sources: Shards::new(settings.max_readings, Window::new),
             doubts: Mutex::default(),
+            is_restoring: AtomicBool::new(true),
         })
     }
 
@@ -204,8 +208,10 @@ impl Memory {
     pub fn sweep(&self, now: Instant) {
         let now = self.moment(now);
         self.ids.sweep(|ids| ids.stored.sweep(now.ids_from));
-        self.values
-            .sweep(|values| values.stored.sweep(now.values_from));
+        self.values.sweep(|values| {
+            let forgets = self.forgets_value();
+            values.stored.sweep_telling(now.values_from, forgets)
+        });
     }
 
     /// How much it holds; past entries that are not freed yet included.
@@ -243,8 +249,8 @@ impl Memory {
     }
 
     /// Remembers what was stored as the current value `age` ago; whether it did, as above. Of one (type, space, timestamp) the
-    /// last is to be told first: what is told after one that is not remembered, for whatever reason, was replaced by it, and is
-    /// equal to nothing. So is what an event may have replaced that meanwhile ended unknown.
+    /// last is to be told first: what is told after one that is not remembered, or no longer, was replaced by it, and is equal
+    /// to nothing. So is what an event may have replaced that meanwhile ended unknown.
     pub fn restore_current(
         &self,
         cell: u64,
@@ -296,6 +302,7 @@ impl Memory {
     /// Nothing more will be restored.
     pub fn restored(&self) {
         self.doubts().end();
+        self.is_restoring.store(false, Ordering::Relaxed);
     }
 
     /// Remembers the time of an event that was stored, if there is room.
@@ -354,13 +361,26 @@ impl Memory {
                 current,
                 stored_at: stamp,
             };
-            values.stored.insert(value, now.values_from);
+            let forgets = self.forgets_value();
+            let stored = &mut values.stored;
+            stored.insert_telling(value, now.values_from, forgets);
         }
         if let Some(timestamp_ms) = stored.timestamp_ms {
             self.newest(stored.source, timestamp_ms);
         }
         drop(locked);
         waiting.into_iter().for_each(Waiting::wake);
+    }
+
+    /// To be told of a value, while its shard is locked, that is no longer held: what is restored after it would be taken for
+    /// current, though it was replaced by it. Once nothing is restored any more that does not matter, and nothing is locked.
+    fn forgets_value(&self) -> impl FnMut(u64) {
+        let is_restoring = self.is_restoring.load(Ordering::Relaxed);
+        move |cell| {
+            if is_restoring {
+                self.doubts().add(cell);
+            }
+        }
     }
 
     fn doubts(&self) -> MutexGuard<'_, Doubts> {

@@ -22,7 +22,8 @@
 //!    partition with a chunk that was not is asked for that one again, and goes no further back before. A record that made
 //!    a value current, but is too old to be remembered by its receipt, still says that what lies before it is not. And a
 //!    record that does not lie in the partition where its key belongs now, because the topic grew, tells none: what
-//!    replaced it would lie in another. What ended unknown since the start puts memory in doubt by itself.
+//!    replaced it would lie in another. What ended unknown since the start, and what memory has no room for or forgets
+//!    before all is read, puts it in doubt by itself.
 //! 3. Beside the engine's memory stand what one topic's chunks tell and librdkafka's queue, both bounded.
 
 mod chunk;

@@ -67,10 +67,16 @@ impl<E: Entry> Window<E> {
 
     /// Puts `entry` in, in the place of what has its key.
     pub fn insert(&mut self, entry: E, horizon: Tick) {
-        self.free(horizon, FREED_AT_ONCE);
+        self.insert_telling(entry, horizon, |_| ());
+    }
+
+    /// The same; `forgets` is told the keys of those that had to go for it, past or not.
+    pub fn insert_telling(&mut self, entry: E, horizon: Tick, mut forgets: impl FnMut(u64)) {
+        self.free(horizon, FREED_AT_ONCE, &mut forgets);
         if self.ring.len() == self.most {
             let replaced = self.ring.front().map(E::key) == Some(entry.key());
-            self.evictions += u64::from(self.pop(horizon) && !replaced);
+            let was_lost = self.pop(horizon, &mut forgets);
+            self.evictions += u64::from(was_lost && !replaced);
         }
         self.grow();
         let place = self.front.wrapping_add(self.ring.len() as u32);
@@ -93,7 +99,12 @@ impl<E: Entry> Window<E> {
 
     /// Frees some of what is past, and gives memory back when little of it is used; whether there is more to do.
     pub fn sweep(&mut self, horizon: Tick) -> bool {
-        let more = self.free(horizon, SWEPT_AT_ONCE);
+        self.sweep_telling(horizon, |_| ())
+    }
+
+    /// The same; `forgets` is told the keys of what was there.
+    pub fn sweep_telling(&mut self, horizon: Tick, mut forgets: impl FnMut(u64)) -> bool {
+        let more = self.free(horizon, SWEPT_AT_ONCE, &mut forgets);
         if !more {
             self.shrink();
         }
@@ -101,12 +112,14 @@ impl<E: Entry> Window<E> {
     }
 
     /// Frees up to `most` places from the front on; whether there may be more to free.
-    fn free(&mut self, horizon: Tick, most: usize) -> bool {
+    fn free(&mut self, horizon: Tick, most: usize, forgets: &mut impl FnMut(u64)) -> bool {
         for _ in 0..most {
             match self.ring.front() {
-                Some(first) if first.is_past(horizon) || !self.is_live(first) => self.pop(horizon),
+                Some(first) if first.is_past(horizon) || !self.is_live(first) => {
+                    self.pop(horizon, forgets);
+                }
                 _ => return false,
-            };
+            }
         }
         true
     }
@@ -151,13 +164,17 @@ impl<E: Entry> Window<E> {
     }
 
     /// Removes the front; whether something was lost that was neither replaced nor past.
-    fn pop(&mut self, horizon: Tick) -> bool {
+    fn pop(&mut self, horizon: Tick, forgets: &mut impl FnMut(u64)) -> bool {
         let Some(first) = self.ring.pop_front() else {
             return false;
         };
         let place = self.front;
         self.front = place.wrapping_add(1);
-        self.places.remove(first.key(), place) && !first.is_past(horizon)
+        let was_there = self.places.remove(first.key(), place);
+        if was_there {
+            forgets(first.key());
+        }
+        was_there && !first.is_past(horizon)
     }
 
     /// Makes room for one more: by doubling, and never beyond the bound.

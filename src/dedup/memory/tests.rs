@@ -166,27 +166,119 @@ fn what_is_restored_may_have_been_replaced_meanwhile() {
         Event::occupancy(2, 0, 5),
         Event::occupancy(4, 0, 4),
     );
-    let id = old.id();
-    let facts = old.facts(&id);
-    let restore = |memory: &Arc<Memory>| {
-        let current = Current {
-            reading: facts.reading,
-            id: EventId::new(&id),
-            revision: 0,
-        };
-        memory.restore_current(facts.cell.unwrap(), current, Duration::ZERO, now)
-    };
     let memory = Memory::new(&dropping(), now);
     unknown(&memory, new, now);
-    assert!(restore(&memory));
+    assert!(restore(&memory, old, Duration::ZERO, now));
     let marks = publish(&memory, again, now).unwrap();
-    assert_eq!(marks.revision.unwrap().supersedes.to_string(), id);
+    assert_eq!(marks.revision.unwrap().supersedes.to_string(), old.id());
     // All of it was read back before.
     let memory = Memory::new(&dropping(), now);
     memory.restored();
     unknown(&memory, new, now);
-    assert!(restore(&memory));
+    assert!(restore(&memory, old, Duration::ZERO, now));
     assert_eq!(publish(&memory, again, now), Err(Duplicate::Repeat));
+}
+
+/// With places for two values, which these take.
+fn small(now: Instant, others: [Event; 2]) -> Arc<Memory> {
+    let settings = config::Dedup {
+        max_readings: 2,
+        ..dropping()
+    };
+    let memory = Memory::new(&settings, now);
+    for event in others {
+        publish(&memory, event, now).unwrap();
+    }
+    memory
+}
+
+fn restore(memory: &Memory, event: Event, age: Duration, now: Instant) -> bool {
+    let id = event.id();
+    let facts = event.facts(&id);
+    let current = Current {
+        reading: facts.reading,
+        id: EventId::new(&id),
+        revision: 0,
+    };
+    memory.restore_current(facts.cell.unwrap(), current, age, now)
+}
+
+/// What was stored last is told first. What replaced a value is forgotten, or never was remembered, and then there is room
+/// for the value.
+#[test]
+fn what_is_restored_was_replaced_by_what_there_was_no_room_for() {
+    let now = Instant::now();
+    let event = Event::occupancy;
+    let (old, new, again) = (event(0, 0, 4), event(2, 0, 5), event(4, 0, 4));
+    let makes_room = |memory: &Arc<Memory>| {
+        // The first one's place is taken until it is at the front.
+        for value in 6..9 {
+            publish(memory, event(4 + 4 * value, 1, value), now).unwrap();
+        }
+        memory.sweep(now);
+        assert_eq!(memory.entries().readings, 1);
+    };
+    let is_in_doubt = |memory: &Arc<Memory>| {
+        assert!(restore(memory, old, Duration::ZERO, now));
+        match publish(memory, again, now) {
+            Ok(marks) => {
+                assert_eq!(marks.revision.unwrap().supersedes.to_string(), old.id());
+                true
+            }
+            Err(kind) => {
+                assert_eq!(kind, Duplicate::Repeat);
+                false
+            }
+        }
+    };
+
+    let memory = small(now, [event(8, 1, 4), event(9, 2, 4)]);
+    assert!(!restore(&memory, new, Duration::ZERO, now));
+    makes_room(&memory);
+    assert!(is_in_doubt(&memory));
+
+    // The first that goes.
+    for restores in [true, false] {
+        let memory = small(now, [event(8, 1, 4), event(12, 1, 5)]);
+        memory.sweep(now);
+        assert!(restore(&memory, new, Duration::ZERO, now));
+        if !restores {
+            memory.restored();
+        }
+        makes_room(&memory);
+        assert_eq!(is_in_doubt(&memory), restores);
+    }
+
+    // Others are in no doubt.
+    let memory = small(now, [event(8, 1, 4), event(9, 2, 4)]);
+    assert!(!restore(&memory, event(2, 3, 5), Duration::ZERO, now));
+    makes_room(&memory);
+    assert!(!is_in_doubt(&memory));
+}
+
+/// A clock was put back: what replaced a value is past first.
+#[test]
+fn what_is_restored_was_replaced_by_what_is_past_by_now() {
+    let now = Instant::now();
+    let (old, new, again) = (
+        Event::occupancy(0, 0, 4),
+        Event::occupancy(2, 0, 5),
+        Event::occupancy(4, 0, 4),
+    );
+    let later = now + Duration::from_secs(2);
+    for freed_by in 0..3 {
+        let memory = Memory::new(&dropping(), now);
+        assert!(restore(&memory, new, Duration::from_secs(29), now));
+        match freed_by {
+            0 => memory.sweep(later),
+            1 => _ = publish(&memory, Event::occupancy(6, 1, 1), later).unwrap(),
+            _ => {}
+        }
+        for start in [now, later] {
+            restore(&memory, old, Duration::ZERO, start);
+        }
+        assert!(publish(&memory, again, later).is_ok(), "{freed_by}");
+    }
 }
 
 /// Another replica knows of a conflict, or of a current value, that this one does not.

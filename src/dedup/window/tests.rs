@@ -104,9 +104,17 @@ proptest! {
         for (value, step) in steps.into_iter().enumerate() {
             let horizon = now - WINDOW;
             let kept = |key: u64, at| Kept { key: key << 20, value, at };
+            let there = |window: &Window<Kept>| -> Vec<u64> {
+                let keys = (0..12).map(|key| key << 20);
+                keys.filter(|key| window.get(*key, 0).is_some()).collect()
+            };
+            let before = there(&window);
+            let mut forgotten = Vec::new();
             match step {
                 Step::Insert(key) => {
-                    window.insert(kept(key, now), horizon);
+                    window.insert_telling(kept(key, now), horizon, |key| forgotten.push(key));
+                    // Its own, if the one before was at the front.
+                    forgotten.retain(|forgotten| *forgotten != key << 20);
                     model.insert(kept(key, now), most, horizon);
                 }
                 Step::Restore(key, age) => {
@@ -123,10 +131,14 @@ proptest! {
                 }
                 Step::Wait(ticks) => now += ticks,
                 Step::Sweep => {
-                    while window.sweep(horizon) {}
+                    while window.sweep_telling(horizon, |key| forgotten.push(key)) {}
                     model.free(horizon, 1_000);
                 }
             }
+            let after = there(&window);
+            let gone = before.into_iter().filter(|key| !after.contains(key));
+            forgotten.sort_unstable();
+            prop_assert_eq!(forgotten, gone.collect::<Vec<_>>());
             let horizon = now - WINDOW;
             for key in (0..12).map(|key| key << 20) {
                 prop_assert_eq!(window.get(key, horizon).copied(), model.get(key, horizon));
