@@ -7,7 +7,7 @@
 //! <prefix>:<topics>:i<id>      undecided (whose: token), for a lease of 3 s, renewed every second | spooled (reading) |
 //!                              published (reading)
 //! <prefix>:<topics>:c<cell>    the current value of a (type, space, timestamp): reading, revision, id, epoch
-//! <prefix>:<topics>:h<cell>    who is about to change it (token), for the same lease; remembered for 30 s
+//! <prefix>:<topics>:h<cell>    who is about to change it (token), for the same lease; remembered for 2 min
 //! <prefix>:<topics>:n<source>  time of the newest event of a source, for a day
 //! <prefix>:<topics>:e          the epoch, kept while anybody is there
 //! <prefix>:<topics>:s          in which run of Redis it began
@@ -38,8 +38,8 @@
 //! from its claim on, without interference, in the present epoch. Otherwise an event is published, as a revision or, by its
 //! id, as stale: a copy at worst. So nothing is a repeat of
 //! - a value that is held: who holds it may store another and die. A release for certain makes it what it was; an end that is
-//!   [unknown](Lease::unknown) does not, and for 30 s the commits of successors don't either, for the lost event may yet be
-//!   stored after them;
+//!   [unknown](Lease::unknown) does not, and for two minutes the commits of successors don't either, for the lost event may
+//!   yet be stored after them;
 //! - a value that was stored without Redis, or one next to which such was stored: in which order nobody knows;
 //! - a value of an earlier epoch. A replica begins a new one whenever it connects again, when it had to forget what was
 //!   stored, and when it finds another run of Redis than the epoch began in; one that has just started and finds the same run

@@ -102,7 +102,7 @@ pub fn producer(config: &config::Config, bootstrap: &str) -> ClientConfig {
 }
 
 /// How long librdkafka goes on with a record, and how long a broker may take for one request.
-fn timeouts(config: &config::Config) -> [Duration; 2] {
+pub fn timeouts(config: &config::Config) -> [Duration; 2] {
     if config.spool.dir.is_some() {
         // The entry on disk waits for the final word. As long as librdkafka goes on by itself no copy can come of it.
         return [DELIVERY_TIMEOUT, REQUEST_TIMEOUT];

@@ -18,8 +18,10 @@ pub const LEASE: Duration = Duration::from_secs(3);
 /// Between two renewals of a claim that stays open.
 pub const RENEWAL: Duration = Duration::from_secs(1);
 /// For how long it is remembered that a claim ended, or its holder died, without anybody knowing what became of its event:
-/// longer than a record can be on its way to Kafka.
-const SETTLING: Duration = Duration::from_secs(30);
+/// longer than a record can be on its way to Kafka, with the settings of any replica. With a spool librdkafka goes on with it
+/// for a minute, and the last request may take another 5 s; without one it is up to 60 s (`http.answer_within`) and three
+/// quarters of that. Sooner, another value could be relied on behind which that record is stored.
+const SETTLING: Duration = Duration::from_secs(120);
 /// For how long an epoch is remembered at least after the last replica has gone.
 const EPOCH: Duration = Duration::from_secs(24 * 3600);
 /// For how long the newest time of a source is remembered; a silent source is forgotten.
@@ -382,5 +384,32 @@ impl Terms {
         call.arg(format!("{}probe", self.prefix)).arg(1);
         call.arg("PX").arg(millis(LEASE));
         call
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Sources, load};
+    use crate::kafka::client;
+
+    fn config(flag: (&str, &str)) -> Option<Config> {
+        let flags = [("kafka.bootstrap_servers", "127.0.0.1:1"), flag];
+        let sources = Sources {
+            flags: flags.map(|(k, v)| (k.to_owned(), v.into())).into(),
+            ..Sources::default()
+        };
+        load(&sources, &|_, _| Ok(())).ok()
+    }
+
+    #[test]
+    fn what_ended_unknown_is_remembered_for_longer_than_its_record_is_under_way() {
+        let longest = ("http.answer_within", "60s");
+        assert!(config(("http.answer_within", "60001ms")).is_none());
+        for flag in [longest, ("spool.dir", "/var/lib/butlr-bridge")] {
+            let config = config(flag).expect("a configuration");
+            let [message, request] = client::timeouts(&config);
+            assert!(message + request < SETTLING, "{message:?} {request:?}");
+        }
     }
 }
