@@ -118,6 +118,13 @@ impl Desk {
         self.memory.restore_spooled(told, Instant::now());
     }
 
+    /// Not all that is in the spool will be known: `why`. What the topics tell as a current value may be replaced by the rest.
+    /// To be called after what is known of it was told.
+    pub fn spool_lacks(&self, why: String) {
+        self.memory.doubt_restored();
+        self.set_incomplete(why);
+    }
+
     /// What is in the spool is known, as far as it ever will be.
     pub fn spool_restored(&self) {
         self.set(SPOOL);

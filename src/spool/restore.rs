@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::{Content, Entry};
-use super::store::Store;
+use super::store::{Store, StoreError};
 use super::{Spool, now_ms};
 use crate::config;
 use crate::dedup::desk::Desk;
@@ -34,12 +34,15 @@ pub fn restore(spool: &Arc<Spool>, desk: &Arc<Desk>, settings: &config::Dedup) {
             // Also after a panic: events must not wait for what does not come.
             let _over = Over(&desk);
             let began = Instant::now();
-            let told = all(spool.store(), window, most);
+            let Told { told, lacks } = all(spool.store(), window, most);
             let entries = told.len();
             // The newest first: what is known already is newer than what is told.
             told.into_iter()
                 .rev()
                 .for_each(|told| desk.restore_spooled(told));
+            if let Some(why) = lacks {
+                desk.spool_lacks(why);
+            }
             if entries > 0 {
                 let took_s = began.elapsed().as_secs_f64();
                 tracing::info!(entries, took_s, "what waits in the spool is known again");
@@ -53,25 +56,41 @@ struct Over<'d>(&'d Desk);
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let why = "reading the spool failed".to_owned();
-            self.0.set_incomplete(why);
+            self.0.spool_lacks("reading the spool failed".to_owned());
         }
         self.0.spool_restored();
     }
 }
 
-/// What the entries tell, of a destination with very many those of the last `window`; at most `most` of each, the oldest first.
+/// What entries tell.
+#[derive(Default)]
+struct Told {
+    /// The oldest first.
+    told: VecDeque<SpooledTold>,
+    /// Why that is not all, if so.
+    lacks: Option<String>,
+}
+
+/// What the entries tell, of a destination with very many those of the last `window`; at most `most` of each.
 ///
 /// All of them get into Kafka after what is there now. So none is too old, whatever its receipt says: Kafka was away for long,
 /// or the clock was put back.
-fn all(store: &Store, window: Duration, most: usize) -> VecDeque<SpooledTold> {
-    let mut told = VecDeque::new();
+fn all(store: &Store, window: Duration, most: usize) -> Told {
+    let mut all = Told::default();
     for to in Destination::all() {
-        if store.present(to) > 0 {
-            of(store, to, window, most, &mut told);
+        if store.present(to) == 0 {
+            continue;
         }
+        let mut told = VecDeque::new();
+        if let Err(error) = of(store, to, window, most, &mut told) {
+            tracing::warn!(%error, "entries of the spool cannot be read back: copies of them are published as new");
+            all.lacks = Some(format!("entries of the spool cannot be read back: {error}"));
+            // What cannot be read may have replaced them.
+            told.iter_mut().for_each(|one| one.suspect = true);
+        }
+        all.told.append(&mut told);
     }
-    told
+    all
 }
 
 fn of(
@@ -80,7 +99,7 @@ fn of(
     window: Duration,
     most: usize,
     told: &mut VecDeque<SpooledTold>,
-) {
+) -> Result<(), StoreError> {
     let now_ms = now_ms();
     let reach = i64::try_from((window + SLACK).as_millis()).unwrap_or(i64::MAX);
     let since = now_ms.saturating_sub(reach);
@@ -89,17 +108,10 @@ fn of(
         true => 0,
         false => first_since(store, to, since),
     };
-    let mut taken = 0;
     loop {
-        let batch = match store.read(to, from, BATCH, BATCH_BYTES) {
-            Ok(batch) => batch,
-            Err(error) => {
-                tracing::warn!(%error, "entries of the spool cannot be read back: copies of them are published as new");
-                return;
-            }
-        };
+        let batch = store.read(to, from, BATCH, BATCH_BYTES)?;
         let Some((last, _)) = batch.last() else {
-            return;
+            return Ok(());
         };
         from = last + 1;
         for (seq, bytes) in &batch {
@@ -113,10 +125,8 @@ fn of(
                 one.age = Duration::ZERO;
             }
             let suspect = entry.in_doubt || handed.is_some_and(|upto| *seq <= upto);
-            if taken == most {
+            if told.len() == most {
                 told.pop_front();
-            } else {
-                taken += 1;
             }
             told.push_back(if suspect { one.suspected() } else { one });
         }
@@ -183,9 +193,9 @@ mod tests {
         let ages = [("a", 0), ("b", hour), ("c", 1_000)];
         let entries = ages.map(|(value, age)| (to, entry(age, value).encode()));
         store.append(&entries).unwrap();
-        let told = all(&store, WINDOW, 10);
+        let told = all(&store, WINDOW, 10).told;
         assert_eq!(told.len(), 3);
         assert!(told.iter().all(|one| one.age <= WINDOW));
-        assert_eq!(all(&store, WINDOW, 2).len(), 2);
+        assert_eq!(all(&store, WINDOW, 2).told.len(), 2);
     }
 }

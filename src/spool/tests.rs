@@ -3,6 +3,7 @@
 mod bench;
 mod fake;
 mod kafka;
+mod known;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::doubts::Doubts;
 use super::shard::Id;
 use super::stamp::Stamp;
 use super::{Memory, key_under, ticks};
@@ -31,6 +32,12 @@ impl Memory {
         let key = key_under(told.id_key, told.reading, told.conflict);
         let id = Id::new(key, told.reading, stamp);
         self.ids.of(key).stored.restore(id, now.ids_from)
+    }
+
+    /// Not all that is in the spool is known, and the rest may replace whatever is restored from now on: no current value of
+    /// that is equal to anything.
+    pub fn doubt_restored(&self) {
+        *self.doubts() = Doubts::All;
     }
 
     /// An event of the spool never gets into Kafka: the same event, sent again, is tried anew, and nothing is a repeat of it.

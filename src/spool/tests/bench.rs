@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::fake::Fake;
 use crate::config::{self, Drain, TimestampMode};
 use crate::dedup::Marks;
+use crate::dedup::desk::Desk;
 use crate::event::EventType;
 use crate::kafka::destination::Destination;
 use crate::kafka::lane::Lane;
@@ -77,13 +78,23 @@ impl Bench {
     }
 
     pub fn with(change: impl FnOnce(&mut config::Spool)) -> Self {
+        Self::beside(None, change)
+    }
+
+    /// With a desk that hears of what gets into Kafka.
+    pub fn beside(desk: Option<Arc<Desk>>, change: impl FnOnce(&mut config::Spool)) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let mut settings = settings(dir.path());
         change(&mut settings);
-        Self::open(dir, settings, Fake::start())
+        Self::open(dir, settings, Fake::start(), desk)
     }
 
-    fn open(dir: Arc<tempfile::TempDir>, settings: config::Spool, kafka: Arc<Fake>) -> Self {
+    fn open(
+        dir: Arc<tempfile::TempDir>,
+        settings: config::Spool,
+        kafka: Arc<Fake>,
+        desk: Option<Arc<Desk>>,
+    ) -> Self {
         let lanes = lanes();
         let free = Arc::new(AtomicU64::new(1 << 40));
         let options = Options {
@@ -94,7 +105,7 @@ impl Bench {
         let parts = Parts {
             store,
             settings: settings.clone(),
-            desk: None,
+            desk,
             lanes: Arc::clone(&lanes),
             lane_events: 10_000,
             lane_bytes: 100 << 20,
@@ -142,7 +153,12 @@ impl Bench {
     }
 
     /// The process ends with what it has in flight, and another one begins.
-    pub fn restart(mut self) -> Self {
+    pub fn restart(self) -> Self {
+        self.restart_beside(None)
+    }
+
+    /// The same with a desk.
+    pub fn restart_beside(mut self, desk: Option<Arc<Desk>>) -> Self {
         self.spool.end();
         self.draining = None;
         self.kafka.forget();
@@ -151,7 +167,7 @@ impl Bench {
         let settings = self.settings.clone();
         assert_eq!(Arc::strong_count(&self.spool), 1);
         drop(self);
-        Self::open(dir, settings, kafka)
+        Self::open(dir, settings, kafka, desk)
     }
 
     pub fn lane(&self, to: Destination) -> &Arc<Lane> {

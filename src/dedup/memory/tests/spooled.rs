@@ -239,6 +239,29 @@ fn what_is_read_back_after_something_was_drained_is_in_doubt() {
     }
 }
 
+/// What of the spool is not known may come after what the topics tell.
+#[test]
+fn what_is_restored_beside_a_spool_that_is_not_known_is_in_doubt() {
+    let now = Instant::now();
+    let memory = Memory::new(&dropping(), now);
+    let event = |id, cell, value| Event::occupancy(id, cell, value);
+    assert!(memory.restore_spooled(told(event(0, 0, 4), &Marks::default(), NO_AGE), now));
+    memory.doubt_restored();
+    let current = event(2, 1, 5);
+    let id = current.id();
+    let facts = current.facts(&id);
+    let value = Current {
+        reading: facts.reading,
+        id: EventId::new(&id),
+        revision: 0,
+    };
+    assert!(memory.restore_current(facts.cell.unwrap(), value, NO_AGE, now));
+    memory.restored();
+    assert_eq!(dropped(&memory, event(4, 0, 4), now), (Repeat, true));
+    assert!(publish(&memory, event(6, 1, 5), now).is_ok());
+    assert_eq!(dropped(&memory, event(8, 1, 5), now), (Repeat, false));
+}
+
 #[test]
 fn what_an_entry_tells() {
     let event = Event::occupancy(0, 0, 4);

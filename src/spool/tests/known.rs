@@ -1,0 +1,83 @@
+//! What duplicate detection knows of what is in the spool.
+
+use super::*;
+use crate::config::{self, Sources};
+use crate::dedup::desk::{Claimed, Desk};
+use crate::event::{EventType, Limits, Parsed, parse};
+use crate::metrics::Metrics;
+use crate::spool::restore::restore;
+
+fn desk() -> (config::Dedup, Arc<Desk>) {
+    let address = ("kafka.bootstrap_servers".to_owned(), "127.0.0.1:1".into());
+    let sources = Sources {
+        flags: vec![address],
+        ..Sources::default()
+    };
+    let config = config::load(&sources, &|_, _| Ok(())).expect("a configuration");
+    let desk = Desk::open(&config, &Metrics::new(&config.topics.names())).expect("no Redis");
+    (config.dedup, Arc::new(desk.expect("it is on")))
+}
+
+/// Of always the same room and time.
+fn occupancy(id: &str, people: u32) -> String {
+    format!(
+        r#"{{"id":"{id}","type":"ROOM_OCCUPANCY","timestamp":1800000000000,"version":"v1.0.0","metadata":{{"room_id":"r"}},"data":{people}}}"#
+    )
+}
+
+fn with_facts<T>(event: &str, call: impl FnOnce(&Facts<'_>) -> T) -> T {
+    match parse(event.as_bytes(), None, Limits::NONE) {
+        Ok(Parsed::One(Ok(event))) => call(&Facts::of(&event, true)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// As what, and whether of something on disk, an event is dropped; `None`: it is to be published.
+fn dropped(desk: &Desk, event: &str) -> Option<(Duplicate, bool)> {
+    let claimed = with_facts(event, |facts| {
+        desk.try_claim(EventType::RoomOccupancy, facts, Instant::now())
+    });
+    match claimed.expect("nothing is undecided") {
+        Claimed::Publish { .. } => None,
+        Claimed::Duplicate { kind, spooled } => Some((kind, spooled)),
+    }
+}
+
+async fn keep(bench: &Bench, event: &str) {
+    let entry = new_entry(ROOM, event.as_bytes(), false);
+    assert_eq!(bench.spool.keep(entry, None, None).await, Ok(()));
+}
+
+async fn restored(bench: &Bench, desk: &Arc<Desk>, settings: &config::Dedup) {
+    restore(&bench.spool, desk, settings);
+    bench.until("restored", |_| desk.knows_spool()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_cannot_be_read_back_leaves_no_value_that_others_repeat() {
+    for is_readable in [true, false] {
+        // A segment for each.
+        let bench = Bench::with(|s| s.segment_bytes = 1);
+        keep(&bench, &occupancy("a", 4)).await;
+        // The first read ends among these.
+        bench.keep_all(ROOM, "others", 0..1_000).await;
+        keep(&bench, &occupancy("b", 5)).await;
+        keep(&bench, &occupancy("c", 6)).await;
+        if !is_readable {
+            let segments = bench.spool.store().segments();
+            let [.., of_b, _] = &segments[..] else {
+                panic!("{segments:?}");
+            };
+            std::fs::remove_file(bench.dir.path().join(&of_b.file)).unwrap();
+        }
+        let (settings, desk) = desk();
+        restored(&bench, &desk, &settings).await;
+        let redelivery = Some((Duplicate::Redelivery, true));
+        assert_eq!(dropped(&desk, &occupancy("a", 4)), redelivery);
+        assert_eq!(desk.incomplete().is_none(), is_readable);
+        // The 6 came after it, whether or not that can be read.
+        assert_eq!(dropped(&desk, &occupancy("d", 4)), None);
+        let repeat = is_readable.then_some((Duplicate::Repeat, true));
+        assert_eq!(dropped(&desk, &occupancy("e", 6)), repeat);
+    }
+}
