@@ -118,11 +118,10 @@ impl Desk {
         self.memory.restore_spooled(told, Instant::now());
     }
 
-    /// Not all that is in the spool will be known: `why`. What the topics tell as a current value may be replaced by the rest.
-    /// To be called after what is known of it was told.
-    pub fn spool_lacks(&self, why: String) {
+    /// Not all that is in the spool will be known: the rest may replace what the topics tell as a current value. To be called
+    /// after what is known of it was told.
+    pub fn doubt_restored(&self) {
         self.memory.doubt_restored();
-        self.set_incomplete(why);
     }
 
     /// What is in the spool is known, as far as it ever will be.

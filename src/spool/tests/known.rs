@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::config::{self, Sources};
+use crate::dedup::claim::Current;
 use crate::dedup::desk::{Claimed, Desk};
+use crate::dedup::event_id::EventId;
 use crate::event::{EventType, Limits, Parsed, parse};
 use crate::metrics::Metrics;
 use crate::spool::restore::restore;
@@ -20,8 +22,12 @@ fn desk() -> (config::Dedup, Arc<Desk>) {
 
 /// Of always the same room and time.
 fn occupancy(id: &str, people: u32) -> String {
+    in_room("r", id, people)
+}
+
+fn in_room(room: &str, id: &str, people: u32) -> String {
     format!(
-        r#"{{"id":"{id}","type":"ROOM_OCCUPANCY","timestamp":1800000000000,"version":"v1.0.0","metadata":{{"room_id":"r"}},"data":{people}}}"#
+        r#"{{"id":"{id}","type":"ROOM_OCCUPANCY","timestamp":1800000000000,"version":"v1.0.0","metadata":{{"room_id":"{room}"}},"data":{people}}}"#
     )
 }
 
@@ -79,5 +85,33 @@ async fn what_cannot_be_read_back_leaves_no_value_that_others_repeat() {
         assert_eq!(dropped(&desk, &occupancy("d", 4)), None);
         let repeat = is_readable.then_some((Duplicate::Repeat, true));
         assert_eq!(dropped(&desk, &occupancy("e", 6)), repeat);
+    }
+}
+
+/// What is left out may be newer than what the topics tell, and come after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn beside_very_many_entries_the_topics_tell_no_value_that_others_repeat() {
+    for most in [2, 1] {
+        let bench = Bench::new();
+        keep(&bench, &occupancy("b", 5)).await;
+        keep(&bench, &in_room("another", "c", 6)).await;
+        let (mut settings, desk) = desk();
+        settings.max_ids = most;
+        restored(&bench, &desk, &settings).await;
+        assert_eq!(desk.incomplete().is_none(), most == 2);
+        let repeat = Some((Duplicate::Repeat, true));
+        assert_eq!(dropped(&desk, &in_room("another", "d", 6)), repeat);
+        // Of before the 5.
+        with_facts(&occupancy("a", 4), |facts| {
+            let current = Current {
+                reading: facts.reading,
+                id: EventId::new("a"),
+                revision: 0,
+            };
+            let (cell, now) = (facts.cell.unwrap(), Instant::now());
+            let memory = desk.memory();
+            memory.restore_current(cell, current, Duration::ZERO, now);
+        });
+        assert_eq!(dropped(&desk, &occupancy("e", 4)), None);
     }
 }
