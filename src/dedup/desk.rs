@@ -140,6 +140,15 @@ impl Desk {
         self.memory.forget(facts, marks);
     }
 
+    /// Something of the spool is lost, and nobody knows what: nothing of it is known any more. (With Redis no current value is
+    /// relied on, either; but ids of what was spooled are those of something stored while Redis remembers them.)
+    pub fn distrust_spooled(&self) {
+        self.memory.distrust_spooled();
+        if let Some(shared) = &self.shared {
+            shared.distrust_spooled();
+        }
+    }
+
     /// An event that was spooled, with these marks, is in Kafka now. Nothing is waited for.
     pub fn drained(&self, facts: &Facts<'_>, marks: &Marks) {
         let follows = self.memory.drained(facts, marks);

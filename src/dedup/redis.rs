@@ -42,7 +42,7 @@
 //!   yet be stored after them;
 //! - a value that was stored without Redis, or one next to which such was stored: in which order nobody knows;
 //! - a value of an earlier epoch. A replica begins a new one whenever it connects again, when it had to forget what was
-//!   stored, and when it finds another run of Redis than the epoch began in; one that has just started and finds the same run
+//!   stored, when something of its disk was lost, and when it finds another run of Redis than the epoch began in; one that has just started and finds the same run
 //!   keeps it. So a Redis that comes back empty, older (from a snapshot, as a replica that lagged) or without what was told it
 //!   last is not believed;
 //! - a value that got out of another replica's disk, or next to which, or after which, one did: which of the two Kafka has
@@ -262,6 +262,11 @@ impl Shared {
         {
             self.line.forget_drained(&drained);
         }
+    }
+
+    /// Something of this replica's spool is lost, and nobody knows what: it may be a current value.
+    pub fn distrust_spooled(&self) {
+        self.line.set_forgotten();
     }
 
     /// Waits until what was said so far has reached Redis, `patience` at most; afterwards it may be lost.

@@ -65,6 +65,11 @@ impl<E: Entry> Window<E> {
         self.ring.get_mut(place.wrapping_sub(front) as usize)
     }
 
+    /// All of them, those that are past or were replaced included, to be changed where they are.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut E> {
+        self.ring.iter_mut()
+    }
+
     /// Puts `entry` in, in the place of what has its key.
     pub fn insert(&mut self, entry: E, horizon: Tick) {
         self.insert_telling(entry, horizon, |_| ());

@@ -145,6 +145,7 @@ fn run(kit: &Kit, look: &Arc<Look>, stop: &Arc<AtomicBool>) {
     let mut progress = Progress::default();
     let mut flushed = Instant::now();
     let mut patience = Duration::ZERO;
+    let mut told_lost = 0;
     loop {
         let stopping = stop.load(Ordering::Acquire);
         let words = shared
@@ -159,6 +160,7 @@ fn run(kit: &Kit, look: &Arc<Look>, stop: &Arc<AtomicBool>) {
         if stopping {
             break;
         }
+        tell_lost(shared, &mut told_lost);
         look_for_recovered(kit, &mut courses, look, stop);
         let now = Instant::now();
         let halted = shared.ending.load(Ordering::Acquire);
@@ -186,6 +188,19 @@ fn hear(kit: &Kit, courses: &mut [Course], word: Word) {
         } => courses[to.index()].settled(kit, seq, report, took),
         Word::Doubt { to, seq, stored } => courses[to.index()].resolved(kit, seq, stored),
         Word::Looked { to, found } => courses[to.index()].looked(kit, found),
+    }
+}
+
+/// Who looks for duplicates is told of damage, so that what is sent again is not taken for a copy of what is lost. Not before
+/// all that was there at the start is known: that may be told after it was lost.
+fn tell_lost(shared: &Shared, told: &mut u64) {
+    let lost = shared.lost();
+    if lost > *told
+        && let Some(desk) = &shared.desk
+        && desk.knows_spool()
+    {
+        *told = lost;
+        desk.distrust_spooled();
     }
 }
 

@@ -294,9 +294,8 @@ impl Spool {
 
     /// What became of all entries, as far as this process knows them.
     pub fn life(&self) -> Life {
-        let each = Destination::all().map(|to| self.shared.store.lost(to));
-        let lost = each.iter().sum();
-        self.shared.counts.life(self.shared.present(), lost)
+        let shared = &self.shared;
+        shared.counts.life(shared.present(), shared.lost())
     }
 
     /// For exporting; the gauges are as of [`Spool::set_gauges`].
@@ -369,6 +368,11 @@ impl Drop for Spool {
 impl Shared {
     fn present(&self) -> u64 {
         let each = Destination::all().map(|to| self.store.present(to));
+        each.iter().sum()
+    }
+
+    fn lost(&self) -> u64 {
+        let each = Destination::all().map(|to| self.store.lost(to));
         each.iter().sum()
     }
 

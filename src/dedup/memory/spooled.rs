@@ -58,6 +58,23 @@ impl Memory {
         }
     }
 
+    /// Something of the spool is lost, and nobody knows what: whatever is there is tried anew when it is sent again, and
+    /// nothing is a repeat of it. What is in Kafka stays known.
+    pub fn distrust_spooled(&self) {
+        // Before the ids: a repeat leaves one.
+        for mut values in self.values.iter() {
+            let spooled = values
+                .stored
+                .iter_mut()
+                .filter(|value| value.stored_at.is_spooled());
+            spooled.for_each(|value| value.current.contest());
+        }
+        for mut ids in self.ids.iter() {
+            let spooled = ids.stored.iter_mut().filter(|id| id.stored_at.is_spooled());
+            spooled.for_each(|id| id.stored_at.expire());
+        }
+    }
+
     /// An event of the spool got into Kafka, under `marks`. Returns the id of a current value that is still in the spool and
     /// so comes after it.
     ///

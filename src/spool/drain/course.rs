@@ -64,6 +64,8 @@ pub(super) struct Course {
     confirmed: Vec<u64>,
     /// Of those the line has published.
     passed: u64,
+    /// Of these, those that were not there.
+    missing: u64,
     window: Window,
     pause: Pause,
     /// Partition → the offset that its next record gets, at least.
@@ -119,6 +121,7 @@ impl Course {
             ambiguous: HashSet::new(),
             confirmed: Vec::new(),
             passed: 0,
+            missing: 0,
             window: Window::new(Instant::now()),
             pause: Pause::default(),
             tails: BTreeMap::new(),
@@ -445,6 +448,13 @@ impl Course {
                 missing,
                 "entries of the spool are gone, by damage"
             );
+            self.missing += missing;
+            // Of what the store counts as lost it was told when that was found.
+            if self.missing > shared.store.lost(self.to)
+                && let Some(desk) = &shared.desk
+            {
+                desk.distrust_spooled();
+            }
             self.pass(kit, missing);
         }
         Ok(())

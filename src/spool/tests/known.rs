@@ -54,6 +54,18 @@ async fn keep(bench: &Bench, event: &str) {
     assert_eq!(bench.spool.keep(entry, None, None).await, Ok(()));
 }
 
+/// The same with its claim, as the pipeline does.
+async fn claim_and_keep(bench: &Bench, desk: &Desk, event: &str) {
+    let claimed = with_facts(event, |facts| {
+        desk.try_claim(EventType::RoomOccupancy, facts, Instant::now())
+    });
+    let Ok(Claimed::Publish { claim, .. }) = claimed else {
+        panic!("{claimed:?}");
+    };
+    let entry = new_entry(ROOM, event.as_bytes(), false);
+    assert_eq!(bench.spool.keep(entry, Some(claim), None).await, Ok(()));
+}
+
 async fn restored(bench: &Bench, desk: &Arc<Desk>, settings: &config::Dedup) {
     restore(&bench.spool, desk, settings);
     bench.until("restored", |_| desk.knows_spool()).await;
@@ -114,4 +126,56 @@ async fn beside_very_many_entries_the_topics_tell_no_value_that_others_repeat() 
         });
         assert_eq!(dropped(&desk, &occupancy("e", 4)), None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_lost_to_damage_is_taken_when_it_is_sent_again() {
+    let (_, desk) = desk();
+    // A segment for each.
+    let mut bench = Bench::beside(Some(Arc::clone(&desk)), |s| s.segment_bytes = 1);
+    let (lost, kept) = (occupancy("lost", 4), in_room("another", "kept", 5));
+    for event in [&lost, &kept] {
+        claim_and_keep(&bench, &desk, event).await;
+        let redelivery = Some((Duplicate::Redelivery, true));
+        assert_eq!(dropped(&desk, event), redelivery);
+    }
+    let file = bench.spool.store().segments()[0].file.clone();
+    let path = bench.dir.path().join(file);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = memchr::memmem::rfind(&bytes, lost.as_bytes()).expect("it is there");
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    bench.drain();
+    bench.until_empty().await;
+    assert_eq!(
+        (bench.spool.life().lost, bench.spool.life().drained),
+        (1, 1)
+    );
+    bench
+        .until("told", |_| dropped(&desk, &lost).is_none())
+        .await;
+    claim_and_keep(&bench, &desk, &lost).await;
+    bench.until_empty().await;
+    assert_eq!(dropped(&desk, &lost), Some((Duplicate::Redelivery, false)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn beside_entries_that_are_gone_without_a_word_nothing_is_trusted() {
+    let (_, desk) = desk();
+    let mut bench = Bench::beside(Some(Arc::clone(&desk)), |_| {});
+    bench.kafka.set(&topic(ROOM), Mood::Hangs);
+    bench.drain();
+    let event = occupancy("a", 4);
+    claim_and_keep(&bench, &desk, &event).await;
+    bench.until("sent", |b| b.kafka.queued() == 1).await;
+    let redelivery = Some((Duplicate::Redelivery, true));
+    assert_eq!(dropped(&desk, &event), redelivery);
+    let line = &bench.spool.shared.lines[TRAFFIC.index()];
+    line.add(1);
+    line.publish(1);
+    bench
+        .until("told", |_| dropped(&desk, &event).is_none())
+        .await;
+    bench.kafka.set(&topic(ROOM), Mood::Up);
+    bench.until_empty().await;
 }

@@ -239,6 +239,37 @@ fn what_is_read_back_after_something_was_drained_is_in_doubt() {
     }
 }
 
+/// Whatever is on disk may be what is lost, a repeat of it too. What Kafka has is there.
+#[test]
+fn what_may_be_lost_is_tried_anew() {
+    let now = Instant::now();
+    let memory = Memory::new(&dropping(), now);
+    let event = |id, cell, value| Event::occupancy(id, cell, value);
+    let (on_disk, repeat) = (event(0, 0, 4), event(2, 0, 4));
+    let [drained_later, drained_before, direct] =
+        [(4, 1, 5), (6, 2, 6), (8, 3, 7)].map(|(id, cell, value)| event(id, cell, value));
+    spool(&memory, on_disk, now);
+    assert_eq!(dropped(&memory, repeat, now), (Repeat, true));
+    let marks = spool(&memory, drained_later, now);
+    let of_before = spool(&memory, drained_before, now);
+    drained(&memory, drained_before, &of_before);
+    publish(&memory, direct, now).unwrap();
+
+    memory.distrust_spooled();
+    for event in [drained_before, direct] {
+        assert_eq!(dropped(&memory, event, now), (Redelivery, false));
+    }
+    assert_eq!(dropped(&memory, event(10, 2, 6), now), (Repeat, false));
+    assert_eq!(dropped(&memory, event(12, 3, 7), now), (Repeat, false));
+    // It is still there, and gets into Kafka.
+    assert_eq!(drained(&memory, drained_later, &marks), None);
+    for event in [on_disk, drained_later] {
+        assert!(publish(&memory, event, now).is_ok());
+        assert_eq!(dropped(&memory, event, now), (Redelivery, false));
+    }
+    assert_eq!(dropped(&memory, repeat, now), (Repeat, false));
+}
+
 /// What of the spool is not known may come after what the topics tell.
 #[test]
 fn what_is_restored_beside_a_spool_that_is_not_known_is_in_doubt() {

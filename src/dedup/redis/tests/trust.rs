@@ -161,6 +161,22 @@ fn a_commit_that_was_lost() {
 }
 
 #[test]
+fn a_spool_that_lost_something() {
+    let Some(server) = redis(&[]) else { return };
+    let story = Story::new();
+    let [one, other] = story.replicas(&server);
+    runtime().block_on(async {
+        story.store(&one, 4).await;
+        story.assert_repeat(&other, 4).await;
+        one.shared.distrust_spooled();
+        until("an epoch began", || !one.shared.line.has_forgotten()).await;
+        one.shared.flush(PATIENT).await;
+        story.store(&other, 4).await;
+        story.assert_repeat(&one, 4).await;
+    });
+}
+
+#[test]
 fn what_is_told_in_another_order_than_it_was_stored() {
     let Some(server) = redis(&[]) else { return };
     for tellers in 1..4 {
