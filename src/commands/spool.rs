@@ -18,6 +18,7 @@ use super::{ConfigArguments, FAILED, MISUSED, load, misused};
 use crate::config::{Config, Sources};
 use crate::event::EventType;
 use crate::kafka::destination::Destination;
+use crate::spool::store;
 use look::guarded;
 
 #[derive(clap::Args, Debug)]
@@ -165,15 +166,9 @@ fn dir_of(config: &Config) -> Result<PathBuf, Failure> {
 /// Fails where there is no spool: a directory that was mistyped must not look like an empty one.
 fn require_spool(dir: &Path) -> Result<(), Failure> {
     let shown = dir.display();
-    let names = std::fs::read_dir(dir).and_then(|entries| {
-        let name = |entry: io::Result<std::fs::DirEntry>| {
-            entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
-        };
-        entries.map(name).collect::<io::Result<Vec<_>>>()
-    });
-    match names {
-        Ok(names) if names.iter().any(|name| belongs_to_a_spool(name)) => Ok(()),
-        Ok(_) => Err(Failure::Misused(format!(
+    match store::is_in(dir) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::Misused(format!(
             "there is no spool in {shown}: no bridge has used this directory yet; look whether spool.dir or --dir names the right one"
         ))),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Failure::Failed(
@@ -183,10 +178,6 @@ fn require_spool(dir: &Path) -> Result<(), Failure> {
             "{shown} cannot be read: {error}; look whether spool.dir or --dir names the right directory"
         ))),
     }
-}
-
-fn belongs_to_a_spool(name: &str) -> bool {
-    matches!(name, "manifest.json" | "lock") || name.ends_with(".redb")
 }
 
 /// `--type`: any spelling of a type, as in topics too, or `quarantine`.
@@ -240,7 +231,16 @@ mod tests {
         let misused = |dir: &Path| matches!(require_spool(dir), Err(Failure::Misused(_)));
         assert!(misused(dir.path()));
         assert!(misused(&dir.path().join("none")));
-        std::fs::write(dir.path().join("notes.txt"), "x").unwrap();
+        for file in ["notes.txt", "lock", "data.redb", "1.redb"] {
+            std::fs::write(dir.path().join(file), "x").unwrap();
+        }
+        let manifest = dir.path().join("manifest.json");
+        std::fs::write(&manifest, r#"{"name":"an app"}"#).unwrap();
+        assert!(misused(dir.path()));
+        let ours = r#"{"format":1,"checksum":"0","body":{}}"#;
+        std::fs::write(&manifest, ours).unwrap();
+        assert!(require_spool(dir.path()).is_ok());
+        std::fs::remove_file(manifest).unwrap();
         assert!(misused(dir.path()));
         std::fs::write(dir.path().join("00000001.redb"), "x").unwrap();
         assert!(require_spool(dir.path()).is_ok());

@@ -5,7 +5,7 @@
 //! manifest.json    which segments there are, what was removed from them, how far entries were handed to Kafka
 //! 00000007.redb    a segment: rows by destination and sequence number
 //! 00000006.retired its rows are all removed; waits for the manifest to forget it
-//! *.new            not yet something: removed at the next start
+//! <one of these>.new  not yet something: removed at the next start
 //! set-aside.redb   entries that Kafka refuses for good, with the reason
 //! damaged/         files in which something was wrong, as they were found
 //! ```
@@ -88,6 +88,14 @@ pub enum OpenError {
         dir: String,
         /// What the system says.
         source: io::Error,
+    },
+    /// It is another program's.
+    #[error(
+        "{dir} holds a {MANIFEST} that is no spool's, and no file of a spool: give the spool a directory of its own; if this is one whose {MANIFEST} is damaged and nothing else is left of it, move that away"
+    )]
+    Foreign {
+        /// The directory.
+        dir: String,
     },
 }
 
@@ -431,12 +439,35 @@ fn retired_name(number: u32) -> String {
     format!("{number:08}.retired")
 }
 
-/// The number of a segment's file with this extension; for `redb` and `damaged/` also where more follows.
+/// The number of a segment's file with this extension; none where the spool itself would write another name.
 fn number_of(name: &str, extension: &str) -> Option<u32> {
-    name.strip_suffix(extension)?
-        .strip_suffix('.')?
-        .parse()
-        .ok()
+    let digits = name.strip_suffix(extension)?.strip_suffix('.')?;
+    let number = digits.parse().ok()?;
+    (digits == format!("{number:08}")).then_some(number)
+}
+
+/// Whether this is what a file is called that was not finished.
+fn is_unfinished(name: &str) -> bool {
+    name.strip_suffix(".new").is_some_and(|name| {
+        [MANIFEST, set_aside::SET_ASIDE].contains(&name) || number_of(name, "redb").is_some()
+    })
+}
+
+/// Whether a directory holds a spool, or a part of one: a segment, what was set aside, or a manifest.
+///
+/// # Errors
+/// It can't be read.
+pub fn is_in(dir: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        let is_manifest = || std::fs::read(dir.join(MANIFEST)).is_ok_and(|b| manifest::is_one(&b));
+        let is_one = number_of(&name, "redb").is_some() || name == set_aside::SET_ASIDE;
+        if is_one || (name == MANIFEST && is_manifest()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A panic elsewhere leaves nothing half-done in these.

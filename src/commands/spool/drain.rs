@@ -91,6 +91,7 @@ fn open(config: &Config, dir: &Path) -> Result<(Store, Found), Failure> {
             "a running bridge, or another drain, uses the spool {dir}, and a running bridge drains it by itself; stop the bridge first: scaling down = stop, drain, delete the volume"
         )),
         OpenError::Io { .. } => Failure::Failed(error.to_string()),
+        OpenError::Foreign { .. } => Failure::Misused(error.to_string()),
     })
 }
 

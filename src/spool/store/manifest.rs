@@ -91,6 +91,11 @@ impl Manifest {
     }
 }
 
+/// Whether it was one once, damaged or of another release as it may be.
+pub(super) fn is_one(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<Envelope<'_>>(bytes).is_ok()
+}
+
 fn checksum(body: &RawValue) -> String {
     format!("{:016x}", xxh3_64(body.get().as_bytes()))
 }

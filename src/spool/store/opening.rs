@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io::ErrorKind,
     ops::ControlFlow,
+    path::Path,
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -16,9 +17,10 @@ use super::{
     disk::Disk,
     file::{FileError, SegmentFile},
     frame::salvage,
-    lock,
-    manifest::{Manifest, WrittenHanded},
+    is_unfinished, lock,
+    manifest::{self, Manifest, WrittenHanded},
     number_of, segment_name,
+    set_aside::SET_ASIDE,
     state::{Segment, State, place_of, segment_of},
     writing::{Writer, received_ms},
 };
@@ -37,6 +39,18 @@ struct Listing {
     next_segment: u32,
 }
 
+/// Whether there is another program's manifest, and nothing of a spool: a directory that was mistyped is left as it is.
+fn is_foreign(disk: &dyn Disk, dir: &Path) -> bool {
+    let is_others = |bytes: Vec<u8>| !manifest::is_one(&bytes);
+    let is_ours = |(name, _): &(String, u64)| {
+        let is_numbered = |extension| number_of(name, extension).is_some();
+        name == SET_ASIDE || is_numbered("redb") || is_numbered("retired")
+    };
+    disk.read(&dir.join(MANIFEST)).is_ok_and(is_others)
+        && !disk.list(dir).unwrap_or_default().iter().any(is_ours)
+        && disk.list(&dir.join(DAMAGED)).is_err()
+}
+
 impl Store {
     pub(super) fn open_on(
         disk: Arc<dyn Disk>,
@@ -49,6 +63,9 @@ impl Store {
             dir: dir.clone(),
             source,
         };
+        if is_foreign(&*disk, &options.dir) {
+            return Err(OpenError::Foreign { dir });
+        }
         let mut directory_lock = None;
         if !read_only {
             disk.create_dir(&options.dir).map_err(io)?;
@@ -89,7 +106,7 @@ impl Store {
         };
         let mut seen = 0;
         for (name, len) in self.disk.list(&self.dir)? {
-            if name.ends_with(".new") {
+            if is_unfinished(&name) {
                 listing.unfinished.push(name);
             } else if let Some(number) = number_of(&name, "redb") {
                 listing.segments.push((number, len));

@@ -1,7 +1,7 @@
 //! What the store does when nothing is wrong.
 
 use super::*;
-use crate::spool::store::{Handed, OpenError, StoreError};
+use crate::spool::store::{Handed, MANIFEST, OpenError, StoreError};
 
 #[test]
 fn entries_come_back_in_order_and_by_destination() {
@@ -274,4 +274,72 @@ fn reading_and_removing_go_on_while_it_is_written() {
         assert!(read == expected(0..4000));
     });
     assert_eq!(store.present(TRAFFIC), 0);
+}
+
+#[test]
+fn files_of_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    store.append(&batch(TRAFFIC, 0..3)).unwrap();
+    drop(store);
+    let of_others = [
+        "draft.new",
+        "7.redb.new",
+        "+0000007.redb.new",
+        "00000007.new",
+        "data.redb",
+        "+0000009.redb",
+    ];
+    let unfinished = [
+        "manifest.json.new",
+        "set-aside.redb.new",
+        "00000007.redb.new",
+    ];
+    for name in of_others.iter().chain(&unfinished) {
+        fs::write(dir.path().join(name), "x").unwrap();
+    }
+    let (store, found) = open(dir.path());
+    assert!(found.damaged.is_empty() && found.missing.is_empty());
+    assert_eq!(values(&store, TRAFFIC), expected(0..3));
+    let there = files(dir.path());
+    assert!(of_others.iter().all(|name| there.iter().any(|n| n == name)));
+    assert!(
+        !unfinished
+            .iter()
+            .any(|name| there.iter().any(|n| n == name))
+    );
+}
+
+#[test]
+fn a_directory_with_the_manifest_of_another_program_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = dir.path().join(MANIFEST);
+    for content in [r#"{"name":"an app","icons":[]}"#, "", "\0\0"] {
+        fs::write(&manifest, content).unwrap();
+        fs::write(dir.path().join("index.new"), "x").unwrap();
+        let opened = Store::open(options(dir.path(), 1 << 20));
+        let Err(error @ OpenError::Foreign { .. }) = opened else {
+            panic!("{opened:?}");
+        };
+        assert!(error.to_string().contains("a directory of its own"));
+        assert!(matches!(
+            Store::open_read_only(dir.path()),
+            Err(OpenError::Foreign { .. })
+        ));
+        assert_eq!(fs::read_to_string(&manifest).unwrap(), content);
+        assert_eq!(files(dir.path()), ["index.new", MANIFEST]);
+    }
+    // One of a spool, damaged as it may be, and what a spool leaves beside it.
+    let ours = r#"{"format":1,"checksum":"0","body":{}}"#;
+    fs::write(&manifest, ours).unwrap();
+    assert_eq!(open(dir.path()).1.damaged.len(), 1);
+    for left in ["00000001.redb", "00000001.retired", "damaged"] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(MANIFEST), "").unwrap();
+        match left {
+            "damaged" => fs::create_dir(dir.path().join(left)).unwrap(),
+            _ => fs::write(dir.path().join(left), "").unwrap(),
+        }
+        assert!(!open(dir.path()).1.damaged.is_empty(), "{left}");
+    }
 }
