@@ -5,7 +5,7 @@
 //! After it, a *done* says what came of it. Both are markers: records with the key `marker::KEY` and the header
 //! `marker::HEADER`, all in partition 0, so that they have one order that every run sees.
 //!
-//! - What a done names is not sent again (`history`).
+//! - What a done names is not sent again (`history`); the same bytes within a batch are sent once (`sending`).
 //! - Records of an intent without its done are in doubt: they are looked for in those topics, from those ends on, by the
 //!   header `ce_replayedfrom` (`stored`).
 //! - One batch at a time is under way: an intent counts only while no other is open, by the order of the markers. A run whose
@@ -213,19 +213,30 @@ impl Replay<'_> {
         kept.received_ms >= since && of_codes
     }
 
+    /// By the key of records: hashes of their events that are stored. Of the same bytes, kept several times, only one was sent.
+    fn stored<'k>(&self, chunk: &'k [Kept]) -> HashMap<&'k str, HashSet<u64>> {
+        let mut stored = HashMap::<_, HashSet<_>>::new();
+        for kept in chunk {
+            let found = self.found.get(&kept.place);
+            let before = self.journal.history().partly(kept.place);
+            for hashes in [found, before].into_iter().flatten() {
+                stored.entry(kept.key.as_str()).or_default().extend(hashes);
+            }
+        }
+        stored
+    }
+
     /// Sends what of the chunk is valid.
     fn process(&mut self) -> Result<(), Error> {
         let mut chunk = std::mem::take(&mut self.chunk);
         self.chunk_bytes = 0;
         chunk.sort_by_key(|kept| kept.received_ms);
-        let nothing = HashSet::new();
+        let stored = self.stored(&chunk);
         let mut works = VecDeque::new();
         for kept in &chunk {
-            let stored = self.found.get(&kept.place).unwrap_or(&nothing);
-            let before = self.journal.history().partly(kept.place);
-            let work = Work::of(kept, self.limits, |hash| {
-                stored.contains(&hash) || before.is_some_and(|before| before.contains(&hash))
-            });
+            let of_these = stored.get(kept.key.as_str());
+            let is_stored = |hash| of_these.is_some_and(|stored| stored.contains(&hash));
+            let work = Work::of(kept, self.limits, is_stored);
             self.summary.judged(&work);
             if work.is_needed() {
                 works.push_back(work);

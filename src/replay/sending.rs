@@ -1,5 +1,6 @@
 //! The bridge without its listeners: what is sent here takes the path of every event.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -143,10 +144,12 @@ impl Sending {
     /// Sends events, each with the record it comes from, and waits for what becomes of them.
     pub fn send(&self, topic: &str, items: &[(&Kept, &[u8])]) -> Vec<Sent> {
         let deadline = Instant::now() + self.answer_within;
-        let all = items
-            .iter()
-            .map(|(kept, bytes)| self.send_one(topic, kept, bytes, deadline));
-        self.runtime.block_on(join_all(all))
+        once(items, |items| {
+            let all = items
+                .iter()
+                .map(|(kept, bytes)| self.send_one(topic, kept, bytes, deadline));
+            self.runtime.block_on(join_all(all))
+        })
     }
 
     async fn send_one(&self, topic: &str, kept: &Kept, body: &[u8], deadline: Instant) -> Sent {
@@ -181,11 +184,65 @@ impl Sending {
     }
 }
 
+/// Calls `send` with the same bytes only once, whether or not duplicates are looked for: the sender tries an event several times,
+/// and each try may have been quarantined. What becomes of the first becomes of all.
+fn once<'k>(
+    items: &[(&'k Kept, &'k [u8])],
+    send: impl FnOnce(&[(&'k Kept, &'k [u8])]) -> Vec<Sent>,
+) -> Vec<Sent> {
+    let mut places = HashMap::new();
+    let mut firsts = Vec::new();
+    let mut is_copy = Vec::new();
+    for item in items {
+        let place = *places.entry(item.1).or_insert(firsts.len());
+        is_copy.push((place, place < firsts.len()));
+        if place == firsts.len() {
+            firsts.push(*item);
+        }
+    }
+    let sent = send(&firsts);
+    let of = |(place, is_copy): (usize, bool)| match sent[place] {
+        Sent::Published if is_copy => Sent::Duplicate,
+        sent => sent,
+    };
+    is_copy.into_iter().map(of).collect()
+}
+
 impl Drop for Sending {
     fn drop(&mut self) {
         self.pipeline.producer.end(END);
         if let Some(desk) = &self.pipeline.desk {
             self.runtime.block_on(desk.flush(END));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_bytes_are_sent_once() {
+        let kept = [0, 1, 2].map(|offset| Kept::for_test(Place(0, offset), "k"));
+        let item = |place: usize, bytes: &'static [u8]| (&kept[place], bytes);
+        let items = [
+            item(0, b"a"),
+            item(0, b"b"),
+            item(1, b"a"),
+            item(1, b"c"),
+            item(2, b"b"),
+            item(2, b"a"),
+        ];
+        let sent = once(&items, |items| {
+            let sent = items.iter().map(|(kept, bytes)| (kept.place.1, *bytes));
+            assert!(sent.eq([(0, &b"a"[..]), (0, b"b"), (1, b"c")]));
+            vec![Sent::Published, Sent::Failed("late"), Sent::Duplicate]
+        });
+        use Sent::{Duplicate, Failed, Published};
+        let late = Failed("late");
+        assert_eq!(
+            sent,
+            [Published, late, Duplicate, Duplicate, late, Duplicate]
+        );
     }
 }

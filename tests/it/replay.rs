@@ -18,6 +18,7 @@ trials! {
     "replay": [
         what_is_valid_now_is_sent_once,
         an_array_that_was_too_long_is_sent_event_by_event,
+        what_was_kept_with_each_try_is_sent_once,
         filters_choose_and_a_dry_run_changes_nothing,
         what_failed_is_sent_by_the_next_run,
         a_run_that_was_killed_is_finished_by_the_next,
@@ -268,6 +269,26 @@ fn an_array_that_was_too_long_is_sent_event_by_event() {
         places(&records).into_iter().collect::<BTreeSet<_>>().len(),
         1
     );
+}
+
+fn what_was_kept_with_each_try_is_sent_once() {
+    let bridge = bridge(Setup::default());
+    let (alone, in_an_array) = (valid("alone"), valid("part"));
+    let keeper = Quarantine::of(&bridge);
+    for turn in 0..3 {
+        keeper.keep(&alone, "unknown_type", clock_ms() + turn);
+        let array = format!("[{in_an_array},{}]", in_an_array.replace("4}", "-4}"));
+        keeper.keep(&array, "unknown_type", clock_ms() + turn);
+    }
+    keeper.stored();
+    // Nothing else tells that they are the same.
+    let no_dedup = ["--set", "dedup.redelivery=off", "--set", "dedup.repeat=off"];
+    for published in [2, 0] {
+        let (code, output) = replay(&bridge, &no_dedup);
+        assert_eq!(code, 0, "{output}");
+        assert_eq!(figure(&output, "published"), published, "{output}");
+    }
+    assert_once(&bridge, &[alone, in_an_array].into());
 }
 
 fn filters_choose_and_a_dry_run_changes_nothing() {
