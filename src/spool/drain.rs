@@ -23,6 +23,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::Shared;
 use super::queue::Line;
+use crate::dedup::desk::Desk;
 use crate::kafka::destination::Destination;
 use crate::kafka::lane::LanePermit;
 use crate::kafka::producer::Producer;
@@ -37,6 +38,8 @@ use recover::Look;
 const IDLE: Duration = Duration::from_secs(1);
 /// Between two flushes of removals.
 const FLUSH: Duration = Duration::from_secs(1);
+/// How long what is in the spool may be told to duplicate detection before anything is handed over.
+const RESTORING: Duration = Duration::from_secs(300);
 /// Destinations whose entries of before are looked for at a time.
 const LOOKING: usize = 3;
 
@@ -74,6 +77,20 @@ pub(super) struct Kit {
     pub(super) shared: Arc<Shared>,
     pub(super) producer: Arc<dyn Hand>,
     pub(super) stamping: Stamping,
+    began: Instant,
+}
+
+impl Kit {
+    fn may_hand_over(&self, now: Instant) -> bool {
+        let waited = now.saturating_duration_since(self.began);
+        may_hand_over(self.shared.desk.as_deref(), waited)
+    }
+}
+
+/// Not before duplicate detection knows what is in the spool: what it was told of an entry after the end of that would stay. A
+/// disk that does not let it be read is waited for only so long.
+pub(super) fn may_hand_over(desk: Option<&Desk>, waited: Duration) -> bool {
+    desk.is_none_or(Desk::knows_spool) || waited >= RESTORING
 }
 
 /// The drain's thread; ends when dropped, which blocks for a flush. Entries that librdkafka still has then stay on disk.
@@ -96,6 +113,7 @@ impl Draining {
             shared: Arc::clone(&shared),
             producer,
             stamping,
+            began: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("spool-drain".into())

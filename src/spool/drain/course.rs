@@ -342,6 +342,9 @@ impl Course {
 
     /// Whether it goes on well, and when to look again.
     fn go_on(&mut self, kit: &Kit, now: Instant) -> (bool, Duration) {
+        if !kit.may_hand_over(now) {
+            return (false, GLANCE);
+        }
         if !self.failed.is_empty() {
             if !self.in_flight.is_empty() {
                 return (false, IDLE);

@@ -7,6 +7,7 @@ use crate::dedup::desk::{Claimed, Desk};
 use crate::dedup::event_id::EventId;
 use crate::event::{EventType, Limits, Parsed, parse};
 use crate::metrics::Metrics;
+use crate::spool::drain::may_hand_over;
 use crate::spool::restore::restore;
 
 fn desk() -> (config::Dedup, Arc<Desk>) {
@@ -178,4 +179,37 @@ async fn beside_entries_that_are_gone_without_a_word_nothing_is_trusted() {
         .await;
     bench.kafka.set(&topic(ROOM), Mood::Up);
     bench.until_empty().await;
+}
+
+/// Told of it afterwards, it would take it for stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_handed_over_before_it_is_known_what_is_there() {
+    let bench = Bench::new();
+    let [refused, taken] = [occupancy("refused", 4), in_room("another", "taken", 5)];
+    keep(&bench, &refused).await;
+    keep(&bench, &taken).await;
+    bench.kafka.refuse(refused.as_bytes());
+    let (settings, desk) = desk();
+    let mut bench = bench.restart_beside(Some(Arc::clone(&desk)));
+    desk.expect_spool();
+    bench.drain();
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert_eq!(bench.spool.life().present, 2);
+    assert!(matches!(bench.spool.route(ROOM), Route::Spool));
+    restored(&bench, &desk, &settings).await;
+    bench.until_empty().await;
+    let life = bench.spool.life();
+    assert_eq!((life.set_aside, life.drained), (1, 1));
+    assert_eq!(dropped(&desk, &refused), None);
+    assert_eq!(dropped(&desk, &taken), Some((Duplicate::Redelivery, false)));
+}
+
+#[test]
+fn a_spool_that_does_not_get_known_is_drained_all_the_same() {
+    let (_, desk) = desk();
+    assert!(may_hand_over(None, Duration::ZERO));
+    assert!(may_hand_over(Some(&desk), Duration::ZERO));
+    desk.expect_spool();
+    assert!(!may_hand_over(Some(&desk), Duration::from_secs(299)));
+    assert!(may_hand_over(Some(&desk), Duration::from_secs(300)));
 }
