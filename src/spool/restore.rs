@@ -105,11 +105,17 @@ fn all(store: &Store, window: Duration, most: usize) -> Told {
         all.told.push_back((line.to, one));
     }
     for line in lines {
-        let Some(error) = line.error else {
-            continue;
+        let lost = store.lost(line.to) - line.lost;
+        let why = match line.error {
+            Some(error) => error.to_string(),
+            None if lost > 0 => format!("{lost} are lost to damage"),
+            None => continue,
         };
-        tracing::warn!(%error, "entries of the spool cannot be read back: copies of them are published as new");
-        all.lacks = Some(format!("entries of the spool cannot be read back: {error}"));
+        tracing::warn!(
+            why,
+            "entries of the spool cannot be read back: copies of them are published as new"
+        );
+        all.lacks = Some(format!("entries of the spool cannot be read back: {why}"));
         // What cannot be read may have replaced them.
         let of_this = all.told.iter_mut().filter(|(to, _)| *to == line.to);
         of_this.for_each(|(_, one)| one.suspect = true);
@@ -137,12 +143,16 @@ struct Line<'s> {
     ahead: VecDeque<(u64, Vec<u8>)>,
     is_over: bool,
     error: Option<StoreError>,
+    /// Of its entries before any was read.
+    lost: u64,
 }
 
 impl<'s> Line<'s> {
     fn new(store: &'s Store, to: Destination, window: Duration, now_ms: i64) -> Self {
         let reach = i64::try_from((window + SLACK).as_millis()).unwrap_or(i64::MAX);
         Self {
+            // Before anything of it is read.
+            lost: store.lost(to),
             store,
             to,
             window,
