@@ -313,6 +313,10 @@ fn a_batch_that_the_broker_calls_a_duplicate_is_not_published() {
     eventually("Kafka is warm", || {
         (bridge.send(good("event_1")).status == 200).then_some(())
     });
+    // So that no true offset is one that librdkafka would make up: it would not be believed.
+    for n in 10..20 {
+        bridge.send(good(&format!("event_{n}"))).expect(200);
+    }
     inject(
         &bridge,
         RDKafkaApiKey::Produce,
