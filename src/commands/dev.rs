@@ -14,6 +14,7 @@ use crate::app::{self, Launch, Listeners};
 use crate::config::{Config, Sources};
 use crate::event::EventType;
 use crate::kafka::embedded::EmbeddedKafka;
+use crate::metrics::Outcome;
 use crate::simulate::city::{Habits, Size};
 use crate::simulate::now_ms;
 use crate::simulate::progress::Progress;
@@ -151,11 +152,13 @@ fn start(
     })?;
     let ledger = summary.ledger;
     println!(
-        "\nended: {} received, {} published, {} duplicates, {} refused",
+        "\nended: {} received, {} published, {} duplicates, {} spooled, {} quarantined, {} refused",
         ledger.received,
-        ledger.of(crate::metrics::Outcome::Published),
-        ledger.of(crate::metrics::Outcome::Duplicate),
-        ledger.of(crate::metrics::Outcome::Refused)
+        ledger.of(Outcome::Published),
+        ledger.of(Outcome::Duplicate),
+        ledger.of(Outcome::Spooled),
+        ledger.of(Outcome::Quarantined),
+        ledger.of(Outcome::Refused)
     );
     Ok(ExitCode::SUCCESS)
 }

@@ -175,7 +175,12 @@ impl Admin {
             .ledgers()
             .enumerate()
             .map(|(i, (name, ledger, last))| {
-                let lane = EventType::ALL.get(i).map(|t| &pipeline.lanes[t.index()]);
+                let to = match EventType::ALL.get(i) {
+                    Some(t) => Some(Destination::Events(*t)),
+                    // What is of no known type goes there, with all else that is not valid.
+                    None => pipeline.quarantine.keep.then_some(Destination::Quarantine),
+                };
+                let lane = to.map(|to| &pipeline.lanes[to.index()]);
                 json!({
                     "type": name,
                     "received": ledger.received,
