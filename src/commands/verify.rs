@@ -65,6 +65,7 @@ impl BridgeArguments {
             restarted: self.restarted,
             known_after: self.known_after,
             put_back: Duration::ZERO,
+            overtaken: false,
         }
     }
 }

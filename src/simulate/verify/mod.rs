@@ -170,7 +170,12 @@ pub fn verify(
         repeat: checker.signs.repeat || journal.answered(Answer::Repeat) > 0,
         ..checker.signs
     };
-    let judging = Judging::of(options.duplicates, options.restarted, signs);
+    let judging = Judging::of(
+        options.duplicates,
+        options.restarted,
+        options.overtaken,
+        signs,
+    );
     let mut join = Join::new(report, &checker.aside, copies.is_none(), judging, truth);
     for (n, sum) in entries.into_iter().enumerate() {
         join.bucket(journal.bucket(n)?, buckets::read(dir.path(), n, sum)?);

@@ -31,6 +31,9 @@ pub struct Options {
     pub known_after: Option<Duration>,
     /// So far a bridge's clock may have been put back while it ran: what it received before may seem to have come later.
     pub put_back: Duration,
+    /// Whether events may have passed those that waited on disk (`spool.drain = "concurrent"`). What waits then is stored last
+    /// in the end, and a bridge that was started again takes it for the current value already.
+    pub overtaken: bool,
 }
 
 impl Options {
@@ -46,6 +49,7 @@ impl Options {
             restarted: false,
             known_after: None,
             put_back: Duration::ZERO,
+            overtaken: false,
         }
     }
 }
@@ -75,11 +79,19 @@ pub(super) struct Judging {
     doubts: bool,
     /// Whether a spool may have been found by another process, after a crash.
     recovered: bool,
+    /// Whether what that spool held counts as the current value, also where it was overtaken.
+    overtaken: bool,
 }
 
 impl Judging {
     /// `None`: there is nothing to judge.
-    pub(super) fn of(duplicates: Duplicates, restarted: bool, signs: Signs) -> Option<Self> {
+    pub(super) fn of(
+        duplicates: Duplicates,
+        restarted: bool,
+        overtaken: bool,
+        signs: Signs,
+    ) -> Option<Self> {
+        let recovered = duplicates == Duplicates::Allowed && restarted;
         let all = |recognised| Signs {
             redelivery: recognised,
             repeat: recognised,
@@ -95,7 +107,8 @@ impl Judging {
             signs,
             repeats_ids: duplicates == Duplicates::Expected && !restarted,
             doubts: duplicates == Duplicates::Allowed,
-            recovered: duplicates == Duplicates::Allowed && restarted,
+            recovered,
+            overtaken: recovered && overtaken,
         })
     }
 
@@ -107,6 +120,11 @@ impl Judging {
             Verdict::Stale => self.recovered,
             Verdict::First | Verdict::Redelivery => false,
         }
+    }
+
+    /// Whether a revision may be taken for a repeat of a value before the current one, which waited on disk: it is stored last.
+    pub(super) fn excuses_a_repeat(self) -> bool {
+        self.overtaken
     }
 
     /// Whether of several tries of an event that were answered published or spooled one record may be enough.

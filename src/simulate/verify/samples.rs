@@ -179,6 +179,7 @@ pub struct World {
     pub originals: bool,
     pub duplicates: Duplicates,
     pub restarted: bool,
+    pub overtaken: bool,
     pub skip_earlier: bool,
     /// Partitions are read from their first records on.
     pub whole: bool,
@@ -197,6 +198,7 @@ impl World {
             originals: true,
             duplicates: Duplicates::Detect,
             restarted: true,
+            overtaken: false,
             skip_earlier: false,
             whole: false,
             traffic_complete: true,
@@ -252,7 +254,7 @@ impl World {
             repeat: checker.signs.repeat || answered(Answer::Repeat),
             ..checker.signs
         };
-        let judging = Judging::of(self.duplicates, self.restarted, signs);
+        let judging = Judging::of(self.duplicates, self.restarted, self.overtaken, signs);
         let mut join = Join::new(report, &checker.aside, self.originals, judging, &self.truth);
         for (attempts, entries) in buckets.into_values() {
             join.bucket(attempts, entries);

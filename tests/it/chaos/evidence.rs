@@ -189,6 +189,7 @@ impl Evidence {
             duplicates: Duplicates::Allowed,
             restarted: self.lives.len() > 1,
             put_back: Duration::from_millis(self.clock_off_ms().unsigned_abs()),
+            overtaken: self.schedule.drains_concurrently(),
             ..Options::of(self.kafka.clone())
         };
         verify::verify(&journal, &options, &mut |_, _| ()).map_err(|error| error.to_string())

@@ -43,6 +43,12 @@ const FIRST_MS: u64 = 500;
 const BETWEEN: Duration = Duration::from_millis(300);
 
 impl Schedule {
+    /// Whether events pass those that wait on disk.
+    pub fn drains_concurrently(&self) -> bool {
+        let mut settings = self.spool_settings.iter();
+        settings.any(|setting| setting == "spool.drain=concurrent")
+    }
+
     /// What this seed means. The same for every machine: what cannot be done there is taken out afterwards.
     pub fn draw(seed: u64) -> Self {
         let mut random = Pcg64Mcg::seed_from_u64(seed);

@@ -98,6 +98,13 @@ impl Join<'_> {
                 {
                     Fit::Unrecognised(says)
                 }
+                Fit::Wrong(Verdict::Revision)
+                    if judging.excuses_a_repeat()
+                        && group.heard.contains(&Heard::Repeat)
+                        && waited_before(tries, attempt) =>
+                {
+                    Fit::Unrecognised(Verdict::Revision)
+                }
                 fit => fit,
             };
             match fit {
@@ -186,6 +193,13 @@ impl Join<'_> {
             },
         }
     }
+}
+
+/// Whether the same value was spooled before, under another id.
+fn waited_before(tries: &[Attempt], attempt: &Attempt) -> bool {
+    let before = tries.iter().take_while(|t| t.id != attempt.id);
+    let mut spooled = before.filter(|t| t.answer == Answer::Spooled);
+    spooled.any(|t| t.data == attempt.data)
 }
 
 /// `None` where the headers are not to be trusted.

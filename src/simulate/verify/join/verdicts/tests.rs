@@ -277,3 +277,36 @@ fn a_stale_one_may_be_stored_as_a_revision_in_a_restart() {
     world.restarted = false;
     only(&world, Property::Judged);
 }
+
+/// It is drained behind what passed it, and so stored last.
+#[test]
+fn what_waited_and_was_overtaken_may_count_as_current_after_a_restart() {
+    let mut world = World {
+        duplicates: Duplicates::Allowed,
+        overtaken: true,
+        ..World::empty()
+    };
+    world.note(&event(0, "4"), Cause::Planned, Answer::Spooled);
+    revise(&mut world, &event(60, "5"), &event(0, "4"));
+    let again = event(120, "4");
+    world.publish(&again, Cause::Planned);
+    mark(&mut world, &[("ce_duplicate", "repeat")]);
+    world.store(&event(0, "4"));
+    mark(&mut world, &[("ce_spooled", "true")]);
+    assert!(world.verify().holds(), "{}", world.verify());
+    assert_eq!(verdicts(&world.verify()).unrecognised, 1);
+    // In order nothing passes it; and a bridge that was never started again knows what did.
+    for change in [
+        (|world: &mut World| world.overtaken = false) as fn(&mut World),
+        |world| world.restarted = false,
+    ] {
+        let mut world = world.clone();
+        change(&mut world);
+        let violation = only(&world, Property::Judged);
+        assert!(violation.text.contains("is a revision by the rules"));
+    }
+    // Nor may what did not wait.
+    world.attempts[0].answer = Answer::Published;
+    world.records.last_mut().unwrap().headers.pop();
+    only(&world, Property::Judged);
+}
