@@ -162,9 +162,9 @@ impl Join<'_> {
         let unnamed = of_id().filter(|t| stored(t) && at(t).is_none()).count();
         let left = records.iter().filter(|e| !named.contains(&e.position));
         let left: Vec<&Entry> = left.collect();
-        // Without a place in the answer, only what is left over can be its record.
+        // Without a place in the answer, only what is left over can be its record. Which one, matters only where they differ.
         let only = match (unnamed, &left[..]) {
-            (1, [only]) => Some(*only),
+            (1, [only, others @ ..]) if others.iter().all(|e| is_alike(e, only)) => Some(*only),
             _ => None,
         };
         let heard = |attempt: &Attempt| match attempt.answer {
@@ -188,7 +188,7 @@ impl Join<'_> {
             unknown: group.iter().any(|t| t.answer == Answer::Unknown),
             unheard: match (unnamed, only) {
                 (0, _) => left.into_iter().map(mark).collect(),
-                (_, Some(_)) => Some(Vec::new()),
+                (_, Some(_)) => left.into_iter().skip(1).map(mark).collect(),
                 _ => None,
             },
         }
@@ -200,6 +200,12 @@ fn waited_before(tries: &[Attempt], attempt: &Attempt) -> bool {
     let before = tries.iter().take_while(|t| t.id != attempt.id);
     let mut spooled = before.filter(|t| t.answer == Answer::Spooled);
     spooled.any(|t| t.data == attempt.data)
+}
+
+/// Whether two records say the same of what their event is.
+fn is_alike(one: &Entry, other: &Entry) -> bool {
+    let said = |e: &Entry| (e.duplicate, mark(e));
+    said(one) == said(other)
 }
 
 /// `None` where the headers are not to be trusted.

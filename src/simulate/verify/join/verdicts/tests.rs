@@ -278,6 +278,33 @@ fn a_stale_one_may_be_stored_as_a_revision_in_a_restart() {
     only(&world, Property::Judged);
 }
 
+/// Which of two equal records an answer means, is not known, and need not be.
+#[test]
+fn a_repeat_that_is_tagged_and_there_twice_does_not_become_current() {
+    let mut world = World {
+        duplicates: Duplicates::Allowed,
+        restarted: false,
+        ..world()
+    };
+    let repeat = event(120, "4");
+    world.note(&repeat, Cause::Planned, Answer::Unknown);
+    world.note(&repeat, Cause::AfterFailure, Answer::Spooled);
+    for _ in 0..2 {
+        world.store(&repeat);
+        mark(
+            &mut world,
+            &[("ce_duplicate", "repeat"), ("ce_spooled", "true")],
+        );
+    }
+    revise(&mut world, &event(60, "5"), &event(0, "4"));
+    assert!(world.verify().holds(), "{}", world.verify());
+    assert_eq!(verdicts(&world.verify()).unrecognised, 0);
+    // Where they differ it may have been either.
+    let other = &mut world.records[1].headers;
+    other.retain(|(name, _)| name != "ce_duplicate");
+    only(&world, Property::Judged);
+}
+
 /// It is drained behind what passed it, and so stored last.
 #[test]
 fn what_waited_and_was_overtaken_may_count_as_current_after_a_restart() {
