@@ -8,7 +8,7 @@ use butlr_bridge::event::{self, EventType, Limits, Parsed};
 use butlr_bridge::simulate::city::Truth;
 use butlr_bridge::simulate::hash;
 use butlr_bridge::simulate::journal::buckets::BUCKETS;
-use butlr_bridge::simulate::journal::{Attempt, ClosedJournal, Journal, Run, Starts};
+use butlr_bridge::simulate::journal::{Answer, Attempt, ClosedJournal, Journal, Run, Starts};
 use butlr_bridge::simulate::ledger::{Ledger, Summary};
 use butlr_bridge::simulate::sender::End;
 use butlr_bridge::simulate::verify::{self, Duplicates, Kafka, Options, Report};
@@ -31,9 +31,8 @@ pub struct Evidence {
     pub heard: Heard,
     /// Every request that was answered or given up, by what it was about in the order in which they ended.
     pub attempts: Vec<Attempt>,
-    /// The same of what was sent once all was well.
-    pub heard_after: Heard,
-    pub after: Vec<Attempt>,
+    /// The same of what was sent once all was well, second by second until one went by without detours.
+    pub after: Vec<After>,
     pub truth: Truth,
     /// Whether every TRAFFIC event was taken.
     pub traffic_complete: bool,
@@ -57,6 +56,32 @@ pub struct Evidence {
     pub template: String,
     /// Where the journal and the logs are.
     pub dir: PathBuf,
+}
+
+/// A second's load once all is well.
+#[derive(Clone)]
+pub struct After {
+    pub heard: Heard,
+    pub attempts: Vec<Attempt>,
+}
+
+impl After {
+    /// Whether most events of each type were published without a detour in the last second.
+    pub fn is_direct(seconds: &[Self]) -> bool {
+        Self::detour(seconds).is_none()
+    }
+
+    /// Of a type of which most took one in the last second.
+    pub fn detour(seconds: &[Self]) -> Option<String> {
+        let last = &seconds.last().expect("one at least").attempts;
+        EventType::ALL.into_iter().find_map(|event_type| {
+            let of_type = last.iter().filter(|a| a.event_type == event_type);
+            let count = |answer| of_type.clone().filter(|a| a.answer == answer).count();
+            let (published, spooled) = (count(Answer::Published), count(Answer::Spooled));
+            (spooled > published)
+                .then(|| format!("{event_type}: {published} published, {spooled} spooled"))
+        })
+    }
 }
 
 /// The sender's own ledger, as far as it is judged.
@@ -165,7 +190,12 @@ pub fn attempts(journal: &ClosedJournal) -> Vec<Attempt> {
 impl Evidence {
     /// Tries through the faults and after them.
     pub fn all_attempts(&self) -> impl Iterator<Item = &Attempt> {
-        self.attempts.iter().chain(&self.after)
+        self.attempts.iter().chain(self.attempts_after())
+    }
+
+    /// Tries once all was well.
+    pub fn attempts_after(&self) -> impl Iterator<Item = &Attempt> {
+        self.after.iter().flat_map(|after| &after.attempts)
     }
 
     /// Tries by the id of their event.

@@ -19,7 +19,7 @@ use super::books::Books;
 use super::bridge::{Bridge, Plan, SHUTDOWN};
 use super::clock::Clock;
 use super::disk::Disk;
-use super::evidence::{Evidence, Heard, Quarantined, Stored, attempts};
+use super::evidence::{After, Evidence, Heard, Quarantined, Stored, attempts};
 use super::kafka::Kafka;
 use super::schedule::{Schedule, What};
 use crate::harness::clock_ms;
@@ -38,6 +38,9 @@ const WELL: Duration = Duration::from_millis(1_000);
 const REST: Duration = Duration::from_secs(60);
 /// So many events are sent in a second once all is well, to see whether all works again.
 const AFTER: u64 = 300;
+/// So many such seconds, until one goes by without detours: the bridge has to be itself again soon, but how fast a broker
+/// that was just started is, on a machine that may be busy, is not for it to say.
+const SECONDS_AFTER: u64 = 4;
 const HOUR_MS: i64 = 3_600_000;
 
 /// Whether bridges get a spool: where there is one, unless `BUTLR_BRIDGE_TEST_SPOOL=off`.
@@ -92,7 +95,14 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
     phases.over("load");
     let rest = bridge.rest(REST);
     phases.over("rest");
-    let after = send_after(schedule, ingest, journal("journal-after"));
+    let mut after = Vec::new();
+    for second in 0..SECONDS_AFTER {
+        let journal = journal(&format!("journal-after-{second}"));
+        after.push(After::of(send_after(schedule, second, ingest, journal)));
+        if After::is_direct(&after) {
+            break;
+        }
+    }
     let rest = rest.and_then(|()| bridge.rest(REST));
     let books = bridge.status().and_then(|status| Books::of_status(&status));
     let metrics = bridge.metrics().unwrap_or_default();
@@ -108,8 +118,7 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
         phases: phases.told,
         heard: Heard::of(&load.ledger),
         attempts: closed(load, traffic_complete),
-        heard_after: Heard::of(&after.ledger),
-        after: closed(after, false),
+        after,
         truth,
         traffic_complete,
         started_ms,
@@ -231,14 +240,23 @@ fn through_faults(
     })
 }
 
-/// Another city's events, once all is well.
-fn send_after(schedule: &Schedule, ingest: SocketAddr, journal: Journal) -> Finished {
+impl After {
+    fn of(run: Finished) -> Self {
+        Self {
+            heard: Heard::of(&run.ledger),
+            attempts: closed(run, false),
+        }
+    }
+}
+
+/// A second of another city's events, once all is well.
+fn send_after(schedule: &Schedule, second: u64, ingest: SocketAddr, journal: Journal) -> Finished {
     let limits = Limits {
         events: Some(AFTER),
         duration: None,
     };
     let options = options(ingest, AFTER as f64, limits);
-    let stream = stream(!schedule.seed, Behaviour::plain());
+    let stream = stream(!schedule.seed ^ second << 32, Behaviour::plain());
     let run = sender::run(
         options,
         stream,

@@ -74,7 +74,8 @@ const TAMPERINGS: &[Tampering] = &[
     ("a record that nobody sent", "sent", |e| {
         let id = published(e).id;
         e.attempts.retain(|a| a.id != id);
-        e.after.retain(|a| a.id != id);
+        let after = e.after.iter_mut();
+        after.for_each(|second| second.attempts.retain(|a| a.id != id));
     }),
     ("a record of an event that was refused", "sent", |e| {
         same(e, published(e).id).for_each(|a| a.answer = Answer::Refused);
@@ -115,13 +116,15 @@ const TAMPERINGS: &[Tampering] = &[
         e.heard.unsent = 1
     }),
     ("a bridge that takes nothing any more", "works again", |e| {
-        e.heard_after.accepted -= 1;
+        e.after[0].heard.accepted -= 1;
     }),
     (
         "a bridge that never goes back to Kafka",
         "works again",
         |e| {
-            e.after.iter_mut().for_each(|a| a.answer = Answer::Spooled);
+            let after = e.after.last_mut().expect("a second");
+            let attempts = after.attempts.iter_mut();
+            attempts.for_each(|a| a.answer = Answer::Spooled);
         },
     ),
     ("a bridge that does not come to rest", "at rest", |e| {
@@ -233,13 +236,12 @@ const TAMPERINGS: &[Tampering] = &[
         "stored",
         |e| {
             let mut lost = *e
-                .after
-                .iter()
+                .attempts_after()
                 .find(|a| a.answer == Answer::Published)
                 .expect("one");
             e.schedule.faults[0].what = What::TopicDeleted(lost.event_type);
             lost.id = Ksuid::new(e.started_ms, [9; 16]);
-            e.after.push(lost);
+            e.after[0].attempts.push(lost);
         },
     ),
 ];
@@ -270,6 +272,7 @@ fn published(evidence: &Evidence) -> Attempt {
 
 /// All tries of this event.
 fn same(evidence: &mut Evidence, id: Ksuid) -> impl Iterator<Item = &mut Attempt> {
-    let tries = evidence.attempts.iter_mut().chain(&mut evidence.after);
+    let after = evidence.after.iter_mut().flat_map(|a| &mut a.attempts);
+    let tries = evidence.attempts.iter_mut().chain(after);
     tries.filter(move |a| a.id == id)
 }

@@ -24,7 +24,7 @@ impl Twins {
     /// for what it finds on its disk, so that it was killed is no excuse; nor is any for what was sent when all was well.
     pub fn of(evidence: &Evidence) -> Self {
         let mut twins = Self::default();
-        let after = evidence.after.iter().map(|a| format!("event_{}", a.id));
+        let after = evidence.attempts_after().map(|a| format!("event_{}", a.id));
         let after: HashSet<_> = after.collect();
         let mut by_id: HashMap<&str, Vec<&Stored>> = HashMap::new();
         let excused = |record: &&Stored| {
