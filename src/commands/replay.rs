@@ -4,9 +4,11 @@ use std::io::{IsTerminal, Write, stderr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
+use clap::builder::PossibleValuesParser;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{ConfigArguments, FAILED, misused};
+use crate::event::{Code, UnreadableCode};
 use crate::replay::{self, Options, Progress};
 use crate::telemetry;
 
@@ -29,7 +31,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME|DURATION-ago", value_parser = since)]
     since: Option<SystemTime>,
     /// Only what was refused with this code, for example unknown_type; may be given several times
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", value_parser = PossibleValuesParser::new(codes()), hide_possible_values = true)]
     code: Vec<String>,
     /// Send nothing: count what would be sent
     #[arg(long)]
@@ -40,6 +42,13 @@ pub struct Arguments {
 enum From {
     /// topics.quarantine
     Quarantine,
+}
+
+/// What is no valid event is refused with one of these. They stay the same from release to release.
+fn codes() -> impl Iterator<Item = &'static str> {
+    let of_events = Code::ALL.map(Code::as_str);
+    let of_bodies = UnreadableCode::ALL.map(UnreadableCode::as_str);
+    of_events.into_iter().chain(of_bodies)
 }
 
 fn since(text: &str) -> Result<SystemTime, String> {

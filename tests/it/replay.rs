@@ -334,12 +334,18 @@ fn filters_choose_and_a_dry_run_changes_nothing() {
         [2, 1, 1]
     );
     assert_eq!(ids(), owned(&["a", "b"]));
-    let (_, output) = replay(&bridge, &["--code", "no_such", "--code", "unknown_type"]);
+    let (_, output) = replay(&bridge, &["--code", "empty", "--code", "unknown_type"]);
     assert_eq!(figures(&output, ["records matched", "published"]), [2, 1]);
     assert_eq!(ids(), owned(&["a", "b", "old"]));
     assert_eq!(bridge.records(ROOM).len(), 3);
     let (code, output) = replay(&bridge, &["--since", "yesterday"]);
     assert_eq!(code, 2, "{output}");
+    let (code, output) = replay(&bridge, &["--code", "unknown_typ"]);
+    assert_eq!(code, 2, "{output}");
+    assert!(
+        output.contains("similar value exists: 'unknown_type'"),
+        "{output}"
+    );
 }
 
 fn what_failed_is_sent_by_the_next_run() {
