@@ -21,7 +21,7 @@ use crate::dedup::{Duplicate, Facts, MarkSet};
 use crate::event::{self, Event, EventType, Limits, Parsed, Refused};
 use crate::http::gate::Permit;
 use crate::kafka::destination::Destination;
-use crate::kafka::lane::Lane;
+use crate::kafka::lane::{Lane, TopicState};
 use crate::kafka::producer::{Producer, Unqueued, rejection};
 use crate::kafka::report::{Delivery, Report, Wakeups};
 use crate::metrics::{Metrics, Outcome, Received};
@@ -31,6 +31,9 @@ use crate::spool::entry::ReplayedFrom;
 use crate::spool::{Route, Spool};
 use keep::Unsent;
 use quarantine::Invalid;
+
+/// So long after a start an event waits for what cannot be read back yet, although Kafka was not reached.
+const FIRST_CONTACT: Duration = Duration::from_secs(2);
 
 /// What all requests share.
 pub struct Pipeline {
@@ -213,8 +216,15 @@ impl Pipeline {
     ) {
         if let Some(desk) = self.desk.as_ref().filter(|desk| !desk.is_rebuilt()) {
             let types = parsed.iter().flatten().map(Event::event_type);
+            let types = types.filter(|event_type| self.may_be_known_soon(desk, *event_type));
             Box::pin(desk.wait_until_known(types, request.deadline)).await;
         }
+    }
+
+    /// Not while Kafka was never reached: an event that goes to the spool meanwhile need not wait for what cannot be read.
+    fn may_be_known_soon(&self, desk: &Desk, event_type: EventType) -> bool {
+        let lane = &self.lanes[Destination::Events(event_type).index()];
+        self.spool.is_none() || lane.state() != TopicState::Unknown || desk.age() < FIRST_CONTACT
     }
 
     /// Counts an event in, claims it and hands it to Kafka; waits for nothing.

@@ -23,6 +23,7 @@ trials! {
         a_full_spool_is_told_and_gets_free_again,
         an_array_is_kept_at_once,
         a_bridge_with_a_spool_is_ready_without_kafka,
+        without_kafka_no_event_waits_for_what_cannot_be_read_back,
         only_one_bridge_has_a_spool,
     ],
     "spool" needs ["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"]: [
@@ -280,6 +281,25 @@ fn a_bridge_with_a_spool_is_ready_without_kafka() {
     bridge.send(late("event_1")).expect(202);
     bridge.send(late("event_2")).expect(202);
     assert_eq!(present(&bridge), 2);
+    bridge.finish();
+}
+
+fn without_kafka_no_event_waits_for_what_cannot_be_read_back() {
+    let folder = folder();
+    let bridge = bridge("127.0.0.1:1", folder.path())
+        .not_waiting()
+        .set("http.answer_within", "30s")
+        .set("kafka.confirm_within", "200ms")
+        .start();
+    bridge.wait_until_ready();
+    // Until then it may be that Kafka is about to be reached.
+    std::thread::sleep(Duration::from_millis(2_100));
+    let began = Instant::now();
+    bridge.send(late("event_1")).expect(202);
+    // Half of its time would be 15 s.
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let unchecked = r#"butlr_bridge_dedup_unchecked_total{type="TRAFFIC"}"#;
+    assert_eq!(bridge.metric(unchecked), 1.0);
     bridge.finish();
 }
 
