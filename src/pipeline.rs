@@ -164,7 +164,12 @@ impl Pipeline {
                 self.wait_until_known(std::slice::from_ref(&parsed), &request)
                     .await;
                 let begun = self.begin(parsed, &admitted, &request, wakeups);
-                Answer::One(self.finish(begun, &request, wakeups).await)
+                // Most are sent, and confirmed: each request carries no more than it needs for that.
+                let verdict = match self.confirm(begun, &request).await {
+                    Begun::Ended(verdict) => verdict,
+                    slow => self.finish(slow, &request, wakeups).await,
+                };
+                Answer::One(verdict)
             }
             Ok(Parsed::Many(items)) => {
                 let admitted = permit.events(items.len());
@@ -375,46 +380,55 @@ impl Pipeline {
         Ok(delivery)
     }
 
-    /// Waits for what an event still needs and counts it out.
-    async fn finish<'b>(
+    /// Waits for what an event still needs and counts it out. Boxed: few events need more than Kafka's word.
+    fn finish<'f, 'b: 'f>(
         &'b self,
         mut begun: Begun<'b>,
-        request: &Request<'b>,
-        wakeups: &Arc<Wakeups>,
-    ) -> Verdict<'b> {
-        loop {
-            begun = match begun {
-                Begun::Ended(verdict) => return verdict,
-                Begun::Sent(_) => self.confirm(begun, request).await,
-                Begun::Undecided {
-                    event,
-                    received,
-                    turn,
-                } => self.decide(event, received, turn, request, wakeups).await,
-                Begun::Unsent(unsent) => self.keep(unsent, request, wakeups).await,
-                Begun::Invalid(invalid, admitted) => {
-                    return self.quarantine(*invalid, admitted, request, wakeups).await;
-                }
-            };
+        request: &'f Request<'b>,
+        wakeups: &'f Arc<Wakeups>,
+    ) -> LocalBoxFuture<'f, Verdict<'b>> {
+        Box::pin(async move {
+            loop {
+                begun = match begun {
+                    Begun::Ended(verdict) => return verdict,
+                    Begun::Sent(_) => self.confirm(begun, request).await,
+                    Begun::Undecided {
+                        event,
+                        received,
+                        turn,
+                    } => self.decide(event, received, turn, request, wakeups).await,
+                    Begun::Unsent(unsent) => self.keep(unsent, request, wakeups).await,
+                    Begun::Invalid(invalid, admitted) => {
+                        return self.quarantine(*invalid, admitted, request, wakeups).await;
+                    }
+                };
+            }
+        })
+    }
+
+    /// Waits for Kafka's word on an event, if it was handed to it.
+    async fn confirm<'b>(&'b self, mut begun: Begun<'b>, request: &Request<'_>) -> Begun<'b> {
+        let report = match &mut begun {
+            Begun::Sent(sent) => self.hear(sent, request).await,
+            _ => return begun,
+        };
+        match begun {
+            Begun::Sent(sent) => self.settle(sent, report, request),
+            _ => unreachable!("it was sent"),
         }
     }
 
-    /// Waits for Kafka's word on an event that was handed to it, as long as it may take.
-    async fn confirm<'b>(&'b self, begun: Begun<'b>, request: &Request<'_>) -> Begun<'b> {
-        let mut sent = match begun {
-            Begun::Sent(sent) => sent,
-            other => return other,
-        };
+    /// Kafka's word on an event that was handed to it, waited for as long as it may take; `None`: there was none in time.
+    async fn hear(&self, sent: &mut Sent<'_>, request: &Request<'_>) -> Option<Report> {
         let until = match &self.spool {
             None => request.deadline,
             Some(_) => self.confirm_until(sent.at, request),
         };
-        let report = match timeout_at(until.into(), &mut sent.delivery).await {
+        match timeout_at(until.into(), &mut sent.delivery).await {
             Ok(report) => Some(report),
             Err(_) if self.spool.is_some() => None,
             Err(_) => sent.delivery.abandon(),
-        };
-        self.settle(sent, report, request)
+        }
     }
 
     /// Until when Kafka is waited for, where there is a spool: the disk needs its time, too.
@@ -464,27 +478,25 @@ impl Pipeline {
         self.spool.is_some() && !matches!(rejection, Rejection::EventTooLarge { .. })
     }
 
-    /// Waits for the verdict on an event. Boxed: few events wait, and all of them carry the future of [`Self::finish`].
-    fn decide<'f, 'b: 'f>(
+    /// Waits for the verdict on an event.
+    async fn decide<'b>(
         &'b self,
         event: Event<'b>,
         received: Received<'b>,
         turn: Option<Turn>,
-        request: &'f Request<'_>,
-        wakeups: &'f Arc<Wakeups>,
-    ) -> LocalBoxFuture<'f, Begun<'b>> {
-        Box::pin(async move {
-            let desk = self.desk.as_ref().expect("only a desk leaves undecided");
-            let facts = self.facts(&event, request);
-            let claimed = desk.claim(event.event_type(), &facts, turn, request.deadline);
-            match claimed.await {
-                Some(claimed) => self.proceed(event, received, claimed, request, wakeups),
-                None => {
-                    let rejection = self.refuse(received, Rejection::KafkaUnconfirmed);
-                    Begun::ended(event, Err(rejection))
-                }
+        request: &Request<'_>,
+        wakeups: &Arc<Wakeups>,
+    ) -> Begun<'b> {
+        let desk = self.desk.as_ref().expect("only a desk leaves undecided");
+        let facts = self.facts(&event, request);
+        let claimed = desk.claim(event.event_type(), &facts, turn, request.deadline);
+        match claimed.await {
+            Some(claimed) => self.proceed(event, received, claimed, request, wakeups),
+            None => {
+                let rejection = self.refuse(received, Rejection::KafkaUnconfirmed);
+                Begun::ended(event, Err(rejection))
             }
-        })
+        }
     }
 
     /// Counts a refused event out, with the problem and each mistake by its code.

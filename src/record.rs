@@ -3,6 +3,8 @@
 //! Decided purely, from the event, the settings and the moment; nothing here touches the network or a counter.
 
 use std::borrow::Cow;
+use std::io::Write;
+use std::ops::Deref;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -258,10 +260,24 @@ const fn cloud_event_type(event_type: EventType) -> &'static str {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds; `ms` lies between 1970 and the end of year 9999 (an event's rule).
-fn rfc3339(ms: i64) -> String {
+/// A time in RFC 3339, in UTC with milliseconds. Of fixed length, and so made without an allocation: each record has two.
+struct Time([u8; 24]);
+
+/// `ms` lies between 1970 and the end of year 9999 (an event's rule).
+fn rfc3339(ms: i64) -> Time {
     let time = UNIX_EPOCH + Duration::from_millis(ms.max(0).unsigned_abs());
-    humantime::format_rfc3339_millis(time).to_string()
+    let mut text = [0; 24];
+    let formatted = humantime::format_rfc3339_millis(time);
+    write!(&mut text[..], "{formatted}").expect("a year has four digits");
+    Time(text)
+}
+
+impl Deref for Time {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("digits and letters")
+    }
 }
 
 #[cfg(test)]

@@ -91,8 +91,8 @@ impl Gate {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn millis(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+    fn millis(&self, now: Instant) -> u64 {
+        (now - self.started).as_millis() as u64
     }
 
     /// Closes the connections that have had no request for longer than `bound`.
@@ -101,7 +101,7 @@ impl Gate {
     /// a client that drips the headers of its second request is bounded by neither.
     pub fn close_idle(&self, bound: Duration) {
         let bound = bound.as_millis() as u64;
-        let now = self.millis();
+        let now = self.millis(Instant::now());
         for (socket, idle) in self.open().values() {
             let since = idle.0.load(Ordering::Relaxed);
             if since != BUSY && now.saturating_sub(since) > bound {
@@ -154,7 +154,7 @@ impl Gate {
             let _ = socket.shutdown(Shutdown::Both);
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let idle = Arc::new(Idle(AtomicU64::new(self.millis())));
+        let idle = Arc::new(Idle(AtomicU64::new(self.millis(Instant::now()))));
         if let Ok(socket) = socket.try_clone() {
             self.open().insert(number, (socket, Arc::clone(&idle)));
         }
@@ -224,8 +224,8 @@ impl Connection {
     }
 
     /// A request was answered.
-    pub fn answered(&self) {
-        self.idle.0.store(self.gate.millis(), Ordering::Relaxed);
+    pub fn answered(&self, now: Instant) {
+        self.idle.0.store(self.gate.millis(now), Ordering::Relaxed);
     }
 
     /// Whether it came when there were as many as are allowed.

@@ -88,7 +88,7 @@ async fn events(request: HttpRequest, mut payload: Payload) -> HttpResponse {
         connection.begun();
     }
     let mut credential = None;
-    match take(worker, &request, &mut payload, &mut credential).await {
+    match take(worker, &request, &mut payload, started, &mut credential).await {
         Ok(work) => {
             let rendered = work.await;
             worker.answer(&request, started, rendered, credential.as_deref(), None)
@@ -143,6 +143,7 @@ async fn take(
     worker: &Worker,
     request: &HttpRequest,
     payload: &mut Payload,
+    started: Instant,
     credential: &mut Option<Arc<str>>,
 ) -> Result<Unstoppable<impl Future<Output = Rendered> + use<>>, Rejection> {
     let ingest = &worker.ingest;
@@ -156,7 +157,7 @@ async fn take(
         Some(spelling) => Some(EventType::parse(spelling).ok_or(Rejection::NotFound)?),
     };
     let mut permit = ingest.gate.permit();
-    let deadline = Instant::now() + ingest.body_timeout;
+    let deadline = started + ingest.body_timeout;
     let limit = ingest.max_body_bytes;
     let body = body::read(request, payload, limit, deadline, &mut permit).await;
     if body == Err(Rejection::NotGzip) {
@@ -247,7 +248,8 @@ impl Worker {
     ) -> HttpResponse {
         let ingest = &self.ingest;
         let metrics = &ingest.pipeline.metrics;
-        metrics.answered(rendered.status, started.elapsed());
+        let now = Instant::now();
+        metrics.answered(rendered.status, now - started);
         if let Some(problem) = &rendered.problem
             && let Some(suppressed) = ingest.refusals.allow(problem.code)
         {
@@ -264,7 +266,7 @@ impl Worker {
         }
         let connection = request.conn_data::<Connection>();
         if let Some(connection) = connection {
-            connection.answered();
+            connection.answered(now);
         }
         // Strangers do not keep a connection.
         let stranger = matches!(rendered.status, 401 | 404 | 405);
