@@ -148,7 +148,7 @@ impl Pipeline {
     /// To be run to its end, whether the client waits or not: what was begun here is finished here.
     pub async fn process<'b>(
         &'b self,
-        request: Request<'b>,
+        request: &Request<'b>,
         permit: &mut Permit,
         wakeups: &Arc<Wakeups>,
     ) -> Answer<'b> {
@@ -156,24 +156,24 @@ impl Pipeline {
             Err(unreadable) => {
                 let admitted = permit.events(1);
                 let invalid = Invalid::whole(request.body, unreadable);
-                let verdict = self.quarantine(invalid, admitted, &request, wakeups).await;
+                let verdict = self.quarantine(invalid, admitted, request, wakeups).await;
                 Answer::One(verdict)
             }
             Ok(Parsed::One(parsed)) => {
                 let admitted = permit.events(1);
-                self.wait_until_known(std::slice::from_ref(&parsed), &request)
+                self.wait_until_known(std::slice::from_ref(&parsed), request)
                     .await;
-                let begun = self.begin(parsed, &admitted, &request, wakeups);
+                let mut begun = self.begin(parsed, &admitted, request, wakeups);
+                let report = self.hear(&mut begun, request).await;
                 // Most are sent, and confirmed: each request carries no more than it needs for that.
-                let verdict = match self.confirm(begun, &request).await {
+                Answer::One(match self.settle(begun, report, request) {
                     Begun::Ended(verdict) => verdict,
-                    slow => self.finish(slow, &request, wakeups).await,
-                };
-                Answer::One(verdict)
+                    slow => self.finish(slow, request, wakeups).await,
+                })
             }
             Ok(Parsed::Many(items)) => {
                 let admitted = permit.events(items.len());
-                Answer::Many(self.many(items, admitted, &request, wakeups).await)
+                Answer::Many(self.many(items, admitted, request, wakeups).await)
             }
         }
     }
@@ -198,8 +198,9 @@ impl Pipeline {
                 return join_all(finished).await;
             }
             let mut confirmed = Vec::with_capacity(begun.len());
-            for begun in begun {
-                confirmed.push(self.confirm(begun, request).await);
+            for mut begun in begun {
+                let report = self.hear(&mut begun, request).await;
+                confirmed.push(self.settle(begun, report, request));
             }
             if confirmed.iter().any(Begun::is_slow) {
                 let finished = confirmed.into_iter();
@@ -391,7 +392,10 @@ impl Pipeline {
             loop {
                 begun = match begun {
                     Begun::Ended(verdict) => return verdict,
-                    Begun::Sent(_) => self.confirm(begun, request).await,
+                    Begun::Sent(_) => {
+                        let report = self.hear(&mut begun, request).await;
+                        self.settle(begun, report, request)
+                    }
                     Begun::Undecided {
                         event,
                         received,
@@ -406,20 +410,11 @@ impl Pipeline {
         })
     }
 
-    /// Waits for Kafka's word on an event, if it was handed to it.
-    async fn confirm<'b>(&'b self, mut begun: Begun<'b>, request: &Request<'_>) -> Begun<'b> {
-        let report = match &mut begun {
-            Begun::Sent(sent) => self.hear(sent, request).await,
-            _ => return begun,
-        };
-        match begun {
-            Begun::Sent(sent) => self.settle(sent, report, request),
-            _ => unreachable!("it was sent"),
-        }
-    }
-
     /// Kafka's word on an event that was handed to it, waited for as long as it may take; `None`: there was none in time.
-    async fn hear(&self, sent: &mut Sent<'_>, request: &Request<'_>) -> Option<Report> {
+    async fn hear(&self, begun: &mut Begun<'_>, request: &Request<'_>) -> Option<Report> {
+        let Begun::Sent(sent) = begun else {
+            return None;
+        };
         let until = match &self.spool {
             None => request.deadline,
             Some(_) => self.confirm_until(sent.at, request),
@@ -437,13 +432,17 @@ impl Pipeline {
         (sent + self.confirm_within).min(latest.unwrap_or(sent))
     }
 
-    /// Counts an event out by Kafka's word; `None`: there was none in time.
+    /// Counts an event that was handed to Kafka out by its word; see [`Self::hear`].
     fn settle<'b>(
         &self,
-        sent: Sent<'b>,
+        begun: Begun<'b>,
         report: Option<Report>,
         request: &Request<'_>,
     ) -> Begun<'b> {
+        let sent = match begun {
+            Begun::Sent(sent) => sent,
+            other => return other,
+        };
         let rejection = match report {
             Some(Report::Stored(receipt)) => {
                 let (event, topic) = (sent.event, sent.lane.topic());

@@ -191,7 +191,7 @@ async fn run(
     };
     let answer = ingest
         .pipeline
-        .process(request, &mut permit, &worker.wakeups)
+        .process(&request, &mut permit, &worker.wakeups)
         .await;
     let given_id = || from.request.headers().get(X_REQUEST_ID);
     Rendered::answer(&answer, || ingest.request_ids.next(given_id()))

@@ -169,7 +169,7 @@ impl Sending {
             replayed_from: Some(&replayed_from),
         };
         let mut permit = self.gate.permit();
-        let answer = self.pipeline.process(request, &mut permit, &self.wakeups);
+        let answer = self.pipeline.process(&request, &mut permit, &self.wakeups);
         let Answer::One(verdict) = answer.await else {
             unreachable!("an event is no array");
         };
