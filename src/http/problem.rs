@@ -141,6 +141,9 @@ impl Rendered {
             }) => {
                 let id = event.as_ref().map(|e| e.id());
                 match outcome {
+                    Ok(Promise::Published(stored)) => {
+                        Self::of(200, published_json(id.unwrap_or_default(), stored))
+                    }
                     Ok(promise) => Self::json(promise.status(), &Entry::promised(id, promise)),
                     Err(rejection) => Self::problem_of(rejection, id, request_id(), *quarantined),
                 }
@@ -221,6 +224,10 @@ impl Rendered {
     fn json(status: u16, value: &impl Serialize) -> Self {
         let mut body = Vec::with_capacity(192);
         serde_json::to_writer(&mut body, value).expect("these values are JSON");
+        Self::of(status, body)
+    }
+
+    fn of(status: u16, body: Vec<u8>) -> Self {
         Self {
             status,
             problem: None,
@@ -310,6 +317,22 @@ fn published<'a>(id: &'a str, stored: &Stored<'a>) -> Published<'a> {
     }
 }
 
+/// What [`Published`] is as JSON, a little faster: nearly all answers are this one.
+fn published_json(id: &str, stored: &Stored<'_>) -> Vec<u8> {
+    let mut body = Vec::with_capacity(192);
+    body.extend_from_slice(br#"{"status":"published","id":"#);
+    serde_json::to_writer(&mut body, id).expect("writing to memory");
+    // Kafka's names of topics have nothing to escape.
+    body.extend_from_slice(br#","topic":""#);
+    body.extend_from_slice(stored.topic.as_bytes());
+    body.extend_from_slice(br#"","partition":"#);
+    body.extend_from_slice(itoa::Buffer::new().format(stored.partition).as_bytes());
+    body.extend_from_slice(br#","offset":"#);
+    body.extend_from_slice(itoa::Buffer::new().format(stored.offset).as_bytes());
+    body.push(b'}');
+    body
+}
+
 fn quarantined(rejection: &Rejection) -> Quarantined<'_> {
     let errors = errors(rejection);
     let whole = errors.is_none();
@@ -329,5 +352,26 @@ fn errors(rejection: &Rejection) -> Option<&[Mistake]> {
     match rejection {
         Rejection::Invalid(mistakes) => Some(mistakes),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_frequent_answer_is_what_serde_makes_of_it() {
+        for (id, partition, offset) in [
+            ("event_1", 0, 0),
+            ("a\"b\\c/ü\u{1f4a9}\u{7f}", 17, i64::MAX),
+        ] {
+            let stored = Stored {
+                topic: "butlr.room-occupancy_1.v1",
+                partition,
+                offset,
+            };
+            let expected = serde_json::to_vec(&published(id, &stored)).unwrap();
+            assert_eq!(published_json(id, &stored), expected);
+        }
     }
 }
