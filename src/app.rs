@@ -406,6 +406,8 @@ impl Bridge {
                 metrics,
                 desk,
                 producer,
+                contact: Arc::clone(&contact),
+                started: Instant::now(),
                 lanes,
                 spool,
                 confirm_within: config.kafka.confirm_within,

@@ -21,9 +21,10 @@ use crate::dedup::{Duplicate, Facts, MarkSet};
 use crate::event::{self, Event, EventType, Limits, Parsed, Refused};
 use crate::http::gate::Permit;
 use crate::kafka::destination::Destination;
-use crate::kafka::lane::{Lane, TopicState};
+use crate::kafka::lane::Lane;
 use crate::kafka::producer::{Producer, Unqueued, rejection};
 use crate::kafka::report::{Delivery, Report, Wakeups};
+use crate::kafka::watch::Contact;
 use crate::metrics::{Metrics, Outcome, Received};
 use crate::record::{Origin, Record, Stamping};
 use crate::rejection::Rejection;
@@ -32,7 +33,7 @@ use crate::spool::{Route, Spool};
 use keep::Unsent;
 use quarantine::Invalid;
 
-/// So long after a start an event waits for what cannot be read back yet, although Kafka was not reached.
+/// So long after a start events wait for what is read back from Kafka, although that was not reached yet.
 const FIRST_CONTACT: Duration = Duration::from_secs(2);
 
 /// What all requests share.
@@ -43,6 +44,10 @@ pub struct Pipeline {
     pub desk: Option<Arc<Desk>>,
     /// The way to Kafka.
     pub producer: Arc<Producer>,
+    /// When Kafka was last heard of.
+    pub contact: Arc<Contact>,
+    /// Since when Kafka is looked for.
+    pub started: Instant,
     /// One lane a topic, in the order of [`Destination::index`].
     pub lanes: Arc<[Arc<Lane>; Destination::COUNT]>,
     /// Where events wait that Kafka does not confirm in time; `None`: nowhere, and they are refused.
@@ -222,15 +227,16 @@ impl Pipeline {
     ) {
         if let Some(desk) = self.desk.as_ref().filter(|desk| !desk.is_rebuilt()) {
             let types = parsed.iter().flatten().map(Event::event_type);
-            let types = types.filter(|event_type| self.may_be_known_soon(desk, *event_type));
+            let types = types.filter(|_| !self.is_kafka_out_of_reach());
             Box::pin(desk.wait_until_known(types, request.deadline)).await;
         }
     }
 
-    /// Not while Kafka was never reached: an event that goes to the spool meanwhile need not wait for what cannot be read.
-    fn may_be_known_soon(&self, desk: &Desk, event_type: EventType) -> bool {
-        let lane = &self.lanes[Destination::Events(event_type).index()];
-        self.spool.is_none() || lane.state() != TopicState::Unknown || desk.age() < FIRST_CONTACT
+    /// Whether Kafka was never heard of since the start: what is to go to the spool need not wait for what cannot be read.
+    fn is_kafka_out_of_reach(&self) -> bool {
+        self.spool.is_some()
+            && self.contact.age().is_none()
+            && self.started.elapsed() >= FIRST_CONTACT
     }
 
     /// Counts an event in, claims it and hands it to Kafka; waits for nothing.

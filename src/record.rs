@@ -260,7 +260,7 @@ const fn cloud_event_type(event_type: EventType) -> &'static str {
     }
 }
 
-/// A time in RFC 3339, in UTC with milliseconds. Of fixed length, and so made without an allocation: each record has two.
+/// A time in RFC 3339, in UTC with milliseconds. Of fixed length, and so made without an allocation: each event's record has two.
 struct Time([u8; 24]);
 
 /// `ms` lies between 1970 and the end of year 9999 (an event's rule).

@@ -52,7 +52,6 @@ pub struct Desk {
     known: AtomicU16,
     changed: watch::Sender<()>,
     incomplete: OnceLock<String>,
-    opened: Instant,
 }
 
 const TYPES: u16 = (1 << EventType::ALL.len()) - 1;
@@ -85,7 +84,6 @@ impl Desk {
             known: AtomicU16::new(SPOOL),
             changed: watch::Sender::new(()),
             incomplete: OnceLock::new(),
-            opened: Instant::now(),
         }))
     }
 
@@ -104,11 +102,6 @@ impl Desk {
     /// Whether what was stored before the start is known, as far as it ever will be.
     pub fn is_rebuilt(&self) -> bool {
         self.knows(TYPES | SPOOL)
-    }
-
-    /// How long ago it was opened.
-    pub fn age(&self) -> Duration {
-        self.opened.elapsed()
     }
 
     /// There is a spool: until [`Desk::spool_restored`], what was stored before the start is not known, and the topics are

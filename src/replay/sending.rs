@@ -97,7 +97,7 @@ impl Sending {
             &client::base(&config.kafka, bootstrap),
             Arc::clone(&producer),
             lanes.iter().filter(of_events).cloned().collect(),
-            contact,
+            Arc::clone(&contact),
             Arc::clone(&metrics),
             false,
         );
@@ -116,6 +116,8 @@ impl Sending {
                 metrics,
                 desk,
                 producer,
+                contact,
+                started: Instant::now(),
                 lanes,
                 spool: None,
                 confirm_within: config.kafka.confirm_within,

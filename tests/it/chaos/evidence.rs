@@ -66,21 +66,27 @@ pub struct After {
 }
 
 impl After {
-    /// Whether most events of each type were published without a detour in the last second.
+    /// Whether most events of each type were published without a detour at last.
     pub fn is_direct(seconds: &[Self]) -> bool {
         Self::detour(seconds).is_none()
     }
 
-    /// Of a type of which most took one in the last second.
+    /// Tells of a type of which most took one in the last second that had events of it. A first one may.
     pub fn detour(seconds: &[Self]) -> Option<String> {
-        let last = &seconds.last().expect("one at least").attempts;
         EventType::ALL.into_iter().find_map(|event_type| {
-            let of_type = last.iter().filter(|a| a.event_type == event_type);
-            let count = |answer| of_type.clone().filter(|a| a.answer == answer).count();
-            let (published, spooled) = (count(Answer::Published), count(Answer::Spooled));
-            (spooled > published)
+            let counts = seconds.iter().rev().map(|second| second.count(event_type));
+            let mut some = counts.filter(|(published, spooled)| published + spooled > 0);
+            let (published, spooled) = some.next()?;
+            (spooled > published.max(1))
                 .then(|| format!("{event_type}: {published} published, {spooled} spooled"))
         })
+    }
+
+    /// How many events of this type were published, and spooled.
+    fn count(&self, event_type: EventType) -> (usize, usize) {
+        let of_type = self.attempts.iter().filter(|a| a.event_type == event_type);
+        let count = |answer| of_type.clone().filter(|a| a.answer == answer).count();
+        (count(Answer::Published), count(Answer::Spooled))
     }
 }
 

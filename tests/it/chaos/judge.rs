@@ -113,7 +113,7 @@ fn answers(evidence: &Evidence, judgement: &mut Judgement) {
     judgement.hold("taken at once", refusals::without_need(evidence));
 }
 
-/// Once all is well, each event is taken at once, and soon published without a detour; the first of a type may still take one.
+/// Once all is well, each event is taken at once, and soon published without a detour.
 fn works_again(evidence: &Evidence, judgement: &mut Judgement) {
     for After { heard, .. } in &evidence.after {
         if heard.accepted < heard.deliveries || heard.status_503 + heard.timeouts > 0 {

@@ -38,7 +38,7 @@ const WELL: Duration = Duration::from_millis(1_000);
 const REST: Duration = Duration::from_secs(60);
 /// So many events are sent in a second once all is well, to see whether all works again.
 const AFTER: u64 = 300;
-/// So many such seconds, until one goes by without detours: the bridge has to be itself again soon, but how fast a broker
+/// So many such seconds, until most events of each type go without detours: the bridge has to be itself again soon, but how fast a broker
 /// that was just started is, on a machine that may be busy, is not for it to say.
 const SECONDS_AFTER: u64 = 4;
 const HOUR_MS: i64 = 3_600_000;
@@ -223,7 +223,7 @@ fn through_faults(
     };
     let options = options(ingest, schedule.rate, limits);
     let stop = Stop::new();
-    let stream = stream(schedule.seed, busy());
+    let stream = stream(schedule.seed, clock_ms() - 12 * HOUR_MS, busy());
     std::thread::scope(|scope| {
         let until = stop.clone();
         let began = Instant::now();
@@ -256,7 +256,10 @@ fn send_after(schedule: &Schedule, second: u64, ingest: SocketAddr, journal: Jou
         duration: None,
     };
     let options = options(ingest, AFTER as f64, limits);
-    let stream = stream(!schedule.seed ^ second << 32, Behaviour::plain());
+    // From just before a full minute, so that occupancies are among them: each type is to be seen in each second.
+    let minute = clock_ms() - 12 * HOUR_MS;
+    let from_ms = minute - minute % 60_000 - 2_000;
+    let stream = stream(!schedule.seed ^ second << 32, from_ms, Behaviour::plain());
     let run = sender::run(
         options,
         stream,
@@ -291,7 +294,7 @@ fn timings() -> Timings {
 }
 
 /// A small city, in the middle of a day.
-fn stream(seed: u64, behaviour: Behaviour) -> Stream {
+fn stream(seed: u64, from_ms: i64, behaviour: Behaviour) -> Stream {
     let size = Size {
         rooms: 40,
         sensors: Some(8),
@@ -301,7 +304,7 @@ fn stream(seed: u64, behaviour: Behaviour) -> Stream {
         skewed: 0.0,
         ..Habits::default()
     };
-    Stream::grow(seed, size, clock_ms() - 12 * HOUR_MS, habits, behaviour)
+    Stream::grow(seed, size, from_ms, habits, behaviour)
 }
 
 /// All that a sender does.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use butlr_bridge::event::EventType;
 use butlr_bridge::simulate::journal::{Answer, Attempt, Cause};
 use butlr_bridge::simulate::ksuid::Ksuid;
 
@@ -125,6 +126,22 @@ const TAMPERINGS: &[Tampering] = &[
             let after = e.after.last_mut().expect("a second");
             let attempts = after.attempts.iter_mut();
             attempts.for_each(|a| a.answer = Answer::Spooled);
+        },
+    ),
+    (
+        "a bridge that never goes back to Kafka for a type of which nothing comes later",
+        "works again",
+        |e| {
+            let mut later = e.after[0].clone();
+            let counts = |of| later.attempts.iter().filter(|a| a.event_type == of).count();
+            let some = EventType::ALL.into_iter().find(|of| counts(*of) > 1);
+            let of = some.expect("a type");
+            let first = e.after[0].attempts.iter_mut();
+            let of_type = first.filter(|a| a.event_type == of);
+            of_type.for_each(|a| a.answer = Answer::Spooled);
+            later.attempts.retain(|a| a.event_type != of);
+            e.after.truncate(1);
+            e.after.push(later);
         },
     ),
     ("a bridge that does not come to rest", "at rest", |e| {
