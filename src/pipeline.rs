@@ -227,7 +227,8 @@ impl Pipeline {
     ) {
         if let Some(desk) = self.desk.as_ref().filter(|desk| !desk.is_rebuilt()) {
             let types = parsed.iter().flatten().map(Event::event_type);
-            let types = types.filter(|_| !self.is_kafka_out_of_reach());
+            let out_of_reach = self.is_kafka_out_of_reach();
+            let types = types.filter(|_| !out_of_reach);
             Box::pin(desk.wait_until_known(types, request.deadline)).await;
         }
     }
