@@ -270,14 +270,20 @@ fn an_array_is_kept_at_once() {
     assert_eq!(results["results"][501]["status"], "refused");
 }
 
-fn a_bridge_with_a_spool_is_ready_without_kafka() {
-    let folder = folder();
-    let bridge = bridge("127.0.0.1:1", folder.path())
+/// A bridge that is ready, and has no Kafka.
+fn bridge_without_kafka(spool: &Path, answer_within: &str) -> Bridge {
+    let bridge = bridge("127.0.0.1:1", spool)
         .not_waiting()
-        .set("http.answer_within", "1s")
+        .set("http.answer_within", answer_within)
         .set("kafka.confirm_within", "200ms")
         .start();
     bridge.wait_until_ready();
+    bridge
+}
+
+fn a_bridge_with_a_spool_is_ready_without_kafka() {
+    let folder = folder();
+    let bridge = bridge_without_kafka(folder.path(), "1s");
     bridge.send(late("event_1")).expect(202);
     bridge.send(late("event_2")).expect(202);
     assert_eq!(present(&bridge), 2);
@@ -286,12 +292,7 @@ fn a_bridge_with_a_spool_is_ready_without_kafka() {
 
 fn without_kafka_no_event_waits_for_what_cannot_be_read_back() {
     let folder = folder();
-    let bridge = bridge("127.0.0.1:1", folder.path())
-        .not_waiting()
-        .set("http.answer_within", "30s")
-        .set("kafka.confirm_within", "200ms")
-        .start();
-    bridge.wait_until_ready();
+    let bridge = bridge_without_kafka(folder.path(), "30s");
     // Until then it may be that Kafka is about to be reached.
     std::thread::sleep(Duration::from_millis(2_100));
     let began = Instant::now();

@@ -66,11 +66,6 @@ pub struct After {
 }
 
 impl After {
-    /// Whether most events of each type were published without a detour at last.
-    pub fn is_direct(seconds: &[Self]) -> bool {
-        Self::detour(seconds).is_none()
-    }
-
     /// Tells of a type of which most took one in the last second that had events of it. A first one may.
     pub fn detour(seconds: &[Self]) -> Option<String> {
         EventType::ALL.into_iter().find_map(|event_type| {

@@ -38,8 +38,8 @@ const WELL: Duration = Duration::from_millis(1_000);
 const REST: Duration = Duration::from_secs(60);
 /// So many events are sent in a second once all is well, to see whether all works again.
 const AFTER: u64 = 300;
-/// So many such seconds, until most events of each type go without detours: the bridge has to be itself again soon, but how fast a broker
-/// that was just started is, on a machine that may be busy, is not for it to say.
+/// So many such seconds, until most events of each type go without detours: the bridge has to be itself again soon,
+/// but how fast a broker that was just started is, on a machine that may be busy, is not for it to say.
 const SECONDS_AFTER: u64 = 4;
 const HOUR_MS: i64 = 3_600_000;
 
@@ -99,7 +99,7 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
     for second in 0..SECONDS_AFTER {
         let journal = journal(&format!("journal-after-{second}"));
         after.push(After::of(send_after(schedule, second, ingest, journal)));
-        if After::is_direct(&after) {
+        if After::detour(&after).is_none() {
             break;
         }
     }
