@@ -89,6 +89,8 @@ impl Listeners {
 
 /// Connections that wait to be accepted while both workers are busy.
 const BACKLOG: i32 = 1024;
+/// Between two looks at the connections.
+const SWEEP: Duration = Duration::from_secs(1);
 
 fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
     let bind = || {
@@ -177,7 +179,7 @@ pub async fn run(
     let inspection = rt::spawn(inspection);
 
     let idle = config.http.keep_alive + config.http.header_timeout;
-    let mut sweep = tokio::time::interval(Duration::from_secs(1));
+    let mut sweep = tokio::time::interval(SWEEP);
     tokio::pin!(stop);
     loop {
         tokio::select! {
@@ -502,9 +504,10 @@ impl Bridge {
         Ok((server, handle))
     }
 
-    /// What is due every second.
+    /// What is due every [`SWEEP`].
     fn sweep(&self, idle: Duration) {
-        self.ingest.gate.close_idle(idle);
+        let senders = self.ingest.gate.close_idle(idle, SWEEP);
+        self.ingest.pipeline.producer.note_senders(senders);
         if let Some(desk) = &self.ingest.pipeline.desk {
             desk.memory().sweep(Instant::now());
         }

@@ -49,9 +49,8 @@ pub fn base(kafka: &config::Kafka, bootstrap_servers: &str) -> ClientConfig {
 
 /// The producer's configuration.
 ///
-/// Set first, and so the user's to change: compression (stock Flink cannot read zstd) and `linger.ms` (0: a sender
-/// that waits for its answer gains nothing from waiting longer; under load batches grow by themselves).
-/// Set last, and so not: all that "a 2xx is a promise" and the bound on an answer rest on.
+/// Set first, and so the user's to change: compression (stock Flink cannot read zstd) and the size of batches; likewise
+/// `linger.ms`, by [`linger`]. Set last, and so not: all that "a 2xx is a promise" and the bound on an answer rest on.
 pub fn producer(config: &config::Config, bootstrap: &str) -> ClientConfig {
     let (kafka, http) = (&config.kafka, &config.http);
     let queue = Destination::COUNT * kafka.max_in_flight_per_topic;
@@ -63,12 +62,10 @@ pub fn producer(config: &config::Config, bootstrap: &str) -> ClientConfig {
     let batch_bytes = (http.max_event_bytes + config::RECORD_OVERHEAD).to_string();
     let defaults = [
         ("compression.type", "lz4"),
-        ("linger.ms", "0"),
         ("batch.size", batch_bytes.as_str()),
     ];
     for (name, default) in defaults {
         let aliases: &[&str] = match name {
-            "linger.ms" => &["linger.ms", "queue.buffering.max.ms"],
             "compression.type" => &["compression.type", "compression.codec"],
             _ => &["batch.size"],
         };
@@ -99,6 +96,16 @@ pub fn producer(config: &config::Config, bootstrap: &str) -> ClientConfig {
         .set("topic.metadata.propagation.max.ms", "1000")
         .set("statistics.interval.ms", "5000");
     client
+}
+
+/// Has a producer linger for so long, unless the user says how long. Returns whether it does.
+pub fn linger(client: &mut ClientConfig, linger: Duration) -> bool {
+    let aliases = ["linger.ms", "queue.buffering.max.ms"];
+    let is_open = aliases.iter().all(|alias| client.get(alias).is_none());
+    if is_open {
+        client.set("linger.ms", linger.as_millis().to_string());
+    }
+    is_open
 }
 
 /// How long librdkafka goes on with a record, and how long a broker may take for one request.
@@ -162,6 +169,20 @@ mod tests {
                 "{feature}: {features}"
             );
         }
+    }
+
+    #[test]
+    fn a_linger_of_the_user_stays() {
+        for name in ["linger.ms", "queue.buffering.max.ms"] {
+            let mut client = ClientConfig::new();
+            client.set(name, "0");
+            assert!(!linger(&mut client, Duration::from_millis(3)), "{name}");
+            let lingers = client.create_native_config().unwrap().get("linger.ms");
+            assert_eq!(lingers.unwrap(), "0", "{name}");
+        }
+        let mut client = ClientConfig::new();
+        assert!(linger(&mut client, Duration::from_millis(3)));
+        assert_eq!(client.get("linger.ms"), Some("3"));
     }
 
     #[test]

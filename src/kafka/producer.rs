@@ -1,6 +1,6 @@
 //! The producer: records in, delivery reports out, and a fresh one when librdkafka calls it fatal.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -17,7 +17,9 @@ use rdkafka::producer::{
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaErrorCode;
 
+use super::client;
 use super::lane::LanePermit;
+use super::linger::{Expediter, LINGER, Senders};
 use super::report::{Delivery, Places, Report, Settle, Slot, Wakeups};
 use super::watch::Contact;
 use crate::dedup::claim::Claim;
@@ -35,6 +37,8 @@ pub(super) struct Callbacks {
     fatal: AtomicBool,
     supervisor: Mutex<Option<Thread>>,
     places: Places,
+    /// Records that were reported. Written by one thread.
+    reported: AtomicU64,
 }
 
 impl Callbacks {
@@ -111,6 +115,7 @@ impl ProducerContext for Callbacks {
     type DeliveryOpaque = Arc<Slot>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, slot: Arc<Slot>) {
+        self.reported.fetch_add(1, Ordering::Relaxed);
         let report = match result {
             Ok(message) => {
                 self.contact.confirmed();
@@ -137,17 +142,24 @@ impl ProducerContext for Callbacks {
     }
 }
 
-/// One librdkafka producer with the thread that serves its reports.
+/// One librdkafka producer with the threads that serve its reports and flush it.
 struct Running {
     began: Instant,
     producer: Arc<BaseProducer<Callbacks, NoCustomPartitioner>>,
     reached: AtomicBool,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// `None` where it is the user who says how long records linger.
+    expediter: Option<Expediter>,
 }
 
 impl Running {
-    fn start(config: &ClientConfig, callbacks: Callbacks) -> KafkaResult<Arc<Self>> {
+    /// `senders`: of a producer that lingers by the load.
+    fn start(
+        config: &ClientConfig,
+        callbacks: Callbacks,
+        senders: Option<&Arc<Senders>>,
+    ) -> KafkaResult<Arc<Self>> {
         let producer = Arc::new(BaseProducer::from_config_and_context(config, callbacks)?);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new()
@@ -161,7 +173,12 @@ impl Running {
                 }
             })
             .expect("the system can start a thread");
+        let expediter = senders.map(|senders| {
+            let reported = |callbacks: &Callbacks| callbacks.reported.load(Ordering::Relaxed);
+            Expediter::start(Arc::clone(&producer), reported, Arc::clone(senders))
+        });
         Ok(Arc::new(Self {
+            expediter,
             began: Instant::now(),
             producer,
             reached: AtomicBool::new(false),
@@ -186,6 +203,9 @@ impl Running {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
+        if let Some(expediter) = &self.expediter {
+            expediter.end();
+        }
         self.stop.store(true, Ordering::Release);
         let thread = self.thread.lock();
         if let Some(thread) = thread.unwrap_or_else(PoisonError::into_inner).take() {
@@ -209,21 +229,27 @@ pub struct Producer {
     config: ClientConfig,
     metrics: Arc<Metrics>,
     contact: Arc<Contact>,
+    /// `None` where the user says how long records linger.
+    senders: Option<Arc<Senders>>,
     current: ArcSwap<Running>,
 }
 
 impl Producer {
-    /// Starts librdkafka; does not wait for Kafka.
+    /// Starts librdkafka; does not wait for Kafka. Unless `config` says how long records linger, that goes by the load.
     ///
     /// # Errors
     /// What librdkafka refuses in the configuration.
     pub fn start(
-        config: ClientConfig,
+        mut config: ClientConfig,
         metrics: Arc<Metrics>,
         contact: Arc<Contact>,
     ) -> KafkaResult<Self> {
-        let running = Running::start(&config, Self::callbacks(&metrics, &contact, None))?;
+        let senders = client::linger(&mut config, LINGER)
+            .then(|| Senders::new(metrics.kafka.lingering.clone()));
+        let callbacks = Self::callbacks(&metrics, &contact, None);
+        let running = Running::start(&config, callbacks, senders.as_ref())?;
         Ok(Self {
+            senders,
             config,
             metrics,
             contact,
@@ -242,6 +268,7 @@ impl Producer {
             fatal: AtomicBool::new(false),
             supervisor: Mutex::new(supervisor),
             places: Places::default(),
+            reported: AtomicU64::new(0),
         }
     }
 
@@ -304,7 +331,18 @@ impl Producer {
                 running.producer.context().note_fatal();
             }
             code.unwrap_or(RDKafkaErrorCode::Unknown)
-        })
+        })?;
+        if let Some(expediter) = &running.expediter {
+            expediter.queued();
+        }
+        Ok(())
+    }
+
+    /// So many connections had a request within the last second: what tells whether lingering would hold senders up.
+    pub fn note_senders(&self, count: usize) {
+        if let Some(senders) = &self.senders {
+            senders.set(count);
+        }
     }
 
     /// Lets the thread that calls [`Producer::replace_if_fatal`] be woken when that is due.
@@ -352,7 +390,7 @@ impl Producer {
 
     fn replace(&self, old: Arc<Running>) {
         let callbacks = Self::callbacks(&self.metrics, &self.contact, Some(std::thread::current()));
-        match Running::start(&self.config, callbacks) {
+        match Running::start(&self.config, callbacks, self.senders.as_ref()) {
             Ok(fresh) => {
                 self.current.store(fresh);
                 self.metrics.kafka.producer_replacements.inc();
