@@ -95,7 +95,8 @@ impl Gate {
         (now - self.started).as_millis() as u64
     }
 
-    /// Closes the connections that have had no request for longer than `bound`. Returns how many had one within `recently`.
+    /// Closes the connections that have had no request for longer than `bound`. Returns how many had one, or were
+    /// opened, within `recently`.
     ///
     /// actix-web's own timers bound the headers of a connection's first request, and idle connections until a byte comes;
     /// a client that drips the headers of its second request is bounded by neither.

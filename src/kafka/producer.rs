@@ -19,7 +19,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::client;
 use super::lane::LanePermit;
-use super::linger::{Expediter, LINGER, Senders};
+use super::linger::{Expediter, Judge, LINGER, Senders};
 use super::report::{Delivery, Places, Report, Settle, Slot, Wakeups};
 use super::watch::Contact;
 use crate::dedup::claim::Claim;
@@ -27,8 +27,8 @@ use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::rejection::Rejection;
 
-/// How long one call of librdkafka's poll may block, and so how long a producer takes to end.
-const POLL: Duration = Duration::from_millis(100);
+/// How long one call of librdkafka's poll goes on: how often the load is looked at, and how long a producer takes to end.
+const POLL: Duration = Duration::from_millis(50);
 
 /// What librdkafka calls back into.
 pub(super) struct Callbacks {
@@ -37,7 +37,7 @@ pub(super) struct Callbacks {
     fatal: AtomicBool,
     supervisor: Mutex<Option<Thread>>,
     places: Places,
-    /// Records that were reported. Written by one thread.
+    /// Records that were reported, in whichever way.
     reported: AtomicU64,
 }
 
@@ -150,7 +150,7 @@ struct Running {
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// `None` where it is the user who says how long records linger.
-    expediter: Option<Expediter>,
+    expediter: Option<Arc<Expediter>>,
 }
 
 impl Running {
@@ -162,21 +162,26 @@ impl Running {
     ) -> KafkaResult<Arc<Self>> {
         let producer = Arc::new(BaseProducer::from_config_and_context(config, callbacks)?);
         let stop = Arc::new(AtomicBool::new(false));
+        let expediter =
+            senders.map(|senders| Expediter::start(Arc::clone(&producer), Arc::clone(senders)));
         let thread = std::thread::Builder::new()
             .name("delivery-reports".into())
             .spawn({
                 let (producer, stop) = (Arc::clone(&producer), Arc::clone(&stop));
+                let expediter = expediter.clone();
                 move || {
+                    let mut judge = Judge::new(Instant::now());
                     while !stop.load(Ordering::Acquire) {
                         producer.poll(POLL);
+                        if let Some(expediter) = &expediter {
+                            let reported = producer.context().reported.load(Ordering::Relaxed);
+                            let in_flight = u64::try_from(producer.in_flight_count()).unwrap_or(0);
+                            expediter.look(&mut judge, reported, in_flight);
+                        }
                     }
                 }
             })
             .expect("the system can start a thread");
-        let expediter = senders.map(|senders| {
-            let reported = |callbacks: &Callbacks| callbacks.reported.load(Ordering::Relaxed);
-            Expediter::start(Arc::clone(&producer), reported, Arc::clone(senders))
-        });
         Ok(Arc::new(Self {
             expediter,
             began: Instant::now(),
@@ -463,5 +468,25 @@ pub fn rejection(code: RDKafkaErrorCode, bytes: usize) -> Rejection {
         | PurgeQueue
         | PurgeInflight => Rejection::KafkaUnconfirmed,
         other => Rejection::KafkaRefused(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_producer_is_flushed_unless_the_user_says_how_long_records_linger() {
+        for (linger, is_flushed) in [(None, true), (Some("0"), false), (Some("50"), false)] {
+            let mut config = ClientConfig::new();
+            if let Some(linger) = linger {
+                config.set("linger.ms", linger);
+            }
+            let metrics = Arc::new(Metrics::new(&std::array::from_fn(|n| n.to_string())));
+            let producer = Producer::start(config, metrics, Arc::default()).unwrap();
+            let running = producer.current.load();
+            assert_eq!(running.expediter.is_some(), is_flushed, "{linger:?}");
+            producer.end(Duration::ZERO);
+        }
     }
 }
