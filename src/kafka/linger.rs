@@ -35,7 +35,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(10);
 
 /// So many records must come within [`LINGER`], lest they wait for nobody.
-const COMPANY: f64 = 32.0;
+const COMPANY: f64 = 20.0;
 /// Records linger if what is in flight, and what would wait besides, is no more than this part of the senders …
 const BEGIN: f64 = 0.65;
 /// … until what is in flight is more than this part.
