@@ -186,8 +186,11 @@ fn check_event_size(kafka: &Kafka, http: &Http, root: &Reader<'_>) {
     }
 }
 
+/// What librdkafka calls the time that a record waits for others, ms: one property of two names.
+pub const LINGER: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
+
 fn check_linger(kafka: &Kafka, http: &Http, root: &Reader<'_>) {
-    for name in ["linger.ms", "queue.buffering.max.ms"] {
+    for name in LINGER {
         let Some(linger) = property(kafka, name).and_then(|value| value.trim().parse::<f64>().ok())
         else {
             continue;

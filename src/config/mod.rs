@@ -33,7 +33,7 @@ pub use admin::{Admin, AdminCredentials};
 pub use auth::{ApiKey, Auth, Basic};
 pub use dedup::{Dedup, Handling, Redis, Store};
 pub use http::{Http, TlsFiles};
-pub use kafka::{Kafka, RECORD_OVERHEAD, TimestampMode};
+pub use kafka::{Kafka, LINGER, RECORD_OVERHEAD, TimestampMode};
 pub use keys::{KeyDoc, reference};
 pub use mistake::{Mistake, Origin};
 pub use process::{Log, LogFormat, Shutdown};

@@ -100,10 +100,9 @@ pub fn producer(config: &config::Config, bootstrap: &str) -> ClientConfig {
 
 /// Has a producer linger for so long, unless the user says how long. Returns whether it does.
 pub fn linger(client: &mut ClientConfig, linger: Duration) -> bool {
-    let aliases = ["linger.ms", "queue.buffering.max.ms"];
-    let is_open = aliases.iter().all(|alias| client.get(alias).is_none());
+    let is_open = config::LINGER.iter().all(|name| client.get(name).is_none());
     if is_open {
-        client.set("linger.ms", linger.as_millis().to_string());
+        client.set(config::LINGER[0], linger.as_millis().to_string());
     }
     is_open
 }
