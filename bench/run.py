@@ -478,8 +478,6 @@ class Bench:
         batch = self.options.batch if program == "e" else 1
         with self.serving(program, prefix, connections * batch) as bridge:
             figures = self.figures(bridge.server, bridge.port, connections, batch)
-            # Whether records lingered at the end of the load.
-            figures["lingering"] = bool(bridge.counts()["kafka_lingering"])
         return {**figures, "accepted": bridge.accepted, "stored": bridge.stored}
 
 

@@ -506,8 +506,7 @@ impl Bridge {
 
     /// What is due every [`SWEEP`].
     fn sweep(&self, idle: Duration) {
-        let senders = self.ingest.gate.close_idle(idle, SWEEP);
-        self.ingest.pipeline.producer.note_senders(senders);
+        self.ingest.gate.close_idle(idle);
         if let Some(desk) = &self.ingest.pipeline.desk {
             desk.memory().sweep(Instant::now());
         }

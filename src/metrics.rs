@@ -166,8 +166,6 @@ pub struct KafkaMetrics {
     pub requests_in_flight: IntGauge,
     /// Round trip to the slowest broker, s.
     pub round_trip: GaugeVec,
-    /// Whether records wait for others.
-    pub lingering: IntGauge,
     transmit_errors: Counter,
     transmit_retries: Counter,
     transmit_seen: [AtomicU64; 2],
@@ -430,10 +428,6 @@ impl Metrics {
                 requests_in_flight: b.gauge(
                     "kafka_requests_in_flight",
                     "Requests sent to brokers and not yet answered.",
-                ),
-                lingering: b.gauge(
-                    "kafka_lingering",
-                    "1 while records wait 3 ms for others, as they do under load; 0 while they are sent at once, or by a linger.ms of the configuration.",
                 ),
                 round_trip: b.add(GaugeVec::new(
                     opts(

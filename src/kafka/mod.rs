@@ -4,7 +4,6 @@ pub mod client;
 pub mod destination;
 pub mod embedded;
 pub mod lane;
-mod linger;
 pub mod producer;
 pub mod report;
 pub mod tail;

@@ -1,6 +1,6 @@
 //! The producer: records in, delivery reports out, and a fresh one when librdkafka calls it fatal.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -17,9 +17,7 @@ use rdkafka::producer::{
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::client;
 use super::lane::LanePermit;
-use super::linger::{Expediter, Judge, LINGER, Senders};
 use super::report::{Delivery, Places, Report, Settle, Slot, Wakeups};
 use super::watch::Contact;
 use crate::dedup::claim::Claim;
@@ -27,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::rejection::Rejection;
 
-/// How long one call of librdkafka's poll goes on: how often the load is looked at, and how long a producer takes to end.
+/// Longest wait of one poll for delivery reports, and so how long a producer takes to end.
 const POLL: Duration = Duration::from_millis(50);
 
 /// What librdkafka calls back into.
@@ -37,8 +35,6 @@ pub(super) struct Callbacks {
     fatal: AtomicBool,
     supervisor: Mutex<Option<Thread>>,
     places: Places,
-    /// Records that were reported, in whichever way.
-    reported: AtomicU64,
 }
 
 impl Callbacks {
@@ -115,7 +111,6 @@ impl ProducerContext for Callbacks {
     type DeliveryOpaque = Arc<Slot>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, slot: Arc<Slot>) {
-        self.reported.fetch_add(1, Ordering::Relaxed);
         let report = match result {
             Ok(message) => {
                 self.contact.confirmed();
@@ -142,48 +137,31 @@ impl ProducerContext for Callbacks {
     }
 }
 
-/// One librdkafka producer with the threads that serve its reports and flush it.
+/// One librdkafka producer with the thread that serves its delivery reports.
 struct Running {
     began: Instant,
     producer: Arc<BaseProducer<Callbacks, NoCustomPartitioner>>,
     reached: AtomicBool,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// `None` where it is the user who says how long records linger.
-    expediter: Option<Arc<Expediter>>,
 }
 
 impl Running {
-    /// `senders`: of a producer that lingers by the load.
-    fn start(
-        config: &ClientConfig,
-        callbacks: Callbacks,
-        senders: Option<&Arc<Senders>>,
-    ) -> KafkaResult<Arc<Self>> {
+    fn start(config: &ClientConfig, callbacks: Callbacks) -> KafkaResult<Arc<Self>> {
         let producer = Arc::new(BaseProducer::from_config_and_context(config, callbacks)?);
         let stop = Arc::new(AtomicBool::new(false));
-        let expediter =
-            senders.map(|senders| Expediter::start(Arc::clone(&producer), Arc::clone(senders)));
         let thread = std::thread::Builder::new()
             .name("delivery-reports".into())
             .spawn({
                 let (producer, stop) = (Arc::clone(&producer), Arc::clone(&stop));
-                let expediter = expediter.clone();
                 move || {
-                    let mut judge = Judge::new(Instant::now());
                     while !stop.load(Ordering::Acquire) {
                         producer.poll(POLL);
-                        if let Some(expediter) = &expediter {
-                            let reported = producer.context().reported.load(Ordering::Relaxed);
-                            let in_flight = u64::try_from(producer.in_flight_count()).unwrap_or(0);
-                            expediter.look(&mut judge, reported, in_flight);
-                        }
                     }
                 }
             })
             .expect("the system can start a thread");
         Ok(Arc::new(Self {
-            expediter,
             began: Instant::now(),
             producer,
             reached: AtomicBool::new(false),
@@ -208,9 +186,6 @@ impl Running {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        if let Some(expediter) = &self.expediter {
-            expediter.end();
-        }
         self.stop.store(true, Ordering::Release);
         let thread = self.thread.lock();
         if let Some(thread) = thread.unwrap_or_else(PoisonError::into_inner).take() {
@@ -234,27 +209,22 @@ pub struct Producer {
     config: ClientConfig,
     metrics: Arc<Metrics>,
     contact: Arc<Contact>,
-    /// `None` where the user says how long records linger.
-    senders: Option<Arc<Senders>>,
     current: ArcSwap<Running>,
 }
 
 impl Producer {
-    /// Starts librdkafka; does not wait for Kafka. Unless `config` says how long records linger, that goes by the load.
+    /// Starts librdkafka; does not wait for Kafka.
     ///
     /// # Errors
     /// What librdkafka refuses in the configuration.
     pub fn start(
-        mut config: ClientConfig,
+        config: ClientConfig,
         metrics: Arc<Metrics>,
         contact: Arc<Contact>,
     ) -> KafkaResult<Self> {
-        let senders = client::linger(&mut config, LINGER)
-            .then(|| Senders::new(metrics.kafka.lingering.clone()));
         let callbacks = Self::callbacks(&metrics, &contact, None);
-        let running = Running::start(&config, callbacks, senders.as_ref())?;
+        let running = Running::start(&config, callbacks)?;
         Ok(Self {
-            senders,
             config,
             metrics,
             contact,
@@ -273,7 +243,6 @@ impl Producer {
             fatal: AtomicBool::new(false),
             supervisor: Mutex::new(supervisor),
             places: Places::default(),
-            reported: AtomicU64::new(0),
         }
     }
 
@@ -337,17 +306,7 @@ impl Producer {
             }
             code.unwrap_or(RDKafkaErrorCode::Unknown)
         })?;
-        if let Some(expediter) = &running.expediter {
-            expediter.queued();
-        }
         Ok(())
-    }
-
-    /// So many connections had a request within the last second: what tells whether lingering would hold senders up.
-    pub fn note_senders(&self, count: usize) {
-        if let Some(senders) = &self.senders {
-            senders.set(count);
-        }
     }
 
     /// Lets the thread that calls [`Producer::replace_if_fatal`] be woken when that is due.
@@ -395,7 +354,7 @@ impl Producer {
 
     fn replace(&self, old: Arc<Running>) {
         let callbacks = Self::callbacks(&self.metrics, &self.contact, Some(std::thread::current()));
-        match Running::start(&self.config, callbacks, self.senders.as_ref()) {
+        match Running::start(&self.config, callbacks) {
             Ok(fresh) => {
                 self.current.store(fresh);
                 self.metrics.kafka.producer_replacements.inc();
@@ -468,25 +427,5 @@ pub fn rejection(code: RDKafkaErrorCode, bytes: usize) -> Rejection {
         | PurgeQueue
         | PurgeInflight => Rejection::KafkaUnconfirmed,
         other => Rejection::KafkaRefused(other),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_producer_is_flushed_unless_the_user_says_how_long_records_linger() {
-        for (linger, is_flushed) in [(None, true), (Some("0"), false), (Some("50"), false)] {
-            let mut config = ClientConfig::new();
-            if let Some(linger) = linger {
-                config.set("linger.ms", linger);
-            }
-            let metrics = Arc::new(Metrics::new(&std::array::from_fn(|n| n.to_string())));
-            let producer = Producer::start(config, metrics, Arc::default()).unwrap();
-            let running = producer.current.load();
-            assert_eq!(running.expediter.is_some(), is_flushed, "{linger:?}");
-            producer.end(Duration::ZERO);
-        }
     }
 }

@@ -58,10 +58,9 @@ pub struct Journal {
 impl Journal {
     /// Nothing is read yet.
     pub fn open(config: &Config, bootstrap: &str) -> Result<Self, Error> {
-        let mut producer = client::producer(config, bootstrap);
-        // Each record is waited for.
-        client::linger(&mut producer, Duration::ZERO);
-        let writer = producer.create_with_context(Reports).map_err(told)?;
+        let writer = client::producer(config, bootstrap)
+            .create_with_context(Reports)
+            .map_err(told)?;
         let started = unix_ms(SystemTime::now()).unsigned_abs();
         Ok(Self {
             reader: Reader::new(config, bootstrap)?,
