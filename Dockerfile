@@ -3,6 +3,7 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+COPY crates ./crates
 COPY src ./src
 # librdkafka, OpenSSL and zlib are compiled along, with the compiler, make and perl of this image. The caches outlive a
 # change of the sources, so only the first build pays for them; what a cache holds is not in the image, hence the copy.

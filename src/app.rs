@@ -17,12 +17,10 @@ use crate::auth::{AdminCredentials, Credentials};
 use crate::config::{self, Config, Mistake};
 use crate::dedup::desk::Desk;
 use crate::dedup::rebuilding::Rebuilding;
-use crate::event::Limits;
 use crate::http::admin::Admin;
 use crate::http::gate::Gate;
 use crate::http::ingest::{Ingest, RequestIds, Worker};
 use crate::http::tls::Certificate;
-use crate::kafka::destination::Destination;
 use crate::kafka::lane::Lane;
 use crate::kafka::producer::Producer;
 use crate::kafka::watch::{Contact, Creating, Watch};
@@ -35,6 +33,8 @@ use crate::spool::restore::restore;
 use crate::spool::store::{self, Found, Store};
 use crate::spool::{Draining, Parts, Spool};
 use crate::telemetry::Throttle;
+use butlr_event::Limits;
+use butlr_event::destination::Destination;
 
 /// Why a bridge could not run.
 #[derive(Debug, thiserror::Error)]

@@ -31,11 +31,11 @@ pub mod auth;
 
 pub mod pipeline;
 
-pub mod event;
-
 pub mod dedup;
 
 pub mod record;
+
+pub mod marks;
 
 pub mod kafka;
 
@@ -50,11 +50,5 @@ pub mod metrics;
 pub mod telemetry;
 
 pub mod app;
-
-pub mod ksuid;
-
-mod clock;
-
-pub mod simulate;
 
 pub mod commands;

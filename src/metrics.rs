@@ -12,9 +12,9 @@ use prometheus::{
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::dedup::{Duplicate, MarkSet};
-use crate::event::{Code, EventType, UnreadableCode};
+use crate::marks::{Duplicate, MarkSet};
 use crate::rejection::Rejection;
+use butlr_event::{Code, EventType, UnreadableCode};
 
 /// What an event that was received ended as. Each event ends in exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,21 +15,22 @@ use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::timeout_at;
 
 use crate::config::Quarantine;
+use crate::dedup::Facts;
 use crate::dedup::claim::{Claim, Turn};
 use crate::dedup::desk::{Claimed, Desk};
-use crate::dedup::{Duplicate, Facts, MarkSet};
-use crate::event::{self, Event, EventType, Limits, Parsed, Refused};
 use crate::http::gate::Permit;
-use crate::kafka::destination::Destination;
 use crate::kafka::lane::Lane;
 use crate::kafka::producer::{Producer, Unqueued, rejection};
 use crate::kafka::report::{Delivery, Report, Wakeups};
 use crate::kafka::watch::Contact;
+use crate::marks::{Duplicate, MarkSet};
 use crate::metrics::{Metrics, Outcome, Received};
 use crate::record::{Origin, Record, Stamping};
 use crate::rejection::Rejection;
 use crate::spool::entry::ReplayedFrom;
 use crate::spool::{Route, Spool};
+use butlr_event::destination::Destination;
+use butlr_event::{Event, EventType, Limits, Parsed, Refused};
 use keep::Unsent;
 use quarantine::Invalid;
 
@@ -157,7 +158,7 @@ impl Pipeline {
         permit: &mut Permit,
         wakeups: &Arc<Wakeups>,
     ) -> Answer<'b> {
-        match event::parse(request.body, request.expected, self.limits) {
+        match butlr_event::parse(request.body, request.expected, self.limits) {
             Err(unreadable) => {
                 let admitted = permit.events(1);
                 let invalid = Invalid::whole(request.body, unreadable);

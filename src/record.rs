@@ -11,12 +11,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::message::{Header, OwnedHeaders};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::clock::unix_ms;
 use crate::config::{self, TimestampMode};
-use crate::dedup::{Marks, Revision};
-use crate::event::{Event, EventType};
+use crate::marks::{Marks, Revision};
 use crate::metrics::Replaced;
 use crate::spool::entry::{Quarantined, ReplayedFrom};
+use butlr_event::clock::unix_ms;
+use butlr_event::{Event, EventType};
 
 /// Which time a record is stamped with.
 #[derive(Clone, Copy, Debug)]
@@ -283,7 +283,7 @@ impl Deref for Time {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Limits, Parsed, parse};
+    use butlr_event::{Limits, Parsed, parse};
     use rdkafka::message::Headers;
 
     const STAMPING: Stamping = Stamping {

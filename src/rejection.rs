@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::event::{self, EventType, Mistake};
+use butlr_event::{EventType, Mistake, Refused};
 
 /// Why a request, or one event of it, was not stored. Each has one status and one stable code; see [`Rejection::status`].
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +29,7 @@ pub enum Rejection {
     /// `Content-Encoding: gzip` over something else.
     NotGzip,
     /// The body as a whole cannot be read as events.
-    Unreadable(event::Unreadable),
+    Unreadable(butlr_event::Unreadable),
     /// JSON, but not a valid event: all that is wrong with it.
     Invalid(Vec<Mistake>),
     /// One event larger than `http.max_event_bytes`, or than Kafka takes.
@@ -69,7 +69,7 @@ pub enum Limit {
 }
 
 impl Rejection {
-    /// The codes of rejections; those of bodies that cannot be read are in [`event::UnreadableCode`].
+    /// The codes of rejections; those of bodies that cannot be read are in [`butlr_event::UnreadableCode`].
     pub const CODES: [&'static str; 22] = [
         "unauthorized",
         "not_found",
@@ -249,6 +249,16 @@ impl Rejection {
         }
     }
 
+    /// The rejection of an item that is not a valid event, with the type it claims to have.
+    pub fn of_item(refused: Refused<'_>) -> (Option<EventType>, Self) {
+        match refused {
+            Refused::Invalid {
+                claimed, errors, ..
+            } => (claimed, Rejection::Invalid(errors)),
+            Refused::TooLarge { claimed, bytes } => (claimed, Rejection::EventTooLarge { bytes }),
+        }
+    }
+
     /// How long the sender waits before it tries again; `None` where trying again is of no use.
     pub fn retry_after(&self) -> Option<Duration> {
         let seconds = match self {
@@ -257,19 +267,6 @@ impl Rejection {
             _ => return None,
         };
         Some(Duration::from_secs(seconds))
-    }
-}
-
-impl From<event::Refused<'_>> for (Option<EventType>, Rejection) {
-    fn from(refused: event::Refused<'_>) -> Self {
-        match refused {
-            event::Refused::Invalid {
-                claimed, errors, ..
-            } => (claimed, Rejection::Invalid(errors)),
-            event::Refused::TooLarge { claimed, bytes } => {
-                (claimed, Rejection::EventTooLarge { bytes })
-            }
-        }
     }
 }
 

@@ -27,10 +27,10 @@ use std::time::{Duration, SystemTime};
 
 pub use summary::Summary;
 
-use crate::clock::unix_ms;
 use crate::config::Config;
-use crate::event::Limits;
 use batch::Work;
+use butlr_event::Limits;
+use butlr_event::clock::unix_ms;
 use journal::Journal;
 use kept::{Kept, Place, Read};
 use marker::{Finished, Partly};

@@ -12,16 +12,16 @@ use super::serve::{Signals, failed};
 use super::{FAILED, load, misused};
 use crate::app::{self, Launch, Listeners};
 use crate::config::{Config, Sources};
-use crate::event::EventType;
 use crate::kafka::embedded::EmbeddedKafka;
 use crate::metrics::Outcome;
-use crate::simulate::city::{Habits, Size};
-use crate::simulate::now_ms;
-use crate::simulate::progress::Progress;
-use crate::simulate::sender::{self, Stop, Target};
-use crate::simulate::stream::{Behaviour, Stream};
 use crate::spool::store::Store;
 use crate::telemetry;
+use butlr_event::EventType;
+use butlr_event::clock::now_ms;
+use butlr_simulate::city::{Habits, Size};
+use butlr_simulate::progress::Progress;
+use butlr_simulate::sender::{self, Stop, Target};
+use butlr_simulate::stream::{Behaviour, Stream};
 
 /// One floor of a small building.
 const ROOMS: usize = 6;

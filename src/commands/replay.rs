@@ -8,9 +8,9 @@ use clap::builder::PossibleValuesParser;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{ConfigArguments, FAILED, misused};
-use crate::event::{Code, UnreadableCode};
 use crate::replay::{self, Options, Progress};
 use crate::telemetry;
+use butlr_event::{Code, UnreadableCode};
 
 const ABOUT: &str = "Reads the quarantine topic from its beginning and sends what is a valid event by now through the bridge's own pipeline: duplicates are
 looked for, and the records carry ce_replayedfrom (topic/partition/offset). What is still none stays as it is. A record that came

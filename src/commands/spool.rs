@@ -16,9 +16,9 @@ use clap::Subcommand;
 
 use super::{ConfigArguments, FAILED, MISUSED, load, misused};
 use crate::config::{Config, Sources};
-use crate::event::EventType;
-use crate::kafka::destination::Destination;
 use crate::spool::store;
+use butlr_event::EventType;
+use butlr_event::destination::Destination;
 use look::guarded;
 
 #[derive(clap::Args, Debug)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::kafka_properties::PropertyArguments;
 use super::{FAILED, MISUSED};
-use crate::simulate::journal::ClosedJournal;
-use crate::simulate::verify::{Duplicates, Error, Kafka, Options, Report, Timestamps, verify};
+use butlr_simulate::journal::ClosedJournal;
+use butlr_simulate::verify::{Duplicates, Error, Kafka, Options, Report, Timestamps, verify};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {

@@ -8,7 +8,7 @@ use super::keys::{self, Shape};
 use super::mistake::{Mistakes, Origin};
 use super::suggest::nearest;
 use super::written::kind;
-use crate::event::EventType;
+use butlr_event::EventType;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use toml::Value;

@@ -4,7 +4,7 @@ use super::kafka::property;
 use super::validate::is_loopback;
 use super::value::show_duration;
 use super::{Config, Redis, Store};
-use crate::event::EventType;
+use butlr_event::EventType;
 use secrecy::ExposeSecret;
 use std::time::Duration;
 

@@ -16,12 +16,12 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::event_id::EventId;
 use super::memory::{Memory, becomes, key_of_conflict};
 use super::redis::Lease;
 use super::{Duplicate, Facts, Marks, Verdict};
 use crate::config::Handling;
 use crate::kafka::report::Receipt;
+use butlr_event::event_id::EventId;
 
 mod turn;
 

@@ -13,8 +13,8 @@ use super::redis::{Decided, Shared};
 use super::spooled::SpooledTold;
 use super::{Duplicate, Facts, Marks};
 use crate::config;
-use crate::event::EventType;
 use crate::metrics::Metrics;
+use butlr_event::EventType;
 
 /// What is to become of an event.
 #[derive(Debug)]

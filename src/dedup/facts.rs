@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::event::{Event, EventType};
+use butlr_event::{Event, EventType};
 
 /// What is compared of an event. Keys are 64-bit hashes of type-tagged, length-prefixed parts, the same in every process
 /// and release: replicas share them.
@@ -113,7 +113,7 @@ fn hash(seed: u64, event_type: EventType, names: &[&str], timestamp: i64, data: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Limits, Parsed, parse};
+    use butlr_event::{Limits, Parsed, parse};
 
     fn keys(
         event_type: &str,

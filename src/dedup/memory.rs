@@ -39,10 +39,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::claim::{Claim, Current, Held, Hold, Next, Opinion, Stored, Taken, Waiting, under};
-use super::event_id::EventId;
 use super::window::{Tick, Window};
 use super::{Duplicate, Facts, Verdict};
 use crate::config::{self, Handling};
+use butlr_event::event_id::EventId;
 use doubts::Doubts;
 use judge::Judged;
 use shard::{Id, Shard, Shards, Source, Value};

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::desk::Desk;
 use super::rebuild::rebuild;
 use crate::config::Config;
-use crate::event::EventType;
 use crate::kafka::client;
+use butlr_event::EventType;
 
 /// Between two looks whether the spool was read.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);

@@ -83,10 +83,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout_at};
 
 use super::claim::{Claim, Current, Hold, under};
-use super::event_id::EventId;
 use super::memory::{becomes, makes_current};
 use super::{Duplicate, Facts, Marks, Verdict};
 use crate::config;
+use butlr_event::event_id::EventId;
 
 use answer::Answer;
 pub use lease::Lease;

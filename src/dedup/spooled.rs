@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::claim::{Current, under};
-use super::event_id::EventId;
 use super::memory::makes_current;
 use super::{Facts, Marks};
-use crate::event::Event;
+use butlr_event::Event;
+use butlr_event::event_id::EventId;
 
 /// How far ahead of its receipt an event may be to be the newest of its source: the default of `kafka.max_future`. Further
 /// ahead its clock may be wrong; leaving it out costs a mark at most.

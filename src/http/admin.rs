@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::ingest::Ingest;
 use crate::auth::AdminCredentials;
-use crate::event::EventType;
-use crate::kafka::destination::Destination;
 use crate::kafka::lane::TopicState;
 use crate::kafka::watch::Contact;
 use crate::metrics::{Outcome, unix_seconds};
+use butlr_event::EventType;
+use butlr_event::destination::Destination;
 
 /// What the admin listener shows.
 pub struct Admin {

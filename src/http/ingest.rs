@@ -16,12 +16,12 @@ use super::body;
 use super::gate::{Connection, Gate, Permit};
 use super::problem::Rendered;
 use crate::auth::Credentials;
-use crate::event::EventType;
 use crate::kafka::report::Wakeups;
 use crate::metrics::Outcome;
 use crate::pipeline::{Pipeline, Request, Sender};
 use crate::rejection::Rejection;
 use crate::telemetry::Throttle;
+use butlr_event::EventType;
 
 /// What all workers of the ingest listener share.
 pub struct Ingest {

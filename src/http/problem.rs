@@ -11,10 +11,10 @@ use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 
-use crate::dedup::Duplicate;
-use crate::event::Mistake;
+use crate::marks::Duplicate;
 use crate::pipeline::{Answer, Promise, Stored, Verdict};
 use crate::rejection::Rejection;
+use butlr_event::Mistake;
 
 /// An answer ready to be sent; made where the request's body is at hand, sent where it no longer is.
 #[derive(Debug)]

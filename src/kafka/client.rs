@@ -6,9 +6,9 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::producer::BaseProducer;
 use secrecy::ExposeSecret;
 
-use super::destination::Destination;
 use crate::config;
-use crate::event::EventType;
+use butlr_event::EventType;
+use butlr_event::destination::Destination;
 
 /// Below the answer's bound by this much, so that the final report usually still finds its request waiting.
 const REPORT_MARGIN: Duration = Duration::from_millis(200);

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::client::lane_bytes;
-use super::destination::Destination;
 use crate::config::Config;
 use crate::rejection::Rejection;
+use butlr_event::destination::Destination;
 
 /// How long a topic that may not be written to is left alone.
 const DENIED: Duration = Duration::from_secs(10);

@@ -1,7 +1,6 @@
 //! Kafka: lanes into librdkafka, delivery reports out of it, and the watch over topics and producer.
 
 pub mod client;
-pub mod destination;
 pub mod embedded;
 pub mod lane;
 pub mod producer;

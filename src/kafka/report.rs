@@ -426,12 +426,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::config;
+    use crate::dedup::Facts;
     use crate::dedup::claim::Next;
     use crate::dedup::memory::Memory;
-    use crate::dedup::{Duplicate, Facts};
-    use crate::event::EventType;
-    use crate::kafka::destination::Destination;
     use crate::kafka::lane::Lane;
+    use crate::marks::Duplicate;
+    use butlr_event::EventType;
+    use butlr_event::destination::Destination;
     use std::time::Duration;
 
     fn slot(lane: &Arc<Lane>, wakeups: &Arc<Wakeups>) -> Arc<Slot> {

@@ -8,16 +8,16 @@ use futures_util::future::LocalBoxFuture;
 use tokio::time::timeout_at;
 
 use super::{Begun, Pipeline, Promise, Request, Sent, Stored};
-use crate::clock::unix_ms;
-use crate::dedup::MarkSet;
 use crate::dedup::claim::Claim;
-use crate::event::Event;
-use crate::kafka::destination::Destination;
 use crate::kafka::report::{Ended, Receipt, Report, Slot, Wakeups, is_certain};
+use crate::marks::MarkSet;
 use crate::metrics::{Outcome, Received};
 use crate::rejection::Rejection;
 use crate::spool::entry::{Content, Entry};
 use crate::spool::{NewEntry, NotKept, Passage};
+use butlr_event::Event;
+use butlr_event::clock::unix_ms;
+use butlr_event::destination::Destination;
 
 /// An event that Kafka does not take now.
 pub(super) struct Unsent<'b> {

@@ -13,8 +13,6 @@ use super::{Pipeline, Promise, Request, Verdict};
 use crate::config::{QuarantineAnswer, RECORD_OVERHEAD};
 use crate::dedup::claim::Claim;
 use crate::dedup::desk::Claimed;
-use crate::event::{EventType, Refused, Unreadable};
-use crate::kafka::destination::Destination;
 use crate::kafka::producer::rejection;
 use crate::kafka::report::{Ended, Report, Slot, Wakeups, is_certain};
 use crate::metrics::Outcome;
@@ -22,6 +20,8 @@ use crate::record::Record;
 use crate::rejection::Rejection;
 use crate::spool::entry::{Content, Quarantined};
 use crate::spool::{Route, Spool};
+use butlr_event::destination::Destination;
+use butlr_event::{EventType, Refused, Unreadable};
 
 /// Larger than this nothing is kept: what librdkafka takes for one record, less key and headers.
 const MAX_KEPT: usize = 1_000_000 - RECORD_OVERHEAD;
@@ -58,7 +58,7 @@ impl<'b> Invalid<'b> {
             Refused::Invalid { raw, .. } => Some(raw.as_bytes()),
             Refused::TooLarge { .. } => None,
         };
-        let (claimed, rejection) = refused.into();
+        let (claimed, rejection) = Rejection::of_item(refused);
         Self {
             raw,
             claimed,

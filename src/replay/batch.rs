@@ -6,7 +6,7 @@ use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::kept::Kept;
-use crate::event::{Event, EventType, Limits, Parsed, Refused, parse};
+use butlr_event::{Event, EventType, Limits, Parsed, Refused, parse};
 
 /// A record, taken apart.
 #[derive(Debug)]

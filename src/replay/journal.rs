@@ -15,10 +15,10 @@ use super::history::{History, join};
 use super::kept::{Place, Read};
 use super::marker::{Ends, Finished, HEADER, KEY, Marker, PARTITION};
 use super::reader::{Reader, Span, told};
-use crate::clock::unix_ms;
 use crate::config::Config;
-use crate::event::EventType;
 use crate::kafka::client;
+use butlr_event::EventType;
+use butlr_event::clock::unix_ms;
 
 /// Between two looks whether another run goes on.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);

@@ -7,7 +7,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use serde::{Deserialize, Serialize};
 
 use super::marker::{HEADER, Marker};
-use crate::event::EventType;
+use butlr_event::EventType;
 
 /// Partition and offset in the quarantine topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

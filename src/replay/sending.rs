@@ -11,10 +11,8 @@ use super::kept::{Kept, Place};
 use crate::config::Config;
 use crate::dedup::desk::Desk;
 use crate::dedup::rebuilding::Rebuilding;
-use crate::event::Limits;
 use crate::http::gate::Gate;
 use crate::kafka::client;
-use crate::kafka::destination::Destination;
 use crate::kafka::lane::Lane;
 use crate::kafka::producer::Producer;
 use crate::kafka::report::Wakeups;
@@ -23,6 +21,8 @@ use crate::metrics::Metrics;
 use crate::pipeline::{Answer, Pipeline, Promise, Request, Sender};
 use crate::record::Stamping;
 use crate::spool::entry::ReplayedFrom;
+use butlr_event::Limits;
+use butlr_event::destination::Destination;
 
 /// What an open batch may take beside the time of its answers.
 const MARGIN: Duration = Duration::from_secs(2);

@@ -6,7 +6,9 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dedup::{Duplicate, Marks, Revision, event_id::EventId};
+use butlr_event::event_id::EventId;
+
+use crate::marks::{Duplicate, Marks, Revision};
 
 const VERSION: u8 = 1;
 const PREFIX: usize = 1 + 4;

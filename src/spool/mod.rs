@@ -50,17 +50,17 @@ use std::time::{Duration, Instant};
 use rdkafka::config::ClientConfig;
 use tokio::sync::oneshot;
 
-use crate::clock::now_ms;
 use crate::config::{self, Drain};
 use crate::dedup::claim::Claim;
 use crate::dedup::desk::Desk;
-use crate::kafka::destination::Destination;
 use crate::kafka::lane::Lane;
 use crate::kafka::producer::Producer;
 use crate::kafka::report::Slot;
 use crate::metrics::Metrics;
 use crate::record::Stamping;
 use crate::telemetry::Throttle;
+use butlr_event::clock::now_ms;
+use butlr_event::destination::Destination;
 
 pub use drain::Draining;
 use drain::mailbox::Mailbox;

@@ -10,8 +10,8 @@ use super::{Spool, now_ms};
 use crate::config;
 use crate::dedup::desk::Desk;
 use crate::dedup::spooled::SpooledTold;
-use crate::event::{Limits, Parsed, parse};
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
+use butlr_event::{Limits, Parsed, parse};
 
 /// Entries read at a time.
 const BATCH: usize = 1_000;
@@ -229,8 +229,8 @@ mod tests {
     use std::borrow::Cow;
 
     use super::*;
-    use crate::event::EventType;
     use crate::spool::store::Options;
+    use butlr_event::EventType;
 
     const WINDOW: Duration = Duration::from_secs(900);
     const TRAFFIC: Destination = Destination::Events(EventType::Traffic);

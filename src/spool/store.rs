@@ -56,8 +56,8 @@ use self::{
     state::{Stage, State},
     writing::Writer,
 };
-use crate::clock::now_ms;
-use crate::kafka::destination::Destination;
+use butlr_event::clock::now_ms;
+use butlr_event::destination::Destination;
 
 /// Where a spool lies, and in what pieces.
 #[derive(Clone, Debug)]

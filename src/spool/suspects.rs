@@ -25,9 +25,9 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 
-use crate::clock::now_ms;
 use crate::kafka::tail::{Bounds, Halt, Patience, Reader, Span, Topic, most};
 use age::{Horizon, Stretch};
+use butlr_event::clock::now_ms;
 use wanted::Wanted;
 
 /// What a process sent last before it was killed is stored or gone after this; brokers then know that it is gone, too.

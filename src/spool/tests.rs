@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::{NotKept, Route};
-use crate::clock::now_ms;
 use crate::config::Drain;
+use crate::dedup::Facts;
 use crate::dedup::claim::Next;
 use crate::dedup::memory::Memory;
-use crate::dedup::{Duplicate, Facts};
-use crate::kafka::destination::Destination;
 use crate::kafka::lane::TopicState;
 use crate::kafka::report::Ended;
+use crate::marks::Duplicate;
 use bench::{Bench, HANGS, ROOM, TRAFFIC, new_entry, send, topic, value};
+use butlr_event::clock::now_ms;
+use butlr_event::destination::Destination;
 use fake::Mood;
 
 const AWAY: Mood = Mood::Fails(RDKafkaErrorCode::MessageTimedOut);

@@ -14,8 +14,8 @@ use super::drain::mailbox::{Mailbox, Word};
 use super::store::StoreError;
 use super::{Keeping, NewEntry, NotKept, Shared, lock};
 use crate::dedup::claim::Claim;
-use crate::kafka::destination::Destination;
 use crate::kafka::report::{Report, Settle, Slot};
+use butlr_event::destination::Destination;
 
 /// Most bytes of one commit.
 const COMMIT: usize = 8 << 20;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 
 use crate::harness::{Backend, Setup, agent, clock_ms, event, eventually, fresh_ms, trials};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 
 use crate::harness::{
     Answer, Bridge, Process, Request, Setup, agent, event, eventually, fresh_ms, read_answer, toml,

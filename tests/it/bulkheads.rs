@@ -4,8 +4,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::event::EventType;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
+use butlr_event::EventType;
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::harness::{Bridge, Setup, event, eventually, fresh_ms, topics_of, trials};

@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use butlr_bridge::event::EventType;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
+use butlr_event::EventType;
 use serde_json::Value;
 
 use crate::harness::{

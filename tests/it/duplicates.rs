@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::harness::{Answer, Bridge, Rec, Setup, event, eventually, fresh_ms, trials};
@@ -44,7 +44,7 @@ fn ksuid(seconds: u32, last: u8) -> String {
     let mut payload = [0; 16];
     payload[15] = last;
     let computed_ms = (i64::from(seconds) + 1_400_000_000) * 1000;
-    let id = butlr_bridge::ksuid::Ksuid::new(computed_ms, payload);
+    let id = butlr_event::ksuid::Ksuid::new(computed_ms, payload);
     format!("event_{id}")
 }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::harness::{Answer, Bridge, Setup, event, eventually, fresh_ms, trials, write_head};

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};

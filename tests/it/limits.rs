@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 
 use crate::harness::{
     Answer, Bridge, PATIENCE, Process, Request, Setup, agent, event, eventually, fresh_ms,

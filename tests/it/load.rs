@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::simulate::city::{Habits, Size};
-use butlr_bridge::simulate::payload::Renderer;
-use butlr_bridge::simulate::stream::{Behaviour, Stream};
+use butlr_simulate::city::{Habits, Size};
+use butlr_simulate::payload::Renderer;
+use butlr_simulate::stream::{Behaviour, Stream};
 
 use crate::harness::{Rec, fresh_ms};
 

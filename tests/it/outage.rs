@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 
 use crate::harness::{
     Backend, Bridge, Process, Rec, Request, Setup, agent, event, fresh_ms, records_of, trials,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use xxhash_rust::xxh3::xxh3_128;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 
 use crate::harness::{Bridge, Rec, Setup, clock_ms, event, fresh_ms, sample, spellings, trials};
 

@@ -5,8 +5,8 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::event::EventType;
-use butlr_bridge::simulate::ksuid::Ksuid;
+use butlr_event::EventType;
+use butlr_event::ksuid::Ksuid;
 use libtest_mimic::Trial;
 use serde_json::Value;
 

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::event::EventType;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
+use butlr_event::EventType;
 
 use crate::harness::{
     Process, Request, agent, event, eventually, fresh_ms, read_answer, records_of, trials,

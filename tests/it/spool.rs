@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::event::EventType;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
+use butlr_event::EventType;
 use tempfile::TempDir;
 
 use crate::harness::{

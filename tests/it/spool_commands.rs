@@ -7,12 +7,13 @@ use std::process::{Command, Output, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use butlr_bridge::dedup::{Marks, Revision, event_id::EventId};
-use butlr_bridge::event::EventType;
-use butlr_bridge::kafka::destination::Destination;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
+use butlr_bridge::marks::{Marks, Revision};
 use butlr_bridge::spool::entry::{Content, Entry, Quarantined};
 use butlr_bridge::spool::store::{Options, Store};
+use butlr_event::EventType;
+use butlr_event::destination::Destination;
+use butlr_event::event_id::EventId;
 use serde_json::Value;
 use tempfile::TempDir;
 

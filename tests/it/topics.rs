@@ -3,7 +3,7 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 use serde_json::Value;
 
 use crate::harness::{

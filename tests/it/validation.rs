@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 
 use crate::harness::{
     Bridge, Process, Request, Setup, agent, event, eventually, fresh_ms, trials, write_head,

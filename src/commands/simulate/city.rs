@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::values::{self, Often};
-use crate::event::EventType;
-use crate::simulate::city::{Habits, Size};
-use crate::simulate::hash;
-use crate::simulate::sender::Pace;
-use crate::simulate::stream::{Behaviour, Stream};
+use butlr_event::EventType;
+use butlr_simulate::city::{Habits, Size};
+use butlr_simulate::hash;
+use butlr_simulate::sender::Pace;
+use butlr_simulate::stream::{Behaviour, Stream};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct CityArguments {

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::commands::unseen;
 use crate::config::secret;
-use crate::simulate::sender::Credentials;
+use butlr_simulate::sender::Credentials;
 
 #[derive(clap::Args, Clone, Debug)]
 #[group(multiple = false)]

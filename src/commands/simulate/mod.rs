@@ -13,11 +13,11 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::{FAILED, MISUSED};
-use crate::event::EventType;
-use crate::simulate::ledger::{Ledger, Summary};
-use crate::simulate::message::Kind;
-use crate::simulate::progress::Progress;
-use crate::simulate::sender::{self, End, Limits, Options, Pace, Stop, Target, Timings};
+use butlr_event::EventType;
+use butlr_simulate::ledger::{Ledger, Summary};
+use butlr_simulate::message::Kind;
+use butlr_simulate::progress::Progress;
+use butlr_simulate::sender::{self, End, Limits, Options, Pace, Stop, Target, Timings};
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use crate::simulate::ledger::Summary;
+use butlr_simulate::ledger::Summary;
 
 #[derive(Serialize)]
 struct Contents<'s> {

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use super::Failure;
 use crate::commands::kafka_properties::PropertyArguments;
 use crate::commands::verify::{BridgeArguments, prove};
-use crate::simulate::city::Truth;
-use crate::simulate::journal::{Journal, Run};
-use crate::simulate::verify::{Error, Kafka, Report, start_offsets};
+use butlr_simulate::city::Truth;
+use butlr_simulate::journal::{Journal, Run};
+use butlr_simulate::verify::{Error, Kafka, Report, start_offsets};
 
 #[derive(clap::Args, Debug)]
 pub struct ProofArguments {

@@ -7,8 +7,8 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::FAILED;
-use crate::simulate::progress::Progress;
-use crate::simulate::sender::Stop;
+use butlr_simulate::progress::Progress;
+use butlr_simulate::sender::Stop;
 
 /// Listens from now on, on a thread of its own.
 ///

@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::builder::TypedValueParser;
 
-use crate::event::EventType;
-use crate::simulate::stream::Outages;
+use butlr_event::EventType;
+use butlr_simulate::stream::Outages;
 
 /// Outages now and then, or never.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,11 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::dedup::Marks;
-use crate::event::{Limits, Parsed, parse};
-use crate::kafka::destination::Destination;
+use crate::marks::Marks;
 use crate::spool::entry::{Content, Entry, ReplayedFrom};
 use crate::spool::store::SetAside;
+use butlr_event::destination::Destination;
+use butlr_event::{Limits, Parsed, parse};
 
 /// An entry and where it stands.
 pub struct Described<'e> {

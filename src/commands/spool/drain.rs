@@ -17,7 +17,6 @@ use crate::commands::block_on;
 use crate::config::{self, Config};
 use crate::dedup::desk::Desk;
 use crate::kafka::client;
-use crate::kafka::destination::Destination;
 use crate::kafka::lane::{Lane, TopicState};
 use crate::kafka::producer::Producer;
 use crate::kafka::watch::{Contact, Watch};
@@ -26,6 +25,7 @@ use crate::record::Stamping;
 use crate::spool::store::{Found, OpenError, Options, Store};
 use crate::spool::{Draining, Life, Parts, Spool};
 use crate::telemetry;
+use butlr_event::destination::Destination;
 use pace::Pace;
 
 const ABOUT: &str = "Hands over every entry in order, waits for Kafka to confirm it and removes it then, as the bridge itself does. Entries that a

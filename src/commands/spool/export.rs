@@ -10,7 +10,7 @@ use super::describe::{Described, on_one_line};
 use super::list::describe_all;
 use super::look::Look;
 use super::{Failure, SpoolArguments, Verdict, destination};
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
 
 const AGAIN: &str = r#"An exported value is as it was received; only where it has line ends between its tokens, these become blanks. "value" is there
 where it is JSON, "value_base64" otherwise (what is quarantined can be anything). Nothing is removed from the spool.

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use super::describe::Described;
 use super::look::Look;
 use super::{Failure, SpoolArguments, Verdict, destination, destinations};
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {

@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use super::{Failure, SpoolArguments, Verdict, require_spool};
-use crate::kafka::destination::Destination;
 use crate::spool::store::{Damaged, Found, SetAside, Store, StoreError};
+use butlr_event::destination::Destination;
 
 /// How often a spool is opened that changes while it is.
 const TRIES: usize = 10;

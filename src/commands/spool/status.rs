@@ -8,10 +8,10 @@ use serde::Serialize;
 use super::describe::moment;
 use super::look::Look;
 use super::{Failure, SpoolArguments, Verdict};
-use crate::clock::now_ms;
-use crate::kafka::destination::Destination;
 use crate::spool::entry::Entry;
 use crate::spool::store::SegmentInfo;
+use butlr_event::clock::now_ms;
+use butlr_event::destination::Destination;
 
 #[derive(clap::Args, Debug)]
 pub struct Arguments {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::{LogFormat, TimestampMode};
-use crate::event::EventType;
+use butlr_event::EventType;
 use secrecy::ExposeSecret;
 use std::time::Duration;
 use toml::Value;

@@ -6,9 +6,10 @@ use super::shard::{Id, Shard, in_shard_of};
 use super::{Locked, Memory, Moment};
 use crate::config::Handling;
 use crate::dedup::claim::{Current, Turn};
-use crate::dedup::event_id::EventId;
 use crate::dedup::window::Tick;
-use crate::dedup::{Duplicate, Facts, Marks, Revision, Verdict};
+use crate::dedup::{Facts, Verdict};
+use crate::marks::{Duplicate, Marks, Revision};
+use butlr_event::event_id::EventId;
 
 /// What an event is.
 pub(super) enum Judged {

@@ -6,10 +6,11 @@ use super::doubts::Doubts;
 use super::shard::Id;
 use super::stamp::Stamp;
 use super::{Memory, key_under, ticks};
+use crate::dedup::Facts;
 use crate::dedup::claim::under;
-use crate::dedup::event_id::EventId;
 use crate::dedup::spooled::SpooledTold;
-use crate::dedup::{Facts, Marks};
+use crate::marks::Marks;
+use butlr_event::event_id::EventId;
 
 impl Memory {
     /// Remembers an event of the spool; the newest are to come first, and what Kafka has after all of them. Whether its id was

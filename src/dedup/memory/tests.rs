@@ -6,8 +6,8 @@ mod threads;
 
 use super::*;
 use crate::config::Store;
-use crate::dedup::Marks;
 use crate::kafka::report::Receipt;
+use crate::marks::Marks;
 use model::Event;
 
 fn settings(redelivery: Handling, repeat: Handling) -> config::Dedup {
@@ -297,7 +297,7 @@ fn others_know_better() {
     assert!(matches!(memory.claim(&facts, now), Next::Wait(_)));
     let marks = Marks {
         conflict: Some(facts.reading),
-        revision: Some(super::super::Revision {
+        revision: Some(crate::marks::Revision {
             number: 7,
             supersedes: EventId::new("x"),
         }),

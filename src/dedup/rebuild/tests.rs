@@ -11,11 +11,12 @@ use super::{SLACK, Start};
 use crate::config;
 use crate::dedup::claim::{Current, Held, Next};
 use crate::dedup::memory::Memory;
-use crate::dedup::{Duplicate, Facts, Verdict};
-use crate::event::{Event, Limits, Parsed, parse};
+use crate::dedup::{Facts, Verdict};
 use crate::kafka::report::Receipt;
 use crate::kafka::tail::{Partition, Record, Span};
-use crate::ksuid::Ksuid;
+use crate::marks::Duplicate;
+use butlr_event::ksuid::Ksuid;
+use butlr_event::{Event, Limits, Parsed, parse};
 
 const WINDOW: Duration = Duration::from_secs(900);
 const MINUTE: i64 = 60_000;
@@ -525,7 +526,7 @@ fn what_is_too_old_tells_nothing_of_itself() {
     );
     assert_eq!(
         verdict(&memory, &old, start),
-        Verdict::Publish(crate::dedup::Marks::default())
+        Verdict::Publish(crate::marks::Marks::default())
     );
 }
 
@@ -610,7 +611,7 @@ fn a_replaced_time_is_never_the_newest() {
     let replaced = Stored::new(start, 1_000, body).with("ce_timereplaced", "future");
     let (memory, _) = rebuilt(&[Some(replaced)], &[1], start);
     let next = verdict(&memory, &occupancy(&id(2, 2), 1, 5, 4), start);
-    assert_eq!(next, Verdict::Publish(crate::dedup::Marks::default()));
+    assert_eq!(next, Verdict::Publish(crate::marks::Marks::default()));
 }
 
 /// How a record of a story came to be.

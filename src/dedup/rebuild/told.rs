@@ -3,9 +3,9 @@
 use super::place::partition_of;
 use crate::dedup::Facts;
 use crate::dedup::claim::Current;
-use crate::dedup::event_id::EventId;
-use crate::event::{Limits, Parsed, parse};
 use crate::kafka::tail::Record;
+use butlr_event::event_id::EventId;
+use butlr_event::{Limits, Parsed, parse};
 
 /// Further ahead than `kafka.max_future` may be.
 const FAR_AHEAD_MS: i64 = 3_600_000;

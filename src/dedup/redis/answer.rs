@@ -2,9 +2,10 @@
 
 use redis::Value;
 
+use crate::dedup::Facts;
 use crate::dedup::claim::{Current, under};
-use crate::dedup::event_id::EventId;
-use crate::dedup::{Duplicate, Facts, Marks, Revision};
+use crate::marks::{Duplicate, Marks, Revision};
+use butlr_event::event_id::EventId;
 
 /// What Redis says of an event.
 #[derive(Debug, PartialEq)]

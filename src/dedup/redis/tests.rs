@@ -11,7 +11,7 @@ use crate::config::{Dedup, Handling, Store};
 use crate::dedup::claim::{Held, Next};
 use crate::dedup::memory::Memory;
 use crate::kafka::report::Receipt;
-use crate::ksuid::Ksuid;
+use butlr_event::ksuid::Ksuid;
 
 #[path = "../../../tests/it/harness/redis.rs"]
 #[allow(dead_code, reason = "the integration tests use the rest")]

@@ -11,7 +11,7 @@ use super::answer::pack;
 use crate::config::{self, Handling};
 use crate::dedup::Facts;
 use crate::dedup::claim::Current;
-use crate::dedup::event_id::EventId;
+use butlr_event::event_id::EventId;
 
 /// For how long an undecided claim is held; renewed every [`RENEWAL`], and free for others when its holder died.
 pub const LEASE: Duration = Duration::from_secs(3);

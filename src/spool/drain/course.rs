@@ -20,14 +20,14 @@ use super::mailbox::{Found, Handed};
 use super::recover::{self, Look};
 use super::window::{Pause, Window};
 use super::{IDLE, Kit, publish};
-use crate::event::EventType;
-use crate::kafka::destination::Destination;
 use crate::kafka::lane::Lane;
 use crate::kafka::report::{Receipt, Report};
 use crate::metrics::Replaced;
 use crate::spool::Shared;
 use crate::spool::queue::Line;
 use crate::spool::store::StoreError;
+use butlr_event::EventType;
+use butlr_event::destination::Destination;
 
 /// Entries read at a time, at most: a few windows.
 const BATCH: usize = 2_000;

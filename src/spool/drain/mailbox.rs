@@ -3,10 +3,10 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::kafka::destination::Destination;
 use crate::kafka::report::{Report, Settle};
 use crate::spool::lock;
 use crate::spool::suspects::Outcome;
+use butlr_event::destination::Destination;
 
 /// One message.
 #[derive(Debug)]

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::kafka::destination::Destination;
 use crate::spool::Shared;
+use butlr_event::destination::Destination;
 
 const TELL: Duration = Duration::from_secs(10);
 

@@ -4,12 +4,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::dedup::Facts;
 use crate::dedup::desk::Desk;
-use crate::dedup::{Facts, Marks};
-use crate::event::{Event, Limits, Parsed, parse};
+use crate::marks::Marks;
 use crate::record::{Origin, Record, Stamping};
 use crate::spool::entry::{Content, Entry};
 use crate::spool::suspects::Suspect;
+use butlr_event::{Event, Limits, Parsed, parse};
 
 /// Calls `hand` with the record of the entry, and its event where it is one.
 ///

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::mailbox::{Found, Word};
 use super::publish;
-use crate::kafka::destination::Destination;
 use crate::spool::Shared;
 use crate::spool::suspects::{Outcome, Suspect};
+use butlr_event::destination::Destination;
 
 /// [`suspects::stored`](crate::spool::suspects::stored), for the consumer at hand.
 pub(in crate::spool) type Look =

@@ -15,7 +15,7 @@ use super::{
     segment_name,
     state::{Counts, Segment, Stage, place_of, sequence},
 };
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
 
 /// A segment is written anew when less than one in so many of its rows is needed.
 const SPARSE: u64 = 4;

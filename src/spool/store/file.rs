@@ -21,7 +21,7 @@ use super::{
     disk::Backend,
     frame::{frame, unframe},
 };
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
 
 const TABLES: [TableDefinition<u64, &[u8]>; Destination::COUNT] = [
     TableDefinition::new("0"),

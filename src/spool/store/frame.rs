@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use memchr::memmem;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
 
 /// No text contains it: it is not UTF-8.
 const MAGIC: [u8; 8] = *b"\xffbutlr\xfe\x01";

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::removed::Written;
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
 
 const FORMAT: u32 = 1;
 

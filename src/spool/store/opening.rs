@@ -24,7 +24,7 @@ use super::{
     state::{Segment, State, place_of, segment_of},
     writing::{Writer, received_ms},
 };
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
 
 /// So much of sealed segments is read at opening, to say what is wrong with them then. The others are when they are drained.
 const CHECKED_AT_OPENING: u64 = 256 << 20;

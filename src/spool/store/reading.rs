@@ -13,7 +13,7 @@ use super::{
     segment_name,
     state::{Stage, place_of, segment_of, sequence},
 };
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
 
 /// Destinations may each be at another segment.
 const OPEN_FILES: usize = Destination::COUNT + 1;

@@ -17,7 +17,7 @@ use super::{
     state::{Counts, Stage, place_of, segment_of},
     writing::Writer,
 };
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
 
 /// Whole rows, by destination and sequence number.
 pub(super) type Rows<'f> = BTreeMap<(usize, u64), &'f [u8]>;

@@ -11,7 +11,7 @@ use super::{
     lock, now_ms,
     state::{place_of, segment_of},
 };
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
 
 pub(super) const SET_ASIDE: &str = "set-aside.redb";
 

@@ -15,7 +15,7 @@ use super::{
     manifest::{Manifest, WrittenHanded, WrittenSegment},
     removed::{Removed, Written},
 };
-use crate::kafka::destination::Destination;
+use butlr_event::destination::Destination;
 
 /// Of each destination.
 pub(super) type Counts = [u64; Destination::COUNT];

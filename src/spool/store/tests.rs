@@ -10,12 +10,11 @@ mod sequences;
 
 use std::{fs, path::Path, sync::Arc};
 
+use butlr_event::EventType;
+use butlr_event::destination::Destination;
+
 use super::{Found, Options, Store, disk::Disk};
-use crate::{
-    event::EventType,
-    kafka::destination::Destination,
-    spool::entry::{Content, Entry},
-};
+use crate::spool::entry::{Content, Entry};
 
 const TRAFFIC: Destination = Destination::Events(EventType::Traffic);
 const MOTION: Destination = Destination::Events(EventType::PirMotion);

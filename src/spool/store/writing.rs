@@ -12,7 +12,9 @@ use super::{
     lock, now_ms, retired_name, segment_name,
     state::{PLACES, Segment, Stage, sequence},
 };
-use crate::{kafka::destination::Destination, spool::entry::Entry};
+use butlr_event::destination::Destination;
+
+use crate::spool::entry::Entry;
 
 /// A segment that has nothing left is replaced by a new one when it is larger than this.
 const SMALL: u64 = 1 << 20;

@@ -12,12 +12,10 @@ use tokio::time::timeout;
 
 use super::fake::Fake;
 use crate::config::{self, Drain, TimestampMode};
-use crate::dedup::Marks;
 use crate::dedup::desk::Desk;
-use crate::event::EventType;
-use crate::kafka::destination::Destination;
 use crate::kafka::lane::Lane;
 use crate::kafka::report::{Ended, Report};
+use crate::marks::Marks;
 use crate::metrics::Metrics;
 use crate::record::Stamping;
 use crate::spool::drain::Draining;
@@ -26,6 +24,8 @@ use crate::spool::entry::{Content, Entry, Quarantined};
 use crate::spool::store::{Options, Store};
 use crate::spool::suspects::{Outcome, Suspect};
 use crate::spool::{Keeping, NewEntry, NotKept, Parts, Route, Spool, lock, now_ms};
+use butlr_event::EventType;
+use butlr_event::destination::Destination;
 
 pub const ROOM: Destination = Destination::Events(EventType::RoomOccupancy);
 pub const TRAFFIC: Destination = Destination::Events(EventType::Traffic);

@@ -4,11 +4,11 @@ use super::*;
 use crate::config::{self, Sources};
 use crate::dedup::claim::Current;
 use crate::dedup::desk::{Claimed, Desk};
-use crate::dedup::event_id::EventId;
-use crate::event::{EventType, Limits, Parsed, parse};
 use crate::metrics::Metrics;
 use crate::spool::drain::may_hand_over;
 use crate::spool::restore::restore;
+use butlr_event::event_id::EventId;
+use butlr_event::{EventType, Limits, Parsed, parse};
 
 fn desk() -> (config::Dedup, Arc<Desk>) {
     let address = ("kafka.bootstrap_servers".to_owned(), "127.0.0.1:1".into());

@@ -71,7 +71,7 @@ impl World<'_> {
     fn one(&self, what: What, lasts: Duration) -> bool {
         let wait = || std::thread::sleep(lasts);
         let bridge = || self.bridge.lock().expect("no panic holds it");
-        let topic = |event_type: butlr_bridge::event::EventType| {
+        let topic = |event_type: butlr_event::EventType| {
             self.template.replace("{type}", event_type.kebab())
         };
         match what {

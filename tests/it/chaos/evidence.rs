@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use butlr_bridge::event::{self, EventType, Limits, Parsed};
-use butlr_bridge::simulate::city::Truth;
-use butlr_bridge::simulate::hash;
-use butlr_bridge::simulate::journal::buckets::BUCKETS;
-use butlr_bridge::simulate::journal::{Answer, Attempt, ClosedJournal, Journal, Run, Starts};
-use butlr_bridge::simulate::ledger::{Ledger, Summary};
-use butlr_bridge::simulate::sender::End;
-use butlr_bridge::simulate::verify::{self, Duplicates, Kafka, Options, Report};
+use butlr_event::{EventType, Limits, Parsed};
+use butlr_simulate::city::Truth;
+use butlr_simulate::hash;
+use butlr_simulate::journal::buckets::BUCKETS;
+use butlr_simulate::journal::{Answer, Attempt, ClosedJournal, Journal, Run, Starts};
+use butlr_simulate::ledger::{Ledger, Summary};
+use butlr_simulate::sender::End;
+use butlr_simulate::verify::{self, Duplicates, Kafka, Options, Report};
 
 use super::act::Done;
 use super::books::{Books, Metrics};
@@ -174,7 +174,7 @@ impl Quarantined {
         let of = |record: &Rec| Self {
             value: hash::bytes(&record.value),
             is_valid: matches!(
-                event::parse(&record.value, None, Limits::NONE),
+                butlr_event::parse(&record.value, None, Limits::NONE),
                 Ok(Parsed::One(Ok(_)))
             ),
         };

@@ -4,8 +4,8 @@ mod twins;
 
 use std::collections::HashSet;
 
-use butlr_bridge::simulate::journal::Answer;
-use butlr_bridge::simulate::verify::{Finding, Property, Report};
+use butlr_simulate::journal::Answer;
+use butlr_simulate::verify::{Finding, Property, Report};
 
 use super::bridge::Ended;
 use super::evidence::{After, Evidence};

@@ -6,13 +6,13 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use butlr_bridge::config;
-use butlr_bridge::event::EventType;
-use butlr_bridge::simulate::city::{Habits, Size};
-use butlr_bridge::simulate::journal::{Attempt, Journal, Run};
-use butlr_bridge::simulate::progress::Progress;
-use butlr_bridge::simulate::sender::{self, End, Finished, Limits, Pace, Stop, Target, Timings};
-use butlr_bridge::simulate::stream::{Behaviour, Stream};
-use butlr_bridge::simulate::verify;
+use butlr_event::EventType;
+use butlr_simulate::city::{Habits, Size};
+use butlr_simulate::journal::{Attempt, Journal, Run};
+use butlr_simulate::progress::Progress;
+use butlr_simulate::sender::{self, End, Finished, Limits, Pace, Stop, Target, Timings};
+use butlr_simulate::stream::{Behaviour, Stream};
+use butlr_simulate::verify;
 
 use super::act::{Done, PARTITIONS, World};
 use super::books::Books;

@@ -5,7 +5,7 @@ mod what;
 use std::fmt;
 use std::time::Duration;
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 

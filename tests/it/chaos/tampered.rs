@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use butlr_bridge::event::EventType;
-use butlr_bridge::simulate::journal::{Answer, Attempt, Cause};
-use butlr_bridge::simulate::ksuid::Ksuid;
+use butlr_event::EventType;
+use butlr_event::ksuid::Ksuid;
+use butlr_simulate::journal::{Answer, Attempt, Cause};
 
 use super::act::Done;
 use super::books::SpoolBooks;

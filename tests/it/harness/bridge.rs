@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use butlr_bridge::app::{self, Launch, Listeners, Summary};
 use butlr_bridge::config::{self, Config, Sources};
-use butlr_bridge::event::EventType;
 use butlr_bridge::kafka::client::check_property;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_bridge::kafka::topics;
+use butlr_event::EventType;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 
 /// The documentation's example of a type, as it stands in `tests/events`: indented, with a line end after it.
 pub fn sample(event_type: EventType) -> String {

@@ -14,10 +14,10 @@ mod outcome;
 
 use libtest_mimic::Trial;
 
-use butlr_bridge::simulate::city::{Habits, Size};
-use butlr_bridge::simulate::message::{Data, Delivery};
-use butlr_bridge::simulate::stream::{Behaviour, Stream};
-use butlr_bridge::simulate::verify::Duplicates;
+use butlr_simulate::city::{Habits, Size};
+use butlr_simulate::message::{Data, Delivery};
+use butlr_simulate::stream::{Behaviour, Stream};
+use butlr_simulate::verify::Duplicates;
 
 use super::HOUR_MS;
 use crate::harness::{RedisServer, clock_ms, redis_needs, trial};

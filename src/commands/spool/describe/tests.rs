@@ -1,10 +1,10 @@
 use std::borrow::Cow;
 
 use super::*;
-use crate::dedup::event_id::EventId;
-use crate::dedup::{Duplicate, Revision};
-use crate::event::EventType;
+use crate::marks::{Duplicate, Revision};
 use crate::spool::entry::Quarantined;
+use butlr_event::EventType;
+use butlr_event::event_id::EventId;
 
 const ROOM: Destination = Destination::Events(EventType::RoomOccupancy);
 const EVENT: &str = r#"{

@@ -6,9 +6,10 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{self, Handling};
-use crate::dedup::event_id::EventId;
-use crate::dedup::{Duplicate, Facts, Marks, Revision};
-use crate::ksuid::Ksuid;
+use crate::dedup::Facts;
+use crate::marks::{Duplicate, Marks, Revision};
+use butlr_event::event_id::EventId;
+use butlr_event::ksuid::Ksuid;
 
 /// An event, of few that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

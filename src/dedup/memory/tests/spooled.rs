@@ -129,7 +129,7 @@ fn what_was_found_on_disk_is_known() {
     let event = |id, value| Event::occupancy(id, 0, value);
     let (old, new) = (event(0, 4), event(2, 5));
     let revision = Marks {
-        revision: Some(crate::dedup::Revision {
+        revision: Some(crate::marks::Revision {
             number: 3,
             supersedes: EventId::new(&old.id()),
         }),

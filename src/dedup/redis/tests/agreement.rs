@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
-use crate::dedup::event_id::EventId;
-use crate::dedup::{Marks, Revision};
+use crate::marks::{Marks, Revision};
+use butlr_event::event_id::EventId;
 
 #[derive(Clone, Debug)]
 struct Step {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use butlr_bridge::simulate::journal::Answer;
+use butlr_simulate::journal::Answer;
 
 use crate::chaos::evidence::{Evidence, Stored};
 use crate::chaos::refusals::in_trouble;

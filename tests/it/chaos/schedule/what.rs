@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use butlr_bridge::event::EventType;
+use butlr_event::EventType;
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use butlr_bridge::simulate::sender::Target;
+use butlr_simulate::sender::Target;
 use serde_json::Value;
 
 use crate::harness::{Process, RedisServer, agent, clock_ms};

@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use butlr_bridge::event::EventType;
-use butlr_bridge::simulate::journal::{Answer, ClosedJournal, Journal, Run};
-use butlr_bridge::simulate::ledger::{Ledger, Summary};
-use butlr_bridge::simulate::oracle::Verdict;
-use butlr_bridge::simulate::progress::Progress;
-use butlr_bridge::simulate::sender::{self, End, Limits, Pace, Stop, Timings};
-use butlr_bridge::simulate::verify::{self, Duplicates, Kafka, Property, Report};
+use butlr_event::EventType;
+use butlr_simulate::journal::{Answer, ClosedJournal, Journal, Run};
+use butlr_simulate::ledger::{Ledger, Summary};
+use butlr_simulate::oracle::Verdict;
+use butlr_simulate::progress::Progress;
+use butlr_simulate::sender::{self, End, Limits, Pace, Stop, Timings};
+use butlr_simulate::verify::{self, Duplicates, Kafka, Property, Report};
 
 use super::bridges::Bridges;
 use super::{events, is_long, stream};

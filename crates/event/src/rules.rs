@@ -1,0 +1,495 @@
+//! The rules of a valid event, each in one place: the typed pass asks only whether they hold, the diagnose pass says
+//! how they do not.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Visitor};
+
+use super::EventType;
+
+/// The longest `id`, and the longest space id, in bytes of UTF-8.
+pub const MAX_ID_BYTES: usize = 256;
+
+/// The latest `timestamp`: the last millisecond of the year 9999, which is as far as RFC 3339 goes.
+pub const MAX_TIMESTAMP_MS: i64 = 253_402_300_799_999;
+
+/// The largest count of people: 2^53 - 1. Most readers of JSON hold numbers as doubles, and above this one two
+/// different counts can become the same double.
+pub const MAX_COUNT: i64 = 9_007_199_254_740_991;
+
+/// The envelope's fields, in the order in which mistakes are reported.
+pub(crate) static ENVELOPE: Names<6> =
+    Names::new(["id", "type", "timestamp", "version", "metadata", "data"]);
+
+/// Places in [`ENVELOPE`].
+pub(crate) mod envelope {
+    pub(crate) const ID: usize = 0;
+    pub(crate) const TYPE: usize = 1;
+    pub(crate) const TIMESTAMP: usize = 2;
+    pub(crate) const VERSION: usize = 3;
+    pub(crate) const METADATA: usize = 4;
+    pub(crate) const DATA: usize = 5;
+}
+
+/// The documented fields of `metadata`: a place's, then a sensor's. They are held against the rule whatever the type.
+pub(crate) static METADATA: Names<23> = Names::new([
+    "org_id",
+    "site_id",
+    "building_id",
+    "floor_id",
+    "room_id",
+    "zone_id",
+    "org_name",
+    "site_name",
+    "building_name",
+    "floor_name",
+    "room_name",
+    "zone_name",
+    "floor_custom_id",
+    "room_custom_id",
+    "zone_custom_id",
+    "hive_id",
+    "sensor_id",
+    "hive_serial",
+    "mac_address",
+    "sensor_mode",
+    "sensor_model",
+    "hive_model",
+    "hive_version",
+]);
+
+/// Places in [`METADATA`] of what the bridge reads.
+pub(crate) mod metadata {
+    pub(crate) const ORG_ID: usize = 0;
+    pub(crate) const FLOOR_ID: usize = 3;
+    pub(crate) const ROOM_ID: usize = 4;
+    pub(crate) const ZONE_ID: usize = 5;
+    pub(crate) const SENSOR_ID: usize = 16;
+}
+
+/// The fields of TRAFFIC's data.
+pub(crate) static TRAFFIC: Names<2> = Names::new(["in", "out"]);
+
+/// The fields of DETECTIONS' data.
+pub(crate) static DETECTIONS: Names<2> = Names::new(["local", "world"]);
+
+/// An object's documented fields.
+pub(crate) struct Names<const N: usize> {
+    names: [&'static str; N],
+    /// By length: a bit for each name that long. A key needs to be held against these only, which matters because each
+    /// event has some twenty keys.
+    by_length: [u32; LONGEST_NAME + 1],
+}
+
+/// The length of the longest documented name, `floor_custom_id`.
+const LONGEST_NAME: usize = 15;
+
+impl<const N: usize> Names<N> {
+    /// Fails to compile where there are more names than bits, or one is longer than [`LONGEST_NAME`].
+    pub(crate) const fn new(names: [&'static str; N]) -> Self {
+        let mut by_length = [0; LONGEST_NAME + 1];
+        let mut place = 0;
+        while place < N {
+            by_length[names[place].len()] |= 1_u32 << place;
+            place += 1;
+        }
+        Names { names, by_length }
+    }
+
+    /// The names, each at its place.
+    pub(crate) fn all(&self) -> &[&'static str; N] {
+        &self.names
+    }
+
+    /// The place of a key.
+    #[inline]
+    pub(crate) fn place(&self, key: &str) -> Option<usize> {
+        let mut candidates = *self.by_length.get(key.len())?;
+        while candidates != 0 {
+            let place = candidates.trailing_zeros() as usize;
+            if self.names[place] == key {
+                return Some(place);
+            }
+            candidates &= candidates - 1;
+        }
+        None
+    }
+}
+
+/// A key: its place among the documented ones.
+pub(crate) struct Key<'n, const N: usize>(pub(crate) &'n Names<N>);
+
+impl<'de, const N: usize> DeserializeSeed<'de> for Key<'_, N> {
+    type Value = Option<usize>;
+
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl<const N: usize> Visitor<'_> for Key<'_, N> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    #[inline]
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(self.0.place(key))
+    }
+}
+
+/// Where an event's space id is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Space {
+    /// In this field of [`METADATA`].
+    In(usize),
+    /// In `room_id`, or in `floor_id` when `room_id` is absent or null.
+    RoomElseFloor,
+}
+
+/// Where events of this type have their space id.
+pub(crate) const fn space(event_type: EventType) -> Space {
+    match event_type {
+        EventType::Detections | EventType::Traffic => Space::RoomElseFloor,
+        EventType::FloorOccupancy | EventType::FloorOccupancy1Min => Space::In(metadata::FLOOR_ID),
+        EventType::RoomOccupancy
+        | EventType::RoomOccupancy1Min
+        | EventType::PirMotion
+        | EventType::PirNoMotion => Space::In(metadata::ROOM_ID),
+        EventType::ZoneOccupancy | EventType::ZoneOccupancy1Min => Space::In(metadata::ZONE_ID),
+    }
+}
+
+/// What an event's `data` is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Data {
+    /// A count of people.
+    Count,
+    /// `in` and `out`, both counts.
+    Traffic,
+    /// `local` and `world`, both lists of points.
+    Detections,
+    /// Nothing, null or any object.
+    Nothing,
+}
+
+/// What `data` is in events of this type.
+pub(crate) const fn data(event_type: EventType) -> Data {
+    match event_type {
+        EventType::Detections => Data::Detections,
+        EventType::Traffic => Data::Traffic,
+        EventType::FloorOccupancy
+        | EventType::FloorOccupancy1Min
+        | EventType::RoomOccupancy
+        | EventType::RoomOccupancy1Min
+        | EventType::ZoneOccupancy
+        | EventType::ZoneOccupancy1Min => Data::Count,
+        EventType::PirMotion | EventType::PirNoMotion => Data::Nothing,
+    }
+}
+
+/// What is wrong with an id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum IdFault {
+    Empty,
+    TooLong,
+    ControlCharacter,
+}
+
+/// `id` and space ids: 1 to [`MAX_ID_BYTES`] bytes without control characters.
+pub(crate) fn id(id: &str) -> Result<(), IdFault> {
+    if id.is_empty() {
+        return Err(IdFault::Empty);
+    }
+    if id.len() > MAX_ID_BYTES {
+        return Err(IdFault::TooLong);
+    }
+    // Without a way out of the loop, it becomes a few vector instructions.
+    let plain = id
+        .bytes()
+        .fold(true, |plain, byte| plain & (0x20..0x7f).contains(&byte));
+    if !plain && id.chars().any(char::is_control) {
+        return Err(IdFault::ControlCharacter);
+    }
+    Ok(())
+}
+
+/// What is wrong with a version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum VersionFault {
+    OtherMajor,
+    Invalid,
+}
+
+/// `v1`, `v1.x` or `v1.x.y`, where x and y are digits.
+pub(crate) fn version(version: &str) -> Result<(), VersionFault> {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let rest = version.strip_prefix('v').ok_or(VersionFault::Invalid)?;
+    let end = rest
+        .bytes()
+        .position(|byte| !byte.is_ascii_digit())
+        .unwrap_or(rest.len());
+    let (major, rest) = rest.split_at(end);
+    if major != "1" {
+        // `v01` is no way to write a version; `v2-beta` is a version of another major, whatever follows.
+        let number = major == "0" || (!major.is_empty() && !major.starts_with('0'));
+        let ends = rest.is_empty() || rest.starts_with(['.', '-', '+']);
+        return Err(if number && ends {
+            VersionFault::OtherMajor
+        } else {
+            VersionFault::Invalid
+        });
+    }
+    let valid = match rest.strip_prefix('.') {
+        None => rest.is_empty(),
+        Some(rest) => match rest.split_once('.') {
+            None => digits(rest),
+            Some((minor, patch)) => digits(minor) && digits(patch),
+        },
+    };
+    if valid {
+        Ok(())
+    } else {
+        Err(VersionFault::Invalid)
+    }
+}
+
+/// What is wrong with a whole number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NumberFault {
+    NotANumber,
+    NotIntegral,
+    OutOfRange,
+}
+
+/// The value of a whole number from 0 to `max` (at most 10^16), given any JSON value's text.
+///
+/// It goes by the decimal digits, not by way of a double: `4`, `4.0`, `40e-1` and `-0` are whole, `4.0000000000000000001`
+/// is not, and nothing is too large to be judged.
+pub(crate) fn integral(text: &str, max: i64) -> Result<i64, NumberFault> {
+    let digits = text.as_bytes();
+    let value = if digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit) && !digits.is_empty()
+    {
+        digits
+            .iter()
+            .fold(0, |value, digit| value * 10 + i64::from(digit - b'0'))
+    } else {
+        integral_in_full(text)?
+    };
+    if value <= max {
+        Ok(value)
+    } else {
+        Err(NumberFault::OutOfRange)
+    }
+}
+
+/// The same for signs, fractions and exponents. `text` is a valid JSON value, so the form needs no check.
+#[cold]
+fn integral_in_full(text: &str) -> Result<i64, NumberFault> {
+    let (negative, text) = match text.strip_prefix('-') {
+        Some(text) => (true, text),
+        None => (false, text),
+    };
+    if !text.starts_with(|first: char| first.is_ascii_digit()) {
+        return Err(NumberFault::NotANumber);
+    }
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, saturating(exponent)),
+        None => (text, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    // The number is 0.DDD… times 10 to the power of `point`, where the first and the last D are not 0.
+    let digits = || whole.bytes().chain(fraction.bytes());
+    let Some(first) = digits().position(|digit| digit != b'0') else {
+        return Ok(0);
+    };
+    let trailing = digits().rev().position(|digit| digit != b'0').unwrap_or(0);
+    let count = whole.len() + fraction.len() - first - trailing;
+    let signed = |length: usize| i64::try_from(length).unwrap_or(i64::MAX);
+    let point = exponent.saturating_add(signed(whole.len()) - signed(first));
+    if point < signed(count) {
+        return Err(NumberFault::NotIntegral);
+    }
+    // 10^17 and more is beyond every maximum.
+    if negative || point > 17 {
+        return Err(NumberFault::OutOfRange);
+    }
+    let value = digits()
+        .skip(first)
+        .take(count)
+        .fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+    Ok((signed(count)..point).fold(value, |value, _| value * 10))
+}
+
+/// An exponent's value, or the nearest one that can be held: a text has no room for the digits to make up for that.
+fn saturating(exponent: &str) -> i64 {
+    const FAR: i64 = i64::MAX / 4;
+    let (negative, digits) = match exponent.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, exponent.strip_prefix('+').unwrap_or(exponent)),
+    };
+    let value = digits.bytes().fold(0_i64, |value, digit| {
+        value
+            .saturating_mul(10)
+            .saturating_add(i64::from(digit) - i64::from(b'0'))
+            .min(FAR)
+    });
+    if negative { -value } else { value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_however_they_are_written() {
+        for (text, value) in [
+            ("0", 0),
+            ("-0", 0),
+            ("-0.0", 0),
+            ("0e999999999999999999999", 0),
+            ("4", 4),
+            ("4.0", 4),
+            ("40e-1", 4),
+            ("0.4e1", 4),
+            ("0.0004E+4", 4),
+            ("1.7e12", 1_700_000_000_000),
+            ("1727735832123.0000000", 1_727_735_832_123),
+            ("9007199254740991", MAX_COUNT),
+            ("9007199254740991.0", MAX_COUNT),
+            ("900719925474099100000e-5", MAX_COUNT),
+        ] {
+            assert_eq!(integral(text, MAX_COUNT), Ok(value), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_whole_or_do_not_fit() {
+        for text in [
+            "0.5",
+            "-0.5",
+            "4.0000000000000000001",
+            "1e-1",
+            "1e-99999999999999999999",
+            "15e-1",
+            "1.23e1",
+        ] {
+            assert_eq!(
+                integral(text, MAX_COUNT),
+                Err(NumberFault::NotIntegral),
+                "{text}"
+            );
+        }
+        for text in [
+            "-1",
+            "-1.0",
+            "9007199254740992",
+            "9007199254740992.0",
+            "99999999999999999",
+            "999999999999999999",
+            "1e17",
+            "1e18",
+            "1e999",
+            "1e99999999999999999999",
+            "18446744073709551616",
+            "-9223372036854775809",
+        ] {
+            assert_eq!(
+                integral(text, MAX_COUNT),
+                Err(NumberFault::OutOfRange),
+                "{text}"
+            );
+        }
+        for text in ["\"4\"", "null", "true", "[4]", "{}"] {
+            assert_eq!(
+                integral(text, MAX_COUNT),
+                Err(NumberFault::NotANumber),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn versions() {
+        for valid in ["v1", "v1.0", "v1.0.0", "v1.23.456", "v1.00"] {
+            assert_eq!(version(valid), Ok(()), "{valid}");
+        }
+        for other in [
+            "v0",
+            "v0.9",
+            "v2",
+            "v2.0.0",
+            "v10.1",
+            "v11",
+            "v2.0.0-beta",
+            "v2+x",
+            "v3.x",
+        ] {
+            assert_eq!(version(other), Err(VersionFault::OtherMajor), "{other}");
+        }
+        for invalid in [
+            "",
+            "v",
+            "1",
+            "1.0.0",
+            "V1",
+            "v01",
+            "v1.",
+            "v1..0",
+            "v1.0.",
+            "v1.0.0.0",
+            "v1.0.0-beta",
+            "v1.x",
+            "v1 ",
+            " v1",
+            "v-1",
+            "v2x",
+            "v१",
+        ] {
+            assert_eq!(version(invalid), Err(VersionFault::Invalid), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn ids() {
+        for valid in ["a", "é", "日本", "a b", "\u{2028}", &"x".repeat(256)] {
+            assert_eq!(id(valid), Ok(()), "{valid}");
+        }
+        assert_eq!(id(""), Err(IdFault::Empty));
+        assert_eq!(id(&"x".repeat(257)), Err(IdFault::TooLong));
+        assert_eq!(id(&"é".repeat(129)), Err(IdFault::TooLong));
+        for control in ["\0", "a\n", "\u{7f}", "\u{85}", "é\u{9f}"] {
+            assert_eq!(id(control), Err(IdFault::ControlCharacter), "{control:?}");
+        }
+    }
+
+    #[test]
+    fn places_are_the_places_of_their_names() {
+        assert_eq!(ENVELOPE.all()[envelope::ID], "id");
+        assert_eq!(ENVELOPE.all()[envelope::TYPE], "type");
+        assert_eq!(ENVELOPE.all()[envelope::TIMESTAMP], "timestamp");
+        assert_eq!(ENVELOPE.all()[envelope::VERSION], "version");
+        assert_eq!(ENVELOPE.all()[envelope::METADATA], "metadata");
+        assert_eq!(ENVELOPE.all()[envelope::DATA], "data");
+        assert_eq!(METADATA.all()[metadata::ORG_ID], "org_id");
+        assert_eq!(METADATA.all()[metadata::FLOOR_ID], "floor_id");
+        assert_eq!(METADATA.all()[metadata::ROOM_ID], "room_id");
+        assert_eq!(METADATA.all()[metadata::ZONE_ID], "zone_id");
+        assert_eq!(METADATA.all()[metadata::SENSOR_ID], "sensor_id");
+    }
+
+    /// Pointers are put together from these names, so none may need RFC 6901's escapes.
+    #[test]
+    fn documented_names_need_no_escape_in_a_pointer() {
+        let names = ENVELOPE
+            .all()
+            .iter()
+            .chain(METADATA.all())
+            .chain(TRAFFIC.all())
+            .chain(DETECTIONS.all());
+        assert!(names.into_iter().all(|name| !name.contains(['/', '~'])));
+    }
+}

@@ -1,0 +1,1103 @@
+//! The rules, one by one, as a request's body shows them.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    max_events: 1000,
+    max_event_bytes: 256 * 1024,
+};
+
+/// One event of each type, as documented, in the order of [`EventType::ALL`].
+pub(crate) const SAMPLES: [&str; 10] = [
+    include_str!("../../../tests/events/detections.json"),
+    include_str!("../../../tests/events/traffic.json"),
+    include_str!("../../../tests/events/floor_occupancy.json"),
+    include_str!("../../../tests/events/floor_occupancy_1min.json"),
+    include_str!("../../../tests/events/room_occupancy.json"),
+    include_str!("../../../tests/events/room_occupancy_1min.json"),
+    include_str!("../../../tests/events/zone_occupancy.json"),
+    include_str!("../../../tests/events/zone_occupancy_1min.json"),
+    include_str!("../../../tests/events/pir_motion.json"),
+    include_str!("../../../tests/events/pir_no_motion.json"),
+];
+
+fn sample(event_type: EventType) -> Value {
+    serde_json::from_str(SAMPLES[event_type.index()]).unwrap()
+}
+
+/// The sample of a type after a change, as JSON.
+fn changed(event_type: EventType, change: impl FnOnce(&mut Value)) -> String {
+    let mut event = sample(event_type);
+    change(&mut event);
+    event.to_string()
+}
+
+fn without(event_type: EventType, pointer: &str) -> String {
+    changed(event_type, |event| {
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        event
+            .pointer_mut(parent)
+            .unwrap()
+            .as_object_mut()
+            .unwrap()
+            .remove(field)
+            .unwrap();
+    })
+}
+
+fn with(event_type: EventType, pointer: &str, value: Value) -> String {
+    changed(event_type, |event| {
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        event
+            .pointer_mut(parent)
+            .unwrap()
+            .as_object_mut()
+            .unwrap()
+            .insert(field.to_owned(), value);
+    })
+}
+
+/// The sample of a type with `literal`, which need not be JSON that `Value` can hold, at a place.
+fn with_literal(event_type: EventType, pointer: &str, literal: &str) -> String {
+    with(event_type, pointer, json!("PLACE")).replace("\"PLACE\"", literal)
+}
+
+fn one_of(body: &str, expected: Option<EventType>) -> Result<Event<'_>, Refused<'_>> {
+    match parse(body.as_bytes(), expected, LIMITS) {
+        Ok(Parsed::One(event)) => event,
+        other => panic!("{other:?} for {body}"),
+    }
+}
+
+fn one(body: &str) -> Result<Event<'_>, Refused<'_>> {
+    one_of(body, None)
+}
+
+fn many(body: &str) -> Vec<Result<Event<'_>, Refused<'_>>> {
+    match parse(body.as_bytes(), None, LIMITS) {
+        Ok(Parsed::Many(events)) => events,
+        other => panic!("{other:?} for {body}"),
+    }
+}
+
+fn unreadable(body: &[u8]) -> Unreadable {
+    match parse(body, None, LIMITS) {
+        Err(unreadable) => unreadable,
+        other => panic!(
+            "{other:?} for {}",
+            String::from_utf8_lossy(&body[..body.len().min(200)])
+        ),
+    }
+}
+
+fn errors_of(refused: Refused<'_>) -> Vec<Mistake> {
+    match refused {
+        Refused::Invalid { errors, .. } => errors,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn errors(body: &str) -> Vec<Mistake> {
+    errors_of(one(body).expect_err(body))
+}
+
+/// Pointers and codes of the mistakes.
+fn mistakes(body: &str) -> Vec<(String, &'static str)> {
+    errors(body)
+        .into_iter()
+        .map(|mistake| (mistake.pointer, mistake.code.as_str()))
+        .collect()
+}
+
+#[track_caller]
+fn assert_mistakes(body: &str, expected: &[(&str, &str)]) {
+    let found = mistakes(body);
+    let found: Vec<_> = found
+        .iter()
+        .map(|(pointer, code)| (pointer.as_str(), *code))
+        .collect();
+    assert_eq!(found, expected, "{body}");
+}
+
+#[track_caller]
+fn assert_valid(body: &str) {
+    if let Err(refused) = one(body) {
+        panic!("{refused:?} for {body}");
+    }
+}
+
+const ROOM: EventType = EventType::RoomOccupancy;
+
+#[test]
+fn the_documented_events_are_valid() {
+    for (event_type, text) in EventType::ALL.into_iter().zip(SAMPLES) {
+        let event = one(text).unwrap();
+        let value = sample(event_type);
+        let metadata = &value["metadata"];
+        assert_eq!(event.event_type(), event_type);
+        assert_eq!(event.id(), value["id"]);
+        assert_eq!(event.timestamp_ms(), 1_727_735_832_000);
+        assert_eq!(event.org_id(), metadata["org_id"].as_str());
+        assert_eq!(event.sensor_id(), metadata["sensor_id"].as_str());
+        let space = match event_type {
+            EventType::FloorOccupancy | EventType::FloorOccupancy1Min => "floor_id",
+            EventType::ZoneOccupancy | EventType::ZoneOccupancy1Min => "zone_id",
+            _ => "room_id",
+        };
+        assert_eq!(event.space_id(), metadata[space]);
+        assert_eq!(event.raw(), text.trim().as_bytes());
+        // The other order of fields: data before type.
+        assert_valid(&value.to_string());
+        assert_valid(&serde_json::to_string(&value).unwrap());
+    }
+}
+
+#[test]
+fn a_valid_event_borrows_everything() {
+    let Event {
+        id,
+        space_id,
+        org_id,
+        sensor_id,
+        ..
+    } = one(SAMPLES[0]).unwrap();
+    for text in [id, space_id, org_id.unwrap(), sensor_id.unwrap()] {
+        assert!(matches!(text, Cow::Borrowed(_)), "{text}");
+    }
+}
+
+#[test]
+fn every_spelling_of_every_type_is_valid() {
+    for event_type in EventType::ALL {
+        let upper = event_type.name();
+        let short = upper.replace("_1MIN", "_1M");
+        for spelling in [upper, &short, &upper.to_lowercase(), &short.to_lowercase()] {
+            let body = with(event_type, "/type", json!(spelling));
+            assert_eq!(one(&body).unwrap().event_type(), event_type, "{spelling}");
+        }
+    }
+}
+
+#[test]
+fn unknown_types_are_answered_with_the_known_ones() {
+    for other in ["Traffic", "room-occupancy", "TRAFFIC ", "", "HEADCOUNT"] {
+        let errors = errors(&with(ROOM, "/type", json!(other)));
+        assert_eq!(errors.len(), 1);
+        assert_eq!(
+            (errors[0].pointer.as_str(), errors[0].code),
+            ("/type", Code::UnknownType)
+        );
+        for event_type in EventType::ALL {
+            assert!(
+                errors[0].detail.contains(event_type.name()),
+                "{}",
+                errors[0].detail
+            );
+        }
+    }
+    for other in [json!(null), json!(5), json!(["TRAFFIC"])] {
+        assert_mistakes(&with(ROOM, "/type", other), &[("/type", "wrong_type")]);
+    }
+    assert_mistakes(&without(ROOM, "/type"), &[("/type", "missing")]);
+}
+
+#[test]
+fn the_type_must_be_the_urls() {
+    let body = SAMPLES[ROOM.index()];
+    assert!(one_of(body, Some(ROOM)).is_ok());
+    let refused = one_of(body, Some(EventType::Traffic)).unwrap_err();
+    assert_eq!(refused.claimed(), Some(ROOM));
+    let errors = errors_of(refused);
+    assert_eq!(
+        (errors[0].pointer.as_str(), errors[0].code.as_str()),
+        ("/type", "type_mismatch")
+    );
+    assert_eq!(errors.len(), 1);
+    // Another spelling is no other type.
+    assert!(one_of(&with(ROOM, "/type", json!("room_occupancy")), Some(ROOM)).is_ok());
+    // An unknown type is unknown on every URL.
+    let refused = one_of("{\"type\":\"x\"}", Some(ROOM)).unwrap_err();
+    assert!(
+        errors_of(refused)
+            .iter()
+            .any(|mistake| mistake.code == Code::UnknownType)
+    );
+}
+
+#[test]
+fn ids() {
+    for valid in ["x", &"x".repeat(256), "日本語", "a b/~\"\\", "\u{1f600}"] {
+        assert_eq!(one(&with(ROOM, "/id", json!(valid))).unwrap().id(), valid);
+        assert_eq!(
+            one(&with(ROOM, "/metadata/room_id", json!(valid)))
+                .unwrap()
+                .space_id(),
+            valid
+        );
+    }
+    for pointer in ["/id", "/metadata/room_id"] {
+        for (value, code) in [
+            (json!(""), "empty"),
+            (json!("x".repeat(257)), "too_long"),
+            (json!("é".repeat(129)), "too_long"),
+            (json!("a\nb"), "control_character"),
+            (json!("\u{7f}"), "control_character"),
+            (json!("\u{85}"), "control_character"),
+            (json!(null), "wrong_type"),
+            (json!(5), "wrong_type"),
+            (json!(true), "wrong_type"),
+            (json!({}), "wrong_type"),
+            (json!(["x"]), "wrong_type"),
+        ] {
+            assert_mistakes(&with(ROOM, pointer, value), &[(pointer, code)]);
+        }
+        assert_mistakes(&without(ROOM, pointer), &[(pointer, "missing")]);
+    }
+}
+
+#[test]
+fn timestamps() {
+    for (literal, value) in [
+        ("0", 0),
+        ("-0", 0),
+        ("-0.0", 0),
+        ("1.7e12", 1_700_000_000_000),
+        ("1727735832000.0", 1_727_735_832_000),
+        ("253402300799999", MAX_TIMESTAMP_MS),
+        ("2.53402300799999E+14", MAX_TIMESTAMP_MS),
+    ] {
+        assert_eq!(
+            one(&with_literal(ROOM, "/timestamp", literal))
+                .unwrap()
+                .timestamp_ms(),
+            value,
+            "{literal}"
+        );
+    }
+    for (literal, code) in [
+        ("-1", "out_of_range"),
+        ("253402300800000", "out_of_range"),
+        ("18446744073709551616", "out_of_range"),
+        ("1e999", "out_of_range"),
+        ("-1e999", "out_of_range"),
+        ("1.5", "not_integral"),
+        ("1e-999", "not_integral"),
+        ("\"1727735832000\"", "wrong_type"),
+        ("null", "wrong_type"),
+        ("[]", "wrong_type"),
+    ] {
+        assert_mistakes(
+            &with_literal(ROOM, "/timestamp", literal),
+            &[("/timestamp", code)],
+        );
+    }
+    assert_mistakes(&without(ROOM, "/timestamp"), &[("/timestamp", "missing")]);
+}
+
+#[test]
+fn versions() {
+    for valid in ["v1", "v1.2", "v1.20.3"] {
+        assert_valid(&with(ROOM, "/version", json!(valid)));
+    }
+    for (value, code) in [
+        (json!("v2"), "unsupported_version"),
+        (json!("v2.0.0"), "unsupported_version"),
+        (json!("v0.1"), "unsupported_version"),
+        (json!("V1"), "invalid_version"),
+        (json!("1.0.0"), "invalid_version"),
+        (json!(""), "invalid_version"),
+        (json!(1), "wrong_type"),
+        (json!(null), "wrong_type"),
+    ] {
+        assert_mistakes(&with(ROOM, "/version", value), &[("/version", code)]);
+    }
+    assert_mistakes(&without(ROOM, "/version"), &[("/version", "missing")]);
+}
+
+#[test]
+fn metadata_is_an_object() {
+    assert_mistakes(&without(ROOM, "/metadata"), &[("/metadata", "missing")]);
+    for value in [json!(null), json!([]), json!("x"), json!(1)] {
+        assert_mistakes(
+            &with(ROOM, "/metadata", value),
+            &[("/metadata", "wrong_type")],
+        );
+    }
+    assert_mistakes(
+        &with(ROOM, "/metadata", json!({})),
+        &[("/metadata/room_id", "missing")],
+    );
+}
+
+#[test]
+fn documented_metadata_are_strings_or_null() {
+    for name in rules::METADATA.all() {
+        let pointer = format!("/metadata/{name}");
+        for event_type in EventType::ALL {
+            for value in [json!(1), json!(false), json!([]), json!({"a": 1})] {
+                assert_mistakes(
+                    &with(event_type, &pointer, value),
+                    &[(&pointer, "wrong_type")],
+                );
+            }
+        }
+        if *name != "room_id" {
+            assert_valid(&with(ROOM, &pointer, json!(null)));
+            assert_valid(&with(ROOM, &pointer, json!("any \n thing")));
+            assert_valid(&with(ROOM, &pointer, json!("")));
+        }
+    }
+    for value in [json!(1), json!({"org_id": 5}), json!(null)] {
+        assert_valid(&with(ROOM, "/metadata/organisation", value));
+    }
+}
+
+#[test]
+fn optional_ids_that_are_null_or_empty_are_none() {
+    for value in [json!(null), json!("")] {
+        let body = changed(ROOM, |event| {
+            event["metadata"]["org_id"] = value.clone();
+            event["metadata"]["sensor_id"] = value;
+        });
+        let event = one(&body).unwrap();
+        assert_eq!((event.org_id(), event.sensor_id()), (None, None));
+    }
+    let body = without(ROOM, "/metadata/org_id");
+    assert_eq!(one(&body).unwrap().org_id(), None);
+}
+
+#[test]
+fn sensors_are_in_a_room_or_else_on_a_floor() {
+    for event_type in [EventType::Detections, EventType::Traffic] {
+        let floor = sample(event_type)["metadata"]["floor_id"].clone();
+        for body in [
+            without(event_type, "/metadata/room_id"),
+            with(event_type, "/metadata/room_id", json!(null)),
+        ] {
+            assert_eq!(one(&body).unwrap().space_id(), floor);
+        }
+        // An empty or wrong room is a mistake, not an absent one.
+        assert_mistakes(
+            &with(event_type, "/metadata/room_id", json!("")),
+            &[("/metadata/room_id", "empty")],
+        );
+        assert_mistakes(
+            &with(event_type, "/metadata/room_id", json!(7)),
+            &[("/metadata/room_id", "wrong_type")],
+        );
+        let bare = with(event_type, "/metadata", json!({"room_id": null}));
+        assert_mistakes(&bare, &[("/metadata/floor_id", "missing")]);
+        assert!(errors(&bare)[0].detail.contains("room_id"));
+        let null = with(event_type, "/metadata", json!({"floor_id": null}));
+        assert_mistakes(&null, &[("/metadata/floor_id", "wrong_type")]);
+        // In a room, the floor need not be known.
+        assert_valid(&with(event_type, "/metadata", json!({"room_id": "r"})));
+    }
+}
+
+#[test]
+fn each_type_needs_its_own_space() {
+    for (event_type, field) in [
+        (EventType::FloorOccupancy, "floor_id"),
+        (EventType::FloorOccupancy1Min, "floor_id"),
+        (EventType::RoomOccupancy, "room_id"),
+        (EventType::RoomOccupancy1Min, "room_id"),
+        (EventType::ZoneOccupancy, "zone_id"),
+        (EventType::ZoneOccupancy1Min, "zone_id"),
+        (EventType::PirMotion, "room_id"),
+        (EventType::PirNoMotion, "room_id"),
+    ] {
+        let pointer = format!("/metadata/{field}");
+        let others = json!({"floor_id": "f", "room_id": "r", "zone_id": "z"});
+        let body = with(event_type, "/metadata", others);
+        assert_eq!(one(&body).unwrap().space_id(), &field[..1]);
+        assert_mistakes(&without(event_type, &pointer), &[(&pointer, "missing")]);
+        assert_mistakes(
+            &with(event_type, &pointer, json!(null)),
+            &[(&pointer, "wrong_type")],
+        );
+        assert_valid(&with(event_type, "/metadata", json!({field: "x"})));
+    }
+}
+
+const COUNTS: [(&str, Option<&str>); 15] = [
+    ("0", None),
+    ("-0", None),
+    ("4.0", None),
+    ("4e0", None),
+    ("9007199254740991", None),
+    ("9007199254740992", Some("out_of_range")),
+    ("-1", Some("out_of_range")),
+    ("1e999", Some("out_of_range")),
+    ("4.5", Some("not_integral")),
+    ("-4.5", Some("not_integral")),
+    ("null", Some("wrong_type")),
+    ("\"4\"", Some("wrong_type")),
+    ("true", Some("wrong_type")),
+    ("[4]", Some("wrong_type")),
+    ("{}", Some("wrong_type")),
+];
+
+#[test]
+fn occupancy_is_a_count() {
+    for event_type in &EventType::ALL[2..8] {
+        for (literal, code) in COUNTS {
+            let body = with_literal(*event_type, "/data", literal);
+            match code {
+                None => assert_valid(&body),
+                Some(code) => assert_mistakes(&body, &[("/data", code)]),
+            }
+        }
+        assert_mistakes(&without(*event_type, "/data"), &[("/data", "missing")]);
+    }
+}
+
+#[test]
+fn traffic_is_two_counts() {
+    const TRAFFIC: EventType = EventType::Traffic;
+    for field in ["in", "out"] {
+        let pointer = format!("/data/{field}");
+        for (literal, code) in COUNTS {
+            let body = with_literal(TRAFFIC, &pointer, literal);
+            match code {
+                None => assert_valid(&body),
+                Some(code) => assert_mistakes(&body, &[(&pointer, code)]),
+            }
+        }
+        assert_mistakes(&without(TRAFFIC, &pointer), &[(&pointer, "missing")]);
+    }
+    assert_mistakes(&without(TRAFFIC, "/data"), &[("/data", "missing")]);
+    assert_mistakes(
+        &with(TRAFFIC, "/data", json!({})),
+        &[("/data/in", "missing"), ("/data/out", "missing")],
+    );
+    for value in [json!(null), json!(4), json!([0, 1])] {
+        assert_mistakes(&with(TRAFFIC, "/data", value), &[("/data", "wrong_type")]);
+    }
+    assert_valid(&with(
+        TRAFFIC,
+        "/data",
+        json!({"in": 1, "out": 2, "net": -1.5, "local": 3}),
+    ));
+}
+
+#[test]
+fn detections_are_two_lists_of_points() {
+    const DETECTIONS: EventType = EventType::Detections;
+    for valid in [
+        r#"{"local":[],"world":[]}"#,
+        r#"{"world":[[1,2],[-0.5,1e3],[1E-400,-0]],"local":[]}"#,
+        r#"{"local":[[0,0]],"world":[],"height":[1,"x"],"score":1e999}"#,
+        r#"{"local":[[1.7976931348623157e308,18446744073709551616]],"world":[]}"#,
+    ] {
+        assert_valid(&with_literal(DETECTIONS, "/data", valid));
+        // The same with the data after the type, which is checked on the way.
+        let (before, after) = SAMPLES[0].split_once("\"data\":").unwrap();
+        assert!(after.starts_with(' '));
+        assert_valid(&format!("{before}\"data\":{valid}}}"));
+    }
+    for (data, expected) in [
+        (r#"{"local":[]}"#, vec![("/data/world", "missing")]),
+        (
+            r#"{}"#,
+            vec![("/data/local", "missing"), ("/data/world", "missing")],
+        ),
+        (
+            r#"{"local":null,"world":{}}"#,
+            vec![("/data/local", "wrong_type"), ("/data/world", "wrong_type")],
+        ),
+        (
+            r#"{"local":[1],"world":[[]]}"#,
+            vec![
+                ("/data/local/0", "wrong_type"),
+                ("/data/world/0", "not_a_pair"),
+            ],
+        ),
+        (
+            r#"{"local":[[1,2],[1]],"world":[[1,2,3]]}"#,
+            vec![
+                ("/data/local/1", "not_a_pair"),
+                ("/data/world/0", "not_a_pair"),
+            ],
+        ),
+        (
+            r#"{"local":[[1,"2"],[null,1]],"world":[[1e999,-1e999]]}"#,
+            vec![
+                ("/data/local/0/1", "wrong_type"),
+                ("/data/local/1/0", "wrong_type"),
+                ("/data/world/0/0", "out_of_range"),
+                ("/data/world/0/1", "out_of_range"),
+            ],
+        ),
+        (
+            r#"{"local":[["a",2,3]],"world":[]}"#,
+            vec![
+                ("/data/local/0/0", "wrong_type"),
+                ("/data/local/0", "not_a_pair"),
+            ],
+        ),
+        ("[]", vec![("/data", "wrong_type")]),
+        ("null", vec![("/data", "wrong_type")]),
+        ("4", vec![("/data", "wrong_type")]),
+    ] {
+        assert_mistakes(&with_literal(DETECTIONS, "/data", data), &expected);
+    }
+    assert_mistakes(&without(DETECTIONS, "/data"), &[("/data", "missing")]);
+}
+
+#[test]
+fn motion_has_no_data_of_its_own() {
+    for event_type in [EventType::PirMotion, EventType::PirNoMotion] {
+        for literal in ["null", "{}", r#"{"in":"x","in":1e999}"#] {
+            assert_valid(&with_literal(event_type, "/data", literal));
+        }
+        for literal in ["0", "[]", "\"\"", "false"] {
+            assert_mistakes(
+                &with_literal(event_type, "/data", literal),
+                &[("/data", "wrong_type")],
+            );
+        }
+    }
+}
+
+#[test]
+fn documented_keys_stand_once() {
+    let twice = |event_type: EventType, key: &str| {
+        // Before the first of the key, the same value again.
+        let text = sample(event_type).to_string();
+        let at = text.find(&format!("\"{key}\":")).unwrap();
+        let value: &str = serde_json::Deserializer::from_str(&text[at + key.len() + 3..])
+            .into_iter::<&serde_json::value::RawValue>()
+            .next()
+            .unwrap()
+            .unwrap()
+            .get();
+        format!("{}\"{key}\":{value},{}", &text[..at], &text[at..])
+    };
+    for key in rules::ENVELOPE.all() {
+        assert_mistakes(&twice(ROOM, key), &[(&format!("/{key}"), "duplicate_key")]);
+    }
+    for event_type in EventType::ALL {
+        for (key, _) in sample(event_type)["metadata"].as_object().unwrap() {
+            assert_mistakes(
+                &twice(event_type, key),
+                &[(&format!("/metadata/{key}"), "duplicate_key")],
+            );
+        }
+    }
+    for (event_type, keys) in [
+        (EventType::Traffic, ["in", "out"]),
+        (EventType::Detections, ["local", "world"]),
+    ] {
+        for key in keys {
+            assert_mistakes(
+                &twice(event_type, key),
+                &[(&format!("/data/{key}"), "duplicate_key")],
+            );
+        }
+    }
+    // However the key is written, and whatever the second value is.
+    let text = SAMPLES[ROOM.index()];
+    let escaped = text.replacen('{', r#"{"\u0069d":null,"#, 1);
+    assert_mistakes(&escaped, &[("/id", "duplicate_key"), ("/id", "wrong_type")]);
+    // Three times is one mistake.
+    assert_mistakes(
+        &text.replacen('{', r#"{"id":"a","id":"b","#, 1),
+        &[("/id", "duplicate_key")],
+    );
+    // Unknown keys may.
+    assert_valid(&text.replacen('{', r#"{"new":1,"new":{"id":1,"id":2},"#, 1));
+    assert_valid(&text.replacen("\"org_id\"", r#""new":1,"new":2,"id":1,"id":2,"org_id""#, 1));
+}
+
+#[test]
+fn keys_and_values_may_be_written_with_escapes() {
+    let text = SAMPLES[ROOM.index()]
+        .replace("\"id\"", r#""\u0069\u0064""#)
+        .replace("\"metadata\"", r#""met\u0061data""#)
+        .replace("\"room_id\"", r#""room\u005fid""#)
+        .replace("\"ROOM_OCCUPANCY\"", r#""ROOM\u005fOCCUPANCY""#)
+        .replace("\"v1.0.0\"", r#""\u00761.0.0""#)
+        .replace("\"room_2p", r#""\/\ud83d\ude00room_2p"#);
+    let event = one(&text).unwrap();
+    assert_eq!(event.event_type(), ROOM);
+    assert!(event.space_id().starts_with("/\u{1f600}room_2p"));
+    assert_eq!(event.raw(), text.trim().as_bytes());
+    assert_mistakes(
+        &text.replace("1.0.0", "x"),
+        &[("/version", "invalid_version")],
+    );
+    // The escape of a control character is one.
+    assert_mistakes(
+        &SAMPLES[4].replace("\"event_", r#""\u0000event_"#),
+        &[("/id", "control_character")],
+    );
+}
+
+#[test]
+fn all_mistakes_at_once_in_the_fields_order() {
+    let body = r#"{
+        "data": {"in": -1, "in": 0},
+        "metadata": {"zone_name": 1, "org_id": [], "room_id": "", "floor_id": {}},
+        "version": "v3",
+        "timestamp": 0.5,
+        "type": "TRAFFIC",
+        "id": ""
+    }"#;
+    assert_mistakes(
+        body,
+        &[
+            ("/id", "empty"),
+            ("/timestamp", "not_integral"),
+            ("/version", "unsupported_version"),
+            ("/metadata/org_id", "wrong_type"),
+            ("/metadata/floor_id", "wrong_type"),
+            ("/metadata/room_id", "empty"),
+            ("/metadata/zone_name", "wrong_type"),
+            ("/data/in", "duplicate_key"),
+            ("/data/in", "out_of_range"),
+            ("/data/out", "missing"),
+        ],
+    );
+    assert_eq!(one(body).unwrap_err().claimed(), Some(EventType::Traffic));
+    assert_mistakes(
+        "{}",
+        &[
+            ("/id", "missing"),
+            ("/type", "missing"),
+            ("/timestamp", "missing"),
+            ("/version", "missing"),
+            ("/metadata", "missing"),
+        ],
+    );
+    // What does not depend on the type is checked without one.
+    assert_mistakes(
+        r#"{"type":"X","id":1,"timestamp":-1,"metadata":{"room_id":5},"data":"?"}"#,
+        &[
+            ("/id", "wrong_type"),
+            ("/type", "unknown_type"),
+            ("/timestamp", "out_of_range"),
+            ("/version", "missing"),
+            ("/metadata/room_id", "wrong_type"),
+        ],
+    );
+}
+
+#[test]
+fn mistakes_are_bounded() {
+    let points = "[\"x\"],".repeat(20_000) + "[1,2]";
+    let body = with_literal(
+        EventType::Detections,
+        "/data",
+        &format!(r#"{{"local":[{points}],"world":[{points}]}}"#),
+    );
+    let mistakes = mistakes(&body);
+    assert_eq!(mistakes.len(), MAX_MISTAKES);
+    assert_eq!(mistakes[0], ("/data/local/0/0".to_owned(), "wrong_type"));
+    let fields: Vec<_> = rules::METADATA
+        .all()
+        .iter()
+        .map(|name| format!("\"{name}\":1,\"{name}\":2"))
+        .collect();
+    let body = format!("{{\"metadata\":{{{}}}}}", fields.join(","));
+    assert_eq!(errors(&body).len(), MAX_MISTAKES);
+}
+
+#[test]
+fn details_are_sentences_of_one_line_that_quote_little() {
+    let bodies = [
+        with(ROOM, "/id", json!("\u{1b}[2J\r\n\u{202e}".repeat(1000))),
+        with(ROOM, "/id", json!("\u{7f}\n\u{2028}\u{9b}1m")),
+        with(ROOM, "/type", json!("\n\u{0}FAKE LOG LINE".repeat(1000))),
+        with(ROOM, "/version", json!("\n\u{9b}".repeat(1000))),
+        with_literal(ROOM, "/timestamp", &"9".repeat(10_000)),
+        with_literal(ROOM, "/data", &format!("0.{}", "9".repeat(10_000))),
+        with(ROOM, "/metadata/org_id", json!(["\n".repeat(1000)])),
+        with(ROOM, "/metadata", json!("\n".repeat(1000))),
+        "{}".to_owned(),
+        "\"\\n\"".to_owned(),
+    ];
+    for body in bodies {
+        for mistake in errors(&body) {
+            let detail = &mistake.detail;
+            assert!(detail.len() < 400, "{detail}");
+            assert!(detail.ends_with('.'), "{detail}");
+            assert!(
+                !detail
+                    .chars()
+                    .any(|c| c.is_control() || "\u{2028}\u{202e}".contains(c)),
+                "{detail:?}"
+            );
+            assert!(!mistake.to_string().contains('\n'));
+        }
+    }
+}
+
+#[test]
+fn mistakes_are_serialised_for_the_answer() {
+    let errors = errors(&with(ROOM, "/data", json!(-4)));
+    assert_eq!(
+        serde_json::to_value(&errors).unwrap(),
+        json!([{
+            "pointer": "/data",
+            "code": "out_of_range",
+            "detail": "data of ROOM_OCCUPANCY must be a whole number from 0 to 9007199254740991 (2^53 - 1), \
+                       but it is the number -4.",
+        }])
+    );
+}
+
+#[test]
+fn json_that_is_no_object_is_no_event() {
+    for body in ["5", "null", "true", "\"x\"", "-0.5e3", " 5 ", "1e999"] {
+        assert_mistakes(body, &[("", "wrong_type")]);
+        assert_eq!(one(body).unwrap_err().claimed(), None);
+    }
+}
+
+#[test]
+fn unknown_parts_are_kept_as_they_came() {
+    let text = SAMPLES[ROOM.index()].replacen(
+        '{',
+        r#"{ "new" : [1e999, -1E-999, {"id":1,"id":2}, "\ud83d\ude00", 18446744073709551616], "": {} ,"#,
+        1,
+    );
+    let body = format!("\r\n\t {text} \n");
+    assert_eq!(one(&body).unwrap().raw(), text.trim().as_bytes());
+}
+
+#[test]
+fn numbers_that_do_not_fit_matter_where_they_are_read() {
+    assert_mistakes(
+        &with_literal(ROOM, "/data", "1e999"),
+        &[("/data", "out_of_range")],
+    );
+    assert_valid(&with_literal(ROOM, "/new", "1e999"));
+    assert_valid(&with_literal(ROOM, "/metadata/new", "-1e999"));
+    assert_mistakes(
+        &with_literal(ROOM, "/metadata/org_id", "1e999"),
+        &[("/metadata/org_id", "wrong_type")],
+    );
+}
+
+#[test]
+fn what_is_not_json() {
+    let good = SAMPLES[ROOM.index()];
+    for body in [
+        "",
+        " \n",
+        "{",
+        "[",
+        "{]",
+        "nul",
+        "NaN",
+        "Infinity",
+        "-",
+        "01",
+        "1.",
+        ".5",
+        "+1",
+        "0x10",
+        "'a'",
+        "{}{}",
+        "{} x",
+        "{},",
+        "{\"a\":1,}",
+        "{a:1}",
+        "{\"a\" 1}",
+        "{\"a\":1 \"b\":2}",
+        "[1,]",
+        "// x\n{}",
+        "{\"a\":\"\n\"}",
+        "{\"a\":\"\\x\"}",
+        "{\"a\":\"\\u12g4\"}",
+        "\u{a0}{}",
+        "{\"data\":NaN}",
+        "{\"new\":NaN}",
+        "{\"data\":01}",
+        "\"",
+        "\0",
+    ] {
+        let error = unreadable(body.as_bytes());
+        assert_eq!(
+            (error.code.as_str(), error.code.status()),
+            ("not_json", 400),
+            "{body}"
+        );
+        assert!(
+            error.detail.ends_with('.') && error.detail.len() < 200,
+            "{}",
+            error.detail
+        );
+    }
+    for literal in ["NaN", "-Infinity", "007", "1.", "\"\t\"", "'4'"] {
+        for pointer in [
+            "/data",
+            "/new",
+            "/metadata/new",
+            "/timestamp",
+            "/metadata/org_id",
+        ] {
+            let body = with_literal(ROOM, pointer, literal);
+            assert_eq!(
+                unreadable(body.as_bytes()).code,
+                UnreadableCode::NotJson,
+                "{body}"
+            );
+            let body = format!("[{good},{body}]");
+            assert_eq!(
+                unreadable(body.as_bytes()).code,
+                UnreadableCode::NotJson,
+                "{body}"
+            );
+        }
+    }
+    assert!(unreadable(b"").detail.contains("empty"));
+    assert!(unreadable(b"{\"id\":").detail.contains("cut off"));
+    // The place is the body's.
+    let error = unreadable(b"\n\n {\"id\":x}");
+    assert!(error.detail.contains("line 3 column 8"), "{}", error.detail);
+    let error = unreadable(format!("[{},\n{{\"id\":x}}]", good.trim()).as_bytes());
+    let line = good.trim().lines().count() + 1;
+    assert!(
+        error.detail.contains(&format!("line {line} column 7")),
+        "{}",
+        error.detail
+    );
+}
+
+#[test]
+fn what_is_not_utf8_or_has_a_byte_order_mark() {
+    let mut body = SAMPLES[0].as_bytes().to_vec();
+    body[20] = 0xff;
+    assert_eq!(unreadable(&body).code, UnreadableCode::NotUtf8);
+    // Also where nothing is read, as Latin-1, overlong, and as an encoded surrogate.
+    for bytes in [
+        &b"{\"new\":\"\xe9\"}"[..],
+        b"{\"\xc0\x80\":1}",
+        b"{\"a\":\"\xed\xa0\x80\"}",
+        b"[{},\"\xf8\"]",
+    ] {
+        assert_eq!(unreadable(bytes).code, UnreadableCode::NotUtf8);
+    }
+    let error = unreadable(b"\xef\xbb\xbf{}");
+    assert_eq!(
+        (error.code.as_str(), error.code.status()),
+        ("byte_order_mark", 400)
+    );
+    assert_eq!(unreadable(b"\xff\xfe{\0}\0").code, UnreadableCode::NotUtf8);
+}
+
+#[test]
+fn lone_surrogates_are_refused_everywhere() {
+    let good = SAMPLES[ROOM.index()];
+    for bad in [
+        good.replace("\"event_", r#""\ud800event_"#),
+        good.replacen('{', r#"{"new":"\udfff","#, 1),
+        good.replacen('{', r#"{"\udfff":1,"#, 1),
+        good.replacen('{', r#"{"new":{"a":["\ud83d\ud83d"]},"#, 1),
+        format!(r#"[{good},{{"a":"\ud83d"}}]"#),
+    ] {
+        let error = unreadable(bad.as_bytes());
+        assert_eq!(
+            (error.code.as_str(), error.code.status()),
+            ("lone_surrogate", 400),
+            "{bad}"
+        );
+        assert!(error.detail.contains("line "), "{}", error.detail);
+    }
+    assert_valid(&good.replacen('{', r#"{"\ud83d\ude00":"\ud83d\ude00","#, 1));
+}
+
+#[test]
+fn nesting_is_bounded() {
+    let good = SAMPLES[ROOM.index()];
+    let nested = |levels: usize| {
+        format!(
+            "{}{}",
+            "[{\"a\":".repeat(levels / 2),
+            "}]".repeat(levels / 2)
+        )
+    };
+    let with_depth = |levels: usize| {
+        let inner = format!("{}1{}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+        good.replacen('{', &format!("{{\"new\":{inner},"), 1)
+    };
+    assert_valid(&with_depth(64));
+    assert_eq!(
+        unreadable(with_depth(65).as_bytes()).code,
+        UnreadableCode::TooDeep
+    );
+    // An array of events is a level itself.
+    assert!(
+        many(&format!("[{},{}]", with_depth(63), good))
+            .iter()
+            .all(Result::is_ok)
+    );
+    assert_eq!(
+        unreadable(format!("[{good},{}]", with_depth(64)).as_bytes()).code,
+        UnreadableCode::TooDeep
+    );
+    // Brackets side by side or in strings are not deep.
+    let points = vec!["[1,2]"; 1000].join(",");
+    assert_valid(&with_literal(
+        EventType::Detections,
+        "/data",
+        &format!(r#"{{"local":[{points}],"world":[]}}"#),
+    ));
+    assert_valid(&with(ROOM, "/new", json!("[{\"".repeat(1000))));
+    // Bombs, also cut off ones.
+    for bomb in [
+        "[".repeat(10_000_000),
+        "{\"a\":".repeat(2_000_000),
+        nested(1_000_000),
+        "[".repeat(65),
+    ] {
+        assert_eq!(unreadable(bomb.as_bytes()).code, UnreadableCode::TooDeep);
+    }
+    let within = format!("[{good},{}]", nested(1000).replace("{\"a\":}", "{}"));
+    assert_eq!(unreadable(within.as_bytes()).code, UnreadableCode::TooDeep);
+}
+
+#[test]
+fn every_sample_cut_off_anywhere_is_unreadable() {
+    for text in SAMPLES {
+        let text = text.trim();
+        for end in 0..text.len() {
+            let error = unreadable(&text.as_bytes()[..end]);
+            assert_eq!(error.code, UnreadableCode::NotJson);
+        }
+    }
+    let array = format!("[{},{}]", SAMPLES[0].trim(), r#"{"é":"\ud83d\ude00\n"}"#);
+    for end in 0..array.len() {
+        assert_eq!(unreadable(&array.as_bytes()[..end]).code.status(), 400);
+    }
+}
+
+#[test]
+fn arrays_are_judged_item_by_item() {
+    let body = format!(
+        " [\n{} , {{}} ,5, [{{}}],\t{}] ",
+        SAMPLES[0].trim(),
+        SAMPLES[4].trim()
+    );
+    let events = many(&body);
+    assert_eq!(events.len(), 5);
+    assert_eq!(
+        events[0].as_ref().unwrap().raw(),
+        SAMPLES[0].trim().as_bytes()
+    );
+    assert_eq!(
+        events[4].as_ref().unwrap().raw(),
+        SAMPLES[4].trim().as_bytes()
+    );
+    assert_eq!(errors_of(events[1].clone().unwrap_err()).len(), 5);
+    for item in [&events[2], &events[3]] {
+        let errors = errors_of(item.clone().unwrap_err());
+        assert_eq!(
+            (errors[0].pointer.as_str(), errors[0].code),
+            ("", Code::WrongType)
+        );
+        assert_eq!(errors.len(), 1);
+    }
+}
+
+#[test]
+fn arrays_hold_at_least_one_event_and_not_too_many() {
+    for body in ["[]", " [ ] "] {
+        let error = unreadable(body.as_bytes());
+        assert_eq!(
+            (error.code.as_str(), error.code.status()),
+            ("empty_array", 422)
+        );
+    }
+    let array = |count: usize| format!("[{}]", vec!["{}"; count].join(","));
+    assert_eq!(many(&array(1000)).len(), 1000);
+    let error = unreadable(array(1001).as_bytes());
+    assert_eq!(
+        (error.code.as_str(), error.code.status()),
+        ("too_many_events", 422)
+    );
+    let error = unreadable(array(5000).as_bytes());
+    assert!(
+        error.detail.contains("5000") && error.detail.contains("1000"),
+        "{}",
+        error.detail
+    );
+    // What is not JSON is not JSON, however long.
+    assert_eq!(
+        unreadable(array(5000).replace("{}]", "{]").as_bytes()).code,
+        UnreadableCode::NotJson
+    );
+    let deep = format!(
+        "[{},{}]",
+        vec!["{}"; 2000].join(","),
+        "[".repeat(70) + &"]".repeat(70)
+    );
+    assert_eq!(unreadable(deep.as_bytes()).code, UnreadableCode::TooDeep);
+}
+
+#[test]
+fn events_larger_than_allowed() {
+    let text = SAMPLES[ROOM.index()].trim();
+    let body = format!("  {text}\n\n");
+    let limits = |max_event_bytes| Limits {
+        max_events: 10,
+        max_event_bytes,
+    };
+    let parsed = parse(body.as_bytes(), None, limits(text.len()));
+    assert!(matches!(parsed, Ok(Parsed::One(Ok(_)))));
+    let Ok(Parsed::One(Err(refused))) = parse(body.as_bytes(), None, limits(text.len() - 1)) else {
+        panic!()
+    };
+    assert_eq!(
+        refused,
+        Refused::TooLarge {
+            claimed: Some(ROOM),
+            bytes: text.len()
+        }
+    );
+    let array = format!("[{text}, {{}}, \"{}\"]", "x".repeat(text.len()));
+    let Ok(Parsed::Many(events)) = parse(array.as_bytes(), None, limits(text.len() - 1)) else {
+        panic!()
+    };
+    assert_eq!(
+        *events[0].as_ref().unwrap_err(),
+        Refused::TooLarge {
+            claimed: Some(ROOM),
+            bytes: text.len()
+        }
+    );
+    assert!(matches!(events[1], Err(Refused::Invalid { .. })));
+    assert_eq!(
+        *events[2].as_ref().unwrap_err(),
+        Refused::TooLarge {
+            claimed: None,
+            bytes: text.len() + 2
+        }
+    );
+    // Too large, but not JSON.
+    assert!(parse(&body.as_bytes()[..body.len() - 5], None, limits(10)).is_err());
+    assert!(parse(b"\"0123456789", None, limits(10)).is_err());
+}
+
+#[test]
+fn the_claimed_type_is_told_whatever_else_is_wrong() {
+    let claimed = |body: &str| one(body).unwrap_err().claimed();
+    assert_eq!(
+        claimed(r#"{"type":"room_occupancy_1m"}"#),
+        Some(EventType::RoomOccupancy1Min)
+    );
+    assert_eq!(
+        claimed(r#"{"data":[],"type":"\u0054RAFFIC"}"#),
+        Some(EventType::Traffic)
+    );
+    assert_eq!(
+        claimed(r#"{"type":"TRAFFIC","type":5}"#),
+        Some(EventType::Traffic)
+    );
+    assert_eq!(claimed(r#"{"type":["TRAFFIC"]}"#), None);
+    assert_eq!(claimed("{}"), None);
+}

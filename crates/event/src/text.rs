@@ -1,0 +1,296 @@
+//! What has to hold for the whole body before it is taken apart, in unknown parts too: it is Unicode text, and not
+//! nested too deep. Each check begins with a cheap one that is never wrong about a good body.
+
+use std::fmt;
+
+use super::{Unreadable, UnreadableCode};
+
+/// The deepest nesting of objects and arrays in a body. The outermost one is level 1, so for the events in an array of
+/// events, that array counts as one.
+pub const MAX_DEPTH: usize = 64;
+
+/// JSON's white space, which is less than Unicode's.
+const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
+
+/// The body as text in which every string is valid Unicode, also after its escapes are resolved.
+///
+/// # Errors
+/// The body is empty, not UTF-8, begins with a byte order mark or has a lone surrogate.
+pub(crate) fn decode(body: &[u8]) -> Result<&str, Unreadable> {
+    let text = std::str::from_utf8(body).map_err(|error| not_utf8(body, error))?;
+    if text.starts_with('\u{feff}') {
+        return Err(Unreadable {
+            code: UnreadableCode::ByteOrderMark,
+            detail: "The body begins with a byte order mark (EF BB BF), which JSON must not: send it without."
+                .to_owned(),
+        });
+    }
+    if let Some(offset) = lone_surrogate(body) {
+        return Err(Unreadable {
+            code: UnreadableCode::LoneSurrogate,
+            detail: format!(
+                "The escape at {} is one half of a surrogate pair without the other, so the string is no Unicode text: \
+                 send both halves, or U+FFFD for a character that is lost.",
+                At::new(body, offset)
+            ),
+        });
+    }
+    if trim(text).is_empty() {
+        return Err(Unreadable {
+            code: UnreadableCode::NotJson,
+            detail:
+                "The body is empty: send one event as a JSON object, or a JSON array of events."
+                    .to_owned(),
+        });
+    }
+    Ok(text)
+}
+
+/// Without JSON's white space around it.
+pub(crate) fn trim(text: &str) -> &str {
+    text.trim_matches(WHITE_SPACE)
+}
+
+/// Errs when `body` is nested deeper than [`MAX_DEPTH`]. Exact for valid JSON; in anything else brackets outside of
+/// strings count, too.
+///
+/// # Errors
+/// It is.
+pub(crate) fn check_depth(body: &str) -> Result<(), Unreadable> {
+    if !may_be_deeper(body, MAX_DEPTH) {
+        return Ok(());
+    }
+    match too_deep(body.as_bytes()) {
+        None => Ok(()),
+        Some(offset) => Err(Unreadable {
+            code: UnreadableCode::TooDeep,
+            detail: format!(
+                "The body is nested deeper than {MAX_DEPTH} levels of objects and arrays from {} on: send it flatter.",
+                At::new(body.as_bytes(), offset)
+            ),
+        }),
+    }
+}
+
+/// Whether `text` has more opening brackets than `depth`, those in strings included: if not, it cannot be deeper.
+pub(crate) fn may_be_deeper(text: &str, depth: usize) -> bool {
+    // '[' and '{' differ in one bit. Sums of bytes over short pieces are what compilers make vector instructions of.
+    let opening = |piece: &[u8]| {
+        piece
+            .iter()
+            .map(|byte| u8::from(byte | 0x20 == b'{'))
+            .sum::<u8>()
+    };
+    text.as_bytes()
+        .chunks(192)
+        .map(|piece| usize::from(opening(piece)))
+        .sum::<usize>()
+        > depth
+}
+
+/// The offset of the first bracket that opens a level beyond [`MAX_DEPTH`].
+fn too_deep(body: &[u8]) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut at = 0;
+    while let Some(byte) = body.get(at) {
+        match byte {
+            b'[' | b'{' if depth == MAX_DEPTH => return Some(at),
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => at = string_end(body, at + 1),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// The offset of the quote that ends the string which begins at `at`, or the body's end.
+fn string_end(body: &[u8], mut at: usize) -> usize {
+    while let Some(distance) = body
+        .get(at..)
+        .and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
+    {
+        at += distance;
+        if body[at] == b'"' {
+            return at;
+        }
+        at += 2;
+    }
+    body.len()
+}
+
+/// The offset of the first `\u` escape that is half a surrogate pair. Exact for valid JSON, where a backslash stands
+/// only in strings, in keys as well as in values.
+fn lone_surrogate(body: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(distance) = body.get(at..).and_then(|rest| memchr::memchr(b'\\', rest)) {
+        at += distance;
+        at += match code_unit(&body[at..]) {
+            Some(0xd800..=0xdbff) => {
+                let rest = &body[at + 6..];
+                match code_unit(rest) {
+                    Some(0xdc00..=0xdfff) => 12,
+                    // Cut off within the second half: that is the better thing to say, and the syntax check will.
+                    None if matches!(rest, [] | [b'\\'] | [b'\\', b'u', ..]) && rest.len() < 6 => {
+                        return None;
+                    }
+                    _ => return Some(at),
+                }
+            }
+            Some(0xdc00..=0xdfff) => return Some(at),
+            Some(_) => 6,
+            None => 2,
+        };
+    }
+    None
+}
+
+/// The value of the `\u` escape that `text` begins with.
+fn code_unit(text: &[u8]) -> Option<u32> {
+    let digits = text.strip_prefix(b"\\u")?.get(..4)?;
+    digits.iter().try_fold(0, |value, digit| {
+        Some(value << 4 | char::from(*digit).to_digit(16)?)
+    })
+}
+
+#[cold]
+fn not_utf8(body: &[u8], error: std::str::Utf8Error) -> Unreadable {
+    let at = At::new(body, error.valid_up_to());
+    let detail = match error.error_len() {
+        Some(_) => format!("The body is not UTF-8 at {at}: send JSON in UTF-8."),
+        None => {
+            format!("The body ends within a UTF-8 character that begins at {at}: it was cut off.")
+        }
+    };
+    Unreadable {
+        code: UnreadableCode::NotUtf8,
+        detail,
+    }
+}
+
+/// A place in a body, for people.
+struct At {
+    /// In bytes, from 0.
+    offset: usize,
+    /// From 1.
+    line: usize,
+    /// In bytes, from 1.
+    column: usize,
+}
+
+impl At {
+    fn new(body: &[u8], offset: usize) -> Self {
+        let before = &body[..offset];
+        let line = memchr::memchr_iter(b'\n', before).count() + 1;
+        let column = offset - memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1) + 1;
+        At {
+            offset,
+            line,
+            column,
+        }
+    }
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "byte {} (line {}, column {})",
+            self.offset, self.line, self.column
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(body: &[u8]) -> Option<UnreadableCode> {
+        decode(body).err().map(|error| error.code)
+    }
+
+    #[test]
+    fn surrogates_come_in_pairs() {
+        for good in [
+            r#"{"a":"\ud83d\ude00"}"#,
+            r#"{"a":"\uD83D\uDE00\uD83D\uDE00"}"#,
+            r#"{"a":"\u00e9\n\\ud83d"}"#,
+            r#"{"\ud83d\ude00":1}"#,
+            r#"{"a":"\\\\ud83d"}"#,
+            r#"{"a":"\ue000\ud7ff"}"#,
+        ] {
+            assert_eq!(code(good.as_bytes()), None, "{good}");
+        }
+        for (bad, offset) in [
+            (r#"{"a":"\ud83d"}"#, 6),
+            (r#"{"a":"\ude00"}"#, 6),
+            (r#"{"a":"\ude00\ud83d"}"#, 6),
+            (r#"{"a":"\ud83d\ud83d\ude00"}"#, 6),
+            (r#"{"\uDBFF":1}"#, 2),
+            (r#"{"a":"\ud83dx\ude00"}"#, 6),
+            (r#"{"a":"\ud83d\n"}"#, 6),
+            (r#"{"a":"\\\ud83d"}"#, 8),
+        ] {
+            assert_eq!(lone_surrogate(bad.as_bytes()), Some(offset), "{bad}");
+            assert_eq!(
+                code(bad.as_bytes()),
+                Some(UnreadableCode::LoneSurrogate),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pair_that_was_cut_off_is_left_to_the_syntax_check() {
+        let pair = r#"{"a":"\ud83d\ude00"#;
+        for end in 0..=pair.len() {
+            assert_eq!(lone_surrogate(&pair.as_bytes()[..end]), None, "{end}");
+        }
+    }
+
+    #[test]
+    fn the_place_of_an_error_counts_lines() {
+        let error = decode(b"{\n\n  \"a\": \"\\ud800\"}").unwrap_err();
+        assert!(
+            error.detail.contains("byte 11 (line 3, column 9)"),
+            "{}",
+            error.detail
+        );
+        let error = decode(b"ab\xff").unwrap_err();
+        assert!(
+            error.detail.contains("byte 2 (line 1, column 3)"),
+            "{}",
+            error.detail
+        );
+        let error = decode(b"ab\xe2\x82").unwrap_err();
+        assert!(error.detail.contains("cut off"), "{}", error.detail);
+    }
+
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert_eq!(check_depth(&nested(64)), Ok(()));
+        let error = check_depth(&nested(65)).unwrap_err();
+        assert_eq!(error.code, UnreadableCode::TooDeep);
+        assert!(error.detail.contains("byte 64 "), "{}", error.detail);
+        assert_eq!(check_depth(&format!("[\"{}\"]", "[".repeat(1000))), Ok(()));
+        assert_eq!(
+            check_depth(&format!("[\"\\\"{}\\\\\"]", "{".repeat(1000))),
+            Ok(())
+        );
+        assert_eq!(check_depth(&format!("[{}0]", "[],".repeat(1000))), Ok(()));
+        assert!(check_depth(&format!("[\"]]]]\\\"]]]]\",{}]", nested(64))).is_err());
+        // Broken in every way, but no panic.
+        let _ = check_depth(&format!("{}\"", "]".repeat(100) + &"[".repeat(65)));
+        let _ = check_depth(&format!("{}\"\\", "[]".repeat(100)));
+    }
+
+    #[test]
+    fn the_cheap_count_has_no_limit_of_its_own() {
+        assert!(!may_be_deeper(&"[{".repeat(32), 64));
+        assert!(may_be_deeper(&"[".repeat(65), 64));
+        assert!(may_be_deeper(&"{".repeat(100_000), 99_999));
+        assert!(!may_be_deeper(&"]};:aZ".repeat(1000), 0));
+    }
+}

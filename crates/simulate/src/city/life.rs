@@ -1,0 +1,312 @@
+//! The life of the city, tick by tick, and what its sensors and computers make of it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::chance::{self, Topic};
+use super::clock::{Clock, MINUTE_MS};
+use super::detections::{self, Detections};
+use super::doors::Doors;
+use super::issue::Issuer;
+use super::motion::Motion;
+use super::occupancy::Occupancy;
+use super::people::{Move, People};
+use super::plan::Plan;
+use super::presence::Presence;
+use crate::message::Message;
+use butlr_event::EventType;
+
+/// Which types are wanted, by [`EventType::index`].
+pub type TypeSet = [bool; EventType::ALL.len()];
+
+/// How the city's sensors and computers behave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Habits {
+    /// How likely a reading of occupancy is revised, 0 to 1.
+    pub revised: f64,
+    /// Which share of the presence sensors has a clock that is off, 0 to 1.
+    pub skewed: f64,
+    /// Whether each reading of occupancy is computed again each minute, five times in all; or only once, and right.
+    pub recompute: bool,
+    /// The types that are computed at all. Leaving some out changes nothing about the others.
+    pub types: TypeSet,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self {
+            revised: 0.03,
+            skewed: 0.01,
+            recompute: true,
+            types: [true; EventType::ALL.len()],
+        }
+    }
+}
+
+/// A city whose simulated clock runs.
+///
+/// All that comes of it is a function of the plan, the seed, the start and the habits.
+pub struct Life {
+    plan: Arc<Plan>,
+    clock: Clock,
+    now_ms: i64,
+    people: People,
+    presence: Presence,
+    doors: Doors,
+    motion: Motion,
+    detections: Detections,
+    occupancy: Occupancy,
+}
+
+/// Where people are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Truth {
+    /// When, ms since 1970.
+    pub at_ms: i64,
+    /// How many are in each room and on each floor, by the space's id.
+    pub spaces: Vec<(String, u32)>,
+}
+
+impl Life {
+    /// The first moment of a city: it is ten o'clock there, and everybody is outside.
+    pub fn begin(plan: Arc<Plan>, seed: u64, start_ms: i64, habits: Habits) -> Self {
+        let spaces = plan.floors.len() + plan.rooms.len() + plan.zones.len();
+        let tick_ms = tick_ms(spaces, plan.sensors.len());
+        Self::with_ticks(plan, seed, start_ms, habits, tick_ms)
+    }
+
+    /// The same, in ticks of this length.
+    pub(super) fn with_ticks(
+        plan: Arc<Plan>,
+        seed: u64,
+        start_ms: i64,
+        habits: Habits,
+        tick_ms: i64,
+    ) -> Self {
+        // Another start is another life.
+        let seed = chance::hash(seed, Topic::Clock, [start_ms as u64, 0, 0]);
+        let clock = Clock::new(start_ms, tick_ms);
+        let issuer = Issuer::new(seed);
+        let skews = detections::skews(&plan, seed, habits.skewed);
+        Self {
+            clock,
+            now_ms: start_ms,
+            people: People::begin(&plan, seed, clock.tick_end(start_ms), clock),
+            presence: Presence::none(&plan),
+            doors: Doors::new(seed, issuer, plan.sensors.len(), habits.types),
+            motion: Motion::new(seed, issuer, &plan, &skews, habits.types),
+            detections: Detections::new(seed, issuer, &plan, &skews, habits.types),
+            occupancy: Occupancy::new(seed, issuer, &plan, &habits),
+            plan,
+        }
+    }
+
+    /// Lets one tick pass (a second, or less where the city is huge) and appends what was computed in it, in the order
+    /// of `computed_ms`; nothing in a later tick is computed earlier.
+    pub fn advance(&mut self, out: &mut Vec<Message>) {
+        let (from_ms, until_ms) = (self.now_ms, self.clock.tick_end(self.now_ms));
+        let first = out.len();
+        if from_ms % MINUTE_MS == 0 {
+            self.occupancy.turn(from_ms, &self.presence);
+        }
+        for reading in self.detections.due(from_ms, until_ms) {
+            self.walk(reading.at_ms, out);
+            let (plan, presence, people) = (&self.plan, &self.presence, &self.people);
+            self.detections.read(plan, presence, people, reading, out);
+        }
+        self.walk(until_ms, out);
+        self.doors.report(&self.clock, until_ms, out);
+        self.occupancy.compute(until_ms, out);
+        // Three sorted runs by now, nearly; and what was computed in the same ms keeps its order.
+        out[first..].sort_by_key(|message| message.computed_ms);
+        self.now_ms = until_ms;
+    }
+
+    /// How far the simulated clock is, ms since 1970: all that was computed before, and nothing after, has been told.
+    pub fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
+    /// Where people are now.
+    pub fn truth(&self) -> Truth {
+        let mut rooms = vec![0; self.plan.rooms.len()];
+        let mut floors = vec![0; self.plan.floors.len()];
+        for zone in self.people.positions().flatten() {
+            let room = self.plan.zones[zone as usize].room;
+            rooms[room as usize] += 1;
+            floors[self.plan.rooms[room as usize].floor as usize] += 1;
+        }
+        let rooms = self.plan.rooms.iter().map(|room| &room.id).zip(rooms);
+        let floors = self.plan.floors.iter().map(|floor| &floor.id).zip(floors);
+        Truth {
+            at_ms: self.now_ms,
+            spaces: rooms
+                .chain(floors)
+                .map(|(id, people)| (id.clone(), people))
+                .collect(),
+        }
+    }
+
+    /// The city.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Everything that happens before a moment, in order.
+    fn walk(&mut self, before_ms: i64, out: &mut Vec<Message>) {
+        while let Some(step) = self.people.next(before_ms, &self.plan, &self.presence) {
+            self.take(step, out);
+        }
+        self.motion.settle(before_ms, out);
+    }
+
+    /// Someone goes from here to there, at one moment, through all the doors between.
+    fn take(&mut self, step: Move, out: &mut Vec<Message>) {
+        let Move {
+            at_ms,
+            person,
+            from,
+            to,
+        } = step;
+        let plan = &*self.plan;
+        let [old, new] = [from, to].map(|zone| zone.map(|zone| plan.zones[zone as usize].room));
+        let [below, above] =
+            [old, new].map(|room| room.map(|room| plan.rooms[room as usize].floor));
+        if let Some(zone) = from {
+            self.presence.leave(plan, person, zone);
+        }
+        if let Some(zone) = to {
+            self.presence.enter(plan, person, zone);
+        }
+        if old != new {
+            if let Some(room) = old {
+                self.doors.leave(plan.rooms[room as usize].door, at_ms);
+                if self.presence.people(room).is_empty() {
+                    self.motion.empty(room, at_ms);
+                }
+            }
+            if let Some(room) = new {
+                self.doors.enter(plan.rooms[room as usize].door, at_ms);
+                self.motion.enter(room, at_ms, out);
+            }
+        }
+        if below != above {
+            if let Some(floor) = below {
+                self.doors.leave(plan.floors[floor as usize].door, at_ms);
+            }
+            if let Some(floor) = above {
+                self.doors.enter(plan.floors[floor as usize].door, at_ms);
+            }
+        }
+    }
+}
+
+/// A second, or less where more than some hundred thousand messages a second would come of it.
+fn tick_ms(spaces: usize, sensors: usize) -> i64 {
+    const MESSAGES: usize = 200_000;
+    // In the two seconds after each full minute, every space has ten computations.
+    let a_second = spaces * 5 + sensors * 3;
+    [1_000, 500, 200, 100, 50, 20]
+        .into_iter()
+        .find(|&tick| a_second * tick / 1_000 <= MESSAGES)
+        .unwrap_or(10) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Habits, Life, Move, tick_ms};
+    use crate::city::plan::Room;
+    use crate::city::{Plan, Size};
+    use crate::message::{Data, Place};
+
+    fn plan() -> Arc<Plan> {
+        let size = Size {
+            rooms: 30,
+            sensors: None,
+        };
+        Arc::new(Plan::grow(1, size))
+    }
+
+    #[test]
+    fn a_huge_city_takes_shorter_ticks() {
+        assert_eq!(tick_ms(3_300, 2_100), 1_000);
+        assert_eq!(tick_ms(33_000, 21_000), 500);
+        assert_eq!(tick_ms(33_000, 210_000), 200);
+        assert_eq!(tick_ms(10_000_000, 10_000_000), 10);
+    }
+
+    #[test]
+    fn one_passes_the_doors_between_and_no_others() {
+        let plan = plan();
+        let mut life = Life::begin(plan.clone(), 1, 0, Habits::default());
+        let [home, above] = [0, 1].map(|floor| plan.floors[floor].rooms.start as usize);
+        let [a, b, c] = [home, home + 1, above].map(|room| &plan.rooms[room]);
+        let desk = a.zones.start;
+        let doors = |floor: usize, room: &Room| [plan.floors[floor].door, room.door];
+        let mut pass = |from, to| {
+            let mut told = Vec::new();
+            life.take(
+                Move {
+                    at_ms: 5,
+                    person: 0,
+                    from,
+                    to,
+                },
+                &mut told,
+            );
+            told.clear();
+            life.doors.report(&life.clock, 1_000, &mut told);
+            let passed = told
+                .into_iter()
+                .map(|message| match (message.place, message.data) {
+                    (Place::Sensor(door), Data::Traffic { entered, left }) => (door, entered, left),
+                    other => panic!("{other:?}"),
+                });
+            let mut passed: Vec<_> = passed.collect();
+            passed.sort_unstable();
+            passed
+        };
+        let sorted = |mut expected: Vec<(u32, u32, u32)>| {
+            expected.sort_unstable();
+            expected
+        };
+        let through = |[floor, room]: [u32; 2], entered, left| {
+            [(floor, entered, left), (room, entered, left)]
+        };
+        assert_eq!(
+            pass(None, Some(desk)),
+            sorted(through(doors(0, a), 1, 0).to_vec())
+        );
+        assert_eq!(pass(Some(desk), Some(desk + 1)), []);
+        assert_eq!(
+            pass(Some(desk + 1), Some(b.zones.start)),
+            sorted(vec![(a.door, 0, 1), (b.door, 1, 0)])
+        );
+        let up = [through(doors(0, b), 0, 1), through(doors(1, c), 1, 0)].concat();
+        assert_eq!(pass(Some(b.zones.start), Some(c.zones.start)), sorted(up));
+        assert_eq!(
+            pass(Some(c.zones.start), None),
+            sorted(through(doors(1, c), 0, 1).to_vec())
+        );
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let plan = plan();
+        let habits = Habits {
+            types: [false; 10],
+            ..Habits::default()
+        };
+        let mut life = Life::begin(plan.clone(), 1, 0, habits);
+        let mut nothing = Vec::new();
+        while life.now_ms() < 3 * 86_400_000 {
+            life.advance(&mut nothing);
+            // Who was called away to a meeting has a void entry until its time comes.
+            assert!(life.people.agenda.len() <= 2 * life.people.people.len() + plan.rooms.len());
+        }
+        assert!(nothing.is_empty());
+    }
+}

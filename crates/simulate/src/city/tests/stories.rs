@@ -1,0 +1,241 @@
+//! Whole stories: what people do, and what doors, motion sensors and occupancies make of it.
+
+use super::witness::Witness;
+use super::{HOUR_MS, MINUTE_MS, START_MS, only, plan, story, telling, without_detections};
+use crate::city::{Habits, Life};
+use crate::message::{Computation, Message};
+use butlr_event::EventType;
+
+#[test]
+fn a_day_adds_up() {
+    let habits = Habits {
+        types: without_detections(),
+        revised: 0.2,
+        skewed: 0.5,
+        ..Habits::default()
+    };
+    for (seed, hours) in [(1, 25), (2, 5), (3, 5)] {
+        let plan = plan(seed, 7, Some(9));
+        let seen = Witness::new(&plan, &habits).watch(
+            Life::begin(plan.clone(), seed, START_MS, habits.clone()),
+            hours,
+        );
+        assert!(seen.most_people > 15, "{}", seen.most_people);
+        let spaces = plan.floors.len() + plan.rooms.len() + plan.zones.len();
+        assert!(
+            seen.finished >= 2 * spaces * (hours as usize * 60 - 5),
+            "{}",
+            seen.finished
+        );
+        // Some slips are two revisions (0, +1, 0), some one (+1, 0).
+        let revised = seen.revisions as f64 / seen.finished as f64;
+        assert!((0.25..0.40).contains(&revised), "{revised}");
+    }
+}
+
+#[test]
+fn the_smallest_cities_add_up() {
+    let habits = telling(without_detections());
+    for rooms in 1..=8 {
+        let plan = plan(rooms, rooms as usize, Some(rooms as usize / 2));
+        let life = Life::begin(plan.clone(), rooms, START_MS, habits.clone());
+        let seen = Witness::new(&plan, &habits).watch(life, 3);
+        assert!(seen.most_people > 0);
+    }
+}
+
+#[test]
+fn shorter_ticks_add_up() {
+    let habits = telling(without_detections());
+    let plan = plan(2, 9, None);
+    for tick_ms in [500, 20] {
+        let life = Life::with_ticks(plan.clone(), 2, START_MS, habits.clone(), tick_ms);
+        let seen = Witness::new(&plan, &habits).watch(life, 1);
+        assert!(seen.most_people > 5);
+    }
+}
+
+#[test]
+fn a_city_of_several_buildings_adds_up() {
+    let habits = telling(without_detections());
+    let plan = plan(3, 90, None);
+    assert!(plan.buildings.len() > 1);
+    Witness::new(&plan, &habits).watch(Life::begin(plan.clone(), 3, START_MS, habits.clone()), 1);
+}
+
+#[test]
+fn without_recomputation_each_reading_is_computed_once_and_right() {
+    let habits = Habits {
+        types: without_detections(),
+        revised: 1.0,
+        recompute: false,
+        ..Habits::default()
+    };
+    let plan = plan(4, 12, None);
+    // The witness compares each last computation, so the only one, with the truth.
+    let seen = Witness::new(&plan, &habits)
+        .watch(Life::begin(plan.clone(), 4, START_MS, habits.clone()), 8);
+    assert_eq!(seen.revisions, 0);
+}
+
+#[test]
+fn every_reading_can_be_revised_and_none_need_be() {
+    let plan = plan(4, 6, None);
+    let rooms = only(&[EventType::RoomOccupancy]);
+    let told = |revised| {
+        story(
+            &plan,
+            4,
+            START_MS,
+            &Habits {
+                revised,
+                types: rooms,
+                ..Habits::default()
+            },
+            30,
+        )
+    };
+    let revisions = |revised| {
+        let messages = told(revised);
+        messages
+            .iter()
+            .filter(|message| message.computation == Computation::Revision)
+            .count()
+    };
+    assert_eq!(revisions(0.0), 0);
+    let most = revisions(1.0);
+    assert!(most >= 6 * 25, "{most}");
+    // What is computed, and when, does not depend on it.
+    let moments = |revised| {
+        told(revised)
+            .iter()
+            .map(|message| (message.computed_ms, message.id))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(moments(0.0), moments(1.0));
+}
+
+#[test]
+fn people_come_at_once_go_home_and_come_again() {
+    let plan = plan(5, 30, None);
+    let types = only(&[EventType::Traffic]);
+    let mut life = Life::begin(
+        plan.clone(),
+        5,
+        START_MS,
+        Habits {
+            types,
+            ..Habits::default()
+        },
+    );
+    let mut messages = Vec::new();
+    let mut people_at = |after_ms: i64| {
+        while life.now_ms() < START_MS + after_ms {
+            life.advance(&mut messages);
+        }
+        let people: u32 = life.truth().spaces[..plan.rooms.len()]
+            .iter()
+            .map(|space| space.1)
+            .sum();
+        (people, std::mem::take(&mut messages).len())
+    };
+    assert_eq!(people_at(0), (0, 0));
+    let (first, _) = people_at(90_000);
+    assert!(
+        first > 60,
+        "{first} of those who work in {} rooms",
+        plan.rooms.len()
+    );
+    // It begins at ten o'clock: these are 15:00 today and, for two more days, 22:00, 07:00 and 12:00.
+    assert!(people_at(5 * HOUR_MS).0 > first / 2);
+    for day in 0..2 {
+        assert_eq!(people_at((12 + day * 24) * HOUR_MS).0, 0);
+        assert_eq!(
+            people_at((21 + day * 24) * HOUR_MS),
+            (0, 0),
+            "somebody is there at night"
+        );
+        let (people, crossings) = people_at((26 + day * 24) * HOUR_MS);
+        assert!(
+            people > first / 2 && crossings > 500,
+            "{people} {crossings}"
+        );
+    }
+}
+
+#[test]
+fn people_meet_and_visit_every_kind_of_room() {
+    let plan = plan(6, 14, None);
+    let mut life = Life::begin(plan.clone(), 6, START_MS, telling(only(&[])));
+    let mut most = vec![0; plan.rooms.len()];
+    while life.now_ms() < START_MS + 7 * HOUR_MS {
+        life.advance(&mut Vec::new());
+        if life.now_ms() % MINUTE_MS == 0 {
+            for (most, (_, people)) in most.iter_mut().zip(life.truth().spaces) {
+                *most = people.max(*most);
+            }
+        }
+    }
+    for (room, most) in plan.rooms.iter().zip(most) {
+        let least = if room.capacity == 1 { 1 } else { 2 };
+        assert!(most >= least, "{most} at most in {room:?}");
+    }
+}
+
+#[test]
+fn same_seed_and_start_same_story() {
+    let plan = plan(7, 8, None);
+    let tell = |seed, start_ms| story(&plan, seed, start_ms, &Habits::default(), 12);
+    let told = tell(7, START_MS);
+    assert!(told.len() > 1_000);
+    assert!(told == tell(7, START_MS));
+    assert!(told != tell(8, START_MS));
+    assert!(told != tell(7, START_MS + MINUTE_MS));
+    // Not the same shifted, either.
+    let traffic = |start_ms| {
+        let mut doors = tell(7, start_ms);
+        doors.retain(|message| message.event_type == EventType::Traffic);
+        doors.sort_unstable_by_key(|message| (message.timestamp_ms, message.place));
+        let crossing = |message: &Message| (message.timestamp_ms - start_ms, message.place);
+        doors.iter().map(crossing).collect::<Vec<_>>()
+    };
+    assert_ne!(traffic(START_MS), traffic(START_MS + MINUTE_MS));
+}
+
+#[test]
+fn a_type_left_out_changes_nothing_else() {
+    let plan = plan(8, 10, Some(14));
+    let all = story(
+        &plan,
+        8,
+        START_MS,
+        &Habits {
+            skewed: 0.3,
+            ..Habits::default()
+        },
+        25,
+    );
+    for (nth, &one) in EventType::ALL.iter().enumerate() {
+        let other = EventType::ALL[(nth + 3) % EventType::ALL.len()];
+        for types in [only(&[one]), only(&[one, other])] {
+            let some = story(
+                &plan,
+                8,
+                START_MS,
+                &Habits {
+                    skewed: 0.3,
+                    types,
+                    ..Habits::default()
+                },
+                25,
+            );
+            assert!(!some.is_empty(), "{one}");
+            assert!(
+                some.iter().eq(all
+                    .iter()
+                    .filter(|message| types[message.event_type.index()])),
+                "{one} {other}"
+            );
+        }
+    }
+}

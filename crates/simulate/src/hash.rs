@@ -1,0 +1,39 @@
+//! The hashes by which what was sent is found again: XXH3, 64 bits, against accidents and not against adversaries.
+
+use std::hash::Hasher;
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use butlr_event::EventType;
+
+/// Which (type, space, timestamp) an event is about. Two readings that share a key by chance only share a queue.
+pub fn reading_key(event_type: EventType, space_id: &str, timestamp_ms: i64) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(&[event_type.index() as u8]);
+    hash.update(&timestamp_ms.to_le_bytes());
+    hash.update(space_id.as_bytes());
+    hash.digest()
+}
+
+/// The bytes of an event, or of a part of it.
+pub fn bytes(value: &[u8]) -> u64 {
+    xxh3_64(value)
+}
+
+/// For maps whose keys are hashes already.
+#[derive(Default)]
+pub struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are u64");
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}

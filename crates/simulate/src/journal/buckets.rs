@@ -1,0 +1,223 @@
+//! Items of a fixed size in 128 files, by key: more of them than fit into memory can be joined file by file.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::hash;
+
+/// How many files. At 50 million items each holds some 390,000.
+pub const BUCKETS: usize = 128;
+/// What waits in memory for each file, in bytes.
+const BUFFER: usize = 32 << 10;
+
+/// Something that is always equally long on disk.
+pub trait Fixed: Sized {
+    /// Its length, in bytes.
+    const SIZE: usize;
+
+    /// By which it is put into a bucket; the upper bits decide.
+    fn key(&self) -> u64;
+
+    /// Appends [`Fixed::SIZE`] bytes.
+    fn put(&self, out: &mut Vec<u8>);
+
+    /// From exactly [`Fixed::SIZE`] bytes; `None` when no item looks like that.
+    fn take(bytes: Fields<'_>) -> Option<Self>;
+}
+
+/// Bytes that are taken field by field.
+pub struct Fields<'b>(&'b [u8]);
+
+impl Fields<'_> {
+    /// The next `N` bytes.
+    pub fn some<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*first)
+    }
+}
+
+/// What a bucket must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sum {
+    /// How many items.
+    pub items: u64,
+    /// XXH3 of its bytes.
+    pub xxh3: u64,
+}
+
+/// Buckets being filled.
+pub struct Buckets<T> {
+    files: Vec<Bucket>,
+    scratch: Vec<u8>,
+    holds: PhantomData<T>,
+}
+
+struct Bucket {
+    file: BufWriter<File>,
+    items: u64,
+    digest: Xxh3,
+}
+
+impl<T: Fixed> Buckets<T> {
+    /// Makes the files, in a directory that exists.
+    pub fn create(dir: &Path) -> io::Result<Self> {
+        let bucket = |n| {
+            let file = File::create_new(path(dir, n))?;
+            Ok(Bucket {
+                file: BufWriter::with_capacity(BUFFER, file),
+                items: 0,
+                digest: Xxh3::new(),
+            })
+        };
+        Ok(Self {
+            files: (0..BUCKETS).map(bucket).collect::<io::Result<_>>()?,
+            scratch: Vec::with_capacity(T::SIZE),
+            holds: PhantomData,
+        })
+    }
+
+    /// Adds an item.
+    pub fn push(&mut self, item: &T) -> io::Result<()> {
+        self.scratch.clear();
+        item.put(&mut self.scratch);
+        debug_assert_eq!(self.scratch.len(), T::SIZE);
+        let bucket = &mut self.files[bucket_of(item.key())];
+        bucket.file.write_all(&self.scratch)?;
+        bucket.digest.update(&self.scratch);
+        bucket.items += 1;
+        Ok(())
+    }
+
+    /// Writes out what waits; tells what each bucket holds.
+    pub fn close(self) -> io::Result<Vec<Sum>> {
+        let close = |mut bucket: Bucket| {
+            bucket.file.flush()?;
+            Ok(Sum {
+                items: bucket.items,
+                xxh3: bucket.digest.digest(),
+            })
+        };
+        self.files.into_iter().map(close).collect()
+    }
+}
+
+/// The items of one bucket, in the order in which they came.
+///
+/// # Errors
+/// It cannot be read, or is not as it was written (`InvalidData`).
+pub fn read<T: Fixed>(dir: &Path, n: usize, sum: Sum) -> io::Result<Vec<T>> {
+    let path = path(dir, n);
+    let explain = |text: String| format!("{}: {text}", path.display());
+    let other = |e: io::Error| io::Error::new(e.kind(), explain(e.to_string()));
+    let damaged = || {
+        let text = explain("is not as it was written (cut off, damaged or replaced)".to_owned());
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    };
+    let mut file = File::open(&path).map_err(other)?;
+    let length = file.metadata().map_err(other)?.len();
+    if Some(length) != sum.items.checked_mul(T::SIZE as u64) {
+        return Err(damaged());
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(|_| damaged())?);
+    file.read_to_end(&mut bytes).map_err(other)?;
+    if hash::bytes(&bytes) != sum.xxh3 {
+        return Err(damaged());
+    }
+    let items = bytes.chunks_exact(T::SIZE);
+    items
+        .map(|item| T::take(Fields(item)).ok_or_else(damaged))
+        .collect()
+}
+
+/// Where a key's items are.
+pub const fn bucket_of(key: u64) -> usize {
+    (key >> (u64::BITS - BUCKETS.ilog2())) as usize
+}
+
+fn path(dir: &Path, n: usize) -> PathBuf {
+    dir.join(format!("bucket-{n:03}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Pair(u64, u8);
+
+    impl Fixed for Pair {
+        const SIZE: usize = 9;
+
+        fn key(&self) -> u64 {
+            self.0
+        }
+
+        fn put(&self, out: &mut Vec<u8>) {
+            out.extend(self.0.to_le_bytes());
+            out.push(self.1);
+        }
+
+        fn take(mut bytes: Fields<'_>) -> Option<Self> {
+            let key = u64::from_le_bytes(bytes.some()?);
+            let [tag] = bytes.some()?;
+            (tag < 10).then_some(Self(key, tag))
+        }
+    }
+
+    fn spread(n: u64) -> u64 {
+        n.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    #[test]
+    fn what_goes_in_comes_out_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut buckets = Buckets::create(dir.path()).unwrap();
+        for n in 0..10_000 {
+            buckets
+                .push(&Pair(spread(n % 5_000), (n % 7) as u8))
+                .unwrap();
+        }
+        let sums = buckets.close().unwrap();
+        assert_eq!(sums.len(), BUCKETS);
+        assert_eq!(sums.iter().map(|s| s.items).sum::<u64>(), 10_000);
+        for (n, sum) in sums.into_iter().enumerate() {
+            let expected = (0..10_000)
+                .map(|n| Pair(spread(n % 5_000), (n % 7) as u8))
+                .filter(|pair| bucket_of(pair.0) == n);
+            let found: Vec<Pair> = read(dir.path(), n, sum).unwrap();
+            assert_eq!(found, expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn damage_is_told_with_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut buckets = Buckets::create(dir.path()).unwrap();
+        buckets.push(&Pair(1, 1)).unwrap();
+        buckets.push(&Pair(2, 2)).unwrap();
+        let sum = buckets.close().unwrap()[0];
+        let file = dir.path().join("bucket-000");
+        let whole = std::fs::read(&file).unwrap();
+        let error = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            let error = read::<Pair>(dir.path(), 0, sum).unwrap_err();
+            assert!(error.to_string().contains("bucket-000"), "{error}");
+            error.kind()
+        };
+        assert_eq!(error(&whole[..17]), io::ErrorKind::InvalidData);
+        assert_eq!(error(&whole[..9]), io::ErrorKind::InvalidData);
+        assert_eq!(error(&[]), io::ErrorKind::InvalidData);
+        let mut other = whole.clone();
+        other[3] ^= 1;
+        assert_eq!(error(&other), io::ErrorKind::InvalidData);
+        std::fs::remove_file(&file).unwrap();
+        let error = read::<Pair>(dir.path(), 0, sum).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,148 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::{Computation, Data, Kind, Message, Place};
+
+const ROOM: EventType = EventType::RoomOccupancy;
+
+/// An id that was made in this second.
+fn id(seconds: i64, n: u8) -> Ksuid {
+    Ksuid::new((Ksuid::EPOCH_SECONDS + seconds) * 1_000, [n; 16])
+}
+
+/// Deliveries as (second of the id, which id of that second, value), and what each is.
+fn told(event_type: EventType, deliveries: &[(i64, u8, u64)]) -> Vec<Verdict> {
+    let mut reading = Reading::default();
+    let each = deliveries.iter().map(|&(seconds, n, data)| {
+        let id = id(seconds, n);
+        let verdict = reading.judge(event_type, id, data);
+        reading.take(verdict, id, data);
+        verdict
+    });
+    each.collect()
+}
+
+#[test]
+fn the_rules_by_hand() {
+    use Verdict::{First, Redelivery, Repeat, Revision, Stale};
+    type Case<'a> = (&'a [(i64, u8, u64)], &'a [Verdict]);
+    let cases: [Case<'_>; 10] = [
+        (&[(10, 0, 4), (10, 0, 4)], &[First, Redelivery]),
+        (&[(10, 0, 4), (70, 0, 4)], &[First, Repeat]),
+        // There and back.
+        (
+            &[(10, 0, 4), (70, 0, 5), (130, 0, 4)],
+            &[First, Revision, Revision],
+        ),
+        (&[(70, 0, 4), (10, 0, 5)], &[First, Stale]),
+        // A stale one changes nothing: not for repeats of the current one, and not for its own.
+        (
+            &[(70, 0, 4), (10, 0, 5), (130, 0, 4), (20, 0, 5), (140, 0, 5)],
+            &[First, Stale, Repeat, Stale, Revision],
+        ),
+        // Redeliveries of what was superseded, of what was stale, and of what was a repeat.
+        (
+            &[
+                (10, 0, 4),
+                (70, 0, 4),
+                (130, 0, 5),
+                (5, 0, 6),
+                (10, 0, 4),
+                (70, 0, 4),
+                (5, 0, 6),
+            ],
+            &[
+                First, Repeat, Revision, Stale, Redelivery, Redelivery, Redelivery,
+            ],
+        ),
+        // Within one second the order of arrival decides.
+        (&[(10, 1, 4), (10, 0, 5)], &[First, Revision]),
+        // A repeat does not make the value younger: what lies between it and the first is no stale one.
+        (
+            &[(10, 0, 4), (70, 0, 4), (30, 0, 5)],
+            &[First, Repeat, Revision],
+        ),
+        (&[(70, 0, 4), (10, 0, 4)], &[First, Repeat]),
+        (&[], &[]),
+    ];
+    for (deliveries, expected) in cases {
+        assert_eq!(told(ROOM, deliveries), expected, "{deliveries:?}");
+    }
+    let twice = [(10, 0, 4), (70, 0, 4), (5, 0, 6), (70, 0, 4)];
+    assert_eq!(
+        told(EventType::Traffic, &twice),
+        [First, First, First, Redelivery],
+        "only occupancy is repeated and revised"
+    );
+}
+
+#[test]
+fn verdicts_are_columns() {
+    for (column, verdict) in Verdict::ALL.into_iter().enumerate() {
+        assert_eq!(verdict as usize, column);
+    }
+}
+
+fn message(event_type: EventType, id: Ksuid, data: Data) -> Message {
+    Message {
+        event_type,
+        place: Place::Room(0),
+        timestamp_ms: 0,
+        computed_ms: 0,
+        id,
+        data,
+        computation: Computation::First,
+    }
+}
+
+#[test]
+fn what_is_long_over_is_forgotten_and_nothing_else() {
+    let mut forecast = Forecast::new(1_000);
+    let mut next = |due_ms, key, people| {
+        let message = message(ROOM, id(due_ms, 0), Data::Occupancy(people));
+        forecast.next(due_ms, key, &message, Kind::First).unwrap()
+    };
+    assert_eq!(next(0, 1, 4), Verdict::First);
+    assert_eq!(next(900, 2, 4), Verdict::First);
+    for due_ms in (1_000..10_000).step_by(999) {
+        assert_eq!(next(due_ms, 1, 4), Verdict::Repeat, "{due_ms}");
+    }
+    assert_eq!(next(10_000, 2, 4), Verdict::First);
+    assert!(forecast.young.len() + forecast.old.len() <= 2);
+}
+
+#[test]
+fn kinds_tell_copies_and_what_is_no_event() {
+    let mut forecast = Forecast::new(1_000);
+    let traffic = message(EventType::Traffic, id(1, 0), Data::None);
+    let mut next = |kind| forecast.next(0, 1, &traffic, kind);
+    assert_eq!(next(Kind::First), Some(Verdict::First));
+    assert_eq!(next(Kind::Late), Some(Verdict::First));
+    assert_eq!(next(Kind::Redelivery), Some(Verdict::Redelivery));
+    assert_eq!(next(Kind::Overlapping), Some(Verdict::Redelivery));
+    assert_eq!(next(Kind::Invalid), None);
+}
+
+proptest! {
+    /// What the ledger expects is what the rules say of one reading after the other.
+    #[test]
+    fn the_forecast_is_the_sum_of_its_readings(
+        deliveries in prop::collection::vec((0..4_u64, 0..6_i64, 0..4_u32, prop::bool::ANY), 0..60),
+    ) {
+        let mut forecast = Forecast::new(1_000_000);
+        let mut readings: [Reading; 4] = Default::default();
+        let mut sent: Vec<(u64, Ksuid, u32)> = Vec::new();
+        for (n, (key, seconds, people, again)) in (0..).zip(deliveries) {
+            let (key, id, people, kind) = match sent.last() {
+                Some(&(key, id, people)) if again => (key, id, people, Kind::Redelivery),
+                _ => (key, id(seconds, n), people, Kind::First),
+            };
+            sent.push((key, id, people));
+            let message = message(ROOM, id, Data::Occupancy(people));
+            let reading = &mut readings[key as usize];
+            let verdict = reading.judge(ROOM, id, u64::from(people));
+            reading.take(verdict, id, u64::from(people));
+            prop_assert_eq!(forecast.next(i64::from(n), key, &message, kind), Some(verdict));
+        }
+    }
+}

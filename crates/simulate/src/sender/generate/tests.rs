@@ -1,0 +1,197 @@
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use super::*;
+use crate::city::{Habits, Life, Plan, Size};
+use crate::sender::queue::Queue;
+use crate::sender::tries::Job;
+use crate::stream::Behaviour;
+
+/// An event that is about `key`.
+pub(in crate::sender) fn outgoing(key: u64, kind: Kind) -> Outgoing {
+    Outgoing {
+        due_ms: 0,
+        key,
+        event_type: EventType::Traffic,
+        kind,
+        expected: Some(Verdict::First),
+        id: Ksuid::new(1_700_000_000_000, [7; 16]),
+        body: Bytes::from_static(b"{}"),
+        value: 1,
+        data: 2,
+        after_end: false,
+    }
+}
+
+const LONG_AGO: i64 = 1_727_690_400_000;
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    since.as_millis() as i64
+}
+
+/// A city whose clocks are right.
+fn generator(
+    pace: Pace,
+    start_ms: i64,
+    limits: Limits,
+) -> (Generator, mpsc::Receiver<Chunk>, Arc<Made>) {
+    let size = Size {
+        rooms: 200,
+        sensors: None,
+    };
+    let habits = Habits {
+        skewed: 0.0,
+        ..Habits::default()
+    };
+    let life = Life::begin(Arc::new(Plan::grow(3, size)), 3, start_ms, habits);
+    let stream = Stream::new(life, 3, Behaviour::default());
+    Generator::new(stream, pace, limits, Stop::new(), false)
+}
+
+fn after_events(events: u64) -> Limits {
+    Limits {
+        events: Some(events),
+        duration: None,
+    }
+}
+
+/// All that is generated, which never comes before its moment, and the truth.
+fn all(
+    (generator, mut chunks, _): (Generator, mpsc::Receiver<Chunk>, Arc<Made>),
+) -> (Vec<(Outgoing, Moment)>, Truth) {
+    let generator = std::thread::spawn(move || generator.run());
+    let mut all = Vec::new();
+    while let Some(chunk) = chunks.blocking_recv() {
+        for (outgoing, moment) in chunk {
+            if let Moment::At(at) = moment {
+                assert!(at <= Instant::now(), "sent before its moment");
+            }
+            let event: Value = serde_json::from_slice(&outgoing.body).unwrap();
+            assert!(event["timestamp"].as_i64().unwrap() <= now_ms(), "{event}");
+            all.push((outgoing, moment));
+        }
+    }
+    (all, generator.join().unwrap())
+}
+
+/// Whether entries and exits add up to who is where.
+fn assert_whole(all: &[(Outgoing, Moment)], truth: &Truth) {
+    let mut people: HashMap<String, i64> = HashMap::new();
+    for (outgoing, _) in all {
+        if outgoing.event_type != EventType::Traffic || outgoing.kind == Kind::Redelivery {
+            continue;
+        }
+        let event: Value = serde_json::from_slice(&outgoing.body).unwrap();
+        let metadata = &event["metadata"];
+        let space = metadata.get("room_id").unwrap_or(&metadata["floor_id"]);
+        let count = |way: &str| event["data"][way].as_i64().unwrap();
+        let space = space.as_str().unwrap().to_owned();
+        *people.entry(space).or_default() += count("in") - count("out");
+    }
+    for (space, count) in &truth.spaces {
+        let told = people.get(space).copied().unwrap_or(0);
+        assert_eq!(told, i64::from(*count), "{space}");
+    }
+}
+
+#[test]
+fn the_rest_makes_the_story_whole_and_keeps_the_rate() {
+    let parts = generator(Pace::Rate(1_000.0), LONG_AGO, after_events(2_000));
+    let (made, begun) = (Arc::clone(&parts.2), parts.0.begun());
+    let (all, truth) = all(parts);
+    assert_whole(&all, &truth);
+    assert!(truth.spaces.iter().any(|(_, count)| *count > 0));
+    let rest: Vec<_> = all.iter().filter(|(o, _)| o.after_end).collect();
+    assert_eq!(all.len() - rest.len(), 2_000);
+    assert!(!rest.is_empty() && rest.len() < 200, "{}", rest.len());
+    assert_eq!((made.after_end(), made.untold()), (rest.len() as u64, 0));
+    assert!(rest.iter().all(|(o, _)| o.event_type == EventType::Traffic));
+    // The first is due at once.
+    let least = Duration::from_secs_f64((all.len() - 1) as f64 / 1_000.0);
+    assert!(begun.elapsed() >= least, "faster than asked for");
+}
+
+#[test]
+fn a_rate_and_a_duration_make_a_count() {
+    let limits = Limits {
+        events: None,
+        duration: Some(Duration::from_millis(500)),
+    };
+    let (all, _) = all(generator(Pace::Rate(20.0), LONG_AGO, limits));
+    let before_end = all.iter().filter(|(o, _)| !o.after_end).count();
+    assert!(before_end <= 10, "{before_end}");
+}
+
+#[test]
+fn a_closed_loop_sends_all_that_waits() {
+    let parts = generator(Pace::Max, LONG_AGO, after_events(2_000));
+    let (all, truth) = all(parts);
+    assert_whole(&all, &truth);
+    assert!(
+        all.iter()
+            .any(|(o, _)| o.after_end && o.event_type != EventType::Traffic)
+    );
+}
+
+#[test]
+fn what_is_not_due_yet_when_the_run_ends_waits_until_it_has_happened() {
+    // Ticks end with the second. In the third one people come, and it has just begun when the run ends.
+    let start_ms = now_ms();
+    let until_second = 1_000 - start_ms as u64 % 1_000;
+    let limits = Limits {
+        events: None,
+        duration: Some(Duration::from_millis(until_second + 1_100)),
+    };
+    let (all, truth) = all(generator(Pace::REAL_TIME, start_ms, limits));
+    assert_whole(&all, &truth);
+    assert!(all.iter().any(|(o, _)| o.after_end));
+}
+
+#[test]
+fn what_is_due_does_not_wait_for_the_city() {
+    let (mut generator, mut chunks, _) = generator(Pace::Rate(1.0), LONG_AGO, Limits::default());
+    let delivery = generator.stream.next().unwrap();
+    assert!(generator.push(&delivery, Moment::Any, false).is_ok());
+    assert!(chunks.try_recv().is_err());
+    assert!(generator.compute().is_ok());
+    assert_eq!(chunks.try_recv().unwrap().len(), 1);
+    // The city's time is nobody's delay; what was due before it began is late all the same.
+    let now = Instant::now();
+    let ms = Duration::from_millis;
+    generator.stalled = (now, now + ms(10));
+    for (at, shifted) in [(now - ms(1), now - ms(1)), (now + ms(1), now + ms(10))] {
+        let moment = generator.without_stall(Moment::At(at));
+        assert_eq!(moment, Moment::At(shifted));
+    }
+    assert_eq!(generator.without_stall(Moment::Any), Moment::Any);
+}
+
+#[test]
+fn no_limit_is_too_long() {
+    let limits = Limits {
+        events: None,
+        duration: Some(Duration::MAX),
+    };
+    let (generator, _chunks, _) = generator(Pace::Max, LONG_AGO, limits);
+    assert!(!generator.is_over());
+}
+
+#[test]
+fn what_is_put_aside_does_not_keep_its_chunk() {
+    let chunk = Bytes::from(vec![b'x'; 100_000]);
+    let job = || {
+        let mut outgoing = outgoing(1, Kind::First);
+        outgoing.body = chunk.slice(5..10);
+        Job::new(outgoing, None)
+    };
+    let mut queue = Queue::default();
+    assert!(queue.admit(job()));
+    assert!(!queue.admit(job()), "it waits behind the first");
+    let first = queue.next().unwrap();
+    assert_eq!(first.outgoing.body, "xxxxx");
+    queue.pause(first, Instant::now());
+    assert!(chunk.is_unique(), "nobody else holds it");
+}

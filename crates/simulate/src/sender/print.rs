@@ -1,0 +1,41 @@
+//! What would be sent, as lines.
+
+use std::io::{self, Write};
+
+use super::control::{Limits, Stop};
+use super::generate::Generator;
+use super::pace::Pace;
+use crate::stream::Stream;
+
+/// Writes the body of each delivery as a line, at the pace at which it would be sent.
+///
+/// # Errors
+/// It cannot be written; nothing more is then generated.
+pub fn print(
+    stream: Stream,
+    pace: Pace,
+    limits: Limits,
+    stop: Stop,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let (generator, mut chunks, _) = Generator::new(stream, pace, limits, stop, false);
+    let generator = std::thread::Builder::new().spawn(move || drop(generator.run()))?;
+    let mut written = Ok(());
+    while let Some(chunk) = chunks.blocking_recv() {
+        written = chunk
+            .iter()
+            .try_for_each(|(outgoing, _)| {
+                out.write_all(&outgoing.body)?;
+                out.write_all(b"\n")
+            })
+            .and_then(|()| out.flush());
+        if written.is_err() {
+            break;
+        }
+    }
+    drop(chunks);
+    if let Err(panic) = generator.join() {
+        std::panic::resume_unwind(panic);
+    }
+    written
+}

@@ -1,0 +1,249 @@
+//! Where events are posted to, and as whom.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+};
+use hyper::{HeaderMap, Method, Request, Uri};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::client::Body;
+use butlr_event::EventType;
+
+/// What stands in a URL for the type's name in lower case: one URL a type, as the sender's subscriptions have it.
+pub const TYPE: &str = "{type}";
+
+/// Headers that say what a request is and where it ends.
+const TAKEN: [HeaderName; 9] = [
+    HOST,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    TRANSFER_ENCODING,
+    CONNECTION,
+    UPGRADE,
+    EXPECT,
+    TE,
+    TRAILER,
+];
+
+/// As whom the sender posts. Never shown: the header's value is marked as sensitive.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    name: HeaderName,
+    value: HeaderValue,
+}
+
+impl Credentials {
+    /// A custom header with the key in it.
+    ///
+    /// # Errors
+    /// What is wrong, without the key.
+    pub fn api_key(name: &str, key: &SecretString) -> Result<Self, String> {
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| format!("{name:?} is not the name of a header"))?;
+        if TAKEN.contains(&name) {
+            return Err(format!(
+                "{name} is set by the sender itself and cannot carry a key"
+            ));
+        }
+        Self::sensitive(name, key.expose_secret())
+    }
+
+    /// HTTP basic authentication.
+    ///
+    /// # Errors
+    /// What is wrong, without the password.
+    pub fn basic(user: &str, password: &SecretString) -> Result<Self, String> {
+        if user.contains(':') {
+            return Err("a user's name contains no colon".to_owned());
+        }
+        let pair = STANDARD.encode(format!("{user}:{}", password.expose_secret()));
+        Self::sensitive(AUTHORIZATION, &format!("Basic {pair}"))
+    }
+
+    fn sensitive(name: HeaderName, value: &str) -> Result<Self, String> {
+        let mut value = HeaderValue::from_str(value)
+            .map_err(|_| "a header cannot carry it: allowed are visible ASCII characters")?;
+        value.set_sensitive(true);
+        Ok(Self { name, value })
+    }
+}
+
+/// Where events go: everything of a request that is the same for all is made once.
+#[derive(Clone)]
+pub struct Target {
+    shown: String,
+    host: String,
+    port: u16,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    paths: [Uri; 10],
+    headers: HeaderMap,
+}
+
+impl Target {
+    /// From an `http` or `https` URL, in which `{type}` stands for the type.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, and what is allowed.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        const ALLOWED: &str = "write it as http://HOST[:PORT]/PATH or https://…";
+        let uris = EventType::ALL.map(|t| {
+            let url = url.replace(TYPE, &t.name().to_ascii_lowercase());
+            url.parse::<Uri>()
+                .map_err(|e| format!("not a URL: {e}; {ALLOWED}"))
+        });
+        let first = uris[0].clone()?;
+        let (default_port, secure) = match first.scheme_str() {
+            Some("http") => (80, false),
+            Some("https") => (443, true),
+            _ => return Err(format!("neither http nor https; {ALLOWED}")),
+        };
+        let authority = first.authority().ok_or_else(|| ALLOWED.to_owned())?;
+        if authority.as_str().contains('@') {
+            return Err("credentials do not belong into the URL; give --basic".to_owned());
+        }
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let tls = match secure {
+            false => None,
+            true => {
+                let name = ServerName::try_from(host.clone())
+                    .map_err(|_| format!("{host} is no name that a certificate could have"))?;
+                Some((super::tls::system_roots(), name))
+            }
+        };
+        let mut paths: [Uri; 10] = Default::default();
+        for (path, uri) in paths.iter_mut().zip(uris) {
+            let uri = uri?;
+            if uri.authority() != Some(authority) {
+                return Err(format!("{TYPE} may stand in the path only"));
+            }
+            let text = uri.path_and_query().map_or("/", |p| p.as_str());
+            *path = text.parse().map_err(|e| format!("not a URL: {e}"))?;
+        }
+        let mut headers = HeaderMap::with_capacity(4);
+        let shown_host = HeaderValue::from_str(authority.as_str())
+            .map_err(|_| "a host's name is of ASCII".to_owned())?;
+        headers.insert(HOST, shown_host);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let agent = concat!("butlr-bridge-simulate/", env!("CARGO_PKG_VERSION"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        Ok(Self {
+            shown: format!("{}://{authority}", if secure { "https" } else { "http" }),
+            port: authority.port_u16().unwrap_or(default_port),
+            host,
+            tls,
+            paths,
+            headers,
+        })
+    }
+
+    /// Posts as somebody.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: Credentials) -> Self {
+        self.headers.insert(credentials.name, credentials.value);
+        self
+    }
+
+    /// Trusts these certificates instead of the system's. Nothing changes for a plain URL.
+    #[must_use]
+    pub fn with_roots(mut self, roots: Arc<ClientConfig>) -> Self {
+        if let Some((config, _)) = &mut self.tls {
+            *config = roots;
+        }
+        self
+    }
+
+    /// Scheme, host and port: the rest may hold what is not to be shown.
+    pub fn url(&self) -> &str {
+        &self.shown
+    }
+
+    pub(super) fn host(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
+    pub(super) fn tls(&self) -> Option<&(Arc<ClientConfig>, ServerName<'static>)> {
+        self.tls.as_ref()
+    }
+
+    pub(super) fn request(&self, event_type: EventType, body: bytes::Bytes) -> Request<Body> {
+        let mut request = Request::new(Body::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.paths[event_type.index()].clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &Target, event_type: EventType) -> Request<Body> {
+        target.request(event_type, bytes::Bytes::from_static(b"{}"))
+    }
+
+    #[test]
+    fn one_url_or_one_a_type() {
+        let one = Target::parse("http://bridge:8080/v1/events?a=b").unwrap();
+        let got = request(&one, EventType::Traffic);
+        assert_eq!(got.uri(), "/v1/events?a=b");
+        assert_eq!(got.headers()[HOST], "bridge:8080");
+        assert_eq!(one.host(), ("bridge", 8080));
+        assert_eq!(one.url(), "http://bridge:8080");
+        let each = Target::parse("http://[::1]/v1/events/{type}").unwrap();
+        let got = request(&each, EventType::RoomOccupancy1Min);
+        assert_eq!(got.uri(), "/v1/events/room_occupancy_1min");
+        assert_eq!(each.host(), ("::1", 80));
+        assert!(each.tls().is_none());
+        assert_eq!(Target::parse("http://h").unwrap().paths[0], "/");
+    }
+
+    #[test]
+    fn what_is_no_target_is_told() {
+        for (url, told) in [
+            ("", "not a URL"),
+            ("bridge:8080", "neither http nor https"),
+            ("/v1/events", "neither http nor https"),
+            ("ftp://bridge/", "neither http nor https"),
+            ("http://u:p@bridge/", "--basic"),
+            ("http://{type}.bridge/", "in the path only"),
+        ] {
+            let problem = Target::parse(url).err().unwrap();
+            assert!(problem.contains(told), "{url}: {problem}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_sent_and_not_shown() {
+        let key = SecretString::from("s3cret");
+        let api_key = Credentials::api_key("X-Api-Key", &key).unwrap();
+        let basic = Credentials::basic("user", &key).unwrap();
+        let target = Target::parse("http://h/").unwrap();
+        let shown = format!("{api_key:?} {basic:?}");
+        assert!(
+            !shown.contains("s3cret") && !shown.contains("dXNlc"),
+            "{shown}"
+        );
+        let got = request(
+            &target.clone().with_credentials(api_key),
+            EventType::Traffic,
+        );
+        assert_eq!(got.headers()["x-api-key"], "s3cret");
+        let got = request(&target.with_credentials(basic), EventType::Traffic);
+        assert_eq!(got.headers()[AUTHORIZATION], "Basic dXNlcjpzM2NyZXQ=");
+        let bad = Credentials::api_key("x", &SecretString::from("s3\ncret")).unwrap_err();
+        assert!(!bad.contains("s3"), "{bad}");
+        assert!(Credentials::api_key("no name", &key).is_err());
+        for name in ["Host", "content-length", "Transfer-Encoding", "Connection"] {
+            let problem = Credentials::api_key(name, &key).unwrap_err();
+            assert!(problem.contains("set by the sender itself"), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Events about one reading go out one after the other.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::server::Seen;
+use super::*;
+use crate::oracle::Verdict;
+
+/// What was seen of each reading, in the order in which it came.
+fn readings(server: &Server) -> HashMap<String, Vec<Seen>> {
+    let mut readings: HashMap<String, Vec<Seen>> = HashMap::new();
+    for seen in server.seen() {
+        readings.entry(seen.reading.clone()).or_default().push(seen);
+    }
+    for seen in readings.values_mut() {
+        seen.sort_by_key(|seen| seen.at.0);
+    }
+    readings
+}
+
+#[test]
+fn readings_go_out_one_after_the_other() {
+    let server = Server::start(|before| match before {
+        0 => Act::AnswerAfter(Duration::from_millis(3), 503, ""),
+        1 => Act::Close,
+        _ => Act::AnswerAfter(Duration::from_millis(3), 200, PUBLISHED),
+    });
+    let ledger = run_with(options(&server, 300), None).ledger;
+    assert_eq!(ledger.ended(End::Accepted), ledger.deliveries());
+    let readings = readings(&server);
+    assert!(readings.values().any(|seen| seen.len() > 10));
+    for (reading, seen) in readings {
+        for pair in seen.windows(2) {
+            assert!(pair[0].at.1 <= pair[1].at.0, "{reading}: two at a time");
+        }
+        // An event's tries are not interrupted by another event about the same reading.
+        let changes = seen.windows(2).filter(|pair| pair[0].id != pair[1].id);
+        let ids: HashSet<_> = seen.iter().map(|seen| &seen.id).collect();
+        let copies = seen.len() - 3 * ids.len();
+        assert!(changes.count() <= ids.len() - 1 + 2 * copies, "{reading}");
+    }
+}
+
+/// A try that timed out is still under way when the next one of its event is answered: nothing about the same reading
+/// may overtake it.
+#[test]
+fn nothing_overtakes_a_try_that_timed_out() {
+    let first = AtomicUsize::new(0);
+    let server = Server::start(move |before| {
+        let held = before == 0 && first.fetch_add(1, Ordering::Relaxed).is_multiple_of(8);
+        match held {
+            true => Act::AnswerAfter(Duration::from_millis(400), 200, PUBLISHED),
+            false => Act::Answer(200, REDELIVERY),
+        }
+    });
+    let mut options = options(&server, 300);
+    options.timings.http_timeout = Duration::from_millis(300);
+    let ledger = run_with(options, None).ledger;
+    assert!(ledger.timeouts() > 0);
+    assert_eq!(ledger.ended(End::Accepted), ledger.deliveries());
+    let mut followed = 0;
+    for (reading, seen) in readings(&server) {
+        for (place, one) in seen.iter().enumerate() {
+            for later in seen[place + 1..].iter().filter(|later| later.id != one.id) {
+                assert!(one.at.1 <= later.at.0, "{reading}: two at a time");
+                followed += usize::from(one.at.1 - one.at.0 > Duration::from_millis(300));
+            }
+        }
+    }
+    assert!(followed > 0, "something waits for a try that timed out");
+}
+
+/// At the end of a run that is no longer than for an answer in time.
+#[test]
+fn what_waits_for_a_lost_try_is_sent_in_the_end() {
+    let first = AtomicUsize::new(0);
+    let server = Server::start(move |before| {
+        let lost = before == 0 && first.fetch_add(1, Ordering::Relaxed).is_multiple_of(50);
+        match lost {
+            true => Act::Never,
+            false => Act::Answer(200, PUBLISHED),
+        }
+    });
+    let mut options = options(&server, 300);
+    options.timings.http_timeout = Duration::from_millis(200);
+    options.timings.listen = Duration::from_secs(600);
+    let finished = run_with(options, None);
+    let ledger = finished.ledger;
+    assert!(finished.complete);
+    assert!(ledger.timeouts() > 0);
+    assert_eq!(ledger.ended(End::Accepted), ledger.deliveries());
+}
+
+/// Each copy is on its way together with its original, and nothing else about the reading is; each goes elsewhere.
+#[test]
+fn overlapping_copies_go_out_together_and_to_another_target() {
+    let slow = |_| Act::AnswerAfter(Duration::from_millis(20), 200, PUBLISHED);
+    let servers = [Server::start(slow), Server::start(slow)];
+    let mut options = options(&servers[0], 400);
+    options
+        .targets
+        .push(Target::parse(&servers[1].url()).unwrap());
+    let behaviour = Behaviour {
+        overlapping: 0.2,
+        redelivered: 0.0,
+        ..Behaviour::default()
+    };
+    let finished = run(
+        options,
+        stream(behaviour),
+        None,
+        Progress::Silent,
+        Stop::new(),
+    );
+    let ledger = finished.unwrap().ledger;
+    let copies = ledger.of_kind(Kind::Overlapping);
+    assert!(copies > 20, "{ledger:?}");
+    assert_eq!(ledger.ended(End::Accepted), ledger.deliveries());
+    let redeliveries = |t| ledger.expected(t, Verdict::Redelivery);
+    let redeliveries: u64 = EventType::ALL.into_iter().map(redeliveries).sum();
+    assert_eq!(redeliveries, copies);
+    let [one, other] = [0, 1].map(|n| readings(&servers[n]));
+    let seen =
+        |readings: &HashMap<String, Vec<Seen>>| readings.values().map(Vec::len).sum::<usize>();
+    assert!(seen(&one).min(seen(&other)) > 100, "spread over both");
+    let mut together = 0;
+    for (reading, seen) in &one {
+        let ids: HashSet<_> = seen.iter().map(|seen| &seen.id).collect();
+        assert_eq!(ids.len(), seen.len(), "a copy goes elsewhere");
+        for one in seen {
+            for other in other.get(reading).into_iter().flatten() {
+                let overlap = one.at.0 < other.at.1 && other.at.0 < one.at.1;
+                together += u64::from(overlap);
+                assert!(
+                    !overlap || one.id == other.id,
+                    "{reading}: two events at a time"
+                );
+            }
+        }
+    }
+    assert!(together > copies / 2, "{together} of {copies}");
+}

@@ -1,0 +1,127 @@
+//! What is to be delivered, by when it is due.
+
+use std::collections::BTreeMap;
+use std::vec::IntoIter;
+
+use crate::message::Delivery;
+
+/// The width of a slot, as a power of two of milliseconds: small enough that a tick has several.
+const SLOT_BITS: u32 = 7;
+
+/// Gives deliveries back in the order in which they are due, those of one moment in the order in which they were put in.
+///
+/// Cheaper than a heap, which would move each delivery many times: a delivery waits in its slot of 128 ms, and only a
+/// slot whose turn it is gets sorted.
+///
+/// Invariant: nothing is put in that is due before what may have been given out already.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    waiting: BTreeMap<i64, Vec<Delivery>>,
+    ready: IntoIter<Delivery>,
+    /// Slots before this one are over.
+    first_open: i64,
+}
+
+impl Agenda {
+    /// Puts a delivery in. It is due no earlier than the moment up to which deliveries were asked for ([`Agenda::next_before`]).
+    pub(super) fn put(&mut self, delivery: Delivery) {
+        let slot = delivery.due_ms >> SLOT_BITS;
+        debug_assert!(slot >= self.first_open, "due in a slot that is over");
+        self.waiting
+            .entry(slot.max(self.first_open))
+            .or_default()
+            .push(delivery);
+    }
+
+    /// The next delivery that is due before `until_ms`, rounded down to whole slots; `None` as long as there is none.
+    /// `until_ms` never goes back, and nothing is put in afterwards that is due before it.
+    pub(super) fn next_before(&mut self, until_ms: i64) -> Option<Delivery> {
+        if let Some(delivery) = self.ready.next() {
+            return Some(delivery);
+        }
+        self.first_open = self.first_open.max(until_ms >> SLOT_BITS);
+        let entry = self.waiting.first_entry()?;
+        if *entry.key() >= self.first_open {
+            return None;
+        }
+        let slot = entry.remove();
+        self.begin(slot)
+    }
+
+    /// The next delivery, whenever it is due.
+    pub(super) fn next(&mut self) -> Option<Delivery> {
+        if let Some(delivery) = self.ready.next() {
+            return Some(delivery);
+        }
+        let (_, slot) = self.waiting.pop_first()?;
+        self.begin(slot)
+    }
+
+    fn begin(&mut self, mut slot: Vec<Delivery>) -> Option<Delivery> {
+        slot.sort_by_key(|delivery| delivery.due_ms);
+        self.ready = slot.into_iter();
+        self.ready.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::{Computation, Data, Kind, Message, Place};
+    use butlr_event::EventType;
+    use butlr_event::ksuid::Ksuid;
+
+    fn delivery(due_ms: i64, number: u32) -> Delivery {
+        let message = Message {
+            event_type: EventType::FloorOccupancy,
+            place: Place::Floor(0),
+            timestamp_ms: 0,
+            computed_ms: 0,
+            id: Ksuid::from_bytes([0; 20]),
+            data: Data::Occupancy(number),
+            computation: Computation::First,
+        };
+        Delivery {
+            due_ms,
+            message,
+            kind: Kind::First,
+            fault: None,
+        }
+    }
+
+    proptest! {
+        /// Ticks of any length, in each of which deliveries are put in that are due in it or later.
+        #[test]
+        fn they_come_in_order_and_those_of_one_moment_as_they_were_put_in(
+            ticks in prop::collection::vec(
+                (0_i64..400, prop::collection::vec(prop_oneof![0_i64..300, 0_i64..5_000], 0..20)),
+                0..30,
+            ),
+        ) {
+            let mut agenda = Agenda::default();
+            let mut now_ms = 1_700_000_000_000;
+            let mut expected = Vec::new();
+            let mut out = Vec::new();
+            for (tick_ms, delays) in ticks {
+                for delay in delays {
+                    let delivery = delivery(now_ms + delay, expected.len() as u32);
+                    expected.push(delivery.clone());
+                    agenda.put(delivery);
+                }
+                now_ms += tick_ms;
+                while let Some(delivery) = agenda.next_before(now_ms) {
+                    prop_assert!(delivery.due_ms < now_ms);
+                    out.push(delivery);
+                }
+                let over = now_ms - (1 << SLOT_BITS);
+                let due = expected.iter().filter(|delivery| delivery.due_ms < over).count();
+                prop_assert!(out.len() >= due, "held back for longer than a slot");
+            }
+            out.extend(std::iter::from_fn(|| agenda.next()));
+            expected.sort_by_key(|delivery| delivery.due_ms);
+            prop_assert_eq!(out, expected);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What a record's value tells, read by its own small typed pass and not by the bridge's.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::hash;
+use butlr_event::EventType;
+
+/// An event as it stands in a value.
+#[derive(Debug, PartialEq)]
+pub struct Told<'v> {
+    /// `event_…`.
+    pub id: Cow<'v, str>,
+    /// The type that it names.
+    pub event_type: EventType,
+    /// ms since 1970.
+    pub timestamp_ms: i64,
+    /// The most specific space of its type.
+    pub space: Cow<'v, str>,
+    /// Its organisation.
+    pub org: Option<Cow<'v, str>>,
+    /// [`hash::bytes`] of its `data`, of nothing where it has none.
+    pub data: u64,
+    /// [`hash::bytes`] of whom it is about as far as order goes: the sensor for DETECTIONS and TRAFFIC, the space for all
+    /// else.
+    pub source: u64,
+    /// TRAFFIC: how many went in, less those that went out.
+    pub net: i32,
+}
+
+#[derive(Deserialize)]
+struct Value<'v> {
+    #[serde(borrow)]
+    id: Cow<'v, str>,
+    #[serde(rename = "type", borrow)]
+    event_type: Cow<'v, str>,
+    timestamp: i64,
+    #[serde(borrow)]
+    metadata: Metadata<'v>,
+    #[serde(borrow)]
+    data: Option<&'v RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Metadata<'v> {
+    #[serde(borrow)]
+    org_id: Option<Text<'v>>,
+    #[serde(borrow)]
+    floor_id: Option<Text<'v>>,
+    #[serde(borrow)]
+    room_id: Option<Text<'v>>,
+    #[serde(borrow)]
+    zone_id: Option<Text<'v>>,
+    #[serde(borrow)]
+    sensor_id: Option<Text<'v>>,
+}
+
+/// serde borrows a `Cow`, but not one in an `Option`.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'v>(#[serde(borrow)] Cow<'v, str>);
+
+#[derive(Deserialize)]
+struct Traffic {
+    #[serde(rename = "in")]
+    entered: u32,
+    #[serde(rename = "out")]
+    left: u32,
+}
+
+/// Reads a value.
+///
+/// # Errors
+/// What keeps it from being an event.
+pub fn read(value: &[u8]) -> Result<Told<'_>, String> {
+    // Once for all of it is faster than string by string.
+    let value = std::str::from_utf8(value).map_err(|e| e.to_string())?;
+    let value: Value<'_> = serde_json::from_str(value).map_err(|e| e.to_string())?;
+    let event_type = EventType::parse(&value.event_type)
+        .ok_or_else(|| format!("its type is {:?}", value.event_type))?;
+    let metadata = value.metadata;
+    let (space, field) = match event_type {
+        EventType::FloorOccupancy | EventType::FloorOccupancy1Min => {
+            (metadata.floor_id, "floor_id")
+        }
+        EventType::ZoneOccupancy | EventType::ZoneOccupancy1Min => (metadata.zone_id, "zone_id"),
+        EventType::Detections | EventType::Traffic => (
+            metadata.room_id.or(metadata.floor_id),
+            "room_id or floor_id",
+        ),
+        EventType::RoomOccupancy
+        | EventType::RoomOccupancy1Min
+        | EventType::PirMotion
+        | EventType::PirNoMotion => (metadata.room_id, "room_id"),
+    };
+    let data = value.data.map_or("", RawValue::get);
+    let net = match event_type {
+        EventType::Traffic => {
+            let Traffic { entered, left } =
+                serde_json::from_str(data).map_err(|e| format!("its data: {e}"))?;
+            i32::try_from(i64::from(entered) - i64::from(left))
+                .map_err(|_| "its data: too many people".to_owned())?
+        }
+        _ => 0,
+    };
+    let space = space.ok_or_else(|| format!("it has no {field}"))?.0;
+    let sensor = match event_type {
+        EventType::Detections | EventType::Traffic => metadata.sensor_id,
+        _ => None,
+    };
+    let source = sensor.as_ref().map_or(&*space, |sensor| &*sensor.0);
+    let source = hash::bytes(source.as_bytes());
+    Ok(Told {
+        id: value.id,
+        event_type,
+        timestamp_ms: value.timestamp,
+        space,
+        source,
+        org: metadata.org_id.map(|text| text.0),
+        data: hash::bytes(data.as_bytes()),
+        net,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(event_type: &str, metadata: &str, data: &str) -> String {
+        format!(
+            r#"{{"id":"event_1","type":"{event_type}","timestamp":17,"version":"v1.0.0","metadata":{metadata},"data":{data}}}"#
+        )
+    }
+
+    #[test]
+    fn each_type_has_its_space() {
+        let all = r#"{"org_id":"o","floor_id":"f","room_id":"r","zone_id":"z","x":[1]}"#;
+        for event_type in EventType::ALL {
+            let text = event(event_type.name(), all, r#"{"in":3,"out":5}"#);
+            let told = read(text.as_bytes()).unwrap();
+            let expected = match event_type.name().split('_').next() {
+                Some("FLOOR") => "f",
+                Some("ZONE") => "z",
+                _ => "r",
+            };
+            assert_eq!((told.event_type, &*told.space), (event_type, expected));
+            assert_eq!((told.org.as_deref(), told.timestamp_ms), (Some("o"), 17));
+            assert_eq!(told.data, hash::bytes(br#"{"in":3,"out":5}"#));
+            assert_eq!(
+                told.net,
+                if event_type == EventType::Traffic {
+                    -2
+                } else {
+                    0
+                }
+            );
+            assert!(matches!(told.space, Cow::Borrowed(_)));
+        }
+        let of_sensor = |event_type: &str| {
+            let metadata = r#"{"room_id":"r","sensor_id":"s"}"#;
+            let text = event(event_type, metadata, r#"{"in":1,"out":0}"#);
+            read(text.as_bytes()).unwrap().source
+        };
+        assert_eq!(of_sensor("TRAFFIC"), hash::bytes(b"s"));
+        assert_eq!(of_sensor("DETECTIONS"), hash::bytes(b"s"));
+        assert_eq!(of_sensor("PIR_MOTION"), hash::bytes(b"r"));
+        let floor = event("TRAFFIC", r#"{"floor_id":"f"}"#, r#"{"in":1,"out":0}"#);
+        assert_eq!(read(floor.as_bytes()).unwrap().space, "f");
+    }
+
+    #[test]
+    fn data_is_hashed_as_it_stands() {
+        let text = event("ROOM_OCCUPANCY", r#"{"room_id":"\u00e9"}"#, " 4 ");
+        let told = read(text.as_bytes()).unwrap();
+        assert_eq!((told.data, &*told.space), (hash::bytes(b"4"), "é"));
+        let none =
+            r#"{"id":"event_1","type":"PIR_MOTION","timestamp":1,"metadata":{"room_id":"r"}}"#;
+        assert_eq!(read(none.as_bytes()).unwrap().data, hash::bytes(b""));
+    }
+
+    #[test]
+    fn what_is_no_event_is_told() {
+        for (text, why) in [
+            (String::new(), "EOF"),
+            ("{".to_owned(), "EOF"),
+            ("[]".to_owned(), "invalid length"),
+            (event("NEW", "{}", "1"), "type"),
+            (event("ROOM_OCCUPANCY", "{}", "1"), "room_id"),
+            (event("TRAFFIC", r#"{"room_id":"r"}"#, "1"), "data"),
+            (
+                event("TRAFFIC", r#"{"room_id":"r"}"#, r#"{"in":-1,"out":0}"#),
+                "data",
+            ),
+            (
+                event(
+                    "TRAFFIC",
+                    r#"{"room_id":"r"}"#,
+                    r#"{"in":4294967295,"out":0}"#,
+                ),
+                "too many",
+            ),
+        ] {
+            let error = read(text.as_bytes()).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        assert!(read(&[b'"', 0xff, b'"']).is_err());
+    }
+}
