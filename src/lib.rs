@@ -37,6 +37,8 @@ pub mod record;
 
 pub mod marks;
 
+pub mod provenance;
+
 pub mod kafka;
 
 pub mod spool;

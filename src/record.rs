@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::config::{self, TimestampMode};
 use crate::marks::{Marks, Revision};
 use crate::metrics::Replaced;
-use crate::spool::entry::{Quarantined, ReplayedFrom};
+use crate::provenance::{Quarantined, ReplayedFrom};
 use butlr_event::clock::unix_ms;
 use butlr_event::{Event, EventType};
 

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::ingest::Ingest;
 use crate::auth::AdminCredentials;
+use crate::kafka::contact::Contact;
 use crate::kafka::lane::TopicState;
-use crate::kafka::watch::Contact;
 use crate::metrics::{Outcome, unix_seconds};
 use butlr_event::EventType;
 use butlr_event::destination::Destination;

@@ -1,6 +1,7 @@
 //! Kafka: lanes into librdkafka, delivery reports out of it, and the watch over topics and producer.
 
 pub mod client;
+pub mod contact;
 pub mod embedded;
 pub mod lane;
 pub mod producer;

@@ -17,9 +17,9 @@ use rdkafka::producer::{
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaErrorCode;
 
+use super::contact::Contact;
 use super::lane::LanePermit;
 use super::report::{Delivery, Places, Report, Settle, Slot, Wakeups};
-use super::watch::Contact;
 use crate::dedup::claim::Claim;
 use crate::metrics::Metrics;
 use crate::record::Record;

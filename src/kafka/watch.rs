@@ -1,7 +1,7 @@
 //! Off the path of events: is Kafka there, are the topics there, is the producer still good.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::producer::{BaseProducer, NoCustomPartitioner, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaRespErr;
 
+use super::contact::Contact;
 use super::lane::{Lane, TopicState};
 use super::producer::Producer;
 use crate::metrics::Metrics;
@@ -25,59 +26,6 @@ const ERRORS: u32 = 100;
 const STANDSTILL: Duration = Duration::from_secs(30);
 /// Between two producers: a fatal error at each start (no permission for idempotent writes) must not spin.
 const REPLACE_PAUSE: Duration = Duration::from_millis(500);
-
-/// When Kafka was last heard of: metadata that was answered, or a record that was confirmed.
-#[derive(Debug)]
-pub struct Contact {
-    start: Instant,
-    /// Milliseconds after `start`, plus one; 0 means never.
-    last: AtomicU64,
-    /// When a record was last confirmed; likewise.
-    confirmed: AtomicU64,
-}
-
-impl Default for Contact {
-    fn default() -> Self {
-        Self {
-            start: Instant::now(),
-            last: AtomicU64::new(0),
-            confirmed: AtomicU64::new(0),
-        }
-    }
-}
-
-impl Contact {
-    /// Kafka was heard of now.
-    pub fn now(&self) {
-        self.last.store(self.millis(), Ordering::Relaxed);
-    }
-
-    /// Kafka confirmed a record now.
-    pub fn confirmed(&self) {
-        let millis = self.millis();
-        // Most reports come many to a millisecond: reading a shared line is cheaper than writing it.
-        if self.confirmed.load(Ordering::Relaxed) != millis {
-            self.confirmed.store(millis, Ordering::Relaxed);
-            self.last.store(millis, Ordering::Relaxed);
-        }
-    }
-
-    fn millis(&self) -> u64 {
-        self.start.elapsed().as_millis() as u64 + 1
-    }
-
-    /// How long ago Kafka was heard of; `None` before the first time.
-    pub fn age(&self) -> Option<Duration> {
-        match self.last.load(Ordering::Relaxed) {
-            0 => None,
-            millis => Some(
-                self.start
-                    .elapsed()
-                    .saturating_sub(Duration::from_millis(millis - 1)),
-            ),
-        }
-    }
-}
 
 /// A client that only asks for metadata.
 ///
@@ -222,7 +170,7 @@ struct Standstill(Option<(Instant, u64)>);
 impl Standstill {
     /// Takes what was seen just now.
     fn is_too_long(&mut self, due: bool, contact: &Contact) -> bool {
-        let confirmed = contact.confirmed.load(Ordering::Relaxed);
+        let confirmed = contact.last_confirmed();
         match self.0 {
             _ if !due => self.0 = None,
             Some((since, before)) if before == confirmed => {

@@ -16,11 +16,11 @@ use crate::kafka::client;
 use crate::kafka::lane::Lane;
 use crate::kafka::producer::Producer;
 use crate::kafka::report::Wakeups;
-use crate::kafka::watch::{Contact, Watch};
+use crate::kafka::{contact::Contact, watch::Watch};
 use crate::metrics::Metrics;
 use crate::pipeline::{Answer, Pipeline, Promise, Request, Sender};
+use crate::provenance::ReplayedFrom;
 use crate::record::Stamping;
-use crate::spool::entry::ReplayedFrom;
 use butlr_event::Limits;
 use butlr_event::destination::Destination;
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use butlr_event::event_id::EventId;
 
 use crate::marks::{Duplicate, Marks, Revision};
+use crate::provenance::{Quarantined, ReplayedFrom};
 
 const VERSION: u8 = 1;
 const PREFIX: usize = 1 + 4;
@@ -38,35 +39,6 @@ pub enum Content {
     },
     /// A body, or an item of one, that is no valid event.
     Quarantined(Quarantined),
-}
-
-/// What the quarantine's headers say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Quarantined {
-    /// Of the mistakes.
-    pub codes: Vec<String>,
-    /// The mistakes in words.
-    pub detail: String,
-    /// Of the request.
-    pub path: String,
-    /// The configured name of the credential that it came with.
-    pub credential: String,
-    /// The type that it says it has.
-    pub claimed_type: Option<String>,
-    /// Of the request.
-    pub content_type: Option<String>,
-}
-
-/// The place of a record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReplayedFrom {
-    /// Its topic.
-    pub topic: String,
-    /// Its partition.
-    pub partition: i32,
-    /// Its offset.
-    pub offset: i64,
 }
 
 /// Why bytes are no entry.

@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::marks::Marks;
-use crate::spool::entry::{Content, Entry, ReplayedFrom};
+use crate::provenance::ReplayedFrom;
+use crate::spool::entry::{Content, Entry};
 use crate::spool::store::SetAside;
 use butlr_event::destination::Destination;
 use butlr_event::{Limits, Parsed, parse};

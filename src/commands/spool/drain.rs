@@ -19,7 +19,7 @@ use crate::dedup::desk::Desk;
 use crate::kafka::client;
 use crate::kafka::lane::{Lane, TopicState};
 use crate::kafka::producer::Producer;
-use crate::kafka::watch::{Contact, Watch};
+use crate::kafka::{contact::Contact, watch::Watch};
 use crate::metrics::Metrics;
 use crate::record::Stamping;
 use crate::spool::store::{Found, OpenError, Options, Store};

@@ -9,9 +9,9 @@ use rdkafka::message::Headers;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::bench::{ROOM, STAMPING, lanes, new_entry, settings, topic, value};
+use crate::kafka::contact::Contact;
 use crate::kafka::embedded::EmbeddedKafka;
 use crate::kafka::producer::Producer;
-use crate::kafka::watch::Contact;
 use crate::metrics::Metrics;
 use crate::spool::store::{Options, Store};
 use crate::spool::{Parts, Spool};

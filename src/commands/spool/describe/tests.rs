@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use super::*;
 use crate::marks::{Duplicate, Revision};
-use crate::spool::entry::Quarantined;
+use crate::provenance::Quarantined;
 use butlr_event::EventType;
 use butlr_event::event_id::EventId;
 
