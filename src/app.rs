@@ -13,8 +13,8 @@ use arc_swap::ArcSwap;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::auth::{AdminCredentials, Credentials};
-use crate::config::{self, Config, Mistake};
+use crate::auth::{AdminAuthenticator, Authenticator};
+use crate::config::{self, Config, ConfigError};
 use crate::dedup::desk::Desk;
 use crate::dedup::rebuilding::Rebuilding;
 use crate::http::admin::Admin;
@@ -26,15 +26,15 @@ use crate::kafka::lane::Lane;
 use crate::kafka::producer::Producer;
 use crate::kafka::watch::{Creating, Watch};
 use crate::kafka::{client, topics};
-use crate::metrics::{Metrics, Outcome};
+use crate::metrics::{Metrics, EventOutcome};
 use crate::pipeline::Pipeline;
-use crate::record::Stamping;
+use crate::record::TimestampPolicy;
 use crate::spool::health;
 use crate::spool::restore::restore;
 use crate::spool::store::{self, Found, Store};
 use crate::spool::{Draining, Parts, Spool};
-use crate::telemetry::Throttle;
-use butlr_event::Limits;
+use crate::telemetry::LogThrottle;
+use butlr_event::ParseLimits;
 use butlr_event::destination::Destination;
 
 /// Why a bridge could not run.
@@ -60,8 +60,8 @@ pub enum Error {
     Server(#[from] io::Error),
 }
 
-impl From<Mistake> for Error {
-    fn from(mistake: Mistake) -> Self {
+impl From<ConfigError> for Error {
+    fn from(mistake: ConfigError) -> Self {
         Error::Configuration(mistake.to_string())
     }
 }
@@ -112,7 +112,7 @@ fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// Events received, and what they ended as.
-    pub ledger: crate::metrics::Ledger,
+    pub ledger: crate::metrics::EventTotals,
     /// Records that librdkafka still held when the time was up; none of them was promised.
     pub given_up: usize,
 }
@@ -160,11 +160,11 @@ pub async fn run(
         version = env!("CARGO_PKG_VERSION"),
         "butlr-bridge is listening"
     );
-    match (config.dedup.is_on(), &config.dedup.store) {
-        (true, config::Store::Memory) => tracing::info!(
+    match (config.dedup.is_enabled(), &config.dedup.store) {
+        (true, config::DedupStore::Memory) => tracing::info!(
             "what is stored is remembered in memory (dedup.store): of several replicas each knows its own, so copies that reach different ones are not recognised, and a value that goes back may be taken for a repeat"
         ),
-        (true, config::Store::Redis(_)) => {}
+        (true, config::DedupStore::Redis(_)) => {}
         (false, _) => {
             tracing::info!("duplicates are not looked for (dedup.redelivery, dedup.repeat)")
         }
@@ -354,7 +354,7 @@ type Server = (actix_web::dev::Server, ServerHandle);
 
 impl Bridge {
     fn build(config: &Config, create_topics: bool) -> Result<Self, Error> {
-        let bootstrap = config.require_kafka()?;
+        let bootstrap = config.require_bootstrap_servers()?;
         let names = config.topics.names();
         let metrics = Arc::new(Metrics::new(&names));
         let contact = Arc::new(Contact::default());
@@ -373,7 +373,7 @@ impl Bridge {
                 Some(certificate)
             }
         };
-        let credentials = Credentials::new(&config.auth, &metrics.auth_requests);
+        let credentials = Authenticator::new(&config.auth, &metrics.auth_requests);
         let desk = Desk::open(config, &metrics).map_err(Error::Configuration)?;
         let desk = desk.map(Arc::new);
         let spool = open_spool(config, &metrics, &lanes, desk.as_ref())?;
@@ -396,7 +396,7 @@ impl Bridge {
             create_topics,
         )
         .map_err(refused)?;
-        let stamping = Stamping::of(&config.kafka);
+        let stamping = TimestampPolicy::from_config(&config.kafka);
         let draining = spool.as_ref().map(|spool| {
             let consumer = client::base(&config.kafka, bootstrap);
             spool.drain(Arc::clone(&producer), stamping, consumer)
@@ -417,7 +417,7 @@ impl Bridge {
                 reserve: config.http.answer_within / 4,
                 quarantine: config.quarantine,
                 stamping,
-                limits: Limits {
+                limits: ParseLimits {
                     max_events: config.http.max_events,
                     max_event_bytes: config.http.max_event_bytes,
                 },
@@ -428,7 +428,7 @@ impl Bridge {
             body_timeout: config.http.body_timeout,
             answer_within: config.http.answer_within,
             request_ids: RequestIds::new(),
-            refusals: Throttle::default(),
+            refusals: LogThrottle::default(),
         });
         Ok(Self {
             ingest,
@@ -489,7 +489,7 @@ impl Bridge {
             ingest: Arc::clone(&self.ingest),
             contact: Arc::clone(&self.contact),
             away_after: config.kafka.away_after,
-            credentials: AdminCredentials::new(&config.admin),
+            credentials: AdminAuthenticator::new(&config.admin),
             exposed: !address.ip().to_canonical().is_loopback(),
             started: Instant::now(),
             warnings: Arc::clone(&self.warnings),
@@ -524,7 +524,7 @@ impl Bridge {
             return;
         }
         let metrics = &self.ingest.pipeline.metrics;
-        let credentials = Credentials::new(&config.auth, &metrics.auth_requests);
+        let credentials = Authenticator::new(&config.auth, &metrics.auth_requests);
         let names: Vec<_> = credentials.names().map(str::to_owned).collect();
         self.ingest.credentials.store(Arc::new(credentials));
         tracing::info!(credentials = ?names, "credentials were read again");
@@ -588,7 +588,7 @@ impl Bridge {
             let within = deadline.saturating_duration_since(Instant::now());
             desk.flush(within.max(Duration::from_millis(100))).await;
         }
-        let ledger = self.ingest.pipeline.metrics.ledger();
+        let ledger = self.ingest.pipeline.metrics.totals();
         let life = self
             .ingest
             .pipeline
@@ -597,11 +597,11 @@ impl Bridge {
             .map(|spool| spool.life());
         tracing::info!(
             received = ledger.received,
-            published = ledger.of(Outcome::Published),
-            duplicate = ledger.of(Outcome::Duplicate),
-            spooled = ledger.of(Outcome::Spooled),
-            quarantined = ledger.of(Outcome::Quarantined),
-            refused = ledger.of(Outcome::Refused),
+            published = ledger.count(EventOutcome::Published),
+            duplicate = ledger.count(EventOutcome::Duplicate),
+            spooled = ledger.count(EventOutcome::Spooled),
+            quarantined = ledger.count(EventOutcome::Quarantined),
+            refused = ledger.count(EventOutcome::Refused),
             records_given_up = given_up,
             spool_recovered = life.as_ref().map(|life| life.recovered),
             spool_spooled = life.as_ref().map(|life| life.spooled),
@@ -611,7 +611,7 @@ impl Bridge {
             spool_set_aside = life.as_ref().map(|life| life.set_aside),
             spool_lost = life.as_ref().map(|life| life.lost),
             spool_present = life.as_ref().map(|life| life.present),
-            balanced = ledger.balanced(),
+            balanced = ledger.is_balanced(),
             "ended"
         );
         Summary { ledger, given_up }

@@ -17,11 +17,11 @@ use crate::config;
 ///
 /// Secrets are compared as SHA-256 digests: all comparisons are of equal length and in constant time, and each request is
 /// compared with every credential.
-pub struct Credentials {
+pub struct Authenticator {
     /// Digests by header, so that a header's value is hashed once.
     headers: Vec<(HeaderName, Vec<Credential>)>,
     missing: IntCounter,
-    wrong: IntCounter,
+    unknown: IntCounter,
     anonymous: Option<(Arc<str>, IntCounter)>,
 }
 
@@ -31,7 +31,7 @@ struct Credential {
     accepted: IntCounter,
 }
 
-impl fmt::Debug for Credentials {
+impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.names()).finish()
     }
@@ -40,9 +40,9 @@ impl fmt::Debug for Credentials {
 /// The name under which requests are counted where no credentials are configured (loopback only).
 const ANONYMOUS: &str = "anonymous";
 
-impl Credentials {
+impl Authenticator {
     /// Takes the configured credentials; `requests` is `auth_requests_total{credential, result}`.
-    pub fn new(auth: &config::Auth, requests: &IntCounterVec) -> Self {
+    pub fn new(auth: &config::AuthConfig, requests: &IntCounterVec) -> Self {
         let mut headers: Vec<(HeaderName, Vec<Credential>)> = Vec::new();
         let mut add = |header: HeaderName, name: &str, secret: &[u8]| {
             let credential = Credential {
@@ -59,11 +59,11 @@ impl Credentials {
             let header = HeaderName::try_from(key.header.as_str())
                 .expect("the configuration checked the header's name");
             let value = key.value.expose_secret().as_bytes();
-            let value = canonical(&header, value).into_owned();
+            let value = canonicalize_value(&header, value).into_owned();
             add(header, &key.name, &value);
         }
         for basic in &auth.basic {
-            add(AUTHORIZATION, &basic.name, basic_value(basic).as_bytes());
+            add(AUTHORIZATION, &basic.name, basic_header_value(basic).as_bytes());
         }
         Self {
             anonymous: headers.is_empty().then(|| {
@@ -74,7 +74,7 @@ impl Credentials {
             }),
             headers,
             missing: requests.with_label_values(&["none", "rejected"]),
-            wrong: requests.with_label_values(&["unknown", "rejected"]),
+            unknown: requests.with_label_values(&["unknown", "rejected"]),
         }
     }
 
@@ -89,16 +89,16 @@ impl Credentials {
             count.inc();
             return Some(Arc::clone(name));
         }
-        let mut came = false;
+        let mut has_credential = false;
         let mut found = None;
         for (header, credentials) in &self.headers {
             let Some(value) = request.get(header) else {
                 continue;
             };
-            came = true;
-            let given = digest(&SHA256, canonical(header, value.as_bytes()).as_ref());
+            has_credential = true;
+            let given_digest = digest(&SHA256, canonicalize_value(header, value.as_bytes()).as_ref());
             for credential in credentials {
-                let equal: Choice = credential.digest.as_ref().ct_eq(given.as_ref());
+                let equal: Choice = credential.digest.as_ref().ct_eq(given_digest.as_ref());
                 if bool::from(equal) {
                     found = Some(credential);
                 }
@@ -106,7 +106,7 @@ impl Credentials {
         }
         match found {
             Some(credential) => credential.accepted.inc(),
-            None if came => self.wrong.inc(),
+            None if has_credential => self.unknown.inc(),
             None => self.missing.inc(),
         }
         found.map(|c| Arc::clone(&c.name))
@@ -114,13 +114,13 @@ impl Credentials {
 }
 
 /// `Basic <base64 of username:password>`, as RFC 7617 says.
-fn basic_value(basic: &config::Basic) -> String {
+fn basic_header_value(basic: &config::BasicCredentials) -> String {
     let pair = format!("{}:{}", basic.username, basic.password.expose_secret());
     format!("Basic {}", STANDARD.encode(pair))
 }
 
 /// The scheme of `Authorization` may be written in any case (RFC 9110, 11.1); API keys are compared as they are.
-fn canonical<'v>(header: &HeaderName, value: &'v [u8]) -> std::borrow::Cow<'v, [u8]> {
+fn canonicalize_value<'v>(header: &HeaderName, value: &'v [u8]) -> std::borrow::Cow<'v, [u8]> {
     const SCHEME: &[u8] = b"basic ";
     match value.split_at_checked(SCHEME.len()) {
         Some((scheme, rest)) if header == AUTHORIZATION && scheme.eq_ignore_ascii_case(SCHEME) => {
@@ -132,15 +132,15 @@ fn canonical<'v>(header: &HeaderName, value: &'v [u8]) -> std::borrow::Cow<'v, [
 
 /// Credentials of the admin listener's page and `/status`.
 #[derive(Debug)]
-pub struct AdminCredentials(Option<Credentials>);
+pub struct AdminAuthenticator(Option<Authenticator>);
 
-impl AdminCredentials {
+impl AdminAuthenticator {
     /// Takes the configured pair.
-    pub fn new(admin: &config::Admin) -> Self {
+    pub fn new(admin: &config::AdminConfig) -> Self {
         Self(admin.credentials.as_ref().map(|pair| {
-            let auth = config::Auth {
+            let auth = config::AuthConfig {
                 api_keys: Vec::new(),
-                basic: vec![config::Basic {
+                basic: vec![config::BasicCredentials {
                     name: "admin".to_owned(),
                     username: pair.username.clone(),
                     password: pair.password.clone(),
@@ -152,19 +152,19 @@ impl AdminCredentials {
                 &["credential", "result"],
             )
             .expect("constant names");
-            Credentials::new(&auth, &unregistered)
+            Authenticator::new(&auth, &unregistered)
         }))
     }
 
     /// Whether a request may see the page and `/status`.
-    pub fn allow(&self, request: &HeaderMap) -> bool {
+    pub fn is_allowed(&self, request: &HeaderMap) -> bool {
         self.0
             .as_ref()
             .is_none_or(|credentials| credentials.authenticate(request).is_some())
     }
 
     /// Whether a pair is configured.
-    pub fn configured(&self) -> bool {
+    pub fn is_configured(&self) -> bool {
         self.0.is_some()
     }
 }
@@ -178,19 +178,19 @@ mod tests {
         IntCounterVec::new(prometheus::Opts::new("a", "a"), &["credential", "result"]).unwrap()
     }
 
-    fn auth() -> config::Auth {
+    fn auth() -> config::AuthConfig {
         let key = |name: &str, header: &str, value: &str| config::ApiKey {
             name: name.into(),
             header: header.into(),
             value: value.to_owned().into(),
         };
-        config::Auth {
+        config::AuthConfig {
             api_keys: vec![
                 key("old", "x-api-key", "alpha"),
                 key("new", "x-api-key", "beta"),
                 key("other", "x-token", "gamma"),
             ],
-            basic: vec![config::Basic {
+            basic: vec![config::BasicCredentials {
                 name: "vendor".into(),
                 username: "butlr".into(),
                 password: "pass:word".to_owned().into(),
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn every_credential_is_valid_at_the_same_time_and_counted_by_name() {
         let counters = counters();
-        let credentials = Credentials::new(&auth(), &counters);
+        let credentials = Authenticator::new(&auth(), &counters);
         let name = |h, v: &str| credentials.authenticate(&request(h, v));
         assert_eq!(name("x-api-key", "alpha").as_deref(), Some("old"));
         assert_eq!(name("x-api-key", "beta").as_deref(), Some("new"));
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn debug_shows_names_only() {
-        let credentials = Credentials::new(&auth(), &counters());
+        let credentials = Authenticator::new(&auth(), &counters());
         assert_eq!(
             format!("{credentials:?}"),
             r#"["old", "new", "other", "vendor"]"#

@@ -14,11 +14,11 @@ use prometheus::{
 
 use crate::marks::{Duplicate, MarkSet};
 use crate::rejection::Rejection;
-use butlr_event::{Code, EventType, UnreadableCode};
+use butlr_event::{FieldErrorCode, EventType, UnreadableBodyCode};
 
 /// What an event that was received ended as. Each event ends in exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum EventOutcome {
     /// Kafka confirmed it on all in-sync replicas.
     Published,
     /// Kafka has it already.
@@ -31,41 +31,41 @@ pub enum Outcome {
     Refused,
 }
 
-impl Outcome {
-    const ALL: [Outcome; 5] = [
-        Outcome::Published,
-        Outcome::Duplicate,
-        Outcome::Spooled,
-        Outcome::Quarantined,
-        Outcome::Refused,
+impl EventOutcome {
+    const ALL: [EventOutcome; 5] = [
+        EventOutcome::Published,
+        EventOutcome::Duplicate,
+        EventOutcome::Spooled,
+        EventOutcome::Quarantined,
+        EventOutcome::Refused,
     ];
 
     const fn label(self) -> &'static str {
         match self {
-            Outcome::Published => "published",
-            Outcome::Duplicate => "duplicate",
-            Outcome::Spooled => "spooled",
-            Outcome::Quarantined => "quarantined",
-            Outcome::Refused => "refused",
+            EventOutcome::Published => "published",
+            EventOutcome::Duplicate => "duplicate",
+            EventOutcome::Spooled => "spooled",
+            EventOutcome::Quarantined => "quarantined",
+            EventOutcome::Refused => "refused",
         }
     }
 }
 
 /// Why a record carries the time of publishing instead of the event's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replaced {
+pub enum TimestampReplacement {
     /// The event lies more than `kafka.max_future` ahead.
     Future,
     /// The event lies more than `kafka.max_past` back.
     Past,
 }
 
-impl Replaced {
+impl TimestampReplacement {
     /// The metric's label and the value of the header `ce_timereplaced`.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Replaced::Future => "future",
-            Replaced::Past => "past",
+            TimestampReplacement::Future => "future",
+            TimestampReplacement::Past => "past",
         }
     }
 }
@@ -79,7 +79,7 @@ pub struct TypeMetrics {
     publish_duration: Option<Histogram>,
     last_received: Gauge,
     last_event_time: Gauge,
-    replaced: [Option<IntCounter>; 2],
+    timestamp_replacements: [Option<IntCounter>; 2],
     dedup: Option<DedupCounters>,
 }
 
@@ -106,7 +106,7 @@ pub struct Metrics {
     /// `auth_requests_total{credential, result}`.
     pub auth_requests: IntCounterVec,
     rejections: IntCounterVec,
-    mistakes: IntCounterVec,
+    field_errors: IntCounterVec,
     /// Deliveries whose report came after the request had been answered `{result="stored"|"failed"}`.
     late_reports: [IntCounter; 2],
     /// What the bridge holds at this moment, with its limits.
@@ -168,22 +168,22 @@ pub struct KafkaMetrics {
     pub round_trip: GaugeVec,
     transmit_errors: Counter,
     transmit_retries: Counter,
-    transmit_seen: [AtomicU64; 2],
+    last_transmit_totals: [AtomicU64; 2],
     /// Producers replaced because librdkafka called them fatal.
     pub producer_replacements: IntCounter,
     /// Records that librdkafka reported as stored although no broker did.
-    pub presumed: IntCounter,
+    pub implicit_acks: IntCounter,
 }
 
 impl KafkaMetrics {
     /// Takes librdkafka's own running totals, which start again at 0 with each new producer.
-    pub fn transmit_totals(&self, errors: u64, retries: u64) {
+    pub fn update_transmit_totals(&self, errors: u64, retries: u64) {
         let advance = |seen: &AtomicU64, counter: &Counter, total: u64| {
             let before = seen.swap(total, Ordering::Relaxed);
             counter.inc_by(total.saturating_sub(if total < before { 0 } else { before }) as f64);
         };
-        advance(&self.transmit_seen[0], &self.transmit_errors, errors);
-        advance(&self.transmit_seen[1], &self.transmit_retries, retries);
+        advance(&self.last_transmit_totals[0], &self.transmit_errors, errors);
+        advance(&self.last_transmit_totals[1], &self.transmit_retries, retries);
     }
 }
 
@@ -202,16 +202,16 @@ const DURATION_BUCKETS: &[f64] = &[
 ];
 
 /// The statuses that the bridge answers with; others (there are none today) are looked up.
-const CODES: [u16; 11] = [200, 202, 400, 401, 404, 405, 408, 413, 415, 422, 503];
+const STATUS_CODES: [u16; 11] = [200, 202, 400, 401, 404, 405, 408, 413, 415, 422, 503];
 
-fn opts(name: &str, help: &str) -> Opts {
+fn metric_opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace(PREFIX)
 }
 
-struct Builder(Registry);
+struct MetricsBuilder(Registry);
 
-impl Builder {
-    fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+impl MetricsBuilder {
+    fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
         let collector = made.expect("names and labels of metrics are constants");
         self.0
             .register(Box::new(collector.clone()))
@@ -219,71 +219,71 @@ impl Builder {
         collector
     }
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(opts(name, help), labels))
+        self.register(IntCounterVec::new(metric_opts(name, help), labels))
     }
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::with_opts(opts(name, help)))
+        self.register(IntCounter::with_opts(metric_opts(name, help)))
     }
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::with_opts(opts(name, help)))
+        self.register(IntGauge::with_opts(metric_opts(name, help)))
     }
     fn histograms(&self, name: &str, help: &str, label: &str, buckets: &[f64]) -> HistogramVec {
-        let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
-        self.add(HistogramVec::new(opts, &[label]))
+        let opts = HistogramOpts::from(metric_opts(name, help)).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(opts, &[label]))
     }
 }
 
 impl Metrics {
     /// Registers every metric; `topics` are the ten topics in the order of [`EventType::ALL`].
     pub fn new(topics: &[String; 10]) -> Self {
-        let b = Builder(Registry::new());
-        let received = b.counters(
+        let builder = MetricsBuilder(Registry::new());
+        let received = builder.counters(
             "received_total",
             "Events taken from requests; a request that cannot be read counts as one of type unknown.",
             &["type"],
         );
-        let events = b.counters(
+        let events = builder.counters(
             "events_total",
             "What the events received ended as; each ends in exactly one outcome.",
             &["type", "outcome"],
         );
-        let replaced = b.counters(
+        let replaced = builder.counters(
             "timestamps_replaced_total",
             "Records stamped with the time of publishing because the event's own lay too far ahead or back.",
             &["type", "reason"],
         );
-        let age = b.histograms(
+        let age = builder.histograms(
             "event_age_seconds",
             "From the sensing of an event to its being stored (0 for events ahead of this clock).",
             "type",
             AGE_BUCKETS,
         );
-        let publish = b.histograms(
+        let publish = builder.histograms(
             "publish_duration_seconds",
             "From handing a record to librdkafka to its delivery report.",
             "topic",
             DURATION_BUCKETS,
         );
-        let last_received = b.add(GaugeVec::new(
-            opts(
+        let last_received = builder.register(GaugeVec::new(
+            metric_opts(
                 "last_received_timestamp_seconds",
                 "Unix time at which an event of the type last came; 0 before the first.",
             ),
             &["type"],
         ));
-        let last_event_time = b.add(GaugeVec::new(
-            opts(
+        let last_event_time = builder.register(GaugeVec::new(
+            metric_opts(
                 "last_event_time_seconds",
                 "The time of sensing that the event published last carried; 0 before the first.",
             ),
             &["type"],
         ));
-        let duplicates = b.counters(
+        let duplicates = builder.counters(
             "duplicates_total",
             "Events that are not new: the same event again (redelivery), or an occupancy with the current value (repeat).",
             &["type", "kind"],
         );
-        let of_types = |name, help| b.counters(name, help, &["type"]);
+        let of_types = |name, help| builder.counters(name, help, &["type"]);
         let revisions = of_types(
             "revisions_total",
             "Events published that replace the current value of their (type, space, timestamp).",
@@ -306,12 +306,12 @@ impl Metrics {
         );
         let of_type = |name: &str, topic: Option<&str>| TypeMetrics {
             received: received.with_label_values(&[name]),
-            outcomes: Outcome::ALL.map(|o| events.with_label_values(&[name, o.label()])),
+            outcomes: EventOutcome::ALL.map(|o| events.with_label_values(&[name, o.label()])),
             age: age.with_label_values(&[name]),
             publish_duration: topic.map(|t| publish.with_label_values(&[t])),
             last_received: last_received.with_label_values(&[name]),
             last_event_time: last_event_time.with_label_values(&[name]),
-            replaced: [Replaced::Future, Replaced::Past]
+            timestamp_replacements: [TimestampReplacement::Future, TimestampReplacement::Past]
                 .map(|r| topic.map(|_| replaced.with_label_values(&[name, r.as_str()]))),
             dedup: topic.map(|_| DedupCounters {
                 duplicates: Duplicate::ALL
@@ -326,26 +326,26 @@ impl Metrics {
         let types = EventType::ALL.map(|t| of_type(t.name(), Some(&topics[t.index()])));
         let unknown = of_type("unknown", None);
 
-        let requests = b.counters(
+        let requests = builder.counters(
             "requests_total",
             "Requests answered by the ingest listener, by status (400, 408 and 431 of the HTTP layer itself are not seen).",
             &["code"],
         );
         let request_codes =
-            CODES.map(|code| (code, requests.with_label_values(&[&code.to_string()])));
-        let request_duration = b.histograms(
+            STATUS_CODES.map(|code| (code, requests.with_label_values(&[&code.to_string()])));
+        let request_duration = builder.histograms(
             "request_duration_seconds",
             "From a request's headers to its answer; outcome published: Kafka has every event; spooled (202): some are on disk, and Kafka gets them later.",
             "outcome",
             DURATION_BUCKETS,
         );
-        let late = b.counters(
+        let late = builder.counters(
             "late_reports_total",
             "Delivery reports that came after the request had been answered with 503: stored (they come again as copies), or failed or unknown.",
             &["result"],
         );
-        let build = b.add(IntGaugeVec::new(
-            opts("build_info", "1; the labels tell what runs."),
+        let build = builder.register(IntGaugeVec::new(
+            metric_opts("build_info", "1; the labels tell what runs."),
             &["version", "librdkafka"],
         ));
         build
@@ -354,8 +354,8 @@ impl Metrics {
                 &rdkafka::util::get_rdkafka_version().1,
             ])
             .set(1);
-        let topic_available = b.add(IntGaugeVec::new(
-            opts(
+        let topic_available = builder.register(IntGaugeVec::new(
+            metric_opts(
                 "kafka_topic_available",
                 "1 while the topic exists and can be seen; 0 while it is missing, forbidden or not looked up yet.",
             ),
@@ -371,94 +371,94 @@ impl Metrics {
             request_duration: ["published", "spooled", "refused"]
                 .map(|o| request_duration.with_label_values(&[o])),
             requests,
-            auth_requests: b.counters(
+            auth_requests: builder.counters(
                 "auth_requests_total",
                 "Requests by credential and result; credential is its configured name, none where none came, unknown where it matched none.",
                 &["credential", "result"],
             ),
-            rejections: b.counters(
+            rejections: builder.counters(
                 "rejections_total",
                 "Events and requests refused, by the code of their problem.",
                 &["code"],
             ),
-            mistakes: b.counters(
+            field_errors: builder.counters(
                 "mistakes_total",
                 "Mistakes found in events that are not valid, by their code; an event can have several.",
                 &["code"],
             ),
             late_reports: ["stored", "failed"].map(|r| late.with_label_values(&[r])),
             in_flight: InFlightGauges {
-                events: b.gauge("in_flight_events", "Events taken and not yet answered."),
-                bytes: b.gauge("in_flight_bytes", "Bytes of request bodies held."),
-                events_limit: b.gauge("in_flight_events_limit", "Limit of in_flight_events."),
-                bytes_limit: b.gauge("in_flight_bytes_limit", "Limit of in_flight_bytes."),
-                connections: b.gauge("connections", "Open connections of the ingest listener."),
-                connections_limit: b.gauge("connections_limit", "Limit of connections."),
+                events: builder.gauge("in_flight_events", "Events taken and not yet answered."),
+                bytes: builder.gauge("in_flight_bytes", "Bytes of request bodies held."),
+                events_limit: builder.gauge("in_flight_events_limit", "Limit of in_flight_events."),
+                bytes_limit: builder.gauge("in_flight_bytes_limit", "Limit of in_flight_bytes."),
+                connections: builder.gauge("connections", "Open connections of the ingest listener."),
+                connections_limit: builder.gauge("connections_limit", "Limit of connections."),
             },
             dedup: DedupMetrics {
-                entries: b.add(IntGaugeVec::new(
-                    opts(
+                entries: builder.register(IntGaugeVec::new(
+                    metric_opts(
                         "dedup_entries",
                         "What is remembered of stored events: ids, current values, and spaces and sensors with their newest.",
                     ),
                     &["kind"],
                 )),
-                rebuilding: b.gauge(
+                rebuilding: builder.gauge(
                     "dedup_rebuilding",
                     "1 while the memory of stored events is being read back from the topics.",
                 ),
-                evictions: b.counter(
+                evictions: builder.counter(
                     "dedup_evictions_total",
                     "Entries forgotten before their time because dedup.max_ids or dedup.max_readings was reached.",
                 ),
-                redis_errors: b.counter(
+                redis_errors: builder.counter(
                     "redis_errors_total",
                     "Events decided without Redis because it was away or slow, and commits that it did not take.",
                 ),
             },
             kafka: KafkaMetrics {
-                up: b.gauge("kafka_up", "1 while Kafka answers."),
+                up: builder.gauge("kafka_up", "1 while Kafka answers."),
                 topic_available,
-                brokers_up: b.gauge("kafka_brokers_up", "Brokers with a connection that is up."),
-                queue_messages: b.gauge(
+                brokers_up: builder.gauge("kafka_brokers_up", "Brokers with a connection that is up."),
+                queue_messages: builder.gauge(
                     "kafka_queue_messages",
                     "Records in librdkafka's queue or in flight.",
                 ),
-                queue_bytes: b.gauge("kafka_queue_bytes", "Bytes of these records."),
-                requests_in_flight: b.gauge(
+                queue_bytes: builder.gauge("kafka_queue_bytes", "Bytes of these records."),
+                requests_in_flight: builder.gauge(
                     "kafka_requests_in_flight",
                     "Requests sent to brokers and not yet answered.",
                 ),
-                round_trip: b.add(GaugeVec::new(
-                    opts(
+                round_trip: builder.register(GaugeVec::new(
+                    metric_opts(
                         "kafka_round_trip_seconds",
                         "Round trip to the slowest broker over the last interval of statistics.",
                     ),
                     &["quantile"],
                 )),
-                transmit_errors: b.add(Counter::with_opts(opts(
+                transmit_errors: builder.register(Counter::with_opts(metric_opts(
                     "kafka_transmit_errors_total",
                     "Errors in sending to brokers.",
                 ))),
-                transmit_retries: b.add(Counter::with_opts(opts(
+                transmit_retries: builder.register(Counter::with_opts(metric_opts(
                     "kafka_transmit_retries_total",
                     "Requests that librdkafka sent again.",
                 ))),
-                transmit_seen: [AtomicU64::new(0), AtomicU64::new(0)],
-                producer_replacements: b.counter(
+                last_transmit_totals: [AtomicU64::new(0), AtomicU64::new(0)],
+                producer_replacements: builder.counter(
                     "kafka_producer_replacements_total",
                     "Producers replaced because librdkafka called them fatal, or because they delivered nothing although Kafka was there.",
                 ),
-                presumed: b.counter(
+                implicit_acks: builder.counter(
                     "kafka_presumed_total",
                     "Records that librdkafka reported as stored although no broker did; what became of them counts as unknown.",
                 ),
             },
-            certificate_expiry: b.add(Gauge::with_opts(opts(
+            certificate_expiry: builder.register(Gauge::with_opts(metric_opts(
                 "certificate_expiry_timestamp_seconds",
                 "Unix time at which the ingest certificate ends; 0 without TLS.",
             ))),
-            registry: b.0,
+            registry: builder.0,
         };
         for kind in ["ids", "readings", "sources"] {
             metrics.dedup.entries.with_label_values(&[kind]);
@@ -471,12 +471,12 @@ impl Metrics {
                 .auth_requests
                 .with_label_values(&[credential, "rejected"]);
         }
-        let unreadable = UnreadableCode::ALL.map(UnreadableCode::as_str);
+        let unreadable = UnreadableBodyCode::ALL.map(UnreadableBodyCode::as_str);
         for code in Rejection::CODES.iter().chain(&unreadable) {
             metrics.rejections.with_label_values(&[code]);
         }
-        for code in Code::ALL {
-            metrics.mistakes.with_label_values(&[code.as_str()]);
+        for code in FieldErrorCode::ALL {
+            metrics.field_errors.with_label_values(&[code.as_str()]);
         }
         #[cfg(target_os = "linux")]
         metrics
@@ -496,33 +496,33 @@ impl Metrics {
         }
     }
 
-    fn of(&self, event_type: Option<EventType>) -> &TypeMetrics {
+    fn for_type(&self, event_type: Option<EventType>) -> &TypeMetrics {
         event_type.map_or(&self.unknown, |t| &self.types[t.index()])
     }
 
     /// Counts an event in that came at `at`. The [`Received`] counts it out: with an outcome, or, should a bug drop it, as refused.
-    pub fn received(&self, event_type: Option<EventType>, at: SystemTime) -> Received<'_> {
-        let of_type = self.of(event_type);
+    pub fn count_received(&self, event_type: Option<EventType>, at: SystemTime) -> PendingOutcome<'_> {
+        let of_type = self.for_type(event_type);
         of_type.received.inc();
         of_type.last_received.set(unix_seconds(at));
-        Received {
-            of_type,
-            settled: false,
+        PendingOutcome {
+            type_metrics: of_type,
+            recorded: false,
         }
     }
 
     /// Counts an event or a request refused, by the code of its problem.
-    pub fn rejection(&self, code: &str) {
+    pub fn count_rejection(&self, code: &str) {
         self.rejections.with_label_values(&[code]).inc();
     }
 
     /// Counts one mistake in an event.
-    pub fn mistake(&self, code: &str) {
-        self.mistakes.with_label_values(&[code]).inc();
+    pub fn count_field_error(&self, code: &str) {
+        self.field_errors.with_label_values(&[code]).inc();
     }
 
     /// Counts an answer and its duration.
-    pub fn answered(&self, status: u16, duration: Duration) {
+    pub fn record_response(&self, status: u16, duration: Duration) {
         match self.request_codes.iter().find(|(code, _)| *code == status) {
             Some((_, counter)) => counter.inc(),
             None => self
@@ -539,22 +539,22 @@ impl Metrics {
     }
 
     /// Counts a replaced timestamp.
-    pub fn timestamp_replaced(&self, event_type: EventType, reason: Replaced) {
-        if let Some(counter) = &self.of(Some(event_type)).replaced[reason as usize] {
+    pub fn count_timestamp_replacement(&self, event_type: EventType, reason: TimestampReplacement) {
+        if let Some(counter) = &self.for_type(Some(event_type)).timestamp_replacements[reason as usize] {
             counter.inc();
         }
     }
 
     /// An event of this type is not new.
-    pub fn duplicate(&self, event_type: EventType, kind: Duplicate) {
-        if let Some(counters) = &self.of(Some(event_type)).dedup {
+    pub fn count_duplicate(&self, event_type: EventType, kind: Duplicate) {
+        if let Some(counters) = &self.for_type(Some(event_type)).dedup {
             counters.duplicates[kind as usize].inc();
         }
     }
 
     /// An event of this type was published with these marks.
-    pub fn marked(&self, event_type: EventType, marks: MarkSet) {
-        let Some(counters) = &self.of(Some(event_type)).dedup else {
+    pub fn count_marks(&self, event_type: EventType, marks: MarkSet) {
+        let Some(counters) = &self.for_type(Some(event_type)).dedup else {
             return;
         };
         if let Some(kind) = marks.duplicate {
@@ -574,14 +574,14 @@ impl Metrics {
     }
 
     /// A record of this type, handed over at `sent`, is stored: its age, the time Kafka took, and its own time.
-    pub fn published(
+    pub fn record_published(
         &self,
         event_type: EventType,
         event_time_ms: i64,
         sent: SystemTime,
         took: Duration,
     ) {
-        let of_type = self.of(Some(event_type));
+        let of_type = self.for_type(Some(event_type));
         let event_time = event_time_ms as f64 / 1000.0;
         let age = unix_seconds(sent) + took.as_secs_f64() - event_time;
         of_type.age.observe(age.max(0.0));
@@ -592,25 +592,25 @@ impl Metrics {
     }
 
     /// A delivery report came after its request had been answered.
-    pub fn late_report(&self, stored: bool) {
+    pub fn count_late_report(&self, stored: bool) {
         self.late_reports[usize::from(!stored)].inc();
     }
 
     /// Events received and what they ended as, summed over the types.
-    pub fn ledger(&self) -> Ledger {
+    pub fn totals(&self) -> EventTotals {
         let all = || self.types.iter().chain([&self.unknown]);
-        Ledger {
+        EventTotals {
             received: all().map(|t| t.received.get()).sum(),
             outcomes: std::array::from_fn(|i| all().map(|t| t.outcomes[i].get()).sum()),
         }
     }
 
     /// The ledger of each type with the Unix time, s, at which it was last received.
-    pub fn ledgers(&self) -> impl Iterator<Item = (&'static str, Ledger, f64)> + '_ {
+    pub fn totals_by_type(&self) -> impl Iterator<Item = (&'static str, EventTotals, f64)> + '_ {
         let names = EventType::ALL.iter().map(|t| t.name()).chain(["unknown"]);
         let types = self.types.iter().chain([&self.unknown]);
         names.zip(types).map(|(name, t)| {
-            let ledger = Ledger {
+            let ledger = EventTotals {
                 received: t.received.get(),
                 outcomes: std::array::from_fn(|i| t.outcomes[i].get()),
             };
@@ -630,20 +630,20 @@ impl Metrics {
 
 /// Received against outcomes: `received` is counted on the way in, the outcomes on the way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ledger {
+pub struct EventTotals {
     /// Events taken.
     pub received: u64,
     outcomes: [u64; 5],
 }
 
-impl Ledger {
+impl EventTotals {
     /// Events that ended so.
-    pub fn of(&self, outcome: Outcome) -> u64 {
+    pub fn count(&self, outcome: EventOutcome) -> u64 {
         self.outcomes[outcome as usize]
     }
 
     /// Whether each event received has ended. While requests are open, it has not.
-    pub fn balanced(&self) -> bool {
+    pub fn is_balanced(&self) -> bool {
         self.received == self.outcomes.iter().sum::<u64>()
     }
 }
@@ -651,23 +651,23 @@ impl Ledger {
 /// An event that was counted in and not yet out.
 #[derive(Debug)]
 #[must_use]
-pub struct Received<'m> {
-    of_type: &'m TypeMetrics,
-    settled: bool,
+pub struct PendingOutcome<'m> {
+    type_metrics: &'m TypeMetrics,
+    recorded: bool,
 }
 
-impl Received<'_> {
+impl PendingOutcome<'_> {
     /// Counts the event out.
-    pub fn settle(mut self, outcome: Outcome) {
-        self.settled = true;
-        self.of_type.outcomes[outcome as usize].inc();
+    pub fn record(mut self, outcome: EventOutcome) {
+        self.recorded = true;
+        self.type_metrics.outcomes[outcome as usize].inc();
     }
 }
 
-impl Drop for Received<'_> {
+impl Drop for PendingOutcome<'_> {
     fn drop(&mut self) {
-        if !self.settled {
-            self.of_type.outcomes[Outcome::Refused as usize].inc();
+        if !self.recorded {
+            self.type_metrics.outcomes[EventOutcome::Refused as usize].inc();
         }
     }
 }
@@ -684,30 +684,30 @@ mod tests {
     use super::*;
 
     fn metrics() -> Metrics {
-        Metrics::new(&EventType::ALL.map(|t| format!("t.{}", t.kebab())))
+        Metrics::new(&EventType::ALL.map(|t| format!("t.{}", t.kebab_name())))
     }
 
     #[test]
     fn every_event_ends_once_even_one_that_was_dropped() {
         let m = metrics();
-        m.received(Some(EventType::Traffic), SystemTime::now())
-            .settle(Outcome::Published);
-        drop(m.received(None, SystemTime::now()));
-        let ledger = m.ledger();
-        assert_eq!((ledger.received, ledger.balanced()), (2, true));
-        assert_eq!(ledger.of(Outcome::Published), 1);
-        assert_eq!(ledger.of(Outcome::Refused), 1);
-        let open = m.received(None, SystemTime::now());
-        assert!(!m.ledger().balanced());
+        m.count_received(Some(EventType::Traffic), SystemTime::now())
+            .record(EventOutcome::Published);
+        drop(m.count_received(None, SystemTime::now()));
+        let ledger = m.totals();
+        assert_eq!((ledger.received, ledger.is_balanced()), (2, true));
+        assert_eq!(ledger.count(EventOutcome::Published), 1);
+        assert_eq!(ledger.count(EventOutcome::Refused), 1);
+        let open = m.count_received(None, SystemTime::now());
+        assert!(!m.totals().is_balanced());
         drop(open);
-        assert!(m.ledger().balanced());
+        assert!(m.totals().is_balanced());
     }
 
     #[test]
     fn series_are_there_from_the_start() {
         let text = String::from_utf8(metrics().encode()).unwrap();
         for t in EventType::ALL {
-            for outcome in Outcome::ALL {
+            for outcome in EventOutcome::ALL {
                 let series = format!(
                     "butlr_bridge_events_total{{outcome=\"{}\",type=\"{}\"}} 0",
                     outcome.label(),
@@ -722,9 +722,9 @@ mod tests {
     #[test]
     fn librdkafkas_totals_survive_a_new_producer() {
         let m = metrics();
-        m.kafka.transmit_totals(5, 0);
-        m.kafka.transmit_totals(7, 0);
-        m.kafka.transmit_totals(1, 0);
+        m.kafka.update_transmit_totals(5, 0);
+        m.kafka.update_transmit_totals(7, 0);
+        m.kafka.update_transmit_totals(1, 0);
         assert_eq!(m.kafka.transmit_errors.get(), 8.0);
     }
 }

@@ -14,7 +14,7 @@ use futures_util::future::{LocalBoxFuture, join_all};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::timeout_at;
 
-use crate::config::Quarantine;
+use crate::config::QuarantineConfig;
 use crate::dedup::Facts;
 use crate::dedup::claim::{Claim, Turn};
 use crate::dedup::desk::{Claimed, Desk};
@@ -24,13 +24,13 @@ use crate::kafka::lane::Lane;
 use crate::kafka::producer::{Producer, Unqueued, rejection};
 use crate::kafka::report::{Delivery, Report, Wakeups};
 use crate::marks::{Duplicate, MarkSet};
-use crate::metrics::{Metrics, Outcome, Received};
+use crate::metrics::{Metrics, EventOutcome, PendingOutcome};
 use crate::provenance::ReplayedFrom;
-use crate::record::{Origin, Record, Stamping};
+use crate::record::{PublishOrigin, ProducerRecord, TimestampPolicy};
 use crate::rejection::Rejection;
 use crate::spool::{Route, Spool};
 use butlr_event::destination::Destination;
-use butlr_event::{Event, EventType, Limits, Parsed, Refused};
+use butlr_event::{Event, EventType, ParseLimits, ParsedBody, RejectedItem};
 use keep::Unsent;
 use quarantine::Invalid;
 
@@ -58,11 +58,11 @@ pub struct Pipeline {
     /// What of an answer's time is left to the disk.
     pub reserve: Duration,
     /// What becomes of what is no valid event.
-    pub quarantine: Quarantine,
+    pub quarantine: QuarantineConfig,
     /// Which time records are stamped with.
-    pub stamping: Stamping,
+    pub stamping: TimestampPolicy,
     /// How much a body may hold.
-    pub limits: Limits,
+    pub limits: ParseLimits,
 }
 
 /// A request that was authenticated and read.
@@ -165,7 +165,7 @@ impl Pipeline {
                 let verdict = self.quarantine(invalid, admitted, request, wakeups).await;
                 Answer::One(verdict)
             }
-            Ok(Parsed::One(parsed)) => {
+            Ok(ParsedBody::Single(parsed)) => {
                 let admitted = permit.events(1);
                 self.wait_until_known(std::slice::from_ref(&parsed), request)
                     .await;
@@ -177,7 +177,7 @@ impl Pipeline {
                     slow => self.finish(slow, request, wakeups).await,
                 })
             }
-            Ok(Parsed::Many(items)) => {
+            Ok(ParsedBody::Array(items)) => {
                 let admitted = permit.events(items.len());
                 Answer::Many(self.many(items, admitted, request, wakeups).await)
             }
@@ -187,7 +187,7 @@ impl Pipeline {
     /// An array's events. Boxed, as all is that few requests need: each request carries the future of [`Self::process`].
     fn many<'f, 'b: 'f>(
         &'b self,
-        items: Vec<Result<Event<'b>, Refused<'b>>>,
+        items: Vec<Result<Event<'b>, RejectedItem<'b>>>,
         admitted: Result<(), Rejection>,
         request: &'f Request<'b>,
         wakeups: &'f Arc<Wakeups>,
@@ -223,7 +223,7 @@ impl Pipeline {
     /// Just after a start: until it is known what was stored before.
     async fn wait_until_known(
         &self,
-        parsed: &[Result<Event<'_>, Refused<'_>>],
+        parsed: &[Result<Event<'_>, RejectedItem<'_>>],
         request: &Request<'_>,
     ) {
         if let Some(desk) = self.desk.as_ref().filter(|desk| !desk.is_rebuilt()) {
@@ -244,7 +244,7 @@ impl Pipeline {
     /// Counts an event in, claims it and hands it to Kafka; waits for nothing.
     fn begin<'b>(
         &'b self,
-        parsed: Result<Event<'b>, Refused<'b>>,
+        parsed: Result<Event<'b>, RejectedItem<'b>>,
         admitted: &Result<(), Rejection>,
         request: &Request<'_>,
         wakeups: &Arc<Wakeups>,
@@ -258,7 +258,7 @@ impl Pipeline {
         };
         let received = self
             .metrics
-            .received(Some(event.event_type()), request.received_at);
+            .count_received(Some(event.event_type()), request.received_at);
         if let Err(rejection) = admitted {
             return Begun::ended(event, Err(self.refuse(received, rejection.clone())));
         }
@@ -289,7 +289,7 @@ impl Pipeline {
     fn proceed<'b>(
         &'b self,
         event: Event<'b>,
-        received: Received<'b>,
+        received: PendingOutcome<'b>,
         claimed: Claimed,
         request: &Request<'_>,
         wakeups: &Arc<Wakeups>,
@@ -303,8 +303,8 @@ impl Pipeline {
                 self.send(event, received, Some(claim), marks, request, wakeups)
             }
             Claimed::Duplicate { kind, spooled } => {
-                self.metrics.duplicate(event.event_type(), kind);
-                received.settle(Outcome::Duplicate);
+                self.metrics.count_duplicate(event.event_type(), kind);
+                received.record(EventOutcome::Duplicate);
                 Begun::ended(event, Ok(Promise::Duplicate { kind, spooled }))
             }
         }
@@ -314,7 +314,7 @@ impl Pipeline {
     fn send<'b>(
         &'b self,
         event: Event<'b>,
-        received: Received<'b>,
+        received: PendingOutcome<'b>,
         claim: Option<Claim>,
         marks: MarkSet,
         request: &Request<'_>,
@@ -371,20 +371,20 @@ impl Pipeline {
             None => received_at,
             Some(_) => SystemTime::now(),
         };
-        let origin = Origin {
+        let origin = PublishOrigin {
             spooled: false,
             replayed_from: request.replayed_from,
         };
         let marks = claim.as_ref().map(Claim::marks);
         let topic = lane.topic();
-        let record = Record::of(event, topic, self.stamping, marks, received_at, now, origin);
-        let replaced = record.replaced;
+        let record = ProducerRecord::from_event(event, topic, self.stamping, marks, received_at, now, origin);
+        let replaced = record.timestamp_replacement;
         let keeping = self.spool.is_some();
         let delivery = self
             .producer
             .send(record, permit, claim, keeping, wakeups)?;
         if let Some(reason) = replaced {
-            self.metrics.timestamp_replaced(event.event_type(), reason);
+            self.metrics.count_timestamp_replacement(event.event_type(), reason);
         }
         Ok(delivery)
     }
@@ -455,7 +455,7 @@ impl Pipeline {
             Some(Report::Stored(receipt)) => {
                 let (event, topic) = (sent.event, sent.lane.topic());
                 let stored = self.published(&event, topic, receipt, sent.marks, sent.at, request);
-                sent.received.settle(Outcome::Published);
+                sent.received.record(EventOutcome::Published);
                 return Begun::ended(event, Ok(Promise::Published(stored)));
             }
             Some(Report::Failed(code)) => {
@@ -489,7 +489,7 @@ impl Pipeline {
     async fn decide<'b>(
         &'b self,
         event: Event<'b>,
-        received: Received<'b>,
+        received: PendingOutcome<'b>,
         turn: Option<Turn>,
         request: &Request<'_>,
         wakeups: &Arc<Wakeups>,
@@ -507,17 +507,17 @@ impl Pipeline {
     }
 
     /// Counts a refused event out, with the problem and each mistake by its code.
-    fn refuse(&self, received: Received<'_>, rejection: Rejection) -> Rejection {
-        received.settle(Outcome::Refused);
+    fn refuse(&self, received: PendingOutcome<'_>, rejection: Rejection) -> Rejection {
+        received.record(EventOutcome::Refused);
         self.count(&rejection);
         rejection
     }
 
     fn count(&self, rejection: &Rejection) {
-        self.metrics.rejection(rejection.code());
-        if let Rejection::Invalid(mistakes) = rejection {
+        self.metrics.count_rejection(rejection.code());
+        if let Rejection::InvalidEvent(mistakes) = rejection {
             for mistake in mistakes {
-                self.metrics.mistake(mistake.code.as_str());
+                self.metrics.count_field_error(mistake.code.as_str());
             }
         }
     }
@@ -532,7 +532,7 @@ enum Begun<'b> {
     /// Whether it is new is not known yet.
     Undecided {
         event: Event<'b>,
-        received: Received<'b>,
+        received: PendingOutcome<'b>,
         turn: Option<Turn>,
     },
     /// Kafka has been handed it.
@@ -548,7 +548,7 @@ enum Begun<'b> {
 /// An event on its way to Kafka.
 struct Sent<'b> {
     event: Event<'b>,
-    received: Received<'b>,
+    received: PendingOutcome<'b>,
     lane: &'b Arc<Lane>,
     delivery: Delivery,
     marks: MarkSet,

@@ -13,14 +13,14 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::{self, TimestampMode};
 use crate::marks::{Marks, Revision};
-use crate::metrics::Replaced;
+use crate::metrics::TimestampReplacement;
 use crate::provenance::{Quarantined, ReplayedFrom};
 use butlr_event::clock::unix_ms;
 use butlr_event::{Event, EventType};
 
 /// Which time a record is stamped with.
 #[derive(Clone, Copy, Debug)]
-pub struct Stamping {
+pub struct TimestampPolicy {
     /// The event's own time, or that of receipt.
     pub mode: TimestampMode,
     /// A time further ahead of publishing than this is replaced by that of publishing.
@@ -31,7 +31,7 @@ pub struct Stamping {
 
 /// Which way an event came to be published.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Origin<'o> {
+pub struct PublishOrigin<'o> {
     /// It waited on disk.
     pub spooled: bool,
     /// It was quarantined, and lies there.
@@ -40,7 +40,7 @@ pub struct Origin<'o> {
 
 /// A record, borrowed from the event it carries.
 #[derive(Debug)]
-pub struct Record<'e> {
+pub struct ProducerRecord<'e> {
     /// Its topic.
     pub topic: &'e str,
     /// The space id, raw UTF-8.
@@ -50,21 +50,21 @@ pub struct Record<'e> {
     /// CreateTime, ms since 1970.
     pub timestamp_ms: i64,
     /// Why that is not the event's own time.
-    pub replaced: Option<Replaced>,
+    pub timestamp_replacement: Option<TimestampReplacement>,
     /// CloudEvents 1.0, binary content mode. Every header is an attribute, because SDKs drop others.
     pub headers: OwnedHeaders,
 }
 
 /// Unreserved characters of RFC 3986 stay as they are.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+const URI_ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-impl Stamping {
+impl TimestampPolicy {
     /// As it is configured.
-    pub fn of(kafka: &config::Kafka) -> Self {
+    pub fn from_config(kafka: &config::KafkaConfig) -> Self {
         Self {
             mode: kafka.timestamp,
             max_future: kafka.max_future,
@@ -73,7 +73,7 @@ impl Stamping {
     }
 
     /// The time of publishing, whatever an event says.
-    pub fn now(self) -> Self {
+    pub fn with_publish_time(self) -> Self {
         Self {
             max_future: Duration::ZERO,
             max_past: Duration::ZERO,
@@ -83,107 +83,107 @@ impl Stamping {
 
     /// Whether an event's time is near enough to now to be believed: else no event would be in order after it.
     pub fn is_plausible(&self, event_ms: i64, now: SystemTime) -> bool {
-        stamp(event_ms, unix_ms(now), *self).1.is_none()
+        choose_timestamp(event_ms, unix_ms(now), *self).1.is_none()
     }
 }
 
-impl<'e> Record<'e> {
+impl<'e> ProducerRecord<'e> {
     /// The record of `event`, received at `received_at` and published at `now`; `marks`: what it is to what is stored.
-    pub fn of(
+    pub fn from_event(
         event: &'e Event<'_>,
         topic: &'e str,
-        stamping: Stamping,
+        stamping: TimestampPolicy,
         marks: Option<&Marks>,
         received_at: SystemTime,
         now: SystemTime,
-        origin: Origin<'_>,
+        origin: PublishOrigin<'_>,
     ) -> Self {
         let own_ms = match stamping.mode {
             TimestampMode::Received => unix_ms(received_at),
             TimestampMode::Event => event.timestamp_ms(),
         };
-        let (timestamp_ms, replaced) = stamp(own_ms, unix_ms(now), stamping);
+        let (timestamp_ms, replaced) = choose_timestamp(own_ms, unix_ms(now), stamping);
         Self {
             topic,
             key: Cow::Borrowed(event.space_id()),
             value: event.raw(),
             // To librdkafka 0 means now.
             timestamp_ms: timestamp_ms.max(1),
-            replaced,
-            headers: headers(event, replaced, marks, received_at, origin),
+            timestamp_replacement: replaced,
+            headers: event_headers(event, replaced, marks, received_at, origin),
         }
     }
 
     /// The record of what is no valid event: `value` as it was received at `received_at` and is published at `now`;
     /// `spooled`: it waited on disk. No CloudEvent, for it is none.
-    pub fn quarantined(
+    pub fn from_quarantined(
         of: &Quarantined,
         value: &'e [u8],
         topic: &'e str,
-        stamping: Stamping,
+        stamping: TimestampPolicy,
         received_at: SystemTime,
         now: SystemTime,
         spooled: bool,
     ) -> Self {
         let received_ms = unix_ms(received_at);
         let codes = of.codes.join(",");
-        let received = rfc3339(received_ms);
+        let received = format_rfc3339(received_ms);
         let mut headers = OwnedHeaders::new_with_capacity(7);
-        headers = add(headers, "butlr-error-codes", &codes);
-        headers = add(headers, "butlr-error-detail", &of.detail);
-        headers = add(headers, "butlr-received-at", &received);
-        headers = add(headers, "butlr-path", &of.path);
-        headers = add(headers, "butlr-credential", &of.credential);
+        headers = add_header(headers, "butlr-error-codes", &codes);
+        headers = add_header(headers, "butlr-error-detail", &of.detail);
+        headers = add_header(headers, "butlr-received-at", &received);
+        headers = add_header(headers, "butlr-path", &of.path);
+        headers = add_header(headers, "butlr-credential", &of.credential);
         if let Some(claimed) = &of.claimed_type {
-            headers = add(headers, "butlr-claimed-type", claimed);
+            headers = add_header(headers, "butlr-claimed-type", claimed);
         }
         if spooled {
-            headers = add(headers, "butlr-spooled", "true");
+            headers = add_header(headers, "butlr-spooled", "true");
         }
         if let Some(content_type) = &of.content_type {
-            headers = add(headers, "content-type", content_type);
+            headers = add_header(headers, "content-type", content_type);
         }
         Self {
             topic,
             key: Cow::Owned(format!("{:032x}", xxh3_128(value))),
             value,
-            timestamp_ms: stamp(received_ms, unix_ms(now), stamping).0.max(1),
-            replaced: None,
+            timestamp_ms: choose_timestamp(received_ms, unix_ms(now), stamping).0.max(1),
+            timestamp_replacement: None,
             headers,
         }
     }
 }
 
-fn headers(
+fn event_headers(
     event: &Event<'_>,
-    replaced: Option<Replaced>,
+    replaced: Option<TimestampReplacement>,
     marks: Option<&Marks>,
     received_at: SystemTime,
-    origin: Origin<'_>,
+    origin: PublishOrigin<'_>,
 ) -> OwnedHeaders {
-    let time = rfc3339(event.timestamp_ms());
-    let received = rfc3339(unix_ms(received_at));
+    let time = format_rfc3339(event.timestamp_ms());
+    let received = format_rfc3339(unix_ms(received_at));
     let mut source = String::with_capacity(48);
     source.push_str("/butlr");
     if let Some(org) = event.org_id() {
         source.push('/');
-        source.extend(utf8_percent_encode(org, ESCAPED));
+        source.extend(utf8_percent_encode(org, URI_ESCAPED));
     }
     let own_id = marks.and_then(|marks| marks.own_id(event.id()));
     let mut headers = OwnedHeaders::new_with_capacity(9);
-    headers = add(headers, "ce_specversion", "1.0");
-    headers = add(headers, "ce_id", own_id.as_deref().unwrap_or(event.id()));
-    headers = add(headers, "ce_source", &source);
-    headers = add(headers, "ce_type", cloud_event_type(event.event_type()));
-    headers = add(headers, "ce_time", &time);
-    headers = add(headers, "ce_subject", event.space_id());
-    headers = add(headers, "ce_receivedat", &received);
-    headers = add(headers, "content-type", "application/json");
+    headers = add_header(headers, "ce_specversion", "1.0");
+    headers = add_header(headers, "ce_id", own_id.as_deref().unwrap_or(event.id()));
+    headers = add_header(headers, "ce_source", &source);
+    headers = add_header(headers, "ce_type", cloud_event_type(event.event_type()));
+    headers = add_header(headers, "ce_time", &time);
+    headers = add_header(headers, "ce_subject", event.space_id());
+    headers = add_header(headers, "ce_receivedat", &received);
+    headers = add_header(headers, "content-type", "application/json");
     if let Some(reason) = replaced {
-        headers = add(headers, "ce_timereplaced", reason.as_str());
+        headers = add_header(headers, "ce_timereplaced", reason.as_str());
     }
     if origin.spooled {
-        headers = add(headers, "ce_spooled", "true");
+        headers = add_header(headers, "ce_spooled", "true");
     }
     if let Some(place) = origin.replayed_from {
         let ReplayedFrom {
@@ -192,38 +192,38 @@ fn headers(
             offset,
         } = place;
         let place = format!("{topic}/{partition}/{offset}");
-        headers = add(headers, "ce_replayedfrom", &place);
+        headers = add_header(headers, "ce_replayedfrom", &place);
     }
     match marks {
-        Some(marks) if !marks.is_plain() => marked(headers, marks, event.id()),
+        Some(marks) if !marks.is_plain() => add_mark_headers(headers, marks, event.id()),
         _ => headers,
     }
 }
 
 /// What an event is to what is stored. Most are nothing.
 #[cold]
-fn marked(mut headers: OwnedHeaders, marks: &Marks, id: &str) -> OwnedHeaders {
+fn add_mark_headers(mut headers: OwnedHeaders, marks: &Marks, id: &str) -> OwnedHeaders {
     if let Some(Revision { number, supersedes }) = &marks.revision {
-        headers = add(headers, "ce_revision", &number.to_string());
-        headers = add(headers, "ce_supersedes", &supersedes.to_string());
+        headers = add_header(headers, "ce_revision", &number.to_string());
+        headers = add_header(headers, "ce_supersedes", &supersedes.to_string());
     }
     if marks.stale {
-        headers = add(headers, "ce_stale", "true");
+        headers = add_header(headers, "ce_stale", "true");
     }
     if let Some(kind) = marks.duplicate {
-        headers = add(headers, "ce_duplicate", kind.as_str());
+        headers = add_header(headers, "ce_duplicate", kind.as_str());
     }
     if marks.out_of_order {
-        headers = add(headers, "ce_outoforder", "true");
+        headers = add_header(headers, "ce_outoforder", "true");
     }
     if marks.conflict.is_some() {
-        headers = add(headers, "ce_idconflict", "true");
-        headers = add(headers, "ce_originalid", id);
+        headers = add_header(headers, "ce_idconflict", "true");
+        headers = add_header(headers, "ce_originalid", id);
     }
     headers
 }
 
-fn add(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
+fn add_header(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
     headers.insert(Header {
         key,
         value: Some(value),
@@ -232,13 +232,13 @@ fn add(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
 
 /// The time of an event, or of its receipt, as long as that is near enough to the time of publishing: retention goes by it,
 /// and brokers refuse what lies too far ahead.
-fn stamp(own_ms: i64, now_ms: i64, stamping: Stamping) -> (i64, Option<Replaced>) {
+fn choose_timestamp(own_ms: i64, now_ms: i64, stamping: TimestampPolicy) -> (i64, Option<TimestampReplacement>) {
     let future = i64::try_from(stamping.max_future.as_millis()).unwrap_or(i64::MAX);
     let past = i64::try_from(stamping.max_past.as_millis()).unwrap_or(i64::MAX);
     if own_ms > now_ms.saturating_add(future) {
-        (now_ms, Some(Replaced::Future))
+        (now_ms, Some(TimestampReplacement::Future))
     } else if own_ms < now_ms.saturating_sub(past) {
-        (now_ms, Some(Replaced::Past))
+        (now_ms, Some(TimestampReplacement::Past))
     } else {
         (own_ms, None)
     }
@@ -261,18 +261,18 @@ const fn cloud_event_type(event_type: EventType) -> &'static str {
 }
 
 /// A time in RFC 3339, in UTC with milliseconds. Of fixed length, and so made without an allocation: each event's record has two.
-struct Time([u8; 24]);
+struct Rfc3339Text([u8; 24]);
 
 /// `ms` lies between 1970 and the end of year 9999 (an event's rule).
-fn rfc3339(ms: i64) -> Time {
+fn format_rfc3339(ms: i64) -> Rfc3339Text {
     let time = UNIX_EPOCH + Duration::from_millis(ms.max(0).unsigned_abs());
     let mut text = [0; 24];
     let formatted = humantime::format_rfc3339_millis(time);
     write!(&mut text[..], "{formatted}").expect("a year has four digits");
-    Time(text)
+    Rfc3339Text(text)
 }
 
-impl Deref for Time {
+impl Deref for Rfc3339Text {
     type Target = str;
 
     fn deref(&self) -> &str {
@@ -283,15 +283,15 @@ impl Deref for Time {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use butlr_event::{Limits, Parsed, parse};
+    use butlr_event::{ParseLimits, ParsedBody, parse};
     use rdkafka::message::Headers;
 
-    const STAMPING: Stamping = Stamping {
+    const STAMPING: TimestampPolicy = TimestampPolicy {
         mode: TimestampMode::Event,
         max_future: Duration::from_secs(60),
         max_past: Duration::from_secs(3 * 86_400),
     };
-    const LIMITS: Limits = Limits {
+    const LIMITS: ParseLimits = ParseLimits {
         max_events: 1,
         max_event_bytes: 10_000,
     };
@@ -301,18 +301,18 @@ mod tests {
         UNIX_EPOCH + Duration::from_millis(ms.unsigned_abs())
     }
 
-    fn headers_of(body: &str, stamping: Stamping) -> (i64, Vec<(String, String)>) {
-        let Ok(Parsed::One(Ok(event))) = parse(body.as_bytes(), None, LIMITS) else {
+    fn headers_of(body: &str, stamping: TimestampPolicy) -> (i64, Vec<(String, String)>) {
+        let Ok(ParsedBody::Single(Ok(event))) = parse(body.as_bytes(), None, LIMITS) else {
             panic!("not valid: {body}");
         };
-        let record = Record::of(
+        let record = ProducerRecord::from_event(
             &event,
             "topic",
             stamping,
             None,
             at(NOW - 5),
             at(NOW),
-            Origin::default(),
+            PublishOrigin::default(),
         );
         let headers = record.headers;
         let text = |v: Option<&[u8]>| String::from_utf8(v.unwrap().to_vec()).unwrap();
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn the_time_of_receipt_can_stamp_everything() {
-        let stamping = Stamping {
+        let stamping = TimestampPolicy {
             mode: TimestampMode::Received,
             ..STAMPING
         };
@@ -389,34 +389,34 @@ mod tests {
     #[test]
     fn a_time_of_receipt_that_is_too_long_ago_is_replaced_as_well() {
         let past = STAMPING.max_past.as_millis() as i64;
-        let stamping = Stamping {
+        let stamping = TimestampPolicy {
             mode: TimestampMode::Received,
             ..STAMPING
         };
         let body = event(NOW, "null");
-        let Ok(Parsed::One(Ok(event))) = parse(body.as_bytes(), None, LIMITS) else {
+        let Ok(ParsedBody::Single(Ok(event))) = parse(body.as_bytes(), None, LIMITS) else {
             panic!("not valid: {body}");
         };
         let invalid = Quarantined::default();
         let stamped = |received_ms: i64| {
-            let (received, now, origin) = (at(received_ms), at(NOW), Origin::default());
-            let record = Record::of(&event, "t", stamping, None, received, now, origin);
-            let kept = Record::quarantined(&invalid, b"x", "q", STAMPING, received, now, true);
-            assert_eq!(record.timestamp_ms, kept.timestamp_ms);
-            let told = kept.headers.iter().find(|h| h.key == "butlr-received-at");
-            let expected = rfc3339(received_ms);
-            assert_eq!(told.unwrap().value, Some(expected.as_bytes()));
-            (record.timestamp_ms, record.replaced)
+            let (received, now, origin) = (at(received_ms), at(NOW), PublishOrigin::default());
+            let record = ProducerRecord::from_event(&event, "t", stamping, None, received, now, origin);
+            let quarantined = ProducerRecord::from_quarantined(&invalid, b"x", "q", STAMPING, received, now, true);
+            assert_eq!(record.timestamp_ms, quarantined.timestamp_ms);
+            let received_header = quarantined.headers.iter().find(|h| h.key == "butlr-received-at");
+            let expected = format_rfc3339(received_ms);
+            assert_eq!(received_header.unwrap().value, Some(expected.as_bytes()));
+            (record.timestamp_ms, record.timestamp_replacement)
         };
         assert_eq!(stamped(NOW - past), (NOW - past, None));
-        assert_eq!(stamped(NOW - past - 1), (NOW, Some(Replaced::Past)));
-        assert_eq!(stamped(NOW + 3_600_000), (NOW, Some(Replaced::Future)));
+        assert_eq!(stamped(NOW - past - 1), (NOW, Some(TimestampReplacement::Past)));
+        assert_eq!(stamped(NOW + 3_600_000), (NOW, Some(TimestampReplacement::Future)));
     }
 
     #[test]
     fn types_agree_with_the_names_of_topics() {
         for t in EventType::ALL {
-            assert_eq!(cloud_event_type(t), format!("io.butlr.{}.v1", t.kebab()));
+            assert_eq!(cloud_event_type(t), format!("io.butlr.{}.v1", t.kebab_name()));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use butlr_event::{EventType, Mistake, Refused};
+use butlr_event::{EventType, FieldError, RejectedItem};
 
 /// Why a request, or one event of it, was not stored. Each has one status and one stable code; see [`Rejection::status`].
 #[derive(Clone, Debug, PartialEq)]
@@ -25,20 +25,20 @@ pub enum Rejection {
         limit: usize,
     },
     /// The client's connection ended, or broke the protocol, within the body.
-    BodyBroken,
+    IncompleteBody,
     /// `Content-Encoding: gzip` over something else.
-    NotGzip,
+    InvalidGzip,
     /// The body as a whole cannot be read as events.
-    Unreadable(butlr_event::Unreadable),
+    UnreadableBody(butlr_event::UnreadableBody),
     /// JSON, but not a valid event: all that is wrong with it.
-    Invalid(Vec<Mistake>),
+    InvalidEvent(Vec<FieldError>),
     /// One event larger than `http.max_event_bytes`, or than Kafka takes.
     EventTooLarge {
         /// Its size, bytes.
         bytes: usize,
     },
     /// Too many connections, events or bytes are open.
-    Overloaded(Limit),
+    Overloaded(CapacityLimit),
     /// Too much is in flight for this event's topic, or librdkafka's queue is full.
     TopicOverloaded,
     /// The event's topic does not exist.
@@ -59,7 +59,7 @@ pub enum Rejection {
 
 /// Which limit a request met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
+pub enum CapacityLimit {
     /// `http.max_connections`
     Connections,
     /// `http.max_in_flight_events`
@@ -98,15 +98,15 @@ impl Rejection {
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
-            Rejection::NotGzip | Rejection::BodyBroken => 400,
-            Rejection::Unreadable(unreadable) => unreadable.code.status(),
+            Rejection::InvalidGzip | Rejection::IncompleteBody => 400,
+            Rejection::UnreadableBody(unreadable) => unreadable.code.status(),
             Rejection::Unauthorized => 401,
             Rejection::NotFound => 404,
             Rejection::MethodNotAllowed => 405,
             Rejection::BodyTimeout => 408,
             Rejection::BodyTooLarge { .. } | Rejection::EventTooLarge { .. } => 413,
             Rejection::UnsupportedMediaType | Rejection::UnsupportedEncoding => 415,
-            Rejection::Invalid(_) => 422,
+            Rejection::InvalidEvent(_) => 422,
             Rejection::Overloaded(_)
             | Rejection::TopicOverloaded
             | Rejection::TopicMissing
@@ -129,14 +129,14 @@ impl Rejection {
             Rejection::UnsupportedEncoding => "unsupported_encoding",
             Rejection::BodyTimeout => "body_timeout",
             Rejection::BodyTooLarge { .. } => "body_too_large",
-            Rejection::BodyBroken => "body_broken",
-            Rejection::NotGzip => "not_gzip",
-            Rejection::Unreadable(unreadable) => unreadable.code.as_str(),
-            Rejection::Invalid(_) => "invalid_event",
+            Rejection::IncompleteBody => "body_broken",
+            Rejection::InvalidGzip => "not_gzip",
+            Rejection::UnreadableBody(unreadable) => unreadable.code.as_str(),
+            Rejection::InvalidEvent(_) => "invalid_event",
             Rejection::EventTooLarge { .. } => "event_too_large",
-            Rejection::Overloaded(Limit::Connections) => "too_many_connections",
-            Rejection::Overloaded(Limit::Events) => "too_many_events_in_flight",
-            Rejection::Overloaded(Limit::Bytes) => "too_many_bytes_in_flight",
+            Rejection::Overloaded(CapacityLimit::Connections) => "too_many_connections",
+            Rejection::Overloaded(CapacityLimit::Events) => "too_many_events_in_flight",
+            Rejection::Overloaded(CapacityLimit::Bytes) => "too_many_bytes_in_flight",
             Rejection::TopicOverloaded => "topic_overloaded",
             Rejection::TopicMissing => "topic_missing",
             Rejection::TopicForbidden => "topic_forbidden",
@@ -158,11 +158,11 @@ impl Rejection {
             Rejection::UnsupportedEncoding => "Content encoding not supported",
             Rejection::BodyTimeout => "Body too slow",
             Rejection::BodyTooLarge { .. } => "Body too large",
-            Rejection::BodyBroken => "Body broken off",
-            Rejection::NotGzip => "Not gzip",
-            Rejection::Unreadable(unreadable) if unreadable.code.status() == 400 => "Not JSON",
-            Rejection::Unreadable(_) => "Not an array that can be taken",
-            Rejection::Invalid(_) => "Not a valid event",
+            Rejection::IncompleteBody => "Body broken off",
+            Rejection::InvalidGzip => "Not gzip",
+            Rejection::UnreadableBody(unreadable) if unreadable.code.status() == 400 => "Not JSON",
+            Rejection::UnreadableBody(_) => "Not an array that can be taken",
+            Rejection::InvalidEvent(_) => "Not a valid event",
             Rejection::EventTooLarge { .. } => "Event too large",
             Rejection::Overloaded(_) => "Too much in flight",
             Rejection::TopicOverloaded => "Too much in flight for this topic",
@@ -197,12 +197,12 @@ impl Rejection {
             Rejection::BodyTooLarge { limit } => format!(
                 "the body, also after decompression, may have {limit} bytes (http.max_body_bytes)"
             ),
-            Rejection::BodyBroken => "the body ended before its announced length".into(),
-            Rejection::NotGzip => {
+            Rejection::IncompleteBody => "the body ended before its announced length".into(),
+            Rejection::InvalidGzip => {
                 "the body says Content-Encoding: gzip and is not complete, valid gzip".into()
             }
-            Rejection::Unreadable(unreadable) => unreadable.detail.clone(),
-            Rejection::Invalid(mistakes) => match mistakes.as_slice() {
+            Rejection::UnreadableBody(unreadable) => unreadable.detail.clone(),
+            Rejection::InvalidEvent(mistakes) => match mistakes.as_slice() {
                 [one] => one.detail.clone(),
                 all => format!("{} mistakes, listed in errors", all.len()),
             },
@@ -211,9 +211,9 @@ impl Rejection {
             }
             Rejection::Overloaded(limit) => {
                 let key = match limit {
-                    Limit::Connections => "http.max_connections",
-                    Limit::Events => "http.max_in_flight_events",
-                    Limit::Bytes => "http.max_in_flight_bytes",
+                    CapacityLimit::Connections => "http.max_connections",
+                    CapacityLimit::Events => "http.max_in_flight_events",
+                    CapacityLimit::Bytes => "http.max_in_flight_bytes",
                 };
                 format!("the bridge holds as much as {key} allows; send again")
             }
@@ -250,12 +250,12 @@ impl Rejection {
     }
 
     /// The rejection of an item that is not a valid event, with the type it claims to have.
-    pub fn of_item(refused: Refused<'_>) -> (Option<EventType>, Self) {
+    pub fn of_item(refused: RejectedItem<'_>) -> (Option<EventType>, Self) {
         match refused {
-            Refused::Invalid {
-                claimed, errors, ..
-            } => (claimed, Rejection::Invalid(errors)),
-            Refused::TooLarge { claimed, bytes } => (claimed, Rejection::EventTooLarge { bytes }),
+            RejectedItem::Invalid {
+                claimed_type: claimed, errors, ..
+            } => (claimed, Rejection::InvalidEvent(errors)),
+            RejectedItem::TooLarge { claimed_type: claimed, bytes } => (claimed, Rejection::EventTooLarge { bytes }),
         }
     }
 
@@ -284,13 +284,13 @@ mod tests {
             Rejection::UnsupportedEncoding,
             Rejection::BodyTimeout,
             Rejection::BodyTooLarge { limit: 1 },
-            Rejection::BodyBroken,
-            Rejection::NotGzip,
-            Rejection::Invalid(Vec::new()),
+            Rejection::IncompleteBody,
+            Rejection::InvalidGzip,
+            Rejection::InvalidEvent(Vec::new()),
             Rejection::EventTooLarge { bytes: 1 },
-            Rejection::Overloaded(Limit::Connections),
-            Rejection::Overloaded(Limit::Events),
-            Rejection::Overloaded(Limit::Bytes),
+            Rejection::Overloaded(CapacityLimit::Connections),
+            Rejection::Overloaded(CapacityLimit::Events),
+            Rejection::Overloaded(CapacityLimit::Bytes),
             Rejection::TopicOverloaded,
             Rejection::TopicMissing,
             Rejection::TopicForbidden,

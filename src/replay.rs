@@ -29,7 +29,7 @@ pub use summary::Summary;
 
 use crate::config::Config;
 use batch::Work;
-use butlr_event::Limits;
+use butlr_event::ParseLimits;
 use butlr_event::clock::unix_ms;
 use journal::Journal;
 use kept::{Kept, Place, Read};
@@ -117,7 +117,7 @@ fn replay(
     let mut config = config.clone();
     config.spool.dir = None;
     config.quarantine.keep = false;
-    let bootstrap = config.require_kafka();
+    let bootstrap = config.require_bootstrap_servers();
     let bootstrap = bootstrap.map_err(|mistake| Error::Configuration(mistake.to_string()))?;
     let topic = config.topics.quarantine.name.clone();
     let reader = Reader::new(&config, bootstrap)?;
@@ -134,7 +134,7 @@ fn replay(
         false => Some(Sending::start(&config, bootstrap).map_err(Error::Configuration)?),
     };
     let mut replay = Replay {
-        limits: Limits {
+        limits: ParseLimits {
             max_events: config.http.max_events,
             max_event_bytes: config.http.max_event_bytes,
         },
@@ -169,7 +169,7 @@ struct Replay<'r> {
     config: &'r Config,
     options: &'r Options,
     topic: &'r str,
-    limits: Limits,
+    limits: ParseLimits,
     /// Events of a batch.
     most: usize,
     lease: Duration,

@@ -11,10 +11,10 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Log, LogFormat};
+use crate::config::{LogConfig, LogFormat};
 
 /// Starts logging to standard error. Later calls in one process change nothing.
-pub fn init(log: &Log) {
+pub fn init(log: &LogConfig) {
     let level = log.level;
     // The HTTP server's own lines are of no use to an operator below warnings.
     let filter = Targets::new()
@@ -44,16 +44,16 @@ pub fn init(log: &Log) {
 
 /// At most one line a second for each of a few fixed keys, with the number of lines left out.
 #[derive(Debug, Default)]
-pub struct Throttle(Mutex<HashMap<&'static str, (Option<Instant>, u64)>>);
+pub struct LogThrottle(Mutex<HashMap<&'static str, (Option<Instant>, u64)>>);
 
-impl Throttle {
-    const PAUSE: Duration = Duration::from_secs(1);
+impl LogThrottle {
+    const INTERVAL: Duration = Duration::from_secs(1);
 
     /// Whether a line may be written now, and how many were left out since the last.
     pub fn allow(&self, key: &'static str) -> Option<u64> {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, suppressed) = keys.entry(key).or_default();
-        if last.is_some_and(|at| at.elapsed() < Self::PAUSE) {
+        if last.is_some_and(|at| at.elapsed() < Self::INTERVAL) {
             *suppressed += 1;
             return None;
         }
@@ -68,13 +68,13 @@ mod tests {
 
     #[test]
     fn a_flood_leaves_one_line_a_second_and_a_count() {
-        let throttle = Throttle::default();
+        let throttle = LogThrottle::default();
         assert_eq!(throttle.allow("a"), Some(0));
         assert_eq!(throttle.allow("a"), None);
         assert_eq!(throttle.allow("a"), None);
         assert_eq!(throttle.allow("b"), Some(0));
         let mut keys = throttle.0.lock().unwrap();
-        keys.get_mut("a").unwrap().0 = Some(Instant::now() - Throttle::PAUSE);
+        keys.get_mut("a").unwrap().0 = Some(Instant::now() - LogThrottle::INTERVAL);
         drop(keys);
         assert_eq!(throttle.allow("a"), Some(2));
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::config::{Dedup, Handling, Store};
+use butlr_bridge::config::{DedupConfig, DuplicateHandling, DedupStore};
 use butlr_bridge::dedup::Facts;
 use butlr_bridge::dedup::claim::{Claim, Next};
 use butlr_bridge::dedup::memory::Memory;
@@ -21,7 +21,7 @@ use butlr_bridge::kafka::lane::Lane;
 use butlr_bridge::kafka::producer::Producer;
 use butlr_bridge::kafka::report::{Receipt, Report, Wakeups};
 use butlr_bridge::metrics::Metrics;
-use butlr_bridge::record::Record;
+use butlr_bridge::record::ProducerRecord;
 use butlr_event::EventType;
 use butlr_event::destination::Destination;
 use butlr_event::ksuid::Ksuid;
@@ -104,11 +104,11 @@ fn make(kind: Kind, numbers: Range<u64>) -> Vec<Made> {
     numbers.map(|number| Made::new(kind, number)).collect()
 }
 
-fn settings() -> Dedup {
-    Dedup {
-        store: Store::Memory,
-        redelivery: Handling::Drop,
-        repeat: Handling::Drop,
+fn settings() -> DedupConfig {
+    DedupConfig {
+        store: DedupStore::Memory,
+        redelivery: DuplicateHandling::Drop,
+        repeat: DuplicateHandling::Drop,
         id_window: Duration::from_secs(900),
         reading_window: Duration::from_secs(900),
         max_ids: 16 * MILLION as usize,
@@ -327,7 +327,7 @@ fn receipt() -> Outcome<Receipt> {
     let broker = EmbeddedKafka::start(&[(TOPIC.to_owned(), 1)])?;
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker.bootstrap_servers());
-    let topics = EventType::ALL.map(|event_type| event_type.kebab().to_owned());
+    let topics = EventType::ALL.map(|event_type| event_type.kebab_name().to_owned());
     let producer = Producer::start(config, Arc::new(Metrics::new(&topics)), Arc::default())?;
     let lane = Lane::new(
         Destination::Events(EventType::Traffic),
@@ -338,12 +338,12 @@ fn receipt() -> Outcome<Receipt> {
     let permit = lane
         .enter(1)
         .map_err(|rejection| format!("{rejection:?}"))?;
-    let record = Record {
+    let record = ProducerRecord {
         topic: TOPIC,
         key: "".into(),
         value: b"x",
         timestamp_ms: 1,
-        replaced: None,
+        timestamp_replacement: None,
         headers: OwnedHeaders::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;

@@ -16,13 +16,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if let Err(mistake) = config.require_kafka() {
+    if let Err(mistake) = config.require_bootstrap_servers() {
         return misused(&[mistake]);
     }
     for warning in config.warnings() {
         eprintln!("warning: {warning}");
     }
-    if config.dedup.is_on() {
+    if config.dedup.is_enabled() {
         let bytes = Memory::bytes_bound(&config.dedup);
         println!(
             "dedup: at most {} MiB of memory for {} ids and {} readings (dedup.max_ids, dedup.max_readings)",

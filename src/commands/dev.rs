@@ -11,9 +11,9 @@ use tempfile::TempDir;
 use super::serve::{Signals, failed};
 use super::{FAILED, load, misused};
 use crate::app::{self, Launch, Listeners};
-use crate::config::{Config, Sources};
+use crate::config::{Config, ConfigSources};
 use crate::kafka::embedded::EmbeddedKafka;
-use crate::metrics::Outcome;
+use crate::metrics::EventOutcome;
 use crate::spool::store::Store;
 use crate::telemetry;
 use butlr_event::EventType;
@@ -40,7 +40,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> ExitCode {
-    let mut sources = Sources::default();
+    let mut sources = ConfigSources::default();
     let mut set = |key: &str, value: &str| {
         let value = toml::Value::String(value.to_owned());
         sources.flags.push((key.to_owned(), value));
@@ -118,7 +118,7 @@ fn start(
     arguments: Arguments,
     config: Config,
     listeners: Listeners,
-    sources: Sources,
+    sources: ConfigSources,
 ) -> Result<ExitCode, app::Error> {
     let ingest = listeners.ingest.local_addr()?;
     let admin = listeners.admin.local_addr()?;
@@ -154,11 +154,11 @@ fn start(
     println!(
         "\nended: {} received, {} published, {} duplicates, {} spooled, {} quarantined, {} refused",
         ledger.received,
-        ledger.of(Outcome::Published),
-        ledger.of(Outcome::Duplicate),
-        ledger.of(Outcome::Spooled),
-        ledger.of(Outcome::Quarantined),
-        ledger.of(Outcome::Refused)
+        ledger.count(EventOutcome::Published),
+        ledger.count(EventOutcome::Duplicate),
+        ledger.count(EventOutcome::Spooled),
+        ledger.count(EventOutcome::Quarantined),
+        ledger.count(EventOutcome::Refused)
     );
     Ok(ExitCode::SUCCESS)
 }
@@ -182,7 +182,7 @@ fn send(target: Target) {
 
 fn embedded(config: &Config) -> Result<EmbeddedKafka, String> {
     let topics: Vec<_> = config
-        .needed_topics()
+        .required_topics()
         .map(|spec| (spec.name.clone(), spec.partitions))
         .collect();
     EmbeddedKafka::start(&topics)
@@ -200,9 +200,9 @@ fn bind(config: &Config) -> Result<Listeners, app::Error> {
 }
 
 fn introduce(config: &Config, ingest: SocketAddr, admin: SocketAddr, embedded: bool) {
-    let topic = |t| &config.topics.topic(t).name;
+    let topic = |t| &config.topics.for_type(t).name;
     let rooms = topic(EventType::RoomOccupancy);
-    let bootstrap = config.require_kafka().unwrap_or_default();
+    let bootstrap = config.require_bootstrap_servers().unwrap_or_default();
     let spool = config.spool.dir.clone().unwrap_or_default();
     let spool = spool.display();
     let kind = if embedded {
@@ -272,7 +272,7 @@ fn line(status: &Value, before: Option<&Value>, colour: bool) -> String {
     for (i, t) in EventType::ALL.iter().enumerate() {
         match since(&format!("/types/{i}/published")) {
             0 => {}
-            n => flows.push(format!("{} {n}", t.kebab())),
+            n => flows.push(format!("{} {n}", t.kebab_name())),
         }
     }
     let refused = count(status, "/ledger/refused").unwrap_or(0);

@@ -34,7 +34,7 @@ impl PropertyArguments {
         let from_files = self.files.iter().map(|property| {
             let pair = property.split_once('=');
             let (name, file) = pair.ok_or("--kafka-property-file: write it as NAME=FILE")?;
-            let value = secret::from_file(Path::new(file))
+            let value = secret::read_file(Path::new(file))
                 .map_err(|e| format!("--kafka-property-file: {e}"))?;
             Ok((name.trim().to_owned(), value))
         });

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use secrecy::SecretString;
 
-use crate::config::{self, Config, Mistake, Sources};
+use crate::config::{self, Config, ConfigError, ConfigSources};
 use crate::http::tls::Certificate;
 use crate::kafka::client::{self, check_property};
 
@@ -86,8 +86,8 @@ impl ConfigArguments {
         self.config.is_some() || !self.set.is_empty()
     }
 
-    fn sources(&self) -> Sources {
-        let mut sources = Sources::from_process(self.config.clone());
+    fn sources(&self) -> ConfigSources {
+        let mut sources = ConfigSources::from_process(self.config.clone());
         let flags = self.set.iter().cloned();
         sources
             .flags
@@ -103,14 +103,14 @@ impl ConfigArguments {
 
 /// Reads the configuration and checks what its parts alone do not tell: certificate against key, and librdkafka's
 /// properties against each other.
-fn load(sources: &Sources) -> Result<Config, Vec<Mistake>> {
+fn load(sources: &ConfigSources) -> Result<Config, Vec<ConfigError>> {
     let config = config::load(sources, &check_property)?;
     let tls = config.http.tls.as_ref().map(Certificate::read);
     let tls = tls
         .and_then(Result::err)
-        .map(|e| Mistake::new("http.tls", e));
+        .map(|e| ConfigError::new("http.tls", e));
     let kafka = client::check(&config).err();
-    let kafka = kafka.map(|e| Mistake::new("kafka.properties", e));
+    let kafka = kafka.map(|e| ConfigError::new("kafka.properties", e));
     let mistakes: Vec<_> = tls.into_iter().chain(kafka).collect();
     match mistakes.is_empty() {
         true => Ok(config),
@@ -123,7 +123,7 @@ fn unseen(text: &str) -> Result<SecretString, Infallible> {
     Ok(SecretString::from(text))
 }
 
-fn misused(mistakes: &[Mistake]) -> ExitCode {
+fn misused(mistakes: &[ConfigError]) -> ExitCode {
     for mistake in mistakes {
         eprintln!("{mistake}");
     }

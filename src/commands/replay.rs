@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{ConfigArguments, FAILED, misused};
 use crate::replay::{self, Options, Progress};
 use crate::telemetry;
-use butlr_event::{Code, UnreadableCode};
+use butlr_event::{FieldErrorCode, UnreadableBodyCode};
 
 const ABOUT: &str = "Reads the quarantine topic from its beginning and sends what is a valid event by now through the bridge's own pipeline: duplicates are
 looked for, and the records carry ce_replayedfrom (topic/partition/offset). What is still none stays as it is. A record that came
@@ -46,8 +46,8 @@ enum From {
 
 /// What is no valid event is refused with one of these. They stay the same from release to release.
 fn codes() -> impl Iterator<Item = &'static str> {
-    let of_events = Code::ALL.map(Code::as_str);
-    let of_bodies = UnreadableCode::ALL.map(UnreadableCode::as_str);
+    let of_events = FieldErrorCode::ALL.map(FieldErrorCode::as_str);
+    let of_bodies = UnreadableBodyCode::ALL.map(UnreadableBodyCode::as_str);
     of_events.into_iter().chain(of_bodies)
 }
 
@@ -69,7 +69,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if let Err(mistake) = config.require_kafka() {
+    if let Err(mistake) = config.require_bootstrap_servers() {
         return misused(&[mistake]);
     }
     if stderr().is_terminal() {

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{ConfigArguments, FAILED, MISUSED, load, misused};
 use crate::app::{self, Launch, Listeners};
-use crate::config::{Config, Sources};
+use crate::config::{Config, ConfigSources};
 use crate::telemetry;
 
 #[derive(clap::Args, Debug)]
@@ -25,7 +25,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if let Err(mistake) = config.require_kafka() {
+    if let Err(mistake) = config.require_bootstrap_servers() {
         return misused(&[mistake]);
     }
     telemetry::init(&config.log);
@@ -83,7 +83,7 @@ pub(super) struct Signals<F> {
 }
 
 impl Signals<()> {
-    pub(super) fn listen(sources: Sources) -> std::io::Result<Signals<impl Future<Output = ()>>> {
+    pub(super) fn listen(sources: ConfigSources) -> std::io::Result<Signals<impl Future<Output = ()>>> {
         let (stop, stopped) = oneshot::channel::<()>();
         let (reload, reloads) = mpsc::channel(1);
         let terminate = signal(SignalKind::terminate())?;
@@ -115,7 +115,7 @@ async fn end_on(mut terminate: Signal, mut interrupt: Signal, stop: oneshot::Sen
     }
 }
 
-async fn reload_on(mut hangup: Signal, sources: Sources, reload: mpsc::Sender<Config>) {
+async fn reload_on(mut hangup: Signal, sources: ConfigSources, reload: mpsc::Sender<Config>) {
     while hangup.recv().await.is_some() {
         let sources = sources.clone();
         let loaded = tokio::task::spawn_blocking(move || load(&sources)).await;

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{ConfigArguments, FAILED, MISUSED, load, misused};
-use crate::config::{Config, Sources};
+use crate::config::{Config, ConfigSources};
 use crate::spool::store;
 use butlr_event::EventType;
 use butlr_event::destination::Destination;
@@ -129,7 +129,7 @@ struct SpoolArguments {
 }
 
 impl SpoolArguments {
-    fn sources(&self) -> Result<Sources, Failure> {
+    fn sources(&self) -> Result<ConfigSources, Failure> {
         let mut sources = self.config.sources();
         if let Some(dir) = &self.dir {
             let dir = dir.to_str().ok_or_else(|| {
@@ -182,7 +182,7 @@ fn require_spool(dir: &Path) -> Result<(), Failure> {
 
 /// `--type`: any spelling of a type, as in topics too, or `quarantine`.
 fn destination(text: &str) -> Result<Destination, String> {
-    let by_topic = |text| EventType::ALL.into_iter().find(|t| t.kebab() == text);
+    let by_topic = |text| EventType::ALL.into_iter().find(|t| t.kebab_name() == text);
     if text.eq_ignore_ascii_case("quarantine") {
         return Ok(Destination::Quarantine);
     }

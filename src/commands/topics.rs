@@ -20,7 +20,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    if let Err(mistake) = config.require_kafka() {
+    if let Err(mistake) = config.require_bootstrap_servers() {
         return misused(&[mistake]);
     }
     match block_on(compare(&config, arguments.apply)) {

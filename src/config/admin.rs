@@ -1,13 +1,13 @@
 //! `[admin]`: the listener for metrics, probes and the status pages.
 
-use super::reader::Reader;
+use super::reader::SectionReader;
 use super::secret;
 use secrecy::SecretString;
 use std::net::SocketAddr;
 
 /// The admin listener.
 #[derive(Clone, Debug)]
-pub struct Admin {
+pub struct AdminConfig {
     /// Where to listen. Default 127.0.0.1:9464.
     pub bind: SocketAddr,
     /// Who may see the status pages. Beyond loopback and without these, only metrics and probes are served.
@@ -23,11 +23,11 @@ pub struct AdminCredentials {
     pub password: SecretString,
 }
 
-pub(super) fn read(section: &Reader<'_>) -> Admin {
+pub(super) fn read(section: &SectionReader<'_>) -> AdminConfig {
     let credentials = ["username", "password", "password_file"]
         .iter()
-        .any(|name| section.given(name));
-    Admin {
+        .any(|name| section.is_set(name));
+    AdminConfig {
         bind: section
             .address("bind")
             .expect("the table of keys has a default for it"),
@@ -39,8 +39,8 @@ pub(super) fn read(section: &Reader<'_>) -> Admin {
     }
 }
 
-fn read_credentials(section: &Reader<'_>) -> Option<AdminCredentials> {
-    let (username, password) = (username(section), secret::required(section, "password"));
+fn read_credentials(section: &SectionReader<'_>) -> Option<AdminCredentials> {
+    let (username, password) = (read_username(section), secret::read_required(section, "password"));
     Some(AdminCredentials {
         username: username?,
         password: password?,
@@ -48,16 +48,16 @@ fn read_credentials(section: &Reader<'_>) -> Option<AdminCredentials> {
 }
 
 /// The user name of a section with HTTP Basic credentials. It is not repeated in a mistake: people swap the two.
-pub(super) fn username(section: &Reader<'_>) -> Option<String> {
-    section.missing("username", "missing; it is needed next to the password");
+pub(super) fn read_username(section: &SectionReader<'_>) -> Option<String> {
+    section.report_missing("username", "missing; it is needed next to the password");
     let username = section.text("username")?;
-    let problem = match secret::header_text(&username) {
+    let problem = match secret::check_header_text(&username) {
         Ok(()) if username.contains(':') => {
             "contains a colon, which ends the user name in HTTP Basic".to_owned()
         }
         Ok(()) => return Some(username),
         Err(problem) => problem,
     };
-    section.mistake("username", problem);
+    section.report_error("username", problem);
     None
 }

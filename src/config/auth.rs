@@ -1,21 +1,21 @@
 //! `[auth]`: who may send events.
 
-use super::admin::username;
-use super::reader::Reader;
+use super::admin::read_username;
+use super::reader::SectionReader;
 use super::secret;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The credentials of which a request needs one; without any, every request is let in.
 #[derive(Clone, Debug, Default)]
-pub struct Auth {
+pub struct AuthConfig {
     /// Keys in a header.
     pub api_keys: Vec<ApiKey>,
     /// HTTP Basic.
-    pub basic: Vec<Basic>,
+    pub basic: Vec<BasicCredentials>,
 }
 
-impl Auth {
+impl AuthConfig {
     /// Whether no credentials are configured at all.
     pub fn is_empty(&self) -> bool {
         self.api_keys.is_empty() && self.basic.is_empty()
@@ -35,7 +35,7 @@ pub struct ApiKey {
 
 /// A user of HTTP Basic authentication.
 #[derive(Clone, Debug)]
-pub struct Basic {
+pub struct BasicCredentials {
     /// What metrics and logs call it: 1 to 64 of `A-Z a-z 0-9 _ . -`, unique among all credentials.
     pub name: String,
     /// The user name: visible ASCII without a colon.
@@ -45,7 +45,7 @@ pub struct Basic {
 }
 
 /// Headers that HTTP itself, or the bridge's reading of the body, gives a meaning.
-const TAKEN: &[&str] = &[
+const RESERVED_HEADERS: &[&str] = &[
     "connection",
     "content-encoding",
     "content-length",
@@ -61,15 +61,15 @@ const TAKEN: &[&str] = &[
     "x-request-id",
 ];
 
-pub(super) fn read(section: &Reader<'_>) -> Auth {
+pub(super) fn read(section: &SectionReader<'_>) -> AuthConfig {
     let mut names = BTreeSet::new();
-    let mut auth = Auth::default();
+    let mut auth = AuthConfig::default();
     let mut seen = BTreeMap::new();
     for item in &section.items("api_keys") {
         let (name, header, value) = (
-            name(item, &mut names),
-            header(item),
-            secret::required(item, "value"),
+            read_name(item, &mut names),
+            read_header(item),
+            secret::read_required(item, "value"),
         );
         let (Some(name), Some(header), Some(value)) = (name, header, value) else {
             continue;
@@ -78,7 +78,7 @@ pub(super) fn read(section: &Reader<'_>) -> Auth {
             (header.clone(), value.expose_secret().to_owned()),
             item.key().to_owned(),
         ) {
-            Some(other) => item.mistake(
+            Some(other) => item.report_error(
                 "",
                 format!(
                     "the same header and value as {other}, so nobody could tell the two apart; \
@@ -95,9 +95,9 @@ pub(super) fn read(section: &Reader<'_>) -> Auth {
     seen.clear();
     for item in &section.items("basic") {
         let (name, username, password) = (
-            name(item, &mut names),
-            username(item),
-            secret::required(item, "password"),
+            read_name(item, &mut names),
+            read_username(item),
+            secret::read_required(item, "password"),
         );
         let (Some(name), Some(username), Some(password)) = (name, username, password) else {
             continue;
@@ -106,14 +106,14 @@ pub(super) fn read(section: &Reader<'_>) -> Auth {
             (username.clone(), password.expose_secret().to_owned()),
             item.key().to_owned(),
         ) {
-            Some(other) => item.mistake(
+            Some(other) => item.report_error(
                 "",
                 format!(
                     "the same user name and password as {other}, so nobody could tell the two \
                      apart; allowed: another password"
                 ),
             ),
-            None => auth.basic.push(Basic {
+            None => auth.basic.push(BasicCredentials {
                 name,
                 username,
                 password,
@@ -124,8 +124,8 @@ pub(super) fn read(section: &Reader<'_>) -> Auth {
 }
 
 /// The name of a credential: a label in metrics, so it must be short, plain and its own.
-fn name(item: &Reader<'_>, names: &mut BTreeSet<String>) -> Option<String> {
-    item.missing(
+fn read_name(item: &SectionReader<'_>, names: &mut BTreeSet<String>) -> Option<String> {
+    item.report_missing(
         "name",
         "missing; metrics and logs need a name for this credential",
     );
@@ -133,14 +133,14 @@ fn name(item: &Reader<'_>, names: &mut BTreeSet<String>) -> Option<String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
         // Not repeated: it may be the value, swapped.
-        item.mistake(
+        item.report_error(
             "name",
             "not a name; allowed are 1 to 64 letters, digits, underscores, dots and hyphens",
         );
         return None;
     }
     if !names.insert(name.clone()) {
-        item.mistake(
+        item.report_error(
             "name",
             format!("{name} is taken by another credential; allowed: a name of its own"),
         );
@@ -149,22 +149,22 @@ fn name(item: &Reader<'_>, names: &mut BTreeSet<String>) -> Option<String> {
     Some(name)
 }
 
-fn header(item: &Reader<'_>) -> Option<String> {
-    item.missing(
+fn read_header(item: &SectionReader<'_>) -> Option<String> {
+    item.report_missing(
         "header",
         "missing; name the header that carries the key, such as x-api-key",
     );
     let header = item.text("header")?.to_ascii_lowercase();
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if header.is_empty() || header.len() > 64 || !header.bytes().all(token) {
-        item.mistake(
+        item.report_error(
             "header",
             "not the name of a header; allowed is one such as x-api-key, at most 64 characters",
         );
         return None;
     }
-    if TAKEN.contains(&header.as_str()) {
-        item.mistake(
+    if RESERVED_HEADERS.contains(&header.as_str()) {
+        item.report_error(
             "header",
             format!(
                 "{header} has a meaning of its own in HTTP; allowed is another, such as x-api-key"

@@ -1,6 +1,6 @@
 //! `[dedup]`: what becomes of events that came before.
 
-use super::reader::Reader;
+use super::reader::SectionReader;
 use super::secret;
 use redis::IntoConnectionInfo;
 use secrecy::{ExposeSecret, SecretString};
@@ -9,13 +9,13 @@ use std::time::Duration;
 
 /// What becomes of events that came before.
 #[derive(Clone, Debug)]
-pub struct Dedup {
+pub struct DedupConfig {
     /// Where claims are kept. Default memory.
-    pub store: Store,
+    pub store: DedupStore,
     /// What becomes of the same event, delivered again. Default drop.
-    pub redelivery: Handling,
+    pub redelivery: DuplicateHandling,
     /// What becomes of an occupancy computed again with the value that is there. Default drop.
-    pub repeat: Handling,
+    pub repeat: DuplicateHandling,
     /// For how long an event's id is remembered after it was stored. Default 15 min.
     pub id_window: Duration,
     /// For how long the current value of an occupancy (type, space, timestamp) is remembered. Default 15 min.
@@ -31,16 +31,16 @@ pub struct Dedup {
 
 /// Where claims are kept.
 #[derive(Clone, Debug)]
-pub enum Store {
+pub enum DedupStore {
     /// In this process: copies that reach different replicas are not recognised.
     Memory,
     /// Shared by all replicas.
-    Redis(Redis),
+    Redis(RedisConfig),
 }
 
 /// The store that replicas share.
 #[derive(Clone, Debug)]
-pub struct Redis {
+pub struct RedisConfig {
     /// `redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS.
     pub url: SecretString,
     /// What all keys begin with. Default `butlr-bridge`.
@@ -51,7 +51,7 @@ pub struct Redis {
 
 /// What becomes of a duplicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handling {
+pub enum DuplicateHandling {
     /// Not published, and answered as a duplicate.
     Drop,
     /// Published with the header `ce_duplicate`.
@@ -60,37 +60,37 @@ pub enum Handling {
     Off,
 }
 
-impl Dedup {
+impl DedupConfig {
     /// Whether events are compared with what is stored at all.
-    pub fn is_on(&self) -> bool {
-        (self.redelivery, self.repeat) != (Handling::Off, Handling::Off)
+    pub fn is_enabled(&self) -> bool {
+        (self.redelivery, self.repeat) != (DuplicateHandling::Off, DuplicateHandling::Off)
     }
 }
 
 const HAS_DEFAULT: &str = "the table of keys has a default for it";
 const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
-const REBUILD: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
-const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
-const HANDLINGS: [(&str, Handling); 3] = [
-    ("drop", Handling::Drop),
-    ("tag", Handling::Tag),
-    ("off", Handling::Off),
+const REBUILD_WITHIN: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+const REDIS_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
+const HANDLINGS: [(&str, DuplicateHandling); 3] = [
+    ("drop", DuplicateHandling::Drop),
+    ("tag", DuplicateHandling::Tag),
+    ("off", DuplicateHandling::Off),
 ];
 
-pub(super) fn read(section: &Reader<'_>) -> Dedup {
+pub(super) fn read(section: &SectionReader<'_>) -> DedupConfig {
     let handling = |name| section.choice(name, &HANDLINGS).expect(HAS_DEFAULT);
     let window = |name| section.duration(name, WINDOW).expect(HAS_DEFAULT);
     let most = |name| section.integer(name, 1_000..=1_000_000_000);
     let (redelivery, repeat) = (handling("redelivery"), handling("repeat"));
-    if redelivery == Handling::Off && repeat != Handling::Off {
+    if redelivery == DuplicateHandling::Off && repeat != DuplicateHandling::Off {
         // An event that came before would count as the current value, and what follows be judged by that.
-        section.mistake(
+        section.report_error(
             "redelivery",
             "\"off\" goes only together with repeat = \"off\"; allowed otherwise: drop, tag",
         );
     }
-    Dedup {
-        store: store(section),
+    DedupConfig {
+        store: read_store(section),
         redelivery,
         repeat,
         id_window: window("id_window"),
@@ -98,40 +98,40 @@ pub(super) fn read(section: &Reader<'_>) -> Dedup {
         max_ids: most("max_ids").expect(HAS_DEFAULT),
         max_readings: most("max_readings").expect(HAS_DEFAULT),
         rebuild_within: section
-            .duration("rebuild_within", REBUILD)
+            .duration("rebuild_within", REBUILD_WITHIN)
             .expect(HAS_DEFAULT),
     }
 }
 
-fn store(section: &Reader<'_>) -> Store {
+fn read_store(section: &SectionReader<'_>) -> DedupStore {
     let stores = [("memory", false), ("redis", true)];
     let is_redis = section.choice("store", &stores).expect(HAS_DEFAULT);
     let timeout = section
-        .duration("redis_timeout", TIMEOUT)
+        .duration("redis_timeout", REDIS_TIMEOUT)
         .expect(HAS_DEFAULT);
     let given = ["redis_url", "redis_url_file"]
         .into_iter()
-        .find(|name| section.given(name));
+        .find(|name| section.is_set(name));
     if !is_redis {
         if let Some(name) = given
-            && section.sound(&["dedup.store"])
+            && section.is_valid(&["dedup.store"])
         {
-            section.mistake(
+            section.report_error(
                 name,
                 "is of no use while dedup.store is \"memory\"; set that to \"redis\", or leave this out",
             );
         }
-        return Store::Memory;
+        return DedupStore::Memory;
     }
-    let Some(url) = secret::required(section, "redis_url") else {
-        return Store::Memory;
+    let Some(url) = secret::read_required(section, "redis_url") else {
+        return DedupStore::Memory;
     };
-    let prefix = section.read("redis_prefix", |written| prefix(written.text()?));
-    if let Err(problem) = redis_url(&url) {
-        section.mistake(given.unwrap_or("redis_url"), problem);
-        return Store::Memory;
+    let prefix = section.read("redis_prefix", |written| parse_prefix(written.text()?));
+    if let Err(problem) = check_redis_url(&url) {
+        section.report_error(given.unwrap_or("redis_url"), problem);
+        return DedupStore::Memory;
     }
-    Store::Redis(Redis {
+    DedupStore::Redis(RedisConfig {
         url,
         prefix: prefix.expect(HAS_DEFAULT),
         timeout,
@@ -139,7 +139,7 @@ fn store(section: &Reader<'_>) -> Store {
 }
 
 /// Part of each key, so short ones.
-fn prefix(text: &str) -> Result<String, String> {
+fn parse_prefix(text: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if (1..=64).contains(&text.len()) && text.chars().all(good) {
         Ok(text.to_owned())
@@ -151,7 +151,7 @@ fn prefix(text: &str) -> Result<String, String> {
 }
 
 /// The value is never repeated: it may hold a password.
-fn redis_url(url: &SecretString) -> Result<(), &'static str> {
+fn check_redis_url(url: &SecretString) -> Result<(), &'static str> {
     const ALLOWED: &str = "is no such address; allowed: redis://host:6379 (rediss:// with TLS), with user and password as in redis://user:password@host:6379/0, where characters with a meaning in addresses stand as %40";
     let text = url.expose_secret();
     let known = text.starts_with("redis://") || text.starts_with("rediss://");

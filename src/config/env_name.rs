@@ -1,7 +1,7 @@
 //! The names of environment variables that are nearly the bridge's.
 
 use super::keys::KEYS;
-use super::suggest::nearest;
+use super::suggestion::find_nearest;
 
 /// What every variable of the bridge's starts with.
 pub(super) const PREFIX: &str = "BUTLR_BRIDGE__";
@@ -11,13 +11,13 @@ pub(super) const NEAR_PREFIX: &str = "BUTLR_BRIDGE_";
 const TEST_PREFIX: &str = "BUTLR_BRIDGE_TEST_";
 
 /// What is wrong with the name of a variable that does not start with [`PREFIX`], if it should have.
-pub(super) fn mistaken(name: &str) -> Option<String> {
+pub(super) fn describe_misspelling(name: &str) -> Option<String> {
     let rest = name.strip_prefix(NEAR_PREFIX)?;
     let meant = !name.starts_with(TEST_PREFIX) && !is_service_link(name);
-    meant.then(|| single_underscore(rest))
+    meant.then(|| suggest_variable(rest))
 }
 
-fn single_underscore(rest: &str) -> String {
+fn suggest_variable(rest: &str) -> String {
     let single = |key: &str| key.replace('.', "_").to_ascii_uppercase();
     // Arrays and tables of the user's own names are given whole.
     let whole = |key: &'static str| {
@@ -32,7 +32,7 @@ fn single_underscore(rest: &str) -> String {
         .map(|known| whole(known.key))
         .map(|key| (single(key), key))
         .collect();
-    let near = nearest(&written, known.iter().map(|(name, _)| name.as_str()));
+    let near = find_nearest(&written, known.iter().map(|(name, _)| name.as_str()));
     match known.iter().find(|(name, _)| Some(name.as_str()) == near) {
         Some((_, key)) => {
             let name = key.replace('.', "__").to_ascii_uppercase();

@@ -1,7 +1,7 @@
 //! `[http]`: the ingest listener and its limits.
 
-use super::reader::Reader;
-use super::value::{show_duration, show_size};
+use super::reader::SectionReader;
+use super::units::{format_duration, format_size};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The ingest listener and what bounds a request.
 #[derive(Clone, Debug)]
-pub struct Http {
+pub struct HttpConfig {
     /// Where to listen. Default 127.0.0.1:8080; beyond loopback only with credentials.
     pub bind: SocketAddr,
     /// Threads that serve requests. Default: the number of processors.
@@ -53,57 +53,57 @@ pub struct TlsFiles {
 const EVENT_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 30;
 const BODY_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 30;
 const IN_FLIGHT_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 40;
-const ANSWER: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
-const PATIENCE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+const ANSWER_WITHIN: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+const CLIENT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
 const KEEP_ALIVE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 
 const HAS_DEFAULT: &str = "the table of keys has a default for it";
 
-pub(super) fn read(section: &Reader<'_>) -> Http {
+pub(super) fn read(section: &SectionReader<'_>) -> HttpConfig {
     let duration = |name, bounds| section.duration(name, bounds).expect(HAS_DEFAULT);
     let size = |name, bounds| section.size(name, bounds).expect(HAS_DEFAULT);
     let count = |name, most| section.integer(name, 1..=most).expect(HAS_DEFAULT);
-    Http {
+    HttpConfig {
         bind: section.address("bind").expect(HAS_DEFAULT),
         workers: section
             .integer("workers", 1..=1024)
-            .unwrap_or_else(processors),
+            .unwrap_or_else(available_processors),
         max_body_bytes: size("max_body_bytes", BODY_BYTES),
         max_event_bytes: size("max_event_bytes", EVENT_BYTES),
         max_events: count("max_events", 100_000),
-        answer_within: duration("answer_within", ANSWER),
-        sender_timeout: section.duration("sender_timeout", PATIENCE),
-        header_timeout: duration("header_timeout", PATIENCE),
-        body_timeout: duration("body_timeout", PATIENCE),
+        answer_within: duration("answer_within", ANSWER_WITHIN),
+        sender_timeout: section.duration("sender_timeout", CLIENT_TIMEOUT),
+        header_timeout: duration("header_timeout", CLIENT_TIMEOUT),
+        body_timeout: duration("body_timeout", CLIENT_TIMEOUT),
         keep_alive: duration("keep_alive", KEEP_ALIVE),
         max_connections: count("max_connections", 1_000_000),
         max_in_flight_events: count("max_in_flight_events", 10_000_000),
         max_in_flight_bytes: size("max_in_flight_bytes", IN_FLIGHT_BYTES),
-        tls: if section.given("tls") {
-            tls(&section.section("tls"))
+        tls: if section.is_set("tls") {
+            read_tls(&section.section("tls"))
         } else {
             None
         },
     }
 }
 
-fn processors() -> usize {
+fn available_processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn tls(section: &Reader<'_>) -> Option<TlsFiles> {
+fn read_tls(section: &SectionReader<'_>) -> Option<TlsFiles> {
     let file = |name: &str, other: &str| {
         let path = section.text(name);
-        section.missing(name, format!("missing; TLS needs it next to {other}"));
+        section.report_missing(name, format!("missing; TLS needs it next to {other}"));
         path.map(PathBuf::from).filter(|path| {
             let opened = File::open(path).and_then(|file| file.metadata());
             match opened {
                 Ok(about) if about.is_dir() => {
-                    section.mistake(name, format!("{} is a directory", path.display()))
+                    section.report_error(name, format!("{} is a directory", path.display()))
                 }
                 Ok(_) => return true,
                 Err(error) => {
-                    section.mistake(name, format!("{} cannot be read: {error}", path.display()))
+                    section.report_error(name, format!("{} cannot be read: {error}", path.display()))
                 }
             }
             false
@@ -117,26 +117,26 @@ fn tls(section: &Reader<'_>) -> Option<TlsFiles> {
 }
 
 /// The rules between the keys of this section.
-pub(super) fn check(http: &Http, root: &Reader<'_>) {
+pub(super) fn check(http: &HttpConfig, root: &SectionReader<'_>) {
     let section = root.section("http");
-    if root.sound(&["http.max_event_bytes", "http.max_body_bytes"])
+    if root.is_valid(&["http.max_event_bytes", "http.max_body_bytes"])
         && http.max_event_bytes > http.max_body_bytes
     {
         let [event, body] =
-            [http.max_event_bytes, http.max_body_bytes].map(|bytes| show_size(bytes as u64));
-        section.mistake(
+            [http.max_event_bytes, http.max_body_bytes].map(|bytes| format_size(bytes as u64));
+        section.report_error(
             "max_event_bytes",
             format!(
                 "{event} is more than http.max_body_bytes ({body}) lets in; allowed: up to that"
             ),
         );
     }
-    if root.sound(&["http.max_in_flight_bytes", "http.max_body_bytes"])
+    if root.is_valid(&["http.max_in_flight_bytes", "http.max_body_bytes"])
         && http.max_in_flight_bytes < http.max_body_bytes
     {
         let [all, body] =
-            [http.max_in_flight_bytes, http.max_body_bytes].map(|bytes| show_size(bytes as u64));
-        section.mistake(
+            [http.max_in_flight_bytes, http.max_body_bytes].map(|bytes| format_size(bytes as u64));
+        section.report_error(
             "max_in_flight_bytes",
             format!(
                 "{all} is less than one body of http.max_body_bytes ({body}), which would \
@@ -144,15 +144,15 @@ pub(super) fn check(http: &Http, root: &Reader<'_>) {
             ),
         );
     }
-    if root.sound(&["http.max_in_flight_events", "http.max_events"])
+    if root.is_valid(&["http.max_in_flight_events", "http.max_events"])
         && http.max_in_flight_events < http.max_events
     {
-        let Http {
+        let HttpConfig {
             max_in_flight_events: all,
             max_events: array,
             ..
         } = http;
-        section.mistake(
+        section.report_error(
             "max_in_flight_events",
             format!(
                 "{all} is less than one array of http.max_events ({array}), which would never \
@@ -160,12 +160,12 @@ pub(super) fn check(http: &Http, root: &Reader<'_>) {
             ),
         );
     }
-    if root.sound(&["http.answer_within", "http.sender_timeout"])
+    if root.is_valid(&["http.answer_within", "http.sender_timeout"])
         && let Some(sender) = http.sender_timeout
         && http.answer_within >= sender
     {
-        let [answer, sender] = [http.answer_within, sender].map(show_duration);
-        section.mistake(
+        let [answer, sender] = [http.answer_within, sender].map(format_duration);
+        section.report_error(
             "answer_within",
             format!(
                 "after {answer} the sender has given up already (http.sender_timeout is \

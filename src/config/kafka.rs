@@ -1,10 +1,10 @@
 //! `[kafka]`: the brokers and how records get there.
 
-use super::http::Http;
+use super::http::HttpConfig;
 use super::properties::{self, PropertyCheck};
-use super::reader::Reader;
-use super::value::{show_duration, show_size};
-use super::written::within;
+use super::reader::SectionReader;
+use super::units::{format_duration, format_size};
+use super::written_value::check_bounds;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// The brokers and how records get there.
 #[derive(Clone, Debug)]
-pub struct Kafka {
+pub struct KafkaConfig {
     /// Brokers to start from: `host:port`, separated by commas, without spaces. See [`super::Config::require_kafka`].
     pub bootstrap_servers: Option<String>,
     /// Which time a record gets. Default: the event's.
@@ -44,7 +44,7 @@ pub enum TimestampMode {
 }
 
 /// Above this (`message.timestamp.after.max.ms`, 1 h on a stock broker) a broker refuses the whole batch that a record is in.
-const BROKERS_MAX_FUTURE: Duration = Duration::from_secs(3600);
+const BROKER_MAX_FUTURE: Duration = Duration::from_secs(3600);
 /// librdkafka's default of `message.max.bytes`.
 const MESSAGE_MAX_BYTES: u64 = 1_000_000;
 /// What key, headers and framing may add to an event. The ids that the bridge requires have at most 256 bytes each; only
@@ -54,51 +54,51 @@ pub const RECORD_OVERHEAD: usize = 16 << 10;
 const DAY: u64 = 86_400;
 const MAX_PAST: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(36_500 * DAY);
-const AWAY: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
-const CONFIRM: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+const AWAY_AFTER: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+const CONFIRM_WITHIN: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
 const HAS_DEFAULT: &str = "the table of keys has a default for it";
 
-pub(super) fn read(section: &Reader<'_>, property_check: &PropertyCheck) -> Kafka {
+pub(super) fn read(section: &SectionReader<'_>, property_check: &PropertyCheck) -> KafkaConfig {
     let timestamps = [
         ("event", TimestampMode::Event),
         ("received", TimestampMode::Received),
     ];
-    Kafka {
+    KafkaConfig {
         bootstrap_servers: section.read("bootstrap_servers", |written| {
-            bootstrap_servers(written.text()?)
+            parse_bootstrap_servers(written.text()?)
         }),
         timestamp: section.choice("timestamp", &timestamps).expect(HAS_DEFAULT),
         max_future: section
-            .read("max_future", |written| max_future(written.duration()?))
+            .read("max_future", |written| parse_max_future(written.parse_duration()?))
             .expect(HAS_DEFAULT),
         max_past: section.duration("max_past", MAX_PAST).expect(HAS_DEFAULT),
         max_in_flight_per_topic: section
             .integer("max_in_flight_per_topic", 1..=10_000_000)
             .expect(HAS_DEFAULT),
         confirm_within: section
-            .duration("confirm_within", CONFIRM)
+            .duration("confirm_within", CONFIRM_WITHIN)
             .expect(HAS_DEFAULT),
-        away_after: section.duration("away_after", AWAY).expect(HAS_DEFAULT),
+        away_after: section.duration("away_after", AWAY_AFTER).expect(HAS_DEFAULT),
         properties: properties::read(section, property_check),
     }
 }
 
-fn max_future(duration: Duration) -> Result<Duration, String> {
-    if duration >= BROKERS_MAX_FUTURE {
-        let duration = show_duration(duration);
+fn parse_max_future(duration: Duration) -> Result<Duration, String> {
+    if duration >= BROKER_MAX_FUTURE {
+        let duration = format_duration(duration);
         return Err(format!(
             "{duration} is too far: a broker refuses the whole batch for one record that \
              lies 1h ahead; allowed: 1ms to less than 1h"
         ));
     }
-    within(duration, &(Duration::from_millis(1)..=BROKERS_MAX_FUTURE))
+    check_bounds(duration, &(Duration::from_millis(1)..=BROKER_MAX_FUTURE))
 }
 
 /// Checks the list and gives it back without spaces.
-fn bootstrap_servers(list: &str) -> Result<String, String> {
+fn parse_bootstrap_servers(list: &str) -> Result<String, String> {
     let servers: Vec<&str> = list.split(',').map(str::trim).collect();
     for (index, server) in servers.iter().enumerate() {
-        if let Err(problem) = bootstrap_server(server) {
+        if let Err(problem) = check_bootstrap_server(server) {
             // Somebody who writes a password there, as in a URL, must not find it in a log.
             let shown = if server.contains('@') { "…" } else { server };
             return Err(format!(
@@ -110,7 +110,7 @@ fn bootstrap_servers(list: &str) -> Result<String, String> {
     Ok(servers.join(","))
 }
 
-fn bootstrap_server(server: &str) -> Result<(), &'static str> {
+fn check_bootstrap_server(server: &str) -> Result<(), &'static str> {
     if server.is_empty() {
         return Err("is empty");
     }
@@ -149,14 +149,14 @@ fn bootstrap_server(server: &str) -> Result<(), &'static str> {
 }
 
 /// The rules between this section and the listener's.
-pub(super) fn check(kafka: &Kafka, http: &Http, root: &Reader<'_>) {
+pub(super) fn check(kafka: &KafkaConfig, http: &HttpConfig, root: &SectionReader<'_>) {
     check_event_size(kafka, http, root);
     check_linger(kafka, http, root);
 }
 
-fn check_event_size(kafka: &Kafka, http: &Http, root: &Reader<'_>) {
+fn check_event_size(kafka: &KafkaConfig, http: &HttpConfig, root: &SectionReader<'_>) {
     let given = property(kafka, "message.max.bytes");
-    if !root.sound(&[
+    if !root.is_valid(&[
         "http.max_event_bytes",
         "kafka.properties.\"message.max.bytes\"",
     ]) {
@@ -172,11 +172,11 @@ fn check_event_size(kafka: &Kafka, http: &Http, root: &Reader<'_>) {
     let event = http.max_event_bytes as u64;
     if event + RECORD_OVERHEAD as u64 > limit {
         let (event, overhead, limit) = (
-            show_size(event),
-            show_size(RECORD_OVERHEAD as u64),
-            show_size(limit),
+            format_size(event),
+            format_size(RECORD_OVERHEAD as u64),
+            format_size(limit),
         );
-        root.section("http").mistake(
+        root.section("http").report_error(
             "max_event_bytes",
             format!(
                 "{event} and up to {overhead} for key and headers do not fit into {whose} \
@@ -187,18 +187,18 @@ fn check_event_size(kafka: &Kafka, http: &Http, root: &Reader<'_>) {
 }
 
 /// What librdkafka calls the time that a record waits for others, ms: one property of two names.
-pub const LINGER: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
+pub const LINGER_PROPERTIES: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
 
-fn check_linger(kafka: &Kafka, http: &Http, root: &Reader<'_>) {
-    for name in LINGER {
+fn check_linger(kafka: &KafkaConfig, http: &HttpConfig, root: &SectionReader<'_>) {
+    for name in LINGER_PROPERTIES {
         let Some(linger) = property(kafka, name).and_then(|value| value.trim().parse::<f64>().ok())
         else {
             continue;
         };
-        if root.sound(&["http.answer_within"]) && linger >= http.answer_within.as_secs_f64() * 500.0
+        if root.is_valid(&["http.answer_within"]) && linger >= http.answer_within.as_secs_f64() * 500.0
         {
-            let answer = show_duration(http.answer_within);
-            root.section("kafka").section("properties").mistake(
+            let answer = format_duration(http.answer_within);
+            root.section("kafka").section("properties").report_error(
                 name,
                 format!(
                     "waiting {linger}ms for a batch leaves too little of http.answer_within \
@@ -209,7 +209,7 @@ fn check_linger(kafka: &Kafka, http: &Http, root: &Reader<'_>) {
     }
 }
 
-pub(super) fn property<'k>(kafka: &'k Kafka, name: &str) -> Option<&'k str> {
+pub(super) fn property<'k>(kafka: &'k KafkaConfig, name: &str) -> Option<&'k str> {
     kafka.properties.get(name).map(ExposeSecret::expose_secret)
 }
 
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn lists_of_servers() {
         assert_eq!(
-            bootstrap_servers("a:9092, b.example.org:1 ,[::1]:9092,10.0.0.1,[::1]").unwrap(),
+            parse_bootstrap_servers("a:9092, b.example.org:1 ,[::1]:9092,10.0.0.1,[::1]").unwrap(),
             "a:9092,b.example.org:1,[::1]:9092,10.0.0.1,[::1]"
         );
         for (bad, problem) in [
@@ -237,11 +237,11 @@ mod tests {
             ("a b", "valid host"),
             ("SASL_SSL://a:9093", "has a scheme"),
         ] {
-            let told = bootstrap_servers(bad).unwrap_err();
-            assert!(told.contains(problem), "{bad}: {told}");
+            let problem_text = parse_bootstrap_servers(bad).unwrap_err();
+            assert!(problem_text.contains(problem), "{bad}: {problem_text}");
         }
         assert!(
-            !bootstrap_servers("user:s3cret@host:1")
+            !parse_bootstrap_servers("user:s3cret@host:1")
                 .unwrap_err()
                 .contains("s3cret")
         );
@@ -249,14 +249,14 @@ mod tests {
 
     #[test]
     fn the_future_ends_before_the_brokers() {
-        assert!(max_future(Duration::from_secs(3599)).is_ok());
+        assert!(parse_max_future(Duration::from_secs(3599)).is_ok());
         assert!(
-            max_future(Duration::from_secs(3600))
+            parse_max_future(Duration::from_secs(3600))
                 .unwrap_err()
                 .contains("whole batch")
         );
         assert!(
-            max_future(Duration::ZERO)
+            parse_max_future(Duration::ZERO)
                 .unwrap_err()
                 .contains("out of bounds")
         );

@@ -5,16 +5,16 @@
 
 /// Where a key's value comes from when nobody gives one.
 #[derive(Clone, Copy)]
-pub(super) enum Preset {
+pub(super) enum DefaultValue {
     /// A text that is read exactly as if the user had written it.
-    Text(&'static str),
+    Literal(&'static str),
     /// There is no fixed text; this says what happens instead.
-    Told(&'static str),
+    Described(&'static str),
 }
 
-pub(super) struct Key {
+pub(super) struct KeySpec {
     pub key: &'static str,
-    pub preset: Preset,
+    pub default: DefaultValue,
     pub doc: &'static str,
 }
 
@@ -33,147 +33,147 @@ pub struct KeyDoc {
 pub fn reference() -> Vec<KeyDoc> {
     KEYS.iter()
         .map(
-            |&Key {
+            |&KeySpec {
                  key,
-                 preset: Text(default) | Told(default),
+                 default: Literal(default) | Described(default),
                  doc,
              }| KeyDoc { key, default, doc },
         )
         .collect()
 }
 
-use Preset::{Text, Told};
+use DefaultValue::{Literal, Described};
 
-const fn key(key: &'static str, preset: Preset, doc: &'static str) -> Key {
-    Key { key, preset, doc }
+const fn key(key: &'static str, preset: DefaultValue, doc: &'static str) -> KeySpec {
+    KeySpec { key, default: preset, doc }
 }
 
 #[rustfmt::skip]
-pub(super) static KEYS: &[Key] = &[
-    key("http.bind", Text("127.0.0.1:8080"), "Address and port of the ingest listener; beyond loopback only with credentials"),
-    key("http.workers", Told("the number of processors"), "Threads that serve requests"),
-    key("http.max_body_bytes", Text("1MiB"), "Largest request body, also after decompression"),
-    key("http.max_event_bytes", Text("256KiB"), "Largest single event"),
-    key("http.max_events", Text("1000"), "Most events in one array"),
-    key("http.answer_within", Text("2s"), "Longest time from a request's last byte to its answer"),
-    key("http.sender_timeout", Told("unknown"), "How long the sender waits for an answer, as its subscription says; answer_within must be shorter"),
-    key("http.header_timeout", Text("5s"), "Longest time a client may take to send a request's headers"),
-    key("http.body_timeout", Text("5s"), "Longest time a client may take to send a request's body"),
-    key("http.keep_alive", Text("75s"), "How long an idle connection stays open"),
-    key("http.max_connections", Text("10000"), "Most open connections"),
-    key("http.max_in_flight_events", Text("100000"), "Most events waiting for Kafka at one time; more are answered 503"),
-    key("http.max_in_flight_bytes", Text("256MiB"), "Most bytes of request bodies held at one time; more are answered 503"),
-    key("http.tls.cert_file", Told("no TLS"), "PEM file with the certificate chain"),
-    key("http.tls.key_file", Told("no TLS"), "PEM file with the certificate's private key"),
+pub(super) static KEYS: &[KeySpec] = &[
+    key("http.bind", Literal("127.0.0.1:8080"), "Address and port of the ingest listener; beyond loopback only with credentials"),
+    key("http.workers", Described("the number of processors"), "Threads that serve requests"),
+    key("http.max_body_bytes", Literal("1MiB"), "Largest request body, also after decompression"),
+    key("http.max_event_bytes", Literal("256KiB"), "Largest single event"),
+    key("http.max_events", Literal("1000"), "Most events in one array"),
+    key("http.answer_within", Literal("2s"), "Longest time from a request's last byte to its answer"),
+    key("http.sender_timeout", Described("unknown"), "How long the sender waits for an answer, as its subscription says; answer_within must be shorter"),
+    key("http.header_timeout", Literal("5s"), "Longest time a client may take to send a request's headers"),
+    key("http.body_timeout", Literal("5s"), "Longest time a client may take to send a request's body"),
+    key("http.keep_alive", Literal("75s"), "How long an idle connection stays open"),
+    key("http.max_connections", Literal("10000"), "Most open connections"),
+    key("http.max_in_flight_events", Literal("100000"), "Most events waiting for Kafka at one time; more are answered 503"),
+    key("http.max_in_flight_bytes", Literal("256MiB"), "Most bytes of request bodies held at one time; more are answered 503"),
+    key("http.tls.cert_file", Described("no TLS"), "PEM file with the certificate chain"),
+    key("http.tls.key_file", Described("no TLS"), "PEM file with the certificate's private key"),
 
-    key("admin.bind", Text("127.0.0.1:9464"), "Address and port of the admin listener"),
-    key("admin.username", Told("none"), "User of the status pages; beyond loopback they are served only with credentials"),
-    key("admin.password", Told("none"), "That user's password"),
-    key("admin.password_file", Told("none"), "File with that user's password"),
+    key("admin.bind", Literal("127.0.0.1:9464"), "Address and port of the admin listener"),
+    key("admin.username", Described("none"), "User of the status pages; beyond loopback they are served only with credentials"),
+    key("admin.password", Described("none"), "That user's password"),
+    key("admin.password_file", Described("none"), "File with that user's password"),
 
-    key("kafka.bootstrap_servers", Told("needed by serve and topics"), "Brokers to start from: host:port, separated by commas"),
-    key("kafka.timestamp", Text("event"), "A record's timestamp: the event's own (event) or the time of receipt (received)"),
-    key("kafka.max_future", Text("1m"), "An event's time further ahead than this is replaced by the time of publishing; below 1h"),
-    key("kafka.max_past", Text("3d"), "An event's time further back than this is replaced by the time of publishing; below every retention"),
-    key("kafka.max_in_flight_per_topic", Text("10000"), "Most events of one topic waiting for Kafka; more are spooled (without a spool answered 503), so that one topic cannot stall the others"),
-    key("kafka.confirm_within", Text("1s"), "How long Kafka may take to confirm an event before it is stored in the spool instead"),
-    key("kafka.away_after", Text("10s"), "Without a spool that can be written: after this long without a reachable broker the bridge is no longer ready"),
-    key("kafka.properties.*", Told("none"), "A librdkafka property, its name in quotes; what the bridge's promise rests on is refused"),
-    key("kafka.secret_files.*", Told("none"), "File with the value of a librdkafka property"),
+    key("kafka.bootstrap_servers", Described("needed by serve and topics"), "Brokers to start from: host:port, separated by commas"),
+    key("kafka.timestamp", Literal("event"), "A record's timestamp: the event's own (event) or the time of receipt (received)"),
+    key("kafka.max_future", Literal("1m"), "An event's time further ahead than this is replaced by the time of publishing; below 1h"),
+    key("kafka.max_past", Literal("3d"), "An event's time further back than this is replaced by the time of publishing; below every retention"),
+    key("kafka.max_in_flight_per_topic", Literal("10000"), "Most events of one topic waiting for Kafka; more are spooled (without a spool answered 503), so that one topic cannot stall the others"),
+    key("kafka.confirm_within", Literal("1s"), "How long Kafka may take to confirm an event before it is stored in the spool instead"),
+    key("kafka.away_after", Literal("10s"), "Without a spool that can be written: after this long without a reachable broker the bridge is no longer ready"),
+    key("kafka.properties.*", Described("none"), "A librdkafka property, its name in quotes; what the bridge's promise rests on is refused"),
+    key("kafka.secret_files.*", Described("none"), "File with the value of a librdkafka property"),
 
-    key("topics.template", Text("butlr.event.{type}.v1"), "Topic names; {type} becomes the event type, as in room-occupancy-1min"),
-    key("topics.partitions", Text("6"), "Partitions of a topic"),
-    key("topics.replication_factor", Told("the broker's default"), "Replicas of a partition"),
-    key("topics.min_insync_replicas", Told("the broker's default"), "Replicas that must have a record before it counts as stored"),
-    key("topics.retention", Text("7d"), "How long records are kept, or forever; above kafka.max_past"),
-    key("topics.quarantine", Text("butlr.quarantine.v1"), "The topic of what is no valid event"),
-    key("topics.quarantine_retention", Text("30d"), "How long its records are kept, or forever"),
-    key("topics.types.*.name", Told("from topics.template"), "The topic of one event type"),
-    key("topics.types.*.partitions", Told("topics.partitions"), "The same for one event type"),
-    key("topics.types.*.replication_factor", Told("topics.replication_factor"), "The same for one event type"),
-    key("topics.types.*.min_insync_replicas", Told("topics.min_insync_replicas"), "The same for one event type"),
-    key("topics.types.*.retention", Told("topics.retention"), "The same for one event type"),
+    key("topics.template", Literal("butlr.event.{type}.v1"), "Topic names; {type} becomes the event type, as in room-occupancy-1min"),
+    key("topics.partitions", Literal("6"), "Partitions of a topic"),
+    key("topics.replication_factor", Described("the broker's default"), "Replicas of a partition"),
+    key("topics.min_insync_replicas", Described("the broker's default"), "Replicas that must have a record before it counts as stored"),
+    key("topics.retention", Literal("7d"), "How long records are kept, or forever; above kafka.max_past"),
+    key("topics.quarantine", Literal("butlr.quarantine.v1"), "The topic of what is no valid event"),
+    key("topics.quarantine_retention", Literal("30d"), "How long its records are kept, or forever"),
+    key("topics.types.*.name", Described("from topics.template"), "The topic of one event type"),
+    key("topics.types.*.partitions", Described("topics.partitions"), "The same for one event type"),
+    key("topics.types.*.replication_factor", Described("topics.replication_factor"), "The same for one event type"),
+    key("topics.types.*.min_insync_replicas", Described("topics.min_insync_replicas"), "The same for one event type"),
+    key("topics.types.*.retention", Described("topics.retention"), "The same for one event type"),
 
-    key("auth.api_keys[].name", Told("required"), "What metrics and logs call this credential"),
-    key("auth.api_keys[].header", Told("required"), "Request header that carries the key"),
-    key("auth.api_keys[].value", Told("required, or value_file"), "The key"),
-    key("auth.api_keys[].value_file", Told("required, or value"), "File with the key"),
-    key("auth.basic[].name", Told("required"), "What metrics and logs call this credential"),
-    key("auth.basic[].username", Told("required"), "User name of HTTP Basic authentication"),
-    key("auth.basic[].password", Told("required, or password_file"), "Password of HTTP Basic authentication"),
-    key("auth.basic[].password_file", Told("required, or password"), "File with the password"),
+    key("auth.api_keys[].name", Described("required"), "What metrics and logs call this credential"),
+    key("auth.api_keys[].header", Described("required"), "Request header that carries the key"),
+    key("auth.api_keys[].value", Described("required, or value_file"), "The key"),
+    key("auth.api_keys[].value_file", Described("required, or value"), "File with the key"),
+    key("auth.basic[].name", Described("required"), "What metrics and logs call this credential"),
+    key("auth.basic[].username", Described("required"), "User name of HTTP Basic authentication"),
+    key("auth.basic[].password", Described("required, or password_file"), "Password of HTTP Basic authentication"),
+    key("auth.basic[].password_file", Described("required, or password"), "File with the password"),
 
-    key("dedup.store", Text("memory"), "Where it is remembered what is stored: memory (of this process) or redis (shared by all replicas)"),
-    key("dedup.redis_url", Told("needed by redis"), "redis://user:password@host:port/database, or rediss:// with TLS; user, password and database may be left out"),
-    key("dedup.redis_url_file", Told("none"), "File with that address"),
-    key("dedup.redis_prefix", Text("butlr-bridge"), "What the keys in Redis begin with; bridges of different Kafka clusters on one Redis need different ones"),
-    key("dedup.redis_timeout", Text("100ms"), "How long an event waits for Redis before the bridge goes on with its own memory"),
-    key("dedup.redelivery", Text("drop"), "The same event again: drop (not published), tag (published with ce_duplicate) or, with repeat, off"),
-    key("dedup.repeat", Text("drop"), "An occupancy computed again with the current value: drop, tag or off (published as if new); both off: nothing is compared"),
-    key("dedup.id_window", Text("15m"), "How long the id of a stored event is remembered"),
-    key("dedup.reading_window", Text("15m"), "How long the current value of an occupancy (type, space, timestamp) is remembered"),
-    key("dedup.max_ids", Text("4000000"), "Most ids remembered; beyond, the oldest is forgotten (check-config tells the bytes)"),
-    key("dedup.max_readings", Text("1000000"), "Most current values, and most spaces and sensors, remembered; beyond, the oldest is forgotten"),
-    key("dedup.rebuild_within", Text("30s"), "After a start, longest time for reading what is remembered back from the topics, counted from Kafka's first answer; 0s: not at all"),
+    key("dedup.store", Literal("memory"), "Where it is remembered what is stored: memory (of this process) or redis (shared by all replicas)"),
+    key("dedup.redis_url", Described("needed by redis"), "redis://user:password@host:port/database, or rediss:// with TLS; user, password and database may be left out"),
+    key("dedup.redis_url_file", Described("none"), "File with that address"),
+    key("dedup.redis_prefix", Literal("butlr-bridge"), "What the keys in Redis begin with; bridges of different Kafka clusters on one Redis need different ones"),
+    key("dedup.redis_timeout", Literal("100ms"), "How long an event waits for Redis before the bridge goes on with its own memory"),
+    key("dedup.redelivery", Literal("drop"), "The same event again: drop (not published), tag (published with ce_duplicate) or, with repeat, off"),
+    key("dedup.repeat", Literal("drop"), "An occupancy computed again with the current value: drop, tag or off (published as if new); both off: nothing is compared"),
+    key("dedup.id_window", Literal("15m"), "How long the id of a stored event is remembered"),
+    key("dedup.reading_window", Literal("15m"), "How long the current value of an occupancy (type, space, timestamp) is remembered"),
+    key("dedup.max_ids", Literal("4000000"), "Most ids remembered; beyond, the oldest is forgotten (check-config tells the bytes)"),
+    key("dedup.max_readings", Literal("1000000"), "Most current values, and most spaces and sensors, remembered; beyond, the oldest is forgotten"),
+    key("dedup.rebuild_within", Literal("30s"), "After a start, longest time for reading what is remembered back from the topics, counted from Kafka's first answer; 0s: not at all"),
 
-    key("spool.dir", Told("no spool"), "Folder for events that Kafka does not confirm in time, for this process alone; without one they are answered 503"),
-    key("spool.max_bytes", Text("10GiB"), "Most bytes of the spool on disk; beyond, events are answered 503"),
-    key("spool.min_free_bytes", Text("1GiB"), "Bytes of the disk that the spool leaves free"),
-    key("spool.segment_bytes", Text("32MiB"), "Size of one file of the spool; each is deleted whole, once all in it is in Kafka"),
-    key("spool.drain", Text("ordered"), "While events of a topic wait on disk its new ones queue behind them (ordered) or pass (concurrent)"),
-    key("spool.recover_within", Text("30s"), "After a start, longest time for looking in Kafka for what the spool holds and may be there already; 0s: not at all"),
+    key("spool.dir", Described("no spool"), "Folder for events that Kafka does not confirm in time, for this process alone; without one they are answered 503"),
+    key("spool.max_bytes", Literal("10GiB"), "Most bytes of the spool on disk; beyond, events are answered 503"),
+    key("spool.min_free_bytes", Literal("1GiB"), "Bytes of the disk that the spool leaves free"),
+    key("spool.segment_bytes", Literal("32MiB"), "Size of one file of the spool; each is deleted whole, once all in it is in Kafka"),
+    key("spool.drain", Literal("ordered"), "While events of a topic wait on disk its new ones queue behind them (ordered) or pass (concurrent)"),
+    key("spool.recover_within", Literal("30s"), "After a start, longest time for looking in Kafka for what the spool holds and may be there already; 0s: not at all"),
 
-    key("quarantine.keep", Text("true"), "Whether what is no valid event is published to topics.quarantine (true or false)"),
-    key("quarantine.answer", Text("reject"), "What the sender of such an event is told: its 4xx (reject) or 202 (accept)"),
+    key("quarantine.keep", Literal("true"), "Whether what is no valid event is published to topics.quarantine (true or false)"),
+    key("quarantine.answer", Literal("reject"), "What the sender of such an event is told: its 4xx (reject) or 202 (accept)"),
 
-    key("log.format", Text("text"), "text for people, json for machines"),
-    key("log.level", Text("info"), "error, warn, info, debug or trace"),
+    key("log.format", Literal("text"), "text for people, json for machines"),
+    key("log.level", Literal("info"), "error, warn, info, debug or trace"),
 
-    key("shutdown.drain_delay", Text("0s"), "How long /readyz says 503 before the listener closes"),
-    key("shutdown.timeout", Text("10s"), "Longest time the whole shutdown may take, drain_delay included"),
+    key("shutdown.drain_delay", Literal("0s"), "How long /readyz says 503 before the listener closes"),
+    key("shutdown.timeout", Literal("10s"), "Longest time the whole shutdown may take, drain_delay included"),
 ];
 
 /// What stands at a key, by the table above.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum KeyShape {
     Value,
     Table,
     Array,
 }
 
 /// The shape of a pattern (a key as it stands in [`KEYS`], or the start of one); `None` where there is no such key.
-pub(super) fn shape(pattern: &str) -> Option<Shape> {
+pub(super) fn find_shape(pattern: &str) -> Option<KeyShape> {
     if pattern.is_empty() {
-        return Some(Shape::Table);
+        return Some(KeyShape::Table);
     }
     KEYS.iter()
         .find_map(|known| match known.key.strip_prefix(pattern)? {
-            "" => Some(Shape::Value),
-            rest if rest.starts_with('.') => Some(Shape::Table),
-            rest if rest.starts_with("[]") => Some(Shape::Array),
+            "" => Some(KeyShape::Value),
+            rest if rest.starts_with('.') => Some(KeyShape::Table),
+            rest if rest.starts_with("[]") => Some(KeyShape::Array),
             _ => None,
         })
 }
 
 /// The default of the key with this pattern.
-pub(super) fn preset(pattern: &str) -> Option<Preset> {
+pub(super) fn find_default(pattern: &str) -> Option<DefaultValue> {
     KEYS.iter()
         .find(|known| known.key == pattern)
-        .map(|known| known.preset)
+        .map(|known| known.default)
 }
 
 /// The pattern of `name` inside the table with this pattern; `None` where no such name is known.
-pub(super) fn child(pattern: &str, name: &str) -> Option<String> {
+pub(super) fn child_pattern(pattern: &str, name: &str) -> Option<String> {
     let written_out = join(pattern, name);
-    if !name.is_empty() && !name.contains(['.', '*', '[']) && shape(&written_out).is_some() {
+    if !name.is_empty() && !name.contains(['.', '*', '[']) && find_shape(&written_out).is_some() {
         return Some(written_out);
     }
     let any_name = join(pattern, "*");
-    shape(&any_name).map(|_| any_name)
+    find_shape(&any_name).map(|_| any_name)
 }
 
 /// The names that a table with this pattern can hold.
-pub(super) fn children(pattern: &str) -> Vec<&'static str> {
+pub(super) fn child_names(pattern: &str) -> Vec<&'static str> {
     let start = if pattern.is_empty() {
         String::new()
     } else {
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn every_key_has_a_shape_and_stands_once() {
         for known in KEYS {
-            assert!(shape(known.key) == Some(Shape::Value), "{}", known.key);
+            assert!(find_shape(known.key) == Some(KeyShape::Value), "{}", known.key);
             assert_eq!(
                 KEYS.iter().filter(|other| other.key == known.key).count(),
                 1,
@@ -222,24 +222,24 @@ mod tests {
                 known.key
             );
         }
-        assert!(shape("http") == Some(Shape::Table));
-        assert!(shape("htt").is_none());
-        assert!(shape("auth.api_keys") == Some(Shape::Array));
-        assert!(shape("auth.api_keys[]") == Some(Shape::Table));
-        assert!(shape("topics.types.*") == Some(Shape::Table));
+        assert!(find_shape("http") == Some(KeyShape::Table));
+        assert!(find_shape("htt").is_none());
+        assert!(find_shape("auth.api_keys") == Some(KeyShape::Array));
+        assert!(find_shape("auth.api_keys[]") == Some(KeyShape::Table));
+        assert!(find_shape("topics.types.*") == Some(KeyShape::Table));
     }
 
     #[test]
     fn a_name_of_the_users_never_reaches_into_another_table() {
-        assert_eq!(child("http", "bind").as_deref(), Some("http.bind"));
-        assert_eq!(child("http", "tls.cert_file"), None);
-        assert_eq!(child("auth", "api_keys[]"), None);
+        assert_eq!(child_pattern("http", "bind").as_deref(), Some("http.bind"));
+        assert_eq!(child_pattern("http", "tls.cert_file"), None);
+        assert_eq!(child_pattern("auth", "api_keys[]"), None);
         assert_eq!(
-            child("topics.types", "*").as_deref(),
+            child_pattern("topics.types", "*").as_deref(),
             Some("topics.types.*")
         );
         assert_eq!(
-            child("kafka.properties", "sasl.username").as_deref(),
+            child_pattern("kafka.properties", "sasl.username").as_deref(),
             Some("kafka.properties.*")
         );
     }
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn children_are_told_once_each() {
         assert_eq!(
-            children(""),
+            child_names(""),
             [
                 "http",
                 "admin",
@@ -292,9 +292,9 @@ mod tests {
             ]
         );
         assert_eq!(
-            children("auth.basic[]"),
+            child_names("auth.basic[]"),
             ["name", "username", "password", "password_file"]
         );
-        assert_eq!(children("topics.types"), ["*"]);
+        assert_eq!(child_names("topics.types"), ["*"]);
     }
 }

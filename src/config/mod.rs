@@ -11,63 +11,63 @@ mod env_name;
 mod http;
 mod kafka;
 mod keys;
-mod mistake;
+mod error;
 mod process;
 mod properties;
 mod reader;
 pub(crate) mod secret;
 mod sources;
 mod spool;
-mod suggest;
+mod suggestion;
 mod topics;
 mod tree;
-mod validate;
-mod value;
+mod validation;
+mod units;
 mod warnings;
-mod written;
+mod written_value;
 
 #[cfg(test)]
 mod tests;
 
-pub use admin::{Admin, AdminCredentials};
-pub use auth::{ApiKey, Auth, Basic};
-pub use dedup::{Dedup, Handling, Redis, Store};
-pub use http::{Http, TlsFiles};
-pub use kafka::{Kafka, LINGER, RECORD_OVERHEAD, TimestampMode};
+pub use admin::{AdminConfig, AdminCredentials};
+pub use auth::{ApiKey, AuthConfig, BasicCredentials};
+pub use dedup::{DedupConfig, DuplicateHandling, RedisConfig, DedupStore};
+pub use http::{HttpConfig, TlsFiles};
+pub use kafka::{KafkaConfig, LINGER_PROPERTIES, RECORD_OVERHEAD, TimestampMode};
 pub use keys::{KeyDoc, reference};
-pub use mistake::{Mistake, Origin};
-pub use process::{Log, LogFormat, Shutdown};
+pub use error::{ConfigError, ValueOrigin};
+pub use process::{LogConfig, LogFormat, ShutdownConfig};
 pub use properties::PropertyCheck;
-pub use sources::Sources;
-pub use spool::{Drain, Quarantine, QuarantineAnswer, Spool};
-pub use topics::{TopicSpec, Topics};
+pub use sources::ConfigSources;
+pub use spool::{DrainOrder, QuarantineConfig, QuarantineAnswer, SpoolConfig};
+pub use topics::{TopicSpec, TopicsConfig};
 
-use mistake::Mistakes;
-use reader::Reader;
+use error::ConfigErrors;
+use reader::SectionReader;
 
 /// Everything that can be configured, checked as far as that is possible without Kafka.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The ingest listener.
-    pub http: Http,
+    pub http: HttpConfig,
     /// The admin listener.
-    pub admin: Admin,
+    pub admin: AdminConfig,
     /// The brokers.
-    pub kafka: Kafka,
+    pub kafka: KafkaConfig,
     /// The topics.
-    pub topics: Topics,
+    pub topics: TopicsConfig,
     /// Who may send events.
-    pub auth: Auth,
+    pub auth: AuthConfig,
     /// What becomes of events that came before.
-    pub dedup: Dedup,
+    pub dedup: DedupConfig,
     /// Where events wait while Kafka does not confirm them.
-    pub spool: Spool,
+    pub spool: SpoolConfig,
     /// What becomes of what is no valid event.
-    pub quarantine: Quarantine,
+    pub quarantine: QuarantineConfig,
     /// The log.
-    pub log: Log,
+    pub log: LogConfig,
     /// The end of the process.
-    pub shutdown: Shutdown,
+    pub shutdown: ShutdownConfig,
 }
 
 /// Reads the configuration and the files of its secrets. Without any source, the defaults hold.
@@ -76,12 +76,12 @@ pub struct Config {
 ///
 /// # Errors
 /// All mistakes, in the order in which they were found; never an empty list.
-pub fn load(sources: &Sources, property_check: &PropertyCheck) -> Result<Config, Vec<Mistake>> {
-    let mistakes = Mistakes::default();
-    let Some(tree) = sources.tree(&mistakes) else {
+pub fn load(sources: &ConfigSources, property_check: &PropertyCheck) -> Result<Config, Vec<ConfigError>> {
+    let mistakes = ConfigErrors::default();
+    let Some(tree) = sources.build_tree(&mistakes) else {
         return Err(mistakes.into_vec());
     };
-    let root = Reader::root(&tree, &mistakes);
+    let root = SectionReader::root(&tree, &mistakes);
     let config = Config {
         http: http::read(&root.section("http")),
         admin: admin::read(&root.section("admin")),
@@ -94,7 +94,7 @@ pub fn load(sources: &Sources, property_check: &PropertyCheck) -> Result<Config,
         log: process::read_log(&root.section("log")),
         shutdown: process::read_shutdown(&root.section("shutdown")),
     };
-    validate::check(&config, &root);
+    validation::check(&config, &root);
     let mistakes = mistakes.into_vec();
     if mistakes.is_empty() {
         Ok(config)
@@ -105,7 +105,7 @@ pub fn load(sources: &Sources, property_check: &PropertyCheck) -> Result<Config,
 
 impl Config {
     /// The topics that records go to: the ten of the types, and the quarantine where that is kept.
-    pub fn needed_topics(&self) -> impl Iterator<Item = &TopicSpec> {
+    pub fn required_topics(&self) -> impl Iterator<Item = &TopicSpec> {
         let quarantine = self.quarantine.keep.then_some(&self.topics.quarantine);
         self.topics.per_type.iter().chain(quarantine)
     }
@@ -114,9 +114,9 @@ impl Config {
     ///
     /// # Errors
     /// None are configured.
-    pub fn require_kafka(&self) -> Result<&str, Mistake> {
+    pub fn require_bootstrap_servers(&self) -> Result<&str, ConfigError> {
         self.kafka.bootstrap_servers.as_deref().ok_or_else(|| {
-            Mistake::new(
+            ConfigError::new(
                 "kafka.bootstrap_servers",
                 "missing; name the brokers to start from, as in \"kafka-1:9092,kafka-2:9092\"",
             )
@@ -125,6 +125,6 @@ impl Config {
 
     /// What is legal but weak, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
-        warnings::of(self)
+        warnings::collect_warnings(self)
     }
 }

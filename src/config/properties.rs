@@ -1,6 +1,6 @@
 //! `[kafka.properties]` and `[kafka.secret_files]`: what librdkafka is told besides the bridge's own settings.
 
-use super::reader::Reader;
+use super::reader::SectionReader;
 use super::secret;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::path::Path;
 pub type PropertyCheck = dyn Fn(&str, &str) -> Result<(), String>;
 
 /// What the bridge's promises rest on, and why nobody else may set it.
-const OWN: &[(&[&str], &str)] = &[
+const RESERVED_PROPERTIES: &[(&[&str], &str)] = &[
     (
         &["bootstrap.servers", "metadata.broker.list"],
         "the brokers are given by kafka.bootstrap_servers",
@@ -66,7 +66,7 @@ const OWN: &[(&[&str], &str)] = &[
 ];
 
 /// Names of this start make librdkafka a broker in memory, from which nothing is ever stored.
-const MOCK: &str = "test.mock.";
+const MOCK_PREFIX: &str = "test.mock.";
 
 /// What stands in the names of properties whose values are secrets.
 const SECRET_WORDS: &[&str] = &[
@@ -79,34 +79,34 @@ const SECRET_WORDS: &[&str] = &[
     "oauthbearer.config",
 ];
 
-pub(super) fn read(kafka: &Reader<'_>, check: &PropertyCheck) -> BTreeMap<String, SecretString> {
+pub(super) fn read(kafka: &SectionReader<'_>, check: &PropertyCheck) -> BTreeMap<String, SecretString> {
     let (plain, files) = (kafka.section("properties"), kafka.section("secret_files"));
     let mut properties = BTreeMap::new();
-    for name in plain.names() {
-        if files.given(name) {
-            plain.mistake(
+    for name in plain.key_names() {
+        if files.is_set(name) {
+            plain.report_error(
                 name,
                 "kafka.secret_files has it too; allowed is one of the two",
             );
             continue;
         }
-        let value = plain.read(name, |written| written.property());
+        let value = plain.read(name, |written| written.parse_property());
         if let Some(value) =
-            value.filter(|value| accept(&plain, name, value, check, is_secret(name)))
+            value.filter(|value| is_accepted(&plain, name, value, check, is_secret(name)))
         {
             properties.insert(name.to_owned(), SecretString::from(value));
         }
     }
-    for name in files.names() {
+    for name in files.key_names() {
         let Some(path) = files.text(name) else {
             continue;
         };
-        match secret::from_file(Path::new(&path)) {
-            Ok(value) if accept(&files, name, &value, check, true) => {
+        match secret::read_file(Path::new(&path)) {
+            Ok(value) if is_accepted(&files, name, &value, check, true) => {
                 properties.insert(name.to_owned(), SecretString::from(value));
             }
             Ok(_) => {}
-            Err(problem) => files.mistake(name, problem),
+            Err(problem) => files.report_error(name, problem),
         }
     }
     properties
@@ -118,14 +118,14 @@ fn is_secret(name: &str) -> bool {
 }
 
 /// Reports what is wrong with a property; whether nothing is.
-fn accept(
-    section: &Reader<'_>,
+fn is_accepted(
+    section: &SectionReader<'_>,
     name: &str,
     value: &str,
     check: &PropertyCheck,
     secret: bool,
 ) -> bool {
-    let verdict = match refusal(name, value) {
+    let result = match find_refusal(name, value) {
         Some(problem) => Err(problem),
         None => check(name, value).map_err(|told| match secret {
             true => {
@@ -134,20 +134,20 @@ fn accept(
             false => format!("librdkafka refuses it: {told}"),
         }),
     };
-    verdict
-        .map_err(|problem| section.mistake(name, problem))
+    result
+        .map_err(|problem| section.report_error(name, problem))
         .is_ok()
 }
 
 /// Why the bridge cannot let this property have this value.
-fn refusal(name: &str, value: &str) -> Option<String> {
+fn find_refusal(name: &str, value: &str) -> Option<String> {
     if name.contains('\0') || value.contains('\0') {
         return Some("contains a NUL character, which librdkafka cannot take".to_owned());
     }
-    if let Some((_, reason)) = OWN.iter().find(|(names, _)| names.contains(&name)) {
+    if let Some((_, reason)) = RESERVED_PROPERTIES.iter().find(|(names, _)| names.contains(&name)) {
         return Some(format!("not to be set here: {reason}"));
     }
-    if name.starts_with(MOCK) {
+    if name.starts_with(MOCK_PREFIX) {
         return Some(
             "not to be set here: it replaces Kafka by a memory of this process, and a 2xx \
              would promise nothing"
@@ -181,21 +181,21 @@ mod tests {
 
     #[test]
     fn the_bridges_own_are_refused_with_the_reason() {
-        for name in OWN.iter().flat_map(|(names, _)| *names) {
+        for name in RESERVED_PROPERTIES.iter().flat_map(|(names, _)| *names) {
             assert!(
-                refusal(name, "1")
+                find_refusal(name, "1")
                     .unwrap()
                     .starts_with("not to be set here: "),
                 "{name}"
             );
         }
         assert!(
-            refusal("metadata.broker.list", "x")
+            find_refusal("metadata.broker.list", "x")
                 .unwrap()
                 .contains("kafka.bootstrap_servers")
         );
         assert!(
-            refusal("test.mock.num.brokers", "3")
+            find_refusal("test.mock.num.brokers", "3")
                 .unwrap()
                 .contains("promise nothing")
         );
@@ -210,8 +210,8 @@ mod tests {
             ("message.send.max.retries", "2147483647", "-1"),
             ("queuing.strategy", "fifo", "lifo"),
         ] {
-            assert_eq!(refusal(name, good), None);
-            assert!(refusal(name, bad).is_some(), "{name}={bad}");
+            assert_eq!(find_refusal(name, good), None);
+            assert!(find_refusal(name, bad).is_some(), "{name}={bad}");
         }
         for name in [
             "linger.ms",
@@ -219,9 +219,9 @@ mod tests {
             "sasl.username",
             "reconnect.backoff.max.ms",
         ] {
-            assert_eq!(refusal(name, "1"), None);
+            assert_eq!(find_refusal(name, "1"), None);
         }
-        assert!(refusal("client.id", "a\0b").unwrap().contains("NUL"));
+        assert!(find_refusal("client.id", "a\0b").unwrap().contains("NUL"));
     }
 
     #[test]

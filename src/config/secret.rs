@@ -1,63 +1,63 @@
 //! Secrets: written in the configuration itself, or in a file of their own.
 
-use super::reader::Reader;
+use super::reader::SectionReader;
 use secrecy::SecretString;
 use std::io::Read;
 use std::path::Path;
 
 /// Larger files are no secrets but a wrong path.
-const MAX_BYTES: u64 = 64 << 10;
+const MAX_SECRET_BYTES: u64 = 64 << 10;
 
 /// What a secret that travels in an HTTP header may consist of.
 pub(super) const HEADER_TEXT: &str = "visible ASCII characters, with spaces inside at most";
 
 /// Reads the secret `name` of a section, or the file that `name`_file names. A mistake is reported; the value never is.
-pub(super) fn read(section: &Reader<'_>, name: &str) -> Option<String> {
+pub(super) fn read(section: &SectionReader<'_>, name: &str) -> Option<String> {
     let file_name = format!("{name}_file");
-    if section.given(name) && section.given(&file_name) {
-        section.mistake(
+    if section.is_set(name) && section.is_set(&file_name) {
+        section.report_error(
             &file_name,
             format!("{name} is given too; allowed is one of the two"),
         );
         return None;
     }
     let (name, secret) = match section.text(&file_name) {
-        Some(path) => match from_file(Path::new(&path)) {
+        Some(path) => match read_file(Path::new(&path)) {
             Ok(secret) => (file_name.as_str(), secret),
             Err(problem) => {
-                section.mistake(&file_name, problem);
+                section.report_error(&file_name, problem);
                 return None;
             }
         },
         None => (name, section.secret(name)?),
     };
-    match header_text(&secret) {
+    match check_header_text(&secret) {
         Ok(()) => Some(secret),
         Err(problem) => {
-            section.mistake(name, problem);
+            section.report_error(name, problem);
             None
         }
     }
 }
 
 /// The same for a secret without which its section makes no sense.
-pub(super) fn required(section: &Reader<'_>, name: &str) -> Option<SecretString> {
+pub(super) fn read_required(section: &SectionReader<'_>, name: &str) -> Option<SecretString> {
     let file_name = format!("{name}_file");
-    if !section.given(name) && !section.given(&file_name) {
-        section.missing(name, format!("missing; give {name} or {file_name}"));
+    if !section.is_set(name) && !section.is_set(&file_name) {
+        section.report_missing(name, format!("missing; give {name} or {file_name}"));
         return None;
     }
     read(section, name).map(SecretString::from)
 }
 
 /// The content of a secret's file, without the line ends after it. The problem names the path, never the content.
-pub(crate) fn from_file(path: &Path) -> Result<String, String> {
+pub(crate) fn read_file(path: &Path) -> Result<String, String> {
     let shown = path.display();
     let mut bytes = Vec::new();
     std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    if bytes.len() as u64 > MAX_BYTES {
+    if bytes.len() as u64 > MAX_SECRET_BYTES {
         return Err(format!("{shown} is larger than a secret may be (64KiB)"));
     }
     let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8"))?;
@@ -70,7 +70,7 @@ pub(crate) fn from_file(path: &Path) -> Result<String, String> {
 
 /// Whether a secret can come in a header at all: HTTP cuts white space around a header's value, and other characters
 /// than ASCII have no agreed reading there.
-pub(crate) fn header_text(text: &str) -> Result<(), String> {
+pub(crate) fn check_header_text(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("empty; allowed are visible ASCII characters, at least one".to_owned());
     }
@@ -102,37 +102,37 @@ mod tests {
             (" s \n", " s "),
             ("a\nb\n", "a\nb"),
         ] {
-            assert_eq!(from_file(file(content.as_bytes()).path()).unwrap(), secret);
+            assert_eq!(read_file(file(content.as_bytes()).path()).unwrap(), secret);
         }
     }
 
     #[test]
     fn a_file_that_holds_no_secret_is_named_but_not_told() {
-        let large = vec![b'x'; MAX_BYTES as usize + 1];
+        let large = vec![b'x'; MAX_SECRET_BYTES as usize + 1];
         for (content, problem) in [
             (&b"\n"[..], "is empty"),
             (b"\xffs3cret", "is not UTF-8"),
             (&large, "larger than"),
         ] {
             let file = file(content);
-            let told = from_file(file.path()).unwrap_err();
+            let message = read_file(file.path()).unwrap_err();
             assert!(
-                told.contains(problem) && told.contains(&file.path().display().to_string()),
-                "{told}"
+                message.contains(problem) && message.contains(&file.path().display().to_string()),
+                "{message}"
             );
-            assert!(!told.contains("s3cret") && !told.contains("xxxx"));
+            assert!(!message.contains("s3cret") && !message.contains("xxxx"));
         }
         assert_eq!(
-            from_file(file(&large[1..]).path()).unwrap().len(),
-            MAX_BYTES as usize
+            read_file(file(&large[1..]).path()).unwrap().len(),
+            MAX_SECRET_BYTES as usize
         );
         assert!(
-            from_file(Path::new("/nowhere/secret"))
+            read_file(Path::new("/nowhere/secret"))
                 .unwrap_err()
                 .starts_with("/nowhere/secret cannot be read")
         );
         assert!(
-            from_file(Path::new("/"))
+            read_file(Path::new("/"))
                 .unwrap_err()
                 .starts_with("/ cannot be read")
         );
@@ -141,10 +141,10 @@ mod tests {
     #[test]
     fn what_a_header_can_carry() {
         for good in ["a", "a b", "~!@#", "Bearer abc=="] {
-            assert_eq!(header_text(good), Ok(()));
+            assert_eq!(check_header_text(good), Ok(()));
         }
         for bad in ["", " a", "a ", "a\tb", "a\nb", "é", "\u{7f}"] {
-            assert!(header_text(bad).is_err(), "{bad:?}");
+            assert!(check_header_text(bad).is_err(), "{bad:?}");
         }
     }
 }

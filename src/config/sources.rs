@@ -1,9 +1,9 @@
 //! Where a configuration comes from: a TOML file, over it the environment, over that the command line.
 
-use super::env_name::{NEAR_PREFIX, PREFIX, mistaken};
-use super::keys::{self, Shape};
-use super::mistake::{Mistakes, Origin};
-use super::tree::{Data, Node, Place, build};
+use super::env_name::{NEAR_PREFIX, PREFIX, describe_misspelling};
+use super::keys::{self, KeyShape};
+use super::error::{ConfigErrors, ValueOrigin};
+use super::tree::{NodeData, ConfigNode, KeyPath, build_node};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use toml::Value;
 ///
 /// There is no `Debug`: the environment holds secrets.
 #[derive(Clone, Default)]
-pub struct Sources {
+pub struct ConfigSources {
     /// The TOML file. Paths in it are relative to the working directory.
     pub file: Option<PathBuf>,
     /// Environment variables, name and value; others than the bridge's are ignored.
@@ -22,7 +22,7 @@ pub struct Sources {
     pub flags: Vec<(String, Value)>,
 }
 
-impl Sources {
+impl ConfigSources {
     /// The file and this process's environment.
     pub fn from_process(file: Option<PathBuf>) -> Self {
         // A value that is not UTF-8 is kept with replacement characters, by which `load` finds and refuses it.
@@ -39,14 +39,14 @@ impl Sources {
     }
 
     /// All layers as one tree. `None` where the file could not be read: nothing sensible can be said about values then.
-    pub(super) fn tree(&self, mistakes: &Mistakes) -> Option<Node> {
-        let mut tree = Some(Node::empty_table());
+    pub(super) fn build_tree(&self, mistakes: &ConfigErrors) -> Option<ConfigNode> {
+        let mut tree = Some(ConfigNode::empty_table());
         if let Some(path) = &self.file {
-            tree = file_layer(path, mistakes);
+            tree = read_file_layer(path, mistakes);
         }
-        let mut over = |layer: Option<Node>| {
+        let mut merge_layer = |layer: Option<ConfigNode>| {
             if let (Some(tree), Some(layer)) = (&mut tree, layer) {
-                tree.lay(layer);
+                tree.merge(layer);
             }
         };
         // In the order of their names a table stands before what is in it, so that the narrower variable wins.
@@ -56,52 +56,52 @@ impl Sources {
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         for (name, value) in env {
-            over(env_layer(name, value, mistakes));
+            merge_layer(read_env_layer(name, value, mistakes));
         }
         for (key, value) in &self.flags {
-            over(flag_layer(key, value, mistakes));
+            merge_layer(read_flag_layer(key, value, mistakes));
         }
         tree
     }
 }
 
-fn file_layer(path: &Path, mistakes: &Mistakes) -> Option<Node> {
+fn read_file_layer(path: &Path, mistakes: &ConfigErrors) -> Option<ConfigNode> {
     let shown = path.display().to_string();
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
             mistakes.add(
                 shown,
-                Origin::File,
+                ValueOrigin::File,
                 format!("the configuration file cannot be read: {error}"),
             );
             return None;
         }
     };
     match text.parse::<toml::Table>() {
-        Ok(table) => build(
+        Ok(table) => build_node(
             Value::Table(table),
-            &Place::default(),
-            &Origin::File,
+            &KeyPath::default(),
+            &ValueOrigin::File,
             mistakes,
         ),
         Err(error) => {
-            mistakes.add(shown, Origin::File, syntax_error(&text, &error));
+            mistakes.add(shown, ValueOrigin::File, describe_syntax_error(&text, &error));
             None
         }
     }
 }
 
-fn env_layer(name: &str, value: &str, mistakes: &Mistakes) -> Option<Node> {
-    let origin = Origin::Environment(name.to_owned());
+fn read_env_layer(name: &str, value: &str, mistakes: &ConfigErrors) -> Option<ConfigNode> {
+    let origin = ValueOrigin::Environment(name.to_owned());
     let Some(path) = name.strip_prefix(PREFIX) else {
-        if let Some(problem) = mistaken(name) {
+        if let Some(problem) = describe_misspelling(name) {
             mistakes.add(name, origin, problem);
         }
         return None;
     };
     let path = path.to_ascii_lowercase();
-    let (key, found) = locate(path.split("__"));
+    let (key, found) = resolve_key(path.split("__"));
     let (place, names) = match found {
         Ok(found) => found,
         Err(problem) => {
@@ -113,12 +113,12 @@ fn env_layer(name: &str, value: &str, mistakes: &Mistakes) -> Option<Node> {
         mistakes.add(place.key, origin, "the value is not UTF-8");
         return None;
     }
-    let value = match keys::shape(&place.pattern) {
-        Some(Shape::Value) => Value::String(value.to_owned()),
+    let value = match keys::find_shape(&place.pattern) {
+        Some(KeyShape::Value) => Value::String(value.to_owned()),
         _ => match value.trim().parse::<Value>() {
             Ok(value) => value,
             Err(error) => {
-                let problem = syntax_error(value.trim(), &error);
+                let problem = describe_syntax_error(value.trim(), &error);
                 mistakes.add(
                     place.key,
                     origin,
@@ -128,31 +128,31 @@ fn env_layer(name: &str, value: &str, mistakes: &Mistakes) -> Option<Node> {
             }
         },
     };
-    Some(wrap(build(value, &place, &origin, mistakes)?, names))
+    Some(wrap_in_tables(build_node(value, &place, &origin, mistakes)?, names))
 }
 
-fn flag_layer(key: &str, value: &Value, mistakes: &Mistakes) -> Option<Node> {
-    match locate(key.split('.')) {
-        (_, Ok((place, names))) => Some(wrap(
-            build(value.clone(), &place, &Origin::CommandLine, mistakes)?,
+fn read_flag_layer(key: &str, value: &Value, mistakes: &ConfigErrors) -> Option<ConfigNode> {
+    match resolve_key(key.split('.')) {
+        (_, Ok((place, names))) => Some(wrap_in_tables(
+            build_node(value.clone(), &place, &ValueOrigin::CommandLine, mistakes)?,
             names,
         )),
         (key, Err(problem)) => {
-            mistakes.add(key, Origin::CommandLine, problem);
+            mistakes.add(key, ValueOrigin::CommandLine, problem);
             None
         }
     }
 }
 
 /// Walks from the root along these names. Also gives the key as far as it was understood.
-fn locate<'n>(
+fn resolve_key<'n>(
     names: impl Iterator<Item = &'n str>,
-) -> (String, Result<(Place, Vec<String>), String>) {
-    let mut place = Place::default();
+) -> (String, Result<(KeyPath, Vec<String>), String>) {
+    let mut place = KeyPath::default();
     let mut path = Vec::new();
     for name in names {
         let key = keys::join_quoted(&place.key, name);
-        if keys::shape(&place.pattern) == Some(Shape::Array) {
+        if keys::find_shape(&place.pattern) == Some(KeyShape::Array) {
             return (
                 place.key,
                 Err("an array is given whole, as inline TOML: '[{ … }]'".to_owned()),
@@ -183,18 +183,18 @@ fn locate<'n>(
 }
 
 /// Puts a node back where its names say, below the root.
-fn wrap(node: Node, names: Vec<String>) -> Node {
+fn wrap_in_tables(node: ConfigNode, names: Vec<String>) -> ConfigNode {
     names.into_iter().rev().fold(node, |inner, name| {
         let origin = inner.origin.clone();
-        Node {
+        ConfigNode {
             origin,
-            data: Data::Table(BTreeMap::from([(name, inner)])),
+            data: NodeData::Table(BTreeMap::from([(name, inner)])),
         }
     })
 }
 
 /// Where and what, but never the line itself: it may hold a secret.
-fn syntax_error(text: &str, error: &toml::de::Error) -> String {
+fn describe_syntax_error(text: &str, error: &toml::de::Error) -> String {
     // The parser's own messages are fixed texts; those about a number that does not fit would repeat it.
     let message = if error.message().contains(|c: char| c.is_ascii_digit()) {
         "a value that does not fit"
@@ -216,8 +216,8 @@ mod tests {
     #[test]
     fn a_number_that_does_not_fit_is_not_repeated() {
         let text = "[http]\npassword = 99999999999999999999999999999999999999999999";
-        let told = syntax_error(text, &text.parse::<toml::Table>().unwrap_err());
-        assert!(told.contains("line 2, column 12"), "{told}");
-        assert!(!told.contains("999"), "{told}");
+        let message = describe_syntax_error(text, &text.parse::<toml::Table>().unwrap_err());
+        assert!(message.contains("line 2, column 12"), "{message}");
+        assert!(!message.contains("999"), "{message}");
     }
 }

@@ -4,47 +4,47 @@
 //! A [`Node`] has the shape that [`keys`] demands: building one reports unknown keys and wrong shapes and leaves them out,
 //! so that whoever reads the tree only meets values to interpret. A node has no `Debug`: it holds secrets.
 
-use super::keys::{self, Shape};
-use super::mistake::{Mistakes, Origin};
-use super::suggest::nearest;
-use super::written::kind;
+use super::keys::{self, KeyShape};
+use super::error::{ConfigErrors, ValueOrigin};
+use super::suggestion::find_nearest;
+use super::written_value::describe_type;
 use butlr_event::EventType;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use toml::Value;
 
 /// Where the names of tables are event types, which have several spellings.
-const TYPES: &str = "topics.types";
+const TYPES_TABLE: &str = "topics.types";
 
 #[derive(Clone)]
-pub(super) struct Node {
-    pub origin: Origin,
-    pub data: Data,
+pub(super) struct ConfigNode {
+    pub origin: ValueOrigin,
+    pub data: NodeData,
 }
 
 #[derive(Clone)]
-pub(super) enum Data {
+pub(super) enum NodeData {
     Value(Value),
     /// With their places in the array as written: an item that is none is left out.
-    Items(Vec<(usize, Node)>),
-    Table(BTreeMap<String, Node>),
+    Items(Vec<(usize, ConfigNode)>),
+    Table(BTreeMap<String, ConfigNode>),
 }
 
-impl Node {
+impl ConfigNode {
     pub fn empty_table() -> Self {
         Self {
-            origin: Origin::File,
-            data: Data::Table(BTreeMap::new()),
+            origin: ValueOrigin::File,
+            data: NodeData::Table(BTreeMap::new()),
         }
     }
 
     /// Lays `over` on this node: tables merge by key, all else is replaced whole.
-    pub fn lay(&mut self, over: Node) {
+    pub fn merge(&mut self, over: ConfigNode) {
         match (&mut self.data, over.data) {
-            (Data::Table(under), Data::Table(over)) => {
+            (NodeData::Table(under), NodeData::Table(over)) => {
                 for (name, node) in over {
                     match under.entry(name) {
-                        Entry::Occupied(mut entry) => entry.get_mut().lay(node),
+                        Entry::Occupied(mut entry) => entry.get_mut().merge(node),
                         Entry::Vacant(entry) => {
                             entry.insert(node);
                         }
@@ -52,7 +52,7 @@ impl Node {
                 }
             }
             (_, data) => {
-                *self = Node {
+                *self = ConfigNode {
                     origin: over.origin,
                     data,
                 }
@@ -63,22 +63,22 @@ impl Node {
 
 /// A place in the tree: its key as the user knows it, and as [`keys`] knows it.
 #[derive(Clone, Default)]
-pub(super) struct Place {
+pub(super) struct KeyPath {
     pub key: String,
     pub pattern: String,
 }
 
-impl Place {
+impl KeyPath {
     /// The place of `name` in the table at this place; `Err` says that there is none and what is near.
-    pub fn child(&self, name: &str) -> Result<(Place, String), String> {
-        let pattern = keys::child(&self.pattern, name).ok_or_else(|| self.unknown(name))?;
-        let name = if self.pattern == TYPES {
-            canonical_type(name)?
+    pub fn child(&self, name: &str) -> Result<(KeyPath, String), String> {
+        let pattern = keys::child_pattern(&self.pattern, name).ok_or_else(|| self.describe_unknown(name))?;
+        let name = if self.pattern == TYPES_TABLE {
+            parse_type_name(name)?
         } else {
             name
         };
         Ok((
-            Place {
+            KeyPath {
                 key: keys::join_quoted(&self.key, name),
                 pattern,
             },
@@ -86,16 +86,16 @@ impl Place {
         ))
     }
 
-    pub fn item(&self, index: usize) -> Place {
-        Place {
+    pub fn item(&self, index: usize) -> KeyPath {
+        KeyPath {
             key: format!("{}[{index}]", self.key),
             pattern: format!("{}[]", self.pattern),
         }
     }
 
-    fn unknown(&self, name: &str) -> String {
-        let siblings = keys::children(&self.pattern);
-        if let Some(near) = nearest(name, siblings.iter().copied()) {
+    fn describe_unknown(&self, name: &str) -> String {
+        let siblings = keys::child_names(&self.pattern);
+        if let Some(near) = find_nearest(name, siblings.iter().copied()) {
             return format!("unknown key; did you mean {near}?");
         }
         // The right name in the wrong section.
@@ -108,10 +108,10 @@ impl Place {
     }
 }
 
-fn canonical_type(name: &str) -> Result<&'static str, String> {
+fn parse_type_name(name: &str) -> Result<&'static str, String> {
     EventType::parse(name).map(EventType::name).ok_or_else(|| {
         let names = EventType::ALL.map(EventType::name);
-        match nearest(name, names) {
+        match find_nearest(name, names) {
             Some(near) => format!("unknown event type; did you mean {near}?"),
             None => format!("unknown event type; known: {}", names.join(", ")),
         }
@@ -119,38 +119,38 @@ fn canonical_type(name: &str) -> Result<&'static str, String> {
 }
 
 /// Makes a node of what was written at a place. What does not belong there is reported and left out.
-pub(super) fn build(
+pub(super) fn build_node(
     value: Value,
-    place: &Place,
-    origin: &Origin,
-    mistakes: &Mistakes,
-) -> Option<Node> {
-    let data = match (keys::shape(&place.pattern)?, value) {
-        (Shape::Table, Value::Table(table)) => {
-            Data::Table(build_table(table, place, origin, mistakes))
+    place: &KeyPath,
+    origin: &ValueOrigin,
+    mistakes: &ConfigErrors,
+) -> Option<ConfigNode> {
+    let data = match (keys::find_shape(&place.pattern)?, value) {
+        (KeyShape::Table, Value::Table(table)) => {
+            NodeData::Table(build_table(table, place, origin, mistakes))
         }
-        (Shape::Array, Value::Array(items)) => Data::Items(
+        (KeyShape::Array, Value::Array(items)) => NodeData::Items(
             items
                 .into_iter()
                 .enumerate()
                 .filter_map(|(index, item)| {
-                    Some((index, build(item, &place.item(index), origin, mistakes)?))
+                    Some((index, build_node(item, &place.item(index), origin, mistakes)?))
                 })
                 .collect(),
         ),
-        (Shape::Value, value) if !matches!(value, Value::Table(_) | Value::Array(_)) => {
-            Data::Value(value)
+        (KeyShape::Value, value) if !matches!(value, Value::Table(_) | Value::Array(_)) => {
+            NodeData::Value(value)
         }
         (wanted, value) => {
             mistakes.add(
                 &place.key,
                 origin.clone(),
-                wrong_shape(wanted, &value, place),
+                describe_wrong_shape(wanted, &value, place),
             );
             return None;
         }
     };
-    Some(Node {
+    Some(ConfigNode {
         origin: origin.clone(),
         data,
     })
@@ -158,10 +158,10 @@ pub(super) fn build(
 
 fn build_table(
     table: toml::Table,
-    place: &Place,
-    origin: &Origin,
-    mistakes: &Mistakes,
-) -> BTreeMap<String, Node> {
+    place: &KeyPath,
+    origin: &ValueOrigin,
+    mistakes: &ConfigErrors,
+) -> BTreeMap<String, ConfigNode> {
     let mut nodes = BTreeMap::new();
     for (written, value) in table {
         let key = keys::join_quoted(&place.key, &written);
@@ -175,7 +175,7 @@ fn build_table(
                 );
             }
             Ok((child, name)) => {
-                if let Some(node) = build(value, &child, origin, mistakes) {
+                if let Some(node) = build_node(value, &child, origin, mistakes) {
                     nodes.insert(name, node);
                 }
             }
@@ -185,19 +185,19 @@ fn build_table(
 }
 
 /// Says what stands there by its type alone: the value may be a secret that slipped to the wrong place.
-fn wrong_shape(wanted: Shape, found: &Value, place: &Place) -> String {
-    let found = kind(found);
+fn describe_wrong_shape(wanted: KeyShape, found: &Value, place: &KeyPath) -> String {
+    let found = describe_type(found);
     let table = place.key.as_str();
     match wanted {
-        Shape::Value if place.pattern.starts_with("kafka.") && place.pattern.ends_with(".*") => {
+        KeyShape::Value if place.pattern.starts_with("kafka.") && place.pattern.ends_with(".*") => {
             format!(
                 "one value is expected, not {found}; a property's name contains dots and \
                  needs quotes, as in \"sasl.username\" = \"…\""
             )
         }
-        Shape::Value => format!("one value is expected, not {found}"),
-        Shape::Table => format!("a table is expected, such as {{ … }}, not {found}"),
-        Shape::Array => {
+        KeyShape::Value => format!("one value is expected, not {found}"),
+        KeyShape::Table => format!("a table is expected, such as {{ … }}, not {found}"),
+        KeyShape::Array => {
             format!("an array of tables is expected, such as [[{table}]], not {found}")
         }
     }

@@ -1,17 +1,17 @@
 //! What is legal but weak.
 
 use super::kafka::property;
-use super::validate::is_loopback;
-use super::value::show_duration;
-use super::{Config, Redis, Store};
+use super::validation::is_loopback;
+use super::units::format_duration;
+use super::{Config, RedisConfig, DedupStore};
 use butlr_event::EventType;
 use secrecy::ExposeSecret;
 use std::time::Duration;
 
 /// For how long the sender computes an occupancy again, and what its delivery takes.
-const RECOMPUTED: Duration = Duration::from_secs(6 * 60);
+const RECOMPUTATION_WINDOW: Duration = Duration::from_secs(6 * 60);
 
-fn is_in_the_clear(redis: &Redis) -> bool {
+fn has_cleartext_password(redis: &RedisConfig) -> bool {
     let url = redis.url.expose_secret();
     let has_password = url.contains('@');
     let is_near = ["@localhost", "@127.", "@[::1]"]
@@ -21,7 +21,7 @@ fn is_in_the_clear(redis: &Redis) -> bool {
 }
 
 /// One sentence for each weakness.
-pub(super) fn of(config: &Config) -> Vec<String> {
+pub(super) fn collect_warnings(config: &Config) -> Vec<String> {
     let Config {
         http,
         admin,
@@ -104,20 +104,20 @@ pub(super) fn of(config: &Config) -> Vec<String> {
             .to_owned(),
     );
     warn(
-        dedup.is_on() && dedup.reading_window < RECOMPUTED,
+        dedup.is_enabled() && dedup.reading_window < RECOMPUTATION_WINDOW,
         format!(
             "dedup.reading_window: the sender computes occupancy again for some five minutes, so \
              {} is too short to recognise all repeats and revisions",
-            show_duration(dedup.reading_window)
+            format_duration(dedup.reading_window)
         ),
     );
     warn(
-        matches!(&dedup.store, Store::Redis(redis) if is_in_the_clear(redis)),
+        matches!(&dedup.store, DedupStore::Redis(redis) if has_cleartext_password(redis)),
         "dedup.redis_url: redis:// sends Redis' password in the clear; rediss:// does not"
             .to_owned(),
     );
     let weak = |event_type: &EventType| {
-        let spec = topics.topic(*event_type);
+        let spec = topics.for_type(*event_type);
         spec.replication_factor.is_some_and(|all| all < 2)
             || spec.min_insync_replicas.is_some_and(|least| least < 2)
     };

@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::memory::{Memory, becomes, key_of_conflict};
 use super::redis::Lease;
 use super::{Duplicate, Facts, Marks, Verdict};
-use crate::config::Handling;
+use crate::config::DuplicateHandling;
 use crate::kafka::report::Receipt;
 use butlr_event::event_id::EventId;
 
@@ -178,7 +178,7 @@ pub struct Hold {
     /// Whether this process knows the same value as the current one, and that is not in Kafka yet.
     repeats_spooled: bool,
     /// How a redelivery of it is handled.
-    redelivery: Handling,
+    redelivery: DuplicateHandling,
 }
 
 /// What the memory says of a [`Hold`].
@@ -188,7 +188,7 @@ pub(super) struct Opinion {
     pub current: Option<Current>,
     pub is_conflict: bool,
     pub repeats_spooled: bool,
-    pub redelivery: Handling,
+    pub redelivery: DuplicateHandling,
 }
 
 impl Hold {
@@ -216,7 +216,7 @@ impl Hold {
     }
 
     /// How a redelivery of it is handled.
-    pub(super) fn redelivery(&self) -> Handling {
+    pub(super) fn redelivery(&self) -> DuplicateHandling {
         self.redelivery
     }
 

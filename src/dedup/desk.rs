@@ -67,12 +67,12 @@ impl Desk {
     /// A Redis address that cannot be used.
     pub fn open(config: &config::Config, metrics: &Metrics) -> Result<Option<Self>, String> {
         let settings = &config.dedup;
-        if !settings.is_on() {
+        if !settings.is_enabled() {
             return Ok(None);
         }
         let shared = match &settings.store {
-            config::Store::Memory => None,
-            config::Store::Redis(redis) => {
+            config::DedupStore::Memory => None,
+            config::DedupStore::Redis(redis) => {
                 let errors = metrics.dedup.redis_errors.clone();
                 let shared = Shared::start(settings, redis, &config.topics.names(), errors);
                 Some(shared.map_err(|problem| format!("dedup.redis_url: {problem}"))?)

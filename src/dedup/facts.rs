@@ -113,7 +113,7 @@ fn hash(seed: u64, event_type: EventType, names: &[&str], timestamp: i64, data: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use butlr_event::{Limits, Parsed, parse};
+    use butlr_event::{ParseLimits, ParsedBody, parse};
 
     fn keys(
         event_type: &str,
@@ -124,11 +124,11 @@ mod tests {
         let body = format!(
             r#"{{"id":"event_1","type":"{event_type}","timestamp":{timestamp},"version":"v1","metadata":{metadata},"data":{data}}}"#
         );
-        let limits = Limits {
+        let limits = ParseLimits {
             max_events: 1,
             max_event_bytes: 10_000,
         };
-        let Ok(Parsed::One(Ok(event))) = parse(body.as_bytes(), None, limits) else {
+        let Ok(ParsedBody::Single(Ok(event))) = parse(body.as_bytes(), None, limits) else {
             panic!("not valid: {body}");
         };
         let facts = Facts::of(&event, true);

@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 use super::claim::{Claim, Current, Held, Hold, Next, Opinion, Stored, Taken, Waiting, under};
 use super::window::{Tick, Window};
 use super::{Duplicate, Facts, Verdict};
-use crate::config::{self, Handling};
+use crate::config::{self, DuplicateHandling};
 use butlr_event::event_id::EventId;
 use doubts::Doubts;
 use judge::Judged;
@@ -59,8 +59,8 @@ pub struct Memory {
     start: Instant,
     id_window: Tick,
     reading_window: Tick,
-    redelivery: Handling,
-    repeat: Handling,
+    redelivery: DuplicateHandling,
+    repeat: DuplicateHandling,
     ids: Shards<Shard<Id>>,
     values: Shards<Shard<Value>>,
     sources: Shards<Window<Source>>,
@@ -99,7 +99,7 @@ struct Locked<'m> {
 
 impl Memory {
     /// An empty one, at `now`.
-    pub fn new(settings: &config::Dedup, now: Instant) -> Arc<Self> {
+    pub fn new(settings: &config::DedupConfig, now: Instant) -> Arc<Self> {
         Arc::new(Self {
             start: now,
             id_window: ticks(settings.id_window),
@@ -121,13 +121,13 @@ impl Memory {
 
     /// The same for bytes that are no event: no copy of them is ever published.
     pub fn claim_bytes(self: &Arc<Self>, facts: &Facts<'_>, now: Instant) -> Next {
-        self.claim_where(facts, Handling::Drop, now)
+        self.claim_where(facts, DuplicateHandling::Drop, now)
     }
 
     fn claim_where(
         self: &Arc<Self>,
         facts: &Facts<'_>,
-        redelivery: Handling,
+        redelivery: DuplicateHandling,
         now: Instant,
     ) -> Next {
         let now = self.moment(now);
@@ -167,10 +167,10 @@ impl Memory {
 
     /// The same for bytes that are no event: no copy of them is ever published.
     pub fn hold_bytes(self: &Arc<Self>, facts: &Facts<'_>, now: Instant) -> Held {
-        self.hold_where(facts, Handling::Drop, now)
+        self.hold_where(facts, DuplicateHandling::Drop, now)
     }
 
-    fn hold_where(self: &Arc<Self>, facts: &Facts<'_>, redelivery: Handling, now: Instant) -> Held {
+    fn hold_where(self: &Arc<Self>, facts: &Facts<'_>, redelivery: DuplicateHandling, now: Instant) -> Held {
         let now = self.moment(now);
         let id = facts.cell.map(|_| EventId::new(facts.id));
         let mut locked = self.locked(facts.id_key, facts.cell);

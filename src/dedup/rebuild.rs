@@ -99,7 +99,7 @@ pub fn rebuild(
     consumer_config: ClientConfig,
     topics: &[String; 10],
     memory: &Memory,
-    settings: &config::Dedup,
+    settings: &config::DedupConfig,
     stop: &AtomicBool,
     known: &mut dyn FnMut(usize),
 ) -> Outcome {
@@ -129,7 +129,7 @@ pub fn rebuild(
 
 struct Run<'r> {
     memory: &'r Memory,
-    settings: &'r config::Dedup,
+    settings: &'r config::DedupConfig,
     begun: Instant,
     start: Start,
     window: Duration,

@@ -102,7 +102,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::config::{self, Sources};
+    use crate::config::{self, ConfigSources};
     use crate::kafka::embedded::EmbeddedKafka;
     use crate::metrics::Metrics;
 
@@ -111,9 +111,9 @@ mod tests {
             ("kafka.bootstrap_servers", "127.0.0.1:1"),
             ("dedup.rebuild_within", within),
         ];
-        let sources = Sources {
+        let sources = ConfigSources {
             flags: flags.map(|(k, v)| (k.to_owned(), v.into())).into(),
-            ..Sources::default()
+            ..ConfigSources::default()
         };
         let config = config::load(&sources, &|_, _| Ok(())).expect("a configuration");
         let desk = Desk::open(&config, &Metrics::new(&config.topics.names())).expect("no Redis");

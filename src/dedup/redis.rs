@@ -135,8 +135,8 @@ impl Shared {
     /// # Errors
     /// An address that cannot be used; it is not repeated.
     pub fn start(
-        settings: &config::Dedup,
-        redis: &config::Redis,
+        settings: &config::DedupConfig,
+        redis: &config::RedisConfig,
         topics: &[String; 10],
         errors: IntCounter,
     ) -> Result<Arc<Self>, &'static str> {
@@ -293,7 +293,7 @@ fn owner() -> Option<u64> {
 }
 
 /// Small questions, each waited for: no Nagle.
-fn connection_info(redis: &config::Redis) -> Option<ConnectionInfo> {
+fn connection_info(redis: &config::RedisConfig) -> Option<ConnectionInfo> {
     let info = redis.url.expose_secret().into_connection_info().ok()?;
     Some(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
 }

@@ -10,10 +10,10 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
 use super::ingest::Ingest;
-use crate::auth::AdminCredentials;
+use crate::auth::AdminAuthenticator;
 use crate::kafka::contact::Contact;
 use crate::kafka::lane::TopicState;
-use crate::metrics::{Outcome, unix_seconds};
+use crate::metrics::{EventOutcome, unix_seconds};
 use butlr_event::EventType;
 use butlr_event::destination::Destination;
 
@@ -26,7 +26,7 @@ pub struct Admin {
     /// `kafka.away_after`
     pub away_after: Duration,
     /// Who may see the page and `/status`.
-    pub credentials: AdminCredentials,
+    pub credentials: AdminAuthenticator,
     /// Whether the listener is beyond loopback.
     pub exposed: bool,
     /// When the bridge started.
@@ -45,7 +45,7 @@ impl Admin {
             .service(get("/livez").route(web::get().to(livez)))
             .service(get("/readyz").route(web::get().to(readyz)));
         // Beyond loopback nobody sees more than metrics and probes without credentials.
-        if !self.exposed || self.credentials.configured() {
+        if !self.exposed || self.credentials.is_configured() {
             config
                 .service(get("/status").route(web::get().to(status)))
                 .service(get("/").route(web::get().to(page)));
@@ -172,7 +172,7 @@ impl Admin {
         let now = unix_seconds(SystemTime::now());
         let types: Vec<_> = pipeline
             .metrics
-            .ledgers()
+            .totals_by_type()
             .enumerate()
             .map(|(i, (name, ledger, last))| {
                 let to = match EventType::ALL.get(i) {
@@ -184,11 +184,11 @@ impl Admin {
                 json!({
                     "type": name,
                     "received": ledger.received,
-                    "published": ledger.of(Outcome::Published),
-                    "duplicate": ledger.of(Outcome::Duplicate),
-                    "spooled": ledger.of(Outcome::Spooled),
-                    "quarantined": ledger.of(Outcome::Quarantined),
-                    "refused": ledger.of(Outcome::Refused),
+                    "published": ledger.count(EventOutcome::Published),
+                    "duplicate": ledger.count(EventOutcome::Duplicate),
+                    "spooled": ledger.count(EventOutcome::Spooled),
+                    "quarantined": ledger.count(EventOutcome::Quarantined),
+                    "refused": ledger.count(EventOutcome::Refused),
                     "last_received_seconds_ago": (last > 0.0).then_some((now - last).max(0.0)),
                     "topic": lane.map(|l| l.topic()),
                     "topic_state": lane.map(|l| l.state().as_str()),
@@ -196,7 +196,7 @@ impl Admin {
                 })
             })
             .collect();
-        let total = pipeline.metrics.ledger();
+        let total = pipeline.metrics.totals();
         let not_ready = self.not_ready();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -209,11 +209,11 @@ impl Admin {
             },
             "ledger": {
                 "received": total.received,
-                "published": total.of(Outcome::Published),
-                "duplicate": total.of(Outcome::Duplicate),
-                "spooled": total.of(Outcome::Spooled),
-                "quarantined": total.of(Outcome::Quarantined),
-                "refused": total.of(Outcome::Refused),
+                "published": total.count(EventOutcome::Published),
+                "duplicate": total.count(EventOutcome::Duplicate),
+                "spooled": total.count(EventOutcome::Spooled),
+                "quarantined": total.count(EventOutcome::Quarantined),
+                "refused": total.count(EventOutcome::Refused),
                 "in_flight": gate.events.now(),
             },
             "dedup": self.dedup(),
@@ -230,7 +230,7 @@ impl Admin {
     }
 
     fn forbidden(&self, request: &HttpRequest) -> Option<HttpResponse> {
-        (!self.credentials.allow(request.headers())).then(|| {
+        (!self.credentials.is_allowed(request.headers())).then(|| {
             HttpResponse::Unauthorized()
                 .insert_header((WWW_AUTHENTICATE, "Basic realm=\"butlr-bridge admin\""))
                 .body("credentials missing or wrong\n")

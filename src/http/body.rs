@@ -50,7 +50,7 @@ pub async fn read(
             None => break,
             Some(Ok(chunk)) => chunk,
             Some(Err(PayloadError::Overflow)) => return Err(too_large()),
-            Some(Err(_)) => return Err(Rejection::BodyBroken),
+            Some(Err(_)) => return Err(Rejection::IncompleteBody),
         };
         let so_far = first.as_ref().map_or(0, |f| f.len().max(rest.len()));
         if so_far + chunk.len() > limit {
@@ -119,7 +119,7 @@ fn decompress(body: &[u8], limit: usize, permit: &mut Permit) -> Result<Bytes, R
     let mut plain = Vec::new();
     loop {
         let step = decoder.by_ref().take(STEP as u64).read_to_end(&mut plain);
-        let read = step.map_err(|_| Rejection::NotGzip)?;
+        let read = step.map_err(|_| Rejection::InvalidGzip)?;
         if plain.len() > limit {
             return Err(Rejection::BodyTooLarge { limit });
         }
@@ -173,7 +173,7 @@ mod tests {
         for broken in [&packed[..packed.len() - 1], b"{}", b""] {
             assert_eq!(
                 decompress(broken, 100_000, &mut permit),
-                Err(Rejection::NotGzip)
+                Err(Rejection::InvalidGzip)
             );
         }
         drop(permit);

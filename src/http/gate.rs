@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, Socket};
 
-use crate::rejection::{Limit, Rejection};
+use crate::rejection::{CapacityLimit, Rejection};
 
 /// Beyond `http.max_connections`, so many more are answered 503 (a sender sees why); yet more are closed unanswered.
 const ANSWERED_BEYOND: usize = 256;
@@ -75,7 +75,7 @@ impl Held {
 
 impl Gate {
     /// An empty gate.
-    pub fn new(http: &crate::config::Http) -> Arc<Self> {
+    pub fn new(http: &crate::config::HttpConfig) -> Arc<Self> {
         Arc::new(Self {
             connections: Held::new(http.max_connections),
             events: Held::new(http.max_in_flight_events),
@@ -126,13 +126,13 @@ impl Gate {
     /// [`Rejection::Overloaded`]
     pub fn admit(&self, connection: Option<&Connection>) -> Result<(), Rejection> {
         if connection.is_some_and(|c| c.beyond_limit) {
-            return Err(Rejection::Overloaded(Limit::Connections));
+            return Err(Rejection::Overloaded(CapacityLimit::Connections));
         }
         if self.events.now() >= self.events.limit {
-            return Err(Rejection::Overloaded(Limit::Events));
+            return Err(Rejection::Overloaded(CapacityLimit::Events));
         }
         if self.bytes.now() >= self.bytes.limit {
-            return Err(Rejection::Overloaded(Limit::Bytes));
+            return Err(Rejection::Overloaded(CapacityLimit::Bytes));
         }
         Ok(())
     }
@@ -182,7 +182,7 @@ impl Permit {
     /// [`Rejection::Overloaded`]
     pub fn bytes(&mut self, more: usize) -> Result<(), Rejection> {
         if !self.gate.bytes.take(more) {
-            return Err(Rejection::Overloaded(Limit::Bytes));
+            return Err(Rejection::Overloaded(CapacityLimit::Bytes));
         }
         self.bytes += more;
         Ok(())
@@ -194,7 +194,7 @@ impl Permit {
     /// [`Rejection::Overloaded`]
     pub fn events(&mut self, more: usize) -> Result<(), Rejection> {
         if !self.gate.events.take(more) {
-            return Err(Rejection::Overloaded(Limit::Events));
+            return Err(Rejection::Overloaded(CapacityLimit::Events));
         }
         self.events += more;
         Ok(())

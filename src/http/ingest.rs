@@ -15,12 +15,12 @@ use arc_swap::ArcSwap;
 use super::body;
 use super::gate::{Connection, Gate, Permit};
 use super::problem::Rendered;
-use crate::auth::Credentials;
+use crate::auth::Authenticator;
 use crate::kafka::report::Wakeups;
-use crate::metrics::Outcome;
+use crate::metrics::EventOutcome;
 use crate::pipeline::{Pipeline, Request, Sender};
 use crate::rejection::Rejection;
-use crate::telemetry::Throttle;
+use crate::telemetry::LogThrottle;
 use butlr_event::EventType;
 
 /// What all workers of the ingest listener share.
@@ -30,7 +30,7 @@ pub struct Ingest {
     /// Limits on what is held.
     pub gate: Arc<Gate>,
     /// Who may send; swapped when the configuration is read again.
-    pub credentials: ArcSwap<Credentials>,
+    pub credentials: ArcSwap<Authenticator>,
     /// `http.max_body_bytes`
     pub max_body_bytes: usize,
     /// `http.body_timeout`
@@ -40,7 +40,7 @@ pub struct Ingest {
     /// Ids of the requests that need one.
     pub request_ids: RequestIds,
     /// Bounds the lines about refused requests.
-    pub refusals: Throttle,
+    pub refusals: LogThrottle,
 }
 
 /// One worker thread's view: the shared part and its own way of being woken.
@@ -160,10 +160,10 @@ async fn take(
     let deadline = started + ingest.body_timeout;
     let limit = ingest.max_body_bytes;
     let body = body::read(request, payload, limit, deadline, &mut permit).await;
-    if body == Err(Rejection::NotGzip) {
+    if body == Err(Rejection::InvalidGzip) {
         // The body came whole: one event of an unknown type that could not be read.
-        let received = ingest.pipeline.metrics.received(None, SystemTime::now());
-        received.settle(Outcome::Refused);
+        let received = ingest.pipeline.metrics.count_received(None, SystemTime::now());
+        received.record(EventOutcome::Refused);
     }
     let from = From {
         request: request.clone(),
@@ -229,7 +229,7 @@ impl Worker {
         unread: Payload,
     ) -> HttpResponse {
         let ingest = &self.ingest;
-        ingest.pipeline.metrics.rejection(rejection.code());
+        ingest.pipeline.metrics.count_rejection(rejection.code());
         let id = ingest.request_ids.next(request.headers().get(X_REQUEST_ID));
         let rendered = Rendered::problem(rejection, None, id);
         self.answer(request, started, rendered, credential, Some(unread))
@@ -249,7 +249,7 @@ impl Worker {
         let ingest = &self.ingest;
         let metrics = &ingest.pipeline.metrics;
         let now = Instant::now();
-        metrics.answered(rendered.status, now - started);
+        metrics.record_response(rendered.status, now - started);
         if let Some(problem) = &rendered.problem
             && let Some(suppressed) = ingest.refusals.allow(problem.code)
         {

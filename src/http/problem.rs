@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::marks::Duplicate;
 use crate::pipeline::{Answer, Promise, Stored, Verdict};
 use crate::rejection::Rejection;
-use butlr_event::Mistake;
+use butlr_event::FieldError;
 
 /// An answer ready to be sent; made where the request's body is at hand, sent where it no longer is.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ struct Problem<'a> {
     id: Option<&'a str>,
     request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    errors: Option<&'a [Mistake]>,
+    errors: Option<&'a [FieldError]>,
     #[serde(skip_serializing_if = "is_false")]
     quarantined: bool,
 }
@@ -80,7 +80,7 @@ struct Spooled<'a> {
 struct Quarantined<'a> {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    errors: Option<&'a [Mistake]>,
+    errors: Option<&'a [FieldError]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +95,7 @@ struct Refused<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    errors: Option<&'a [Mistake]>,
+    errors: Option<&'a [FieldError]>,
     #[serde(skip_serializing_if = "is_false")]
     quarantined: bool,
 }
@@ -348,9 +348,9 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-fn errors(rejection: &Rejection) -> Option<&[Mistake]> {
+fn errors(rejection: &Rejection) -> Option<&[FieldError]> {
     match rejection {
-        Rejection::Invalid(mistakes) => Some(mistakes),
+        Rejection::InvalidEvent(mistakes) => Some(mistakes),
         _ => None,
     }
 }

@@ -28,12 +28,12 @@ const LINGER_MS: &str = "2";
 
 /// Bytes of values that one topic may have in flight: a tenth of what the listener may hold, so that a dead topic cannot
 /// use up all of it.
-pub fn lane_bytes(http: &config::Http) -> usize {
+pub fn lane_bytes(http: &config::HttpConfig) -> usize {
     http.max_in_flight_bytes / EventType::ALL.len()
 }
 
 /// What producer and admin clients share: where Kafka is, how to log in, and how soon to try again.
-pub fn base(kafka: &config::Kafka, bootstrap_servers: &str) -> ClientConfig {
+pub fn base(kafka: &config::KafkaConfig, bootstrap_servers: &str) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
         .set("client.id", "butlr-bridge")
@@ -71,7 +71,7 @@ pub fn producer(config: &config::Config, bootstrap: &str) -> ClientConfig {
     let defaults: [(&[&str], &str); 3] = [
         (&["compression.type", "compression.codec"], "lz4"),
         (&["batch.size"], &batch_bytes),
-        (&config::LINGER, LINGER_MS),
+        (&config::LINGER_PROPERTIES, LINGER_MS),
     ];
     for (aliases, default) in defaults {
         if !aliases.iter().any(|a| kafka.properties.contains_key(*a)) {
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_configured_linger_wins() {
         let linger = |property: Option<&str>| {
-            let sources = config::Sources {
+            let sources = config::ConfigSources {
                 flags: property
                     .map(|name| {
                         (
@@ -186,7 +186,7 @@ mod tests {
             native.get("linger.ms").unwrap()
         };
         assert_eq!(linger(None), LINGER_MS);
-        for name in config::LINGER {
+        for name in config::LINGER_PROPERTIES {
             assert_eq!(linger(Some(name)), "7", "{name}");
         }
     }

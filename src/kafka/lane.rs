@@ -59,7 +59,7 @@ impl Lane {
     /// One for each destination, in the order of [`Destination::index`], as they are configured.
     pub fn all(config: &Config) -> Arc<[Arc<Self>; Destination::COUNT]> {
         Arc::new(Destination::all().map(|destination| {
-            let topic = config.topics.of(destination).name.clone();
+            let topic = config.topics.for_destination(destination).name.clone();
             let events = config.kafka.max_in_flight_per_topic;
             Self::new(destination, topic, events, lane_bytes(&config.http))
         }))

@@ -22,7 +22,7 @@ use super::lane::LanePermit;
 use super::report::{Delivery, Places, Report, Settle, Slot, Wakeups};
 use crate::dedup::claim::Claim;
 use crate::metrics::Metrics;
-use crate::record::Record;
+use crate::record::ProducerRecord;
 use crate::rejection::Rejection;
 
 /// Longest wait of one poll for delivery reports, and so how long a producer takes to end.
@@ -92,7 +92,7 @@ impl ClientContext for Callbacks {
         kafka
             .requests_in_flight
             .set(brokers().map(|b| b.waitresp_cnt).sum());
-        kafka.transmit_totals(
+        kafka.update_transmit_totals(
             brokers().map(|b| b.txerrs + b.req_timeouts).sum(),
             brokers().map(|b| b.txretries).sum(),
         );
@@ -117,7 +117,7 @@ impl ProducerContext for Callbacks {
                 match self.places.receipt(message.partition(), message.offset()) {
                     Some(receipt) => Report::Stored(receipt),
                     None => {
-                        self.metrics.kafka.presumed.inc();
+                        self.metrics.kafka.implicit_acks.inc();
                         Report::Presumed
                     }
                 }
@@ -132,7 +132,7 @@ impl ProducerContext for Callbacks {
         };
         if !slot.complete(report) {
             self.metrics
-                .late_report(matches!(report, Report::Stored(_)));
+                .count_late_report(matches!(report, Report::Stored(_)));
         }
     }
 }
@@ -253,7 +253,7 @@ impl Producer {
     /// What librdkafka refuses at once; nothing was queued then, and the claim comes back.
     pub fn send(
         &self,
-        record: Record<'_>,
+        record: ProducerRecord<'_>,
         permit: LanePermit,
         claim: Option<Claim>,
         keeping: bool,
@@ -277,7 +277,7 @@ impl Producer {
     /// What librdkafka refuses at once; nothing was queued then, and the entry comes back.
     pub fn send_entry(
         &self,
-        record: Record<'_>,
+        record: ProducerRecord<'_>,
         permit: LanePermit,
         entry: Box<dyn Settle>,
     ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)> {
@@ -292,7 +292,7 @@ impl Producer {
         })
     }
 
-    fn queue(&self, record: Record<'_>, slot: Arc<Slot>) -> Result<(), RDKafkaErrorCode> {
+    fn queue(&self, record: ProducerRecord<'_>, slot: Arc<Slot>) -> Result<(), RDKafkaErrorCode> {
         let native = BaseRecord::with_opaque_to(record.topic, slot)
             .key(&*record.key)
             .payload(record.value)

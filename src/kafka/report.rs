@@ -495,10 +495,10 @@ mod tests {
 
     /// What a report makes of a revision of 4 to 5: what 4, 5 under other ids and 5 under its own are then.
     fn ended(end: impl FnOnce(Arc<Slot>)) -> [Option<Duplicate>; 3] {
-        let settings = config::Dedup {
-            store: config::Store::Memory,
-            redelivery: config::Handling::Drop,
-            repeat: config::Handling::Drop,
+        let settings = config::DedupConfig {
+            store: config::DedupStore::Memory,
+            redelivery: config::DuplicateHandling::Drop,
+            repeat: config::DuplicateHandling::Drop,
             id_window: Duration::from_secs(900),
             reading_window: Duration::from_secs(900),
             max_ids: 100,

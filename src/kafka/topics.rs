@@ -114,7 +114,7 @@ struct Admin(Option<Arc<AdminClient<DefaultClientContext>>>);
 
 impl Admin {
     fn new(config: &Config) -> Result<Self, Error> {
-        let bootstrap = config.require_kafka().map_err(|m| Error(m.to_string()))?;
+        let bootstrap = config.require_bootstrap_servers().map_err(|m| Error(m.to_string()))?;
         let client = client::base(&config.kafka, bootstrap).create();
         let client = client.map_err(|e| Error(e.to_string()))?;
         Ok(Self(Some(Arc::new(client))))
@@ -148,7 +148,7 @@ fn options() -> AdminOptions {
 /// Kafka cannot be reached.
 pub async fn inspect(config: &Config) -> Result<Report, Error> {
     let admin = Admin::new(config)?;
-    let names: Vec<String> = config.needed_topics().map(|t| t.name.clone()).collect();
+    let names: Vec<String> = config.required_topics().map(|t| t.name.clone()).collect();
     // A plain thread, not one of the runtime's: those are waited for when a process ends, and this call can take long.
     let (done, seen) = oneshot::channel();
     std::thread::spawn({
@@ -186,7 +186,7 @@ pub async fn inspect(config: &Config) -> Result<Report, Error> {
         max_past: config.kafka.max_past,
         max_event_bytes: config.http.max_event_bytes,
     };
-    let topics = config.needed_topics().zip(seen);
+    let topics = config.required_topics().zip(seen);
     let topics = topics.map(|(spec, seen)| TopicReport {
         topic: spec.name.clone(),
         partitions: seen.partitions,
@@ -206,7 +206,7 @@ pub async fn create_missing(
     config: &Config,
     report: &Report,
 ) -> Result<Vec<(String, Result<(), String>)>, Error> {
-    let all = config.needed_topics().zip(&report.topics);
+    let all = config.required_topics().zip(&report.topics);
     let missing: Vec<_> = all
         .filter(|(_, seen)| seen.findings.contains(&Finding::Missing))
         .map(|(spec, _)| (spec, settings_for(spec)))

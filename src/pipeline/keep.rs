@@ -11,7 +11,7 @@ use super::{Begun, Pipeline, Promise, Request, Sent, Stored};
 use crate::dedup::claim::Claim;
 use crate::kafka::report::{Ended, Receipt, Report, Slot, Wakeups, is_certain};
 use crate::marks::MarkSet;
-use crate::metrics::{Outcome, Received};
+use crate::metrics::{EventOutcome, PendingOutcome};
 use crate::rejection::Rejection;
 use crate::spool::entry::{Content, Entry};
 use crate::spool::{NewEntry, NotKept, Passage};
@@ -22,7 +22,7 @@ use butlr_event::destination::Destination;
 /// An event that Kafka does not take now.
 pub(super) struct Unsent<'b> {
     event: Event<'b>,
-    received: Received<'b>,
+    received: PendingOutcome<'b>,
     claim: Option<Claim>,
     marks: MarkSet,
     /// What it waits for is nearly over: then it can be sent.
@@ -34,7 +34,7 @@ pub(super) struct Unsent<'b> {
 impl<'b> Unsent<'b> {
     pub fn begun(
         event: Event<'b>,
-        received: Received<'b>,
+        received: PendingOutcome<'b>,
         claim: Option<Claim>,
         marks: MarkSet,
         passage: Option<Passage>,
@@ -65,7 +65,7 @@ impl Pipeline {
             // In the last moment.
             Ended::Reported(Report::Stored(receipt), ..) => {
                 let stored = self.published(&event, lane.topic(), receipt, marks, at, request);
-                received.settle(Outcome::Published);
+                received.record(EventOutcome::Published);
                 return Begun::ended(event, Ok(Promise::Published(stored)));
             }
             Ended::Reported(Report::Failed(code), _, claim) if is_certain(code) => (claim, None),
@@ -102,8 +102,8 @@ impl Pipeline {
         let event_type = event.event_type();
         let (time, received) = (event.timestamp_ms(), request.received_at);
         self.metrics
-            .published(event_type, time, received, sent.elapsed());
-        self.metrics.marked(event_type, marks);
+            .record_published(event_type, time, received, sent.elapsed());
+        self.metrics.count_marks(event_type, marks);
         Stored {
             topic,
             partition: receipt.partition(),
@@ -143,8 +143,8 @@ impl Pipeline {
             let kept = self.spooled(to, content, raw, claim, doubt, request).await;
             let outcome = match kept {
                 Ok(()) => {
-                    self.metrics.marked(event.event_type(), marks);
-                    received.settle(Outcome::Spooled);
+                    self.metrics.count_marks(event.event_type(), marks);
+                    received.record(EventOutcome::Spooled);
                     Ok(Promise::Spooled)
                 }
                 Err(rejection) => Err(self.refuse(received, rejection)),

@@ -15,14 +15,14 @@ use crate::dedup::claim::Claim;
 use crate::dedup::desk::Claimed;
 use crate::kafka::producer::rejection;
 use crate::kafka::report::{Ended, Report, Slot, Wakeups, is_certain};
-use crate::metrics::Outcome;
+use crate::metrics::EventOutcome;
 use crate::provenance::Quarantined;
-use crate::record::Record;
+use crate::record::ProducerRecord;
 use crate::rejection::Rejection;
 use crate::spool::entry::Content;
 use crate::spool::{Route, Spool};
 use butlr_event::destination::Destination;
-use butlr_event::{EventType, Refused, Unreadable};
+use butlr_event::{EventType, RejectedItem, UnreadableBody};
 
 /// Larger than this nothing is kept: what librdkafka takes for one record, less key and headers.
 const MAX_KEPT: usize = 1_000_000 - RECORD_OVERHEAD;
@@ -45,19 +45,19 @@ pub(super) struct Invalid<'b> {
 
 impl<'b> Invalid<'b> {
     /// A body that cannot be taken apart.
-    pub fn whole(body: &'b [u8], unreadable: Unreadable) -> Self {
+    pub fn whole(body: &'b [u8], unreadable: UnreadableBody) -> Self {
         Self {
             raw: Some(body),
             claimed: None,
-            rejection: Rejection::Unreadable(unreadable),
+            rejection: Rejection::UnreadableBody(unreadable),
         }
     }
 
     /// A body's only item, or one of them.
-    pub fn item(refused: Refused<'b>) -> Self {
+    pub fn item(refused: RejectedItem<'b>) -> Self {
         let raw = match &refused {
-            Refused::Invalid { raw, .. } => Some(raw.as_bytes()),
-            Refused::TooLarge { .. } => None,
+            RejectedItem::Invalid { raw, .. } => Some(raw.as_bytes()),
+            RejectedItem::TooLarge { .. } => None,
         };
         let (claimed, rejection) = Rejection::of_item(refused);
         Self {
@@ -85,7 +85,7 @@ impl<'b> Invalid<'b> {
 
     fn told(&self, request: &Request<'_>) -> Quarantined {
         let (codes, detail) = match &self.rejection {
-            Rejection::Invalid(mistakes) => {
+            Rejection::InvalidEvent(mistakes) => {
                 let mut codes: Vec<String> = Vec::new();
                 for code in mistakes.iter().map(|mistake| mistake.code.as_str()) {
                     if !codes.iter().any(|known| known == code) {
@@ -126,7 +126,7 @@ impl Pipeline {
         request: &'f Request<'b>,
         wakeups: &'f Arc<Wakeups>,
     ) -> LocalBoxFuture<'f, Verdict<'b>> {
-        let received = self.metrics.received(invalid.claimed, request.received_at);
+        let received = self.metrics.count_received(invalid.claimed, request.received_at);
         let refused = |rejection| Verdict {
             event: None,
             outcome: Err(rejection),
@@ -151,7 +151,7 @@ impl Pipeline {
                 // It may be tried again; what is wrong with it is told once it is kept.
                 Err(rejection) => return refused(self.refuse(received, rejection)),
             }
-            received.settle(Outcome::Quarantined);
+            received.record(EventOutcome::Quarantined);
             self.count(&invalid.rejection);
             Verdict {
                 event: None,
@@ -228,7 +228,7 @@ impl Pipeline {
         };
         let (topic, received_at) = (lane.topic(), request.received_at);
         let now = received_at;
-        let record = Record::quarantined(told, raw, topic, self.stamping, received_at, now, false);
+        let record = ProducerRecord::from_quarantined(told, raw, topic, self.stamping, received_at, now, false);
         // It is this function that decides the claim of a record that failed.
         let sent = self.producer.send(record, permit, claim, true, wakeups);
         let mut delivery = match sent {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::kept::Kept;
-use butlr_event::{Event, EventType, Limits, Parsed, Refused, parse};
+use butlr_event::{Event, EventType, ParseLimits, ParsedBody, RejectedItem, parse};
 
 /// A record, taken apart.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct Item {
 
 impl<'k> Work<'k> {
     /// Takes a record apart. `is_stored`: by the hash of an event.
-    pub fn of(kept: &'k Kept, limits: Limits, is_stored: impl Fn(u64) -> bool) -> Self {
+    pub fn of(kept: &'k Kept, limits: ParseLimits, is_stored: impl Fn(u64) -> bool) -> Self {
         let mut work = Self {
             kept,
             items: VecDeque::new(),
@@ -56,18 +56,18 @@ impl<'k> Work<'k> {
         let parsed = parse(&kept.value, kept.expected, limits);
         match parsed {
             Err(unreadable) => work.invalid(unreadable.code.as_str()),
-            Ok(Parsed::One(one)) => work.judged(one, &is_stored),
-            Ok(Parsed::Many(many)) => many
+            Ok(ParsedBody::Single(one)) => work.judged(one, &is_stored),
+            Ok(ParsedBody::Array(many)) => many
                 .into_iter()
                 .for_each(|one| work.judged(one, &is_stored)),
         }
         work
     }
 
-    fn judged(&mut self, one: Result<Event<'_>, Refused<'_>>, is_stored: &impl Fn(u64) -> bool) {
+    fn judged(&mut self, one: Result<Event<'_>, RejectedItem<'_>>, is_stored: &impl Fn(u64) -> bool) {
         match one {
-            Err(Refused::TooLarge { .. }) => self.invalid("event_too_large"),
-            Err(Refused::Invalid { errors, .. }) => {
+            Err(RejectedItem::TooLarge { .. }) => self.invalid("event_too_large"),
+            Err(RejectedItem::Invalid { errors, .. }) => {
                 errors.iter().for_each(|e| self.invalid(e.code.as_str()));
             }
             Ok(event) => {
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::replay::kept::Place;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: ParseLimits = ParseLimits {
         max_events: 3,
         max_event_bytes: 1_000,
     };

@@ -149,7 +149,7 @@ impl Journal {
     ) -> Result<Ends, Error> {
         let mut ends = Ends::new();
         for event_type in types {
-            let topic = &config.topics.topic(event_type).name;
+            let topic = &config.topics.for_type(event_type).name;
             if ends.contains_key(topic) {
                 continue;
             }

@@ -20,8 +20,8 @@ use crate::kafka::{contact::Contact, watch::Watch};
 use crate::metrics::Metrics;
 use crate::pipeline::{Answer, Pipeline, Promise, Request, Sender};
 use crate::provenance::ReplayedFrom;
-use crate::record::Stamping;
-use butlr_event::Limits;
+use crate::record::TimestampPolicy;
+use butlr_event::ParseLimits;
 use butlr_event::destination::Destination;
 
 /// What an open batch may take beside the time of its answers.
@@ -123,8 +123,8 @@ impl Sending {
                 confirm_within: config.kafka.confirm_within,
                 reserve: Duration::ZERO,
                 quarantine: config.quarantine,
-                stamping: Stamping::of(&config.kafka),
-                limits: Limits {
+                stamping: TimestampPolicy::from_config(&config.kafka),
+                limits: ParseLimits {
                     max_events: config.http.max_events,
                     max_event_bytes: config.http.max_event_bytes,
                 },

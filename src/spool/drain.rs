@@ -27,7 +27,7 @@ use crate::dedup::desk::Desk;
 use crate::kafka::lane::LanePermit;
 use crate::kafka::producer::Producer;
 use crate::kafka::report::Settle;
-use crate::record::{Record, Stamping};
+use crate::record::{ProducerRecord, TimestampPolicy};
 use butlr_event::destination::Destination;
 use course::Course;
 use mailbox::Word;
@@ -48,7 +48,7 @@ pub(super) trait Hand: Send + Sync {
     /// See [`Producer::send_entry`].
     fn hand(
         &self,
-        record: Record<'_>,
+        record: ProducerRecord<'_>,
         permit: LanePermit,
         entry: Box<dyn Settle>,
     ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)>;
@@ -60,7 +60,7 @@ pub(super) trait Hand: Send + Sync {
 impl Hand for Producer {
     fn hand(
         &self,
-        record: Record<'_>,
+        record: ProducerRecord<'_>,
         permit: LanePermit,
         entry: Box<dyn Settle>,
     ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)> {
@@ -76,7 +76,7 @@ impl Hand for Producer {
 pub(super) struct Kit {
     pub(super) shared: Arc<Shared>,
     pub(super) producer: Arc<dyn Hand>,
-    pub(super) stamping: Stamping,
+    pub(super) stamping: TimestampPolicy,
     began: Instant,
 }
 
@@ -105,7 +105,7 @@ impl Draining {
     pub(super) fn start(
         shared: Arc<Shared>,
         producer: Arc<dyn Hand>,
-        stamping: Stamping,
+        stamping: TimestampPolicy,
         look: Arc<Look>,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));

@@ -69,7 +69,7 @@ struct Known {
 }
 
 impl Health {
-    pub fn new(settings: &config::Spool, free: Free) -> Self {
+    pub fn new(settings: &config::SpoolConfig, free: Free) -> Self {
         Self {
             dir: settings.dir.clone().unwrap_or_default(),
             max_bytes: settings.max_bytes,

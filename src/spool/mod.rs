@@ -50,15 +50,15 @@ use std::time::{Duration, Instant};
 use rdkafka::config::ClientConfig;
 use tokio::sync::oneshot;
 
-use crate::config::{self, Drain};
+use crate::config::{self, DrainOrder};
 use crate::dedup::claim::Claim;
 use crate::dedup::desk::Desk;
 use crate::kafka::lane::Lane;
 use crate::kafka::producer::Producer;
 use crate::kafka::report::Slot;
 use crate::metrics::Metrics;
-use crate::record::Stamping;
-use crate::telemetry::Throttle;
+use crate::record::TimestampPolicy;
+use crate::telemetry::LogThrottle;
 use butlr_event::clock::now_ms;
 use butlr_event::destination::Destination;
 
@@ -76,7 +76,7 @@ pub struct Parts {
     /// Opened by the caller, who tells what was found.
     pub store: Store,
     /// `[spool]`; its `dir` is where `store` lies.
-    pub settings: config::Spool,
+    pub settings: config::SpoolConfig,
     /// Hears of each entry that got into Kafka.
     pub desk: Option<Arc<Desk>>,
     /// One lane a topic, in the order of [`Destination::index`].
@@ -158,7 +158,7 @@ pub struct Spool {
 /// What writer, drain and requests share.
 struct Shared {
     store: Store,
-    settings: config::Spool,
+    settings: config::SpoolConfig,
     desk: Option<Arc<Desk>>,
     lanes: Arc<[Arc<Lane>; Destination::COUNT]>,
     lane_events: usize,
@@ -177,7 +177,7 @@ struct Shared {
     /// Something was removed since the last flush.
     unflushed: AtomicBool,
     ending: AtomicBool,
-    throttle: Throttle,
+    throttle: LogThrottle,
 }
 
 impl Spool {
@@ -229,7 +229,7 @@ impl Spool {
             recovered_end,
             unflushed: AtomicBool::new(false),
             ending: AtomicBool::new(false),
-            throttle: Throttle::default(),
+            throttle: LogThrottle::default(),
         });
         if let Some(why) = unwritable {
             shared.health.poison(why);
@@ -265,10 +265,10 @@ impl Spool {
         }
         match self.shared.settings.drain {
             _ if backlog == 0 => Route::Direct,
-            Drain::Concurrent if line.is_trying_alone() => Route::Wait(passage),
-            Drain::Concurrent => Route::Direct,
-            Drain::Ordered if backlog <= line.within_reach() => Route::Wait(passage),
-            Drain::Ordered => Route::Spool,
+            DrainOrder::Concurrent if line.is_trying_alone() => Route::Wait(passage),
+            DrainOrder::Concurrent => Route::Direct,
+            DrainOrder::Ordered if backlog <= line.within_reach() => Route::Wait(passage),
+            DrainOrder::Ordered => Route::Spool,
         }
     }
 
@@ -282,7 +282,7 @@ impl Spool {
     pub fn drain(
         self: &Arc<Self>,
         producer: Arc<Producer>,
-        stamping: Stamping,
+        stamping: TimestampPolicy,
         consumer: ClientConfig,
     ) -> Draining {
         let look: Arc<drain::recover::Look> =

@@ -11,7 +11,7 @@ use crate::config;
 use crate::dedup::desk::Desk;
 use crate::dedup::spooled::SpooledTold;
 use butlr_event::destination::Destination;
-use butlr_event::{Limits, Parsed, parse};
+use butlr_event::{ParseLimits, ParsedBody, parse};
 
 /// Entries read at a time.
 const BATCH: usize = 1_000;
@@ -25,7 +25,7 @@ const MOST: usize = 1_000_000;
 const SLACK: Duration = Duration::from_secs(60);
 
 /// Tells `desk` of the entries, or where there are very many of those young enough, on a thread of its own.
-pub fn restore(spool: &Arc<Spool>, desk: &Arc<Desk>, settings: &config::Dedup) {
+pub fn restore(spool: &Arc<Spool>, desk: &Arc<Desk>, settings: &config::DedupConfig) {
     desk.expect_spool();
     let window = settings.id_window.max(settings.reading_window);
     let most = settings.max_ids.min(MOST);
@@ -197,8 +197,8 @@ fn tell(entry: &Entry<'_>, now_ms: i64) -> Option<SpooledTold> {
     let received_ms = entry.received_ms;
     match &entry.content {
         Content::Quarantined(_) => Some(SpooledTold::of_bytes(&entry.value, received_ms, now_ms)),
-        Content::Event { marks, .. } => match parse(&entry.value, None, Limits::NONE) {
-            Ok(Parsed::One(Ok(event))) => Some(SpooledTold::of(&event, marks, received_ms, now_ms)),
+        Content::Event { marks, .. } => match parse(&entry.value, None, ParseLimits::UNLIMITED) {
+            Ok(ParsedBody::Single(Ok(event))) => Some(SpooledTold::of(&event, marks, received_ms, now_ms)),
             _ => None,
         },
     }

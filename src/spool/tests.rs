@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::{NotKept, Route};
-use crate::config::Drain;
+use crate::config::DrainOrder;
 use crate::dedup::Facts;
 use crate::dedup::claim::Next;
 use crate::dedup::memory::Memory;
@@ -55,7 +55,7 @@ async fn what_is_kept_is_drained_in_order_and_the_spool_gets_small() {
 }
 
 /// Each sender sends one event after the other, so each key's order is known. Kafka fails, hangs, and comes back, while they go on.
-async fn hammer(drain: Drain, senders: usize) -> (usize, usize) {
+async fn hammer(drain: DrainOrder, senders: usize) -> (usize, usize) {
     let mut bench = Bench::with(|s| s.drain = drain);
     bench.drain();
     let stop = Arc::new(AtomicBool::new(false));
@@ -121,19 +121,19 @@ async fn hammer(drain: Drain, senders: usize) -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nobody_overtakes_what_waits() {
-    let (total, out_of_order) = hammer(Drain::Ordered, 64).await;
+    let (total, out_of_order) = hammer(DrainOrder::Ordered, 64).await;
     assert!(total > 1_000, "{total}");
     assert_eq!(out_of_order, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrently_all_are_stored_once_too() {
-    hammer(Drain::Concurrent, 16).await;
+    hammer(DrainOrder::Concurrent, 16).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn with_an_open_circuit_events_are_spooled_only_while_somebody_tries() {
-    for drain in [Drain::Ordered, Drain::Concurrent] {
+    for drain in [DrainOrder::Ordered, DrainOrder::Concurrent] {
         let bench = Bench::with(|s| s.drain = drain);
         bench.lane(ROOM).open_circuit();
         assert!(matches!(bench.spool.route(ROOM), Route::Direct));
@@ -241,7 +241,7 @@ async fn what_is_reported_before_it_is_on_disk_is_known_all_the_same() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_kafka_refuses_for_good_is_set_aside_and_blocks_nothing() {
-    for drain in [Drain::Ordered, Drain::Concurrent] {
+    for drain in [DrainOrder::Ordered, DrainOrder::Concurrent] {
         let mut bench = Bench::with(|s| s.drain = drain);
         bench.keep_all(ROOM, "a", 0..40).await;
         let mut broken = new_entry(ROOM, b"{", false);
@@ -589,11 +589,11 @@ async fn a_claim_is_decided_before_anybody_is_answered() {
     assert_eq!(kind, Duplicate::Redelivery);
 }
 
-fn claims() -> crate::config::Dedup {
-    crate::config::Dedup {
-        store: crate::config::Store::Memory,
-        redelivery: crate::config::Handling::Drop,
-        repeat: crate::config::Handling::Drop,
+fn claims() -> crate::config::DedupConfig {
+    crate::config::DedupConfig {
+        store: crate::config::DedupStore::Memory,
+        redelivery: crate::config::DuplicateHandling::Drop,
+        repeat: crate::config::DuplicateHandling::Drop,
         id_window: Duration::from_secs(900),
         reading_window: Duration::from_secs(900),
         max_ids: 100,

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use butlr_event::EventType;
 
-use crate::harness::{Backend, Setup, agent, clock_ms, event, eventually, fresh_ms, trials};
+use crate::harness::{KafkaBackend, Setup, agent, clock_ms, event, eventually, fresh_ms, trials};
 
 trials! {
     "admin": [
@@ -165,7 +165,7 @@ fn every_metric_has_a_help_text_and_the_prefix() {
 }
 
 fn livez_says_alive_whatever_kafka_does() {
-    let bridge = Setup::on(Backend::Address("127.0.0.1:1".into()))
+    let bridge = Setup::on(KafkaBackend::Address("127.0.0.1:1".into()))
         .not_waiting()
         .start();
     assert_eq!(bridge.get_admin("/livez").status, 200);
@@ -313,7 +313,7 @@ fn beyond_loopback_with_credentials_all_is_served() {
 fn the_admin_listener_takes_no_events() {
     let bridge = Setup::embedded().start();
     let url = format!("http://{}/v1/events", bridge.admin);
-    let request = crate::harness::Request::new("POST", &url).body(good(TRAFFIC));
+    let request = crate::harness::HttpRequest::new("POST", &url).body(good(TRAFFIC));
     request.send(&agent()).expect(404);
     assert!(bridge.records(TRAFFIC).is_empty());
 }

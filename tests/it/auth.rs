@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use butlr_event::EventType;
 
 use crate::harness::{
-    Answer, Bridge, Process, Request, Setup, agent, event, eventually, fresh_ms, read_answer, toml,
+    HttpAnswer, Bridge, Process, HttpRequest, Setup, agent, event, eventually, fresh_ms, read_answer, toml,
     trials, write_head,
 };
 
@@ -61,7 +61,7 @@ fn locked() -> Setup {
 }
 
 #[track_caller]
-fn send(bridge: &Bridge, header: &str, value: &str) -> Answer {
+fn send(bridge: &Bridge, header: &str, value: &str) -> HttpAnswer {
     let request = bridge.request("POST", "/v1/events").header(header, value);
     request.body(good()).send()
 }
@@ -326,14 +326,14 @@ fn no_secret_is_ever_told() {
             ("x-api-key", "secretofastranger".to_owned(), 401),
             ("authorization", basic("butlr:secretofastranger"), 401),
         ] {
-            let request = Request::new("POST", &url).header(header, &value);
+            let request = HttpRequest::new("POST", &url).header(header, &value);
             let answer = request.body(good()).send(&agent);
             assert_eq!(answer.status, status, "{}", answer.text());
             told.push(format!("{:?} {}", answer.headers, answer.text()));
         }
         for path in ["/status", "/", "/metrics", "/readyz"] {
             for pair in ["operator:secretadmin", "operator:secretofastranger"] {
-                let request = Request::new("GET", &format!("{admin}{path}"));
+                let request = HttpRequest::new("GET", &format!("{admin}{path}"));
                 let answer = request.header("authorization", &basic(pair)).send(&agent);
                 told.push(format!("{:?} {}", answer.headers, answer.text()));
             }
@@ -403,7 +403,7 @@ fn sighup_reads_the_secrets_files_again() {
     let url = format!("http://{}/v1/events", process.ingest());
     let agent = agent();
     let status = |key: &str| {
-        let request = Request::new("POST", &url).header("x-api-key", key);
+        let request = HttpRequest::new("POST", &url).header("x-api-key", key);
         request.body("{}").send(&agent).status
     };
     assert_eq!((status("first-key"), status("second-key")), (422, 401));
@@ -439,7 +439,7 @@ fn a_broken_configuration_at_sighup_changes_nothing() {
     let url = format!("http://{}/v1/events", process.ingest());
     let agent = agent();
     let status = |key: &str| {
-        let request = Request::new("POST", &url).header("x-api-key", key);
+        let request = HttpRequest::new("POST", &url).header("x-api-key", key);
         request.body("{}").send(&agent).status
     };
     assert_eq!(status("first-key"), 422);

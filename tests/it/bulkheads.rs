@@ -32,7 +32,7 @@ fn with_nine_topics() -> Bridge {
         .without_topics()
         .before(|kafka| {
             for event_type in EventType::ALL.into_iter().filter(|&t| t != DEAD) {
-                let topic = format!("butlr.event.{}.v1", event_type.kebab());
+                let topic = format!("butlr.event.{}.v1", event_type.kebab_name());
                 kafka
                     .with(move |cluster| cluster.create_topic(&topic, 3, 1))
                     .unwrap();
@@ -158,7 +158,7 @@ fn a_dead_topic_fills_its_own_budget_only() {
     const BUDGET: usize = 5;
     let set_leader = |kafka: &EmbeddedKafka, leader: Option<i32>| {
         for partition in 0..3 {
-            let topic = format!("butlr.event.{}.v1", DEAD.kebab());
+            let topic = format!("butlr.event.{}.v1", DEAD.kebab_name());
             kafka
                 .with(move |cluster| cluster.partition_leader(&topic, partition, leader))
                 .unwrap();

@@ -60,6 +60,6 @@ pub fn trials() -> Vec<Trial> {
             schedule::every_kind_of_fault_is_drawn,
             schedule::faults_in_one_place_do_not_overlap,
         ],
-        clock::needs() => [clock::a_process_goes_by_a_clock_of_its_own],
+        clock::missing_requirements() => [clock::a_process_goes_by_a_clock_of_its_own],
     ]
 }

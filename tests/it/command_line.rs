@@ -10,7 +10,7 @@ use butlr_event::EventType;
 use serde_json::Value;
 
 use crate::harness::{
-    Answer, PATIENCE, Process, Request, agent, binary, event, eventually, fresh_ms, records_of,
+    HttpAnswer, PATIENCE, Process, HttpRequest, agent, binary, event, eventually, fresh_ms, records_of,
     trials,
 };
 
@@ -74,18 +74,18 @@ fn check(config: &str) -> Output {
 }
 
 fn embedded() -> EmbeddedKafka {
-    let topics = EventType::ALL.map(|t| (format!("butlr.event.{}.v1", t.kebab()), 3));
+    let topics = EventType::ALL.map(|t| (format!("butlr.event.{}.v1", t.kebab_name()), 3));
     EmbeddedKafka::start(&topics).unwrap()
 }
 
-fn post(process: &Process, body: impl AsRef<[u8]>) -> Answer {
+fn post(process: &Process, body: impl AsRef<[u8]>) -> HttpAnswer {
     let url = format!("http://{}/v1/events", process.ingest());
-    Request::new("POST", &url).body(body).send(&agent())
+    HttpRequest::new("POST", &url).body(body).send(&agent())
 }
 
 fn readyz(process: &Process) -> u16 {
     let url = format!("http://{}/readyz", process.admin());
-    Request::new("GET", &url).send(&agent()).status
+    HttpRequest::new("GET", &url).send(&agent()).status
 }
 
 fn good(id: &str) -> String {
@@ -394,7 +394,7 @@ fn json_logs_are_one_object_a_line() {
         Some(line["ingest"].as_str().expect("an address").to_owned())
     });
     let url = format!("http://{ingest}/v1/events");
-    let request = Request::new("POST", &url).header("x-request-id", "trace-1");
+    let request = HttpRequest::new("POST", &url).header("x-request-id", "trace-1");
     request.body("{").send(&agent()).expect(400);
     process.signal("TERM");
     process.wait();
@@ -447,7 +447,7 @@ fn a_flood_of_bad_requests_does_not_flood_the_log() {
     let agent = agent();
     let start = Instant::now();
     for _ in 0..300 {
-        Request::new("POST", &url)
+        HttpRequest::new("POST", &url)
             .body("{")
             .send(&agent)
             .expect(400);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use butlr_event::EventType;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::harness::{Answer, Bridge, Rec, Setup, event, eventually, fresh_ms, trials};
+use crate::harness::{HttpAnswer, Bridge, Rec, Setup, event, eventually, fresh_ms, trials};
 
 trials! {
     "duplicates": [
@@ -61,14 +61,14 @@ fn detections(id: &str, timestamp_ms: i64, sensor: &str) -> String {
 }
 
 #[track_caller]
-fn published(answer: &Answer) {
+fn published(answer: &HttpAnswer) {
     let told = answer.expect(200).json();
     assert_eq!(told["status"], "published", "{told}");
     assert!(told["partition"].is_i64(), "{told}");
 }
 
 #[track_caller]
-fn duplicate(answer: &Answer, kind: &str, id: &str) {
+fn duplicate(answer: &HttpAnswer, kind: &str, id: &str) {
     let told = answer.expect(200).json();
     let expected = serde_json::json!({"status": "duplicate", "kind": kind, "id": id});
     assert_eq!(told, expected);
@@ -353,7 +353,7 @@ fn only_occupancies_have_repeats_and_revisions() {
     assert_eq!(counted(&bridge, "events_total"), 9.0);
 }
 
-fn statuses(answer: &Answer) -> Vec<String> {
+fn statuses(answer: &HttpAnswer) -> Vec<String> {
     let told = answer.expect(200).json();
     let results = told["results"].as_array().expect("results");
     let status = |r: &serde_json::Value| match r["kind"].as_str() {
@@ -532,7 +532,7 @@ fn when_the_first_fails_one_of_those_that_wait_takes_its_place() {
         let all = sent.into_iter().map(|s| s.join().expect("answered"));
         all.collect::<Vec<_>>()
     });
-    let count = |what: &dyn Fn(&Answer) -> bool| all.iter().filter(|a| what(a)).count();
+    let count = |what: &dyn Fn(&HttpAnswer) -> bool| all.iter().filter(|a| what(a)).count();
     assert_eq!(count(&|a| a.status == 503), 1);
     assert_eq!(count(&|a| a.json()["status"] == "published"), 1);
     assert_eq!(count(&|a| a.json()["kind"] == "redelivery"), 4);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use butlr_event::EventType;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::harness::{Answer, Bridge, Setup, event, eventually, fresh_ms, trials, write_head};
+use crate::harness::{HttpAnswer, Bridge, Setup, event, eventually, fresh_ms, trials, write_head};
 
 trials! {
     "faults": [
@@ -249,7 +249,7 @@ fn a_report_that_comes_too_late_is_counted() {
 
 /// Two records of one partition are under way; Kafka refuses the first for the moment and takes the second, as it does where it
 /// knows nothing of the producer yet. librdkafka then reports both as stored. The answers to both.
-fn refused_and_overtaken(bridge: &Bridge, bodies: [&str; 2]) -> [Answer; 2] {
+fn refused_and_overtaken(bridge: &Bridge, bodies: [&str; 2]) -> [HttpAnswer; 2] {
     eventually("Kafka is warm", || {
         (bridge.send(good("event_1")).status == 200).then_some(())
     });

@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Bridge, Setup, event, fresh_ms, read_answer, sample, spellings, trials, write_head,
+    HttpAnswer, Bridge, Setup, event, fresh_ms, read_answer, sample, spellings, trials, write_head,
 };
 
 trials! {
@@ -61,7 +61,7 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn send_encoded(bridge: &Bridge, encoding: &str, body: &[u8]) -> Answer {
+fn send_encoded(bridge: &Bridge, encoding: &str, body: &[u8]) -> HttpAnswer {
     bridge
         .request("POST", "/v1/events")
         .header("content-type", "application/json")

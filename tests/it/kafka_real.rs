@@ -12,7 +12,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use serde_json::Value;
 
 use crate::harness::{
-    Answer, Backend, Bridge, Process, Setup, binary, clock_ms, event, fresh_ms, records_of, sample,
+    HttpAnswer, KafkaBackend, Bridge, Process, Setup, binary, clock_ms, event, fresh_ms, records_of, sample,
     topics_of, trials,
 };
 use crate::load::{Load, assert_stored, by_status, counts};
@@ -141,7 +141,7 @@ fn current_expected(event_type: EventType, id: &str, space: String) -> Expected 
 }
 
 fn java_reads_every_record_as_the_contract_says() {
-    let bridge = Setup::on(Backend::Real).set("topics.partitions", 6).start();
+    let bridge = Setup::on(KafkaBackend::Real).set("topics.partitions", 6).start();
     let mut all: Vec<_> = EventType::ALL.map(sample_expected).into();
     for (number, space) in spaces().into_iter().enumerate() {
         let event_type = EventType::ALL[number % 10];
@@ -190,7 +190,7 @@ fn java_reads_every_record_as_the_contract_says() {
 }
 
 fn java_puts_every_key_into_the_same_partition() {
-    let bridge = Setup::on(Backend::Real).set("topics.partitions", 6).start();
+    let bridge = Setup::on(KafkaBackend::Real).set("topics.partitions", 6).start();
     let spaces = spaces();
     let items: Vec<_> = spaces
         .iter()
@@ -217,7 +217,7 @@ fn java_puts_every_key_into_the_same_partition() {
 }
 
 fn an_event_two_hours_ahead_does_not_fail_its_neighbours() {
-    let bridge = Setup::on(Backend::Real).start();
+    let bridge = Setup::on(KafkaBackend::Real).start();
     let event_type = EventType::Detections;
     let ahead = fresh_ms() + 2 * HOUR;
     // What the bridge protects from: this broker refuses such a record.
@@ -261,7 +261,7 @@ fn an_event_two_hours_ahead_does_not_fail_its_neighbours() {
 }
 
 fn an_event_of_2024_is_still_there_after_the_cleaner_ran() {
-    let bridge = Setup::on(Backend::Real).set("topics.partitions", 1).start();
+    let bridge = Setup::on(KafkaBackend::Real).set("topics.partitions", 1).start();
     let (kept, control) = (EventType::RoomOccupancy, EventType::Traffic);
     bridge.send(sample(kept)).expect(200);
     // A record with its own time of 2024, in a topic of the same settings, shows when the cleaner has run. Twice, so
@@ -281,7 +281,7 @@ fn an_event_of_2024_is_still_there_after_the_cleaner_ran() {
 
 /// Sends until the answer has this status and code, which must be soon; each answer on the way comes in time.
 #[track_caller]
-fn becomes(bridge: &Bridge, event_type: EventType, status: u16, code: &str) -> Answer {
+fn becomes(bridge: &Bridge, event_type: EventType, status: u16, code: &str) -> HttpAnswer {
     let began = Instant::now();
     for number in 0.. {
         let sent = Instant::now();
@@ -319,7 +319,7 @@ fn a_missing_topic_is_told_and_not_created() {
     assert!(topics_of(&address).contains(&control));
     delete_topics(&address, &[&control]);
 
-    let bridge = Setup::on(Backend::Real)
+    let bridge = Setup::on(KafkaBackend::Real)
         .without_topics()
         .not_waiting()
         .start();
@@ -356,7 +356,7 @@ fn a_missing_topic_is_told_and_not_created() {
 }
 
 fn a_topic_deleted_under_way_is_told_and_works_again_once_created() {
-    let bridge = Setup::on(Backend::Real).start();
+    let bridge = Setup::on(KafkaBackend::Real).start();
     let (gone, other) = (EventType::Traffic, EventType::RoomOccupancy);
     let topic = bridge.topic(gone).to_owned();
     for event_type in [gone, other] {
@@ -445,7 +445,7 @@ impl Drop for Topics {
 }
 
 fn at(variable: &str, topics: &Topics) -> Setup {
-    Setup::on(Backend::Address(environment(variable)))
+    Setup::on(KafkaBackend::Address(environment(variable)))
         .set("topics.template", topics.template.as_str())
 }
 
@@ -477,7 +477,7 @@ fn a_forbidden_topic_is_told_and_stalls_no_other() {
     for round in 0..20 {
         let items: Vec<_> = EventType::ALL
             .iter()
-            .map(|&t| event(t, &format!("{round}-{}", t.kebab()), fresh_ms(), "s"))
+            .map(|&t| event(t, &format!("{round}-{}", t.kebab_name()), fresh_ms(), "s"))
             .collect();
         let sent = Instant::now();
         let answer = bridge.send(format!("[{}]", items.join(",")));
@@ -581,7 +581,7 @@ fn a_broker_of_an_unknown_authority_is_not_trusted() {
 
 fn load_ends_with_as_many_stored_as_accepted() {
     let _alone = heavy();
-    let bridge = Setup::on(Backend::Real).start();
+    let bridge = Setup::on(KafkaBackend::Real).start();
     let load = Load::start(bridge.ingest, 64);
     std::thread::sleep(Duration::from_secs(5));
     let attempts = load.stop();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use butlr_event::EventType;
 
 use crate::harness::{
-    Answer, Bridge, PATIENCE, Process, Request, Setup, agent, event, eventually, fresh_ms,
+    HttpAnswer, Bridge, PATIENCE, Process, HttpRequest, Setup, agent, event, eventually, fresh_ms,
     read_answer, trials, write_head,
 };
 use crate::real::heavy;
@@ -65,7 +65,7 @@ fn wait_for_in_flight(bridge: &Bridge, events: f64) {
 
 /// The answer is a 503 that came at once and says when to come again.
 #[track_caller]
-fn expect_overload(answer: &Answer, code: &str, took: Duration, bound: Duration) {
+fn expect_overload(answer: &HttpAnswer, code: &str, took: Duration, bound: Duration) {
     answer.expect_problem(503, code);
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert!(took < bound, "{took:?}");
@@ -524,7 +524,7 @@ fn memory_stays_flat_under_far_more_than_disk_and_kafka_take() {
     ]);
     let (ingest, admin) = (process.ingest(), process.admin());
     let ledger = || {
-        let status = Request::new("GET", &format!("http://{admin}/status")).send(&agent());
+        let status = HttpRequest::new("GET", &format!("http://{admin}/status")).send(&agent());
         status.expect(200).json()["ledger"].clone()
     };
     let count = |outcome: &str| ledger()[outcome].as_u64().expect("a number");
@@ -540,7 +540,7 @@ fn memory_stays_flat_under_far_more_than_disk_and_kafka_take() {
                 event.replacen('{', &format!("{{\"filler\":\"{filler}\","), 1)
             });
             let body = format!("[{}]", items.collect::<Vec<_>>().join(","));
-            Request::new("POST", &url).body(body).send(&agent);
+            HttpRequest::new("POST", &url).body(body).send(&agent);
         }
     };
     let [before, after] = thread::scope(|scope| {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use butlr_event::EventType;
 
 use crate::harness::{
-    Backend, Bridge, Process, Rec, Request, Setup, agent, event, fresh_ms, records_of, trials,
+    KafkaBackend, Bridge, Process, Rec, HttpRequest, Setup, agent, event, fresh_ms, records_of, trials,
 };
 use crate::load::{Attempt, Load, assert_stored_through_timeouts, by_status, counts};
 use crate::real::{Broker, create_topics, heavy, ten_topics, within};
@@ -43,7 +43,7 @@ fn through_an_outage(away: impl FnOnce(&Broker), back: impl FnOnce(&Broker)) {
     let _alone = heavy();
     let broker = Broker::start();
     create_all(&broker);
-    let bridge = Setup::on(Backend::Address(broker.address()))
+    let bridge = Setup::on(KafkaBackend::Address(broker.address()))
         .set("topics.template", TEMPLATE)
         .set("http.answer_within", "1s")
         .set("kafka.away_after", "2s")
@@ -130,7 +130,7 @@ fn serve_works_once_kafka_is_there() {
     let send = |id: &str| {
         let body = event(EventType::Traffic, id, fresh_ms(), "s");
         let sent = Instant::now();
-        let answer = Request::new("POST", &url).body(body).send(&agent());
+        let answer = HttpRequest::new("POST", &url).body(body).send(&agent());
         assert!(
             sent.elapsed() < Duration::from_secs(1) + SLACK,
             "{:?}",
@@ -141,12 +141,12 @@ fn serve_works_once_kafka_is_there() {
     for number in 0..3 {
         send(&format!("early{number}")).expect_problem(503, "kafka_unconfirmed");
     }
-    let early = Request::new("GET", &ready).send(&agent());
+    let early = HttpRequest::new("GET", &ready).send(&agent());
     assert!(early.expect(503).text().contains("not been reached yet"));
 
     broker.start_again();
     within(Duration::from_secs(10), "it is ready", || {
-        Request::new("GET", &ready).send(&agent()).status == 200
+        HttpRequest::new("GET", &ready).send(&agent()).status == 200
     });
     within(Duration::from_secs(5), "events are accepted", || {
         send("first").status == 200

@@ -10,7 +10,7 @@ use rdkafka::producer::DefaultProducerContext;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::harness::{
-    Answer, Backend, Bridge, Rec, Setup, binary, clock_ms, event, eventually, fresh_ms, records_of,
+    HttpAnswer, KafkaBackend, Bridge, Rec, Setup, binary, clock_ms, event, eventually, fresh_ms, records_of,
     toml, topics_of, trials,
 };
 use crate::real::{delete_topics, describe, fresh_name, kafka};
@@ -144,8 +144,8 @@ fn an_invalid_event_becomes_the_record_of_the_contract() {
     assert!(bridge.records(ROOM).is_empty());
     let summary = bridge.finish();
     let ledger = summary.ledger;
-    let outcome = butlr_bridge::metrics::Outcome::Quarantined;
-    assert_eq!((ledger.received, ledger.of(outcome)), (1, 1));
+    let outcome = butlr_bridge::metrics::EventOutcome::Quarantined;
+    assert_eq!((ledger.received, ledger.count(outcome)), (1, 1));
 }
 
 fn an_arrays_items_are_kept_alone() {
@@ -419,7 +419,7 @@ fn what_is_too_large_or_of_strangers_is_not_kept() {
         let request = bridge.request("POST", "/v1/events");
         request.header("x-api-key", key).body(body).send()
     };
-    let not_kept = |answer: Answer, status, code| {
+    let not_kept = |answer: HttpAnswer, status, code| {
         answer.expect_problem(status, code);
         assert!(answer.json().get("quarantined").is_none());
     };
@@ -496,7 +496,7 @@ fn without_kafka_it_is_503() {
 fn without_its_topic(setup: Setup) -> Setup {
     keeping(setup).without_topics().before(|kafka| {
         for event_type in EventType::ALL {
-            let topic = format!("butlr.event.{}.v1", event_type.kebab());
+            let topic = format!("butlr.event.{}.v1", event_type.kebab_name());
             let made = kafka.with(move |cluster| cluster.create_topic(&topic, 3, 1));
             made.expect("a topic");
         }
@@ -572,7 +572,7 @@ fn with_a_spool_a_missing_topic_keeps_nobody_waiting() {
 }
 
 fn a_topic_that_is_deleted_is_503_until_it_is_back() {
-    let bridge = keeping(Setup::on(Backend::Real)).start();
+    let bridge = keeping(Setup::on(KafkaBackend::Real)).start();
     let body = bad();
     bridge.send(&body).expect(422);
     let name = bridge.config.topics.quarantine.name.clone();

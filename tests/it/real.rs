@@ -233,7 +233,7 @@ fn admin<T>(
 pub fn ten_topics(template: &str) -> Vec<String> {
     let types = EventType::ALL.iter();
     types
-        .map(|t| template.replace("{type}", t.kebab()))
+        .map(|t| template.replace("{type}", t.kebab_name()))
         .collect()
 }
 

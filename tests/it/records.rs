@@ -55,7 +55,7 @@ pub fn headers_of(
         ("ce_specversion", "1.0".to_owned()),
         ("ce_id", id.to_owned()),
         ("ce_source", format!("/butlr/{org}")),
-        ("ce_type", format!("io.butlr.{}.v1", event_type.kebab())),
+        ("ce_type", format!("io.butlr.{}.v1", event_type.kebab_name())),
         (
             "ce_time",
             humantime::format_rfc3339_millis(time).to_string(),
@@ -118,7 +118,7 @@ fn every_sample_becomes_the_record_of_the_contract() {
         let (record, between) = published(&bridge, event_type, &sent);
         let space = sample_space(event_type);
         assert_eq!(record.topic, bridge.topic(event_type));
-        assert!(record.topic.contains(event_type.kebab()));
+        assert!(record.topic.contains(event_type.kebab_name()));
         assert_eq!(record.key.as_deref(), Some(space.as_bytes()));
         assert_eq!(record.text(), sent.trim());
         // The samples are of 2024.
@@ -200,7 +200,7 @@ fn every_spelling_of_a_type_goes_to_its_topic() {
             assert!(body.contains(&format!("\"{spelling}\"")));
             let (record, _) = published(&bridge, event_type, &body);
             assert_eq!(record.text(), body);
-            let canonical = format!("io.butlr.{}.v1", event_type.kebab());
+            let canonical = format!("io.butlr.{}.v1", event_type.kebab_name());
             assert_eq!(record.header("ce_type"), Some(canonical.as_str()));
         }
     }

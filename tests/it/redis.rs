@@ -11,7 +11,7 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::harness::{
-    Answer, Process, Rec, RedisServer, Request, agent, event, fresh_ms, records_of, redis_needs,
+    HttpAnswer, Process, Rec, RedisServer, HttpRequest, agent, event, fresh_ms, records_of, redis_needs,
     trial,
 };
 use crate::load::{Attempt, Load, assert_stored, by_status};
@@ -101,14 +101,14 @@ impl Replicas {
         for bridge in &replicas.bridges {
             let ready = format!("http://{}/readyz", bridge.admin());
             within(Duration::from_secs(20), "it is ready", || {
-                Request::new("GET", &ready).send(&agent()).status == 200
+                HttpRequest::new("GET", &ready).send(&agent()).status == 200
             });
         }
         replicas
     }
 
     fn records(&self, event_type: EventType) -> Vec<Rec> {
-        let topic = self.template.replace("{type}", event_type.kebab());
+        let topic = self.template.replace("{type}", event_type.kebab_name());
         records_of(&self.bootstrap, &topic)
     }
 
@@ -163,7 +163,7 @@ fn counter(bridge: &Process, name: &str) -> u64 {
 
 fn scrape(bridge: &Process) -> String {
     let url = format!("http://{}/metrics", bridge.admin());
-    Request::new("GET", &url).send(&agent()).text()
+    HttpRequest::new("GET", &url).send(&agent()).text()
 }
 
 /// What all series of a counter stand at together.
@@ -180,12 +180,12 @@ fn sum_of(text: &str, name: &str) -> u64 {
     all.into_iter().sum()
 }
 
-fn post(bridge: &Process, agent: &ureq::Agent, body: &str) -> Answer {
+fn post(bridge: &Process, agent: &ureq::Agent, body: &str) -> HttpAnswer {
     let url = format!("http://{}/v1/events", bridge.ingest());
-    Request::new("POST", &url).body(body).send(agent)
+    HttpRequest::new("POST", &url).body(body).send(agent)
 }
 
-fn status_of(answer: &Answer) -> (String, String) {
+fn status_of(answer: &HttpAnswer) -> (String, String) {
     let answer = answer.expect(200).json();
     let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
     (text("status"), text("kind"))
@@ -501,7 +501,7 @@ fn what_a_dead_replica_had_begun_the_other_takes_over() {
     }
     broker.pause();
     let url = format!("http://{}/v1/events", replicas.bridges[0].ingest());
-    let request = Request::new("POST", &url).body(&body);
+    let request = HttpRequest::new("POST", &url).body(&body);
     let sender = thread::spawn(move || request.try_send(&agent()));
     thread::sleep(Duration::from_secs(1));
     replicas.bridges[0].signal("KILL");

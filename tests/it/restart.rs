@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use butlr_bridge::config::{self, Sources};
+use butlr_bridge::config::{self, ConfigSources};
 use butlr_bridge::dedup::Facts;
 use butlr_bridge::dedup::claim::Held;
 use butlr_bridge::dedup::memory::Memory;
@@ -12,7 +12,7 @@ use butlr_bridge::dedup::rebuild::{Outcome, rebuild};
 use butlr_bridge::kafka::client;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_event::ksuid::Ksuid;
-use butlr_event::{EventType, Limits, Parsed, parse};
+use butlr_event::{EventType, ParseLimits, ParsedBody, parse};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
@@ -21,7 +21,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::json;
 
 use crate::harness::{
-    Answer, Backend, Bridge, Rec, Setup, event, eventually, fresh_ms, records_of, trials,
+    HttpAnswer, KafkaBackend, Bridge, Rec, Setup, event, eventually, fresh_ms, records_of, trials,
 };
 use crate::real::{
     Broker, create_topics, delete_topics, fresh_name, heavy, kafka, nobody_there, ten_topics,
@@ -98,7 +98,7 @@ impl World {
     }
 
     fn setup(&self) -> Setup {
-        Setup::on(Backend::Address(self.address.clone()))
+        Setup::on(KafkaBackend::Address(self.address.clone()))
             .set("topics.template", self.template.as_str())
     }
 
@@ -110,7 +110,7 @@ impl World {
     }
 
     fn topic(&self, event_type: EventType) -> String {
-        self.template.replace("{type}", event_type.kebab())
+        self.template.replace("{type}", event_type.kebab_name())
     }
 
     fn records(&self, event_type: EventType) -> Vec<Rec> {
@@ -126,7 +126,7 @@ impl World {
     fn read(
         &self,
         stop: &AtomicBool,
-        change: impl FnOnce(&mut config::Dedup),
+        change: impl FnOnce(&mut config::DedupConfig),
     ) -> (Arc<Memory>, Outcome) {
         read(&self.address, &self.template, stop, change)
     }
@@ -144,15 +144,15 @@ fn read(
     address: &str,
     template: &str,
     stop: &AtomicBool,
-    change: impl FnOnce(&mut config::Dedup),
+    change: impl FnOnce(&mut config::DedupConfig),
 ) -> (Arc<Memory>, Outcome) {
     let flags = [
         ("kafka.bootstrap_servers", address),
         ("topics.template", template),
     ];
-    let sources = Sources {
+    let sources = ConfigSources {
         flags: flags.map(|(k, v)| (k.to_owned(), v.into())).into(),
-        ..Sources::default()
+        ..ConfigSources::default()
     };
     let mut config = config::load(&sources, &|_, _| Ok(())).expect("a configuration");
     change(&mut config.dedup);
@@ -164,11 +164,11 @@ fn read(
 }
 
 fn knows(memory: &Arc<Memory>, body: &str) -> bool {
-    let limits = Limits {
+    let limits = ParseLimits {
         max_events: 1,
         max_event_bytes: 10_000,
     };
-    let Ok(Parsed::One(Ok(event))) = parse(body.as_bytes(), None, limits) else {
+    let Ok(ParsedBody::Single(Ok(event))) = parse(body.as_bytes(), None, limits) else {
         panic!("not an event: {body}");
     };
     let held = memory.hold(&Facts::of(&event, true), Instant::now());
@@ -285,13 +285,13 @@ fn occupancy(id: &str, timestamp_ms: i64, value: u32) -> String {
 }
 
 #[track_caller]
-fn published(answer: &Answer) {
+fn published(answer: &HttpAnswer) {
     let told = answer.expect(200).json();
     assert_eq!(told["status"], "published", "{told}");
 }
 
 #[track_caller]
-fn duplicate(answer: &Answer, kind: &str) {
+fn duplicate(answer: &HttpAnswer, kind: &str) {
     let told = answer.expect(200).json();
     assert_eq!(
         (&told["status"], &told["kind"]),
@@ -769,7 +769,7 @@ fn it_ends_at_once_when_it_is_to() {
         assert_eq!(outcome.why_not.as_deref(), Some("stopped"));
     });
     // So does a bridge.
-    let setup = Setup::on(Backend::Address(nobody_there().to_string()));
+    let setup = Setup::on(KafkaBackend::Address(nobody_there().to_string()));
     let bridge = setup
         .set("shutdown.drain_delay", "0s")
         .not_waiting()
@@ -852,7 +852,7 @@ fn a_kafka_that_is_back_later_is_read_then() {
     let broker = Broker::start();
     let template = "restart.{type}";
     create_topics(&broker.address(), &ten_topics(template), 3, &[]);
-    let setup = || Setup::on(Backend::Address(broker.address())).set("topics.template", template);
+    let setup = || Setup::on(KafkaBackend::Address(broker.address())).set("topics.template", template);
     let body = event(Traffic, "event_1", fresh_ms(), "room_1");
     let bridge = setup().start();
     published(&bridge.send(&body));

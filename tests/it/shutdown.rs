@@ -8,7 +8,7 @@ use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_event::EventType;
 
 use crate::harness::{
-    Process, Request, agent, event, eventually, fresh_ms, read_answer, records_of, trials,
+    Process, HttpRequest, agent, event, eventually, fresh_ms, read_answer, records_of, trials,
     write_head,
 };
 use crate::load::{Load, assert_stored, by_status};
@@ -69,7 +69,7 @@ impl Kafka {
         let process = Process::serve(&settings);
         let ready = format!("http://{}/readyz", process.admin());
         eventually("it is ready", || {
-            let answer = Request::new("GET", &ready).send(&agent());
+            let answer = HttpRequest::new("GET", &ready).send(&agent());
             (answer.status == 200).then_some(())
         });
         process
@@ -147,12 +147,12 @@ fn it_is_not_ready_before_it_stops_listening() {
     let (ingest, admin) = (serve.ingest(), serve.admin());
     serve.signal("TERM");
     eventually("it says that it is not ready", || {
-        let answer = Request::new("GET", &format!("http://{admin}/readyz")).send(&agent());
+        let answer = HttpRequest::new("GET", &format!("http://{admin}/readyz")).send(&agent());
         (answer.status == 503).then(|| assert!(answer.text().contains("shutting down")))
     });
     // A load balancer that has not looked yet still sends.
     let body = event(EventType::Traffic, "late", fresh_ms(), "s");
-    let answer = Request::new("POST", &format!("http://{ingest}/v1/events"))
+    let answer = HttpRequest::new("POST", &format!("http://{ingest}/v1/events"))
         .body(body)
         .send(&agent());
     answer.expect(200);
@@ -198,7 +198,7 @@ fn it_ends_in_time_while_kafka_is_away() {
     let url = format!("http://{ingest}/v1/events");
     let sender = std::thread::spawn(move || {
         let body = event(EventType::Traffic, "e", fresh_ms(), "s");
-        Request::new("POST", &url).body(body).send(&agent())
+        HttpRequest::new("POST", &url).body(body).send(&agent())
     });
     std::thread::sleep(Duration::from_millis(300));
     let signalled = Instant::now();
@@ -233,7 +233,7 @@ fn what_is_in_flight_is_answered() {
             let url = url.clone();
             std::thread::spawn(move || {
                 let body = event(EventType::Traffic, &format!("e{n}"), fresh_ms(), "s");
-                Request::new("POST", &url).body(body).send(&agent()).status
+                HttpRequest::new("POST", &url).body(body).send(&agent()).status
             })
         })
         .collect();

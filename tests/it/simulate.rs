@@ -21,7 +21,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 
-use crate::harness::{Backend, Bridge, Rec, Setup, binary, clock_ms, records_of, trial};
+use crate::harness::{KafkaBackend, Bridge, Rec, Setup, binary, clock_ms, records_of, trial};
 use crate::real::{create_topics, fresh_name, heavy, kafka, nobody_there};
 
 /// The tests of this module.
@@ -315,7 +315,7 @@ fn nobody_there_is_a_failure() {
 
 fn thirty_seconds_as_fast_as_possible_are_proved() {
     let _alone = heavy();
-    let bridge = Setup::on(Backend::Real).start();
+    let bridge = Setup::on(KafkaBackend::Real).start();
     let url = format!("http://{}/v1/events/{{type}}", bridge.ingest);
     let dir = tempfile::tempdir().expect("a directory");
     let ledger = dir.path().join("ledger.json");
@@ -373,9 +373,9 @@ fn tries(ledger: &Value) -> u64 {
 fn copy(bridge: &Bridge, template: &str, alter: impl Fn(&mut Vec<Rec>)) {
     let names: Vec<String> = EventType::ALL
         .iter()
-        .map(|t| template.replace("{type}", t.kebab()))
+        .map(|t| template.replace("{type}", t.kebab_name()))
         .collect();
-    let partitions = bridge.config.topics.topic(EventType::Traffic).partitions;
+    let partitions = bridge.config.topics.for_type(EventType::Traffic).partitions;
     create_topics(&kafka(), &names, partitions, &[]);
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", kafka())
@@ -397,7 +397,7 @@ fn copy(bridge: &Bridge, template: &str, alter: impl Fn(&mut Vec<Rec>)) {
                     value: Some(value),
                 });
             }
-            let topic = template.replace("{type}", event_type.kebab());
+            let topic = template.replace("{type}", event_type.kebab_name());
             let copied = BaseRecord::to(&topic)
                 .partition(record.partition)
                 .key(record.key.as_ref().expect("a key"))
@@ -432,7 +432,7 @@ fn verified(journal: &Path, template: &str) -> (i32, String) {
 
 fn one_missing_one_changed_one_there_twice_are_found() {
     let _alone = heavy();
-    let bridge = Setup::on(Backend::Real).start();
+    let bridge = Setup::on(KafkaBackend::Real).start();
     let dir = tempfile::tempdir().expect("a directory");
     let journal = dir.path().join("journal");
     let ledger = dir.path().join("ledger.json");

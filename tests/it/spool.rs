@@ -8,7 +8,7 @@ use butlr_event::EventType;
 use tempfile::TempDir;
 
 use crate::harness::{
-    Backend, Bridge, Setup, event, eventually, fresh_ms, records_of, topics_of, trials,
+    KafkaBackend, Bridge, Setup, event, eventually, fresh_ms, records_of, topics_of, trials,
 };
 use crate::load::{Load, counts};
 use crate::real::{Broker, create_topics, heavy, ten_topics, within};
@@ -41,7 +41,7 @@ fn template() -> String {
 }
 
 fn topic(event_type: EventType) -> String {
-    format!("{PREFIX}.{}", event_type.kebab())
+    format!("{PREFIX}.{}", event_type.kebab_name())
 }
 
 /// A broker with all topics but one.
@@ -57,7 +57,7 @@ fn create_late(kafka: &EmbeddedKafka) {
 }
 
 fn bridge(address: &str, spool: &Path) -> Setup {
-    Setup::on(Backend::Address(address.to_owned()))
+    Setup::on(KafkaBackend::Address(address.to_owned()))
         .set("topics.template", template())
         .set("spool.dir", spool.to_str().expect("a path"))
         .set("spool.min_free_bytes", "0")

@@ -221,7 +221,7 @@ fn some() -> (Left, Vec<String>) {
 
 fn embedded() -> EmbeddedKafka {
     let mut topics: Vec<_> = EventType::ALL
-        .map(|t| (format!("butlr.event.{}.v1", t.kebab()), 3))
+        .map(|t| (format!("butlr.event.{}.v1", t.kebab_name()), 3))
         .into();
     topics.push(("butlr.quarantine.v1".to_owned(), 3));
     EmbeddedKafka::start(&topics).expect("a broker")

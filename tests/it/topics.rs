@@ -7,7 +7,7 @@ use butlr_event::EventType;
 use serde_json::Value;
 
 use crate::harness::{
-    Process, Request, agent, binary, event, fresh_ms, records_of, topics_of, trials,
+    Process, HttpRequest, agent, binary, event, fresh_ms, records_of, topics_of, trials,
 };
 use crate::real::{create_topics, delete_topics, describe, fresh_name, kafka, nobody_there, probe};
 
@@ -49,7 +49,7 @@ impl Configured {
     }
 
     fn topic(&self, event_type: EventType) -> String {
-        format!("{}.{}", self.prefix, event_type.kebab())
+        format!("{}.{}", self.prefix, event_type.kebab_name())
     }
 
     /// `butlr-bridge topics`: exit code and output.
@@ -243,7 +243,7 @@ fn serve_creates_topics_on_request() {
     let began = Instant::now();
     let body = event(EventType::Traffic, "e", fresh_ms(), "s");
     loop {
-        let request = Request::new("POST", &url).body(&body);
+        let request = HttpRequest::new("POST", &url).body(&body);
         let answer = request.send(&agent());
         if answer.status == 200 {
             break;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use butlr_event::EventType;
 
 use crate::harness::{
-    Bridge, Process, Request, Setup, agent, event, eventually, fresh_ms, trials, write_head,
+    Bridge, Process, HttpRequest, Setup, agent, event, eventually, fresh_ms, trials, write_head,
 };
 
 trials! {
@@ -148,7 +148,7 @@ fn ten_megabytes_of_brackets_cost_no_memory_where_they_are_let_in() {
     ]);
     let peak = || process.peak_memory();
     let url = format!("http://{}/v1/events", process.ingest());
-    let send = |body: &[u8]| Request::new("POST", &url).body(body).send(&agent());
+    let send = |body: &[u8]| HttpRequest::new("POST", &url).body(body).send(&agent());
     send(b"{").expect_problem(400, "not_json");
     let before = peak();
     let size = 10_000_000;

@@ -84,7 +84,7 @@ impl EventType {
     }
 
     /// The name as it stands in topics and in `ce_type`: `room-occupancy-1min`.
-    pub const fn kebab(self) -> &'static str {
+    pub const fn kebab_name(self) -> &'static str {
         match self {
             EventType::Detections => "detections",
             EventType::Traffic => "traffic",
@@ -157,7 +157,7 @@ mod tests {
                     Some(event_type)
                 );
             }
-            assert_eq!(event_type.kebab(), upper.to_lowercase().replace('_', "-"));
+            assert_eq!(event_type.kebab_name(), upper.to_lowercase().replace('_', "-"));
             assert_eq!(event_type.to_string(), upper);
         }
     }

@@ -9,14 +9,14 @@ const DIGITS: usize = 27;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// Five digits at a time: the largest power of 62 that fits a limb.
-const CHUNK: u32 = 62_u32.pow(5);
+const FIVE_DIGITS: u32 = 62_u32.pow(5);
 
 /// What the next ten digits are worth: as many as fit 64 bits.
 const TEN_DIGITS: u128 = 62_u128.pow(10);
 
 /// What a digit stands for, by its ASCII code.
-const VALUES: [u8; 256] = {
-    let mut values = [NO_DIGIT; 256];
+const DIGIT_VALUES: [u8; 256] = {
+    let mut values = [INVALID_DIGIT; 256];
     let mut value = 0;
     while value < ALPHABET.len() {
         values[ALPHABET[value] as usize] = value as u8;
@@ -25,7 +25,7 @@ const VALUES: [u8; 256] = {
     values
 };
 
-const NO_DIGIT: u8 = 0xff;
+const INVALID_DIGIT: u8 = 0xff;
 
 /// 20 bytes: the seconds since [`Ksuid::EPOCH_SECONDS`] (4, big-endian), then a payload (16). As text 27 base-62 digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,7 +64,7 @@ impl Ksuid {
 
     /// Appends its 27 digits.
     pub fn write_to(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.digits());
+        out.extend_from_slice(&self.encode_digits());
     }
 
     /// The id with these digits; none if they are not 27, not base 62, or stand for more than 20 bytes hold.
@@ -72,7 +72,7 @@ impl Ksuid {
         let text: &[u8; DIGITS] = text.as_bytes().try_into().ok()?;
         let (first, rest) = text.split_at(7);
         let (second, third) = rest.split_at(10);
-        let [first, second, third] = [first, second, third].map(number);
+        let [first, second, third] = [first, second, third].map(decode_digits);
         let [first, second, third] = [first?, second?, third?].map(u128::from);
         let upper = first * TEN_DIGITS + second;
         let lower = (upper & u128::from(u64::MAX)) * TEN_DIGITS + third;
@@ -87,7 +87,7 @@ impl Ksuid {
     }
 
     /// Long division of five 32-bit limbs by 62⁵, from the least significant digits on.
-    fn digits(&self) -> [u8; DIGITS] {
+    fn encode_digits(&self) -> [u8; DIGITS] {
         let mut limbs = [0_u32; 5];
         for (limb, bytes) in limbs.iter_mut().zip(self.0.chunks_exact(4)) {
             *limb = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
@@ -97,8 +97,8 @@ impl Ksuid {
             let mut rest = 0_u64;
             for limb in &mut limbs {
                 let dividend = rest << 32 | u64::from(*limb);
-                *limb = (dividend / u64::from(CHUNK)) as u32;
-                rest = dividend % u64::from(CHUNK);
+                *limb = (dividend / u64::from(FIVE_DIGITS)) as u32;
+                rest = dividend % u64::from(FIVE_DIGITS);
             }
             let mut rest = rest as u32;
             for digit in digits.iter_mut().rev() {
@@ -111,11 +111,11 @@ impl Ksuid {
 }
 
 /// What up to ten base-62 digits stand for.
-fn number(digits: &[u8]) -> Option<u64> {
+fn decode_digits(digits: &[u8]) -> Option<u64> {
     let mut number = 0;
     let mut seen = 0;
     for &digit in digits {
-        let value = VALUES[usize::from(digit)];
+        let value = DIGIT_VALUES[usize::from(digit)];
         number = number * 62 + u64::from(value);
         seen |= value;
     }
@@ -125,7 +125,7 @@ fn number(digits: &[u8]) -> Option<u64> {
 
 impl fmt::Display for Ksuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(std::str::from_utf8(&self.digits()).expect("base-62 digits are ASCII"))
+        f.pad(std::str::from_utf8(&self.encode_digits()).expect("base-62 digits are ASCII"))
     }
 }
 

@@ -17,27 +17,27 @@
 
 pub mod clock;
 pub mod destination;
-mod diagnose;
+mod diagnosis;
 pub mod event_id;
 mod event_type;
 pub mod ksuid;
-mod mistake;
-mod parse;
+mod error;
+mod parser;
 mod rules;
 mod text;
-mod typed;
+mod event_reader;
 mod value_hash;
 
 #[cfg(test)]
-mod properties;
+mod property_tests;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 
 pub use event_type::EventType;
-pub use mistake::{Code, MAX_MISTAKES, Mistake, Refused, Unreadable, UnreadableCode};
-pub use parse::{Limits, Parsed, parse};
+pub use error::{FieldErrorCode, MAX_FIELD_ERRORS, FieldError, RejectedItem, UnreadableBody, UnreadableBodyCode};
+pub use parser::{ParseLimits, ParsedBody, parse};
 pub use rules::{MAX_COUNT, MAX_ID_BYTES, MAX_TIMESTAMP_MS};
 pub use text::MAX_DEPTH;
 

@@ -18,8 +18,8 @@ pub const MAX_TIMESTAMP_MS: i64 = 253_402_300_799_999;
 pub const MAX_COUNT: i64 = 9_007_199_254_740_991;
 
 /// The envelope's fields, in the order in which mistakes are reported.
-pub(crate) static ENVELOPE: Names<6> =
-    Names::new(["id", "type", "timestamp", "version", "metadata", "data"]);
+pub(crate) static ENVELOPE: FieldNames<6> =
+    FieldNames::new(["id", "type", "timestamp", "version", "metadata", "data"]);
 
 /// Places in [`ENVELOPE`].
 pub(crate) mod envelope {
@@ -32,7 +32,7 @@ pub(crate) mod envelope {
 }
 
 /// The documented fields of `metadata`: a place's, then a sensor's. They are held against the rule whatever the type.
-pub(crate) static METADATA: Names<23> = Names::new([
+pub(crate) static METADATA: FieldNames<23> = FieldNames::new([
     "org_id",
     "site_id",
     "building_id",
@@ -68,42 +68,42 @@ pub(crate) mod metadata {
 }
 
 /// The fields of TRAFFIC's data.
-pub(crate) static TRAFFIC: Names<2> = Names::new(["in", "out"]);
+pub(crate) static TRAFFIC: FieldNames<2> = FieldNames::new(["in", "out"]);
 
 /// The fields of DETECTIONS' data.
-pub(crate) static DETECTIONS: Names<2> = Names::new(["local", "world"]);
+pub(crate) static DETECTIONS: FieldNames<2> = FieldNames::new(["local", "world"]);
 
 /// An object's documented fields.
-pub(crate) struct Names<const N: usize> {
+pub(crate) struct FieldNames<const N: usize> {
     names: [&'static str; N],
     /// By length: a bit for each name that long. A key needs to be held against these only, which matters because each
     /// event has some twenty keys.
-    by_length: [u32; LONGEST_NAME + 1],
+    by_length: [u32; MAX_NAME_BYTES + 1],
 }
 
 /// The length of the longest documented name, `floor_custom_id`.
-const LONGEST_NAME: usize = 15;
+const MAX_NAME_BYTES: usize = 15;
 
-impl<const N: usize> Names<N> {
+impl<const N: usize> FieldNames<N> {
     /// Fails to compile where there are more names than bits, or one is longer than [`LONGEST_NAME`].
     pub(crate) const fn new(names: [&'static str; N]) -> Self {
-        let mut by_length = [0; LONGEST_NAME + 1];
+        let mut by_length = [0; MAX_NAME_BYTES + 1];
         let mut place = 0;
         while place < N {
             by_length[names[place].len()] |= 1_u32 << place;
             place += 1;
         }
-        Names { names, by_length }
+        FieldNames { names, by_length }
     }
 
     /// The names, each at its place.
-    pub(crate) fn all(&self) -> &[&'static str; N] {
+    pub(crate) fn as_array(&self) -> &[&'static str; N] {
         &self.names
     }
 
     /// The place of a key.
     #[inline]
-    pub(crate) fn place(&self, key: &str) -> Option<usize> {
+    pub(crate) fn index_of(&self, key: &str) -> Option<usize> {
         let mut candidates = *self.by_length.get(key.len())?;
         while candidates != 0 {
             let place = candidates.trailing_zeros() as usize;
@@ -117,9 +117,9 @@ impl<const N: usize> Names<N> {
 }
 
 /// A key: its place among the documented ones.
-pub(crate) struct Key<'n, const N: usize>(pub(crate) &'n Names<N>);
+pub(crate) struct FieldNameSeed<'n, const N: usize>(pub(crate) &'n FieldNames<N>);
 
-impl<'de, const N: usize> DeserializeSeed<'de> for Key<'_, N> {
+impl<'de, const N: usize> DeserializeSeed<'de> for FieldNameSeed<'_, N> {
     type Value = Option<usize>;
 
     #[inline]
@@ -128,7 +128,7 @@ impl<'de, const N: usize> DeserializeSeed<'de> for Key<'_, N> {
     }
 }
 
-impl<const N: usize> Visitor<'_> for Key<'_, N> {
+impl<const N: usize> Visitor<'_> for FieldNameSeed<'_, N> {
     type Value = Option<usize>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -137,35 +137,35 @@ impl<const N: usize> Visitor<'_> for Key<'_, N> {
 
     #[inline]
     fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.place(key))
+        Ok(self.0.index_of(key))
     }
 }
 
 /// Where an event's space id is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Space {
+pub(crate) enum SpaceIdField {
     /// In this field of [`METADATA`].
-    In(usize),
+    Named(usize),
     /// In `room_id`, or in `floor_id` when `room_id` is absent or null.
-    RoomElseFloor,
+    RoomOrFloor,
 }
 
 /// Where events of this type have their space id.
-pub(crate) const fn space(event_type: EventType) -> Space {
+pub(crate) const fn space_id_field(event_type: EventType) -> SpaceIdField {
     match event_type {
-        EventType::Detections | EventType::Traffic => Space::RoomElseFloor,
-        EventType::FloorOccupancy | EventType::FloorOccupancy1Min => Space::In(metadata::FLOOR_ID),
+        EventType::Detections | EventType::Traffic => SpaceIdField::RoomOrFloor,
+        EventType::FloorOccupancy | EventType::FloorOccupancy1Min => SpaceIdField::Named(metadata::FLOOR_ID),
         EventType::RoomOccupancy
         | EventType::RoomOccupancy1Min
         | EventType::PirMotion
-        | EventType::PirNoMotion => Space::In(metadata::ROOM_ID),
-        EventType::ZoneOccupancy | EventType::ZoneOccupancy1Min => Space::In(metadata::ZONE_ID),
+        | EventType::PirNoMotion => SpaceIdField::Named(metadata::ROOM_ID),
+        EventType::ZoneOccupancy | EventType::ZoneOccupancy1Min => SpaceIdField::Named(metadata::ZONE_ID),
     }
 }
 
 /// What an event's `data` is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Data {
+pub(crate) enum DataKind {
     /// A count of people.
     Count,
     /// `in` and `out`, both counts.
@@ -173,21 +173,21 @@ pub(crate) enum Data {
     /// `local` and `world`, both lists of points.
     Detections,
     /// Nothing, null or any object.
-    Nothing,
+    OptionalObject,
 }
 
 /// What `data` is in events of this type.
-pub(crate) const fn data(event_type: EventType) -> Data {
+pub(crate) const fn data_kind(event_type: EventType) -> DataKind {
     match event_type {
-        EventType::Detections => Data::Detections,
-        EventType::Traffic => Data::Traffic,
+        EventType::Detections => DataKind::Detections,
+        EventType::Traffic => DataKind::Traffic,
         EventType::FloorOccupancy
         | EventType::FloorOccupancy1Min
         | EventType::RoomOccupancy
         | EventType::RoomOccupancy1Min
         | EventType::ZoneOccupancy
-        | EventType::ZoneOccupancy1Min => Data::Count,
-        EventType::PirMotion | EventType::PirNoMotion => Data::Nothing,
+        | EventType::ZoneOccupancy1Min => DataKind::Count,
+        EventType::PirMotion | EventType::PirNoMotion => DataKind::OptionalObject,
     }
 }
 
@@ -200,7 +200,7 @@ pub(crate) enum IdFault {
 }
 
 /// `id` and space ids: 1 to [`MAX_ID_BYTES`] bytes without control characters.
-pub(crate) fn id(id: &str) -> Result<(), IdFault> {
+pub(crate) fn check_id(id: &str) -> Result<(), IdFault> {
     if id.is_empty() {
         return Err(IdFault::Empty);
     }
@@ -225,7 +225,7 @@ pub(crate) enum VersionFault {
 }
 
 /// `v1`, `v1.x` or `v1.x.y`, where x and y are digits.
-pub(crate) fn version(version: &str) -> Result<(), VersionFault> {
+pub(crate) fn check_version(version: &str) -> Result<(), VersionFault> {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let rest = version.strip_prefix('v').ok_or(VersionFault::Invalid)?;
     let end = rest
@@ -235,9 +235,9 @@ pub(crate) fn version(version: &str) -> Result<(), VersionFault> {
     let (major, rest) = rest.split_at(end);
     if major != "1" {
         // `v01` is no way to write a version; `v2-beta` is a version of another major, whatever follows.
-        let number = major == "0" || (!major.is_empty() && !major.starts_with('0'));
-        let ends = rest.is_empty() || rest.starts_with(['.', '-', '+']);
-        return Err(if number && ends {
+        let major_is_number = major == "0" || (!major.is_empty() && !major.starts_with('0'));
+        let suffix_is_valid = rest.is_empty() || rest.starts_with(['.', '-', '+']);
+        return Err(if major_is_number && suffix_is_valid {
             VersionFault::OtherMajor
         } else {
             VersionFault::Invalid
@@ -269,7 +269,7 @@ pub(crate) enum NumberFault {
 ///
 /// It goes by the decimal digits, not by way of a double: `4`, `4.0`, `40e-1` and `-0` are whole, `4.0000000000000000001`
 /// is not, and nothing is too large to be judged.
-pub(crate) fn integral(text: &str, max: i64) -> Result<i64, NumberFault> {
+pub(crate) fn parse_integer(text: &str, max: i64) -> Result<i64, NumberFault> {
     let digits = text.as_bytes();
     let value = if digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit) && !digits.is_empty()
     {
@@ -277,7 +277,7 @@ pub(crate) fn integral(text: &str, max: i64) -> Result<i64, NumberFault> {
             .iter()
             .fold(0, |value, digit| value * 10 + i64::from(digit - b'0'))
     } else {
-        integral_in_full(text)?
+        parse_decimal_integer(text)?
     };
     if value <= max {
         Ok(value)
@@ -288,7 +288,7 @@ pub(crate) fn integral(text: &str, max: i64) -> Result<i64, NumberFault> {
 
 /// The same for signs, fractions and exponents. `text` is a valid JSON value, so the form needs no check.
 #[cold]
-fn integral_in_full(text: &str) -> Result<i64, NumberFault> {
+fn parse_decimal_integer(text: &str) -> Result<i64, NumberFault> {
     let (negative, text) = match text.strip_prefix('-') {
         Some(text) => (true, text),
         None => (false, text),
@@ -297,7 +297,7 @@ fn integral_in_full(text: &str) -> Result<i64, NumberFault> {
         return Err(NumberFault::NotANumber);
     }
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, saturating(exponent)),
+        Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)),
         None => (text, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -325,8 +325,8 @@ fn integral_in_full(text: &str) -> Result<i64, NumberFault> {
 }
 
 /// An exponent's value, or the nearest one that can be held: a text has no room for the digits to make up for that.
-fn saturating(exponent: &str) -> i64 {
-    const FAR: i64 = i64::MAX / 4;
+fn parse_exponent(exponent: &str) -> i64 {
+    const MAX_EXPONENT: i64 = i64::MAX / 4;
     let (negative, digits) = match exponent.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, exponent.strip_prefix('+').unwrap_or(exponent)),
@@ -335,7 +335,7 @@ fn saturating(exponent: &str) -> i64 {
         value
             .saturating_mul(10)
             .saturating_add(i64::from(digit) - i64::from(b'0'))
-            .min(FAR)
+            .min(MAX_EXPONENT)
     });
     if negative { -value } else { value }
 }
@@ -362,7 +362,7 @@ mod tests {
             ("9007199254740991.0", MAX_COUNT),
             ("900719925474099100000e-5", MAX_COUNT),
         ] {
-            assert_eq!(integral(text, MAX_COUNT), Ok(value), "{text}");
+            assert_eq!(parse_integer(text, MAX_COUNT), Ok(value), "{text}");
         }
     }
 
@@ -378,7 +378,7 @@ mod tests {
             "1.23e1",
         ] {
             assert_eq!(
-                integral(text, MAX_COUNT),
+                parse_integer(text, MAX_COUNT),
                 Err(NumberFault::NotIntegral),
                 "{text}"
             );
@@ -398,14 +398,14 @@ mod tests {
             "-9223372036854775809",
         ] {
             assert_eq!(
-                integral(text, MAX_COUNT),
+                parse_integer(text, MAX_COUNT),
                 Err(NumberFault::OutOfRange),
                 "{text}"
             );
         }
         for text in ["\"4\"", "null", "true", "[4]", "{}"] {
             assert_eq!(
-                integral(text, MAX_COUNT),
+                parse_integer(text, MAX_COUNT),
                 Err(NumberFault::NotANumber),
                 "{text}"
             );
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn versions() {
         for valid in ["v1", "v1.0", "v1.0.0", "v1.23.456", "v1.00"] {
-            assert_eq!(version(valid), Ok(()), "{valid}");
+            assert_eq!(check_version(valid), Ok(()), "{valid}");
         }
         for other in [
             "v0",
@@ -428,7 +428,7 @@ mod tests {
             "v2+x",
             "v3.x",
         ] {
-            assert_eq!(version(other), Err(VersionFault::OtherMajor), "{other}");
+            assert_eq!(check_version(other), Err(VersionFault::OtherMajor), "{other}");
         }
         for invalid in [
             "",
@@ -449,47 +449,47 @@ mod tests {
             "v2x",
             "v१",
         ] {
-            assert_eq!(version(invalid), Err(VersionFault::Invalid), "{invalid}");
+            assert_eq!(check_version(invalid), Err(VersionFault::Invalid), "{invalid}");
         }
     }
 
     #[test]
     fn ids() {
         for valid in ["a", "é", "日本", "a b", "\u{2028}", &"x".repeat(256)] {
-            assert_eq!(id(valid), Ok(()), "{valid}");
+            assert_eq!(check_id(valid), Ok(()), "{valid}");
         }
-        assert_eq!(id(""), Err(IdFault::Empty));
-        assert_eq!(id(&"x".repeat(257)), Err(IdFault::TooLong));
-        assert_eq!(id(&"é".repeat(129)), Err(IdFault::TooLong));
+        assert_eq!(check_id(""), Err(IdFault::Empty));
+        assert_eq!(check_id(&"x".repeat(257)), Err(IdFault::TooLong));
+        assert_eq!(check_id(&"é".repeat(129)), Err(IdFault::TooLong));
         for control in ["\0", "a\n", "\u{7f}", "\u{85}", "é\u{9f}"] {
-            assert_eq!(id(control), Err(IdFault::ControlCharacter), "{control:?}");
+            assert_eq!(check_id(control), Err(IdFault::ControlCharacter), "{control:?}");
         }
     }
 
     #[test]
     fn places_are_the_places_of_their_names() {
-        assert_eq!(ENVELOPE.all()[envelope::ID], "id");
-        assert_eq!(ENVELOPE.all()[envelope::TYPE], "type");
-        assert_eq!(ENVELOPE.all()[envelope::TIMESTAMP], "timestamp");
-        assert_eq!(ENVELOPE.all()[envelope::VERSION], "version");
-        assert_eq!(ENVELOPE.all()[envelope::METADATA], "metadata");
-        assert_eq!(ENVELOPE.all()[envelope::DATA], "data");
-        assert_eq!(METADATA.all()[metadata::ORG_ID], "org_id");
-        assert_eq!(METADATA.all()[metadata::FLOOR_ID], "floor_id");
-        assert_eq!(METADATA.all()[metadata::ROOM_ID], "room_id");
-        assert_eq!(METADATA.all()[metadata::ZONE_ID], "zone_id");
-        assert_eq!(METADATA.all()[metadata::SENSOR_ID], "sensor_id");
+        assert_eq!(ENVELOPE.as_array()[envelope::ID], "id");
+        assert_eq!(ENVELOPE.as_array()[envelope::TYPE], "type");
+        assert_eq!(ENVELOPE.as_array()[envelope::TIMESTAMP], "timestamp");
+        assert_eq!(ENVELOPE.as_array()[envelope::VERSION], "version");
+        assert_eq!(ENVELOPE.as_array()[envelope::METADATA], "metadata");
+        assert_eq!(ENVELOPE.as_array()[envelope::DATA], "data");
+        assert_eq!(METADATA.as_array()[metadata::ORG_ID], "org_id");
+        assert_eq!(METADATA.as_array()[metadata::FLOOR_ID], "floor_id");
+        assert_eq!(METADATA.as_array()[metadata::ROOM_ID], "room_id");
+        assert_eq!(METADATA.as_array()[metadata::ZONE_ID], "zone_id");
+        assert_eq!(METADATA.as_array()[metadata::SENSOR_ID], "sensor_id");
     }
 
     /// Pointers are put together from these names, so none may need RFC 6901's escapes.
     #[test]
     fn documented_names_need_no_escape_in_a_pointer() {
         let names = ENVELOPE
-            .all()
+            .as_array()
             .iter()
-            .chain(METADATA.all())
-            .chain(TRAFFIC.all())
-            .chain(DETECTIONS.all());
+            .chain(METADATA.as_array())
+            .chain(TRAFFIC.as_array())
+            .chain(DETECTIONS.as_array());
         assert!(names.into_iter().all(|name| !name.contains(['/', '~'])));
     }
 }

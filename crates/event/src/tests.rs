@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const LIMITS: Limits = Limits {
+const LIMITS: ParseLimits = ParseLimits {
     max_events: 1000,
     max_event_bytes: 256 * 1024,
 };
@@ -64,25 +64,25 @@ fn with_literal(event_type: EventType, pointer: &str, literal: &str) -> String {
     with(event_type, pointer, json!("PLACE")).replace("\"PLACE\"", literal)
 }
 
-fn one_of(body: &str, expected: Option<EventType>) -> Result<Event<'_>, Refused<'_>> {
+fn parse_one_as(body: &str, expected: Option<EventType>) -> Result<Event<'_>, RejectedItem<'_>> {
     match parse(body.as_bytes(), expected, LIMITS) {
-        Ok(Parsed::One(event)) => event,
+        Ok(ParsedBody::Single(event)) => event,
         other => panic!("{other:?} for {body}"),
     }
 }
 
-fn one(body: &str) -> Result<Event<'_>, Refused<'_>> {
-    one_of(body, None)
+fn parse_one(body: &str) -> Result<Event<'_>, RejectedItem<'_>> {
+    parse_one_as(body, None)
 }
 
-fn many(body: &str) -> Vec<Result<Event<'_>, Refused<'_>>> {
+fn parse_many(body: &str) -> Vec<Result<Event<'_>, RejectedItem<'_>>> {
     match parse(body.as_bytes(), None, LIMITS) {
-        Ok(Parsed::Many(events)) => events,
+        Ok(ParsedBody::Array(events)) => events,
         other => panic!("{other:?} for {body}"),
     }
 }
 
-fn unreadable(body: &[u8]) -> Unreadable {
+fn parse_unreadable(body: &[u8]) -> UnreadableBody {
     match parse(body, None, LIMITS) {
         Err(unreadable) => unreadable,
         other => panic!(
@@ -92,28 +92,28 @@ fn unreadable(body: &[u8]) -> Unreadable {
     }
 }
 
-fn errors_of(refused: Refused<'_>) -> Vec<Mistake> {
+fn errors_of(refused: RejectedItem<'_>) -> Vec<FieldError> {
     match refused {
-        Refused::Invalid { errors, .. } => errors,
+        RejectedItem::Invalid { errors, .. } => errors,
         other => panic!("{other:?}"),
     }
 }
 
-fn errors(body: &str) -> Vec<Mistake> {
-    errors_of(one(body).expect_err(body))
+fn errors_in(body: &str) -> Vec<FieldError> {
+    errors_of(parse_one(body).expect_err(body))
 }
 
 /// Pointers and codes of the mistakes.
-fn mistakes(body: &str) -> Vec<(String, &'static str)> {
-    errors(body)
+fn error_codes_in(body: &str) -> Vec<(String, &'static str)> {
+    errors_in(body)
         .into_iter()
         .map(|mistake| (mistake.pointer, mistake.code.as_str()))
         .collect()
 }
 
 #[track_caller]
-fn assert_mistakes(body: &str, expected: &[(&str, &str)]) {
-    let found = mistakes(body);
+fn assert_errors(body: &str, expected: &[(&str, &str)]) {
+    let found = error_codes_in(body);
     let found: Vec<_> = found
         .iter()
         .map(|(pointer, code)| (pointer.as_str(), *code))
@@ -123,7 +123,7 @@ fn assert_mistakes(body: &str, expected: &[(&str, &str)]) {
 
 #[track_caller]
 fn assert_valid(body: &str) {
-    if let Err(refused) = one(body) {
+    if let Err(refused) = parse_one(body) {
         panic!("{refused:?} for {body}");
     }
 }
@@ -133,7 +133,7 @@ const ROOM: EventType = EventType::RoomOccupancy;
 #[test]
 fn the_documented_events_are_valid() {
     for (event_type, text) in EventType::ALL.into_iter().zip(SAMPLES) {
-        let event = one(text).unwrap();
+        let event = parse_one(text).unwrap();
         let value = sample(event_type);
         let metadata = &value["metadata"];
         assert_eq!(event.event_type(), event_type);
@@ -162,7 +162,7 @@ fn a_valid_event_borrows_everything() {
         org_id,
         sensor_id,
         ..
-    } = one(SAMPLES[0]).unwrap();
+    } = parse_one(SAMPLES[0]).unwrap();
     for text in [id, space_id, org_id.unwrap(), sensor_id.unwrap()] {
         assert!(matches!(text, Cow::Borrowed(_)), "{text}");
     }
@@ -175,7 +175,7 @@ fn every_spelling_of_every_type_is_valid() {
         let short = upper.replace("_1MIN", "_1M");
         for spelling in [upper, &short, &upper.to_lowercase(), &short.to_lowercase()] {
             let body = with(event_type, "/type", json!(spelling));
-            assert_eq!(one(&body).unwrap().event_type(), event_type, "{spelling}");
+            assert_eq!(parse_one(&body).unwrap().event_type(), event_type, "{spelling}");
         }
     }
 }
@@ -183,11 +183,11 @@ fn every_spelling_of_every_type_is_valid() {
 #[test]
 fn unknown_types_are_answered_with_the_known_ones() {
     for other in ["Traffic", "room-occupancy", "TRAFFIC ", "", "HEADCOUNT"] {
-        let errors = errors(&with(ROOM, "/type", json!(other)));
+        let errors = errors_in(&with(ROOM, "/type", json!(other)));
         assert_eq!(errors.len(), 1);
         assert_eq!(
             (errors[0].pointer.as_str(), errors[0].code),
-            ("/type", Code::UnknownType)
+            ("/type", FieldErrorCode::UnknownType)
         );
         for event_type in EventType::ALL {
             assert!(
@@ -198,17 +198,17 @@ fn unknown_types_are_answered_with_the_known_ones() {
         }
     }
     for other in [json!(null), json!(5), json!(["TRAFFIC"])] {
-        assert_mistakes(&with(ROOM, "/type", other), &[("/type", "wrong_type")]);
+        assert_errors(&with(ROOM, "/type", other), &[("/type", "wrong_type")]);
     }
-    assert_mistakes(&without(ROOM, "/type"), &[("/type", "missing")]);
+    assert_errors(&without(ROOM, "/type"), &[("/type", "missing")]);
 }
 
 #[test]
 fn the_type_must_be_the_urls() {
     let body = SAMPLES[ROOM.index()];
-    assert!(one_of(body, Some(ROOM)).is_ok());
-    let refused = one_of(body, Some(EventType::Traffic)).unwrap_err();
-    assert_eq!(refused.claimed(), Some(ROOM));
+    assert!(parse_one_as(body, Some(ROOM)).is_ok());
+    let refused = parse_one_as(body, Some(EventType::Traffic)).unwrap_err();
+    assert_eq!(refused.claimed_type(), Some(ROOM));
     let errors = errors_of(refused);
     assert_eq!(
         (errors[0].pointer.as_str(), errors[0].code.as_str()),
@@ -216,22 +216,22 @@ fn the_type_must_be_the_urls() {
     );
     assert_eq!(errors.len(), 1);
     // Another spelling is no other type.
-    assert!(one_of(&with(ROOM, "/type", json!("room_occupancy")), Some(ROOM)).is_ok());
+    assert!(parse_one_as(&with(ROOM, "/type", json!("room_occupancy")), Some(ROOM)).is_ok());
     // An unknown type is unknown on every URL.
-    let refused = one_of("{\"type\":\"x\"}", Some(ROOM)).unwrap_err();
+    let refused = parse_one_as("{\"type\":\"x\"}", Some(ROOM)).unwrap_err();
     assert!(
         errors_of(refused)
             .iter()
-            .any(|mistake| mistake.code == Code::UnknownType)
+            .any(|mistake| mistake.code == FieldErrorCode::UnknownType)
     );
 }
 
 #[test]
 fn ids() {
     for valid in ["x", &"x".repeat(256), "日本語", "a b/~\"\\", "\u{1f600}"] {
-        assert_eq!(one(&with(ROOM, "/id", json!(valid))).unwrap().id(), valid);
+        assert_eq!(parse_one(&with(ROOM, "/id", json!(valid))).unwrap().id(), valid);
         assert_eq!(
-            one(&with(ROOM, "/metadata/room_id", json!(valid)))
+            parse_one(&with(ROOM, "/metadata/room_id", json!(valid)))
                 .unwrap()
                 .space_id(),
             valid
@@ -251,9 +251,9 @@ fn ids() {
             (json!({}), "wrong_type"),
             (json!(["x"]), "wrong_type"),
         ] {
-            assert_mistakes(&with(ROOM, pointer, value), &[(pointer, code)]);
+            assert_errors(&with(ROOM, pointer, value), &[(pointer, code)]);
         }
-        assert_mistakes(&without(ROOM, pointer), &[(pointer, "missing")]);
+        assert_errors(&without(ROOM, pointer), &[(pointer, "missing")]);
     }
 }
 
@@ -269,7 +269,7 @@ fn timestamps() {
         ("2.53402300799999E+14", MAX_TIMESTAMP_MS),
     ] {
         assert_eq!(
-            one(&with_literal(ROOM, "/timestamp", literal))
+            parse_one(&with_literal(ROOM, "/timestamp", literal))
                 .unwrap()
                 .timestamp_ms(),
             value,
@@ -288,12 +288,12 @@ fn timestamps() {
         ("null", "wrong_type"),
         ("[]", "wrong_type"),
     ] {
-        assert_mistakes(
+        assert_errors(
             &with_literal(ROOM, "/timestamp", literal),
             &[("/timestamp", code)],
         );
     }
-    assert_mistakes(&without(ROOM, "/timestamp"), &[("/timestamp", "missing")]);
+    assert_errors(&without(ROOM, "/timestamp"), &[("/timestamp", "missing")]);
 }
 
 #[test]
@@ -311,21 +311,21 @@ fn versions() {
         (json!(1), "wrong_type"),
         (json!(null), "wrong_type"),
     ] {
-        assert_mistakes(&with(ROOM, "/version", value), &[("/version", code)]);
+        assert_errors(&with(ROOM, "/version", value), &[("/version", code)]);
     }
-    assert_mistakes(&without(ROOM, "/version"), &[("/version", "missing")]);
+    assert_errors(&without(ROOM, "/version"), &[("/version", "missing")]);
 }
 
 #[test]
 fn metadata_is_an_object() {
-    assert_mistakes(&without(ROOM, "/metadata"), &[("/metadata", "missing")]);
+    assert_errors(&without(ROOM, "/metadata"), &[("/metadata", "missing")]);
     for value in [json!(null), json!([]), json!("x"), json!(1)] {
-        assert_mistakes(
+        assert_errors(
             &with(ROOM, "/metadata", value),
             &[("/metadata", "wrong_type")],
         );
     }
-    assert_mistakes(
+    assert_errors(
         &with(ROOM, "/metadata", json!({})),
         &[("/metadata/room_id", "missing")],
     );
@@ -333,11 +333,11 @@ fn metadata_is_an_object() {
 
 #[test]
 fn documented_metadata_are_strings_or_null() {
-    for name in rules::METADATA.all() {
+    for name in rules::METADATA.as_array() {
         let pointer = format!("/metadata/{name}");
         for event_type in EventType::ALL {
             for value in [json!(1), json!(false), json!([]), json!({"a": 1})] {
-                assert_mistakes(
+                assert_errors(
                     &with(event_type, &pointer, value),
                     &[(&pointer, "wrong_type")],
                 );
@@ -361,11 +361,11 @@ fn optional_ids_that_are_null_or_empty_are_none() {
             event["metadata"]["org_id"] = value.clone();
             event["metadata"]["sensor_id"] = value;
         });
-        let event = one(&body).unwrap();
+        let event = parse_one(&body).unwrap();
         assert_eq!((event.org_id(), event.sensor_id()), (None, None));
     }
     let body = without(ROOM, "/metadata/org_id");
-    assert_eq!(one(&body).unwrap().org_id(), None);
+    assert_eq!(parse_one(&body).unwrap().org_id(), None);
 }
 
 #[test]
@@ -376,22 +376,22 @@ fn sensors_are_in_a_room_or_else_on_a_floor() {
             without(event_type, "/metadata/room_id"),
             with(event_type, "/metadata/room_id", json!(null)),
         ] {
-            assert_eq!(one(&body).unwrap().space_id(), floor);
+            assert_eq!(parse_one(&body).unwrap().space_id(), floor);
         }
         // An empty or wrong room is a mistake, not an absent one.
-        assert_mistakes(
+        assert_errors(
             &with(event_type, "/metadata/room_id", json!("")),
             &[("/metadata/room_id", "empty")],
         );
-        assert_mistakes(
+        assert_errors(
             &with(event_type, "/metadata/room_id", json!(7)),
             &[("/metadata/room_id", "wrong_type")],
         );
         let bare = with(event_type, "/metadata", json!({"room_id": null}));
-        assert_mistakes(&bare, &[("/metadata/floor_id", "missing")]);
-        assert!(errors(&bare)[0].detail.contains("room_id"));
+        assert_errors(&bare, &[("/metadata/floor_id", "missing")]);
+        assert!(errors_in(&bare)[0].detail.contains("room_id"));
         let null = with(event_type, "/metadata", json!({"floor_id": null}));
-        assert_mistakes(&null, &[("/metadata/floor_id", "wrong_type")]);
+        assert_errors(&null, &[("/metadata/floor_id", "wrong_type")]);
         // In a room, the floor need not be known.
         assert_valid(&with(event_type, "/metadata", json!({"room_id": "r"})));
     }
@@ -412,9 +412,9 @@ fn each_type_needs_its_own_space() {
         let pointer = format!("/metadata/{field}");
         let others = json!({"floor_id": "f", "room_id": "r", "zone_id": "z"});
         let body = with(event_type, "/metadata", others);
-        assert_eq!(one(&body).unwrap().space_id(), &field[..1]);
-        assert_mistakes(&without(event_type, &pointer), &[(&pointer, "missing")]);
-        assert_mistakes(
+        assert_eq!(parse_one(&body).unwrap().space_id(), &field[..1]);
+        assert_errors(&without(event_type, &pointer), &[(&pointer, "missing")]);
+        assert_errors(
             &with(event_type, &pointer, json!(null)),
             &[(&pointer, "wrong_type")],
         );
@@ -447,10 +447,10 @@ fn occupancy_is_a_count() {
             let body = with_literal(*event_type, "/data", literal);
             match code {
                 None => assert_valid(&body),
-                Some(code) => assert_mistakes(&body, &[("/data", code)]),
+                Some(code) => assert_errors(&body, &[("/data", code)]),
             }
         }
-        assert_mistakes(&without(*event_type, "/data"), &[("/data", "missing")]);
+        assert_errors(&without(*event_type, "/data"), &[("/data", "missing")]);
     }
 }
 
@@ -463,18 +463,18 @@ fn traffic_is_two_counts() {
             let body = with_literal(TRAFFIC, &pointer, literal);
             match code {
                 None => assert_valid(&body),
-                Some(code) => assert_mistakes(&body, &[(&pointer, code)]),
+                Some(code) => assert_errors(&body, &[(&pointer, code)]),
             }
         }
-        assert_mistakes(&without(TRAFFIC, &pointer), &[(&pointer, "missing")]);
+        assert_errors(&without(TRAFFIC, &pointer), &[(&pointer, "missing")]);
     }
-    assert_mistakes(&without(TRAFFIC, "/data"), &[("/data", "missing")]);
-    assert_mistakes(
+    assert_errors(&without(TRAFFIC, "/data"), &[("/data", "missing")]);
+    assert_errors(
         &with(TRAFFIC, "/data", json!({})),
         &[("/data/in", "missing"), ("/data/out", "missing")],
     );
     for value in [json!(null), json!(4), json!([0, 1])] {
-        assert_mistakes(&with(TRAFFIC, "/data", value), &[("/data", "wrong_type")]);
+        assert_errors(&with(TRAFFIC, "/data", value), &[("/data", "wrong_type")]);
     }
     assert_valid(&with(
         TRAFFIC,
@@ -542,9 +542,9 @@ fn detections_are_two_lists_of_points() {
         ("null", vec![("/data", "wrong_type")]),
         ("4", vec![("/data", "wrong_type")]),
     ] {
-        assert_mistakes(&with_literal(DETECTIONS, "/data", data), &expected);
+        assert_errors(&with_literal(DETECTIONS, "/data", data), &expected);
     }
-    assert_mistakes(&without(DETECTIONS, "/data"), &[("/data", "missing")]);
+    assert_errors(&without(DETECTIONS, "/data"), &[("/data", "missing")]);
 }
 
 #[test]
@@ -554,7 +554,7 @@ fn motion_has_no_data_of_its_own() {
             assert_valid(&with_literal(event_type, "/data", literal));
         }
         for literal in ["0", "[]", "\"\"", "false"] {
-            assert_mistakes(
+            assert_errors(
                 &with_literal(event_type, "/data", literal),
                 &[("/data", "wrong_type")],
             );
@@ -576,12 +576,12 @@ fn documented_keys_stand_once() {
             .get();
         format!("{}\"{key}\":{value},{}", &text[..at], &text[at..])
     };
-    for key in rules::ENVELOPE.all() {
-        assert_mistakes(&twice(ROOM, key), &[(&format!("/{key}"), "duplicate_key")]);
+    for key in rules::ENVELOPE.as_array() {
+        assert_errors(&twice(ROOM, key), &[(&format!("/{key}"), "duplicate_key")]);
     }
     for event_type in EventType::ALL {
         for (key, _) in sample(event_type)["metadata"].as_object().unwrap() {
-            assert_mistakes(
+            assert_errors(
                 &twice(event_type, key),
                 &[(&format!("/metadata/{key}"), "duplicate_key")],
             );
@@ -592,7 +592,7 @@ fn documented_keys_stand_once() {
         (EventType::Detections, ["local", "world"]),
     ] {
         for key in keys {
-            assert_mistakes(
+            assert_errors(
                 &twice(event_type, key),
                 &[(&format!("/data/{key}"), "duplicate_key")],
             );
@@ -601,9 +601,9 @@ fn documented_keys_stand_once() {
     // However the key is written, and whatever the second value is.
     let text = SAMPLES[ROOM.index()];
     let escaped = text.replacen('{', r#"{"\u0069d":null,"#, 1);
-    assert_mistakes(&escaped, &[("/id", "duplicate_key"), ("/id", "wrong_type")]);
+    assert_errors(&escaped, &[("/id", "duplicate_key"), ("/id", "wrong_type")]);
     // Three times is one mistake.
-    assert_mistakes(
+    assert_errors(
         &text.replacen('{', r#"{"id":"a","id":"b","#, 1),
         &[("/id", "duplicate_key")],
     );
@@ -621,16 +621,16 @@ fn keys_and_values_may_be_written_with_escapes() {
         .replace("\"ROOM_OCCUPANCY\"", r#""ROOM\u005fOCCUPANCY""#)
         .replace("\"v1.0.0\"", r#""\u00761.0.0""#)
         .replace("\"room_2p", r#""\/\ud83d\ude00room_2p"#);
-    let event = one(&text).unwrap();
+    let event = parse_one(&text).unwrap();
     assert_eq!(event.event_type(), ROOM);
     assert!(event.space_id().starts_with("/\u{1f600}room_2p"));
     assert_eq!(event.raw(), text.trim().as_bytes());
-    assert_mistakes(
+    assert_errors(
         &text.replace("1.0.0", "x"),
         &[("/version", "invalid_version")],
     );
     // The escape of a control character is one.
-    assert_mistakes(
+    assert_errors(
         &SAMPLES[4].replace("\"event_", r#""\u0000event_"#),
         &[("/id", "control_character")],
     );
@@ -646,7 +646,7 @@ fn all_mistakes_at_once_in_the_fields_order() {
         "type": "TRAFFIC",
         "id": ""
     }"#;
-    assert_mistakes(
+    assert_errors(
         body,
         &[
             ("/id", "empty"),
@@ -661,8 +661,8 @@ fn all_mistakes_at_once_in_the_fields_order() {
             ("/data/out", "missing"),
         ],
     );
-    assert_eq!(one(body).unwrap_err().claimed(), Some(EventType::Traffic));
-    assert_mistakes(
+    assert_eq!(parse_one(body).unwrap_err().claimed_type(), Some(EventType::Traffic));
+    assert_errors(
         "{}",
         &[
             ("/id", "missing"),
@@ -673,7 +673,7 @@ fn all_mistakes_at_once_in_the_fields_order() {
         ],
     );
     // What does not depend on the type is checked without one.
-    assert_mistakes(
+    assert_errors(
         r#"{"type":"X","id":1,"timestamp":-1,"metadata":{"room_id":5},"data":"?"}"#,
         &[
             ("/id", "wrong_type"),
@@ -693,16 +693,16 @@ fn mistakes_are_bounded() {
         "/data",
         &format!(r#"{{"local":[{points}],"world":[{points}]}}"#),
     );
-    let mistakes = mistakes(&body);
-    assert_eq!(mistakes.len(), MAX_MISTAKES);
+    let mistakes = error_codes_in(&body);
+    assert_eq!(mistakes.len(), MAX_FIELD_ERRORS);
     assert_eq!(mistakes[0], ("/data/local/0/0".to_owned(), "wrong_type"));
     let fields: Vec<_> = rules::METADATA
-        .all()
+        .as_array()
         .iter()
         .map(|name| format!("\"{name}\":1,\"{name}\":2"))
         .collect();
     let body = format!("{{\"metadata\":{{{}}}}}", fields.join(","));
-    assert_eq!(errors(&body).len(), MAX_MISTAKES);
+    assert_eq!(errors_in(&body).len(), MAX_FIELD_ERRORS);
 }
 
 #[test]
@@ -720,7 +720,7 @@ fn details_are_sentences_of_one_line_that_quote_little() {
         "\"\\n\"".to_owned(),
     ];
     for body in bodies {
-        for mistake in errors(&body) {
+        for mistake in errors_in(&body) {
             let detail = &mistake.detail;
             assert!(detail.len() < 400, "{detail}");
             assert!(detail.ends_with('.'), "{detail}");
@@ -737,7 +737,7 @@ fn details_are_sentences_of_one_line_that_quote_little() {
 
 #[test]
 fn mistakes_are_serialised_for_the_answer() {
-    let errors = errors(&with(ROOM, "/data", json!(-4)));
+    let errors = errors_in(&with(ROOM, "/data", json!(-4)));
     assert_eq!(
         serde_json::to_value(&errors).unwrap(),
         json!([{
@@ -752,8 +752,8 @@ fn mistakes_are_serialised_for_the_answer() {
 #[test]
 fn json_that_is_no_object_is_no_event() {
     for body in ["5", "null", "true", "\"x\"", "-0.5e3", " 5 ", "1e999"] {
-        assert_mistakes(body, &[("", "wrong_type")]);
-        assert_eq!(one(body).unwrap_err().claimed(), None);
+        assert_errors(body, &[("", "wrong_type")]);
+        assert_eq!(parse_one(body).unwrap_err().claimed_type(), None);
     }
 }
 
@@ -765,18 +765,18 @@ fn unknown_parts_are_kept_as_they_came() {
         1,
     );
     let body = format!("\r\n\t {text} \n");
-    assert_eq!(one(&body).unwrap().raw(), text.trim().as_bytes());
+    assert_eq!(parse_one(&body).unwrap().raw(), text.trim().as_bytes());
 }
 
 #[test]
 fn numbers_that_do_not_fit_matter_where_they_are_read() {
-    assert_mistakes(
+    assert_errors(
         &with_literal(ROOM, "/data", "1e999"),
         &[("/data", "out_of_range")],
     );
     assert_valid(&with_literal(ROOM, "/new", "1e999"));
     assert_valid(&with_literal(ROOM, "/metadata/new", "-1e999"));
-    assert_mistakes(
+    assert_errors(
         &with_literal(ROOM, "/metadata/org_id", "1e999"),
         &[("/metadata/org_id", "wrong_type")],
     );
@@ -820,7 +820,7 @@ fn what_is_not_json() {
         "\"",
         "\0",
     ] {
-        let error = unreadable(body.as_bytes());
+        let error = parse_unreadable(body.as_bytes());
         assert_eq!(
             (error.code.as_str(), error.code.status()),
             ("not_json", 400),
@@ -842,24 +842,24 @@ fn what_is_not_json() {
         ] {
             let body = with_literal(ROOM, pointer, literal);
             assert_eq!(
-                unreadable(body.as_bytes()).code,
-                UnreadableCode::NotJson,
+                parse_unreadable(body.as_bytes()).code,
+                UnreadableBodyCode::NotJson,
                 "{body}"
             );
             let body = format!("[{good},{body}]");
             assert_eq!(
-                unreadable(body.as_bytes()).code,
-                UnreadableCode::NotJson,
+                parse_unreadable(body.as_bytes()).code,
+                UnreadableBodyCode::NotJson,
                 "{body}"
             );
         }
     }
-    assert!(unreadable(b"").detail.contains("empty"));
-    assert!(unreadable(b"{\"id\":").detail.contains("cut off"));
+    assert!(parse_unreadable(b"").detail.contains("empty"));
+    assert!(parse_unreadable(b"{\"id\":").detail.contains("cut off"));
     // The place is the body's.
-    let error = unreadable(b"\n\n {\"id\":x}");
+    let error = parse_unreadable(b"\n\n {\"id\":x}");
     assert!(error.detail.contains("line 3 column 8"), "{}", error.detail);
-    let error = unreadable(format!("[{},\n{{\"id\":x}}]", good.trim()).as_bytes());
+    let error = parse_unreadable(format!("[{},\n{{\"id\":x}}]", good.trim()).as_bytes());
     let line = good.trim().lines().count() + 1;
     assert!(
         error.detail.contains(&format!("line {line} column 7")),
@@ -872,7 +872,7 @@ fn what_is_not_json() {
 fn what_is_not_utf8_or_has_a_byte_order_mark() {
     let mut body = SAMPLES[0].as_bytes().to_vec();
     body[20] = 0xff;
-    assert_eq!(unreadable(&body).code, UnreadableCode::NotUtf8);
+    assert_eq!(parse_unreadable(&body).code, UnreadableBodyCode::NotUtf8);
     // Also where nothing is read, as Latin-1, overlong, and as an encoded surrogate.
     for bytes in [
         &b"{\"new\":\"\xe9\"}"[..],
@@ -880,14 +880,14 @@ fn what_is_not_utf8_or_has_a_byte_order_mark() {
         b"{\"a\":\"\xed\xa0\x80\"}",
         b"[{},\"\xf8\"]",
     ] {
-        assert_eq!(unreadable(bytes).code, UnreadableCode::NotUtf8);
+        assert_eq!(parse_unreadable(bytes).code, UnreadableBodyCode::NotUtf8);
     }
-    let error = unreadable(b"\xef\xbb\xbf{}");
+    let error = parse_unreadable(b"\xef\xbb\xbf{}");
     assert_eq!(
         (error.code.as_str(), error.code.status()),
         ("byte_order_mark", 400)
     );
-    assert_eq!(unreadable(b"\xff\xfe{\0}\0").code, UnreadableCode::NotUtf8);
+    assert_eq!(parse_unreadable(b"\xff\xfe{\0}\0").code, UnreadableBodyCode::NotUtf8);
 }
 
 #[test]
@@ -900,7 +900,7 @@ fn lone_surrogates_are_refused_everywhere() {
         good.replacen('{', r#"{"new":{"a":["\ud83d\ud83d"]},"#, 1),
         format!(r#"[{good},{{"a":"\ud83d"}}]"#),
     ] {
-        let error = unreadable(bad.as_bytes());
+        let error = parse_unreadable(bad.as_bytes());
         assert_eq!(
             (error.code.as_str(), error.code.status()),
             ("lone_surrogate", 400),
@@ -927,18 +927,18 @@ fn nesting_is_bounded() {
     };
     assert_valid(&with_depth(64));
     assert_eq!(
-        unreadable(with_depth(65).as_bytes()).code,
-        UnreadableCode::TooDeep
+        parse_unreadable(with_depth(65).as_bytes()).code,
+        UnreadableBodyCode::TooDeep
     );
     // An array of events is a level itself.
     assert!(
-        many(&format!("[{},{}]", with_depth(63), good))
+        parse_many(&format!("[{},{}]", with_depth(63), good))
             .iter()
             .all(Result::is_ok)
     );
     assert_eq!(
-        unreadable(format!("[{good},{}]", with_depth(64)).as_bytes()).code,
-        UnreadableCode::TooDeep
+        parse_unreadable(format!("[{good},{}]", with_depth(64)).as_bytes()).code,
+        UnreadableBodyCode::TooDeep
     );
     // Brackets side by side or in strings are not deep.
     let points = vec!["[1,2]"; 1000].join(",");
@@ -955,10 +955,10 @@ fn nesting_is_bounded() {
         nested(1_000_000),
         "[".repeat(65),
     ] {
-        assert_eq!(unreadable(bomb.as_bytes()).code, UnreadableCode::TooDeep);
+        assert_eq!(parse_unreadable(bomb.as_bytes()).code, UnreadableBodyCode::TooDeep);
     }
     let within = format!("[{good},{}]", nested(1000).replace("{\"a\":}", "{}"));
-    assert_eq!(unreadable(within.as_bytes()).code, UnreadableCode::TooDeep);
+    assert_eq!(parse_unreadable(within.as_bytes()).code, UnreadableBodyCode::TooDeep);
 }
 
 #[test]
@@ -966,13 +966,13 @@ fn every_sample_cut_off_anywhere_is_unreadable() {
     for text in SAMPLES {
         let text = text.trim();
         for end in 0..text.len() {
-            let error = unreadable(&text.as_bytes()[..end]);
-            assert_eq!(error.code, UnreadableCode::NotJson);
+            let error = parse_unreadable(&text.as_bytes()[..end]);
+            assert_eq!(error.code, UnreadableBodyCode::NotJson);
         }
     }
     let array = format!("[{},{}]", SAMPLES[0].trim(), r#"{"é":"\ud83d\ude00\n"}"#);
     for end in 0..array.len() {
-        assert_eq!(unreadable(&array.as_bytes()[..end]).code.status(), 400);
+        assert_eq!(parse_unreadable(&array.as_bytes()[..end]).code.status(), 400);
     }
 }
 
@@ -983,7 +983,7 @@ fn arrays_are_judged_item_by_item() {
         SAMPLES[0].trim(),
         SAMPLES[4].trim()
     );
-    let events = many(&body);
+    let events = parse_many(&body);
     assert_eq!(events.len(), 5);
     assert_eq!(
         events[0].as_ref().unwrap().raw(),
@@ -998,7 +998,7 @@ fn arrays_are_judged_item_by_item() {
         let errors = errors_of(item.clone().unwrap_err());
         assert_eq!(
             (errors[0].pointer.as_str(), errors[0].code),
-            ("", Code::WrongType)
+            ("", FieldErrorCode::WrongType)
         );
         assert_eq!(errors.len(), 1);
     }
@@ -1007,20 +1007,20 @@ fn arrays_are_judged_item_by_item() {
 #[test]
 fn arrays_hold_at_least_one_event_and_not_too_many() {
     for body in ["[]", " [ ] "] {
-        let error = unreadable(body.as_bytes());
+        let error = parse_unreadable(body.as_bytes());
         assert_eq!(
             (error.code.as_str(), error.code.status()),
             ("empty_array", 422)
         );
     }
     let array = |count: usize| format!("[{}]", vec!["{}"; count].join(","));
-    assert_eq!(many(&array(1000)).len(), 1000);
-    let error = unreadable(array(1001).as_bytes());
+    assert_eq!(parse_many(&array(1000)).len(), 1000);
+    let error = parse_unreadable(array(1001).as_bytes());
     assert_eq!(
         (error.code.as_str(), error.code.status()),
         ("too_many_events", 422)
     );
-    let error = unreadable(array(5000).as_bytes());
+    let error = parse_unreadable(array(5000).as_bytes());
     assert!(
         error.detail.contains("5000") && error.detail.contains("1000"),
         "{}",
@@ -1028,53 +1028,53 @@ fn arrays_hold_at_least_one_event_and_not_too_many() {
     );
     // What is not JSON is not JSON, however long.
     assert_eq!(
-        unreadable(array(5000).replace("{}]", "{]").as_bytes()).code,
-        UnreadableCode::NotJson
+        parse_unreadable(array(5000).replace("{}]", "{]").as_bytes()).code,
+        UnreadableBodyCode::NotJson
     );
     let deep = format!(
         "[{},{}]",
         vec!["{}"; 2000].join(","),
         "[".repeat(70) + &"]".repeat(70)
     );
-    assert_eq!(unreadable(deep.as_bytes()).code, UnreadableCode::TooDeep);
+    assert_eq!(parse_unreadable(deep.as_bytes()).code, UnreadableBodyCode::TooDeep);
 }
 
 #[test]
 fn events_larger_than_allowed() {
     let text = SAMPLES[ROOM.index()].trim();
     let body = format!("  {text}\n\n");
-    let limits = |max_event_bytes| Limits {
+    let limits = |max_event_bytes| ParseLimits {
         max_events: 10,
         max_event_bytes,
     };
     let parsed = parse(body.as_bytes(), None, limits(text.len()));
-    assert!(matches!(parsed, Ok(Parsed::One(Ok(_)))));
-    let Ok(Parsed::One(Err(refused))) = parse(body.as_bytes(), None, limits(text.len() - 1)) else {
+    assert!(matches!(parsed, Ok(ParsedBody::Single(Ok(_)))));
+    let Ok(ParsedBody::Single(Err(refused))) = parse(body.as_bytes(), None, limits(text.len() - 1)) else {
         panic!()
     };
     assert_eq!(
         refused,
-        Refused::TooLarge {
-            claimed: Some(ROOM),
+        RejectedItem::TooLarge {
+            claimed_type: Some(ROOM),
             bytes: text.len()
         }
     );
     let array = format!("[{text}, {{}}, \"{}\"]", "x".repeat(text.len()));
-    let Ok(Parsed::Many(events)) = parse(array.as_bytes(), None, limits(text.len() - 1)) else {
+    let Ok(ParsedBody::Array(events)) = parse(array.as_bytes(), None, limits(text.len() - 1)) else {
         panic!()
     };
     assert_eq!(
         *events[0].as_ref().unwrap_err(),
-        Refused::TooLarge {
-            claimed: Some(ROOM),
+        RejectedItem::TooLarge {
+            claimed_type: Some(ROOM),
             bytes: text.len()
         }
     );
-    assert!(matches!(events[1], Err(Refused::Invalid { .. })));
+    assert!(matches!(events[1], Err(RejectedItem::Invalid { .. })));
     assert_eq!(
         *events[2].as_ref().unwrap_err(),
-        Refused::TooLarge {
-            claimed: None,
+        RejectedItem::TooLarge {
+            claimed_type: None,
             bytes: text.len() + 2
         }
     );
@@ -1085,7 +1085,7 @@ fn events_larger_than_allowed() {
 
 #[test]
 fn the_claimed_type_is_told_whatever_else_is_wrong() {
-    let claimed = |body: &str| one(body).unwrap_err().claimed();
+    let claimed = |body: &str| parse_one(body).unwrap_err().claimed_type();
     assert_eq!(
         claimed(r#"{"type":"room_occupancy_1m"}"#),
         Some(EventType::RoomOccupancy1Min)

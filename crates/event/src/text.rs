@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{Unreadable, UnreadableCode};
+use super::{UnreadableBody, UnreadableBodyCode};
 
 /// The deepest nesting of objects and arrays in a body. The outermost one is level 1, so for the events in an array of
 /// events, that array counts as one.
@@ -16,28 +16,28 @@ const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 ///
 /// # Errors
 /// The body is empty, not UTF-8, begins with a byte order mark or has a lone surrogate.
-pub(crate) fn decode(body: &[u8]) -> Result<&str, Unreadable> {
-    let text = std::str::from_utf8(body).map_err(|error| not_utf8(body, error))?;
+pub(crate) fn decode_body(body: &[u8]) -> Result<&str, UnreadableBody> {
+    let text = std::str::from_utf8(body).map_err(|error| not_utf8_error(body, error))?;
     if text.starts_with('\u{feff}') {
-        return Err(Unreadable {
-            code: UnreadableCode::ByteOrderMark,
+        return Err(UnreadableBody {
+            code: UnreadableBodyCode::ByteOrderMark,
             detail: "The body begins with a byte order mark (EF BB BF), which JSON must not: send it without."
                 .to_owned(),
         });
     }
-    if let Some(offset) = lone_surrogate(body) {
-        return Err(Unreadable {
-            code: UnreadableCode::LoneSurrogate,
+    if let Some(offset) = find_lone_surrogate(body) {
+        return Err(UnreadableBody {
+            code: UnreadableBodyCode::LoneSurrogate,
             detail: format!(
                 "The escape at {} is one half of a surrogate pair without the other, so the string is no Unicode text: \
                  send both halves, or U+FFFD for a character that is lost.",
-                At::new(body, offset)
+                BodyPosition::new(body, offset)
             ),
         });
     }
     if trim(text).is_empty() {
-        return Err(Unreadable {
-            code: UnreadableCode::NotJson,
+        return Err(UnreadableBody {
+            code: UnreadableBodyCode::NotJson,
             detail:
                 "The body is empty: send one event as a JSON object, or a JSON array of events."
                     .to_owned(),
@@ -56,24 +56,24 @@ pub(crate) fn trim(text: &str) -> &str {
 ///
 /// # Errors
 /// It is.
-pub(crate) fn check_depth(body: &str) -> Result<(), Unreadable> {
-    if !may_be_deeper(body, MAX_DEPTH) {
+pub(crate) fn check_depth(body: &str) -> Result<(), UnreadableBody> {
+    if !can_exceed_depth(body, MAX_DEPTH) {
         return Ok(());
     }
-    match too_deep(body.as_bytes()) {
+    match find_excess_depth(body.as_bytes()) {
         None => Ok(()),
-        Some(offset) => Err(Unreadable {
-            code: UnreadableCode::TooDeep,
+        Some(offset) => Err(UnreadableBody {
+            code: UnreadableBodyCode::TooDeep,
             detail: format!(
                 "The body is nested deeper than {MAX_DEPTH} levels of objects and arrays from {} on: send it flatter.",
-                At::new(body.as_bytes(), offset)
+                BodyPosition::new(body.as_bytes(), offset)
             ),
         }),
     }
 }
 
 /// Whether `text` has more opening brackets than `depth`, those in strings included: if not, it cannot be deeper.
-pub(crate) fn may_be_deeper(text: &str, depth: usize) -> bool {
+pub(crate) fn can_exceed_depth(text: &str, depth: usize) -> bool {
     // '[' and '{' differ in one bit. Sums of bytes over short pieces are what compilers make vector instructions of.
     let opening = |piece: &[u8]| {
         piece
@@ -89,7 +89,7 @@ pub(crate) fn may_be_deeper(text: &str, depth: usize) -> bool {
 }
 
 /// The offset of the first bracket that opens a level beyond [`MAX_DEPTH`].
-fn too_deep(body: &[u8]) -> Option<usize> {
+fn find_excess_depth(body: &[u8]) -> Option<usize> {
     let mut depth = 0_usize;
     let mut at = 0;
     while let Some(byte) = body.get(at) {
@@ -97,7 +97,7 @@ fn too_deep(body: &[u8]) -> Option<usize> {
             b'[' | b'{' if depth == MAX_DEPTH => return Some(at),
             b'[' | b'{' => depth += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),
-            b'"' => at = string_end(body, at + 1),
+            b'"' => at = find_string_end(body, at + 1),
             _ => {}
         }
         at += 1;
@@ -106,7 +106,7 @@ fn too_deep(body: &[u8]) -> Option<usize> {
 }
 
 /// The offset of the quote that ends the string which begins at `at`, or the body's end.
-fn string_end(body: &[u8], mut at: usize) -> usize {
+fn find_string_end(body: &[u8], mut at: usize) -> usize {
     while let Some(distance) = body
         .get(at..)
         .and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
@@ -122,14 +122,14 @@ fn string_end(body: &[u8], mut at: usize) -> usize {
 
 /// The offset of the first `\u` escape that is half a surrogate pair. Exact for valid JSON, where a backslash stands
 /// only in strings, in keys as well as in values.
-fn lone_surrogate(body: &[u8]) -> Option<usize> {
+fn find_lone_surrogate(body: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(distance) = body.get(at..).and_then(|rest| memchr::memchr(b'\\', rest)) {
         at += distance;
-        at += match code_unit(&body[at..]) {
+        at += match parse_code_unit(&body[at..]) {
             Some(0xd800..=0xdbff) => {
                 let rest = &body[at + 6..];
-                match code_unit(rest) {
+                match parse_code_unit(rest) {
                     Some(0xdc00..=0xdfff) => 12,
                     // Cut off within the second half: that is the better thing to say, and the syntax check will.
                     None if matches!(rest, [] | [b'\\'] | [b'\\', b'u', ..]) && rest.len() < 6 => {
@@ -147,7 +147,7 @@ fn lone_surrogate(body: &[u8]) -> Option<usize> {
 }
 
 /// The value of the `\u` escape that `text` begins with.
-fn code_unit(text: &[u8]) -> Option<u32> {
+fn parse_code_unit(text: &[u8]) -> Option<u32> {
     let digits = text.strip_prefix(b"\\u")?.get(..4)?;
     digits.iter().try_fold(0, |value, digit| {
         Some(value << 4 | char::from(*digit).to_digit(16)?)
@@ -155,22 +155,22 @@ fn code_unit(text: &[u8]) -> Option<u32> {
 }
 
 #[cold]
-fn not_utf8(body: &[u8], error: std::str::Utf8Error) -> Unreadable {
-    let at = At::new(body, error.valid_up_to());
+fn not_utf8_error(body: &[u8], error: std::str::Utf8Error) -> UnreadableBody {
+    let at = BodyPosition::new(body, error.valid_up_to());
     let detail = match error.error_len() {
         Some(_) => format!("The body is not UTF-8 at {at}: send JSON in UTF-8."),
         None => {
             format!("The body ends within a UTF-8 character that begins at {at}: it was cut off.")
         }
     };
-    Unreadable {
-        code: UnreadableCode::NotUtf8,
+    UnreadableBody {
+        code: UnreadableBodyCode::NotUtf8,
         detail,
     }
 }
 
 /// A place in a body, for people.
-struct At {
+struct BodyPosition {
     /// In bytes, from 0.
     offset: usize,
     /// From 1.
@@ -179,12 +179,12 @@ struct At {
     column: usize,
 }
 
-impl At {
+impl BodyPosition {
     fn new(body: &[u8], offset: usize) -> Self {
         let before = &body[..offset];
         let line = memchr::memchr_iter(b'\n', before).count() + 1;
         let column = offset - memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1) + 1;
-        At {
+        BodyPosition {
             offset,
             line,
             column,
@@ -192,7 +192,7 @@ impl At {
     }
 }
 
-impl fmt::Display for At {
+impl fmt::Display for BodyPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -206,8 +206,8 @@ impl fmt::Display for At {
 mod tests {
     use super::*;
 
-    fn code(body: &[u8]) -> Option<UnreadableCode> {
-        decode(body).err().map(|error| error.code)
+    fn code(body: &[u8]) -> Option<UnreadableBodyCode> {
+        decode_body(body).err().map(|error| error.code)
     }
 
     #[test]
@@ -232,10 +232,10 @@ mod tests {
             (r#"{"a":"\ud83d\n"}"#, 6),
             (r#"{"a":"\\\ud83d"}"#, 8),
         ] {
-            assert_eq!(lone_surrogate(bad.as_bytes()), Some(offset), "{bad}");
+            assert_eq!(find_lone_surrogate(bad.as_bytes()), Some(offset), "{bad}");
             assert_eq!(
                 code(bad.as_bytes()),
-                Some(UnreadableCode::LoneSurrogate),
+                Some(UnreadableBodyCode::LoneSurrogate),
                 "{bad}"
             );
         }
@@ -245,25 +245,25 @@ mod tests {
     fn a_pair_that_was_cut_off_is_left_to_the_syntax_check() {
         let pair = r#"{"a":"\ud83d\ude00"#;
         for end in 0..=pair.len() {
-            assert_eq!(lone_surrogate(&pair.as_bytes()[..end]), None, "{end}");
+            assert_eq!(find_lone_surrogate(&pair.as_bytes()[..end]), None, "{end}");
         }
     }
 
     #[test]
     fn the_place_of_an_error_counts_lines() {
-        let error = decode(b"{\n\n  \"a\": \"\\ud800\"}").unwrap_err();
+        let error = decode_body(b"{\n\n  \"a\": \"\\ud800\"}").unwrap_err();
         assert!(
             error.detail.contains("byte 11 (line 3, column 9)"),
             "{}",
             error.detail
         );
-        let error = decode(b"ab\xff").unwrap_err();
+        let error = decode_body(b"ab\xff").unwrap_err();
         assert!(
             error.detail.contains("byte 2 (line 1, column 3)"),
             "{}",
             error.detail
         );
-        let error = decode(b"ab\xe2\x82").unwrap_err();
+        let error = decode_body(b"ab\xe2\x82").unwrap_err();
         assert!(error.detail.contains("cut off"), "{}", error.detail);
     }
 
@@ -272,7 +272,7 @@ mod tests {
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         assert_eq!(check_depth(&nested(64)), Ok(()));
         let error = check_depth(&nested(65)).unwrap_err();
-        assert_eq!(error.code, UnreadableCode::TooDeep);
+        assert_eq!(error.code, UnreadableBodyCode::TooDeep);
         assert!(error.detail.contains("byte 64 "), "{}", error.detail);
         assert_eq!(check_depth(&format!("[\"{}\"]", "[".repeat(1000))), Ok(()));
         assert_eq!(
@@ -288,9 +288,9 @@ mod tests {
 
     #[test]
     fn the_cheap_count_has_no_limit_of_its_own() {
-        assert!(!may_be_deeper(&"[{".repeat(32), 64));
-        assert!(may_be_deeper(&"[".repeat(65), 64));
-        assert!(may_be_deeper(&"{".repeat(100_000), 99_999));
-        assert!(!may_be_deeper(&"]};:aZ".repeat(1000), 0));
+        assert!(!can_exceed_depth(&"[{".repeat(32), 64));
+        assert!(can_exceed_depth(&"[".repeat(65), 64));
+        assert!(can_exceed_depth(&"{".repeat(100_000), 99_999));
+        assert!(!can_exceed_depth(&"]};:aZ".repeat(1000), 0));
     }
 }

@@ -22,7 +22,7 @@ mod tag {
     pub const TEXT: u64 = 0xaef1_7502_108e_f2d9;
     pub const LIST: u64 = 0x6a09_e667_f3bc_c909;
     pub const OBJECT: u64 = 0xbb67_ae85_84ca_a73b;
-    pub const BEYOND: u64 = 0x3c6e_f372_fe94_f82b;
+    pub const BIG_NUMBER: u64 = 0x3c6e_f372_fe94_f82b;
 }
 
 /// Folded multiplication, as in wyhash: every bit of either half reaches every bit of the result.
@@ -35,39 +35,39 @@ impl ValueHash {
     /// Of null, and of a value that is not there.
     pub(crate) const NULL: Self = Self(tag::NULL);
 
-    pub(crate) fn integer(value: i64) -> Self {
+    pub(crate) fn from_integer(value: i64) -> Self {
         Self(mix(tag::INTEGER, value as u64))
     }
 
     #[inline]
-    pub(crate) fn number(value: f64) -> Self {
+    pub(crate) fn from_number(value: f64) -> Self {
         let whole = value as i64;
         if whole as f64 == value && whole != i64::MAX {
-            Self::integer(whole)
+            Self::from_integer(whole)
         } else {
             Self(mix(tag::DOUBLE, value.to_bits()))
         }
     }
 
-    pub(crate) fn text(text: &str) -> Self {
+    pub(crate) fn from_text(text: &str) -> Self {
         Self(mix(tag::TEXT, xxh3_64(text.as_bytes())))
     }
 
     /// Of any JSON value.
-    pub(crate) fn of(value: &RawValue) -> Self {
+    pub(crate) fn from_json(value: &RawValue) -> Self {
         // Only a number beyond a double makes this fail: `value` is known to be JSON.
         let hash = serde_json::from_str(value.get());
-        hash.unwrap_or_else(|_| Self(mix(tag::BEYOND, xxh3_64(value.get().as_bytes()))))
+        hash.unwrap_or_else(|_| Self(mix(tag::BIG_NUMBER, xxh3_64(value.get().as_bytes()))))
     }
 }
 
 /// Hashes a list, item by item.
-pub(crate) struct List {
+pub(crate) struct ListHasher {
     hash: u64,
     length: u64,
 }
 
-impl List {
+impl ListHasher {
     pub(crate) fn new() -> Self {
         Self {
             hash: tag::LIST,
@@ -81,18 +81,18 @@ impl List {
         self.length += 1;
     }
 
-    pub(crate) fn end(self) -> ValueHash {
+    pub(crate) fn finish(self) -> ValueHash {
         ValueHash(mix(self.hash, self.length))
     }
 }
 
 /// Hashes an object, field by field, in any order.
-pub(crate) struct Object {
+pub(crate) struct ObjectHasher {
     sum: u64,
     length: u64,
 }
 
-impl Object {
+impl ObjectHasher {
     pub(crate) fn new() -> Self {
         Self { sum: 0, length: 0 }
     }
@@ -102,31 +102,31 @@ impl Object {
         self.length += 1;
     }
 
-    pub(crate) fn end(self) -> ValueHash {
+    pub(crate) fn finish(self) -> ValueHash {
         ValueHash(mix(mix(tag::OBJECT, self.sum), self.length))
     }
 }
 
 impl<'de> Deserialize<'de> for ValueHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Any)
+        deserializer.deserialize_any(ValueHashVisitor)
     }
 }
 
 /// A key's hash.
-struct Key;
+struct KeyHashSeed;
 
-impl<'de> DeserializeSeed<'de> for Key {
+impl<'de> DeserializeSeed<'de> for KeyHashSeed {
     type Value = ValueHash;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<ValueHash, D::Error> {
-        deserializer.deserialize_str(Any)
+        deserializer.deserialize_str(ValueHashVisitor)
     }
 }
 
-struct Any;
+struct ValueHashVisitor;
 
-impl<'de> Visitor<'de> for Any {
+impl<'de> Visitor<'de> for ValueHashVisitor {
     type Value = ValueHash;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -142,38 +142,38 @@ impl<'de> Visitor<'de> for Any {
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<ValueHash, E> {
-        Ok(ValueHash::integer(value))
+        Ok(ValueHash::from_integer(value))
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<ValueHash, E> {
         Ok(match i64::try_from(value) {
-            Ok(value) => ValueHash::integer(value),
+            Ok(value) => ValueHash::from_integer(value),
             Err(_) => ValueHash(mix(tag::DOUBLE, (value as f64).to_bits())),
         })
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<ValueHash, E> {
-        Ok(ValueHash::number(value))
+        Ok(ValueHash::from_number(value))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<ValueHash, E> {
-        Ok(ValueHash::text(value))
+        Ok(ValueHash::from_text(value))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<ValueHash, A::Error> {
-        let mut list = List::new();
+        let mut list = ListHasher::new();
         while let Some(item) = items.next_element()? {
             list.push(item);
         }
-        Ok(list.end())
+        Ok(list.finish())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<ValueHash, A::Error> {
-        let mut object = Object::new();
-        while let Some(key) = fields.next_key_seed(Key)? {
+        let mut object = ObjectHasher::new();
+        while let Some(key) = fields.next_key_seed(KeyHashSeed)? {
             object.insert(key, fields.next_value()?);
         }
-        Ok(object.end())
+        Ok(object.finish())
     }
 }
 
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     fn hash(json: &str) -> ValueHash {
-        ValueHash::of(serde_json::from_str::<&RawValue>(json).unwrap())
+        ValueHash::from_json(serde_json::from_str::<&RawValue>(json).unwrap())
     }
 
     #[test]

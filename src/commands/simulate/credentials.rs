@@ -31,7 +31,7 @@ impl CredentialArguments {
     /// # Errors
     /// What is wrong and what is allowed, without the secret.
     pub fn read(&self) -> Result<Option<Credentials>, String> {
-        let read = |file: &str| secret::from_file(Path::new(file)).map(SecretString::from);
+        let read = |file: &str| secret::read_file(Path::new(file)).map(SecretString::from);
         if let Some(pair) = &self.api_key {
             let (name, key) = pair
                 .expose_secret()
@@ -59,7 +59,7 @@ impl CredentialArguments {
 
 fn api_key(flag: &str, name: &str, key: &SecretString) -> Result<Credentials, String> {
     let key = key.expose_secret().trim();
-    secret::header_text(key).map_err(|e| format!("{flag}: the key: {e}"))?;
+    secret::check_header_text(key).map_err(|e| format!("{flag}: the key: {e}"))?;
     Credentials::api_key(name.trim(), &SecretString::from(key)).map_err(|e| format!("{flag}: {e}"))
 }
 

@@ -12,7 +12,7 @@ use crate::provenance::ReplayedFrom;
 use crate::spool::entry::{Content, Entry};
 use crate::spool::store::SetAside;
 use butlr_event::destination::Destination;
-use butlr_event::{Limits, Parsed, parse};
+use butlr_event::{ParseLimits, ParsedBody, parse};
 
 /// An entry and where it stands.
 pub struct Described<'e> {
@@ -75,8 +75,8 @@ impl<'e> Described<'e> {
                 content: Content::Event { marks, .. },
                 value,
                 ..
-            }) => match parse(value, None, Limits::NONE) {
-                Ok(Parsed::One(Ok(event))) => Event {
+            }) => match parse(value, None, ParseLimits::UNLIMITED) {
+                Ok(ParsedBody::Single(Ok(event))) => Event {
                     id: Some(
                         marks
                             .own_id(event.id())

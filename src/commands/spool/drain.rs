@@ -21,7 +21,7 @@ use crate::kafka::lane::{Lane, TopicState};
 use crate::kafka::producer::Producer;
 use crate::kafka::{contact::Contact, watch::Watch};
 use crate::metrics::Metrics;
-use crate::record::Stamping;
+use crate::record::TimestampPolicy;
 use crate::spool::store::{Found, OpenError, Options, Store};
 use crate::spool::{Draining, Life, Parts, Spool};
 use crate::telemetry;
@@ -51,7 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
     let began = Instant::now();
     let mut config = arguments.spool.load()?;
     config
-        .require_kafka()
+        .require_bootstrap_servers()
         .map_err(|mistake| Failure::Told(misused(&[mistake])))?;
     let dir = dir_of(&config)?;
     require_spool(&dir)?;
@@ -143,12 +143,12 @@ struct End {
 impl Drain {
     fn start(config: &Config, store: Store) -> Result<Self, Failure> {
         let refused = |error| Failure::Misused(format!("kafka.properties: {error}"));
-        let bootstrap = config.require_kafka();
+        let bootstrap = config.require_bootstrap_servers();
         let bootstrap = bootstrap.map_err(|mistake| Failure::Told(misused(&[mistake])))?;
         let metrics = Arc::new(Metrics::new(&config.topics.names()));
         let desk = match &config.dedup.store {
-            config::Store::Memory => None,
-            config::Store::Redis(_) => Desk::open(config, &metrics).map_err(Failure::Misused)?,
+            config::DedupStore::Memory => None,
+            config::DedupStore::Redis(_) => Desk::open(config, &metrics).map_err(Failure::Misused)?,
         };
         let desk = desk.map(Arc::new);
         let contact = Arc::new(Contact::default());
@@ -186,7 +186,7 @@ impl Drain {
             lane_bytes: bytes,
             metrics,
         });
-        let stamping = Stamping::of(&config.kafka);
+        let stamping = TimestampPolicy::from_config(&config.kafka);
         let draining = spool.drain(Arc::clone(&producer), stamping, consumer);
         Ok(Self {
             spool,

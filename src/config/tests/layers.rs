@@ -8,7 +8,7 @@ use tracing::Level;
 
 #[test]
 fn without_sources_the_defaults_hold() {
-    let config = load(&Sources::default(), &check).unwrap();
+    let config = load(&ConfigSources::default(), &check_property).unwrap();
     assert_eq!(config.http.bind, "127.0.0.1:8080".parse().unwrap());
     assert!(config.http.workers >= 1);
     assert_eq!(
@@ -60,7 +60,7 @@ fn without_sources_the_defaults_hold() {
         (10_000, Duration::from_secs(10))
     );
     assert!(config.kafka.properties.is_empty());
-    let topic = config.topics.topic(EventType::RoomOccupancy1Min);
+    let topic = config.topics.for_type(EventType::RoomOccupancy1Min);
     assert_eq!(topic.name, "butlr.event.room-occupancy-1min.v1");
     assert_eq!(
         (
@@ -91,8 +91,8 @@ fn without_sources_the_defaults_hold() {
 
 #[test]
 fn the_documented_file_loads() {
-    let (cert, key) = (file("cert"), file("key"));
-    let config = good(&format!(
+    let (cert, key) = (temp_file("cert"), temp_file("key"));
+    let config = load_valid(&format!(
         r#"
         [http]
         bind = "0.0.0.0:8443"
@@ -132,7 +132,7 @@ fn the_documented_file_loads() {
         key.path()
     ));
     assert_eq!(config.http.tls.as_ref().unwrap().key_file, key.path());
-    assert_eq!(config.require_kafka(), Ok("kafka-1:9092,kafka-2:9092"));
+    assert_eq!(config.require_bootstrap_servers(), Ok("kafka-1:9092,kafka-2:9092"));
     assert_eq!(config.auth.api_keys[0].header, "x-api-key");
     let properties: Vec<(&str, &str)> = config
         .kafka
@@ -149,13 +149,13 @@ fn the_documented_file_loads() {
             ("socket.keepalive.enable", "true")
         ]
     );
-    let detections = config.topics.topic(EventType::Detections);
+    let detections = config.topics.for_type(EventType::Detections);
     assert_eq!(
         (detections.partitions, detections.replication_factor),
         (24, Some(3))
     );
     assert_eq!(detections.retention, Some(Duration::from_secs(4 * 86_400)));
-    let motion = config.topics.topic(EventType::PirMotion);
+    let motion = config.topics.for_type(EventType::PirMotion);
     assert_eq!(
         (motion.name.as_str(), motion.retention, motion.partitions),
         ("motion", None, 6)
@@ -169,9 +169,9 @@ fn the_documented_file_loads() {
 #[test]
 fn each_layer_overrides_the_one_before() {
     let file =
-        file("[http]\nmax_events = 1\nmax_connections = 1\nworkers = 1\n[log]\nformat = \"json\"");
+        temp_file("[http]\nmax_events = 1\nmax_connections = 1\nworkers = 1\n[log]\nformat = \"json\"");
     let env = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let sources = Sources {
+    let sources = ConfigSources {
         file: Some(file.path().to_owned()),
         env: vec![
             env("BUTLR_BRIDGE__HTTP__MAX_CONNECTIONS", " 2 "),
@@ -196,7 +196,7 @@ fn each_layer_overrides_the_one_before() {
             ),
         ],
     };
-    let config = load(&sources, &check).unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)));
+    let config = load(&sources, &check_property).unwrap_or_else(|mistakes| panic!("{}", format_errors(&mistakes)));
     assert_eq!(
         (
             config.http.max_events,
@@ -214,7 +214,7 @@ fn each_layer_overrides_the_one_before() {
         (Duration::from_secs(60), 2 << 20)
     );
     assert_eq!(
-        (config.require_kafka(), config.kafka.max_in_flight_per_topic),
+        (config.require_bootstrap_servers(), config.kafka.max_in_flight_per_topic),
         (Ok("b:1"), 7)
     );
 }
@@ -252,7 +252,7 @@ fn tables_from_the_environment_merge_and_arrays_replace() {
             r#"{timeout = "8s", drain_delay = "1s"}"#,
         ),
     ];
-    let config = load_with(text, &env).unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)));
+    let config = load_with(text, &env).unwrap_or_else(|mistakes| panic!("{}", format_errors(&mistakes)));
     let property = |name: &str| config.kafka.properties[name].expose_secret();
     assert_eq!(
         (
@@ -264,7 +264,7 @@ fn tables_from_the_environment_merge_and_arrays_replace() {
     );
     assert_eq!(config.auth.api_keys.len(), 1);
     assert_eq!(config.auth.api_keys[0].name, "b");
-    let topic = config.topics.topic(EventType::RoomOccupancy1Min);
+    let topic = config.topics.for_type(EventType::RoomOccupancy1Min);
     assert_eq!(
         (topic.partitions, topic.retention),
         (4, Some(Duration::from_secs(9 * 86_400)))
@@ -283,7 +283,7 @@ fn an_environment_text_is_taken_as_it_is() {
         ("BUTLR_BRIDGE__ADMIN__PASSWORD", "12345"),
         ("BUTLR_BRIDGE__TOPICS__TEMPLATE", "{type}"),
     ];
-    let config = load_with("", &env).unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)));
+    let config = load_with("", &env).unwrap_or_else(|mistakes| panic!("{}", format_errors(&mistakes)));
     let credentials = config.admin.credentials.unwrap();
     assert_eq!(
         (
@@ -292,5 +292,5 @@ fn an_environment_text_is_taken_as_it_is() {
         ),
         ("\"quoted\"", "12345")
     );
-    assert_eq!(config.topics.topic(EventType::Traffic).name, "traffic");
+    assert_eq!(config.topics.for_type(EventType::Traffic).name, "traffic");
 }

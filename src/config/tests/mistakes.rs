@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::Origin;
+use crate::config::ValueOrigin;
 use toml::Value;
 
 #[test]
@@ -36,11 +36,11 @@ fn all_mistakes_of_a_file_are_told_at_once() {
         level = 3
     "#;
     let found = load_with(text, &[]).unwrap_err();
-    let mut told: Vec<(&str, &str)> = found
+    let mut errors: Vec<(&str, &str)> = found
         .iter()
         .map(|m| (m.key.as_str(), m.problem.as_str()))
         .collect();
-    told.sort_unstable();
+    errors.sort_unstable();
     let mut wanted = [
         (
             "colour",
@@ -112,8 +112,8 @@ fn all_mistakes_of_a_file_are_told_at_once() {
         ),
     ];
     wanted.sort_unstable();
-    assert_eq!(told.len(), wanted.len(), "{}", shown(&found));
-    for (told, wanted) in told.iter().zip(wanted) {
+    assert_eq!(errors.len(), wanted.len(), "{}", format_errors(&found));
+    for (told, wanted) in errors.iter().zip(wanted) {
         assert!(
             told.0 == wanted.0 && told.1.contains(wanted.1),
             "told {told:?}\nwanted {wanted:?}"
@@ -123,8 +123,8 @@ fn all_mistakes_of_a_file_are_told_at_once() {
 
 #[test]
 fn a_mistake_says_where_it_was_written() {
-    let file = file("[http]\nworkers = \"x\"");
-    let sources = Sources {
+    let file = temp_file("[http]\nworkers = \"x\"");
+    let sources = ConfigSources {
         file: Some(file.path().to_owned()),
         env: vec![
             ("BUTLR_BRIDGE__HTTP__BIND".to_owned(), "x".to_owned()),
@@ -138,23 +138,23 @@ fn a_mistake_says_where_it_was_written() {
             ("http.max_evnts".to_owned(), Value::Integer(0)),
         ],
     };
-    let told = shown(&load(&sources, &check).unwrap_err());
-    assert!(told.contains("http.workers: a whole number"), "{told}");
+    let errors = format_errors(&load(&sources, &check_property).unwrap_err());
+    assert!(errors.contains("http.workers: a whole number"), "{errors}");
     assert!(
-        told.contains("http.bind (environment BUTLR_BRIDGE__HTTP__BIND): \"x\" is not an IP"),
-        "{told}"
+        errors.contains("http.bind (environment BUTLR_BRIDGE__HTTP__BIND): \"x\" is not an IP"),
+        "{errors}"
     );
     assert!(
-        told.contains("auth.basic[0].password (environment BUTLR_BRIDGE__AUTH__BASIC): missing"),
-        "{told}"
+        errors.contains("auth.basic[0].password (environment BUTLR_BRIDGE__AUTH__BASIC): missing"),
+        "{errors}"
     );
     assert!(
-        told.contains("http.max_events (command line): 0 is out of bounds"),
-        "{told}"
+        errors.contains("http.max_events (command line): 0 is out of bounds"),
+        "{errors}"
     );
     assert!(
-        told.contains("http.max_evnts (command line): unknown key; did you mean max_events?"),
-        "{told}"
+        errors.contains("http.max_evnts (command line): unknown key; did you mean max_events?"),
+        "{errors}"
     );
 }
 
@@ -187,7 +187,7 @@ fn an_unknown_key_is_told_the_nearest() {
             "http.\"tls.cert_file\": unknown key",
         ),
     ] {
-        assert!(bad(text).contains(told), "{}", bad(text));
+        assert!(load_errors(text).contains(told), "{}", load_errors(text));
     }
 }
 
@@ -227,10 +227,10 @@ fn names_of_variables_are_checked() {
             "auth.api_keys (environment BUTLR_BRIDGE__AUTH__API_KEYS__0__VALUE): an array is given whole",
         ),
     ] {
-        let told_now = bad_with("", &[(name, "v")]);
+        let errors_now = load_errors_with("", &[(name, "v")]);
         assert!(
-            told_now.contains(told) && told_now.lines().count() == 1,
-            "{name}: {told_now}"
+            errors_now.contains(told) && errors_now.lines().count() == 1,
+            "{name}: {errors_now}"
         );
     }
 }
@@ -244,10 +244,10 @@ fn a_file_that_is_no_toml_is_one_mistake_with_its_place() {
             .problem
             .starts_with("not TOML, line 2, column 10: "),
         "{}",
-        shown(&found)
+        format_errors(&found)
     );
     assert!(
-        bad("[http]\nbind = '127.0.0.1:1'\nbind = '127.0.0.1:2'")
+        load_errors("[http]\nbind = '127.0.0.1:1'\nbind = '127.0.0.1:2'")
             .contains("line 3, column 1: duplicate key")
     );
 }
@@ -256,11 +256,11 @@ fn a_file_that_is_no_toml_is_one_mistake_with_its_place() {
 fn a_file_that_cannot_be_read_is_named() {
     let load_file = |path: &str| {
         load(
-            &Sources {
+            &ConfigSources {
                 file: Some(path.into()),
-                ..Sources::default()
+                ..ConfigSources::default()
             },
-            &check,
+            &check_property,
         )
         .unwrap_err()
     };
@@ -279,11 +279,11 @@ fn a_file_that_cannot_be_read_is_named() {
 
 #[test]
 fn what_is_wrong_elsewhere_is_told_even_without_the_file() {
-    let told = bad_with(
+    let errors = load_errors_with(
         "[http",
         &[("BUTLR_BRIDGE__HTTP__X", "1"), ("BUTLR_BRIDGE_X", "1")],
     );
-    assert_eq!(told.lines().count(), 3, "{told}");
+    assert_eq!(errors.lines().count(), 3, "{errors}");
 }
 
 #[test]
@@ -323,23 +323,23 @@ fn wrong_shapes_are_told_by_type_alone() {
             "http.keep_alive: 1.5 has no unit",
         ),
     ] {
-        assert_eq!(bad(text).lines().count(), 1, "{}", bad(text));
-        assert!(bad(text).starts_with(told), "{}", bad(text));
+        assert_eq!(load_errors(text).lines().count(), 1, "{}", load_errors(text));
+        assert!(load_errors(text).starts_with(told), "{}", load_errors(text));
     }
 }
 
 #[test]
 fn items_keep_their_number_beside_an_item_that_is_none() {
-    let told = bad("auth.basic = [1, {name = 'a', username = 'b'}]");
+    let errors = load_errors("auth.basic = [1, {name = 'a', username = 'b'}]");
     assert!(
-        told.contains("auth.basic[0]: a table") && told.contains("auth.basic[1].password: missing"),
-        "{told}"
+        errors.contains("auth.basic[0]: a table") && errors.contains("auth.basic[1].password: missing"),
+        "{errors}"
     );
 }
 
 #[test]
 fn two_spellings_of_one_type_are_a_mistake() {
-    one_mistake(
+    assert_one_error(
         "[topics.types.ROOM_OCCUPANCY_1M]\n[topics.types.room_occupancy_1min]",
         "topics.types.room_occupancy_1min",
         "ROOM_OCCUPANCY_1MIN is given twice",
@@ -348,27 +348,27 @@ fn two_spellings_of_one_type_are_a_mistake() {
 
 #[test]
 fn inline_toml_that_is_none_is_a_mistake() {
-    let told = bad_with(
+    let errors = load_errors_with(
         "",
         &[(
             "BUTLR_BRIDGE__AUTH__API_KEYS",
             "[{name='a' header='s3cret'}]",
         )],
     );
-    assert!(told.starts_with("auth.api_keys (environment BUTLR_BRIDGE__AUTH__API_KEYS): a table or an array is given as inline TOML; not TOML, line 1, column "), "{told}");
-    assert!(!told.contains("s3cret"));
-    let told = bad_with("", &[("BUTLR_BRIDGE__AUTH__API_KEYS", "{name='a'}")]);
-    assert!(told.contains("an array of tables is expected"), "{told}");
-    let told = bad_with("", &[("BUTLR_BRIDGE__HTTP__BIND", "\u{fffd}")]);
-    assert!(told.contains("not UTF-8"), "{told}");
+    assert!(errors.starts_with("auth.api_keys (environment BUTLR_BRIDGE__AUTH__API_KEYS): a table or an array is given as inline TOML; not TOML, line 1, column "), "{errors}");
+    assert!(!errors.contains("s3cret"));
+    let errors = load_errors_with("", &[("BUTLR_BRIDGE__AUTH__API_KEYS", "{name='a'}")]);
+    assert!(errors.contains("an array of tables is expected"), "{errors}");
+    let errors = load_errors_with("", &[("BUTLR_BRIDGE__HTTP__BIND", "\u{fffd}")]);
+    assert!(errors.contains("not UTF-8"), "{errors}");
 }
 
 #[test]
 fn kafka_is_missed_only_by_those_who_need_it() {
-    let mistake = good("").require_kafka().unwrap_err();
+    let mistake = load_valid("").require_bootstrap_servers().unwrap_err();
     assert_eq!(
         (mistake.key.as_str(), mistake.origin.clone()),
-        ("kafka.bootstrap_servers", Origin::File)
+        ("kafka.bootstrap_servers", ValueOrigin::File)
     );
     assert!(
         mistake

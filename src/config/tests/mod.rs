@@ -6,12 +6,12 @@ mod readme;
 mod rules;
 mod secrets;
 
-use super::{Config, Mistake, Sources, load};
+use super::{Config, ConfigError, ConfigSources, load};
 use std::io::Write;
 use tempfile::NamedTempFile;
 
 /// A stand-in for librdkafka: it knows all but `no.such.property`, and takes all but `refused`.
-pub(super) fn check(name: &str, value: &str) -> Result<(), String> {
+pub(super) fn check_property(name: &str, value: &str) -> Result<(), String> {
     match (name, value) {
         ("no.such.property", _) => Err(format!("No such configuration property: \"{name}\"")),
         (_, "refused") => Err(format!(
@@ -21,43 +21,43 @@ pub(super) fn check(name: &str, value: &str) -> Result<(), String> {
     }
 }
 
-pub(super) fn file(text: &str) -> NamedTempFile {
+pub(super) fn temp_file(text: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     file
 }
 
 /// Loads a file with this text under these environment variables.
-pub(super) fn load_with(text: &str, env: &[(&str, &str)]) -> Result<Config, Vec<Mistake>> {
-    let file = file(text);
+pub(super) fn load_with(text: &str, env: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
+    let file = temp_file(text);
     let env = env
         .iter()
         .map(|(name, value)| (name.to_string(), value.to_string()))
         .collect();
     load(
-        &Sources {
+        &ConfigSources {
             file: Some(file.path().to_owned()),
             env,
             flags: Vec::new(),
         },
-        &check,
+        &check_property,
     )
 }
 
-pub(super) fn good(text: &str) -> Config {
-    load_with(text, &[]).unwrap_or_else(|mistakes| panic!("{}", shown(&mistakes)))
+pub(super) fn load_valid(text: &str) -> Config {
+    load_with(text, &[]).unwrap_or_else(|mistakes| panic!("{}", format_errors(&mistakes)))
 }
 
 /// All mistakes of a file, a line each.
-pub(super) fn bad(text: &str) -> String {
-    bad_with(text, &[])
+pub(super) fn load_errors(text: &str) -> String {
+    load_errors_with(text, &[])
 }
 
-pub(super) fn bad_with(text: &str, env: &[(&str, &str)]) -> String {
-    shown(&load_with(text, env).expect_err("a mistake"))
+pub(super) fn load_errors_with(text: &str, env: &[(&str, &str)]) -> String {
+    format_errors(&load_with(text, env).expect_err("a mistake"))
 }
 
-pub(super) fn shown(mistakes: &[Mistake]) -> String {
+pub(super) fn format_errors(mistakes: &[ConfigError]) -> String {
     assert!(!mistakes.is_empty());
     mistakes
         .iter()
@@ -67,11 +67,11 @@ pub(super) fn shown(mistakes: &[Mistake]) -> String {
 
 /// Asserts that a file has exactly one mistake, with this key, whose text contains this.
 #[track_caller]
-pub(super) fn one_mistake(text: &str, key: &str, problem: &str) {
+pub(super) fn assert_one_error(text: &str, key: &str, problem: &str) {
     let found = load_with(text, &[]).expect_err(key);
     assert!(
         found.len() == 1 && found[0].key == key && found[0].problem.contains(problem),
         "{}",
-        shown(&found)
+        format_errors(&found)
     );
 }

@@ -1,15 +1,15 @@
 //! The README's table of keys is the table of keys.
 
-use super::super::keys::{KEYS, Preset};
+use super::super::keys::{KEYS, DefaultValue};
 
 #[test]
 fn the_readme_lists_every_key_with_its_default() {
     let readme = include_str!("../../../README.md");
     let mut rest = readme;
     for key in KEYS {
-        let default = match key.preset {
-            Preset::Text(text) => format!("`{text}`"),
-            Preset::Told(words) => words.to_owned(),
+        let default = match key.default {
+            DefaultValue::Literal(text) => format!("`{text}`"),
+            DefaultValue::Described(words) => words.to_owned(),
         };
         let row = format!("\n| `{}` | {default} | {} |\n", key.key, key.doc);
         let at = rest

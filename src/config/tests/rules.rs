@@ -6,12 +6,12 @@ const KEY: &str = "[[auth.api_keys]]\nname = 'a'\nheader = 'x-a'\nvalue = '1'\n"
 fn ingest_beyond_loopback_needs_credentials() {
     for bind in ["0.0.0.0:8080", "[::]:8080", "10.1.2.3:8080"] {
         let text = format!("[http]\nbind = '{bind}'\n");
-        one_mistake(
+        assert_one_error(
             &text,
             "http.bind",
             "either give credentials (auth.api_keys or auth.basic), or bind to loopback, as in 127.0.0.1:8080",
         );
-        good(&format!("{text}{KEY}"));
+        load_valid(&format!("{text}{KEY}"));
     }
     for bind in [
         "127.0.0.1:1",
@@ -19,10 +19,10 @@ fn ingest_beyond_loopback_needs_credentials() {
         "[::1]:1",
         "[::ffff:127.0.0.1]:1",
     ] {
-        good(&format!("[http]\nbind = '{bind}'"));
+        load_valid(&format!("[http]\nbind = '{bind}'"));
     }
     // Credentials that are mistaken are not missing.
-    one_mistake(
+    assert_one_error(
         "auth.api_key = []\n[http]\nbind = '0.0.0.0:1'",
         "auth.api_key",
         "did you mean api_keys?",
@@ -31,31 +31,31 @@ fn ingest_beyond_loopback_needs_credentials() {
 
 #[test]
 fn the_two_listeners_need_two_ports() {
-    one_mistake(
+    assert_one_error(
         "[http]\nbind = '127.0.0.1:9464'",
         "admin.bind",
         "is taken by http.bind",
     );
-    one_mistake(
+    assert_one_error(
         "[admin]\nbind = '0.0.0.0:8080'",
         "admin.bind",
         "is taken by http.bind",
     );
-    good("http.bind = '127.0.0.1:0'\nadmin.bind = '127.0.0.1:0'");
-    good("http.bind = '127.0.0.1:1'\nadmin.bind = '127.0.0.2:1'");
+    load_valid("http.bind = '127.0.0.1:0'\nadmin.bind = '127.0.0.1:0'");
+    load_valid("http.bind = '127.0.0.1:1'\nadmin.bind = '127.0.0.2:1'");
 }
 
 #[test]
 fn tls_needs_both_files() {
     // A section that somebody began must not end as plain HTTP.
-    assert_eq!(bad("[http.tls]").lines().count(), 2);
-    let pem = file("pem");
-    one_mistake(
+    assert_eq!(load_errors("[http.tls]").lines().count(), 2);
+    let pem = temp_file("pem");
+    assert_one_error(
         &format!("http.tls.key_file = {:?}", pem.path()),
         "http.tls.cert_file",
         "missing; TLS needs it next to key_file",
     );
-    one_mistake(
+    assert_one_error(
         &format!(
             "http.tls = {{ key_file = {:?}, cert_file = '/' }}",
             pem.path()
@@ -67,39 +67,39 @@ fn tls_needs_both_files() {
 
 #[test]
 fn sizes_fit_into_each_other() {
-    one_mistake(
+    assert_one_error(
         "[http]\nmax_body_bytes = '64KiB'",
         "http.max_event_bytes",
         "256KiB is more than http.max_body_bytes (64KiB)",
     );
-    one_mistake(
+    assert_one_error(
         "[http]\nmax_in_flight_bytes = '512KiB'",
         "http.max_in_flight_bytes",
         "512KiB is less than one body of http.max_body_bytes (1MiB)",
     );
-    one_mistake(
+    assert_one_error(
         "[http]\nmax_in_flight_events = 999",
         "http.max_in_flight_events",
         "999 is less than one array of http.max_events (1000)",
     );
-    one_mistake(
+    assert_one_error(
         "[http]\nmax_event_bytes = '961KiB'",
         "http.max_event_bytes",
         "do not fit into librdkafka's message.max.bytes (1MB)",
     );
-    good("[http]\nmax_event_bytes = 983616");
-    one_mistake(
+    load_valid("[http]\nmax_event_bytes = 983616");
+    assert_one_error(
         "[http]\nmax_event_bytes = 983617",
         "http.max_event_bytes",
         "16KiB for key and headers",
     );
-    good("http.max_event_bytes = '1MiB'\nkafka.properties.\"message.max.bytes\" = 2000000");
-    one_mistake(
+    load_valid("http.max_event_bytes = '1MiB'\nkafka.properties.\"message.max.bytes\" = 2000000");
+    assert_one_error(
         "kafka.properties.\"message.max.bytes\" = 10000",
         "http.max_event_bytes",
         "kafka.properties.\"message.max.bytes\" (10kB)",
     );
-    one_mistake(
+    assert_one_error(
         "[http]\nmax_event_bytes = 1",
         "http.max_event_bytes",
         "1B is out of bounds; allowed: 1KiB to 1GiB",
@@ -108,24 +108,24 @@ fn sizes_fit_into_each_other() {
 
 #[test]
 fn the_answer_comes_before_the_sender_gives_up() {
-    one_mistake(
+    assert_one_error(
         "[http]\nsender_timeout = '2s'",
         "http.answer_within",
         "the sender has given up already",
     );
-    good("[http]\nsender_timeout = '2001ms'");
-    one_mistake(
+    load_valid("[http]\nsender_timeout = '2001ms'");
+    assert_one_error(
         "[http]\nanswer_within = '99ms'",
         "http.answer_within",
         "99ms is out of bounds; allowed: 100ms to 1m",
     );
-    one_mistake(
+    assert_one_error(
         "[http]\nanswer_within = '61s'",
         "http.answer_within",
         "1m 1s is out of bounds",
     );
     // A mistaken value does not break further rules.
-    one_mistake(
+    assert_one_error(
         "[http]\nanswer_within = 'x'\nsender_timeout = '1s'",
         "http.answer_within",
         "not a duration",
@@ -136,35 +136,35 @@ fn the_answer_comes_before_the_sender_gives_up() {
 fn lingering_leaves_time_for_the_broker() {
     for name in ["linger.ms", "queue.buffering.max.ms"] {
         let key = format!("kafka.properties.\"{name}\"");
-        good(&format!("{key} = 999.5"));
-        one_mistake(&format!("{key} = 1000"), &key, "less than half of that");
+        load_valid(&format!("{key} = 999.5"));
+        assert_one_error(&format!("{key} = 1000"), &key, "less than half of that");
     }
 }
 
 #[test]
 fn properties_of_the_bridges_own_are_refused() {
-    one_mistake(
+    assert_one_error(
         "kafka.properties.\"enable.idempotence\" = false",
         "kafka.properties.\"enable.idempotence\"",
         "not to be set here",
     );
-    one_mistake(
+    assert_one_error(
         "kafka.properties.\"bootstrap.servers\" = 'a'",
         "kafka.properties.\"bootstrap.servers\"",
         "kafka.bootstrap_servers",
     );
-    one_mistake(
+    assert_one_error(
         "kafka.properties.\"max.in.flight\" = 6",
         "kafka.properties.\"max.in.flight\"",
         "allowed: 1 to 5",
     );
-    one_mistake(
+    assert_one_error(
         "kafka.properties.\"client.id\" = 'refused'",
         "kafka.properties.\"client.id\"",
         "Invalid value \"refused\"",
     );
-    let file = file("1");
-    one_mistake(
+    let file = temp_file("1");
+    assert_one_error(
         &format!("kafka.secret_files.acks = {:?}", file.path()),
         "kafka.secret_files.acks",
         "not to be set here",
@@ -181,30 +181,30 @@ fn topics_have_names_of_their_own() {
         ),
         ("{Type}", "must contain {type} once"),
     ] {
-        one_mistake(
+        assert_one_error(
             &format!("topics.template = '{template}'"),
             "topics.template",
             problem,
         );
     }
-    one_mistake(
+    assert_one_error(
         &format!("topics.template = '{}{{type}}'", "a".repeat(230)),
         "topics.template",
         "1 to 249",
     );
     for name in ["", ".", "..", "a b"] {
-        one_mistake(
+        assert_one_error(
             &format!("topics.types.TRAFFIC.name = '{name}'"),
             "topics.types.TRAFFIC.name",
             "is not the name of a topic",
         );
     }
-    one_mistake(
+    assert_one_error(
         "topics.types.TRAFFIC.name = 'a.b'\ntopics.types.PIR_MOTION.name = 'a_b'",
         "topics.types.PIR_MOTION.name",
         "TRAFFIC and PIR_MOTION would share the topic \"a_b\"",
     );
-    one_mistake(
+    assert_one_error(
         "topics.types.DETECTIONS.name = 'butlr.event.traffic.v1'",
         "topics.types.DETECTIONS.name",
         "DETECTIONS and TRAFFIC would share",
@@ -213,63 +213,63 @@ fn topics_have_names_of_their_own() {
 
 #[test]
 fn replicas_suffice() {
-    one_mistake(
+    assert_one_error(
         "topics.replication_factor = 2\ntopics.min_insync_replicas = 3",
         "topics.min_insync_replicas",
         "3 is more than replication_factor (2)",
     );
-    one_mistake(
+    assert_one_error(
         "topics.replication_factor = 3\ntopics.types.TRAFFIC.min_insync_replicas = 4",
         "topics.types.TRAFFIC.min_insync_replicas",
         "4 is more than",
     );
-    one_mistake(
+    assert_one_error(
         "topics.min_insync_replicas = 2\ntopics.types.traffic.replication_factor = 1",
         "topics.types.TRAFFIC.min_insync_replicas",
         "2 is more than",
     );
-    good("topics.min_insync_replicas = 2");
-    one_mistake(
+    load_valid("topics.min_insync_replicas = 2");
+    assert_one_error(
         "topics.replication_factor = 0",
         "topics.replication_factor",
         "allowed: 1 to 32767",
     );
-    let told = bad(
+    let errors = load_errors(
         "[topics]\nreplication_factor = 1\nmin_insync_replicas = 2\ntypes.TRAFFIC.min_insync_replicas = 3",
     );
-    assert_eq!(told.lines().count(), 2, "{told}");
+    assert_eq!(errors.lines().count(), 2, "{errors}");
 }
 
 #[test]
 fn records_outlive_what_the_past_allows() {
-    one_mistake(
+    assert_one_error(
         "topics.retention = '3d'",
         "topics.retention",
         "3days is not more than kafka.max_past (3days): Kafka counts from a record's timestamp",
     );
-    one_mistake(
+    assert_one_error(
         "kafka.max_past = '8d'",
         "topics.retention",
         "not more than kafka.max_past (8days)",
     );
-    one_mistake(
+    assert_one_error(
         "topics.types.TRAFFIC.retention = '1h'",
         "topics.types.TRAFFIC.retention",
         "1h is not more than",
     );
-    one_mistake(
+    assert_one_error(
         "topics.retention = '0s'",
         "topics.retention",
         "out of bounds",
     );
-    good("topics.retention = 'forever'\nkafka.max_past = '300d'");
-    let told = bad("topics.retention = '1d'\ntopics.types.TRAFFIC.retention = '2d'");
-    assert_eq!(told.lines().count(), 2, "{told}");
+    load_valid("topics.retention = 'forever'\nkafka.max_past = '300d'");
+    let errors = load_errors("topics.retention = '1d'\ntopics.types.TRAFFIC.retention = '2d'");
+    assert_eq!(errors.lines().count(), 2, "{errors}");
 }
 
 #[test]
 fn the_shutdown_has_time_left() {
-    one_mistake(
+    assert_one_error(
         "shutdown.drain_delay = '10s'",
         "shutdown.drain_delay",
         "leaves nothing of shutdown.timeout (10s)",
@@ -278,17 +278,17 @@ fn the_shutdown_has_time_left() {
 
 #[test]
 fn redis_has_an_address_and_a_use() {
-    one_mistake(
+    assert_one_error(
         "dedup.store = 'redis'",
         "dedup.redis_url",
         "missing; give redis_url or redis_url_file",
     );
-    one_mistake(
+    assert_one_error(
         "dedup.redis_url = 'redis://host'",
         "dedup.redis_url",
         "is of no use while dedup.store is \"memory\"",
     );
-    one_mistake(
+    assert_one_error(
         "dedup.store = 'disk'",
         "dedup.store",
         "\"disk\" is not known; allowed: memory, redis",
@@ -302,7 +302,7 @@ fn redis_has_an_address_and_a_use() {
         "redis://[::1]:6379",
         "rediss://u:p%40@h:6380",
     ] {
-        good(&redis(url));
+        load_valid(&redis(url));
     }
     for url in [
         "host:6379",
@@ -313,25 +313,25 @@ fn redis_has_an_address_and_a_use() {
         "redis://u:hunter/2@h",
         "rediss://u:hunter2@h/#insecure",
     ] {
-        let told = bad(&redis(url));
+        let errors = load_errors(&redis(url));
         assert!(
-            told.starts_with("dedup.redis_url: is no such address"),
-            "{told}"
+            errors.starts_with("dedup.redis_url: is no such address"),
+            "{errors}"
         );
-        assert!(!told.contains("hunter2"), "{told}");
+        assert!(!errors.contains("hunter2"), "{errors}");
     }
 }
 
 #[test]
 fn dedup_is_bounded() {
-    one_mistake("dedup.max_ids = 10", "dedup.max_ids", "out of bounds");
-    one_mistake("dedup.id_window = '0s'", "dedup.id_window", "out of bounds");
-    one_mistake(
+    assert_one_error("dedup.max_ids = 10", "dedup.max_ids", "out of bounds");
+    assert_one_error("dedup.id_window = '0s'", "dedup.id_window", "out of bounds");
+    assert_one_error(
         "dedup.repeat = 'no'",
         "dedup.repeat",
         "\"no\" is not known; allowed: drop, tag, off",
     );
-    one_mistake(
+    assert_one_error(
         "dedup.redelivery = 'off'",
         "dedup.redelivery",
         "\"off\" goes only together with repeat = \"off\"",
@@ -341,13 +341,13 @@ fn dedup_is_bounded() {
             "dedup.store = 'redis'\ndedup.redis_url = 'redis://h'\ndedup.redis_prefix = '{prefix}'"
         )
     };
-    good(&prefix("staging:1"));
-    one_mistake(&prefix("a b"), "dedup.redis_prefix", "is no prefix");
-    assert!(good("dedup.repeat = 'off'").dedup.is_on());
+    load_valid(&prefix("staging:1"));
+    assert_one_error(&prefix("a b"), "dedup.redis_prefix", "is no prefix");
+    assert!(load_valid("dedup.repeat = 'off'").dedup.is_enabled());
     assert!(
-        !good("dedup.repeat = 'off'\ndedup.redelivery = 'off'")
+        !load_valid("dedup.repeat = 'off'\ndedup.redelivery = 'off'")
             .dedup
-            .is_on()
+            .is_enabled()
     );
 }
 
@@ -356,14 +356,14 @@ fn credentials_can_be_told_apart() {
     let second = |name: &str, header: &str, value: &str| {
         format!("{KEY}[[auth.api_keys]]\nname = '{name}'\nheader = '{header}'\nvalue = '{value}'")
     };
-    good(&second("b", "x-a", "2"));
-    good(&second("b", "x-b", "1"));
-    one_mistake(
+    load_valid(&second("b", "x-a", "2"));
+    load_valid(&second("b", "x-b", "1"));
+    assert_one_error(
         &second("a", "x-a", "2"),
         "auth.api_keys[1].name",
         "a is taken by another credential",
     );
-    one_mistake(
+    assert_one_error(
         &second("b", "X-A", "1"),
         "auth.api_keys[1]",
         "the same header and value as auth.api_keys[0]",
@@ -373,14 +373,14 @@ fn credentials_can_be_told_apart() {
             "{KEY}[[auth.basic]]\nname = '{name}'\nusername = '{username}'\npassword = '{password}'\n"
         )
     };
-    one_mistake(&basic("a", "u", "p"), "auth.basic[0].name", "taken");
-    one_mistake(
+    assert_one_error(&basic("a", "u", "p"), "auth.basic[0].name", "taken");
+    assert_one_error(
         &basic("b", "u:v", "p"),
         "auth.basic[0].username",
         "contains a colon",
     );
-    one_mistake(&basic("b", "", "p"), "auth.basic[0].username", "empty");
-    one_mistake(
+    assert_one_error(&basic("b", "", "p"), "auth.basic[0].username", "empty");
+    assert_one_error(
         &format!(
             "{}[[auth.basic]]\nname = 'c'\nusername = 'u'\npassword = 'p'",
             basic("b", "u", "p")
@@ -395,38 +395,38 @@ fn names_headers_and_values_are_plain() {
     let key = |name: &str, header: &str, value: &str| {
         format!("[[auth.api_keys]]\nname = {name:?}\nheader = {header:?}\nvalue = {value:?}")
     };
-    good(&key(&"a".repeat(64), "authorization", "Bearer abc"));
+    load_valid(&key(&"a".repeat(64), "authorization", "Bearer abc"));
     for name in ["", "a b", "é", &"a".repeat(65)] {
-        one_mistake(&key(name, "x", "v"), "auth.api_keys[0].name", "not a name");
+        assert_one_error(&key(name, "x", "v"), "auth.api_keys[0].name", "not a name");
     }
     for header in ["", "a b", "x:", "é"] {
-        one_mistake(
+        assert_one_error(
             &key("a", header, "v"),
             "auth.api_keys[0].header",
             "not the name of a header",
         );
     }
     for header in ["Host", "Content-Type", "Transfer-Encoding", "connection"] {
-        one_mistake(
+        assert_one_error(
             &key("a", header, "v"),
             "auth.api_keys[0].header",
             "has a meaning of its own",
         );
     }
     for value in ["", " v", "v\n", "é"] {
-        assert!(bad(&key("a", "x", value)).starts_with("auth.api_keys[0].value: "));
+        assert!(load_errors(&key("a", "x", value)).starts_with("auth.api_keys[0].value: "));
     }
 }
 
 #[test]
 fn admin_credentials_are_whole() {
-    one_mistake(
+    assert_one_error(
         "admin.username = 'a'",
         "admin.password",
         "missing; give password or password_file",
     );
-    one_mistake("admin.password = 'a'", "admin.username", "missing");
-    one_mistake(
+    assert_one_error("admin.password = 'a'", "admin.username", "missing");
+    assert_one_error(
         "admin.username = 'a:b'\nadmin.password = 'a'",
         "admin.username",
         "colon",
@@ -436,7 +436,7 @@ fn admin_credentials_are_whole() {
 #[test]
 fn what_is_weak_is_warned_of() {
     let warned = |text: &str, warning: &str| {
-        let warnings = good(&format!("spool.dir = '/spool'\n{text}")).warnings();
+        let warnings = load_valid(&format!("spool.dir = '/spool'\n{text}")).warnings();
         assert!(
             warnings.len() == 1 && warnings[0].contains(warning),
             "{warnings:?}"
@@ -455,7 +455,7 @@ fn what_is_weak_is_warned_of() {
         "kafka.max_in_flight_per_topic = 10",
         "a full array of one type",
     );
-    assert_eq!(good("").warnings().len(), 1, "no spool");
+    assert_eq!(load_valid("").warnings().len(), 1, "no spool");
     warned("shutdown.timeout = '1s'", "may cut requests off");
     warned("dedup.reading_window = '5m'", "5m is too short");
     warned(
@@ -475,31 +475,31 @@ fn what_is_weak_is_warned_of() {
 
 #[test]
 fn the_spool_has_time_and_room() {
-    good("spool.dir = '/spool'\nspool.max_bytes = '64MiB'");
-    one_mistake(
+    load_valid("spool.dir = '/spool'\nspool.max_bytes = '64MiB'");
+    assert_one_error(
         "spool.dir = '/spool'\nkafka.confirm_within = '2s'",
         "kafka.confirm_within",
         "leaves too little of http.answer_within (2s)",
     );
-    one_mistake(
+    assert_one_error(
         "kafka.confirm_within = '1ms'",
         "kafka.confirm_within",
         "10ms to",
     );
-    one_mistake("spool.dir = ''", "spool.dir", "is empty");
-    one_mistake(
+    assert_one_error("spool.dir = ''", "spool.dir", "is empty");
+    assert_one_error(
         "spool.max_bytes = '32MiB'",
         "spool.max_bytes",
         "less than two files",
     );
-    one_mistake("spool.drain = 'fast'", "spool.drain", "ordered, concurrent");
-    one_mistake("quarantine.keep = 'no'", "quarantine.keep", "true or false");
-    one_mistake(
+    assert_one_error("spool.drain = 'fast'", "spool.drain", "ordered, concurrent");
+    assert_one_error("quarantine.keep = 'no'", "quarantine.keep", "true or false");
+    assert_one_error(
         "quarantine.answer = 'ok'",
         "quarantine.answer",
         "reject, accept",
     );
-    one_mistake(
+    assert_one_error(
         "topics.quarantine = 'butlr_event_traffic_v1'",
         "topics.quarantine",
         "TRAFFIC would share",

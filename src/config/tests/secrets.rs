@@ -7,9 +7,9 @@ const SECRET: &str = "hunter2-s3cret";
 
 #[test]
 fn secrets_come_inline_or_from_files() {
-    let secret = file(&format!("{SECRET}\n"));
+    let secret = temp_file(&format!("{SECRET}\n"));
     let path = secret.path();
-    let config = good(&format!(
+    let config = load_valid(&format!(
         r#"
         [admin]
         username = "a"
@@ -63,9 +63,9 @@ fn secrets_come_inline_or_from_files() {
 
 #[test]
 fn no_mistake_tells_a_secret() {
-    let secret = file(SECRET);
+    let secret = temp_file(SECRET);
     let path = secret.path();
-    let with_nul = file(&format!("{SECRET}\0"));
+    let with_nul = temp_file(&format!("{SECRET}\0"));
     for text in [
         // Syntax errors on the line with the secret.
         format!("[admin]\npassword = {SECRET}"),
@@ -97,10 +97,10 @@ fn no_mistake_tells_a_secret() {
             "kafka.properties.\"max.in.flight\" = '{SECRET}'\nkafka.bootstrap_servers = 'u:{SECRET}@h:1'"
         ),
     ] {
-        let told = bad(&text);
+        let errors = load_errors(&text);
         assert!(
-            !told.contains(SECRET) && !told.contains("refused\""),
-            "{told}"
+            !errors.contains(SECRET) && !errors.contains("refused\""),
+            "{errors}"
         );
         assert!(!format!("{:?}", load_with(&text, &[]).unwrap_err()).contains(SECRET));
     }
@@ -123,15 +123,15 @@ fn no_mistake_tells_a_secret() {
             format!("{{\"sasl.password\" = \"{SECRET}}}"),
         ),
     ] {
-        let told = bad_with("", &[(name, &value)]);
-        assert!(!told.contains(SECRET), "{told}");
+        let errors = load_errors_with("", &[(name, &value)]);
+        assert!(!errors.contains(SECRET), "{errors}");
     }
 }
 
 #[test]
 fn a_secret_is_given_once() {
-    let path = file("x");
-    one_mistake(
+    let path = temp_file("x");
+    assert_one_error(
         &format!(
             "[admin]\nusername = 'a'\npassword = 'b'\npassword_file = {:?}",
             path.path()
@@ -139,7 +139,7 @@ fn a_secret_is_given_once() {
         "admin.password_file",
         "password is given too",
     );
-    one_mistake(
+    assert_one_error(
         &format!(
             "kafka.properties.\"sasl.password\" = 'a'\nkafka.secret_files.\"sasl.password\" = {:?}",
             path.path()
@@ -151,7 +151,7 @@ fn a_secret_is_given_once() {
 
 #[test]
 fn a_file_without_a_secret_is_a_mistake() {
-    let empty = file("\n\n");
+    let empty = temp_file("\n\n");
     let directory = tempfile::tempdir().unwrap();
     let large = directory.path().join("large");
     fs::write(&large, vec![b'x'; (64 << 10) + 1]).unwrap();
@@ -161,16 +161,16 @@ fn a_file_without_a_secret_is_a_mistake() {
         (directory.path(), "cannot be read"),
         (&directory.path().join("none"), "cannot be read"),
     ] {
-        let told = format!("{} {problem}", path.display());
-        one_mistake(
+        let expected = format!("{} {problem}", path.display());
+        assert_one_error(
             &format!("[admin]\nusername = 'a'\npassword_file = {path:?}"),
             "admin.password_file",
-            &told,
+            &expected,
         );
-        one_mistake(
+        assert_one_error(
             &format!("kafka.secret_files.\"sasl.password\" = {path:?}"),
             "kafka.secret_files.\"sasl.password\"",
-            &told,
+            &expected,
         );
     }
 }

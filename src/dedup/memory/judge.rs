@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::shard::{Id, Shard, in_shard_of};
 use super::{Locked, Memory, Moment};
-use crate::config::Handling;
+use crate::config::DuplicateHandling;
 use crate::dedup::claim::{Current, Turn};
 use crate::dedup::window::Tick;
 use crate::dedup::{Facts, Verdict};
@@ -59,7 +59,7 @@ impl Memory {
         &self,
         facts: &Facts<'_>,
         id: Option<&EventId>,
-        redelivery: Handling,
+        redelivery: DuplicateHandling,
         locked: &mut Locked<'_>,
         now: Moment,
     ) -> Judged {
@@ -116,7 +116,7 @@ impl Memory {
     fn verdict(
         &self,
         standing: Standing,
-        redelivery: Handling,
+        redelivery: DuplicateHandling,
         conflict: bool,
         facts: &Facts<'_>,
     ) -> Verdict {
@@ -136,9 +136,9 @@ impl Memory {
                     Duplicate::Repeat => self.repeat,
                 };
                 match handling {
-                    Handling::Drop => return Verdict::Duplicate(kind),
-                    Handling::Tag => marks.duplicate = Some(kind),
-                    Handling::Off => {}
+                    DuplicateHandling::Drop => return Verdict::Duplicate(kind),
+                    DuplicateHandling::Tag => marks.duplicate = Some(kind),
+                    DuplicateHandling::Off => {}
                 }
             }
             Standing::Revision(revision) => marks.revision = Some(revision),

@@ -15,7 +15,7 @@ const SPARE: u64 = 20;
 impl Memory {
     /// The most memory that `settings` allow what is stored to take, in bytes: rings and tables as large as they get, as long as
     /// ids are KSUIDs (a current value's id that is none takes its length besides).
-    pub fn bytes_bound(settings: &config::Dedup) -> u64 {
+    pub fn bytes_bound(settings: &config::DedupConfig) -> u64 {
         let ids = in_shards(settings.max_ids, Window::<Id>::most_bytes);
         let values = in_shards(settings.max_readings, Window::<Value>::most_bytes);
         let sources = in_shards(settings.max_readings, Window::<Source>::most_bytes);

@@ -5,14 +5,14 @@ mod spooled;
 mod threads;
 
 use super::*;
-use crate::config::Store;
+use crate::config::DedupStore;
 use crate::kafka::report::Receipt;
 use crate::marks::Marks;
 use model::Event;
 
-fn settings(redelivery: Handling, repeat: Handling) -> config::Dedup {
-    config::Dedup {
-        store: Store::Memory,
+fn settings(redelivery: DuplicateHandling, repeat: DuplicateHandling) -> config::DedupConfig {
+    config::DedupConfig {
+        store: DedupStore::Memory,
         redelivery,
         repeat,
         id_window: Duration::from_secs(20),
@@ -23,8 +23,8 @@ fn settings(redelivery: Handling, repeat: Handling) -> config::Dedup {
     }
 }
 
-fn dropping() -> config::Dedup {
-    settings(Handling::Drop, Handling::Drop)
+fn dropping() -> config::DedupConfig {
+    settings(DuplicateHandling::Drop, DuplicateHandling::Drop)
 }
 
 /// Claims as a replica does that asks others who know no more.
@@ -181,7 +181,7 @@ fn what_is_restored_may_have_been_replaced_meanwhile() {
 
 /// With places for two values, which these take.
 fn small(now: Instant, others: [Event; 2]) -> Arc<Memory> {
-    let settings = config::Dedup {
+    let settings = config::DedupConfig {
         max_readings: 2,
         ..dropping()
     };

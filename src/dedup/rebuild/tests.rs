@@ -16,16 +16,16 @@ use crate::kafka::report::Receipt;
 use crate::kafka::tail::{Partition, Record, Span};
 use crate::marks::Duplicate;
 use butlr_event::ksuid::Ksuid;
-use butlr_event::{Event, Limits, Parsed, parse};
+use butlr_event::{Event, ParseLimits, ParsedBody, parse};
 
 const WINDOW: Duration = Duration::from_secs(900);
 const MINUTE: i64 = 60_000;
 
-fn settings() -> config::Dedup {
-    config::Dedup {
-        store: config::Store::Memory,
-        redelivery: config::Handling::Drop,
-        repeat: config::Handling::Drop,
+fn settings() -> config::DedupConfig {
+    config::DedupConfig {
+        store: config::DedupStore::Memory,
+        redelivery: config::DuplicateHandling::Drop,
+        repeat: config::DuplicateHandling::Drop,
         id_window: WINDOW,
         reading_window: WINDOW,
         max_ids: 10_000,
@@ -49,12 +49,12 @@ fn occupancy(id: &str, space: u8, minute: i64, data: u32) -> String {
 }
 
 fn event(body: &str) -> Event<'_> {
-    let limits = Limits {
+    let limits = ParseLimits {
         max_events: 1,
         max_event_bytes: 10_000,
     };
     match parse(body.as_bytes(), None, limits) {
-        Ok(Parsed::One(Ok(event))) => event,
+        Ok(ParsedBody::Single(Ok(event))) => event,
         _ => panic!("not an event: {body}"),
     }
 }
@@ -482,7 +482,7 @@ fn one_from_before_the_window_may_lie_behind_one_within() {
 fn what_was_replaced_by_something_that_seems_too_old_is_not_current() {
     let start = Start::now();
     let window = WINDOW.as_millis() as i64;
-    let short = config::Dedup {
+    let short = config::DedupConfig {
         reading_window: WINDOW / 3,
         ..settings()
     };
@@ -720,7 +720,7 @@ proptest! {
     ) {
         let start = Start::now();
         let (log, events) = log_of(&steps, start);
-        let settings = config::Dedup { reading_window, ..settings() };
+        let settings = config::DedupConfig { reading_window, ..settings() };
         let memory = Memory::new(&settings, start.instant);
         rebuild(&memory, &log, &sizes, start, || ());
         let whole = Memory::new(&settings, start.instant);
@@ -760,7 +760,7 @@ proptest! {
                 last.insert((step.space, step.minute), Some(step.data));
             }
         }
-        let settings = config::Dedup { reading_window, max_readings, ..settings() };
+        let settings = config::DedupConfig { reading_window, max_readings, ..settings() };
         let memory = Memory::new(&settings, start.instant);
         let (mut coming, mut now) = (live.iter(), start.instant);
         rebuild(&memory, &log, &sizes, start, || {

@@ -5,7 +5,7 @@ use crate::dedup::Facts;
 use crate::dedup::claim::Current;
 use crate::kafka::tail::Record;
 use butlr_event::event_id::EventId;
-use butlr_event::{Limits, Parsed, parse};
+use butlr_event::{ParseLimits, ParsedBody, parse};
 
 /// Further ahead than `kafka.max_future` may be.
 const FAR_AHEAD_MS: i64 = 3_600_000;
@@ -38,7 +38,7 @@ impl Told {
     /// What it tells; `None`: it is none of the bridge's.
     pub fn by(record: &Record<'_>) -> Option<Self> {
         let received_ms = record.received_ms?;
-        let Ok(Parsed::One(Ok(event))) = parse(record.value, None, Limits::NONE) else {
+        let Ok(ParsedBody::Single(Ok(event))) = parse(record.value, None, ParseLimits::UNLIMITED) else {
             return None;
         };
         // Where records carry the time of receipt, no header tells of clocks that are far ahead.

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
-use crate::config::{Dedup, Handling, Store};
+use crate::config::{DedupConfig, DuplicateHandling, DedupStore};
 use crate::dedup::claim::{Held, Next};
 use crate::dedup::memory::Memory;
 use crate::kafka::report::Receipt;
@@ -41,9 +41,9 @@ fn redis(arguments: &[&str]) -> Option<RedisServer> {
     None
 }
 
-fn settings(redelivery: Handling, repeat: Handling) -> Dedup {
-    Dedup {
-        store: Store::Memory,
+fn settings(redelivery: DuplicateHandling, repeat: DuplicateHandling) -> DedupConfig {
+    DedupConfig {
+        store: DedupStore::Memory,
         redelivery,
         repeat,
         id_window: Duration::from_secs(900),
@@ -54,8 +54,8 @@ fn settings(redelivery: Handling, repeat: Handling) -> Dedup {
     }
 }
 
-fn default() -> Dedup {
-    settings(Handling::Drop, Handling::Drop)
+fn default() -> DedupConfig {
+    settings(DuplicateHandling::Drop, DuplicateHandling::Drop)
 }
 
 type Topics = [String; 10];
@@ -103,8 +103,8 @@ struct Replica {
 }
 
 impl Replica {
-    fn new(settings: &Dedup, url: &str, topics: &Topics, timeout: Duration) -> Self {
-        let redis = config::Redis {
+    fn new(settings: &DedupConfig, url: &str, topics: &Topics, timeout: Duration) -> Self {
+        let redis = config::RedisConfig {
             url: SecretString::from(url),
             timeout,
             prefix: "butlr-bridge".to_owned(),
@@ -119,7 +119,7 @@ impl Replica {
     }
 
     /// So many that have begun their epochs.
-    fn several<const N: usize>(settings: &Dedup, url: &str, topics: &Topics) -> [Self; N] {
+    fn several<const N: usize>(settings: &DedupConfig, url: &str, topics: &Topics) -> [Self; N] {
         let all = std::array::from_fn(|_| Self::new(settings, url, topics, PATIENT));
         for replica in &all {
             runtime().block_on(replica.shared.flush(PATIENT * 10));

@@ -8,7 +8,7 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::answer::pack;
-use crate::config::{self, Handling};
+use crate::config::{self, DuplicateHandling};
 use crate::dedup::Facts;
 use crate::dedup::claim::Current;
 use butlr_event::event_id::EventId;
@@ -182,11 +182,11 @@ pub struct Terms {
     reading_window: Duration,
 }
 
-fn handling(handling: Handling) -> &'static str {
+fn handling(handling: DuplicateHandling) -> &'static str {
     match handling {
-        Handling::Drop => "drop",
-        Handling::Tag => "tag",
-        Handling::Off => "off",
+        DuplicateHandling::Drop => "drop",
+        DuplicateHandling::Tag => "tag",
+        DuplicateHandling::Off => "off",
     }
 }
 
@@ -196,7 +196,7 @@ fn millis(duration: Duration) -> u64 {
 
 impl Terms {
     /// By the settings. Bridges with another prefix, or with other topics than these, never meet in Redis.
-    pub fn new(settings: &config::Dedup, prefix: &str, topics: &[String; 10]) -> Self {
+    pub fn new(settings: &config::DedupConfig, prefix: &str, topics: &[String; 10]) -> Self {
         // No topic's name has a space.
         let topics = xxh3_64(topics.join(" ").as_bytes()) >> 32;
         Self {
@@ -243,7 +243,7 @@ impl Terms {
         &self,
         subject: &Subject,
         id: &EventId,
-        redelivery: Handling,
+        redelivery: DuplicateHandling,
         (conflict, current): (bool, Option<&Current>),
         doubt: bool,
     ) -> Cmd {
@@ -390,14 +390,14 @@ impl Terms {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Sources, load};
+    use crate::config::{Config, ConfigSources, load};
     use crate::kafka::client;
 
     fn config(flag: (&str, &str)) -> Option<Config> {
         let flags = [("kafka.bootstrap_servers", "127.0.0.1:1"), flag];
-        let sources = Sources {
+        let sources = ConfigSources {
             flags: flags.map(|(k, v)| (k.to_owned(), v.into())).into(),
-            ..Sources::default()
+            ..ConfigSources::default()
         };
         load(&sources, &|_, _| Ok(())).ok()
     }

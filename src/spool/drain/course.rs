@@ -22,7 +22,7 @@ use super::window::{Pause, Window};
 use super::{IDLE, Kit, publish};
 use crate::kafka::lane::Lane;
 use crate::kafka::report::{Receipt, Report};
-use crate::metrics::Replaced;
+use crate::metrics::TimestampReplacement;
 use crate::spool::Shared;
 use crate::spool::queue::Line;
 use crate::spool::store::StoreError;
@@ -90,7 +90,7 @@ struct InFlight {
 
 /// What became of an attempt to hand an entry over.
 enum Attempt {
-    Handed(Option<(EventType, Replaced)>),
+    Handed(Option<(EventType, TimestampReplacement)>),
     /// Not now.
     NotTaken(Option<RDKafkaErrorCode>),
     Never(String),
@@ -471,7 +471,7 @@ impl Course {
         match self.attempt(kit, seq, bytes) {
             Attempt::Handed(replaced) => {
                 if let Some((event_type, reason)) = replaced {
-                    kit.shared.metrics.timestamp_replaced(event_type, reason);
+                    kit.shared.metrics.count_timestamp_replacement(event_type, reason);
                 }
                 let bytes = self.ahead.pop_front().map(|(_, bytes)| bytes);
                 let bytes = bytes.unwrap_or_default();
@@ -516,14 +516,14 @@ impl Course {
         });
         // What Kafka refused for its timestamp gets another one before it is given up.
         let stamping = match self.refused.get(&seq) {
-            Some(RDKafkaErrorCode::InvalidTimestamp) => kit.stamping.now(),
+            Some(RDKafkaErrorCode::InvalidTimestamp) => kit.stamping.with_publish_time(),
             _ => kit.stamping,
         };
         let attempted = publish::publish(bytes, lane.topic(), stamping, |record, event| {
             let Ok(permit) = lane.enter(record.value.len()) else {
                 return Attempt::NotTaken(None);
             };
-            let replaced = record.replaced;
+            let replaced = record.timestamp_replacement;
             let replaced = event.map(|event| event.event_type()).zip(replaced);
             match kit.producer.hand(record, permit, handed) {
                 Ok(()) => Attempt::Handed(replaced),

@@ -7,10 +7,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::dedup::Facts;
 use crate::dedup::desk::Desk;
 use crate::marks::Marks;
-use crate::record::{Origin, Record, Stamping};
+use crate::record::{PublishOrigin, ProducerRecord, TimestampPolicy};
 use crate::spool::entry::{Content, Entry};
 use crate::spool::suspects::Suspect;
-use butlr_event::{Event, Limits, Parsed, parse};
+use butlr_event::{Event, ParseLimits, ParsedBody, parse};
 
 /// Calls `hand` with the record of the entry, and its event where it is one.
 ///
@@ -19,8 +19,8 @@ use butlr_event::{Event, Limits, Parsed, parse};
 pub(super) fn publish<T>(
     bytes: &[u8],
     topic: &str,
-    stamping: Stamping,
-    hand: impl FnOnce(Record<'_>, Option<&Event<'_>>) -> T,
+    stamping: TimestampPolicy,
+    hand: impl FnOnce(ProducerRecord<'_>, Option<&Event<'_>>) -> T,
 ) -> Result<T, String> {
     let entry = Entry::decode(bytes).map_err(|error| error.to_string())?;
     let received_at = time(entry.received_ms);
@@ -29,7 +29,7 @@ pub(super) fn publish<T>(
         Content::Quarantined(quarantined) => {
             let value = &entry.value;
             let record =
-                Record::quarantined(quarantined, value, topic, stamping, received_at, now, true);
+                ProducerRecord::from_quarantined(quarantined, value, topic, stamping, received_at, now, true);
             Ok(hand(record, None))
         }
         Content::Event {
@@ -37,11 +37,11 @@ pub(super) fn publish<T>(
             replayed_from,
         } => {
             let event = event(&entry.value)?;
-            let origin = Origin {
+            let origin = PublishOrigin {
                 spooled: true,
                 replayed_from: replayed_from.as_ref(),
             };
-            let record = Record::of(
+            let record = ProducerRecord::from_event(
                 &event,
                 topic,
                 stamping,
@@ -56,7 +56,7 @@ pub(super) fn publish<T>(
 }
 
 /// An entry is in Kafka now: who looks for duplicates is told.
-pub(super) fn tell(desk: &Desk, bytes: &[u8], stamping: Stamping) {
+pub(super) fn tell(desk: &Desk, bytes: &[u8], stamping: TimestampPolicy) {
     with_event(bytes, |event, marks, received_at| {
         let plausible = stamping.is_plausible(event.timestamp_ms(), received_at);
         desk.drained(&Facts::of(event, plausible), marks);
@@ -64,7 +64,7 @@ pub(super) fn tell(desk: &Desk, bytes: &[u8], stamping: Stamping) {
 }
 
 /// An entry never gets into Kafka: likewise.
-pub(super) fn tell_set_aside(desk: &Desk, bytes: &[u8], stamping: Stamping) {
+pub(super) fn tell_set_aside(desk: &Desk, bytes: &[u8], stamping: TimestampPolicy) {
     with_event(bytes, |event, marks, received_at| {
         let plausible = stamping.is_plausible(event.timestamp_ms(), received_at);
         desk.set_aside(&Facts::of(event, plausible), marks);
@@ -101,10 +101,10 @@ fn with_event(bytes: &[u8], call: impl FnOnce(&Event<'_>, &Marks, SystemTime)) {
 }
 
 fn event(value: &[u8]) -> Result<Event<'_>, String> {
-    match parse(value, None, Limits::NONE) {
-        Ok(Parsed::One(Ok(event))) => Ok(event),
-        Ok(Parsed::One(Err(_))) => Err("its value is no valid event for this release".to_owned()),
-        Ok(Parsed::Many(_)) => Err("its value is an array".to_owned()),
+    match parse(value, None, ParseLimits::UNLIMITED) {
+        Ok(ParsedBody::Single(Ok(event))) => Ok(event),
+        Ok(ParsedBody::Single(Err(_))) => Err("its value is no valid event for this release".to_owned()),
+        Ok(ParsedBody::Array(_)) => Err("its value is an array".to_owned()),
         Err(unreadable) => Err(format!("its value is no event: {}", unreadable.detail)),
     }
 }

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::fake::Fake;
-use crate::config::{self, Drain, TimestampMode};
+use crate::config::{self, DrainOrder, TimestampMode};
 use crate::dedup::desk::Desk;
 use crate::kafka::lane::Lane;
 use crate::kafka::report::{Ended, Report};
 use crate::marks::Marks;
 use crate::metrics::Metrics;
 use crate::provenance::Quarantined;
-use crate::record::Stamping;
+use crate::record::TimestampPolicy;
 use crate::spool::drain::Draining;
 use crate::spool::drain::recover::Look;
 use crate::spool::entry::{Content, Entry};
@@ -31,7 +31,7 @@ use butlr_event::destination::Destination;
 pub const ROOM: Destination = Destination::Events(EventType::RoomOccupancy);
 pub const TRAFFIC: Destination = Destination::Events(EventType::Traffic);
 
-pub const STAMPING: Stamping = Stamping {
+pub const STAMPING: TimestampPolicy = TimestampPolicy {
     mode: TimestampMode::Event,
     max_future: Duration::from_secs(60),
     max_past: Duration::from_secs(3 * 86_400),
@@ -47,16 +47,16 @@ pub struct Bench {
     pub free: Arc<AtomicU64>,
     /// What was looked for.
     pub looked_for: Arc<Mutex<Vec<Suspect>>>,
-    settings: config::Spool,
+    settings: config::SpoolConfig,
 }
 
-pub fn settings(dir: &Path) -> config::Spool {
-    config::Spool {
+pub fn settings(dir: &Path) -> config::SpoolConfig {
+    config::SpoolConfig {
         dir: Some(dir.to_owned()),
         max_bytes: 1 << 30,
         min_free_bytes: 1 << 20,
         segment_bytes: 1 << 20,
-        drain: Drain::Ordered,
+        drain: DrainOrder::Ordered,
         recover_within: Duration::from_secs(5),
     }
 }
@@ -78,12 +78,12 @@ impl Bench {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut config::Spool)) -> Self {
+    pub fn with(change: impl FnOnce(&mut config::SpoolConfig)) -> Self {
         Self::beside(None, change)
     }
 
     /// With a desk that hears of what gets into Kafka.
-    pub fn beside(desk: Option<Arc<Desk>>, change: impl FnOnce(&mut config::Spool)) -> Self {
+    pub fn beside(desk: Option<Arc<Desk>>, change: impl FnOnce(&mut config::SpoolConfig)) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let mut settings = settings(dir.path());
         change(&mut settings);
@@ -92,7 +92,7 @@ impl Bench {
 
     fn open(
         dir: Arc<tempfile::TempDir>,
-        settings: config::Spool,
+        settings: config::SpoolConfig,
         kafka: Arc<Fake>,
         desk: Option<Arc<Desk>>,
     ) -> Self {

@@ -10,7 +10,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use crate::kafka::lane::{Lane, LanePermit};
 use crate::kafka::report::{Delivery, Receipt, Report, Settle, Slot, Wakeups};
-use crate::record::Record;
+use crate::record::ProducerRecord;
 use crate::spool::drain::Hand;
 use crate::spool::lock;
 
@@ -167,7 +167,7 @@ fn round(world: &mut World) -> Vec<(Arc<Slot>, Report)> {
 impl Hand for Fake {
     fn hand(
         &self,
-        record: Record<'_>,
+        record: ProducerRecord<'_>,
         permit: LanePermit,
         entry: Box<dyn Settle>,
     ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)> {

@@ -1,20 +1,20 @@
 //! What duplicate detection knows of what is in the spool.
 
 use super::*;
-use crate::config::{self, Sources};
+use crate::config::{self, ConfigSources};
 use crate::dedup::claim::Current;
 use crate::dedup::desk::{Claimed, Desk};
 use crate::metrics::Metrics;
 use crate::spool::drain::may_hand_over;
 use crate::spool::restore::restore;
 use butlr_event::event_id::EventId;
-use butlr_event::{EventType, Limits, Parsed, parse};
+use butlr_event::{EventType, ParseLimits, ParsedBody, parse};
 
-fn desk() -> (config::Dedup, Arc<Desk>) {
+fn desk() -> (config::DedupConfig, Arc<Desk>) {
     let address = ("kafka.bootstrap_servers".to_owned(), "127.0.0.1:1".into());
-    let sources = Sources {
+    let sources = ConfigSources {
         flags: vec![address],
-        ..Sources::default()
+        ..ConfigSources::default()
     };
     let config = config::load(&sources, &|_, _| Ok(())).expect("a configuration");
     let desk = Desk::open(&config, &Metrics::new(&config.topics.names())).expect("no Redis");
@@ -33,8 +33,8 @@ fn in_room(room: &str, id: &str, people: u32) -> String {
 }
 
 fn with_facts<T>(event: &str, call: impl FnOnce(&Facts<'_>) -> T) -> T {
-    match parse(event.as_bytes(), None, Limits::NONE) {
-        Ok(Parsed::One(Ok(event))) => call(&Facts::of(&event, true)),
+    match parse(event.as_bytes(), None, ParseLimits::UNLIMITED) {
+        Ok(ParsedBody::Single(Ok(event))) => call(&Facts::of(&event, true)),
         other => panic!("{other:?}"),
     }
 }
@@ -67,7 +67,7 @@ async fn claim_and_keep(bench: &Bench, desk: &Desk, event: &str) {
     assert_eq!(bench.spool.keep(entry, Some(claim), None).await, Ok(()));
 }
 
-async fn restored(bench: &Bench, desk: &Arc<Desk>, settings: &config::Dedup) {
+async fn restored(bench: &Bench, desk: &Arc<Desk>, settings: &config::DedupConfig) {
     restore(&bench.spool, desk, settings);
     bench.until("restored", |_| desk.knows_spool()).await;
 }

@@ -3,11 +3,11 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::bridge::Bridge;
-use super::clock::Clock;
-use super::disk::Disk;
-use super::kafka::Kafka;
-use super::schedule::{Fault, Place, Schedule, What};
+use super::bridge::RestartableBridge;
+use super::clock::BridgeClock;
+use super::disk::SmallDisk;
+use super::kafka::ChaosKafka;
+use super::schedule::{ScheduledFault, FaultSite, FaultSchedule, FaultKind};
 use crate::harness::Weather;
 use crate::real::{create_topics, delete_topics};
 
@@ -15,141 +15,141 @@ use crate::real::{create_topics, delete_topics};
 pub const PARTITIONS: i32 = 3;
 
 /// All that faults are done to.
-pub struct World<'k> {
-    pub kafka: &'k Kafka,
+pub struct ChaosEnvironment<'k> {
+    pub kafka: &'k ChaosKafka,
     /// `{type}` stands for the type.
     pub template: String,
-    pub bridge: Mutex<Bridge>,
-    pub disk: Option<Disk>,
-    pub clock: Option<Clock>,
+    pub bridge: Mutex<RestartableBridge>,
+    pub disk: Option<SmallDisk>,
+    pub clock: Option<BridgeClock>,
 }
 
 /// What happened when, since the load began.
 #[derive(Clone, Debug)]
-pub struct Done {
-    pub what: What,
+pub struct AppliedFault {
+    pub kind: FaultKind,
     pub began: Duration,
     /// When all was well again, as far as this is concerned.
     pub ended: Duration,
 }
 
-impl World<'_> {
+impl ChaosEnvironment<'_> {
     /// Lets all of it happen. On return every fault is over.
-    pub fn act(&self, schedule: &Schedule, began: Instant) -> Vec<Done> {
-        let in_place = |place: Place| {
+    pub fn run_schedule(&self, schedule: &FaultSchedule, began: Instant) -> Vec<AppliedFault> {
+        let in_place = |place: FaultSite| {
             let faults = schedule.faults.iter();
-            let faults = faults.filter(move |f| f.what.place() == place);
-            let happened = faults.filter_map(|fault| self.happen(fault, began));
+            let faults = faults.filter(move |f| f.kind.site() == place);
+            let happened = faults.filter_map(|fault| self.apply(fault, began));
             happened.collect()
         };
-        let mut done: Vec<Done> = std::thread::scope(|scope| {
-            let all = Place::ALL.map(|place| scope.spawn(move || in_place(place)));
+        let mut done: Vec<AppliedFault> = std::thread::scope(|scope| {
+            let all = FaultSite::ALL.map(|place| scope.spawn(move || in_place(place)));
             let all = all.map(|thread| {
                 thread.join().unwrap_or_else(|panic| {
                     // The other places end what they began first.
                     std::panic::resume_unwind(panic)
                 })
             });
-            all.into_iter().flat_map(|done: Vec<Done>| done).collect()
+            all.into_iter().flat_map(|done: Vec<AppliedFault>| done).collect()
         });
         done.sort_by_key(|d| d.began);
         done
     }
 
     /// `None`: there was nothing to do it to.
-    fn happen(&self, fault: &Fault, began: Instant) -> Option<Done> {
+    fn apply(&self, fault: &ScheduledFault, began: Instant) -> Option<AppliedFault> {
         std::thread::sleep(fault.at.saturating_sub(began.elapsed()));
         let at = began.elapsed();
-        let happened = self.one(fault.what, fault.lasts);
-        happened.then(|| Done {
-            what: fault.what,
+        let happened = self.inject(fault.kind, fault.lasts);
+        happened.then(|| AppliedFault {
+            kind: fault.kind,
             began: at,
             ended: began.elapsed(),
         })
     }
 
-    fn one(&self, what: What, lasts: Duration) -> bool {
+    fn inject(&self, what: FaultKind, lasts: Duration) -> bool {
         let wait = || std::thread::sleep(lasts);
         let bridge = || self.bridge.lock().expect("no panic holds it");
         let topic = |event_type: butlr_event::EventType| {
-            self.template.replace("{type}", event_type.kebab())
+            self.template.replace("{type}", event_type.kebab_name())
         };
         match what {
-            What::KafkaKilled => {
+            FaultKind::KafkaKilled => {
                 self.kafka.kill();
                 wait();
-                self.kafka.start_again();
+                self.kafka.restart();
             }
-            What::KafkaStopped => {
+            FaultKind::KafkaStopped => {
                 self.kafka.stop();
                 wait();
-                self.kafka.start_again();
+                self.kafka.restart();
             }
-            What::KafkaPaused => {
+            FaultKind::KafkaPaused => {
                 self.kafka.pause();
                 wait();
                 self.kafka.resume();
             }
-            What::TopicDeleted(event_type) => {
+            FaultKind::TopicDeleted(event_type) => {
                 let topics = [topic(event_type)];
                 delete_topics(&self.kafka.address(), &topics);
                 wait();
                 create_topics(&self.kafka.address(), &topics, PARTITIONS, &[]);
             }
-            What::TooFewReplicas(event_type) => {
+            FaultKind::TooFewReplicas(event_type) => {
                 self.kafka.set_min_insync_replicas(&topic(event_type), "2");
                 wait();
                 self.kafka.set_min_insync_replicas(&topic(event_type), "1");
             }
-            What::NetworkSlow(by) => self.weather(Weather::Slow(by), lasts),
-            What::NetworkSilent => self.weather(Weather::Silent, lasts),
-            What::NetworkRefuses => self.weather(Weather::Refusing, lasts),
-            What::AnswersLost => {
+            FaultKind::NetworkSlow(by) => self.degrade_network(Weather::Slow(by), lasts),
+            FaultKind::NetworkSilent => self.degrade_network(Weather::Silent, lasts),
+            FaultKind::NetworkRefuses => self.degrade_network(Weather::Refusing, lasts),
+            FaultKind::AnswersLost => {
                 self.kafka.proxy.set(Weather::AnswersLost);
                 wait();
                 // What was held back so far does not come after all.
                 self.kafka.proxy.cut();
                 self.kafka.proxy.set(Weather::Fair);
             }
-            What::NetworkCut(every) => {
+            FaultKind::NetworkCut(every) => {
                 let began = Instant::now();
                 while began.elapsed() < lasts {
                     self.kafka.proxy.cut();
                     std::thread::sleep(every);
                 }
             }
-            What::ProducerFatal => {
+            FaultKind::ProducerFatal => {
                 self.kafka.proxy.contradict();
                 wait();
                 return self.kafka.proxy.calm();
             }
-            What::BridgeKilled => {
+            FaultKind::BridgeKilled => {
                 bridge().kill();
                 wait();
-                bridge().start_again();
+                bridge().restart();
             }
-            What::BridgeEnded => {
-                bridge().end();
+            FaultKind::BridgeEnded => {
+                bridge().terminate();
                 wait();
-                bridge().start_again();
+                bridge().restart();
             }
-            What::DiskFull => {
+            FaultKind::DiskFull => {
                 let disk = self.disk.as_ref().expect("possible here");
-                disk.fill();
+                disk.fill_up();
                 wait();
                 disk.free();
             }
-            What::ClockStep(seconds) => {
+            FaultKind::ClockStep(seconds) => {
                 let clock = self.clock.as_ref().expect("possible here");
-                clock.set(seconds);
+                clock.set_offset(seconds);
                 wait();
-                clock.set(0);
+                clock.set_offset(0);
             }
         }
         true
     }
 
-    fn weather(&self, weather: Weather, lasts: Duration) {
+    fn degrade_network(&self, weather: Weather, lasts: Duration) {
         self.kafka.proxy.set(weather);
         std::thread::sleep(lasts);
         self.kafka.proxy.set(Weather::Fair);

@@ -15,17 +15,17 @@ const OUTCOMES: [&str; 5] = [
 
 /// The ledgers of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Books {
+pub struct ReportedLedger {
     pub received: u64,
     /// In the order of [`OUTCOMES`]; `None` where it is not told.
     pub outcomes: [Option<u64>; OUTCOMES.len()],
     /// `None` without a spool.
-    pub spool: Option<SpoolBooks>,
+    pub spool: Option<ReportedSpoolLedger>,
 }
 
 /// What became of all that a spool held during a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SpoolBooks {
+pub struct ReportedSpoolLedger {
     pub recovered: u64,
     pub spooled: u64,
     pub drained: u64,
@@ -35,43 +35,43 @@ pub struct SpoolBooks {
     pub present: u64,
 }
 
-impl Books {
+impl ReportedLedger {
     /// From the last line of a log in JSON.
-    pub fn of_log(output: &str) -> Option<Self> {
+    pub fn from_log(output: &str) -> Option<Self> {
         let lines = output.lines();
         let mut lines = lines.filter_map(|l| serde_json::from_str::<Value>(l).ok());
         let last = lines.find(|line| line["message"] == "ended")?;
         let ledger = ["spool", "spool_ledger"].map(|name| &last[name]);
-        let nested = ledger.into_iter().find_map(SpoolBooks::read);
+        let nested = ledger.into_iter().find_map(ReportedSpoolLedger::from_json);
         Some(Self {
             received: last["received"].as_u64()?,
             outcomes: OUTCOMES.map(|name| last[name].as_u64()),
-            spool: nested.or_else(|| SpoolBooks::read_flat(&last)),
+            spool: nested.or_else(|| ReportedSpoolLedger::from_flat_json(&last)),
         })
     }
 
     /// From `/status`.
-    pub fn of_status(status: &Value) -> Option<Self> {
+    pub fn from_status(status: &Value) -> Option<Self> {
         let ledger = &status["ledger"];
         Some(Self {
             received: ledger["received"].as_u64()?,
             outcomes: OUTCOMES.map(|name| ledger[name].as_u64()),
-            spool: SpoolBooks::read(&status["spool"]["ledger"]),
+            spool: ReportedSpoolLedger::from_json(&status["spool"]["ledger"]),
         })
     }
 
     /// What does not add up.
-    pub fn objection(&self) -> Option<String> {
+    pub fn find_imbalance(&self) -> Option<String> {
         let outcomes: u64 = self.outcomes.iter().flatten().sum();
         if self.received != outcomes {
             let received = self.received;
             return Some(format!("{received} received, {outcomes} over all outcomes"));
         }
-        self.spool.as_ref().and_then(SpoolBooks::objection)
+        self.spool.as_ref().and_then(ReportedSpoolLedger::find_imbalance)
     }
 }
 
-impl SpoolBooks {
+impl ReportedSpoolLedger {
     const NAMES: [&str; 7] = [
         "recovered",
         "spooled",
@@ -82,15 +82,15 @@ impl SpoolBooks {
         "present",
     ];
 
-    fn read(ledger: &Value) -> Option<Self> {
-        Self::of(|name| ledger[name].as_u64())
+    fn from_json(ledger: &Value) -> Option<Self> {
+        Self::from_fields(|name| ledger[name].as_u64())
     }
 
-    fn read_flat(line: &Value) -> Option<Self> {
-        Self::of(|name| line[format!("spool_{name}")].as_u64())
+    fn from_flat_json(line: &Value) -> Option<Self> {
+        Self::from_fields(|name| line[format!("spool_{name}")].as_u64())
     }
 
-    fn of(field: impl Fn(&str) -> Option<u64>) -> Option<Self> {
+    fn from_fields(field: impl Fn(&str) -> Option<u64>) -> Option<Self> {
         let [
             recovered,
             spooled,
@@ -111,7 +111,7 @@ impl SpoolBooks {
         })
     }
 
-    fn objection(&self) -> Option<String> {
+    fn find_imbalance(&self) -> Option<String> {
         let came = self.recovered + self.spooled;
         let became = self.drained
             + self.confirmed_late
@@ -125,7 +125,7 @@ impl SpoolBooks {
 }
 
 /// What is not at rest, by `/status`.
-pub fn under_way(status: &Value) -> Option<String> {
+pub fn describe_in_flight(status: &Value) -> Option<String> {
     let count = |value: &Value| value.as_u64().unwrap_or(0);
     let events = count(&status["ledger"]["in_flight"]);
     let types = status["types"].as_array().into_iter().flatten();
@@ -138,10 +138,10 @@ pub fn under_way(status: &Value) -> Option<String> {
 
 /// Samples of `/metrics`.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics(BTreeMap<String, f64>);
+pub struct MetricSamples(BTreeMap<String, f64>);
 
-impl Metrics {
-    pub fn read(exposition: &str) -> Self {
+impl MetricSamples {
+    pub fn parse(exposition: &str) -> Self {
         let lines = exposition.lines().filter(|line| !line.starts_with('#'));
         let samples = lines.filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
@@ -151,7 +151,7 @@ impl Metrics {
     }
 
     /// What does not add up: by type, received against the sum of the outcomes.
-    pub fn objection(&self) -> Option<String> {
+    pub fn find_imbalance(&self) -> Option<String> {
         let mut types: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         for (series, value) in &self.0 {
             let of_type = series

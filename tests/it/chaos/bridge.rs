@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::books::{Books, Metrics};
-use super::refusals::Refused;
-use crate::harness::{Process, Request, agent, binary};
+use super::books::{ReportedLedger, MetricSamples};
+use super::refusals::LoggedRefusal;
+use crate::harness::{Process, HttpRequest, agent, binary};
 use crate::real::{nobody_there, within};
 
 /// `shutdown.timeout`: so long a bridge has for its end.
@@ -18,64 +18,64 @@ pub const SHUTDOWN: Duration = Duration::from_secs(8);
 const SLACK: Duration = Duration::from_secs(8);
 
 /// How to start it, each time.
-pub struct Plan {
+pub struct BridgePlan {
     /// `KEY=VALUE`
     pub settings: Vec<String>,
     /// Put before the command.
-    pub enter: Vec<String>,
+    pub command_prefix: Vec<String>,
     pub environment: Vec<(String, PathBuf)>,
     /// Where its processes' output is kept.
     pub dir: PathBuf,
 }
 
 /// A bridge whose process may be away.
-pub struct Bridge {
-    plan: Plan,
+pub struct RestartableBridge {
+    plan: BridgePlan,
     pub ingest: SocketAddr,
     pub admin: SocketAddr,
     process: Option<Process>,
     /// The processes that are over.
-    pub lives: Vec<Life>,
+    pub ended_processes: Vec<EndedProcess>,
 }
 
 /// What is known of a process that is over.
 #[derive(Clone, Debug)]
-pub struct Life {
-    pub ended: Ended,
+pub struct EndedProcess {
+    pub end: ProcessEnd,
     /// From its last line, where it had one.
-    pub books: Option<Books>,
+    pub ledger: Option<ReportedLedger>,
     /// What it refused with 503, as far as it said so.
-    pub refused: Vec<Refused>,
+    pub refusals: Vec<LoggedRefusal>,
     /// Most memory, bytes.
-    pub memory: u64,
+    pub peak_memory: u64,
 }
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum ProcessEnd {
     /// By SIGKILL, as it should.
     Killed,
     /// By SIGTERM, as it should; and how long that took.
-    Gracefully(Duration),
+    Graceful(Duration),
     /// Otherwise.
-    Badly(String),
+    Unexpected(String),
 }
 
-impl Bridge {
-    pub fn start(plan: Plan) -> Self {
+impl RestartableBridge {
+    pub fn start(plan: BridgePlan) -> Self {
         let mut bridge = Self {
             plan,
             ingest: nobody_there(),
             admin: nobody_there(),
             process: None,
-            lives: Vec::new(),
+            ended_processes: Vec::new(),
         };
-        bridge.start_again();
+        bridge.restart();
         bridge
     }
 
     /// Starts a process and waits until it listens.
-    pub fn start_again(&mut self) {
+    pub fn restart(&mut self) {
         let mut serve = binary();
         serve.arg("serve");
         let addresses = [
@@ -85,7 +85,7 @@ impl Bridge {
         for setting in addresses.iter().chain(&self.plan.settings) {
             serve.args(["--set", setting]);
         }
-        let mut serve = entered(&self.plan.enter, serve);
+        let mut serve = prefix_command(&self.plan.command_prefix, serve);
         serve.envs(self.plan.environment.iter().map(|(k, v)| (k, v)));
         let process = self.process.insert(Process::start(&mut serve));
         assert_eq!(process.ingest(), self.ingest);
@@ -100,14 +100,14 @@ impl Bridge {
         }
         let status = process.wait();
         let ended = match (memory, signal(status)) {
-            (Some(_), Some(9)) => Ended::Killed,
-            _ => Ended::Badly(format!("by itself: {status}")),
+            (Some(_), Some(9)) => ProcessEnd::Killed,
+            _ => ProcessEnd::Unexpected(format!("by itself: {status}")),
         };
-        self.over(process, ended, memory);
+        self.record_end(process, ended, memory);
     }
 
     /// SIGTERM; waits for its end.
-    pub fn end(&mut self) {
+    pub fn terminate(&mut self) {
         let mut process = self.process.take().expect("it runs");
         let memory = peak_memory(&mut process);
         let began = Instant::now();
@@ -120,29 +120,29 @@ impl Bridge {
         }
         let took = began.elapsed();
         let ended = match memory {
-            None => Ended::Badly(format!("by itself: {}", process.wait())),
+            None => ProcessEnd::Unexpected(format!("by itself: {}", process.wait())),
             Some(_) if process.is_running() => {
                 process.signal("KILL");
                 process.wait();
-                Ended::Badly(format!("not within {limit:?} of SIGTERM"))
+                ProcessEnd::Unexpected(format!("not within {limit:?} of SIGTERM"))
             }
             Some(_) => match process.wait() {
-                status if status.success() => Ended::Gracefully(took),
-                status => Ended::Badly(format!("SIGTERM ended it with {status}")),
+                status if status.success() => ProcessEnd::Graceful(took),
+                status => ProcessEnd::Unexpected(format!("SIGTERM ended it with {status}")),
             },
         };
-        self.over(process, ended, memory);
+        self.record_end(process, ended, memory);
     }
 
-    fn over(&mut self, process: Process, ended: Ended, memory: Option<u64>) {
+    fn record_end(&mut self, process: Process, ended: ProcessEnd, memory: Option<u64>) {
         let output = process.output();
-        let number = self.lives.len() + 1;
+        let number = self.ended_processes.len() + 1;
         let _ = std::fs::write(self.plan.dir.join(format!("bridge-{number}.log")), &output);
-        self.lives.push(Life {
-            ended,
-            books: Books::of_log(&output),
-            refused: Refused::of_log(&output),
-            memory: memory.unwrap_or(0),
+        self.ended_processes.push(EndedProcess {
+            end: ended,
+            ledger: ReportedLedger::from_log(&output),
+            refusals: LoggedRefusal::from_log(&output),
+            peak_memory: memory.unwrap_or(0),
         });
     }
 
@@ -153,13 +153,13 @@ impl Bridge {
     }
 
     /// `/metrics`, where it answers.
-    pub fn metrics(&self) -> Option<Metrics> {
-        self.get("/metrics").map(|text| Metrics::read(&text))
+    pub fn metrics(&self) -> Option<MetricSamples> {
+        self.get("/metrics").map(|text| MetricSamples::parse(&text))
     }
 
     fn get(&self, path: &str) -> Option<String> {
         let url = format!("http://{}{path}", self.admin);
-        let answer = Request::new("GET", &url).try_send(&agent()).ok()?;
+        let answer = HttpRequest::new("GET", &url).try_send(&agent()).ok()?;
         (answer.status == 200).then(|| answer.text())
     }
 
@@ -167,12 +167,12 @@ impl Bridge {
     ///
     /// # Errors
     /// What still is after `limit`.
-    pub fn rest(&self, limit: Duration) -> Result<(), String> {
+    pub fn wait_until_idle(&self, limit: Duration) -> Result<(), String> {
         let began = Instant::now();
         loop {
             let status = self.status();
             let busy = match &status {
-                Some(status) => super::books::under_way(status),
+                Some(status) => super::books::describe_in_flight(status),
                 None => Some("no answer from /status".to_owned()),
             };
             match busy {
@@ -193,12 +193,12 @@ impl Bridge {
     }
 }
 
-impl Drop for Bridge {
+impl Drop for RestartableBridge {
     fn drop(&mut self) {
         if let Some(process) = self.process.take() {
             // A trial that failed midway: what it said is kept all the same.
             let output = process.output();
-            let number = self.lives.len() + 1;
+            let number = self.ended_processes.len() + 1;
             let _ = std::fs::write(self.plan.dir.join(format!("bridge-{number}.log")), output);
         }
     }
@@ -214,7 +214,7 @@ fn signal(status: ExitStatus) -> Option<i32> {
 }
 
 /// The same command behind others.
-fn entered(enter: &[String], command: Command) -> Command {
+fn prefix_command(enter: &[String], command: Command) -> Command {
     let [program, arguments @ ..] = enter else {
         return command;
     };

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::real::within;
 
 /// Both have the same layout in glibc; the results are `thrd_success`, `thrd_timedout` and `thrd_error`.
-const WAITS: &str = r#"
+const WAIT_SHIM_SOURCE: &str = r#"
 #include <errno.h>
 #include <pthread.h>
 #include <threads.h>
@@ -23,14 +23,14 @@ int cnd_timedwait(cnd_t *restrict condition, mtx_t *restrict mutex, const struct
 "#;
 
 /// [`WAITS`] as a library, where it can be made.
-fn waits() -> Option<&'static Path> {
-    static MADE: OnceLock<Option<PathBuf>> = OnceLock::new();
+fn wait_shim() -> Option<&'static Path> {
+    static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let make = || {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clock");
         std::fs::create_dir_all(&dir).ok()?;
         let beside = |ending: &str| dir.join(format!("{}.{ending}", std::process::id()));
         let (source, made, library) = (beside("c"), beside("so"), dir.join("waits.so"));
-        std::fs::write(&source, WAITS).ok()?;
+        std::fs::write(&source, WAIT_SHIM_SOURCE).ok()?;
         let mut compiler = Command::new("cc");
         compiler
             .args(["-O2", "-shared", "-fPIC", "-o"])
@@ -48,19 +48,19 @@ fn waits() -> Option<&'static Path> {
             .then(|| std::fs::rename(made, &library).ok())??;
         Some(library)
     };
-    MADE.get_or_init(make).as_deref()
+    SHIM.get_or_init(make).as_deref()
 }
 
 /// What a trial needs, where it is missing.
-pub fn needs() -> &'static [&'static str] {
-    match library() {
+pub fn missing_requirements() -> &'static [&'static str] {
+    match find_faketime_library() {
         Some(_) => &[],
         None => &["libfaketimeMT.so.1 (Debian's package libfaketime) and a C compiler"],
     }
 }
 
 /// The library, where it is installed.
-pub fn library() -> Option<PathBuf> {
+pub fn find_faketime_library() -> Option<PathBuf> {
     let libraries = ["/usr/lib", "/usr/local/lib", "/usr/lib64"].map(PathBuf::from);
     let mut folders = libraries.to_vec();
     for folder in &libraries {
@@ -71,28 +71,28 @@ pub fn library() -> Option<PathBuf> {
         .iter()
         .map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
     let found = all.find(|library| library.is_file())?;
-    waits().map(|_| found)
+    wait_shim().map(|_| found)
 }
 
 /// The clock of one bridge, in all its processes.
-pub struct Clock {
+pub struct BridgeClock {
     file: PathBuf,
     library: PathBuf,
 }
 
-impl Clock {
+impl BridgeClock {
     /// One that is right, by a file in `dir`.
-    pub fn right(dir: &Path) -> Self {
+    pub fn new(dir: &Path) -> Self {
         let clock = Self {
             file: dir.join("clock"),
-            library: library().expect("possible here"),
+            library: find_faketime_library().expect("possible here"),
         };
-        clock.set(0);
+        clock.set_offset(0);
         clock
     }
 
     /// Off by so many seconds, within a second from now.
-    pub fn set(&self, seconds: i64) {
+    pub fn set_offset(&self, seconds: i64) {
         // Put there whole: it may be read at any moment.
         let beside = self.file.with_extension("new");
         std::fs::write(&beside, format!("{seconds:+}\n")).expect("a file");
@@ -101,7 +101,7 @@ impl Clock {
 
     /// What makes a process go by it.
     pub fn environment(&self) -> Vec<(String, PathBuf)> {
-        let mut preloaded = waits().expect("possible here").as_os_str().to_owned();
+        let mut preloaded = wait_shim().expect("possible here").as_os_str().to_owned();
         preloaded.push(":");
         preloaded.push(&self.library);
         vec![
@@ -116,7 +116,7 @@ impl Clock {
 }
 
 /// Removes what the library leaves behind of processes that were killed.
-impl Drop for Clock {
+impl Drop for BridgeClock {
     fn drop(&mut self) {
         for entry in std::fs::read_dir("/dev/shm")
             .into_iter()
@@ -138,16 +138,16 @@ impl Drop for Clock {
 
 pub fn a_process_goes_by_a_clock_of_its_own() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let clock = Clock::right(dir.path());
+    let clock = BridgeClock::new(dir.path());
     let off = || {
         let mut date = Command::new("date");
         date.arg("+%s").envs(clock.environment());
-        let told = date.output().expect("date").stdout;
-        let told = String::from_utf8_lossy(&told).trim().parse::<i64>();
+        let output = date.output().expect("date").stdout;
+        let told = String::from_utf8_lossy(&output).trim().parse::<i64>();
         told.expect("seconds") - crate::harness::clock_ms() / 1_000
     };
     for seconds in [0, 3_000, -500] {
-        clock.set(seconds);
+        clock.set_offset(seconds);
         within(Duration::from_secs(3), "it is off by that", || {
             (off() - seconds).abs() <= 1
         });

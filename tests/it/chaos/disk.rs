@@ -9,60 +9,60 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 /// More than a spool takes by a schedule, less than what matters to the machine's memory.
-const BYTES: usize = 96 << 20;
+const DISK_BYTES: usize = 96 << 20;
 
 /// Mounted until dropped.
-pub struct Disk {
+pub struct SmallDisk {
     holder: Child,
-    entry: &'static Entry,
-    at: PathBuf,
+    entry: &'static NamespaceCommand,
+    mount_point: PathBuf,
 }
 
 /// How a mount namespace is made here, and how one gets into it.
-struct Entry {
+struct NamespaceCommand {
     unshare: &'static [&'static str],
     nsenter: &'static [&'static str],
 }
 
 /// As root, and as somebody who may be root in a namespace.
-static ENTRIES: [Entry; 2] = [
-    Entry {
+static NAMESPACE_COMMANDS: [NamespaceCommand; 2] = [
+    NamespaceCommand {
         unshare: &["--mount"],
         nsenter: &["--mount"],
     },
-    Entry {
+    NamespaceCommand {
         unshare: &["--user", "--map-root-user", "--mount"],
         nsenter: &["--user", "--preserve-credentials", "--mount"],
     },
 ];
 
 /// The way that works here, if one does.
-fn entry() -> Option<&'static Entry> {
-    static FOUND: OnceLock<Option<&'static Entry>> = OnceLock::new();
+fn find_namespace_command() -> Option<&'static NamespaceCommand> {
+    static FOUND: OnceLock<Option<&'static NamespaceCommand>> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        let works = |entry: &&'static Entry| {
+        let works = |entry: &&'static NamespaceCommand| {
             let dir = tempfile::tempdir().expect("a temporary folder");
-            Disk::try_mount(entry, dir.path()).is_some()
+            SmallDisk::try_mount(entry, dir.path()).is_some()
         };
-        ENTRIES.iter().find(works)
+        NAMESPACE_COMMANDS.iter().find(works)
     })
 }
 
-impl Disk {
+impl SmallDisk {
     /// Whether this machine lets us mount one.
     pub fn is_possible() -> bool {
-        entry().is_some()
+        find_namespace_command().is_some()
     }
 
     /// Mounts one at `at`, which exists.
     pub fn mount(at: &Path) -> Self {
-        Self::try_mount(entry().expect("possible here"), at).expect("it was possible before")
+        Self::try_mount(find_namespace_command().expect("possible here"), at).expect("it was possible before")
     }
 
-    fn try_mount(entry: &'static Entry, at: &Path) -> Option<Self> {
+    fn try_mount(entry: &'static NamespaceCommand, at: &Path) -> Option<Self> {
         // It ends with its standard input: with us.
         let script = format!(
-            r#"mount -t tmpfs -o size={BYTES},mode=0700 tmpfs "$1" && echo mounted && read -r _"#
+            r#"mount -t tmpfs -o size={DISK_BYTES},mode=0700 tmpfs "$1" && echo mounted && read -r _"#
         );
         let mut holder = Command::new("unshare")
             .args(entry.unshare)
@@ -73,19 +73,19 @@ impl Disk {
             .stderr(Stdio::null())
             .spawn()
             .ok()?;
-        let mut told = String::new();
+        let mut output_line = String::new();
         let mut output = BufReader::new(holder.stdout.take().expect("piped"));
-        let _ = output.read_line(&mut told);
+        let _ = output.read_line(&mut output_line);
         let disk = Self {
             holder,
             entry,
-            at: at.to_owned(),
+            mount_point: at.to_owned(),
         };
-        (told.trim() == "mounted").then_some(disk)
+        (output_line.trim() == "mounted").then_some(disk)
     }
 
     /// What is put before a command so that it sees the disk.
-    pub fn enter(&self) -> Vec<String> {
+    pub fn command_prefix(&self) -> Vec<String> {
         let target = format!("--target={}", self.holder.id());
         let words = ["nsenter", &target];
         let words = words.iter().chain(self.entry.nsenter);
@@ -95,7 +95,7 @@ impl Disk {
     /// Its folder, as seen from here.
     pub fn path(&self) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
-        root.join(self.at.strip_prefix("/").expect("an absolute path"))
+        root.join(self.mount_point.strip_prefix("/").expect("an absolute path"))
     }
 
     fn ballast(&self) -> PathBuf {
@@ -103,7 +103,7 @@ impl Disk {
     }
 
     /// Leaves no byte of it free.
-    pub fn fill(&self) {
+    pub fn fill_up(&self) {
         let mut ballast = std::fs::File::create(self.ballast()).expect("a file");
         let piece = vec![1; 1 << 20];
         for size in [1 << 20, 4 << 10] {
@@ -117,7 +117,7 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for SmallDisk {
     fn drop(&mut self) {
         drop(self.holder.stdin.take());
         let _ = self.holder.kill();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use butlr_event::{EventType, Limits, Parsed};
+use butlr_event::{EventType, ParseLimits, ParsedBody};
 use butlr_simulate::city::Truth;
 use butlr_simulate::hash;
 use butlr_simulate::journal::buckets::BUCKETS;
@@ -13,26 +13,26 @@ use butlr_simulate::ledger::{Ledger, Summary};
 use butlr_simulate::sender::End;
 use butlr_simulate::verify::{self, Duplicates, Kafka, Options, Report};
 
-use super::act::Done;
-use super::books::{Books, Metrics};
-use super::bridge::Life;
-use super::schedule::{Schedule, What};
+use super::act::AppliedFault;
+use super::books::{ReportedLedger, MetricSamples};
+use super::bridge::EndedProcess;
+use super::schedule::{FaultSchedule, FaultKind};
 use crate::harness::{Rec, records_of};
 
 /// All that is known.
 #[derive(Clone)]
-pub struct Evidence {
-    pub schedule: Schedule,
+pub struct TrialEvidence {
+    pub schedule: FaultSchedule,
     /// Whether the bridge had a spool.
-    pub spool: bool,
-    pub done: Vec<Done>,
+    pub has_spool: bool,
+    pub applied_faults: Vec<AppliedFault>,
     /// What took how long.
     pub phases: String,
-    pub heard: Heard,
+    pub answers: SenderTotals,
     /// Every request that was answered or given up, by what it was about in the order in which they ended.
     pub attempts: Vec<Attempt>,
     /// The same of what was sent once all was well, second by second until one went by without detours.
-    pub after: Vec<After>,
+    pub recovery: Vec<RecoveryLoad>,
     pub truth: Truth,
     /// Whether every TRAFFIC event was taken.
     pub traffic_complete: bool,
@@ -41,16 +41,16 @@ pub struct Evidence {
     pub load_began_ms: i64,
     pub ended_ms: i64,
     /// What is in Kafka, but for values.
-    pub records: Vec<Stored>,
+    pub records: Vec<TopicRecord>,
     /// What is in the quarantine topic.
-    pub quarantined: Vec<Quarantined>,
+    pub quarantined: Vec<StoredQuarantineRecord>,
     /// The processes, in their order.
-    pub lives: Vec<Life>,
+    pub processes: Vec<EndedProcess>,
     /// Of the last process at rest, before its end.
-    pub books: Option<Books>,
-    pub metrics: Metrics,
+    pub ledger: Option<ReportedLedger>,
+    pub metrics: MetricSamples,
     /// Whether the bridge came to rest, both times.
-    pub rest: Result<(), String>,
+    pub idle: Result<(), String>,
     /// Where the records are.
     pub kafka: Kafka,
     pub template: String,
@@ -60,14 +60,14 @@ pub struct Evidence {
 
 /// A second's load once all is well.
 #[derive(Clone)]
-pub struct After {
-    pub heard: Heard,
+pub struct RecoveryLoad {
+    pub answers: SenderTotals,
     pub attempts: Vec<Attempt>,
 }
 
-impl After {
+impl RecoveryLoad {
     /// Tells of a type of which most took one in the last second that had events of it. A first one may.
-    pub fn detour(seconds: &[Self]) -> Option<String> {
+    pub fn find_detour(seconds: &[Self]) -> Option<String> {
         EventType::ALL.into_iter().find_map(|event_type| {
             let counts = seconds.iter().rev().map(|second| second.count(event_type));
             let mut some = counts.filter(|(published, spooled)| published + spooled > 0);
@@ -87,7 +87,7 @@ impl After {
 
 /// The sender's own ledger, as far as it is judged.
 #[derive(Clone, Debug)]
-pub struct Heard {
+pub struct SenderTotals {
     pub deliveries: u64,
     pub accepted: u64,
     /// Of valid ones.
@@ -103,8 +103,8 @@ pub struct Heard {
     pub balanced: bool,
 }
 
-impl Heard {
-    pub fn of(ledger: &Ledger) -> Self {
+impl SenderTotals {
+    pub fn from_ledger(ledger: &Ledger) -> Self {
         let summary = serde_json::to_value(Summary::from(ledger)).expect("a summary");
         Self {
             deliveries: ledger.deliveries(),
@@ -123,7 +123,7 @@ impl Heard {
 
 /// A record in Kafka.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub struct TopicRecord {
     pub event_type: EventType,
     pub partition: i32,
     pub offset: i64,
@@ -132,14 +132,14 @@ pub struct Stored {
     /// Whether it waited on disk.
     pub spooled: bool,
     /// The hash of its value.
-    pub value: u64,
+    pub value_hash: u64,
 }
 
-impl Stored {
+impl TopicRecord {
     /// All that is in the ten topics.
-    pub fn all(bootstrap_servers: &str, template: &str) -> Vec<Self> {
+    pub fn read_all(bootstrap_servers: &str, template: &str) -> Vec<Self> {
         let of_type = |event_type: EventType| {
-            let topic = template.replace("{type}", event_type.kebab());
+            let topic = template.replace("{type}", event_type.kebab_name());
             let records = records_of(bootstrap_servers, &topic);
             records.into_iter().map(move |record| Self {
                 event_type,
@@ -151,7 +151,7 @@ impl Stored {
                     .unwrap_or_default()
                     .to_owned(),
                 spooled: record.header("ce_spooled").is_some(),
-                value: hash::bytes(&record.value),
+                value_hash: hash::bytes(&record.value),
             })
         };
         EventType::ALL.into_iter().flat_map(of_type).collect()
@@ -160,22 +160,22 @@ impl Stored {
 
 /// A record in the quarantine topic.
 #[derive(Clone, Copy, Debug)]
-pub struct Quarantined {
+pub struct StoredQuarantineRecord {
     /// The hash of its value.
-    pub value: u64,
+    pub value_hash: u64,
     /// Whether that is a valid event after all.
     pub is_valid: bool,
 }
 
-impl Quarantined {
+impl StoredQuarantineRecord {
     /// All that is there.
-    pub fn all(bootstrap_servers: &str, topic: &str) -> Vec<Self> {
+    pub fn read_all(bootstrap_servers: &str, topic: &str) -> Vec<Self> {
         let records = records_of(bootstrap_servers, topic);
         let of = |record: &Rec| Self {
-            value: hash::bytes(&record.value),
+            value_hash: hash::bytes(&record.value),
             is_valid: matches!(
-                butlr_event::parse(&record.value, None, Limits::NONE),
-                Ok(Parsed::One(Ok(_)))
+                butlr_event::parse(&record.value, None, ParseLimits::UNLIMITED),
+                Ok(ParsedBody::Single(Ok(_)))
             ),
         };
         records.iter().map(of).collect()
@@ -183,24 +183,24 @@ impl Quarantined {
 }
 
 /// Every try in a journal.
-pub fn attempts(journal: &ClosedJournal) -> Vec<Attempt> {
+pub fn read_attempts(journal: &ClosedJournal) -> Vec<Attempt> {
     let buckets = (0..BUCKETS).map(|n| journal.bucket(n).expect("a whole journal"));
     buckets.flatten().collect()
 }
 
-impl Evidence {
+impl TrialEvidence {
     /// Tries through the faults and after them.
     pub fn all_attempts(&self) -> impl Iterator<Item = &Attempt> {
-        self.attempts.iter().chain(self.attempts_after())
+        self.attempts.iter().chain(self.recovery_attempts())
     }
 
     /// Tries once all was well.
-    pub fn attempts_after(&self) -> impl Iterator<Item = &Attempt> {
-        self.after.iter().flat_map(|after| &after.attempts)
+    pub fn recovery_attempts(&self) -> impl Iterator<Item = &Attempt> {
+        self.recovery.iter().flat_map(|after| &after.attempts)
     }
 
     /// Tries by the id of their event.
-    pub fn by_id(&self) -> HashMap<String, Vec<&Attempt>> {
+    pub fn attempts_by_id(&self) -> HashMap<String, Vec<&Attempt>> {
         let mut by_id: HashMap<String, Vec<&Attempt>> = HashMap::new();
         for attempt in self.all_attempts() {
             let id = format!("event_{}", attempt.id);
@@ -215,11 +215,11 @@ impl Evidence {
             .prefix("judged-")
             .tempdir_in(&self.dir)
             .expect("a folder");
-        let journal = self.judged(&dir.path().join("journal"));
+        let journal = self.write_filtered_journal(&dir.path().join("journal"));
         let options = Options {
             duplicates: Duplicates::Allowed,
-            restarted: self.lives.len() > 1,
-            put_back: Duration::from_millis(self.clock_off_ms().unsigned_abs()),
+            restarted: self.processes.len() > 1,
+            put_back: Duration::from_millis(self.max_clock_offset_ms().unsigned_abs()),
             overtaken: self.schedule.drains_concurrently(),
             ..Options::of(self.kafka.clone())
         };
@@ -227,9 +227,9 @@ impl Evidence {
     }
 
     /// How far the bridge's clock was off at most.
-    fn clock_off_ms(&self) -> i64 {
-        let off = self.schedule.faults.iter().map(|f| match f.what {
-            What::ClockStep(seconds) => 1_000 * seconds.abs(),
+    fn max_clock_offset_ms(&self) -> i64 {
+        let off = self.schedule.faults.iter().map(|f| match f.kind {
+            FaultKind::ClockStep(seconds) => 1_000 * seconds.abs(),
             _ => 0,
         });
         off.max().unwrap_or(0)
@@ -237,8 +237,8 @@ impl Evidence {
 
     /// A journal as the verifier needs it: without the types whose topic was deleted, of which it is to read nothing; with
     /// room for a clock that was off; and with nothing to wait for, as the bridge is at rest.
-    fn judged(&self, dir: &std::path::Path) -> ClosedJournal {
-        let exempt = self.schedule.deleted();
+    fn write_filtered_journal(&self, dir: &std::path::Path) -> ClosedJournal {
+        let exempt = self.schedule.deleted_topics();
         let mut offsets = vec![vec![0; super::act::PARTITIONS as usize]; EventType::ALL.len()];
         if !exempt.is_empty() {
             let ends = verify::start_offsets(&self.kafka, &self.template).expect("ten topics");
@@ -260,7 +260,7 @@ impl Evidence {
         let journal = journal.finish(self.truth.clone(), complete);
         drop(journal.expect("written"));
 
-        let off = self.clock_off_ms();
+        let off = self.max_clock_offset_ms();
         let path = dir.join("journal.json");
         let text = std::fs::read(&path).expect("a journal");
         let mut contents: serde_json::Value = serde_json::from_slice(&text).expect("JSON");

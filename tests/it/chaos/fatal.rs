@@ -3,33 +3,33 @@
 use std::time::Duration;
 
 use super::judge::judge;
-use super::kafka::Kafka;
-use super::run::run;
-use super::schedule::{Fault, Schedule, What};
+use super::kafka::ChaosKafka;
+use super::run::run_schedule;
+use super::schedule::{ScheduledFault, FaultSchedule, FaultKind};
 use crate::real::heavy;
 
 pub fn a_producer_made_fatal_under_load_is_replaced_and_loses_nothing() {
     let _alone = heavy();
-    let kafka = Kafka::start();
+    let kafka = ChaosKafka::start();
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let fatal = |at| Fault {
+    let fatal = |at| ScheduledFault {
         at: Duration::from_secs(at),
         lasts: Duration::from_secs(1),
-        what: What::ProducerFatal,
+        kind: FaultKind::ProducerFatal,
     };
-    let schedule = Schedule {
+    let schedule = FaultSchedule {
         rate: 300.0,
         faults: vec![fatal(1), fatal(3)],
-        ..Schedule::draw(1)
+        ..FaultSchedule::draw(1)
     };
-    run(&schedule, &kafka, dir.path(), |evidence| {
+    run_schedule(&schedule, &kafka, dir.path(), |evidence| {
         let judgement = judge(evidence);
-        assert!(judgement.broken.is_empty(), "{:?}", judgement.broken);
+        assert!(judgement.broken_promises.is_empty(), "{:?}", judgement.broken_promises);
         let log = std::fs::read_to_string(dir.path().join("bridge-1.log")).expect("its log");
         let count = |what| log.matches(what).count();
         let fatal = count("librdkafka calls the producer fatal");
         assert!((1..=2).contains(&fatal), "{fatal} times: {log}");
         assert_eq!(count("a fresh producer takes over"), fatal, "{log}");
-        assert!(evidence.done.len() >= fatal, "{:?}", evidence.done);
+        assert!(evidence.applied_faults.len() >= fatal, "{:?}", evidence.applied_faults);
     });
 }

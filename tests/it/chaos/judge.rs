@@ -7,99 +7,99 @@ use std::collections::HashSet;
 use butlr_simulate::journal::Answer;
 use butlr_simulate::verify::{Finding, Property, Report};
 
-use super::bridge::Ended;
-use super::evidence::{After, Evidence};
+use super::bridge::ProcessEnd;
+use super::evidence::{RecoveryLoad, TrialEvidence};
 use super::refusals;
-use super::schedule::What;
-use twins::Twins;
+use super::schedule::FaultKind;
+use twins::DocumentedCopies;
 
 /// So much memory a bridge may take at most, bytes: several times what it takes under such a load.
-const MEMORY: u64 = 400 << 20;
+const MAX_MEMORY: u64 = 400 << 20;
 /// So many examples are told.
-const EXAMPLES: usize = 5;
+const MAX_EXAMPLES: usize = 5;
 
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Broken {
+pub struct BrokenPromise {
     /// Its name.
     pub promise: String,
     /// What is wrong, with examples.
-    pub what: String,
+    pub details: String,
 }
 
 /// What the judgement found.
 #[derive(Clone, Debug, Default)]
 pub struct Judgement {
-    pub broken: Vec<Broken>,
+    pub broken_promises: Vec<BrokenPromise>,
     /// Records beyond the first of their event.
     pub copies: u64,
     /// Of those: sent again by librdkafka itself, or from the spool, because a result was not known.
-    pub twins: [u64; 2],
+    pub unexplained_copies: [u64; 2],
     pub records: u64,
 }
 
 impl Judgement {
-    fn broken(&mut self, promise: &str, what: impl Into<String>) {
+    fn report_broken(&mut self, promise: &str, what: impl Into<String>) {
         let (promise, what) = (promise.to_owned(), what.into());
-        self.broken.push(Broken { promise, what });
+        self.broken_promises.push(BrokenPromise { promise, details: what });
     }
 
     /// A promise about which somebody else has an objection, or not.
-    fn hold(&mut self, promise: &str, objection: Option<String>) {
+    fn check_promise(&mut self, promise: &str, objection: Option<String>) {
         if let Some(what) = objection {
-            self.broken(promise, what);
+            self.report_broken(promise, what);
         }
     }
 }
 
 /// Judges all of it.
-pub fn judge(evidence: &Evidence) -> Judgement {
+pub fn judge(evidence: &TrialEvidence) -> Judgement {
     let mut judgement = Judgement {
         records: evidence.records.len() as u64,
         ..Judgement::default()
     };
-    processes(evidence, &mut judgement);
-    answers(evidence, &mut judgement);
-    books(evidence, &mut judgement);
-    judgement.hold("at rest", evidence.rest.clone().err());
-    works_again(evidence, &mut judgement);
-    deleted_topics(evidence, &mut judgement);
-    quarantine(evidence, &mut judgement);
+    check_processes(evidence, &mut judgement);
+    check_answers(evidence, &mut judgement);
+    check_ledgers(evidence, &mut judgement);
+    judgement.check_promise("at rest", evidence.idle.clone().err());
+    check_recovery(evidence, &mut judgement);
+    check_deleted_topics(evidence, &mut judgement);
+    check_quarantine(evidence, &mut judgement);
     match evidence.verify() {
-        Ok(report) => verified(evidence, &report, &mut judgement),
-        Err(error) => judgement.broken("verified", error),
+        Ok(report) => check_verification(evidence, &report, &mut judgement),
+        Err(error) => judgement.report_broken("verified", error),
     }
     judgement
 }
 
 /// Each process ended as it was asked to, and took no more memory than it may.
-fn processes(evidence: &Evidence, judgement: &mut Judgement) {
-    for (number, life) in (1..).zip(&evidence.lives) {
-        if let Ended::Badly(how) = &life.ended {
-            judgement.broken("ends", format!("process {number}: {how}"));
+fn check_processes(evidence: &TrialEvidence, judgement: &mut Judgement) {
+    for (number, life) in (1..).zip(&evidence.processes) {
+        if let ProcessEnd::Unexpected(how) = &life.end {
+            judgement.report_broken("ends", format!("process {number}: {how}"));
         }
-        if life.memory > MEMORY {
-            let (took, most) = (life.memory >> 20, MEMORY >> 20);
+        if life.peak_memory > MAX_MEMORY {
+            let (took, most) = (life.peak_memory >> 20, MAX_MEMORY >> 20);
             let what = format!("process {number} took {took} MiB, {most} are allowed");
-            judgement.broken("memory", what);
+            judgement.report_broken("memory", what);
         }
     }
-    if evidence.lives.is_empty() {
-        judgement.broken("ends", "no process came to its end");
+    if evidence.processes.is_empty() {
+        judgement.report_broken("ends", "no process came to its end");
     }
 }
 
 /// Each request was answered in time, and each valid event taken in the end.
-fn answers(evidence: &Evidence, judgement: &mut Judgement) {
-    let heard = &evidence.heard;
+fn check_answers(evidence: &TrialEvidence, judgement: &mut Judgement) {
+    let heard = &evidence.answers;
     if !heard.balanced {
-        judgement.broken("sent", "the simulator's own ledger does not balance");
+        judgement.report_broken("sent", "the simulator's own ledger does not balance");
     }
     if heard.timeouts > 0 {
         let late = evidence.attempts.iter().filter(|a| a.late);
-        let ids = some(late.map(|a| format!("event_{}", a.id)));
+        let ids = join_examples(late.map(|a| format!("event_{}", a.id)));
         let what = format!("{} requests were not: {ids}", heard.timeouts);
-        judgement.broken("answered in time", what);
+        judgement.report_broken("answered in time", what);
     }
     let lost = heard.dropped + heard.unsent;
     if lost > 0 {
@@ -107,77 +107,77 @@ fn answers(evidence: &Evidence, judgement: &mut Judgement) {
             "{} of {} deliveries were refused all along, {} never tried",
             heard.dropped, heard.deliveries, heard.unsent
         );
-        judgement.broken("taken in the end", what);
+        judgement.report_broken("taken in the end", what);
     }
     // What a spool is for.
-    judgement.hold("taken at once", refusals::without_need(evidence));
+    judgement.check_promise("taken at once", refusals::find_unexcused(evidence));
 }
 
 /// Once all is well, each event is taken at once, and soon published without a detour.
-fn works_again(evidence: &Evidence, judgement: &mut Judgement) {
-    for After { heard, .. } in &evidence.after {
+fn check_recovery(evidence: &TrialEvidence, judgement: &mut Judgement) {
+    for RecoveryLoad { answers: heard, .. } in &evidence.recovery {
         if heard.accepted < heard.deliveries || heard.status_503 + heard.timeouts > 0 {
-            judgement.broken("works again", format!("{heard:?}"));
+            judgement.report_broken("works again", format!("{heard:?}"));
         }
     }
-    judgement.hold("works again", After::detour(&evidence.after));
+    judgement.check_promise("works again", RecoveryLoad::find_detour(&evidence.recovery));
 }
 
 /// The ledgers of each process that came to its end balance, and agree with what was sent.
-fn books(evidence: &Evidence, judgement: &mut Judgement) {
+fn check_ledgers(evidence: &TrialEvidence, judgement: &mut Judgement) {
     let mut received = 0;
-    for (number, life) in (1..).zip(&evidence.lives) {
-        match (&life.ended, &life.books) {
-            (Ended::Gracefully(_), None) => {
-                judgement.broken("books", format!("process {number} told none"));
+    for (number, life) in (1..).zip(&evidence.processes) {
+        match (&life.end, &life.ledger) {
+            (ProcessEnd::Graceful(_), None) => {
+                judgement.report_broken("books", format!("process {number} told none"));
             }
-            (Ended::Gracefully(_), Some(books)) => {
-                let objection = books.objection();
-                judgement.hold("books", objection.map(|o| format!("process {number}: {o}")));
-                if evidence.spool && books.spool.is_none() {
+            (ProcessEnd::Graceful(_), Some(books)) => {
+                let objection = books.find_imbalance();
+                judgement.check_promise("books", objection.map(|o| format!("process {number}: {o}")));
+                if evidence.has_spool && books.spool.is_none() {
                     let what = format!("process {number} told no ledger of the spool");
-                    judgement.broken("books", what);
+                    judgement.report_broken("books", what);
                 }
             }
             _ => {}
         }
     }
-    handed_on(evidence, judgement);
-    judgement.hold("books", evidence.metrics.objection());
-    let Some(last) = &evidence.books else {
-        judgement.broken("books", "/status told none");
+    check_spool_handover(evidence, judgement);
+    judgement.check_promise("books", evidence.metrics.find_imbalance());
+    let Some(last) = &evidence.ledger else {
+        judgement.report_broken("books", "/status told none");
         return;
     };
-    judgement.hold("books", last.objection().map(|o| format!("/status: {o}")));
-    if evidence.spool && last.spool.is_none() {
-        judgement.broken("books", "/status told no ledger of the spool");
+    judgement.check_promise("books", last.find_imbalance().map(|o| format!("/status: {o}")));
+    if evidence.has_spool && last.spool.is_none() {
+        judgement.report_broken("books", "/status told no ledger of the spool");
     }
-    if evidence.schedule.has(|what| what == What::BridgeKilled) {
+    if evidence.schedule.has_fault(|what| what == FaultKind::BridgeKilled) {
         return;
     }
     // All but the last: of that one, before what came after the load.
-    let lives = evidence.lives.len().saturating_sub(1);
-    for life in &evidence.lives[..lives] {
-        received += life.books.as_ref().map_or(0, |books| books.received);
+    let lives = evidence.processes.len().saturating_sub(1);
+    for life in &evidence.processes[..lives] {
+        received += life.ledger.as_ref().map_or(0, |books| books.received);
     }
     received += last.received;
     let sent = evidence.all_attempts().count() as u64;
-    let unsure = evidence.heard.broken + evidence.heard.timeouts;
+    let unsure = evidence.answers.broken + evidence.answers.timeouts;
     // What comes while a bridge ends is refused unread.
-    let least = match evidence.schedule.has(|what| what == What::BridgeEnded) {
+    let least = match evidence.schedule.has_fault(|what| what == FaultKind::BridgeEnded) {
         true => 0,
         false => sent.saturating_sub(unsure),
     };
     if !(least..=sent).contains(&received) {
         let what = format!("{received} received, {sent} sent, of those {unsure} without an answer");
-        judgement.broken("books", what);
+        judgement.report_broken("books", what);
     }
 }
 
 /// What a process left in its spool the next one found there.
-fn handed_on(evidence: &Evidence, judgement: &mut Judgement) {
-    let spools = evidence.lives.iter().map(|life| match life.ended {
-        Ended::Gracefully(_) => life.books.as_ref()?.spool.as_ref(),
+fn check_spool_handover(evidence: &TrialEvidence, judgement: &mut Judgement) {
+    let spools = evidence.processes.iter().map(|life| match life.end {
+        ProcessEnd::Graceful(_) => life.ledger.as_ref()?.spool.as_ref(),
         _ => None,
     });
     let spools: Vec<_> = spools.collect();
@@ -189,15 +189,15 @@ fn handed_on(evidence: &Evidence, judgement: &mut Judgement) {
                 "process {number} left {} entries, the next one found {}",
                 before.present, after.recovered
             );
-            judgement.broken("books", what);
+            judgement.report_broken("books", what);
         }
     }
 }
 
 /// Of a topic that was deleted, nothing has to be there; but nothing else, either.
-fn deleted_topics(evidence: &Evidence, judgement: &mut Judgement) {
-    let deleted = evidence.schedule.deleted();
-    let by_id = evidence.by_id();
+fn check_deleted_topics(evidence: &TrialEvidence, judgement: &mut Judgement) {
+    let deleted = evidence.schedule.deleted_topics();
+    let by_id = evidence.attempts_by_id();
     let records = evidence.records.iter();
     for record in records.filter(|r| deleted.contains(&r.event_type)) {
         let at = format!(
@@ -205,54 +205,54 @@ fn deleted_topics(evidence: &Evidence, judgement: &mut Judgement) {
             record.id, record.event_type, record.partition, record.offset
         );
         match by_id.get(&record.id) {
-            None => judgement.broken("sent", format!("{at}: nobody sent it")),
-            Some(tries) if tries.iter().all(|t| t.value != record.value) => {
-                judgement.broken("intact", format!("{at}: other bytes than were sent"));
+            None => judgement.report_broken("sent", format!("{at}: nobody sent it")),
+            Some(tries) if tries.iter().all(|t| t.value != record.value_hash) => {
+                judgement.report_broken("intact", format!("{at}: other bytes than were sent"));
             }
             Some(_) => {}
         }
     }
     let there: HashSet<&str> = evidence.records.iter().map(|r| r.id.as_str()).collect();
-    let after = evidence.attempts_after();
+    let after = evidence.recovery_attempts();
     for attempt in after.filter(|a| deleted.contains(&a.event_type)) {
         let id = format!("event_{}", attempt.id);
         let stored = matches!(attempt.answer, Answer::Published | Answer::Spooled);
         if stored && !there.contains(id.as_str()) {
             let of = attempt.event_type;
-            judgement.broken("stored", format!("{id} in {of}, which was made again"));
+            judgement.report_broken("stored", format!("{id} in {of}, which was made again"));
         }
     }
 }
 
 /// What was answered as quarantined is there, and nothing that nobody sent.
-fn quarantine(evidence: &Evidence, judgement: &mut Judgement) {
+fn check_quarantine(evidence: &TrialEvidence, judgement: &mut Judgement) {
     let all = &evidence.quarantined;
     let valid = all.iter().filter(|q| q.is_valid).count();
     if valid > 0 {
-        judgement.broken("quarantined", format!("{valid} that are valid"));
+        judgement.report_broken("quarantined", format!("{valid} that are valid"));
     }
-    let there: HashSet<u64> = all.iter().map(|q| q.value).collect();
+    let there: HashSet<u64> = all.iter().map(|q| q.value_hash).collect();
     let answered = evidence.all_attempts();
     let answered = answered.filter(|a| a.answer == Answer::Quarantined);
     let lost: Vec<_> = answered.filter(|a| !there.contains(&a.value)).collect();
     if !lost.is_empty() {
-        let ids = some(lost.iter().map(|a| format!("event_{}", a.id)));
+        let ids = join_examples(lost.iter().map(|a| format!("event_{}", a.id)));
         let what = format!("{} answered so are not there: {ids}", lost.len());
-        judgement.broken("quarantined", what);
+        judgement.report_broken("quarantined", what);
     }
     let sent: HashSet<u64> = evidence.all_attempts().map(|a| a.value).collect();
     let strange = there.difference(&sent).count();
     if strange > 0 {
-        judgement.broken("quarantined", format!("{strange} that nobody sent"));
+        judgement.report_broken("quarantined", format!("{strange} that nobody sent"));
     }
 }
 
 /// What the verifier found.
-fn verified(evidence: &Evidence, report: &Report, judgement: &mut Judgement) {
+fn check_verification(evidence: &TrialEvidence, report: &Report, judgement: &mut Judgement) {
     judgement.copies = report.copies.all;
-    let twins = Twins::of(evidence);
-    judgement.twins = [twins.same, twins.from_spool];
-    judgement.hold("verified", report.nothing_proved().map(str::to_owned));
+    let twins = DocumentedCopies::from_evidence(evidence);
+    judgement.unexplained_copies = [twins.same_path, twins.from_spool];
+    judgement.check_promise("verified", report.nothing_proved().map(str::to_owned));
     for property in Property::ALL {
         let finding = report.finding(property);
         let excused = match property {
@@ -260,17 +260,17 @@ fn verified(evidence: &Evidence, report: &Report, judgement: &mut Judgement) {
             _ => 0,
         };
         if finding.violations > excused {
-            judgement.broken(property.name(), told(finding));
+            judgement.report_broken(property.name(), summarize_finding(finding));
         }
     }
-    let dropped = already_stored(evidence);
+    let dropped = count_already_stored(evidence);
     if dropped.is_some_and(|most| report.already_stored > most) {
         let what = format!(
             "{} tries answered spooled have no record of their own, the bridge dropped {} entries as already stored",
             report.already_stored,
             dropped.unwrap_or_default()
         );
-        judgement.broken("stored", what);
+        judgement.report_broken("stored", what);
     }
     for property in [
         Property::Stored,
@@ -279,36 +279,36 @@ fn verified(evidence: &Evidence, report: &Report, judgement: &mut Judgement) {
         Property::Counted,
     ] {
         if report.finding(property).checked == 0 {
-            judgement.broken(property.name(), "nothing was looked at");
+            judgement.report_broken(property.name(), "nothing was looked at");
         }
     }
-    if report.copies.unexplained() > twins.all() {
+    if report.copies.unexplained() > twins.total() {
         let copies = report.copies;
-        judgement.broken("copies", format!("without a cause: {copies:?}"));
+        judgement.report_broken("copies", format!("without a cause: {copies:?}"));
     }
 }
 
 /// How many entries of before were dropped because the topics held their events; `None` where a process that may have done
 /// so was killed.
-fn already_stored(evidence: &Evidence) -> Option<u64> {
+fn count_already_stored(evidence: &TrialEvidence) -> Option<u64> {
     // The first process finds nothing.
-    let later = evidence.lives.iter().skip(1);
+    let later = evidence.processes.iter().skip(1);
     let dropped = later.map(|life| {
-        let books = life.books.as_ref()?;
+        let books = life.ledger.as_ref()?;
         Some(books.spool.as_ref().map_or(0, |spool| spool.already_stored))
     });
     dropped.sum()
 }
 
-fn told(finding: &Finding) -> String {
+fn summarize_finding(finding: &Finding) -> String {
     let first = finding.first.iter().map(|violation| {
         let id = violation.id.as_deref().unwrap_or("?");
         let at = violation.position.map(|p| format!(" ({p:?})"));
         format!("{id}{}: {}", at.unwrap_or_default(), violation.text)
     });
-    format!("{} violations: {}", finding.violations, some(first))
+    format!("{} violations: {}", finding.violations, join_examples(first))
 }
 
-fn some(all: impl Iterator<Item = String>) -> String {
-    all.take(EXAMPLES).collect::<Vec<_>>().join("; ")
+fn join_examples(all: impl Iterator<Item = String>) -> String {
+    all.take(MAX_EXAMPLES).collect::<Vec<_>>().join("; ")
 }

@@ -15,13 +15,13 @@ use crate::real::within;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One broker for many schedules; gone with everything it stored when dropped.
-pub struct Kafka {
+pub struct ChaosKafka {
     dir: tempfile::TempDir,
     port: u16,
     pub proxy: Proxy,
 }
 
-impl Kafka {
+impl ChaosKafka {
     /// Takes some 5 s.
     pub fn start() -> Self {
         let dir = tempfile::Builder::new()
@@ -29,7 +29,7 @@ impl Kafka {
             .tempdir()
             .expect("a temporary folder");
         let broker = dir.path().join("broker");
-        start(&broker);
+        start_broker(&broker);
         let port = std::fs::read_to_string(broker.join("port")).expect("broker.sh notes its port");
         let port: u16 = port.trim().parse().expect("a port");
         let local = |port: u16| ([127, 0, 0, 1], port).into();
@@ -48,7 +48,7 @@ impl Kafka {
     }
 
     /// Behind the proxy.
-    pub fn proxied(&self) -> String {
+    pub fn proxied_address(&self) -> String {
         format!("127.0.0.1:{}", self.port + 5)
     }
 
@@ -59,17 +59,17 @@ impl Kafka {
 
     /// Ends it at once.
     pub fn kill(&self) {
-        script(&self.broker(), "kill", &[]);
+        run_script(&self.broker(), "kill", &[]);
     }
 
     /// Ends it as its operator would.
     pub fn stop(&self) {
-        script(&self.broker(), "stop", &[]);
+        run_script(&self.broker(), "stop", &[]);
     }
 
     /// Starts it with the ports and the data it had.
-    pub fn start_again(&self) {
-        start(&self.broker());
+    pub fn restart(&self) {
+        start_broker(&self.broker());
     }
 
     /// Lets it stand still: connections stay open, nothing answers.
@@ -108,10 +108,10 @@ impl Kafka {
     }
 }
 
-impl Drop for Kafka {
+impl Drop for ChaosKafka {
     fn drop(&mut self) {
         // A paused one is resumed by the script.
-        let ended = Command::new(path())
+        let ended = Command::new(broker_script())
             .args(["stop", "--remove", "--dir"])
             .arg(self.broker())
             .stdin(Stdio::null())
@@ -122,13 +122,13 @@ impl Drop for Kafka {
     }
 }
 
-fn path() -> PathBuf {
+fn broker_script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/broker.sh")
 }
 
 /// Quick to start, as it is started often.
 #[track_caller]
-fn start(broker: &Path) {
+fn start_broker(broker: &Path) {
     let quick = [
         ["--jvm", "-XX:TieredStopAtLevel=1"],
         ["--jvm", "-XX:+UseSerialGC"],
@@ -136,12 +136,12 @@ fn start(broker: &Path) {
         ["--set", "broker.session.timeout.ms=2000"],
         ["--set", "broker.heartbeat.interval.ms=500"],
     ];
-    script(broker, "start", quick.as_flattened());
+    run_script(broker, "start", quick.as_flattened());
 }
 
 #[track_caller]
-fn script(broker: &Path, command: &str, options: &[&str]) {
-    let output = Command::new(path())
+fn run_script(broker: &Path, command: &str, options: &[&str]) {
+    let output = Command::new(broker_script())
         .arg(command)
         .arg("--dir")
         .arg(broker)
@@ -149,6 +149,6 @@ fn script(broker: &Path, command: &str, options: &[&str]) {
         .stdin(Stdio::null())
         .output()
         .expect("broker.sh starts");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "broker.sh {command}: {told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "broker.sh {command}: {stderr}");
 }

@@ -14,14 +14,14 @@ use butlr_simulate::sender::{self, End, Finished, Limits, Pace, Stop, Target, Ti
 use butlr_simulate::stream::{Behaviour, Stream};
 use butlr_simulate::verify;
 
-use super::act::{Done, PARTITIONS, World};
-use super::books::Books;
-use super::bridge::{Bridge, Plan, SHUTDOWN};
-use super::clock::Clock;
-use super::disk::Disk;
-use super::evidence::{After, Evidence, Heard, Quarantined, Stored, attempts};
-use super::kafka::Kafka;
-use super::schedule::{Schedule, What};
+use super::act::{AppliedFault, PARTITIONS, ChaosEnvironment};
+use super::books::ReportedLedger;
+use super::bridge::{RestartableBridge, BridgePlan, SHUTDOWN};
+use super::clock::BridgeClock;
+use super::disk::SmallDisk;
+use super::evidence::{RecoveryLoad, TrialEvidence, SenderTotals, StoredQuarantineRecord, TopicRecord, read_attempts};
+use super::kafka::ChaosKafka;
+use super::schedule::{FaultSchedule, FaultKind};
 use crate::harness::clock_ms;
 use crate::real::{create_topics, delete_topics, fresh_name, ten_topics};
 
@@ -31,16 +31,16 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// What a busy machine may add to that before a request counts as not answered.
 const SLACK: Duration = Duration::from_secs(4);
 /// The load lasts so long at most.
-const MOST: Duration = Duration::from_secs(14);
+const MAX_LOAD: Duration = Duration::from_secs(14);
 /// The load goes on for so long once all is well.
-const WELL: Duration = Duration::from_millis(1_000);
+const LOAD_AFTER_FAULTS: Duration = Duration::from_millis(1_000);
 /// A bridge comes to rest within this, once nothing is sent any more.
-const REST: Duration = Duration::from_secs(60);
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// So many events are sent in a second once all is well, to see whether all works again.
-const AFTER: u64 = 300;
+const RECOVERY_EVENTS: u64 = 300;
 /// So many such seconds, until most events of each type go without detours: the bridge has to be itself again soon,
 /// but how fast a broker that was just started is, on a machine that may be busy, is not for it to say.
-const SECONDS_AFTER: u64 = 4;
+const MAX_RECOVERY_SECONDS: u64 = 4;
 const HOUR_MS: i64 = 3_600_000;
 
 /// Whether bridges get a spool: where there is one, unless `BUTLR_BRIDGE_TEST_SPOOL=off`.
@@ -50,31 +50,31 @@ pub fn has_spool() -> bool {
 }
 
 /// Lets a schedule happen and has it judged while its topics are there. `dir` is for what is to be kept when it fails.
-pub fn run<T>(
-    schedule: &Schedule,
-    kafka: &Kafka,
+pub fn run_schedule<T>(
+    schedule: &FaultSchedule,
+    kafka: &ChaosKafka,
     dir: &Path,
-    judge: impl FnOnce(&Evidence) -> T,
-) -> (Evidence, T) {
+    judge: impl FnOnce(&TrialEvidence) -> T,
+) -> (TrialEvidence, T) {
     let name = fresh_name(&format!("chaos.{}", schedule.seed));
     let template = format!("{name}.{{type}}");
     let mut topics = ten_topics(&template);
-    topics.push(quarantine(&template));
+    topics.push(quarantine_topic(&template));
     create_topics(&kafka.address(), &topics, PARTITIONS, &[]);
-    let evidence = with_topics(schedule, kafka, dir, &template);
+    let evidence = collect_evidence(schedule, kafka, dir, &template);
     let judged = judge(&evidence);
     delete_topics(&kafka.address(), &topics);
     (evidence, judged)
 }
 
-fn quarantine(template: &str) -> String {
+fn quarantine_topic(template: &str) -> String {
     template.replace("{type}", "quarantine")
 }
 
-fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -> Evidence {
+fn collect_evidence(schedule: &FaultSchedule, kafka: &ChaosKafka, dir: &Path, template: &str) -> TrialEvidence {
     let spool = has_spool();
-    let mut phases = Phases::begin();
-    let world = build(schedule, kafka, dir, template, spool);
+    let mut phases = PhaseTimings::new();
+    let world = build_environment(schedule, kafka, dir, template, spool);
     let proof = verify::Kafka {
         bootstrap_servers: kafka.address(),
         properties: Vec::new(),
@@ -88,48 +88,48 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
         Journal::create(Some(&dir.join(name)), run).expect("a folder")
     };
     let started_ms = clock_ms();
-    phases.over("start");
+    phases.end_phase("start");
     let load_began_ms = clock_ms();
-    let (load, done) = through_faults(schedule, &world, journal("journal"));
+    let (load, done) = send_through_faults(schedule, &world, journal("journal"));
     let mut bridge = world.bridge.into_inner().expect("no panic holds it");
-    phases.over("load");
-    let rest = bridge.rest(REST);
-    phases.over("rest");
+    phases.end_phase("load");
+    let rest = bridge.wait_until_idle(IDLE_LIMIT);
+    phases.end_phase("rest");
     let mut after = Vec::new();
-    for second in 0..SECONDS_AFTER {
+    for second in 0..MAX_RECOVERY_SECONDS {
         let journal = journal(&format!("journal-after-{second}"));
-        after.push(After::of(send_after(schedule, second, ingest, journal)));
-        if After::detour(&after).is_none() {
+        after.push(RecoveryLoad::from_run(send_recovery_load(schedule, second, ingest, journal)));
+        if RecoveryLoad::find_detour(&after).is_none() {
             break;
         }
     }
-    let rest = rest.and_then(|()| bridge.rest(REST));
-    let books = bridge.status().and_then(|status| Books::of_status(&status));
+    let rest = rest.and_then(|()| bridge.wait_until_idle(IDLE_LIMIT));
+    let books = bridge.status().and_then(|status| ReportedLedger::from_status(&status));
     let metrics = bridge.metrics().unwrap_or_default();
-    bridge.end();
-    phases.over("after");
+    bridge.terminate();
+    phases.end_phase("after");
 
-    let traffic_complete = load.whole && is_whole(&load, EventType::Traffic);
+    let traffic_complete = load.whole && is_all_accepted(&load, EventType::Traffic);
     let truth = load.truth.clone();
-    Evidence {
+    TrialEvidence {
         schedule: schedule.clone(),
-        spool,
-        done,
-        phases: phases.told,
-        heard: Heard::of(&load.ledger),
-        attempts: closed(load, traffic_complete),
-        after,
+        has_spool: spool,
+        applied_faults: done,
+        phases: phases.summary,
+        answers: SenderTotals::from_ledger(&load.ledger),
+        attempts: close_journal(load, traffic_complete),
+        recovery: after,
         truth,
         traffic_complete,
         started_ms,
         load_began_ms,
         ended_ms: clock_ms(),
-        records: Stored::all(&kafka.address(), template),
-        quarantined: Quarantined::all(&kafka.address(), &quarantine(template)),
-        lives: std::mem::take(&mut bridge.lives),
-        books,
+        records: TopicRecord::read_all(&kafka.address(), template),
+        quarantined: StoredQuarantineRecord::read_all(&kafka.address(), &quarantine_topic(template)),
+        processes: std::mem::take(&mut bridge.ended_processes),
+        ledger: books,
         metrics,
-        rest,
+        idle: rest,
         kafka: proof,
         template: template.to_owned(),
         dir: dir.to_owned(),
@@ -137,50 +137,50 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
 }
 
 /// How long what took.
-struct Phases {
+struct PhaseTimings {
     last: Instant,
-    told: String,
+    summary: String,
 }
 
-impl Phases {
-    fn begin() -> Self {
+impl PhaseTimings {
+    fn new() -> Self {
         Self {
             last: Instant::now(),
-            told: String::new(),
+            summary: String::new(),
         }
     }
 
-    fn over(&mut self, name: &str) {
+    fn end_phase(&mut self, name: &str) {
         let took = std::mem::replace(&mut self.last, Instant::now()).elapsed();
-        self.told += &format!("{name} {:.1} s, ", took.as_secs_f64());
+        self.summary += &format!("{name} {:.1} s, ", took.as_secs_f64());
     }
 }
 
-fn closed(run: Finished, traffic_complete: bool) -> Vec<Attempt> {
+fn close_journal(run: Finished, traffic_complete: bool) -> Vec<Attempt> {
     let journal = run.journal.expect("was given");
     let journal = journal.finish(run.truth, traffic_complete);
-    attempts(&journal.expect("written"))
+    read_attempts(&journal.expect("written"))
 }
 
-fn build<'k>(
-    schedule: &Schedule,
-    kafka: &'k Kafka,
+fn build_environment<'k>(
+    schedule: &FaultSchedule,
+    kafka: &'k ChaosKafka,
     dir: &Path,
     template: &str,
     spool: bool,
-) -> World<'k> {
+) -> ChaosEnvironment<'k> {
     let spool_dir = dir.join("spool");
     std::fs::create_dir(&spool_dir).expect("a folder");
     let disk = schedule
-        .has(|what| what == What::DiskFull)
-        .then(|| Disk::mount(&spool_dir));
+        .has_fault(|what| what == FaultKind::DiskFull)
+        .then(|| SmallDisk::mount(&spool_dir));
     let clock = schedule
-        .has(|what| matches!(what, What::ClockStep(_)))
-        .then(|| Clock::right(dir));
+        .has_fault(|what| matches!(what, FaultKind::ClockStep(_)))
+        .then(|| BridgeClock::new(dir));
     let mut settings = vec![
-        format!("kafka.bootstrap_servers={}", kafka.proxied()),
+        format!("kafka.bootstrap_servers={}", kafka.proxied_address()),
         format!("topics.template={template}"),
-        format!("topics.quarantine={}", quarantine(template)),
+        format!("topics.quarantine={}", quarantine_topic(template)),
         // The sender knows only success or not, and would try what is invalid again and again.
         "quarantine.answer=accept".to_owned(),
         "log.format=json".to_owned(),
@@ -193,14 +193,14 @@ fn build<'k>(
         settings.push(format!("spool.dir={}", spool_dir.display()));
         settings.extend(schedule.spool_settings.iter().cloned());
     }
-    let bridge = Bridge::start(Plan {
+    let bridge = RestartableBridge::start(BridgePlan {
         settings,
-        enter: disk.as_ref().map_or_else(Vec::new, Disk::enter),
-        environment: clock.as_ref().map_or_else(Vec::new, Clock::environment),
+        command_prefix: disk.as_ref().map_or_else(Vec::new, SmallDisk::command_prefix),
+        environment: clock.as_ref().map_or_else(Vec::new, BridgeClock::environment),
         dir: dir.to_owned(),
     });
     bridge.wait_until_ready();
-    World {
+    ChaosEnvironment {
         kafka,
         template: template.to_owned(),
         bridge: Mutex::new(bridge),
@@ -210,27 +210,27 @@ fn build<'k>(
 }
 
 /// The load while the faults happen, and a little longer.
-fn through_faults(
-    schedule: &Schedule,
-    world: &World<'_>,
+fn send_through_faults(
+    schedule: &FaultSchedule,
+    world: &ChaosEnvironment<'_>,
     journal: Journal,
-) -> (Finished, Vec<Done>) {
+) -> (Finished, Vec<AppliedFault>) {
     let ingest = world.bridge.lock().expect("no panic holds it").ingest;
     // However long a busy machine takes to start a Kafka: no more piles up than can be sent.
     let limits = Limits {
-        events: Some((schedule.rate * MOST.as_secs_f64()) as u64),
+        events: Some((schedule.rate * MAX_LOAD.as_secs_f64()) as u64),
         duration: None,
     };
-    let options = options(ingest, schedule.rate, limits);
+    let options = sender_options(ingest, schedule.rate, limits);
     let stop = Stop::new();
-    let stream = stream(schedule.seed, clock_ms() - 12 * HOUR_MS, busy());
+    let stream = small_city(schedule.seed, clock_ms() - 12 * HOUR_MS, busy_behaviour());
     std::thread::scope(|scope| {
         let until = stop.clone();
         let began = Instant::now();
         let sending = scope
             .spawn(move || sender::run(options, stream, Some(journal), Progress::Silent, until));
-        let done = scope.spawn(move || world.act(schedule, began)).join();
-        std::thread::sleep(WELL);
+        let done = scope.spawn(move || world.run_schedule(schedule, began)).join();
+        std::thread::sleep(LOAD_AFTER_FAULTS);
         stop.stop();
         let finished = sending.join().expect("a sender").expect("a run");
         match done {
@@ -240,26 +240,26 @@ fn through_faults(
     })
 }
 
-impl After {
-    fn of(run: Finished) -> Self {
+impl RecoveryLoad {
+    fn from_run(run: Finished) -> Self {
         Self {
-            heard: Heard::of(&run.ledger),
-            attempts: closed(run, false),
+            answers: SenderTotals::from_ledger(&run.ledger),
+            attempts: close_journal(run, false),
         }
     }
 }
 
 /// A second of another city's events, once all is well.
-fn send_after(schedule: &Schedule, second: u64, ingest: SocketAddr, journal: Journal) -> Finished {
+fn send_recovery_load(schedule: &FaultSchedule, second: u64, ingest: SocketAddr, journal: Journal) -> Finished {
     let limits = Limits {
-        events: Some(AFTER),
+        events: Some(RECOVERY_EVENTS),
         duration: None,
     };
-    let options = options(ingest, AFTER as f64, limits);
+    let options = sender_options(ingest, RECOVERY_EVENTS as f64, limits);
     // From just before a full minute, so that occupancies are among them: each type is to be seen in each second.
     let minute = clock_ms() - 12 * HOUR_MS;
     let from_ms = minute - minute % 60_000 - 2_000;
-    let stream = stream(!schedule.seed ^ second << 32, from_ms, Behaviour::plain());
+    let stream = small_city(!schedule.seed ^ second << 32, from_ms, Behaviour::plain());
     let run = sender::run(
         options,
         stream,
@@ -270,7 +270,7 @@ fn send_after(schedule: &Schedule, second: u64, ingest: SocketAddr, journal: Jou
     run.expect("a run")
 }
 
-fn options(ingest: SocketAddr, rate: f64, limits: Limits) -> sender::Options {
+fn sender_options(ingest: SocketAddr, rate: f64, limits: Limits) -> sender::Options {
     let target = Target::parse(&format!("http://{ingest}/v1/events")).expect("a URL");
     sender::Options {
         targets: vec![target],
@@ -294,7 +294,7 @@ fn timings() -> Timings {
 }
 
 /// A small city, in the middle of a day.
-fn stream(seed: u64, from_ms: i64, behaviour: Behaviour) -> Stream {
+fn small_city(seed: u64, from_ms: i64, behaviour: Behaviour) -> Stream {
     let size = Size {
         rooms: 40,
         sensors: Some(8),
@@ -308,7 +308,7 @@ fn stream(seed: u64, from_ms: i64, behaviour: Behaviour) -> Stream {
 }
 
 /// All that a sender does.
-fn busy() -> Behaviour {
+fn busy_behaviour() -> Behaviour {
     Behaviour {
         redelivered: 0.03,
         overlapping: 0.01,
@@ -321,7 +321,7 @@ fn busy() -> Behaviour {
     }
 }
 
-fn is_whole(finished: &Finished, event_type: EventType) -> bool {
+fn is_all_accepted(finished: &Finished, event_type: EventType) -> bool {
     let ended = |end| finished.ledger.ended_of(event_type, end);
     let others = End::ALL.into_iter().filter(|end| *end != End::Accepted);
     others.map(ended).sum::<u64>() == 0

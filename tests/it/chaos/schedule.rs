@@ -9,11 +9,11 @@ use butlr_event::EventType;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-pub use what::{Place, What};
+pub use what::{FaultSite, FaultKind};
 
 /// All that happens by a seed, but for what the machine adds.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Schedule {
+pub struct FaultSchedule {
     pub seed: u64,
     /// Events a second.
     pub rate: f64,
@@ -22,27 +22,27 @@ pub struct Schedule {
     /// Settings that only a bridge with a spool has.
     pub spool_settings: Vec<String>,
     /// Sorted by when they begin. Those in one [`Place`] do not overlap.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<ScheduledFault>,
     /// Whether the spool may hold so little that it can be full.
     pub small_spool: bool,
 }
 
 /// Something goes wrong for a while.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Fault {
+pub struct ScheduledFault {
     /// Since the load began.
     pub at: Duration,
     pub lasts: Duration,
-    pub what: What,
+    pub kind: FaultKind,
 }
 
 /// When the last fault begins at the latest, ms; but for those that wait for another in the same place.
 const LAST_MS: u64 = 4_500;
 const FIRST_MS: u64 = 500;
 /// Between two faults in one place.
-const BETWEEN: Duration = Duration::from_millis(300);
+const FAULT_GAP: Duration = Duration::from_millis(300);
 
-impl Schedule {
+impl FaultSchedule {
     /// Whether events pass those that wait on disk.
     pub fn drains_concurrently(&self) -> bool {
         let mut settings = self.spool_settings.iter();
@@ -52,20 +52,20 @@ impl Schedule {
     /// What this seed means. The same for every machine: what cannot be done there is taken out afterwards.
     pub fn draw(seed: u64) -> Self {
         let mut random = Pcg64Mcg::seed_from_u64(seed);
-        let mut faults: Vec<Fault> = Vec::new();
+        let mut faults: Vec<ScheduledFault> = Vec::new();
         for _ in 0..[1, 2, 2, 3, 3, 4][random.random_range(0..6)] {
             faults.push(draw_fault(&mut random));
         }
         // Without a Kafka that is away nothing is written to the disk.
-        let full = faults.iter().find(|f| f.what == What::DiskFull).cloned();
+        let full = faults.iter().find(|f| f.kind == FaultKind::DiskFull).cloned();
         if let Some(full) = full
-            && !faults.iter().any(|f| f.what.keeps_kafka_away())
+            && !faults.iter().any(|f| f.kind.is_kafka_outage())
         {
             let early = Duration::from_millis(random.random_range(0..500));
-            faults.push(Fault {
+            faults.push(ScheduledFault {
                 at: full.at.saturating_sub(early),
                 lasts: full.lasts,
-                what: What::NetworkRefuses,
+                kind: FaultKind::NetworkRefuses,
             });
         }
         let settings = vec![format!(
@@ -97,36 +97,36 @@ impl Schedule {
             rate: f64::from(random.random_range(300..=900)),
             settings,
             spool_settings,
-            faults: one_after_the_other(faults),
+            faults: separate_overlaps(faults),
             small_spool,
         }
     }
 
     /// Takes out the faults of these kinds, and says how many.
-    pub fn leave_out(&mut self, kind: &str) -> usize {
+    pub fn remove_kind(&mut self, kind: &str) -> usize {
         let before = self.faults.len();
-        self.faults.retain(|f| f.what.kind() != kind);
+        self.faults.retain(|f| f.kind.name() != kind);
         before - self.faults.len()
     }
 
-    pub fn has(&self, is: impl Fn(What) -> bool) -> bool {
-        self.faults.iter().any(|f| is(f.what))
+    pub fn has_fault(&self, is: impl Fn(FaultKind) -> bool) -> bool {
+        self.faults.iter().any(|f| is(f.kind))
     }
 
     /// The types whose topic is deleted.
-    pub fn deleted(&self) -> Vec<EventType> {
-        let types = self.faults.iter().filter_map(|f| match f.what {
-            What::TopicDeleted(event_type) => Some(event_type),
+    pub fn deleted_topics(&self) -> Vec<EventType> {
+        let types = self.faults.iter().filter_map(|f| match f.kind {
+            FaultKind::TopicDeleted(event_type) => Some(event_type),
             _ => None,
         });
         types.collect()
     }
 }
 
-fn draw_fault(random: &mut impl Rng) -> Fault {
-    let all: u32 = What::KINDS.iter().map(|what| what.weight()).sum();
+fn draw_fault(random: &mut impl Rng) -> ScheduledFault {
+    let all: u32 = FaultKind::ALL.iter().map(|what| what.weight()).sum();
     let mut left = random.random_range(0..all);
-    let mut kinds = What::KINDS.into_iter();
+    let mut kinds = FaultKind::ALL.into_iter();
     let kind = kinds
         .find(|what| {
             let found = left < what.weight();
@@ -136,47 +136,47 @@ fn draw_fault(random: &mut impl Rng) -> Fault {
         .expect("less than all of them");
     let event_type = EventType::ALL[random.random_range(0..EventType::ALL.len())];
     let what = match kind {
-        What::TopicDeleted(_) => What::TopicDeleted(event_type),
-        What::TooFewReplicas(_) => What::TooFewReplicas(event_type),
-        What::NetworkSlow(_) => {
-            What::NetworkSlow(Duration::from_millis(random.random_range(20..400)))
+        FaultKind::TopicDeleted(_) => FaultKind::TopicDeleted(event_type),
+        FaultKind::TooFewReplicas(_) => FaultKind::TooFewReplicas(event_type),
+        FaultKind::NetworkSlow(_) => {
+            FaultKind::NetworkSlow(Duration::from_millis(random.random_range(20..400)))
         }
-        What::NetworkCut(_) => {
-            What::NetworkCut(Duration::from_millis(random.random_range(50..700)))
+        FaultKind::NetworkCut(_) => {
+            FaultKind::NetworkCut(Duration::from_millis(random.random_range(50..700)))
         }
-        What::ClockStep(_) => {
+        FaultKind::ClockStep(_) => {
             let seconds = random.random_range(2..3_600);
-            What::ClockStep(if random.random() { seconds } else { -seconds })
+            FaultKind::ClockStep(if random.random() { seconds } else { -seconds })
         }
         what => what,
     };
-    Fault {
+    ScheduledFault {
         at: Duration::from_millis(random.random_range(FIRST_MS..LAST_MS)),
-        lasts: Duration::from_millis(random.random_range(what.lasts_ms())),
-        what,
+        lasts: Duration::from_millis(random.random_range(what.duration_range_ms())),
+        kind: what,
     }
 }
 
 /// Puts off what would overlap in its place.
-fn one_after_the_other(mut faults: Vec<Fault>) -> Vec<Fault> {
+fn separate_overlaps(mut faults: Vec<ScheduledFault>) -> Vec<ScheduledFault> {
     faults.sort_by_key(|f| f.at);
-    for place in Place::ALL {
+    for place in FaultSite::ALL {
         let mut free = Duration::ZERO;
-        for fault in faults.iter_mut().filter(|f| f.what.place() == place) {
+        for fault in faults.iter_mut().filter(|f| f.kind.site() == place) {
             fault.at = fault.at.max(free);
-            free = fault.at + fault.lasts + BETWEEN;
+            free = fault.at + fault.lasts + FAULT_GAP;
         }
     }
     faults.sort_by_key(|f| f.at);
     faults
 }
 
-impl fmt::Display for Schedule {
+impl fmt::Display for FaultSchedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set = self.settings.iter().chain(&self.spool_settings);
         let set: Vec<_> = set.map(String::as_str).collect();
         writeln!(f, "  {} events/s; {}", self.rate, set.join(", "))?;
-        for Fault { at, lasts, what } in &self.faults {
+        for ScheduledFault { at, lasts, kind: what } in &self.faults {
             let (at, lasts) = (at.as_secs_f64(), lasts.as_secs_f64());
             writeln!(f, "  at {at:4.1} s for {lasts:3.1} s: {what}")?;
         }
@@ -185,38 +185,38 @@ impl fmt::Display for Schedule {
 }
 
 /// The seeds that are looked at here.
-fn drawn() -> impl Iterator<Item = Schedule> {
-    (0..500).map(Schedule::draw)
+fn draw_schedules() -> impl Iterator<Item = FaultSchedule> {
+    (0..500).map(FaultSchedule::draw)
 }
 
 pub fn a_seed_means_the_same_each_time() {
-    for schedule in drawn() {
-        assert_eq!(schedule, Schedule::draw(schedule.seed));
+    for schedule in draw_schedules() {
+        assert_eq!(schedule, FaultSchedule::draw(schedule.seed));
         assert!((1..=5).contains(&schedule.faults.len()), "{schedule}");
     }
-    let (first, second) = (Schedule::draw(1), Schedule::draw(2));
+    let (first, second) = (FaultSchedule::draw(1), FaultSchedule::draw(2));
     assert_ne!(first.faults, second.faults);
 }
 
 pub fn every_kind_of_fault_is_drawn() {
-    for what in What::KINDS {
-        let with = drawn().filter(|s| s.has(|w| w.kind() == what.kind()));
+    for what in FaultKind::ALL {
+        let with = draw_schedules().filter(|s| s.has_fault(|w| w.name() == what.name()));
         let with = with.count();
         // One in ten or so: twenty seeds have nearly all of them.
-        assert!(with > 20, "{}: in {with} of 500", what.kind());
+        assert!(with > 20, "{}: in {with} of 500", what.name());
     }
-    let small = drawn().filter(|s| s.small_spool).count();
+    let small = draw_schedules().filter(|s| s.small_spool).count();
     assert!((50..250).contains(&small), "{small} small spools");
-    let full = drawn().filter(|s| s.has(|w| w == What::DiskFull));
+    let full = draw_schedules().filter(|s| s.has_fault(|w| w == FaultKind::DiskFull));
     for schedule in full {
-        assert!(schedule.has(What::keeps_kafka_away), "{schedule}");
+        assert!(schedule.has_fault(FaultKind::is_kafka_outage), "{schedule}");
     }
 }
 
 pub fn faults_in_one_place_do_not_overlap() {
-    for schedule in drawn() {
-        for place in Place::ALL {
-            let faults = schedule.faults.iter().filter(|f| f.what.place() == place);
+    for schedule in draw_schedules() {
+        for place in FaultSite::ALL {
+            let faults = schedule.faults.iter().filter(|f| f.kind.site() == place);
             let faults: Vec<_> = faults.collect();
             for pair in faults.windows(2) {
                 assert!(pair[0].at + pair[0].lasts < pair[1].at, "{schedule}");

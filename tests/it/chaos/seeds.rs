@@ -9,61 +9,61 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::clock;
-use super::disk::Disk;
-use super::evidence::Evidence;
-use super::judge::{Broken, Judgement, judge};
-use super::kafka::Kafka;
-use super::run::{has_spool, run};
-use super::schedule::{Schedule, What};
+use super::disk::SmallDisk;
+use super::evidence::TrialEvidence;
+use super::judge::{BrokenPromise, Judgement, judge};
+use super::kafka::ChaosKafka;
+use super::run::{has_spool, run_schedule};
+use super::schedule::{FaultSchedule, FaultKind};
 use crate::harness::clock_ms;
 use crate::real::heavy;
 
 /// How many fresh seeds there are unless told.
-const SEEDS: u64 = 20;
+const DEFAULT_SEEDS: u64 = 20;
 /// How long seeds are begun, for each of them: a trial that is not through by then fails, whatever the others said. What was
 /// begun last may take as long again as a few.
-const EACH: Duration = Duration::from_secs(20);
+const TIME_PER_SEED: Duration = Duration::from_secs(20);
 /// Schedules at a time unless told, each on a Kafka of its own.
-const LANES: u64 = 2;
+const DEFAULT_LANES: u64 = 2;
 
 /// A seed that failed.
-struct Failure {
+struct FailedSeed {
     seed: u64,
     text: String,
 }
 
 /// What all seeds came to.
 #[derive(Default)]
-struct Tally {
+struct SeedTotals {
     faults: BTreeMap<&'static str, usize>,
     left_out: BTreeMap<&'static str, usize>,
     deliveries: u64,
     answers: [u64; 3],
     records: u64,
     copies: u64,
-    twins: [u64; 2],
-    failures: Vec<Failure>,
+    unexplained_copies: [u64; 2],
+    failures: Vec<FailedSeed>,
     /// There was no time for these.
     not_run: Vec<u64>,
 }
 
 pub fn random_faults_break_no_promise() {
     let _alone = heavy();
-    let seeds = seeds();
+    let seeds = choose_seeds();
     println!(
         "chaos: seeds {seeds:?}, spool {}",
         if has_spool() { "on" } else { "off" }
     );
     let began = Instant::now();
-    let tally = Mutex::new(Tally::default());
+    let tally = Mutex::new(SeedTotals::default());
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..lanes().min(seeds.len()) {
-            scope.spawn(|| lane(&seeds, began, &next, &tally));
+        for _ in 0..lane_count().min(seeds.len()) {
+            scope.spawn(|| run_lane(&seeds, began, &next, &tally));
         }
     });
     let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-    tally.tell(seeds.len(), began.elapsed());
+    tally.print(seeds.len(), began.elapsed());
     let failed: Vec<_> = tally.failures.iter().map(|f| f.seed).collect();
     for failure in &tally.failures {
         eprintln!("{}", failure.text);
@@ -72,49 +72,49 @@ pub fn random_faults_break_no_promise() {
     assert!(
         failed.is_empty() && not_run.is_empty(),
         "seeds that failed: {failed:?}; NOT RUN within {} s: {not_run:?}",
-        limit(seeds.len()).as_secs()
+        time_limit(seeds.len()).as_secs()
     );
 }
 
 /// When no further one is begun.
-fn limit(seeds: usize) -> Duration {
+fn time_limit(seeds: usize) -> Duration {
     // A single one may meet a machine that is busy with starting.
-    EACH * u32::try_from(seeds.max(3)).unwrap_or(u32::MAX)
+    TIME_PER_SEED * u32::try_from(seeds.max(3)).unwrap_or(u32::MAX)
 }
 
-fn number(name: &str) -> Option<u64> {
+fn read_env_number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok().filter(|v| !v.is_empty());
     value.map(|v| v.parse().unwrap_or_else(|_| panic!("{name}={v}")))
 }
 
-fn lanes() -> usize {
-    let lanes = number("BUTLR_BRIDGE_TEST_LANES").unwrap_or(LANES);
+fn lane_count() -> usize {
+    let lanes = read_env_number("BUTLR_BRIDGE_TEST_LANES").unwrap_or(DEFAULT_LANES);
     usize::try_from(lanes.max(1)).unwrap_or(usize::MAX)
 }
 
 /// What `BUTLR_BRIDGE_TEST_SEED` names, or so many as `BUTLR_BRIDGE_TEST_SEEDS` asks for, by the clock.
-fn seeds() -> Vec<u64> {
-    if let Some(seed) = number("BUTLR_BRIDGE_TEST_SEED") {
+fn choose_seeds() -> Vec<u64> {
+    if let Some(seed) = read_env_number("BUTLR_BRIDGE_TEST_SEED") {
         return vec![seed];
     }
     let first = clock_ms() as u64 / 100 % 1_000_000_000;
-    let many = number("BUTLR_BRIDGE_TEST_SEEDS").unwrap_or(SEEDS);
+    let many = read_env_number("BUTLR_BRIDGE_TEST_SEEDS").unwrap_or(DEFAULT_SEEDS);
     (first..first + many).collect()
 }
 
 /// One Kafka, seed after seed.
-fn lane(seeds: &[u64], trial: Instant, next: &AtomicUsize, tally: &Mutex<Tally>) {
+fn run_lane(seeds: &[u64], trial: Instant, next: &AtomicUsize, tally: &Mutex<SeedTotals>) {
     let mut kafka = None;
     while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-        if trial.elapsed() >= limit(seeds.len()) {
+        if trial.elapsed() >= time_limit(seeds.len()) {
             let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
             tally.not_run.push(*seed);
             continue;
         }
-        let (mut schedule, mut left_out) = (Schedule::draw(*seed), Vec::new());
-        for what in impossible() {
-            if schedule.leave_out(what.kind()) > 0 {
-                left_out.push(what.kind());
+        let (mut schedule, mut left_out) = (FaultSchedule::draw(*seed), Vec::new());
+        for what in unavailable_faults() {
+            if schedule.remove_kind(what.name()) > 0 {
+                left_out.push(what.name());
             }
         }
         let dir = tempfile::Builder::new()
@@ -123,29 +123,29 @@ fn lane(seeds: &[u64], trial: Instant, next: &AtomicUsize, tally: &Mutex<Tally>)
             .expect("a temporary folder");
         let began = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| {
-            let kafka = kafka.get_or_insert_with(Kafka::start);
-            run(&schedule, kafka, dir.path(), judge)
+            let kafka = kafka.get_or_insert_with(ChaosKafka::start);
+            run_schedule(&schedule, kafka, dir.path(), judge)
         }));
         let took = began.elapsed();
         let failure = match &result {
-            Ok((evidence, judgement)) if judgement.broken.is_empty() => {
-                println!("chaos: {}", line(evidence, judgement, took));
+            Ok((evidence, judgement)) if judgement.broken_promises.is_empty() => {
+                println!("chaos: {}", format_success(evidence, judgement, took));
                 None
             }
-            Ok((evidence, judgement)) => Some(failed(evidence, judgement)),
-            Err(panic) => Some(format!("it came to no end: {}\n", message(&**panic))),
+            Ok((evidence, judgement)) => Some(format_failure(evidence, judgement)),
+            Err(panic) => Some(format!("it came to no end: {}\n", panic_message(&**panic))),
         };
         let asked = std::env::var_os("BUTLR_BRIDGE_TEST_KEEP").is_some();
-        let kept = (asked || failure.is_some()).then(|| keep(dir, kafka.as_ref()));
+        let kept = (asked || failure.is_some()).then(|| keep_files(dir, kafka.as_ref()));
         if let Some(kept) = &kept {
             println!("chaos: seed {seed}: kept in {}", kept.display());
         }
         let failure = failure.zip(kept).map(|(text, kept)| {
             // What state the broker is in nobody knows.
             kafka = None;
-            let text = failure_text(&schedule, &text, &kept);
+            let text = format_failure_report(&schedule, &text, &kept);
             println!("chaos: seed {seed} FAILED in {:.1} s", took.as_secs_f64());
-            Failure { seed: *seed, text }
+            FailedSeed { seed: *seed, text }
         });
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.add(&schedule, left_out, result.ok());
@@ -154,22 +154,22 @@ fn lane(seeds: &[u64], trial: Instant, next: &AtomicUsize, tally: &Mutex<Tally>)
 }
 
 /// What cannot be done on this machine.
-fn impossible() -> Vec<What> {
+fn unavailable_faults() -> Vec<FaultKind> {
     let mut impossible = Vec::new();
-    if !Disk::is_possible() || !has_spool() {
-        impossible.push(What::DiskFull);
+    if !SmallDisk::is_possible() || !has_spool() {
+        impossible.push(FaultKind::DiskFull);
     }
-    if clock::library().is_none() {
-        impossible.push(What::ClockStep(0));
+    if clock::find_faketime_library().is_none() {
+        impossible.push(FaultKind::ClockStep(0));
     }
     impossible
 }
 
-fn line(evidence: &Evidence, judgement: &Judgement, took: Duration) -> String {
-    let faults = evidence.schedule.faults.iter().map(|f| f.what.to_string());
+fn format_success(evidence: &TrialEvidence, judgement: &Judgement, took: Duration) -> String {
+    let faults = evidence.schedule.faults.iter().map(|f| f.kind.to_string());
     let faults: Vec<_> = faults.collect();
-    let (heard, seed) = (&evidence.heard, evidence.schedule.seed);
-    let memory = evidence.lives.iter().map(|life| life.memory >> 20).max();
+    let (heard, seed) = (&evidence.answers, evidence.schedule.seed);
+    let memory = evidence.processes.iter().map(|life| life.peak_memory >> 20).max();
     format!(
         "seed {seed} holds in {:.1} s ({}): {} events, {} answers 200, {} 202, {} 503, {} broken; {} copies ({:?} by one receipt); \
          {} MiB; {}",
@@ -181,26 +181,26 @@ fn line(evidence: &Evidence, judgement: &Judgement, took: Duration) -> String {
         heard.status_503,
         heard.broken,
         judgement.copies,
-        judgement.twins,
+        judgement.unexplained_copies,
         memory.unwrap_or(0),
         faults.join(", "),
     )
 }
 
-fn failed(evidence: &Evidence, judgement: &Judgement) -> String {
+fn format_failure(evidence: &TrialEvidence, judgement: &Judgement) -> String {
     let mut text = String::new();
-    for done in &evidence.done {
+    for done in &evidence.applied_faults {
         let (began, ended) = (done.began.as_secs_f64(), done.ended.as_secs_f64());
-        text += &format!("  {began:.2} s to {ended:.2} s: {}\n", done.what);
+        text += &format!("  {began:.2} s to {ended:.2} s: {}\n", done.kind);
     }
-    text += &format!("  {:?}\n", evidence.heard);
-    for Broken { promise, what } in &judgement.broken {
+    text += &format!("  {:?}\n", evidence.answers);
+    for BrokenPromise { promise, details: what } in &judgement.broken_promises {
         text += &format!("  BROKEN {promise}: {what}\n");
     }
     text
 }
 
-fn failure_text(schedule: &Schedule, text: &str, kept: &Path) -> String {
+fn format_failure_report(schedule: &FaultSchedule, text: &str, kept: &Path) -> String {
     let seed = schedule.seed;
     format!(
         "\nseed {seed} FAILED\n schedule:\n{schedule} what happened:\n{text} kept: {}\n again: \
@@ -210,7 +210,7 @@ fn failure_text(schedule: &Schedule, text: &str, kept: &Path) -> String {
 }
 
 /// Keeps the journal, the bridges' logs and Kafka's.
-fn keep(dir: tempfile::TempDir, kafka: Option<&Kafka>) -> PathBuf {
+fn keep_files(dir: tempfile::TempDir, kafka: Option<&ChaosKafka>) -> PathBuf {
     let kept = dir.keep();
     for log in kafka.iter().flat_map(|kafka| kafka.logs()) {
         let name = log
@@ -223,27 +223,27 @@ fn keep(dir: tempfile::TempDir, kafka: Option<&Kafka>) -> PathBuf {
     kept
 }
 
-fn message(panic: &(dyn Any + Send)) -> &str {
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("a panic")
 }
 
-impl Tally {
+impl SeedTotals {
     fn add(
         &mut self,
-        schedule: &Schedule,
+        schedule: &FaultSchedule,
         left_out: Vec<&'static str>,
-        result: Option<(Evidence, Judgement)>,
+        result: Option<(TrialEvidence, Judgement)>,
     ) {
         for fault in &schedule.faults {
-            *self.faults.entry(fault.what.kind()).or_default() += 1;
+            *self.faults.entry(fault.kind.name()).or_default() += 1;
         }
         for kind in left_out {
             *self.left_out.entry(kind).or_default() += 1;
         }
         if let Some((evidence, judgement)) = result {
-            let heard = &evidence.heard;
+            let heard = &evidence.answers;
             self.deliveries += heard.deliveries;
             let answers = [heard.status_200, heard.status_202, heard.status_503];
             for (all, more) in self.answers.iter_mut().zip(answers) {
@@ -251,13 +251,13 @@ impl Tally {
             }
             self.records += judgement.records;
             self.copies += judgement.copies;
-            for (all, more) in self.twins.iter_mut().zip(judgement.twins) {
+            for (all, more) in self.unexplained_copies.iter_mut().zip(judgement.unexplained_copies) {
                 *all += more;
             }
         }
     }
 
-    fn tell(&self, seeds: usize, took: Duration) {
+    fn print(&self, seeds: usize, took: Duration) {
         let [stored, spooled, refused] = self.answers;
         println!(
             "chaos: {seeds} seeds in {:.0} s; {} events, {stored} answers 200, {spooled} 202, {refused} 503; {} records, of \
@@ -266,17 +266,17 @@ impl Tally {
             self.deliveries,
             self.records,
             self.copies,
-            self.twins,
+            self.unexplained_copies,
         );
         for (kind, times) in &self.faults {
             println!("chaos: {times:4} × {kind}");
         }
-        for what in What::KINDS {
-            let kind = what.kind();
+        for what in FaultKind::ALL {
+            let kind = what.name();
             if let Some(schedules) = self.left_out.get(kind) {
                 println!(
                     "chaos: LEFT OUT of {schedules} schedules: {kind}: {}",
-                    why(what)
+                    explain_unavailable(what)
                 );
             }
         }
@@ -284,10 +284,10 @@ impl Tally {
 }
 
 /// Why a fault cannot be made here.
-fn why(what: What) -> &'static str {
+fn explain_unavailable(what: FaultKind) -> &'static str {
     match what {
-        What::DiskFull if !has_spool() => "there is no spool",
-        What::DiskFull => "no tmpfs can be mounted here",
+        FaultKind::DiskFull if !has_spool() => "there is no spool",
+        FaultKind::DiskFull => "no tmpfs can be mounted here",
         _ => "libfaketime is not installed, or there is no C compiler",
     }
 }

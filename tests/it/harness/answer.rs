@@ -19,14 +19,14 @@ pub fn agent() -> ureq::Agent {
 
 /// An HTTP answer.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct HttpAnswer {
     pub status: u16,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl HttpAnswer {
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut same = self.headers.iter().filter(|(n, _)| n == name);
         same.next().map(|(_, value)| value.as_str())
@@ -71,10 +71,10 @@ impl Answer {
     /// The pointers and codes of a problem's `errors`.
     #[track_caller]
     pub fn errors(&self) -> Vec<(String, String)> {
-        pairs(&self.json()["errors"])
+        error_pairs(&self.json()["errors"])
     }
 
-    fn of(response: http::Response<ureq::Body>) -> Result<Self, ureq::Error> {
+    fn from_response(response: http::Response<ureq::Body>) -> Result<Self, ureq::Error> {
         let (parts, mut body) = response.into_parts();
         let headers = parts.headers.iter().map(|(name, value)| {
             let value = String::from_utf8_lossy(value.as_bytes());
@@ -89,7 +89,7 @@ impl Answer {
 }
 
 /// Pointer and code of each entry of `errors`.
-pub fn pairs(errors: &Value) -> Vec<(String, String)> {
+pub fn error_pairs(errors: &Value) -> Vec<(String, String)> {
     let text = |error: &Value, name: &str| error[name].as_str().unwrap_or("?").to_owned();
     let all = errors.as_array().map(Vec::as_slice).unwrap_or_default();
     all.iter()
@@ -98,12 +98,12 @@ pub fn pairs(errors: &Value) -> Vec<(String, String)> {
 }
 
 /// A request to be sent.
-pub struct Request {
+pub struct HttpRequest {
     builder: http::request::Builder,
     body: Option<Vec<u8>>,
 }
 
-impl Request {
+impl HttpRequest {
     pub fn new(method: &str, url: &str) -> Self {
         Self {
             builder: http::Request::builder().method(method).uri(url),
@@ -122,16 +122,16 @@ impl Request {
     }
 
     /// Sends it; an error is one of the connection.
-    pub fn try_send(self, agent: &ureq::Agent) -> Result<Answer, ureq::Error> {
+    pub fn try_send(self, agent: &ureq::Agent) -> Result<HttpAnswer, ureq::Error> {
         let response = match self.body {
             Some(body) => agent.run(self.builder.body(body)?),
             None => agent.run(self.builder.body(())?),
         };
-        Answer::of(response?)
+        HttpAnswer::from_response(response?)
     }
 
     #[track_caller]
-    pub fn send(self, agent: &ureq::Agent) -> Answer {
+    pub fn send(self, agent: &ureq::Agent) -> HttpAnswer {
         self.try_send(agent)
             .unwrap_or_else(|error| panic!("no answer: {error}"))
     }
@@ -141,7 +141,7 @@ impl Request {
 ///
 /// Fails the test when nothing comes within the socket's own timeout.
 #[track_caller]
-pub fn read_answer(stream: &mut (impl Read + ?Sized)) -> Option<Answer> {
+pub fn read_answer(stream: &mut (impl Read + ?Sized)) -> Option<HttpAnswer> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -163,7 +163,7 @@ pub fn read_answer(stream: &mut (impl Read + ?Sized)) -> Option<Answer> {
     let length: usize = length.and_then(|(_, v)| v.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     stream.read_exact(&mut body).expect("the whole body");
-    Some(Answer {
+    Some(HttpAnswer {
         status,
         headers,
         body,

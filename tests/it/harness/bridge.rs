@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use butlr_bridge::app::{self, Launch, Listeners, Summary};
-use butlr_bridge::config::{self, Config, Sources};
+use butlr_bridge::config::{self, Config, ConfigSources};
 use butlr_bridge::kafka::client::check_property;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_bridge::kafka::topics;
@@ -14,11 +14,11 @@ use butlr_event::EventType;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Answer, PATIENCE, Rec, Request, agent, eventually, ledger, records_of};
+use super::{HttpAnswer, PATIENCE, Rec, HttpRequest, agent, eventually, ledger, records_of};
 
 /// Which Kafka a bridge gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Backend {
+pub enum KafkaBackend {
     /// The real one where `BUTLR_BRIDGE_TEST_KAFKA` is set, else an embedded one.
     #[default]
     Default,
@@ -30,21 +30,21 @@ pub enum Backend {
     Address(String),
 }
 
-type Before = Box<dyn FnOnce(&EmbeddedKafka)>;
+type BrokerSetup = Box<dyn FnOnce(&EmbeddedKafka)>;
 
 /// How a bridge is to be started: the defaults (with two workers), unless said otherwise.
 pub struct Setup {
-    kafka: Backend,
+    kafka: KafkaBackend,
     set: Vec<(String, toml::Value)>,
     create_topics: bool,
     wait_until_ready: bool,
-    before: Option<Before>,
+    before: Option<BrokerSetup>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            kafka: Backend::Default,
+            kafka: KafkaBackend::Default,
             set: Vec::new(),
             create_topics: true,
             wait_until_ready: true,
@@ -56,10 +56,10 @@ impl Default for Setup {
 impl Setup {
     /// An embedded broker, for tests that inject faults or time something.
     pub fn embedded() -> Self {
-        Self::on(Backend::Embedded)
+        Self::on(KafkaBackend::Embedded)
     }
 
-    pub fn on(kafka: Backend) -> Self {
+    pub fn on(kafka: KafkaBackend) -> Self {
         Self {
             kafka,
             ..Self::default()
@@ -119,13 +119,13 @@ impl Bridge {
     #[track_caller]
     pub fn start(setup: Setup) -> Self {
         let backend = match (&setup.kafka, std::env::var("BUTLR_BRIDGE_TEST_KAFKA")) {
-            (Backend::Default, Ok(address)) if !address.is_empty() => Backend::Address(address),
-            (Backend::Default | Backend::Embedded, _) => Backend::Embedded,
-            (Backend::Real, address) => Backend::Address(address.expect("a real Kafka")),
-            (Backend::Address(address), _) => Backend::Address(address.clone()),
+            (KafkaBackend::Default, Ok(address)) if !address.is_empty() => KafkaBackend::Address(address),
+            (KafkaBackend::Default | KafkaBackend::Embedded, _) => KafkaBackend::Embedded,
+            (KafkaBackend::Real, address) => KafkaBackend::Address(address.expect("a real Kafka")),
+            (KafkaBackend::Address(address), _) => KafkaBackend::Address(address.clone()),
         };
         let real =
-            matches!(setup.kafka, Backend::Default | Backend::Real) && backend != Backend::Embedded;
+            matches!(setup.kafka, KafkaBackend::Default | KafkaBackend::Real) && backend != KafkaBackend::Embedded;
 
         let mut set = base_settings();
         if real {
@@ -142,7 +142,7 @@ impl Bridge {
         }
         set.extend(setup.set);
         let (kafka, bootstrap_servers) = match backend {
-            Backend::Address(address) => (None, address),
+            KafkaBackend::Address(address) => (None, address),
             _ => {
                 let topics = match setup.create_topics {
                     true => topics_of(&load(&set)),
@@ -219,7 +219,7 @@ impl Bridge {
     }
 
     pub fn topic(&self, event_type: EventType) -> &str {
-        &self.config.topics.topic(event_type).name
+        &self.config.topics.for_type(event_type).name
     }
 
     /// A request to the ingest listener.
@@ -232,13 +232,13 @@ impl Bridge {
         let url = format!("{scheme}://localhost:{}{path}", self.ingest.port());
         Pending {
             bridge: self,
-            request: Request::new(method, &url),
+            request: HttpRequest::new(method, &url),
         }
     }
 
     /// Sends JSON with POST.
     #[track_caller]
-    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> HttpAnswer {
         self.request("POST", path)
             .header("content-type", "application/json")
             .body(body)
@@ -247,7 +247,7 @@ impl Bridge {
 
     /// Sends one event, or an array, to `/v1/events`.
     #[track_caller]
-    pub fn send(&self, body: impl AsRef<[u8]>) -> Answer {
+    pub fn send(&self, body: impl AsRef<[u8]>) -> HttpAnswer {
         self.post("/v1/events", body)
     }
 
@@ -261,7 +261,7 @@ impl Bridge {
     }
 
     /// Counts the events behind an answer that came outside of [`Bridge::request`].
-    pub fn count(&self, answer: &Answer) {
+    pub fn count(&self, answer: &HttpAnswer) {
         let events = ledger::events_behind(answer);
         self.counted.fetch_add(events, Ordering::Relaxed);
     }
@@ -273,14 +273,14 @@ impl Bridge {
 
     /// A GET of the admin listener.
     #[track_caller]
-    pub fn get_admin(&self, path: &str) -> Answer {
+    pub fn get_admin(&self, path: &str) -> HttpAnswer {
         self.admin_request(path).send(&self.agent)
     }
 
     /// A GET of the admin listener, to be sent with [`agent`].
-    pub fn admin_request(&self, path: &str) -> Request {
+    pub fn admin_request(&self, path: &str) -> HttpRequest {
         let address = SocketAddr::from(([127, 0, 0, 1], self.admin.port()));
-        Request::new("GET", &format!("http://{address}{path}"))
+        HttpRequest::new("GET", &format!("http://{address}{path}"))
     }
 
     #[track_caller]
@@ -368,7 +368,7 @@ impl Bridge {
         assert_eq!(objection, None, "the ledger does not balance");
         let summary = ended.expect("the bridge did not panic");
         let summary = summary.expect("the bridge ran");
-        assert!(summary.ledger.balanced(), "{:?}", summary.ledger);
+        assert!(summary.ledger.is_balanced(), "{:?}", summary.ledger);
         let counted = self.counted.load(Ordering::Relaxed);
         assert_eq!(summary.ledger.received, counted, "counted by the harness");
         Some(summary)
@@ -402,7 +402,7 @@ impl Drop for Bridge {
 /// A request of which the answer is counted.
 pub struct Pending<'b> {
     bridge: &'b Bridge,
-    request: Request,
+    request: HttpRequest,
 }
 
 impl Pending<'_> {
@@ -417,14 +417,14 @@ impl Pending<'_> {
     }
 
     #[track_caller]
-    pub fn send(self) -> Answer {
+    pub fn send(self) -> HttpAnswer {
         let bridge = self.bridge;
         self.send_with(&bridge.agent)
     }
 
     /// Through another client.
     #[track_caller]
-    pub fn send_with(self, agent: &ureq::Agent) -> Answer {
+    pub fn send_with(self, agent: &ureq::Agent) -> HttpAnswer {
         let answer = self.request.send(agent);
         self.bridge.count(&answer);
         answer
@@ -446,15 +446,15 @@ fn base_settings() -> Vec<(String, toml::Value)> {
 
 #[track_caller]
 fn load(set: &[(String, toml::Value)]) -> Config {
-    let sources = Sources {
+    let sources = ConfigSources {
         flags: set.to_vec(),
-        ..Sources::default()
+        ..ConfigSources::default()
     };
     config::load(&sources, &check_property).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
 }
 
 fn topics_of(config: &Config) -> Vec<(String, i32)> {
-    let specs = config.needed_topics();
+    let specs = config.required_topics();
     specs.map(|s| (s.name.clone(), s.partitions)).collect()
 }
 
@@ -490,7 +490,7 @@ fn delete_topics(config: &Config) {
 
     let topics = topics_of(config);
     let names: Vec<&str> = topics.iter().map(|(name, _)| name.as_str()).collect();
-    let bootstrap = config.require_kafka().unwrap_or_default();
+    let bootstrap = config.require_bootstrap_servers().unwrap_or_default();
     let admin: Result<AdminClient<DefaultClientContext>, _> =
         butlr_bridge::kafka::client::base(&config.kafka, bootstrap).create();
     if let Ok(admin) = admin {

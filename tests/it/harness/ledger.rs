@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::Answer;
+use super::HttpAnswer;
 
 /// How many events the bridge took from the request that was answered so.
-pub fn events_behind(answer: &Answer) -> u64 {
+pub fn events_behind(answer: &HttpAnswer) -> u64 {
     let Ok(body) = serde_json::from_slice::<Value>(&answer.body) else {
         return 0;
     };

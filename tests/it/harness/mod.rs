@@ -11,8 +11,8 @@ mod records;
 mod redis;
 mod trial;
 
-pub use answer::{Answer, Request, agent, read_answer, write_head};
-pub use bridge::{Backend, Bridge, Setup};
+pub use answer::{HttpAnswer, HttpRequest, agent, read_answer, write_head};
+pub use bridge::{KafkaBackend, Bridge, Setup};
 pub use events::{clock_ms, event, fresh_ms, sample, spellings};
 pub use process::{Process, binary, without_colours};
 pub use proxy::{Proxy, Weather};

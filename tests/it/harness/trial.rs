@@ -100,7 +100,7 @@ pub fn start_log() {
         return;
     };
     let level = toml::Value::String(level);
-    let sources = butlr_bridge::config::Sources {
+    let sources = butlr_bridge::config::ConfigSources {
         flags: vec![("log.level".to_owned(), level)],
         ..Default::default()
     };

@@ -9,7 +9,7 @@ use super::super::city::plan::{
 use super::super::message::{Computation, Kind};
 use super::*;
 use butlr_event::ksuid::Ksuid;
-use butlr_event::{Code, EventType, Limits, Parsed, Refused, UnreadableCode};
+use butlr_event::{FieldErrorCode, EventType, ParseLimits, ParsedBody, RejectedItem, UnreadableBodyCode};
 
 /// The samples of the documentation, in the order of [`EventType::ALL`].
 const SAMPLES: [&str; 10] = [
@@ -150,14 +150,14 @@ fn render(renderer: &Renderer, delivery: &Delivery) -> String {
 }
 
 /// What the bridge says of a body: its space, or what is wrong with it.
-fn judge(body: &[u8]) -> Result<Result<String, Vec<(String, Code)>>, UnreadableCode> {
-    let limits = Limits {
+fn judge(body: &[u8]) -> Result<Result<String, Vec<(String, FieldErrorCode)>>, UnreadableBodyCode> {
+    let limits = ParseLimits {
         max_events: 1,
         max_event_bytes: 256 << 10,
     };
     match butlr_event::parse(body, None, limits).map_err(|unreadable| unreadable.code)? {
-        Parsed::One(Ok(event)) => Ok(Ok(event.space_id().to_owned())),
-        Parsed::One(Err(Refused::Invalid { errors, .. })) => Ok(Err(errors
+        ParsedBody::Single(Ok(event)) => Ok(Ok(event.space_id().to_owned())),
+        ParsedBody::Single(Err(RejectedItem::Invalid { errors, .. })) => Ok(Err(errors
             .into_iter()
             .map(|mistake| (mistake.pointer, mistake.code))
             .collect())),

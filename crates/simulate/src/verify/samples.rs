@@ -82,7 +82,7 @@ impl Sample {
             let time = UNIX_EPOCH + Duration::from_millis(ms as u64);
             humantime::format_rfc3339_millis(time).to_string()
         };
-        let kebab = self.event_type.kebab();
+        let kebab = self.event_type.kebab_name();
         let headers = [
             ("ce_specversion", "1.0".to_owned()),
             ("ce_id", format!("event_{}", self.id)),
@@ -145,7 +145,7 @@ fn checker_that(truth: &Truth, skip_earlier: bool) -> Checker {
         max_past_ms: 3 * 86_400_000,
         max_future_ms: 60_000,
     };
-    let names = EventType::ALL.map(|t| format!("t.{}", t.kebab()));
+    let names = EventType::ALL.map(|t| format!("t.{}", t.kebab_name()));
     let order = Order::new(None, 0);
     Checker::new(
         names,
@@ -246,7 +246,7 @@ impl World {
             }
         }
         checker.finish();
-        let names = EventType::ALL.map(|t| format!("t.{}", t.kebab()));
+        let names = EventType::ALL.map(|t| format!("t.{}", t.kebab_name()));
         let report = Report::new(names);
         let answered = |answer| self.attempts.iter().any(|a| a.answer == answer);
         let signs = Signs {

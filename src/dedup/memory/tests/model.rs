@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::config::{self, Handling};
+use crate::config::{self, DuplicateHandling};
 use crate::dedup::Facts;
 use crate::marks::{Duplicate, Marks, Revision};
 use butlr_event::event_id::EventId;
@@ -117,7 +117,7 @@ pub enum Next {
 }
 
 pub struct Model {
-    settings: config::Dedup,
+    settings: config::DedupConfig,
     open_ids: HashMap<IdKey, Serial>,
     open_places: HashMap<u8, Serial>,
     ids: HashMap<IdKey, (Reading, Duration, bool)>,
@@ -127,7 +127,7 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn new(settings: config::Dedup) -> Self {
+    pub fn new(settings: config::DedupConfig) -> Self {
         Self {
             settings,
             open_ids: HashMap::new(),
@@ -169,12 +169,12 @@ impl Model {
         }
         if let Some(spooled) = stored {
             return match self.settings.redelivery {
-                Handling::Drop => Next::Duplicate(Duplicate::Redelivery, spooled),
-                Handling::Tag => {
+                DuplicateHandling::Drop => Next::Duplicate(Duplicate::Redelivery, spooled),
+                DuplicateHandling::Tag => {
                     marks.duplicate = Some(Duplicate::Redelivery);
                     self.publish(event, key, None, marks, None)
                 }
-                Handling::Off => self.publish(event, key, None, marks, None),
+                DuplicateHandling::Off => self.publish(event, key, None, marks, None),
             };
         }
         if event.is_occupancy {
@@ -191,16 +191,16 @@ impl Model {
                 None => {}
                 Some(current) if current.is(event) && marks.conflict.is_some() => {}
                 Some(current) if current.is(event) => match self.settings.repeat {
-                    Handling::Drop => {
+                    DuplicateHandling::Drop => {
                         let spooled = current.spooled;
                         self.ids.insert(key, (event.reading(), now, spooled));
                         return Next::Duplicate(Duplicate::Repeat, spooled);
                     }
-                    Handling::Tag => {
+                    DuplicateHandling::Tag => {
                         marks.duplicate = Some(Duplicate::Repeat);
                         return self.publish(event, key, place, marks, None);
                     }
-                    Handling::Off => {
+                    DuplicateHandling::Off => {
                         let becomes = (!is_older(current)).then_some(current.revision);
                         return self.publish(event, key, place, marks, becomes);
                     }

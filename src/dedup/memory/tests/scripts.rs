@@ -48,8 +48,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..120)
 }
 
-fn handlings() -> impl Strategy<Value = Handling> {
-    prop::sample::select(vec![Handling::Drop, Handling::Tag, Handling::Off])
+fn handlings() -> impl Strategy<Value = DuplicateHandling> {
+    prop::sample::select(vec![DuplicateHandling::Drop, DuplicateHandling::Tag, DuplicateHandling::Off])
 }
 
 fn is_ready(turn: &mut Turn) -> bool {

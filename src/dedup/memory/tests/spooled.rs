@@ -334,8 +334,8 @@ fn what_an_entry_tells() {
 #[test]
 fn copies_of_bytes_are_dropped_whatever_the_settings() {
     let now = Instant::now();
-    for redelivery in [Handling::Drop, Handling::Tag, Handling::Off] {
-        let memory = Memory::new(&settings(redelivery, Handling::Drop), now);
+    for redelivery in [DuplicateHandling::Drop, DuplicateHandling::Tag, DuplicateHandling::Off] {
+        let memory = Memory::new(&settings(redelivery, DuplicateHandling::Drop), now);
         let facts = Facts::of_bytes(b"{");
         let Next::Publish(claim) = memory.claim_bytes(&facts, now) else {
             panic!("they are new");
@@ -356,7 +356,7 @@ fn copies_of_bytes_are_dropped_whatever_the_settings() {
         let others = memory.claim_bytes(&Facts::of_bytes(b"{ "), now);
         assert!(matches!(others, Next::Publish(_)));
 
-        let memory = Memory::new(&settings(redelivery, Handling::Drop), now);
+        let memory = Memory::new(&settings(redelivery, DuplicateHandling::Drop), now);
         memory.restore_spooled(SpooledTold::of_bytes(b"{", 0, 0), now);
         let copy = memory.claim_bytes(&facts, now);
         assert!(matches!(

@@ -132,9 +132,9 @@ fn replicas_together_decide_as_one_memory_does() {
     let runtime = runtime();
     let handling = || {
         prop_oneof![
-            Just(Handling::Drop),
-            Just(Handling::Tag),
-            Just(Handling::Off)
+            Just(DuplicateHandling::Drop),
+            Just(DuplicateHandling::Tag),
+            Just(DuplicateHandling::Off)
         ]
     };
     let case = (

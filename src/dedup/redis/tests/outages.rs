@@ -213,7 +213,7 @@ fn no_password_and_nobody_there_and_nothing_that_can_be_written_to() {
 
 #[test]
 fn the_address_is_shown_nowhere() {
-    let redis = config::Redis {
+    let redis = config::RedisConfig {
         url: SecretString::from("redis://user:hush@nowhere.invalid:1/0?protocol=none"),
         timeout: PATIENT,
         prefix: "butlr-bridge".to_owned(),

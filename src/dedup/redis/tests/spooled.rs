@@ -270,8 +270,8 @@ fn where_redis_is_not_told_nothing_is_relied_on() {
 #[test]
 fn copies_of_bytes_are_dropped_by_all_whatever_the_settings() {
     let Some(server) = redis(&[]) else { return };
-    for redelivery in [Handling::Drop, Handling::Tag, Handling::Off] {
-        let settings = settings(redelivery, Handling::Drop);
+    for redelivery in [DuplicateHandling::Drop, DuplicateHandling::Tag, DuplicateHandling::Off] {
+        let settings = settings(redelivery, DuplicateHandling::Drop);
         let [one, other] = Replica::several(&settings, &server.url(), &fresh_topics());
         let facts = Facts::of_bytes(b"{");
         let decide =

@@ -4,36 +4,36 @@ use std::collections::{HashMap, HashSet};
 
 use butlr_simulate::journal::Answer;
 
-use crate::chaos::evidence::{Evidence, Stored};
-use crate::chaos::refusals::in_trouble;
+use crate::chaos::evidence::{TrialEvidence, TopicRecord};
+use crate::chaos::refusals::is_during_kafka_trouble;
 
 /// Records that are there twice by one receipt: the bridge, or librdkafka in it, sent them again because it did not know that
 /// they were stored.
 #[derive(Default)]
-pub struct Twins {
+pub struct DocumentedCopies {
     /// Events that are there more often than tries account for, only because of such.
     pub events: u64,
     /// Of those beyond the first: as they were sent the first time, by librdkafka itself.
-    pub same: u64,
+    pub same_path: u64,
     /// … from the spool.
     pub from_spool: u64,
 }
 
-impl Twins {
+impl DocumentedCopies {
     /// README, "Where duplicates can still be": only where Kafka's answer can have been lost. The bridge looks in the topics
     /// for what it finds on its disk, so that it was killed is no excuse; nor is any for what was sent when all was well.
-    pub fn of(evidence: &Evidence) -> Self {
+    pub fn from_evidence(evidence: &TrialEvidence) -> Self {
         let mut twins = Self::default();
-        let after = evidence.attempts_after().map(|a| format!("event_{}", a.id));
+        let after = evidence.recovery_attempts().map(|a| format!("event_{}", a.id));
         let after: HashSet<_> = after.collect();
-        let mut by_id: HashMap<&str, Vec<&Stored>> = HashMap::new();
-        let excused = |record: &&Stored| {
-            !after.contains(&record.id) && in_trouble(evidence, &record.received_at)
+        let mut by_id: HashMap<&str, Vec<&TopicRecord>> = HashMap::new();
+        let excused = |record: &&TopicRecord| {
+            !after.contains(&record.id) && is_during_kafka_trouble(evidence, &record.received_at)
         };
         for record in evidence.records.iter().filter(excused) {
             by_id.entry(&record.id).or_default().push(record);
         }
-        let tries = evidence.by_id();
+        let tries = evidence.attempts_by_id();
         for (id, records) in by_id.into_iter().filter(|(_, all)| all.len() > 1) {
             let receipts = |spooled: &[bool]| {
                 let some = records.iter().filter(|r| spooled.contains(&r.spooled));
@@ -42,7 +42,7 @@ impl Twins {
             let found = records.len() as u64;
             let different = receipts(&[true, false]);
             let same = found - receipts(&[true]) - receipts(&[false]);
-            twins.same += same;
+            twins.same_path += same;
             twins.from_spool += found - different - same;
             let may_be = tries.get(id).into_iter().flatten().filter(|t| {
                 matches!(
@@ -56,7 +56,7 @@ impl Twins {
         twins
     }
 
-    pub fn all(&self) -> u64 {
-        self.same + self.from_spool
+    pub fn total(&self) -> u64 {
+        self.same_path + self.from_spool
     }
 }

@@ -7,7 +7,7 @@ use butlr_event::EventType;
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum FaultKind {
     /// SIGKILL, and started again after a while.
     KafkaKilled,
     /// SIGTERM, and started again after a while.
@@ -42,7 +42,7 @@ pub enum What {
 
 /// Where faults happen: one after the other in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum FaultSite {
     Kafka,
     Network,
     Bridge,
@@ -50,73 +50,73 @@ pub enum Place {
     Clock,
 }
 
-impl Place {
-    pub const ALL: [Place; 5] = [
-        Place::Kafka,
-        Place::Network,
-        Place::Bridge,
-        Place::Disk,
-        Place::Clock,
+impl FaultSite {
+    pub const ALL: [FaultSite; 5] = [
+        FaultSite::Kafka,
+        FaultSite::Network,
+        FaultSite::Bridge,
+        FaultSite::Disk,
+        FaultSite::Clock,
     ];
 }
 
-impl What {
+impl FaultKind {
     /// One of each kind.
-    pub const KINDS: [What; 15] = [
-        What::KafkaKilled,
-        What::KafkaStopped,
-        What::KafkaPaused,
-        What::TopicDeleted(EventType::ALL[0]),
-        What::TooFewReplicas(EventType::ALL[0]),
-        What::NetworkSlow(Duration::ZERO),
-        What::NetworkSilent,
-        What::AnswersLost,
-        What::NetworkRefuses,
-        What::NetworkCut(Duration::ZERO),
-        What::ProducerFatal,
-        What::BridgeKilled,
-        What::BridgeEnded,
-        What::DiskFull,
-        What::ClockStep(0),
+    pub const ALL: [FaultKind; 15] = [
+        FaultKind::KafkaKilled,
+        FaultKind::KafkaStopped,
+        FaultKind::KafkaPaused,
+        FaultKind::TopicDeleted(EventType::ALL[0]),
+        FaultKind::TooFewReplicas(EventType::ALL[0]),
+        FaultKind::NetworkSlow(Duration::ZERO),
+        FaultKind::NetworkSilent,
+        FaultKind::AnswersLost,
+        FaultKind::NetworkRefuses,
+        FaultKind::NetworkCut(Duration::ZERO),
+        FaultKind::ProducerFatal,
+        FaultKind::BridgeKilled,
+        FaultKind::BridgeEnded,
+        FaultKind::DiskFull,
+        FaultKind::ClockStep(0),
     ];
 
     /// The name of its kind.
-    pub const fn kind(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
-            What::KafkaKilled => "Kafka killed",
-            What::KafkaStopped => "Kafka stopped",
-            What::KafkaPaused => "Kafka paused",
-            What::TopicDeleted(_) => "topic deleted and made again",
-            What::TooFewReplicas(_) => "min.insync.replicas not met",
-            What::NetworkSlow(_) => "network slow",
-            What::NetworkSilent => "network silent",
-            What::AnswersLost => "Kafka's answers lost",
-            What::NetworkRefuses => "connections refused",
-            What::NetworkCut(_) => "connections cut",
-            What::ProducerFatal => "producer made fatal",
-            What::BridgeKilled => "bridge killed",
-            What::BridgeEnded => "bridge ended (SIGTERM)",
-            What::DiskFull => "spool's disk full",
-            What::ClockStep(_) => "clock step",
+            FaultKind::KafkaKilled => "Kafka killed",
+            FaultKind::KafkaStopped => "Kafka stopped",
+            FaultKind::KafkaPaused => "Kafka paused",
+            FaultKind::TopicDeleted(_) => "topic deleted and made again",
+            FaultKind::TooFewReplicas(_) => "min.insync.replicas not met",
+            FaultKind::NetworkSlow(_) => "network slow",
+            FaultKind::NetworkSilent => "network silent",
+            FaultKind::AnswersLost => "Kafka's answers lost",
+            FaultKind::NetworkRefuses => "connections refused",
+            FaultKind::NetworkCut(_) => "connections cut",
+            FaultKind::ProducerFatal => "producer made fatal",
+            FaultKind::BridgeKilled => "bridge killed",
+            FaultKind::BridgeEnded => "bridge ended (SIGTERM)",
+            FaultKind::DiskFull => "spool's disk full",
+            FaultKind::ClockStep(_) => "clock step",
         }
     }
 
-    pub const fn place(self) -> Place {
+    pub const fn site(self) -> FaultSite {
         match self {
-            What::KafkaKilled
-            | What::KafkaStopped
-            | What::KafkaPaused
-            | What::TopicDeleted(_)
-            | What::TooFewReplicas(_) => Place::Kafka,
-            What::NetworkSlow(_)
-            | What::NetworkSilent
-            | What::AnswersLost
-            | What::NetworkRefuses
-            | What::NetworkCut(_)
-            | What::ProducerFatal => Place::Network,
-            What::BridgeKilled | What::BridgeEnded => Place::Bridge,
-            What::DiskFull => Place::Disk,
-            What::ClockStep(_) => Place::Clock,
+            FaultKind::KafkaKilled
+            | FaultKind::KafkaStopped
+            | FaultKind::KafkaPaused
+            | FaultKind::TopicDeleted(_)
+            | FaultKind::TooFewReplicas(_) => FaultSite::Kafka,
+            FaultKind::NetworkSlow(_)
+            | FaultKind::NetworkSilent
+            | FaultKind::AnswersLost
+            | FaultKind::NetworkRefuses
+            | FaultKind::NetworkCut(_)
+            | FaultKind::ProducerFatal => FaultSite::Network,
+            FaultKind::BridgeKilled | FaultKind::BridgeEnded => FaultSite::Bridge,
+            FaultKind::DiskFull => FaultSite::Disk,
+            FaultKind::ClockStep(_) => FaultSite::Clock,
         }
     }
 
@@ -124,49 +124,49 @@ impl What {
     pub(super) const fn weight(self) -> u32 {
         match self {
             // Takes a start of Kafka, which is some 5 s of both processors.
-            What::KafkaKilled => 2,
-            What::KafkaStopped => 1,
+            FaultKind::KafkaKilled => 2,
+            FaultKind::KafkaStopped => 1,
             // What a spool is judged by.
-            What::BridgeKilled => 5,
-            What::KafkaPaused | What::NetworkSilent | What::AnswersLost | What::NetworkRefuses => 3,
+            FaultKind::BridgeKilled => 5,
+            FaultKind::KafkaPaused | FaultKind::NetworkSilent | FaultKind::AnswersLost | FaultKind::NetworkRefuses => 3,
             _ => 2,
         }
     }
 
     /// Whether events have to be spooled while it lasts.
-    pub(super) const fn keeps_kafka_away(self) -> bool {
+    pub(super) const fn is_kafka_outage(self) -> bool {
         matches!(
             self,
-            What::KafkaKilled
-                | What::KafkaStopped
-                | What::KafkaPaused
-                | What::NetworkSilent
-                | What::AnswersLost
-                | What::NetworkRefuses
+            FaultKind::KafkaKilled
+                | FaultKind::KafkaStopped
+                | FaultKind::KafkaPaused
+                | FaultKind::NetworkSilent
+                | FaultKind::AnswersLost
+                | FaultKind::NetworkRefuses
         )
     }
 
     /// How long it lasts, ms. Of what ends with a start it is the pause before that.
-    pub(super) const fn lasts_ms(self) -> std::ops::Range<u64> {
+    pub(super) const fn duration_range_ms(self) -> std::ops::Range<u64> {
         match self {
-            What::KafkaKilled | What::KafkaStopped => 0..1_000,
-            What::BridgeKilled | What::BridgeEnded => 0..1_200,
+            FaultKind::KafkaKilled | FaultKind::KafkaStopped => 0..1_000,
+            FaultKind::BridgeKilled | FaultKind::BridgeEnded => 0..1_200,
             // It takes effect within a second.
-            What::ClockStep(_) => 2_000..3_500,
-            What::TopicDeleted(_) => 500..2_000,
+            FaultKind::ClockStep(_) => 2_000..3_500,
+            FaultKind::TopicDeleted(_) => 500..2_000,
             _ => 600..3_500,
         }
     }
 }
 
-impl fmt::Display for What {
+impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind())?;
+        f.write_str(self.name())?;
         match self {
-            What::TopicDeleted(of) | What::TooFewReplicas(of) => write!(f, " ({of})"),
-            What::NetworkSlow(by) => write!(f, " (each piece by {} ms)", by.as_millis()),
-            What::NetworkCut(every) => write!(f, " (every {} ms)", every.as_millis()),
-            What::ClockStep(seconds) => write!(f, " ({seconds:+} s)"),
+            FaultKind::TopicDeleted(of) | FaultKind::TooFewReplicas(of) => write!(f, " ({of})"),
+            FaultKind::NetworkSlow(by) => write!(f, " (each piece by {} ms)", by.as_millis()),
+            FaultKind::NetworkCut(every) => write!(f, " (every {} ms)", every.as_millis()),
+            FaultKind::ClockStep(seconds) => write!(f, " ({seconds:+} s)"),
             _ => Ok(()),
         }
     }

@@ -17,9 +17,9 @@ fn what_is_wrong_with_a_fault() {
             let wrong = |pointer: &str, code| Ok(Err(vec![(pointer.to_owned(), code)]));
             let space = renderer.space_id(&delivery.message);
             let expected = match fault {
-                Fault::NewerVersion => wrong("/version", Code::UnsupportedVersion),
-                Fault::UnknownType => wrong("/type", Code::UnknownType),
-                Fault::CutOff => Err(UnreadableCode::NotJson),
+                Fault::NewerVersion => wrong("/version", FieldErrorCode::UnsupportedVersion),
+                Fault::UnknownType => wrong("/type", FieldErrorCode::UnknownType),
+                Fault::CutOff => Err(UnreadableBodyCode::NotJson),
                 Fault::NoSpace => {
                     assert!(!String::from_utf8_lossy(&body).contains(space));
                     let missing = match delivery.message.place {
@@ -29,9 +29,9 @@ fn what_is_wrong_with_a_fault() {
                         // Either would do, so the bridge names the wider one.
                         _ => "/metadata/floor_id",
                     };
-                    wrong(missing, Code::Missing)
+                    wrong(missing, FieldErrorCode::Missing)
                 }
-                Fault::WrongTimestamp => wrong("/timestamp", Code::WrongType),
+                Fault::WrongTimestamp => wrong("/timestamp", FieldErrorCode::WrongType),
             };
             let said = judge(&body);
             assert_eq!(said, expected, "{}", String::from_utf8_lossy(&body));

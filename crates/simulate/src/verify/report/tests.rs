@@ -1,7 +1,7 @@
 use super::*;
 
 fn report() -> Report {
-    let topics = EventType::ALL.map(|t| format!("t.{}", t.kebab()));
+    let topics = EventType::ALL.map(|t| format!("t.{}", t.kebab_name()));
     let mut report = Report::new(topics);
     report.attempts = 1_234_567;
     report.records = 1_000;

@@ -11,27 +11,27 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::rules::{self, Data, Key, Names, Space, envelope, metadata};
-use super::value_hash::{List, Object, ValueHash};
+use super::rules::{self, DataKind, FieldNameSeed, FieldNames, SpaceIdField, envelope, metadata};
+use super::value_hash::{ListHasher, ObjectHasher, ValueHash};
 use super::{Event, EventType};
 
 /// The event that `text` is, if it is a valid one of the expected type. `text` has no white space around it.
-pub(crate) fn read(text: &str, expected: Option<EventType>) -> Option<Event<'_>> {
+pub(crate) fn read_event(text: &str, expected: Option<EventType>) -> Option<Event<'_>> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let event = Envelope { text, expected }.deserialize(&mut json).ok()?;
+    let event = EventSeed { text, expected }.deserialize(&mut json).ok()?;
     json.end().ok()?;
     Some(event)
 }
 
 /// Which of an object's documented fields were there.
 #[derive(Default)]
-struct Seen(u32);
+struct SeenFields(u32);
 
-impl Seen {
+impl SeenFields {
     fn mark<E: Error>(&mut self, place: usize) -> Result<(), E> {
         let bit = 1 << place;
         if self.0 & bit != 0 {
-            return Err(no());
+            return Err(invalid_event());
         }
         self.0 |= bit;
         Ok(())
@@ -40,19 +40,19 @@ impl Seen {
 
 /// The error of this pass.
 #[cold]
-fn no<E: Error>() -> E {
+fn invalid_event<E: Error>() -> E {
     E::custom("not valid")
 }
 
 /// A string. (An `Option<Cow<str>>` of serde's own would always be copied.)
-struct Text<'a>(Cow<'a, str>);
+struct CowText<'a>(Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for CowText<'a> {
     #[inline]
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Borrow<'a>(PhantomData<&'a str>);
-        impl<'de: 'a, 'a> Visitor<'de> for Borrow<'a> {
-            type Value = Text<'a>;
+        struct CowTextVisitor<'a>(PhantomData<&'a str>);
+        impl<'de: 'a, 'a> Visitor<'de> for CowTextVisitor<'a> {
+            type Value = CowText<'a>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string")
@@ -60,21 +60,21 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 
             #[inline]
             fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Borrowed(text)))
+                Ok(CowText(Cow::Borrowed(text)))
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
+                Ok(CowText(Cow::Owned(text.to_owned())))
             }
         }
-        deserializer.deserialize_str(Borrow(PhantomData))
+        deserializer.deserialize_str(CowTextVisitor(PhantomData))
     }
 }
 
 /// A string that is looked at and let go.
-struct Check<T>(fn(&str) -> Option<T>);
+struct StringCheck<T>(fn(&str) -> Option<T>);
 
-impl<'de, T> DeserializeSeed<'de> for Check<T> {
+impl<'de, T> DeserializeSeed<'de> for StringCheck<T> {
     type Value = T;
 
     #[inline]
@@ -83,7 +83,7 @@ impl<'de, T> DeserializeSeed<'de> for Check<T> {
     }
 }
 
-impl<T> Visitor<'_> for Check<T> {
+impl<T> Visitor<'_> for StringCheck<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -92,7 +92,7 @@ impl<T> Visitor<'_> for Check<T> {
 
     #[inline]
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        (self.0)(text).ok_or_else(no)
+        (self.0)(text).ok_or_else(invalid_event)
     }
 }
 
@@ -102,8 +102,8 @@ struct StringOrNull;
 impl<'de> Deserialize<'de> for StringOrNull {
     #[inline]
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Accept;
-        impl Visitor<'_> for Accept {
+        struct StringOrNullVisitor;
+        impl Visitor<'_> for StringOrNullVisitor {
             type Value = StringOrNull;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,17 +120,17 @@ impl<'de> Deserialize<'de> for StringOrNull {
                 Ok(StringOrNull)
             }
         }
-        deserializer.deserialize_any(Accept)
+        deserializer.deserialize_any(StringOrNullVisitor)
     }
 }
 
 /// The whole event.
-struct Envelope<'a> {
+struct EventSeed<'a> {
     text: &'a str,
     expected: Option<EventType>,
 }
 
-impl<'de> DeserializeSeed<'de> for Envelope<'de> {
+impl<'de> DeserializeSeed<'de> for EventSeed<'de> {
     type Value = Event<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -138,7 +138,7 @@ impl<'de> DeserializeSeed<'de> for Envelope<'de> {
     }
 }
 
-impl<'de> Visitor<'de> for Envelope<'de> {
+impl<'de> Visitor<'de> for EventSeed<'de> {
     type Value = Event<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,38 +146,38 @@ impl<'de> Visitor<'de> for Envelope<'de> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut seen = Seen::default();
+        let mut seen = SeenFields::default();
         let mut id = None;
         let mut event_type = None;
         let mut timestamp_ms = None;
         let mut version = None;
         let mut place = None;
-        let mut data = Payload::Absent;
-        while let Some(key) = map.next_key_seed(Key(&rules::ENVELOPE))? {
+        let mut data = DataField::Absent;
+        while let Some(key) = map.next_key_seed(FieldNameSeed(&rules::ENVELOPE))? {
             let Some(key) = key else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
             seen.mark(key)?;
             match key {
-                envelope::ID => id = Some(map.next_value::<Text<'_>>()?.0),
-                envelope::TYPE => event_type = Some(map.next_value_seed(Check(EventType::parse))?),
+                envelope::ID => id = Some(map.next_value::<CowText<'_>>()?.0),
+                envelope::TYPE => event_type = Some(map.next_value_seed(StringCheck(EventType::parse))?),
                 envelope::TIMESTAMP => {
                     let number = map.next_value::<&RawValue>()?.get();
                     timestamp_ms =
-                        Some(rules::integral(number, rules::MAX_TIMESTAMP_MS).map_err(|_| no())?);
+                        Some(rules::parse_integer(number, rules::MAX_TIMESTAMP_MS).map_err(|_| invalid_event())?);
                 }
                 envelope::VERSION => {
-                    version = Some(map.next_value_seed(Check(|text| rules::version(text).ok()))?);
+                    version = Some(map.next_value_seed(StringCheck(|text| rules::check_version(text).ok()))?);
                 }
-                envelope::METADATA => place = Some(map.next_value::<Metadata<'_>>()?),
+                envelope::METADATA => place = Some(map.next_value::<EventMetadata<'_>>()?),
                 _ => {
                     data = match event_type {
                         // The usual order of fields: the data need no second look.
-                        Some(event_type) if rules::data(event_type) == Data::Detections => {
-                            Payload::Checked(map.next_value::<Detections>()?.0)
+                        Some(event_type) if rules::data_kind(event_type) == DataKind::Detections => {
+                            DataField::Checked(map.next_value::<DetectionsHash>()?.0)
                         }
-                        _ => Payload::Unchecked(map.next_value::<&RawValue>()?),
+                        _ => DataField::Unchecked(map.next_value::<&RawValue>()?),
                     };
                 }
             }
@@ -185,26 +185,26 @@ impl<'de> Visitor<'de> for Envelope<'de> {
         let (Some(id), Some(event_type), Some(timestamp_ms), Some(()), Some(place)) =
             (id, event_type, timestamp_ms, version, place)
         else {
-            return Err(no());
+            return Err(invalid_event());
         };
-        if self.expected.is_some_and(|expected| expected != event_type) || rules::id(&id).is_err() {
-            return Err(no());
+        if self.expected.is_some_and(|expected| expected != event_type) || rules::check_id(&id).is_err() {
+            return Err(invalid_event());
         }
-        let data = data.checked(rules::data(event_type)).ok_or_else(no)?;
-        let Metadata {
+        let data = data.validate(rules::data_kind(event_type)).ok_or_else(invalid_event)?;
+        let EventMetadata {
             org_id,
             sensor_id,
             floor_id,
             room_id,
             zone_id,
         } = place;
-        let space_id = match rules::space(event_type) {
-            Space::RoomElseFloor => room_id.or(floor_id),
-            Space::In(metadata::FLOOR_ID) => floor_id,
-            Space::In(metadata::ROOM_ID) => room_id,
-            Space::In(_) => zone_id,
+        let space_id = match rules::space_id_field(event_type) {
+            SpaceIdField::RoomOrFloor => room_id.or(floor_id),
+            SpaceIdField::Named(metadata::FLOOR_ID) => floor_id,
+            SpaceIdField::Named(metadata::ROOM_ID) => room_id,
+            SpaceIdField::Named(_) => zone_id,
         };
-        let space_id = space_id.filter(|id| rules::id(id).is_ok()).ok_or_else(no)?;
+        let space_id = space_id.filter(|id| rules::check_id(id).is_ok()).ok_or_else(invalid_event)?;
         Ok(Event {
             raw: self.text,
             id,
@@ -220,7 +220,7 @@ impl<'de> Visitor<'de> for Envelope<'de> {
 
 /// What the bridge reads from `metadata`; null is as good as absent.
 #[derive(Default)]
-struct Metadata<'a> {
+struct EventMetadata<'a> {
     org_id: Option<Cow<'a, str>>,
     floor_id: Option<Cow<'a, str>>,
     room_id: Option<Cow<'a, str>>,
@@ -228,20 +228,20 @@ struct Metadata<'a> {
     sensor_id: Option<Cow<'a, str>>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Metadata<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for EventMetadata<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields<'a>(PhantomData<&'a str>);
-        impl<'de: 'a, 'a> Visitor<'de> for Fields<'a> {
-            type Value = Metadata<'a>;
+        struct MetadataVisitor<'a>(PhantomData<&'a str>);
+        impl<'de: 'a, 'a> Visitor<'de> for MetadataVisitor<'a> {
+            type Value = EventMetadata<'a>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("metadata")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut seen = Seen::default();
-                let mut read = Metadata::default();
-                while let Some(key) = map.next_key_seed(Key(&rules::METADATA))? {
+                let mut seen = SeenFields::default();
+                let mut read = EventMetadata::default();
+                while let Some(key) = map.next_key_seed(FieldNameSeed(&rules::METADATA))? {
                     let Some(key) = key else {
                         map.next_value::<IgnoredAny>()?;
                         continue;
@@ -258,83 +258,83 @@ impl<'de: 'a, 'a> Deserialize<'de> for Metadata<'a> {
                             continue;
                         }
                     };
-                    *field = map.next_value::<Option<Text<'_>>>()?.map(|text| text.0);
+                    *field = map.next_value::<Option<CowText<'_>>>()?.map(|text| text.0);
                 }
                 Ok(read)
             }
         }
-        deserializer.deserialize_map(Fields(PhantomData))
+        deserializer.deserialize_map(MetadataVisitor(PhantomData))
     }
 }
 
 /// The event's `data`.
-enum Payload<'a> {
+enum DataField<'a> {
     Absent,
     /// DETECTIONS', and they are valid.
     Checked(ValueHash),
     Unchecked(&'a RawValue),
 }
 
-impl Payload<'_> {
+impl DataField<'_> {
     /// Its hash, if it is what the rule says.
-    fn checked(&self, rule: Data) -> Option<ValueHash> {
+    fn validate(&self, rule: DataKind) -> Option<ValueHash> {
         let raw = match self {
-            Payload::Absent => return (rule == Data::Nothing).then_some(ValueHash::NULL),
-            Payload::Checked(hash) => return (rule == Data::Detections).then_some(*hash),
-            Payload::Unchecked(raw) => raw,
+            DataField::Absent => return (rule == DataKind::OptionalObject).then_some(ValueHash::NULL),
+            DataField::Checked(hash) => return (rule == DataKind::Detections).then_some(*hash),
+            DataField::Unchecked(raw) => raw,
         };
         let text = raw.get();
         match rule {
-            Data::Count => count(text),
-            Data::Traffic => serde_json::from_str::<Traffic>(text).ok().map(|t| t.0),
-            Data::Detections => serde_json::from_str::<Detections>(text).ok().map(|d| d.0),
-            Data::Nothing => (text == "null" || text.starts_with('{')).then(|| ValueHash::of(raw)),
+            DataKind::Count => hash_count(text),
+            DataKind::Traffic => serde_json::from_str::<TrafficHash>(text).ok().map(|t| t.0),
+            DataKind::Detections => serde_json::from_str::<DetectionsHash>(text).ok().map(|d| d.0),
+            DataKind::OptionalObject => (text == "null" || text.starts_with('{')).then(|| ValueHash::from_json(raw)),
         }
     }
 }
 
 /// A valid count's hash.
-fn count(text: &str) -> Option<ValueHash> {
-    let count = rules::integral(text, rules::MAX_COUNT).ok()?;
-    Some(ValueHash::integer(count))
+fn hash_count(text: &str) -> Option<ValueHash> {
+    let count = rules::parse_integer(text, rules::MAX_COUNT).ok()?;
+    Some(ValueHash::from_integer(count))
 }
 
 /// Valid data of TRAFFIC.
-struct Traffic(ValueHash);
+struct TrafficHash(ValueHash);
 
-impl<'de> Deserialize<'de> for Traffic {
+impl<'de> Deserialize<'de> for TrafficHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Count(ValueHash);
-        impl From<Count> for ValueHash {
-            fn from(count: Count) -> Self {
+        struct CountHash(ValueHash);
+        impl From<CountHash> for ValueHash {
+            fn from(count: CountHash) -> Self {
                 count.0
             }
         }
-        impl<'de> Deserialize<'de> for Count {
+        impl<'de> Deserialize<'de> for CountHash {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let number = <&RawValue>::deserialize(deserializer)?.get();
-                count(number).map(Count).ok_or_else(no)
+                hash_count(number).map(CountHash).ok_or_else(invalid_event)
             }
         }
-        let both = Both::<Count, 2>(&rules::TRAFFIC, PhantomData);
-        deserializer.deserialize_map(both).map(Traffic)
+        let both = RequiredFields::<CountHash, 2>(&rules::TRAFFIC, PhantomData);
+        deserializer.deserialize_map(both).map(TrafficHash)
     }
 }
 
 /// Valid data of DETECTIONS.
-struct Detections(ValueHash);
+struct DetectionsHash(ValueHash);
 
-impl<'de> Deserialize<'de> for Detections {
+impl<'de> Deserialize<'de> for DetectionsHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let both = Both::<Points, 2>(&rules::DETECTIONS, PhantomData);
-        deserializer.deserialize_map(both).map(Detections)
+        let both = RequiredFields::<PointsHash, 2>(&rules::DETECTIONS, PhantomData);
+        deserializer.deserialize_map(both).map(DetectionsHash)
     }
 }
 
 /// An object in which each of the named fields is there, once, and a valid `T`.
-struct Both<T, const N: usize>(&'static Names<N>, PhantomData<T>);
+struct RequiredFields<T, const N: usize>(&'static FieldNames<N>, PhantomData<T>);
 
-impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de> for Both<T, N> {
+impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de> for RequiredFields<T, N> {
     type Value = ValueHash;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -342,32 +342,32 @@ impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de> fo
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ValueHash, A::Error> {
-        let mut seen = Seen::default();
-        let mut object = Object::new();
-        while let Some(key) = map.next_key_seed(Field(self.0))? {
+        let mut seen = SeenFields::default();
+        let mut object = ObjectHasher::new();
+        while let Some(key) = map.next_key_seed(FieldKeySeed(self.0))? {
             match key {
                 Ok(known) => {
                     seen.mark(known)?;
-                    let key = ValueHash::integer(known as i64);
+                    let key = ValueHash::from_integer(known as i64);
                     object.insert(key, map.next_value::<T>()?.into());
                 }
                 Err(unknown) => {
-                    object.insert(unknown, ValueHash::of(map.next_value::<&RawValue>()?));
+                    object.insert(unknown, ValueHash::from_json(map.next_value::<&RawValue>()?));
                 }
             }
         }
         if seen.0.count_ones() as usize == N {
-            Ok(object.end())
+            Ok(object.finish())
         } else {
-            Err(no())
+            Err(invalid_event())
         }
     }
 }
 
 /// A key: its place among the documented ones, or else its hash.
-struct Field<const N: usize>(&'static Names<N>);
+struct FieldKeySeed<const N: usize>(&'static FieldNames<N>);
 
-impl<'de, const N: usize> DeserializeSeed<'de> for Field<N> {
+impl<'de, const N: usize> DeserializeSeed<'de> for FieldKeySeed<N> {
     type Value = Result<usize, ValueHash>;
 
     #[inline]
@@ -376,7 +376,7 @@ impl<'de, const N: usize> DeserializeSeed<'de> for Field<N> {
     }
 }
 
-impl<const N: usize> Visitor<'_> for Field<N> {
+impl<const N: usize> Visitor<'_> for FieldKeySeed<N> {
     type Value = Result<usize, ValueHash>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -385,38 +385,38 @@ impl<const N: usize> Visitor<'_> for Field<N> {
 
     #[inline]
     fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.place(key).ok_or_else(|| ValueHash::text(key)))
+        Ok(self.0.index_of(key).ok_or_else(|| ValueHash::from_text(key)))
     }
 }
 
 /// A valid list of points.
-struct Points(ValueHash);
+struct PointsHash(ValueHash);
 
-impl From<Points> for ValueHash {
-    fn from(points: Points) -> Self {
+impl From<PointsHash> for ValueHash {
+    fn from(points: PointsHash) -> Self {
         points.0
     }
 }
 
-impl<'de> Deserialize<'de> for Points {
+impl<'de> Deserialize<'de> for PointsHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
-            type Value = Points;
+        struct PointsVisitor;
+        impl<'de> Visitor<'de> for PointsVisitor {
+            type Value = PointsHash;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list of points")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Points, A::Error> {
-                let mut hash = List::new();
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<PointsHash, A::Error> {
+                let mut hash = ListHasher::new();
                 while let Some((x, y)) = list.next_element::<(f64, f64)>()? {
-                    hash.push(ValueHash::number(x));
-                    hash.push(ValueHash::number(y));
+                    hash.push(ValueHash::from_number(x));
+                    hash.push(ValueHash::from_number(y));
                 }
-                Ok(Points(hash.end()))
+                Ok(PointsHash(hash.finish()))
             }
         }
-        deserializer.deserialize_seq(Each)
+        deserializer.deserialize_seq(PointsVisitor)
     }
 }

@@ -1,7 +1,7 @@
 //! "Did you mean …?"
 
 /// The candidate nearest to what was written, if one is near enough to have been meant.
-pub(super) fn nearest<'c>(
+pub(super) fn find_nearest<'c>(
     written: &str,
     candidates: impl IntoIterator<Item = &'c str>,
 ) -> Option<&'c str> {
@@ -11,7 +11,7 @@ pub(super) fn nearest<'c>(
         .into_iter()
         .map(|candidate| {
             (
-                distance(&written, &candidate.to_ascii_lowercase()),
+                edit_distance(&written, &candidate.to_ascii_lowercase()),
                 candidate,
             )
         })
@@ -22,7 +22,7 @@ pub(super) fn nearest<'c>(
 
 /// How many characters must be inserted, deleted, replaced or swapped with their neighbour to make one text the other
 /// (optimal string alignment).
-fn distance(from: &str, to: &str) -> usize {
+fn edit_distance(from: &str, to: &str) -> usize {
     let from: Vec<char> = from.chars().collect();
     let to: Vec<char> = to.chars().collect();
     // Three rows of the table suffice: a swap looks two rows back.
@@ -50,21 +50,21 @@ mod tests {
 
     #[test]
     fn distances() {
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("abc", ""), 3);
-        assert_eq!(distance("bind", "bind"), 0);
-        assert_eq!(distance("bnid", "bind"), 1);
-        assert_eq!(distance("max_evnts", "max_events"), 1);
-        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(edit_distance("abc", ""), 3);
+        assert_eq!(edit_distance("bind", "bind"), 0);
+        assert_eq!(edit_distance("bnid", "bind"), 1);
+        assert_eq!(edit_distance("max_evnts", "max_events"), 1);
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
     }
 
     #[test]
     fn only_what_is_near_is_suggested() {
         let known = ["bind", "workers", "max_events", "max_event_bytes"];
-        assert_eq!(nearest("binds", known), Some("bind"));
-        assert_eq!(nearest("Max_Evnts", known), Some("max_events"));
-        assert_eq!(nearest("maxEvents", known), Some("max_events"));
-        assert_eq!(nearest("password", known), None);
-        assert_eq!(nearest("x", known), None);
+        assert_eq!(find_nearest("binds", known), Some("bind"));
+        assert_eq!(find_nearest("Max_Evnts", known), Some("max_events"));
+        assert_eq!(find_nearest("maxEvents", known), Some("max_events"));
+        assert_eq!(find_nearest("password", known), None);
+        assert_eq!(find_nearest("x", known), None);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::tests::SAMPLES;
 use super::*;
 
-const LIMITS: Limits = Limits {
+const LIMITS: ParseLimits = ParseLimits {
     max_events: 20,
     max_event_bytes: 4096,
 };
@@ -47,7 +47,7 @@ fn any_key() -> impl Strategy<Value = String> {
 }
 
 /// A literal to put in place of a value: valid JSON, near the edges of the rules.
-fn literal() -> impl Strategy<Value = String> {
+fn edge_literal() -> impl Strategy<Value = String> {
     let edge = [
         "null",
         "true",
@@ -105,9 +105,9 @@ fn literal() -> impl Strategy<Value = String> {
 }
 
 /// An object's fields as text, so that keys can come twice and in any order.
-type Fields = Vec<(String, String)>;
+type FieldTexts = Vec<(String, String)>;
 
-fn write(fields: &Fields) -> String {
+fn write_object(fields: &FieldTexts) -> String {
     let fields: Vec<_> = fields
         .iter()
         .map(|(key, value)| format!("{}:{value}", json!(key)))
@@ -115,7 +115,7 @@ fn write(fields: &Fields) -> String {
     format!("{{{}}}", fields.join(","))
 }
 
-fn fields_of(object: &Value) -> Fields {
+fn read_fields(object: &Value) -> FieldTexts {
     let object = object.as_object().unwrap();
     object
         .iter()
@@ -124,7 +124,7 @@ fn fields_of(object: &Value) -> Fields {
 }
 
 #[derive(Clone, Debug)]
-enum Mutation {
+enum FieldMutation {
     Drop(prop::sample::Index),
     Replace(prop::sample::Index, String),
     Repeat(prop::sample::Index, String),
@@ -132,58 +132,58 @@ enum Mutation {
     Swap(prop::sample::Index, prop::sample::Index),
 }
 
-fn mutation() -> impl Strategy<Value = Mutation> {
+fn mutation() -> impl Strategy<Value = FieldMutation> {
     let index = any::<prop::sample::Index>;
     prop_oneof![
-        index().prop_map(Mutation::Drop),
-        (index(), literal()).prop_map(|(at, value)| Mutation::Replace(at, value)),
-        (index(), literal()).prop_map(|(at, value)| Mutation::Repeat(at, value)),
-        (any_key(), literal()).prop_map(|(key, value)| Mutation::Add(key, value)),
-        (index(), index()).prop_map(|(a, b)| Mutation::Swap(a, b)),
+        index().prop_map(FieldMutation::Drop),
+        (index(), edge_literal()).prop_map(|(at, value)| FieldMutation::Replace(at, value)),
+        (index(), edge_literal()).prop_map(|(at, value)| FieldMutation::Repeat(at, value)),
+        (any_key(), edge_literal()).prop_map(|(key, value)| FieldMutation::Add(key, value)),
+        (index(), index()).prop_map(|(a, b)| FieldMutation::Swap(a, b)),
     ]
 }
 
-fn mutate(fields: &mut Fields, mutation: Mutation) {
+fn mutate(fields: &mut FieldTexts, mutation: FieldMutation) {
     if let (
         true,
-        Mutation::Drop(_) | Mutation::Replace(..) | Mutation::Repeat(..) | Mutation::Swap(..),
+        FieldMutation::Drop(_) | FieldMutation::Replace(..) | FieldMutation::Repeat(..) | FieldMutation::Swap(..),
     ) = (fields.is_empty(), &mutation)
     {
         return;
     }
     let len = fields.len();
     match mutation {
-        Mutation::Drop(at) => drop(fields.remove(at.index(len))),
-        Mutation::Replace(at, value) => fields[at.index(len)].1 = value,
-        Mutation::Repeat(at, value) => fields.push((fields[at.index(len)].0.clone(), value)),
-        Mutation::Add(key, value) => fields.push((key, value)),
-        Mutation::Swap(a, b) => fields.swap(a.index(len), b.index(len)),
+        FieldMutation::Drop(at) => drop(fields.remove(at.index(len))),
+        FieldMutation::Replace(at, value) => fields[at.index(len)].1 = value,
+        FieldMutation::Repeat(at, value) => fields.push((fields[at.index(len)].0.clone(), value)),
+        FieldMutation::Add(key, value) => fields.push((key, value)),
+        FieldMutation::Swap(a, b) => fields.swap(a.index(len), b.index(len)),
     }
 }
 
 /// A sample after up to two changes to its envelope, its metadata and its data.
-fn mutated() -> impl Strategy<Value = String> {
+fn mutated_event() -> impl Strategy<Value = String> {
     let mutations = || prop::collection::vec(mutation(), 0..2);
     (0..SAMPLES.len(), mutations(), mutations(), mutations()).prop_map(
         |(sample, envelope, metadata, data)| {
             let event: Value = serde_json::from_str(SAMPLES[sample]).unwrap();
-            let mut fields = fields_of(&event);
+            let mut fields = read_fields(&event);
             for (key, mutations) in [("metadata", metadata), ("data", data)] {
                 let Some(field) = fields.iter_mut().find(|(name, _)| name == key) else {
                     continue;
                 };
                 if event[key].is_object() {
-                    let mut inner = fields_of(&event[key]);
+                    let mut inner = read_fields(&event[key]);
                     mutations
                         .into_iter()
                         .for_each(|mutation| mutate(&mut inner, mutation));
-                    field.1 = write(&inner);
+                    field.1 = write_object(&inner);
                 }
             }
             envelope
                 .into_iter()
                 .for_each(|mutation| mutate(&mut fields, mutation));
-            write(&fields)
+            write_object(&fields)
         },
     )
 }
@@ -193,14 +193,14 @@ fn any_type() -> impl Strategy<Value = EventType> {
 }
 
 /// An id by the rules.
-fn id() -> impl Strategy<Value = String> {
+fn valid_id() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z]{1,8}_[A-Za-z0-9]{27}", "\\PC{1,64}"]
-        .prop_filter("the rule", |id| rules::id(id).is_ok())
+        .prop_filter("the rule", |id| rules::check_id(id).is_ok())
 }
 
 /// What was generated, to be found again.
 #[derive(Clone, Debug)]
-struct Generated {
+struct GeneratedEvent {
     body: String,
     id: String,
     event_type: EventType,
@@ -209,14 +209,14 @@ struct Generated {
     org_id: Option<String>,
 }
 
-fn valid_event() -> impl Strategy<Value = Generated> {
+fn valid_event() -> impl Strategy<Value = GeneratedEvent> {
     let points = || prop::collection::vec(prop::array::uniform2(-1e300..1e300_f64), 0..40);
     (
         (
             any_type(),
             any::<bool>(),
-            id(),
-            id(),
+            valid_id(),
+            valid_id(),
             prop::option::of("\\PC{1,20}"),
         ),
         (
@@ -238,10 +238,10 @@ fn valid_event() -> impl Strategy<Value = Generated> {
             let (event_type, lower, id, space_id, org_id) = names;
             let (timestamp_ms, one, two, local, world) = numbers;
             let (version, extra, on_the_floor, space, indented) = rest;
-            let field = match rules::space(event_type) {
-                rules::Space::RoomElseFloor if on_the_floor => "floor_id",
-                rules::Space::RoomElseFloor => "room_id",
-                rules::Space::In(place) => rules::METADATA.all()[place],
+            let field = match rules::space_id_field(event_type) {
+                rules::SpaceIdField::RoomOrFloor if on_the_floor => "floor_id",
+                rules::SpaceIdField::RoomOrFloor => "room_id",
+                rules::SpaceIdField::Named(place) => rules::METADATA.as_array()[place],
             };
             let name = event_type.name();
             let mut event = json!({
@@ -252,15 +252,15 @@ fn valid_event() -> impl Strategy<Value = Generated> {
                 "metadata": {field: space_id, "org_id": org_id, "extra": extra, "room_name": "é\n"},
                 "extra": extra,
             });
-            match rules::data(event_type) {
-                rules::Data::Count => event["data"] = json!(one),
-                rules::Data::Traffic => {
+            match rules::data_kind(event_type) {
+                rules::DataKind::Count => event["data"] = json!(one),
+                rules::DataKind::Traffic => {
                     event["data"] = json!({"in": one, "out": two, "extra": extra})
                 }
-                rules::Data::Detections => {
+                rules::DataKind::Detections => {
                     event["data"] = json!({"local": local, "world": world, "extra": extra})
                 }
-                rules::Data::Nothing => {}
+                rules::DataKind::OptionalObject => {}
             }
             let text = if indented {
                 serde_json::to_string_pretty(&event)
@@ -268,7 +268,7 @@ fn valid_event() -> impl Strategy<Value = Generated> {
                 serde_json::to_string(&event)
             };
             let body = format!("{space}{}{space}", text.unwrap());
-            Generated {
+            GeneratedEvent {
                 body,
                 id,
                 event_type,
@@ -279,7 +279,7 @@ fn valid_event() -> impl Strategy<Value = Generated> {
         })
 }
 
-fn cases(cases: u32) -> ProptestConfig {
+fn with_cases(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
         failure_persistence: None,
@@ -287,22 +287,22 @@ fn cases(cases: u32) -> ProptestConfig {
     }
 }
 
-fn only(body: &str, expected: Option<EventType>) -> Result<Event<'_>, Refused<'_>> {
+fn parse_only(body: &str, expected: Option<EventType>) -> Result<Event<'_>, RejectedItem<'_>> {
     match parse(
         body.as_bytes(),
         expected,
-        Limits {
+        ParseLimits {
             max_events: 1,
             max_event_bytes: usize::MAX,
         },
     ) {
-        Ok(Parsed::One(event)) => event,
+        Ok(ParsedBody::Single(event)) => event,
         other => panic!("{other:?} for {body}"),
     }
 }
 
 proptest! {
-    #![proptest_config(cases(2000))]
+    #![proptest_config(with_cases(2000))]
 
     #[test]
     fn any_bytes_are_taken_without_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -324,8 +324,8 @@ proptest! {
             let at = at.index(body.len());
             body[at] = byte;
         }
-        if let Ok(Parsed::One(Err(Refused::Invalid { errors, .. }))) = parse(&body, None, LIMITS) {
-            prop_assert!(errors.iter().all(|mistake| mistake.code != Code::Invalid), "{errors:?}");
+        if let Ok(ParsedBody::Single(Err(RejectedItem::Invalid { errors, .. }))) = parse(&body, None, LIMITS) {
+            prop_assert!(errors.iter().all(|mistake| mistake.code != FieldErrorCode::Invalid), "{errors:?}");
         }
     }
 
@@ -339,50 +339,50 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(1000))]
+    #![proptest_config(with_cases(1000))]
 
     #[test]
     fn any_json_is_judged(value in any_json(), expected in prop::option::of(any_type())) {
         let body = value.to_string();
         match parse(body.as_bytes(), expected, LIMITS) {
-            Ok(Parsed::One(Err(Refused::Invalid { errors, .. }))) => {
-                prop_assert!((1..=MAX_MISTAKES).contains(&errors.len()));
-                prop_assert!(errors.iter().all(|mistake| mistake.code != Code::Invalid), "{errors:?}");
+            Ok(ParsedBody::Single(Err(RejectedItem::Invalid { errors, .. }))) => {
+                prop_assert!((1..=MAX_FIELD_ERRORS).contains(&errors.len()));
+                prop_assert!(errors.iter().all(|mistake| mistake.code != FieldErrorCode::Invalid), "{errors:?}");
             }
-            Ok(Parsed::Many(events)) => prop_assert_eq!(events.len(), value.as_array().unwrap().len()),
-            Ok(Parsed::One(_)) => {}
+            Ok(ParsedBody::Array(events)) => prop_assert_eq!(events.len(), value.as_array().unwrap().len()),
+            Ok(ParsedBody::Single(_)) => {}
             Err(error) => prop_assert_eq!(error.code.status(), if value.is_array() { 422 } else { 400 }),
         }
     }
 
     /// The invariant: the typed pass says yes exactly when the diagnose pass finds no mistake.
     #[test]
-    fn both_passes_agree(body in mutated(), expected in prop::option::weighted(0.1, any_type())) {
-        let accepted = typed::read(&body, expected).is_some();
-        let Ok(Refused::Invalid { errors, .. }) = diagnose::diagnose(&body, expected) else {
+    fn both_passes_agree(body in mutated_event(), expected in prop::option::weighted(0.1, any_type())) {
+        let accepted = event_reader::read_event(&body, expected).is_some();
+        let Ok(RejectedItem::Invalid { errors, .. }) = diagnosis::diagnose(&body, expected) else {
             return Err(TestCaseError::fail("not JSON"));
         };
-        prop_assert!(!errors.is_empty() && errors.len() <= MAX_MISTAKES);
+        prop_assert!(!errors.is_empty() && errors.len() <= MAX_FIELD_ERRORS);
         // Where the search finds nothing, it says so with this code.
-        let found_none = errors[0].code == Code::Invalid;
+        let found_none = errors[0].code == FieldErrorCode::Invalid;
         prop_assert_eq!(accepted, found_none, "{:?}", errors);
         // Each mistake is where the pointer says, or the field is not there. (Of a key that stands twice, `Value` keeps
         // the other one; and it takes no number that does not fit.)
-        let twice = errors.iter().any(|mistake| mistake.code == Code::DuplicateKey);
+        let twice = errors.iter().any(|mistake| mistake.code == FieldErrorCode::DuplicateKey);
         if let (false, false, Ok(value)) = (found_none, twice, serde_json::from_str::<Value>(&body)) {
             for mistake in &errors {
                 let there = value.pointer(&mistake.pointer).is_some();
-                prop_assert_eq!(there, mistake.code != Code::Missing, "{}", mistake);
+                prop_assert_eq!(there, mistake.code != FieldErrorCode::Missing, "{}", mistake);
             }
         }
-        let limits = Limits { max_events: 1, max_event_bytes: usize::MAX };
+        let limits = ParseLimits { max_events: 1, max_event_bytes: usize::MAX };
         let parsed = parse(body.as_bytes(), expected, limits);
-        prop_assert!(matches!(parsed, Ok(Parsed::One(event)) if event.is_ok() == accepted));
+        prop_assert!(matches!(parsed, Ok(ParsedBody::Single(event)) if event.is_ok() == accepted));
     }
 
     #[test]
     fn valid_events_are_read_back(generated in valid_event()) {
-        let event = only(&generated.body, Some(generated.event_type));
+        let event = parse_only(&generated.body, Some(generated.event_type));
         prop_assert!(event.is_ok(), "{event:?}");
         let event = event.unwrap();
         prop_assert_eq!(event.id(), &generated.id);
@@ -395,15 +395,15 @@ proptest! {
 
     /// An event in an array is judged as it is alone, and its bytes are the same.
     #[test]
-    fn neighbours_do_not_matter(bodies in prop::collection::vec(mutated(), 1..6), space in "[ \t\r\n]{0,2}") {
+    fn neighbours_do_not_matter(bodies in prop::collection::vec(mutated_event(), 1..6), space in "[ \t\r\n]{0,2}") {
         let array = format!("{space}[{space}{}{space}]", bodies.join(&format!("{space},{space}")));
-        let limits = Limits { max_events: 6, max_event_bytes: usize::MAX };
-        let Ok(Parsed::Many(events)) = parse(array.as_bytes(), None, limits) else {
+        let limits = ParseLimits { max_events: 6, max_event_bytes: usize::MAX };
+        let Ok(ParsedBody::Array(events)) = parse(array.as_bytes(), None, limits) else {
             return Err(TestCaseError::fail("not an array"));
         };
         prop_assert_eq!(events.len(), bodies.len());
         for (event, body) in events.into_iter().zip(&bodies) {
-            match (event, only(body, None)) {
+            match (event, parse_only(body, None)) {
                 (Ok(event), Ok(alone)) => {
                     prop_assert_eq!(event.raw(), body.as_bytes());
                     prop_assert_eq!(event.id(), alone.id());

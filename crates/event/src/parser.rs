@@ -7,20 +7,20 @@ use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::{Event, EventType, Refused, Unreadable, UnreadableCode, diagnose, text, typed};
+use super::{Event, EventType, RejectedItem, UnreadableBody, UnreadableBodyCode, diagnosis, text, event_reader};
 
 /// How much a body may hold. (The size of the body as a whole is the HTTP layer's matter.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
+pub struct ParseLimits {
     /// The most events in an array.
     pub max_events: usize,
     /// The largest event, in bytes, without the white space around it.
     pub max_event_bytes: usize,
 }
 
-impl Limits {
+impl ParseLimits {
     /// What was taken once is never too large.
-    pub const NONE: Self = Self {
+    pub const UNLIMITED: Self = Self {
         max_events: usize::MAX,
         max_event_bytes: usize::MAX,
     };
@@ -28,11 +28,11 @@ impl Limits {
 
 /// What a body holds.
 #[derive(Debug)]
-pub enum Parsed<'a> {
+pub enum ParsedBody<'a> {
     /// One event, sent as it is.
-    One(Result<Event<'a>, Refused<'a>>),
+    Single(Result<Event<'a>, RejectedItem<'a>>),
     /// An array: at least one event, in the order in which they were sent.
-    Many(Vec<Result<Event<'a>, Refused<'a>>>),
+    Array(Vec<Result<Event<'a>, RejectedItem<'a>>>),
 }
 
 /// Takes a body apart: one event, or an array of them, each judged by itself.
@@ -47,36 +47,36 @@ pub enum Parsed<'a> {
 pub fn parse<'a>(
     body: &'a [u8],
     expected: Option<EventType>,
-    limits: Limits,
-) -> Result<Parsed<'a>, Unreadable> {
-    let body = text::decode(body)?;
+    limits: ParseLimits,
+) -> Result<ParsedBody<'a>, UnreadableBody> {
+    let body = text::decode_body(body)?;
     if text::trim(body).starts_with('[') {
-        many(body, expected, limits).map(Parsed::Many)
+        parse_array(body, expected, limits).map(ParsedBody::Array)
     } else {
-        one(body, expected, limits).map(Parsed::One)
+        parse_single(body, expected, limits).map(ParsedBody::Single)
     }
 }
 
 /// A body that is one event. Outside: what is wrong with the body; inside: with the event.
-fn one<'a>(
+fn parse_single<'a>(
     body: &'a str,
     expected: Option<EventType>,
-    limits: Limits,
-) -> Result<Result<Event<'a>, Refused<'a>>, Unreadable> {
+    limits: ParseLimits,
+) -> Result<Result<Event<'a>, RejectedItem<'a>>, UnreadableBody> {
     text::check_depth(body)?;
     let event = text::trim(body);
-    judge(event, expected, limits).map_err(|error| not_json(body, &error))
+    parse_item(event, expected, limits).map_err(|error| not_json_error(body, &error))
 }
 
 /// A body that is an array.
-fn many<'a>(
+fn parse_array<'a>(
     body: &'a str,
     expected: Option<EventType>,
-    limits: Limits,
-) -> Result<Vec<Result<Event<'a>, Refused<'a>>>, Unreadable> {
+    limits: ParseLimits,
+) -> Result<Vec<Result<Event<'a>, RejectedItem<'a>>>, UnreadableBody> {
     let mut json = serde_json::Deserializer::from_str(body);
     let read = json
-        .deserialize_seq(Items {
+        .deserialize_seq(ItemsVisitor {
             max: limits.max_events,
         })
         .and_then(|items| json.end().map(|()| items));
@@ -85,26 +85,26 @@ fn many<'a>(
         Err(error) => {
             // Of two reasons the more telling one.
             text::check_depth(body)?;
-            return Err(not_json(body, &error));
+            return Err(not_json_error(body, &error));
         }
     };
     // An array of many events has many brackets, so the cheap check is made on each.
     if count > items.len()
         || items
             .iter()
-            .any(|item| text::may_be_deeper(item.get(), text::MAX_DEPTH - 1))
+            .any(|item| text::can_exceed_depth(item.get(), text::MAX_DEPTH - 1))
     {
         text::check_depth(body)?;
     }
     if count == 0 {
-        return Err(Unreadable {
-            code: UnreadableCode::EmptyArray,
+        return Err(UnreadableBody {
+            code: UnreadableBodyCode::EmptyArray,
             detail: "The array is empty: send at least one event.".to_owned(),
         });
     }
     if count > limits.max_events {
-        return Err(Unreadable {
-            code: UnreadableCode::TooManyEvents,
+        return Err(UnreadableBody {
+            code: UnreadableBodyCode::TooManyEvents,
             detail: format!(
                 "The array has {count} events, and at most {} are taken at once: send it in parts.",
                 limits.max_events
@@ -113,35 +113,35 @@ fn many<'a>(
     }
     items
         .into_iter()
-        .map(|item| judge(item.get(), expected, limits).map_err(|error| not_json(body, &error)))
+        .map(|item| parse_item(item.get(), expected, limits).map_err(|error| not_json_error(body, &error)))
         .collect()
 }
 
 /// One event's JSON, without white space around it. An array's item is known to be JSON.
-fn judge<'a>(
+fn parse_item<'a>(
     event: &'a str,
     expected: Option<EventType>,
-    limits: Limits,
-) -> Result<Result<Event<'a>, Refused<'a>>, serde_json::Error> {
+    limits: ParseLimits,
+) -> Result<Result<Event<'a>, RejectedItem<'a>>, serde_json::Error> {
     if event.len() > limits.max_event_bytes {
-        let claimed = diagnose::claimed(event)?;
-        return Ok(Err(Refused::TooLarge {
-            claimed,
+        let claimed = diagnosis::read_claimed_type(event)?;
+        return Ok(Err(RejectedItem::TooLarge {
+            claimed_type: claimed,
             bytes: event.len(),
         }));
     }
-    match typed::read(event, expected) {
+    match event_reader::read_event(event, expected) {
         Some(event) => Ok(Ok(event)),
-        None => diagnose::diagnose(event, expected).map(Err),
+        None => diagnosis::diagnose(event, expected).map(Err),
     }
 }
 
 /// The items of an array: the first `max` of them and how many there are.
-struct Items {
+struct ItemsVisitor {
     max: usize,
 }
 
-impl<'de> Visitor<'de> for Items {
+impl<'de> Visitor<'de> for ItemsVisitor {
     type Value = (Vec<&'de RawValue>, usize);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -168,7 +168,7 @@ impl<'de> Visitor<'de> for Items {
 }
 
 #[cold]
-fn not_json(body: &str, error: &serde_json::Error) -> Unreadable {
+fn not_json_error(body: &str, error: &serde_json::Error) -> UnreadableBody {
     // Said anew of the whole body, so that the place is the body's and not the event's.
     let again = serde_json::from_str::<IgnoredAny>(body).err();
     let error = again.as_ref().unwrap_or(error);
@@ -178,8 +178,8 @@ fn not_json(body: &str, error: &serde_json::Error) -> Unreadable {
             "The body is not JSON: {error}. Send one event as a JSON object, or a JSON array of events."
         ),
     };
-    Unreadable {
-        code: UnreadableCode::NotJson,
+    UnreadableBody {
+        code: UnreadableBodyCode::NotJson,
         detail,
     }
 }

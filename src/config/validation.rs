@@ -1,39 +1,39 @@
 //! The rules between sections.
 
-use super::reader::Reader;
+use super::reader::SectionReader;
 use super::{Config, admin, http, kafka, process, spool, topics};
 use std::net::SocketAddr;
 
-pub(super) fn check(config: &Config, root: &Reader<'_>) {
+pub(super) fn check(config: &Config, root: &SectionReader<'_>) {
     http::check(&config.http, root);
     kafka::check(&config.kafka, &config.http, root);
     topics::check(&config.topics, &config.kafka, root);
     spool::check(&config.spool, &config.kafka, &config.http, root);
     process::check(&config.shutdown, root);
     check_listeners(&config.http, &config.admin, root);
-    check_open_door(config, root);
+    check_unauthenticated_bind(config, root);
 }
 
-fn check_listeners(http: &http::Http, admin: &admin::Admin, root: &Reader<'_>) {
+fn check_listeners(http: &http::HttpConfig, admin: &admin::AdminConfig, root: &SectionReader<'_>) {
     let (ingest, admin) = (http.bind, admin.bind);
     let same_address =
         ingest.ip() == admin.ip() || ingest.ip().is_unspecified() || admin.ip().is_unspecified();
-    if root.sound(&["http.bind", "admin.bind"])
+    if root.is_valid(&["http.bind", "admin.bind"])
         && ingest.port() == admin.port()
         && ingest.port() != 0
         && same_address
     {
-        root.section("admin").mistake(
+        root.section("admin").report_error(
             "bind",
             format!("{admin} is taken by http.bind ({ingest}); allowed: another port"),
         );
     }
 }
 
-fn check_open_door(config: &Config, root: &Reader<'_>) {
+fn check_unauthenticated_bind(config: &Config, root: &SectionReader<'_>) {
     let bind = config.http.bind;
-    if root.sound(&["http.bind", "auth"]) && !is_loopback(bind) && config.auth.is_empty() {
-        root.section("http").mistake(
+    if root.is_valid(&["http.bind", "auth"]) && !is_loopback(bind) && config.auth.is_empty() {
+        root.section("http").report_error(
             "bind",
             format!(
                 "{bind} can be reached from other machines, and no credentials are \

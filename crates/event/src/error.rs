@@ -7,21 +7,21 @@ use serde::{Serialize, Serializer};
 use super::EventType;
 
 /// The most mistakes that are reported for one event.
-pub const MAX_MISTAKES: usize = 32;
+pub const MAX_FIELD_ERRORS: usize = 32;
 
 /// Why a request's body as a whole cannot be taken apart into events.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{detail}")]
-pub struct Unreadable {
+pub struct UnreadableBody {
     /// What is wrong, for programs.
-    pub code: UnreadableCode,
+    pub code: UnreadableBodyCode,
     /// What is wrong, where, and what to do: one or two sentences for people.
     pub detail: String,
 }
 
 /// The kinds of [`Unreadable`] bodies.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum UnreadableCode {
+pub enum UnreadableBodyCode {
     /// Empty, cut off, or a syntax error.
     NotJson,
     /// The bytes are not UTF-8.
@@ -38,28 +38,28 @@ pub enum UnreadableCode {
     TooManyEvents,
 }
 
-impl UnreadableCode {
+impl UnreadableBodyCode {
     /// Every kind.
     pub const ALL: [Self; 7] = [
-        UnreadableCode::NotJson,
-        UnreadableCode::NotUtf8,
-        UnreadableCode::ByteOrderMark,
-        UnreadableCode::TooDeep,
-        UnreadableCode::LoneSurrogate,
-        UnreadableCode::EmptyArray,
-        UnreadableCode::TooManyEvents,
+        UnreadableBodyCode::NotJson,
+        UnreadableBodyCode::NotUtf8,
+        UnreadableBodyCode::ByteOrderMark,
+        UnreadableBodyCode::TooDeep,
+        UnreadableBodyCode::LoneSurrogate,
+        UnreadableBodyCode::EmptyArray,
+        UnreadableBodyCode::TooManyEvents,
     ];
 
     /// The code as the answer has it. It stays the same from release to release.
     pub const fn as_str(self) -> &'static str {
         match self {
-            UnreadableCode::NotJson => "not_json",
-            UnreadableCode::NotUtf8 => "not_utf8",
-            UnreadableCode::ByteOrderMark => "byte_order_mark",
-            UnreadableCode::TooDeep => "too_deep",
-            UnreadableCode::LoneSurrogate => "lone_surrogate",
-            UnreadableCode::EmptyArray => "empty_array",
-            UnreadableCode::TooManyEvents => "too_many_events",
+            UnreadableBodyCode::NotJson => "not_json",
+            UnreadableBodyCode::NotUtf8 => "not_utf8",
+            UnreadableBodyCode::ByteOrderMark => "byte_order_mark",
+            UnreadableBodyCode::TooDeep => "too_deep",
+            UnreadableBodyCode::LoneSurrogate => "lone_surrogate",
+            UnreadableBodyCode::EmptyArray => "empty_array",
+            UnreadableBodyCode::TooManyEvents => "too_many_events",
         }
     }
 
@@ -67,25 +67,25 @@ impl UnreadableCode {
     /// with the wrong number of events.
     pub const fn status(self) -> u16 {
         match self {
-            UnreadableCode::NotJson
-            | UnreadableCode::NotUtf8
-            | UnreadableCode::ByteOrderMark
-            | UnreadableCode::TooDeep
-            | UnreadableCode::LoneSurrogate => 400,
-            UnreadableCode::EmptyArray | UnreadableCode::TooManyEvents => 422,
+            UnreadableBodyCode::NotJson
+            | UnreadableBodyCode::NotUtf8
+            | UnreadableBodyCode::ByteOrderMark
+            | UnreadableBodyCode::TooDeep
+            | UnreadableBodyCode::LoneSurrogate => 400,
+            UnreadableBodyCode::EmptyArray | UnreadableBodyCode::TooManyEvents => 422,
         }
     }
 }
 
 /// Why one event is refused, though the body it came in could be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Refused<'a> {
+pub enum RejectedItem<'a> {
     /// It breaks the rules of a valid event.
     Invalid {
         /// The type it claims to have, where that can be read.
-        claimed: Option<EventType>,
+        claimed_type: Option<EventType>,
         /// Every mistake, 1 to [`MAX_MISTAKES`], in the order of the envelope's fields.
-        errors: Vec<Mistake>,
+        errors: Vec<FieldError>,
         /// Its JSON, without the white space around it.
         raw: &'a str,
     },
@@ -93,36 +93,36 @@ pub enum Refused<'a> {
     /// [`Limits::max_event_bytes`](super::Limits::max_event_bytes). Nothing else of it was checked.
     TooLarge {
         /// The type it claims to have, where that can be read.
-        claimed: Option<EventType>,
+        claimed_type: Option<EventType>,
         /// Its size.
         bytes: usize,
     },
 }
 
-impl Refused<'_> {
+impl RejectedItem<'_> {
     /// The type the event claims to have, where that can be read: also when that is not what is wrong with it.
-    pub fn claimed(&self) -> Option<EventType> {
+    pub fn claimed_type(&self) -> Option<EventType> {
         match self {
-            Refused::Invalid { claimed, .. } | Refused::TooLarge { claimed, .. } => *claimed,
+            RejectedItem::Invalid { claimed_type: claimed, .. } | RejectedItem::TooLarge { claimed_type: claimed, .. } => *claimed,
         }
     }
 }
 
 /// One mistake in an event; serialised as the problem's `errors` have it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Mistake {
+pub struct FieldError {
     /// Where: a JSON pointer (RFC 6901) into the event. For a missing field, where it should have been.
     pub pointer: String,
     /// What is wrong, for programs.
-    pub code: Code,
+    pub code: FieldErrorCode,
     /// What is wrong and what is expected: a sentence for people. It quotes little of the event, with control
     /// characters escaped, so it is safe to log.
     pub detail: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Mistake {
+        let FieldError {
             pointer,
             code,
             detail,
@@ -133,7 +133,7 @@ impl fmt::Display for Mistake {
 
 /// The kinds of [`Mistake`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Code {
+pub enum FieldErrorCode {
     /// A required field is not there.
     Missing,
     /// The value is of another JSON type than the field's.
@@ -164,47 +164,47 @@ pub enum Code {
     Invalid,
 }
 
-impl Code {
+impl FieldErrorCode {
     /// Every kind.
     pub const ALL: [Self; 14] = [
-        Code::Missing,
-        Code::WrongType,
-        Code::Empty,
-        Code::TooLong,
-        Code::ControlCharacter,
-        Code::OutOfRange,
-        Code::NotIntegral,
-        Code::NotAPair,
-        Code::DuplicateKey,
-        Code::UnknownType,
-        Code::TypeMismatch,
-        Code::UnsupportedVersion,
-        Code::InvalidVersion,
-        Code::Invalid,
+        FieldErrorCode::Missing,
+        FieldErrorCode::WrongType,
+        FieldErrorCode::Empty,
+        FieldErrorCode::TooLong,
+        FieldErrorCode::ControlCharacter,
+        FieldErrorCode::OutOfRange,
+        FieldErrorCode::NotIntegral,
+        FieldErrorCode::NotAPair,
+        FieldErrorCode::DuplicateKey,
+        FieldErrorCode::UnknownType,
+        FieldErrorCode::TypeMismatch,
+        FieldErrorCode::UnsupportedVersion,
+        FieldErrorCode::InvalidVersion,
+        FieldErrorCode::Invalid,
     ];
 
     /// The code as the answer has it. It stays the same from release to release.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Code::Missing => "missing",
-            Code::WrongType => "wrong_type",
-            Code::Empty => "empty",
-            Code::TooLong => "too_long",
-            Code::ControlCharacter => "control_character",
-            Code::OutOfRange => "out_of_range",
-            Code::NotIntegral => "not_integral",
-            Code::NotAPair => "not_a_pair",
-            Code::DuplicateKey => "duplicate_key",
-            Code::UnknownType => "unknown_type",
-            Code::TypeMismatch => "type_mismatch",
-            Code::UnsupportedVersion => "unsupported_version",
-            Code::InvalidVersion => "invalid_version",
-            Code::Invalid => "invalid",
+            FieldErrorCode::Missing => "missing",
+            FieldErrorCode::WrongType => "wrong_type",
+            FieldErrorCode::Empty => "empty",
+            FieldErrorCode::TooLong => "too_long",
+            FieldErrorCode::ControlCharacter => "control_character",
+            FieldErrorCode::OutOfRange => "out_of_range",
+            FieldErrorCode::NotIntegral => "not_integral",
+            FieldErrorCode::NotAPair => "not_a_pair",
+            FieldErrorCode::DuplicateKey => "duplicate_key",
+            FieldErrorCode::UnknownType => "unknown_type",
+            FieldErrorCode::TypeMismatch => "type_mismatch",
+            FieldErrorCode::UnsupportedVersion => "unsupported_version",
+            FieldErrorCode::InvalidVersion => "invalid_version",
+            FieldErrorCode::Invalid => "invalid",
         }
     }
 }
 
-impl Serialize for Code {
+impl Serialize for FieldErrorCode {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }

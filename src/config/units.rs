@@ -20,7 +20,7 @@ const UNITS: [(&str, u64); 8] = [
 
 /// Reads `"3s"`, `"500ms"` or `"1h 30m"`. A number without a unit is none: it has meant seconds here and milliseconds
 /// there once too often.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if text.parse::<f64>().is_ok() {
         return Err(format!(
@@ -36,7 +36,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads `"64MiB"`, `"64 KiB"`, `"64kB"` or a plain number of bytes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -63,7 +63,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 }
 
 /// A size as a user would write it.
-pub(super) fn show_size(bytes: u64) -> String {
+pub(super) fn format_size(bytes: u64) -> String {
     let unit = UNITS
         .iter()
         .find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
@@ -74,7 +74,7 @@ pub(super) fn show_size(bytes: u64) -> String {
 }
 
 /// A duration as a user would write it.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(super) fn format_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
@@ -84,19 +84,19 @@ mod tests {
 
     #[test]
     fn durations() {
-        assert_eq!(duration("3s"), Ok(Duration::from_secs(3)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration(" 1h 30m "), Ok(Duration::from_secs(5400)));
-        assert_eq!(duration("3d"), Ok(Duration::from_secs(3 * 86_400)));
+        assert_eq!(parse_duration("3s"), Ok(Duration::from_secs(3)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration(" 1h 30m "), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("3d"), Ok(Duration::from_secs(3 * 86_400)));
         for none in ["", "s", "3 parsecs", "-1s", "99999999999999999999s"] {
             assert!(
-                duration(none).unwrap_err().contains("not a duration"),
+                parse_duration(none).unwrap_err().contains("not a duration"),
                 "{none}"
             );
         }
         for none in ["3", "0", "2.5", "-1"] {
             assert!(
-                duration(none).unwrap_err().contains("has no unit"),
+                parse_duration(none).unwrap_err().contains("has no unit"),
                 "{none}"
             );
         }
@@ -104,14 +104,14 @@ mod tests {
 
     #[test]
     fn sizes() {
-        assert_eq!(size("0"), Ok(0));
-        assert_eq!(size("65536"), Ok(65_536));
-        assert_eq!(size("64KiB"), Ok(65_536));
-        assert_eq!(size("64 KiB"), Ok(65_536));
-        assert_eq!(size("64kB"), Ok(64_000));
-        assert_eq!(size("64MB"), Ok(64_000_000));
-        assert_eq!(size("1GiB"), Ok(1 << 30));
-        assert_eq!(size("7B"), Ok(7));
+        assert_eq!(parse_size("0"), Ok(0));
+        assert_eq!(parse_size("65536"), Ok(65_536));
+        assert_eq!(parse_size("64KiB"), Ok(65_536));
+        assert_eq!(parse_size("64 KiB"), Ok(65_536));
+        assert_eq!(parse_size("64kB"), Ok(64_000));
+        assert_eq!(parse_size("64MB"), Ok(64_000_000));
+        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
+        assert_eq!(parse_size("7B"), Ok(7));
         for none in [
             "",
             "KiB",
@@ -122,16 +122,16 @@ mod tests {
             "99999999999999999999",
             "18446744073709551615GiB",
         ] {
-            assert!(size(none).is_err(), "{none}");
+            assert!(parse_size(none).is_err(), "{none}");
         }
     }
 
     #[test]
     fn written_back() {
-        assert_eq!(show_size(1 << 20), "1MiB");
-        assert_eq!(show_size(1_000_000), "1MB");
-        assert_eq!(show_size(1_000_001), "1000001B");
-        assert_eq!(show_size(0), "0B");
-        assert_eq!(show_duration(Duration::from_secs(90)), "1m 30s");
+        assert_eq!(format_size(1 << 20), "1MiB");
+        assert_eq!(format_size(1_000_000), "1MB");
+        assert_eq!(format_size(1_000_001), "1000001B");
+        assert_eq!(format_size(0), "0B");
+        assert_eq!(format_duration(Duration::from_secs(90)), "1m 30s");
     }
 }
