@@ -15,24 +15,24 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::auth::{AdminAuthenticator, Authenticator};
 use crate::config::{self, Config, ConfigError};
-use crate::dedup::desk::Desk;
-use crate::dedup::rebuilding::Rebuilding;
-use crate::http::admin::Admin;
-use crate::http::gate::Gate;
-use crate::http::ingest::{Ingest, RequestIds, Worker};
+use crate::dedup::deduplicator::Deduplicator;
+use crate::dedup::rebuild_thread::RebuildThread;
+use crate::http::admin::AdminState;
+use crate::http::gate::AdmissionGate;
+use crate::http::ingest::{IngestState, IngestWorker, RequestIdGenerator};
 use crate::http::tls::Certificate;
 use crate::kafka::contact::Contact;
-use crate::kafka::lane::Lane;
+use crate::kafka::lane::TopicLane;
 use crate::kafka::producer::Producer;
-use crate::kafka::watch::{Creating, Watch};
+use crate::kafka::watch::{KafkaWatch, TopicCreationGuard};
 use crate::kafka::{client, topics};
-use crate::metrics::{Metrics, EventOutcome};
+use crate::metrics::{EventOutcome, Metrics};
 use crate::pipeline::Pipeline;
 use crate::record::TimestampPolicy;
 use crate::spool::health;
-use crate::spool::restore::restore;
-use crate::spool::store::{self, Found, Store};
-use crate::spool::{Draining, Parts, Spool};
+use crate::spool::restore::restore_dedup_window;
+use crate::spool::store::{self, OpenReport, SpoolStore};
+use crate::spool::{DrainHandle, Spool, SpoolParts};
 use crate::telemetry::LogThrottle;
 use butlr_event::ParseLimits;
 use butlr_event::destination::Destination;
@@ -82,23 +82,23 @@ impl Listeners {
     /// [`Error::Listen`]
     pub fn bind(config: &Config) -> Result<Self, Error> {
         Ok(Self {
-            ingest: listen("http.bind", config.http.bind)?,
-            admin: listen("admin.bind", config.admin.bind)?,
+            ingest: bind_listener("http.bind", config.http.bind)?,
+            admin: bind_listener("admin.bind", config.admin.bind)?,
         })
     }
 }
 
 /// Connections that wait to be accepted while both workers are busy.
-const BACKLOG: i32 = 1024;
+const ACCEPT_BACKLOG: i32 = 1024;
 /// Between two looks at the connections.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+fn bind_listener(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
     let bind = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
+        socket.listen(ACCEPT_BACKLOG)?;
         Ok(TcpListener::from(socket))
     };
     bind().map_err(|source| Error::Listen {
@@ -110,7 +110,7 @@ fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> 
 
 /// The final count, once everything has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Summary {
+pub struct ShutdownSummary {
     /// Events received, and what they ended as.
     pub ledger: crate::metrics::EventTotals,
     /// Records that librdkafka still held when the time was up; none of them was promised.
@@ -119,7 +119,7 @@ pub struct Summary {
 
 /// What a bridge is started with.
 #[derive(Debug)]
-pub struct Launch {
+pub struct LaunchOptions {
     /// Everything that can be configured.
     pub config: Config,
     /// Its sockets.
@@ -136,16 +136,16 @@ pub struct Launch {
 /// # Errors
 /// What the configuration asks for and cannot be had, or a server that ended by itself.
 pub async fn run(
-    launch: Launch,
+    launch: LaunchOptions,
     stop: impl Future<Output = ()>,
     mut reloads: mpsc::Receiver<Config>,
-) -> Result<Summary, Error> {
-    let Launch {
+) -> Result<ShutdownSummary, Error> {
+    let LaunchOptions {
         config,
         listeners,
         create_topics,
     } = launch;
-    let bridge = Bridge::build(&config, create_topics)?;
+    let bridge = RunningBridge::build(&config, create_topics)?;
     let ingest_address = listeners.ingest.local_addr()?;
     let admin_address = listeners.admin.local_addr()?;
     let (ingest_server, ingest_handle) = bridge.serve_ingest(&config, listeners.ingest)?;
@@ -174,53 +174,53 @@ pub async fn run(
     }
     let inspection = inspect_topics(
         config.clone(),
-        create_topics.then(|| bridge.watch.creating()),
+        create_topics.then(|| bridge.watch.start_topic_creation()),
         Arc::clone(&bridge.warnings),
     );
     let inspection = rt::spawn(inspection);
 
     let idle = config.http.keep_alive + config.http.header_timeout;
-    let mut sweep = tokio::time::interval(SWEEP);
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
     tokio::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
             _ = sweep.tick() => bridge.sweep(idle),
             Some(fresh) = reloads.recv() => bridge.reload(&fresh, ingest_address),
-            ended = &mut ingest_server => return Err(ended_early(ended)),
-            ended = &mut admin_server => return Err(ended_early(ended)),
+            ended = &mut ingest_server => return Err(server_exit_error(ended)),
+            ended = &mut admin_server => return Err(server_exit_error(ended)),
         }
     }
     inspection.abort();
-    let summary = bridge.end(&config, ingest_handle).await;
+    let summary = bridge.shut_down(&config, ingest_handle).await;
     admin_handle.stop(false).await;
     Ok(summary)
 }
 
-fn ended_early(ended: Result<io::Result<()>, rt::task::JoinError>) -> Error {
+fn server_exit_error(ended: Result<io::Result<()>, rt::task::JoinError>) -> Error {
     let ended = ended.unwrap_or_else(|join| Err(io::Error::other(join)));
     Error::Server(ended.err().unwrap_or_else(|| io::Error::other("it ended")))
 }
 
 /// Between two looks at the topics' settings; sooner while one is missing.
-const INSPECTION: Duration = Duration::from_secs(300);
+const INSPECTION_INTERVAL: Duration = Duration::from_secs(300);
 
 /// What the end takes beyond `shutdown.timeout` where Kafka or the disk let it: a purge of librdkafka's queue, a last commit.
-const SPARE: Duration = Duration::from_secs(3);
+const SHUTDOWN_MARGIN: Duration = Duration::from_secs(3);
 
 /// Looks at the topics again and again, and creates missing ones at the start where that is asked for. Where a promise is
 /// weak, the log (once) and `/status` say so.
 async fn inspect_topics(
     config: Config,
-    mut creating: Option<Creating>,
+    mut creating: Option<TopicCreationGuard>,
     warnings: Arc<ArcSwap<Vec<String>>>,
 ) {
-    let of_config = config.warnings();
+    let config_warnings = config.warnings();
     loop {
         let mut pause = Duration::from_secs(2);
         match topics::inspect(&config).await {
             Ok(report) if creating.is_some() && report.has_missing() => {
-                if create_topics(&config, &report).await {
+                if create_missing_topics(&config, &report).await {
                     // A topic just created takes a moment to be seen.
                     tokio::time::sleep(Duration::from_millis(300)).await;
                     creating = None;
@@ -231,14 +231,14 @@ async fn inspect_topics(
                 creating = None;
                 pause = match report.has_missing() {
                     true => Duration::from_secs(15),
-                    false => INSPECTION,
+                    false => INSPECTION_INTERVAL,
                 };
                 let found: Vec<_> = report.warnings().collect();
                 let known = warnings.load_full();
                 for warning in found.iter().filter(|w| !known.contains(w)) {
                     tracing::warn!("{warning}");
                 }
-                warnings.store(Arc::new([of_config.as_slice(), &found].concat()));
+                warnings.store(Arc::new([config_warnings.as_slice(), &found].concat()));
             }
             Err(error) => tracing::debug!(%error, "the topics could not be looked at yet"),
         }
@@ -247,7 +247,7 @@ async fn inspect_topics(
 }
 
 /// Whether there is nothing left to create: what Kafka refuses once it would refuse again.
-async fn create_topics(config: &Config, report: &topics::Report) -> bool {
+async fn create_missing_topics(config: &Config, report: &topics::TopicInspection) -> bool {
     match topics::create_missing(config, report).await {
         Ok(results) => {
             for (topic, result) in results {
@@ -265,19 +265,19 @@ async fn create_topics(config: &Config, report: &topics::Report) -> bool {
     }
 }
 
-struct Bridge {
-    ingest: Arc<Ingest>,
-    rebuilding: Option<Rebuilding>,
-    draining: Option<Draining>,
+struct RunningBridge {
+    ingest: Arc<IngestState>,
+    rebuilding: Option<RebuildThread>,
+    draining: Option<DrainHandle>,
     contact: Arc<Contact>,
     certificate: Option<Arc<Certificate>>,
     warnings: Arc<ArcSwap<Vec<String>>>,
-    watch: Watch,
+    watch: KafkaWatch,
 }
 
 /// What opening the spool found.
-fn tell(found: &Found) {
-    for store::Damaged { file, why, .. } in &found.damaged {
+fn log_opened_spool(found: &OpenReport) {
+    for store::DamagedFile { file, why, .. } in &found.damaged {
         tracing::error!(%file, %why, "a file of the spool is damaged: it was put aside, what could be read of it is drained");
     }
     for file in &found.missing {
@@ -296,8 +296,8 @@ fn tell(found: &Found) {
 }
 
 /// What Kafka refused for good before this start is not forgotten.
-fn tell_set_aside(store: &Store) {
-    match store.set_aside_entries() {
+fn log_dead_letters(store: &SpoolStore) {
+    match store.dead_letters() {
         Ok(entries) if entries.is_empty() => {}
         Ok(entries) => tracing::warn!(
             entries = entries.len(),
@@ -312,8 +312,8 @@ fn tell_set_aside(store: &Store) {
 fn open_spool(
     config: &Config,
     metrics: &Arc<Metrics>,
-    lanes: &Arc<[Arc<Lane>; Destination::COUNT]>,
-    desk: Option<&Arc<Desk>>,
+    lanes: &Arc<[Arc<TopicLane>; Destination::COUNT]>,
+    deduplicator: Option<&Arc<Deduplicator>>,
 ) -> Result<Option<Arc<Spool>>, Error> {
     let Some(dir) = &config.spool.dir else {
         return Ok(None);
@@ -322,48 +322,48 @@ fn open_spool(
         dir: dir.clone(),
         segment_bytes: config.spool.segment_bytes,
     };
-    let opened = Store::open(options);
+    let opened = SpoolStore::open(options);
     let (store, found) =
         opened.map_err(|problem| Error::Configuration(format!("spool.dir: {problem}")))?;
-    let store = store.compacting_above(config.spool.max_bytes / 2);
-    tell(&found);
-    tell_set_aside(&store);
+    let store = store.with_compaction_above(config.spool.max_bytes / 2);
+    log_opened_spool(&found);
+    log_dead_letters(&store);
     if health::is_in_memory(dir) {
         tracing::warn!(
             dir = %dir.display(),
             "spool.dir lies in memory (tmpfs): it outlives a crash of this process, and not of its machine; give it a disk"
         );
     }
-    let spool = Spool::start(Parts {
+    let spool = Spool::start(SpoolParts {
         store,
         settings: config.spool.clone(),
-        desk: desk.cloned(),
+        deduplicator: deduplicator.cloned(),
         lanes: Arc::clone(lanes),
         lane_events: config.kafka.max_in_flight_per_topic,
         lane_bytes: client::lane_bytes(&config.http),
         metrics: Arc::clone(metrics),
     });
     metrics.register(spool.metrics().collectors());
-    if let Some(desk) = desk {
-        restore(&spool, desk, &config.dedup);
+    if let Some(deduplicator) = deduplicator {
+        restore_dedup_window(&spool, deduplicator, &config.dedup);
     }
     Ok(Some(spool))
 }
 
-type Server = (actix_web::dev::Server, ServerHandle);
+type ServerWithHandle = (actix_web::dev::Server, ServerHandle);
 
-impl Bridge {
+impl RunningBridge {
     fn build(config: &Config, create_topics: bool) -> Result<Self, Error> {
         let bootstrap = config.require_bootstrap_servers()?;
         let names = config.topics.names();
         let metrics = Arc::new(Metrics::new(&names));
         let contact = Arc::new(Contact::default());
-        let properties = client::producer(config, bootstrap);
-        let refused = |error| Error::Configuration(format!("kafka.properties: {error}"));
+        let properties = client::producer_config(config, bootstrap);
+        let properties_error = |error| Error::Configuration(format!("kafka.properties: {error}"));
         let producer = Producer::start(properties, Arc::clone(&metrics), Arc::clone(&contact))
-            .map_err(refused)?;
+            .map_err(properties_error)?;
         let producer = Arc::new(producer);
-        let lanes = Lane::all(config);
+        let lanes = TopicLane::all(config);
         let certificate = match &config.http.tls {
             None => None,
             Some(files) => {
@@ -374,47 +374,49 @@ impl Bridge {
             }
         };
         let credentials = Authenticator::new(&config.auth, &metrics.auth_requests);
-        let desk = Desk::open(config, &metrics).map_err(Error::Configuration)?;
-        let desk = desk.map(Arc::new);
-        let spool = open_spool(config, &metrics, &lanes, desk.as_ref())?;
+        let deduplicator = Deduplicator::open(config, &metrics).map_err(Error::Configuration)?;
+        let deduplicator = deduplicator.map(Arc::new);
+        let spool = open_spool(config, &metrics, &lanes, deduplicator.as_ref())?;
         // What was quarantined before is drained although nothing more is.
-        let waits = |to| {
+        let has_entries = |to| {
             spool
                 .as_ref()
                 .is_some_and(|spool| spool.store().present(to) > 0)
         };
-        let is_watched = |lane: &&Arc<Lane>| match lane.destination() {
-            Destination::Quarantine => config.quarantine.keep || waits(Destination::Quarantine),
+        let is_watched = |lane: &&Arc<TopicLane>| match lane.destination() {
+            Destination::Quarantine => {
+                config.quarantine.keep || has_entries(Destination::Quarantine)
+            }
             Destination::Events(_) => true,
         };
-        let watch = Watch::start(
-            &client::base(&config.kafka, bootstrap),
+        let watch = KafkaWatch::start(
+            &client::base_config(&config.kafka, bootstrap),
             Arc::clone(&producer),
             lanes.iter().filter(is_watched).cloned().collect(),
             Arc::clone(&contact),
             Arc::clone(&metrics),
             create_topics,
         )
-        .map_err(refused)?;
+        .map_err(properties_error)?;
         let stamping = TimestampPolicy::from_config(&config.kafka);
         let draining = spool.as_ref().map(|spool| {
-            let consumer = client::base(&config.kafka, bootstrap);
-            spool.drain(Arc::clone(&producer), stamping, consumer)
+            let consumer = client::base_config(&config.kafka, bootstrap);
+            spool.start_drain(Arc::clone(&producer), stamping, consumer)
         });
-        let rebuilding = desk
+        let rebuilding = deduplicator
             .as_ref()
-            .map(|desk| Rebuilding::start(config, bootstrap, desk));
-        let ingest = Arc::new(Ingest {
+            .map(|desk| RebuildThread::start(config, bootstrap, desk));
+        let ingest = Arc::new(IngestState {
             pipeline: Pipeline {
                 metrics,
-                desk,
+                deduplicator,
                 producer,
                 contact: Arc::clone(&contact),
-                started: Instant::now(),
+                started_at: Instant::now(),
                 lanes,
                 spool,
                 confirm_within: config.kafka.confirm_within,
-                reserve: config.http.answer_within / 4,
+                spool_reserve: config.http.answer_within / 4,
                 quarantine: config.quarantine,
                 stamping,
                 limits: ParseLimits {
@@ -422,13 +424,13 @@ impl Bridge {
                     max_event_bytes: config.http.max_event_bytes,
                 },
             },
-            gate: Gate::new(&config.http),
+            gate: AdmissionGate::new(&config.http),
             credentials: ArcSwap::from_pointee(credentials),
             max_body_bytes: config.http.max_body_bytes,
             body_timeout: config.http.body_timeout,
             answer_within: config.http.answer_within,
-            request_ids: RequestIds::new(),
-            refusals: LogThrottle::default(),
+            request_ids: RequestIdGenerator::new(),
+            refusal_throttle: LogThrottle::default(),
         });
         Ok(Self {
             ingest,
@@ -441,12 +443,16 @@ impl Bridge {
         })
     }
 
-    fn serve_ingest(&self, config: &Config, listener: TcpListener) -> Result<Server, Error> {
+    fn serve_ingest(
+        &self,
+        config: &Config,
+        listener: TcpListener,
+    ) -> Result<ServerWithHandle, Error> {
         let ingest = Arc::clone(&self.ingest);
         let gate = Arc::clone(&ingest.gate);
         let server = HttpServer::new(move || {
-            let worker = Worker::start(Arc::clone(&ingest));
-            App::new().configure(|routes| worker.routes(routes))
+            let worker = IngestWorker::start(Arc::clone(&ingest));
+            App::new().configure(|routes| worker.configure_routes(routes))
         })
         .workers(config.http.workers)
         // The gate is the limit: actix-web's own only stops accepting, and clients would hang in the backlog.
@@ -460,7 +466,7 @@ impl Bridge {
                 socket.downcast_ref::<Tls>().map(|tls| tls.get_ref().0)
             });
             if let Some(tcp) = tcp {
-                connection.insert(gate.connected(SockRef::from(tcp)));
+                connection.insert(gate.register_connection(SockRef::from(tcp)));
             }
         })
         .keep_alive(config.http.keep_alive)
@@ -484,23 +490,24 @@ impl Bridge {
         config: &Config,
         listener: TcpListener,
         address: SocketAddr,
-    ) -> Result<Server, Error> {
-        let admin = Arc::new(Admin {
+    ) -> Result<ServerWithHandle, Error> {
+        let admin = Arc::new(AdminState {
             ingest: Arc::clone(&self.ingest),
             contact: Arc::clone(&self.contact),
             away_after: config.kafka.away_after,
             credentials: AdminAuthenticator::new(&config.admin),
-            exposed: !address.ip().to_canonical().is_loopback(),
-            started: Instant::now(),
+            is_exposed: !address.ip().to_canonical().is_loopback(),
+            started_at: Instant::now(),
             warnings: Arc::clone(&self.warnings),
         });
-        let server =
-            HttpServer::new(move || App::new().configure(|c| Arc::clone(&admin).routes(c)))
-                .workers(1)
-                .max_connections(1024)
-                .disable_signals()
-                .listen(listener)?
-                .run();
+        let server = HttpServer::new(move || {
+            App::new().configure(|c| Arc::clone(&admin).configure_routes(c))
+        })
+        .workers(1)
+        .max_connections(1024)
+        .disable_signals()
+        .listen(listener)?
+        .run();
         let handle = server.handle();
         Ok((server, handle))
     }
@@ -508,8 +515,8 @@ impl Bridge {
     /// What is due every [`SWEEP`].
     fn sweep(&self, idle: Duration) {
         self.ingest.gate.close_idle(idle);
-        if let Some(desk) = &self.ingest.pipeline.desk {
-            desk.memory().sweep(Instant::now());
+        if let Some(deduplicator) = &self.ingest.pipeline.deduplicator {
+            deduplicator.memory().sweep(Instant::now());
         }
     }
 
@@ -540,9 +547,9 @@ impl Bridge {
     }
 
     /// The order of draining: not ready, then no new connections, then what is in flight, then librdkafka's queue.
-    async fn end(self, config: &Config, ingest_handle: ServerHandle) -> Summary {
+    async fn shut_down(self, config: &Config, ingest_handle: ServerHandle) -> ShutdownSummary {
         let deadline = Instant::now() + config.shutdown.timeout;
-        self.ingest.gate.drain();
+        self.ingest.gate.start_draining();
         drop(self.rebuilding);
         tracing::info!("shutting down");
         tokio::time::sleep(config.shutdown.drain_delay).await;
@@ -567,15 +574,16 @@ impl Bridge {
         let ending = std::thread::Builder::new().name("ending".into());
         let ending = ending.spawn(move || {
             if let Some(spool) = &spool {
-                spool.end();
+                spool.shut_down();
             }
-            let given_up = producer.end(within);
+            let given_up = producer.close(within);
             // Only now: the last reports decide entries.
             drop(draining);
             let _ = ended.send(given_up);
         });
         ending.expect("the system can start a thread");
-        let given_up = match tokio::time::timeout_at((deadline + SPARE).into(), end).await {
+        let given_up = match tokio::time::timeout_at((deadline + SHUTDOWN_MARGIN).into(), end).await
+        {
             Ok(given_up) => given_up.unwrap_or(0),
             Err(_) => {
                 tracing::error!(
@@ -584,17 +592,19 @@ impl Bridge {
                 0
             }
         };
-        if let Some(desk) = &self.ingest.pipeline.desk {
+        if let Some(deduplicator) = &self.ingest.pipeline.deduplicator {
             let within = deadline.saturating_duration_since(Instant::now());
-            desk.flush(within.max(Duration::from_millis(100))).await;
+            deduplicator
+                .flush(within.max(Duration::from_millis(100)))
+                .await;
         }
         let ledger = self.ingest.pipeline.metrics.totals();
-        let life = self
+        let spool_ledger = self
             .ingest
             .pipeline
             .spool
             .as_ref()
-            .map(|spool| spool.life());
+            .map(|spool| spool.ledger());
         tracing::info!(
             received = ledger.received,
             published = ledger.count(EventOutcome::Published),
@@ -603,17 +613,17 @@ impl Bridge {
             quarantined = ledger.count(EventOutcome::Quarantined),
             refused = ledger.count(EventOutcome::Refused),
             records_given_up = given_up,
-            spool_recovered = life.as_ref().map(|life| life.recovered),
-            spool_spooled = life.as_ref().map(|life| life.spooled),
-            spool_drained = life.as_ref().map(|life| life.drained),
-            spool_confirmed_late = life.as_ref().map(|life| life.confirmed_late),
-            spool_already_stored = life.as_ref().map(|life| life.already_stored),
-            spool_set_aside = life.as_ref().map(|life| life.set_aside),
-            spool_lost = life.as_ref().map(|life| life.lost),
-            spool_present = life.as_ref().map(|life| life.present),
+            spool_recovered = spool_ledger.as_ref().map(|life| life.recovered),
+            spool_spooled = spool_ledger.as_ref().map(|life| life.spooled),
+            spool_drained = spool_ledger.as_ref().map(|life| life.drained),
+            spool_confirmed_late = spool_ledger.as_ref().map(|life| life.confirmed_late),
+            spool_already_stored = spool_ledger.as_ref().map(|life| life.already_stored),
+            spool_set_aside = spool_ledger.as_ref().map(|life| life.dead_letters),
+            spool_lost = spool_ledger.as_ref().map(|life| life.lost),
+            spool_present = spool_ledger.as_ref().map(|life| life.present),
             balanced = ledger.is_balanced(),
             "ended"
         );
-        Summary { ledger, given_up }
+        ShutdownSummary { ledger, given_up }
     }
 }

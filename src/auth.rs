@@ -63,7 +63,11 @@ impl Authenticator {
             add(header, &key.name, &value);
         }
         for basic in &auth.basic {
-            add(AUTHORIZATION, &basic.name, basic_header_value(basic).as_bytes());
+            add(
+                AUTHORIZATION,
+                &basic.name,
+                basic_header_value(basic).as_bytes(),
+            );
         }
         Self {
             anonymous: headers.is_empty().then(|| {
@@ -96,7 +100,10 @@ impl Authenticator {
                 continue;
             };
             has_credential = true;
-            let given_digest = digest(&SHA256, canonicalize_value(header, value.as_bytes()).as_ref());
+            let given_digest = digest(
+                &SHA256,
+                canonicalize_value(header, value.as_bytes()).as_ref(),
+            );
             for credential in credentials {
                 let equal: Choice = credential.digest.as_ref().ct_eq(given_digest.as_ref());
                 if bool::from(equal) {

@@ -2,18 +2,18 @@
 
 use std::process::ExitCode;
 
-use butlr_bridge::commands::{self, Command};
+use butlr_bridge::commands::{self, BridgeCommand};
 use clap::Parser;
 
 /// The door between Butlr's webhooks and Kafka: a 2xx is a promise.
 #[derive(Parser)]
 #[command(version, about, propagate_version = true)]
-struct Arguments {
+struct CommandLine {
     #[command(subcommand)]
-    command: Command,
+    command: BridgeCommand,
 }
 
 fn main() -> ExitCode {
     // clap ends with 2 on bad usage, as every command does on bad configuration.
-    commands::run(Arguments::parse().command)
+    commands::run(CommandLine::parse().command)
 }

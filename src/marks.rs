@@ -4,22 +4,22 @@ use butlr_event::event_id::{self, EventId};
 
 /// Why an event is not new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Duplicate {
+pub enum DuplicateKind {
     /// The same event, delivered again: its id and its reading are stored.
     Redelivery,
     /// Another event with the value that is current for its (type, space, timestamp).
     Repeat,
 }
 
-impl Duplicate {
+impl DuplicateKind {
     /// Both.
-    pub const ALL: [Duplicate; 2] = [Duplicate::Redelivery, Duplicate::Repeat];
+    pub const ALL: [DuplicateKind; 2] = [DuplicateKind::Redelivery, DuplicateKind::Repeat];
 
     /// As answers, the metric's label and `ce_duplicate` name it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Duplicate::Redelivery => "redelivery",
-            Duplicate::Repeat => "repeat",
+            DuplicateKind::Redelivery => "redelivery",
+            DuplicateKind::Repeat => "repeat",
         }
     }
 }
@@ -28,7 +28,7 @@ impl Duplicate {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
     /// It is a duplicate that is published all the same.
-    pub duplicate: Option<Duplicate>,
+    pub duplicate: Option<DuplicateKind>,
     /// It replaces the current value.
     pub revision: Option<Revision>,
     /// It is an earlier computation than the current value.
@@ -46,9 +46,9 @@ impl Marks {
     }
 
     /// The id under which an event with the id `id` is published, where that is another: `<id>~<8 hex digits>`.
-    pub fn own_id(&self, id: &str) -> Option<String> {
+    pub fn conflict_id(&self, id: &str) -> Option<String> {
         let reading = self.conflict?;
-        Some(event_id::own_id(id, reading))
+        Some(event_id::conflict_id(id, reading))
     }
 }
 
@@ -56,7 +56,7 @@ impl Marks {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MarkSet {
     /// See [`Marks::duplicate`].
-    pub duplicate: Option<Duplicate>,
+    pub duplicate: Option<DuplicateKind>,
     /// See [`Marks::revision`].
     pub revision: bool,
     /// See [`Marks::stale`].

@@ -12,9 +12,9 @@ use prometheus::{
     IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::marks::{Duplicate, MarkSet};
+use crate::marks::{DuplicateKind, MarkSet};
 use crate::rejection::Rejection;
-use butlr_event::{FieldErrorCode, EventType, UnreadableBodyCode};
+use butlr_event::{EventType, FieldErrorCode, UnreadableBodyCode};
 
 /// What an event that was received ended as. Each event ends in exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +183,11 @@ impl KafkaMetrics {
             counter.inc_by(total.saturating_sub(if total < before { 0 } else { before }) as f64);
         };
         advance(&self.last_transmit_totals[0], &self.transmit_errors, errors);
-        advance(&self.last_transmit_totals[1], &self.transmit_retries, retries);
+        advance(
+            &self.last_transmit_totals[1],
+            &self.transmit_retries,
+            retries,
+        );
     }
 }
 
@@ -314,7 +318,7 @@ impl Metrics {
             timestamp_replacements: [TimestampReplacement::Future, TimestampReplacement::Past]
                 .map(|r| topic.map(|_| replaced.with_label_values(&[name, r.as_str()]))),
             dedup: topic.map(|_| DedupCounters {
-                duplicates: Duplicate::ALL
+                duplicates: DuplicateKind::ALL
                     .map(|kind| duplicates.with_label_values(&[name, kind.as_str()])),
                 revisions: revisions.with_label_values(&[name]),
                 stale: stale.with_label_values(&[name]),
@@ -501,7 +505,11 @@ impl Metrics {
     }
 
     /// Counts an event in that came at `at`. The [`Received`] counts it out: with an outcome, or, should a bug drop it, as refused.
-    pub fn count_received(&self, event_type: Option<EventType>, at: SystemTime) -> PendingOutcome<'_> {
+    pub fn count_received(
+        &self,
+        event_type: Option<EventType>,
+        at: SystemTime,
+    ) -> PendingOutcome<'_> {
         let of_type = self.for_type(event_type);
         of_type.received.inc();
         of_type.last_received.set(unix_seconds(at));
@@ -540,13 +548,15 @@ impl Metrics {
 
     /// Counts a replaced timestamp.
     pub fn count_timestamp_replacement(&self, event_type: EventType, reason: TimestampReplacement) {
-        if let Some(counter) = &self.for_type(Some(event_type)).timestamp_replacements[reason as usize] {
+        if let Some(counter) =
+            &self.for_type(Some(event_type)).timestamp_replacements[reason as usize]
+        {
             counter.inc();
         }
     }
 
     /// An event of this type is not new.
-    pub fn count_duplicate(&self, event_type: EventType, kind: Duplicate) {
+    pub fn count_duplicate(&self, event_type: EventType, kind: DuplicateKind) {
         if let Some(counters) = &self.for_type(Some(event_type)).dedup {
             counters.duplicates[kind as usize].inc();
         }

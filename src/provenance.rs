@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// What the quarantine's headers say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Quarantined {
+pub struct QuarantineDetails {
     /// Of the mistakes.
     pub codes: Vec<String>,
     /// The mistakes in words.
@@ -22,7 +22,7 @@ pub struct Quarantined {
 
 /// The place of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReplayedFrom {
+pub struct ReplayOrigin {
     /// Its topic.
     pub topic: String,
     /// Its partition.

@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::config::{self, TimestampMode};
 use crate::marks::{Marks, Revision};
 use crate::metrics::TimestampReplacement;
-use crate::provenance::{Quarantined, ReplayedFrom};
+use crate::provenance::{QuarantineDetails, ReplayOrigin};
 use butlr_event::clock::unix_ms;
 use butlr_event::{Event, EventType};
 
@@ -35,7 +35,7 @@ pub struct PublishOrigin<'o> {
     /// It waited on disk.
     pub spooled: bool,
     /// It was quarantined, and lies there.
-    pub replayed_from: Option<&'o ReplayedFrom>,
+    pub replayed_from: Option<&'o ReplayOrigin>,
 }
 
 /// A record, borrowed from the event it carries.
@@ -117,7 +117,7 @@ impl<'e> ProducerRecord<'e> {
     /// The record of what is no valid event: `value` as it was received at `received_at` and is published at `now`;
     /// `spooled`: it waited on disk. No CloudEvent, for it is none.
     pub fn from_quarantined(
-        of: &Quarantined,
+        of: &QuarantineDetails,
         value: &'e [u8],
         topic: &'e str,
         stamping: TimestampPolicy,
@@ -147,7 +147,9 @@ impl<'e> ProducerRecord<'e> {
             topic,
             key: Cow::Owned(format!("{:032x}", xxh3_128(value))),
             value,
-            timestamp_ms: choose_timestamp(received_ms, unix_ms(now), stamping).0.max(1),
+            timestamp_ms: choose_timestamp(received_ms, unix_ms(now), stamping)
+                .0
+                .max(1),
             timestamp_replacement: None,
             headers,
         }
@@ -169,7 +171,7 @@ fn event_headers(
         source.push('/');
         source.extend(utf8_percent_encode(org, URI_ESCAPED));
     }
-    let own_id = marks.and_then(|marks| marks.own_id(event.id()));
+    let own_id = marks.and_then(|marks| marks.conflict_id(event.id()));
     let mut headers = OwnedHeaders::new_with_capacity(9);
     headers = add_header(headers, "ce_specversion", "1.0");
     headers = add_header(headers, "ce_id", own_id.as_deref().unwrap_or(event.id()));
@@ -186,7 +188,7 @@ fn event_headers(
         headers = add_header(headers, "ce_spooled", "true");
     }
     if let Some(place) = origin.replayed_from {
-        let ReplayedFrom {
+        let ReplayOrigin {
             topic,
             partition,
             offset,
@@ -232,7 +234,11 @@ fn add_header(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
 
 /// The time of an event, or of its receipt, as long as that is near enough to the time of publishing: retention goes by it,
 /// and brokers refuse what lies too far ahead.
-fn choose_timestamp(own_ms: i64, now_ms: i64, stamping: TimestampPolicy) -> (i64, Option<TimestampReplacement>) {
+fn choose_timestamp(
+    own_ms: i64,
+    now_ms: i64,
+    stamping: TimestampPolicy,
+) -> (i64, Option<TimestampReplacement>) {
     let future = i64::try_from(stamping.max_future.as_millis()).unwrap_or(i64::MAX);
     let past = i64::try_from(stamping.max_past.as_millis()).unwrap_or(i64::MAX);
     if own_ms > now_ms.saturating_add(future) {
@@ -397,26 +403,41 @@ mod tests {
         let Ok(ParsedBody::Single(Ok(event))) = parse(body.as_bytes(), None, LIMITS) else {
             panic!("not valid: {body}");
         };
-        let invalid = Quarantined::default();
+        let invalid = QuarantineDetails::default();
         let stamped = |received_ms: i64| {
             let (received, now, origin) = (at(received_ms), at(NOW), PublishOrigin::default());
-            let record = ProducerRecord::from_event(&event, "t", stamping, None, received, now, origin);
-            let quarantined = ProducerRecord::from_quarantined(&invalid, b"x", "q", STAMPING, received, now, true);
+            let record =
+                ProducerRecord::from_event(&event, "t", stamping, None, received, now, origin);
+            let quarantined = ProducerRecord::from_quarantined(
+                &invalid, b"x", "q", STAMPING, received, now, true,
+            );
             assert_eq!(record.timestamp_ms, quarantined.timestamp_ms);
-            let received_header = quarantined.headers.iter().find(|h| h.key == "butlr-received-at");
+            let received_header = quarantined
+                .headers
+                .iter()
+                .find(|h| h.key == "butlr-received-at");
             let expected = format_rfc3339(received_ms);
             assert_eq!(received_header.unwrap().value, Some(expected.as_bytes()));
             (record.timestamp_ms, record.timestamp_replacement)
         };
         assert_eq!(stamped(NOW - past), (NOW - past, None));
-        assert_eq!(stamped(NOW - past - 1), (NOW, Some(TimestampReplacement::Past)));
-        assert_eq!(stamped(NOW + 3_600_000), (NOW, Some(TimestampReplacement::Future)));
+        assert_eq!(
+            stamped(NOW - past - 1),
+            (NOW, Some(TimestampReplacement::Past))
+        );
+        assert_eq!(
+            stamped(NOW + 3_600_000),
+            (NOW, Some(TimestampReplacement::Future))
+        );
     }
 
     #[test]
     fn types_agree_with_the_names_of_topics() {
         for t in EventType::ALL {
-            assert_eq!(cloud_event_type(t), format!("io.butlr.{}.v1", t.kebab_name()));
+            assert_eq!(
+                cloud_event_type(t),
+                format!("io.butlr.{}.v1", t.kebab_name())
+            );
         }
     }
 }

@@ -253,9 +253,14 @@ impl Rejection {
     pub fn of_item(refused: RejectedItem<'_>) -> (Option<EventType>, Self) {
         match refused {
             RejectedItem::Invalid {
-                claimed_type: claimed, errors, ..
+                claimed_type: claimed,
+                errors,
+                ..
             } => (claimed, Rejection::InvalidEvent(errors)),
-            RejectedItem::TooLarge { claimed_type: claimed, bytes } => (claimed, Rejection::EventTooLarge { bytes }),
+            RejectedItem::TooLarge {
+                claimed_type: claimed,
+                bytes,
+            } => (claimed, Rejection::EventTooLarge { bytes }),
         }
     }
 

@@ -33,7 +33,7 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     /// Sends events for some time, waits for all reports and prints the figures as JSON.
-    Produce(Produce),
+    Produce(ProduceArguments),
     /// Creates topics and waits until their leaders are known.
     Create {
         #[arg(long, default_value_t = 6)]
@@ -56,7 +56,7 @@ enum Command {
 }
 
 #[derive(Args)]
-struct Produce {
+struct ProduceArguments {
     #[arg(long)]
     topic: String,
     /// Events of the simulator, one a line; their ids and times are replaced.
@@ -72,7 +72,7 @@ struct Produce {
 fn main() -> Outcome<()> {
     let Options { kafka, command } = Options::parse();
     match command {
-        Command::Produce(produce) => send(&kafka, &produce),
+        Command::Produce(options) => produce(&kafka, &options),
         Command::Create { partitions, topics } => create(&kafka, partitions, &topics),
         Command::Count { topics } => count(&kafka, &topics),
         Command::Delete { topics } => delete(&kafka, &topics),
@@ -84,20 +84,20 @@ fn main() -> Outcome<()> {
 }
 
 #[derive(Default)]
-struct Reports {
+struct ReportCounts {
     delivered: AtomicU64,
     failed: AtomicU64,
 }
 
-impl Reports {
-    fn all(&self) -> u64 {
+impl ReportCounts {
+    fn total(&self) -> u64 {
         self.delivered.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed)
     }
 }
 
-impl ClientContext for Reports {}
+impl ClientContext for ReportCounts {}
 
-impl ProducerContext for Reports {
+impl ProducerContext for ReportCounts {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
@@ -111,7 +111,7 @@ impl ProducerContext for Reports {
 }
 
 /// An event that is ready but for its count and time, which are written over in place.
-struct Prepared {
+struct PreparedEvent {
     key: String,
     value: Vec<u8>,
     count_at: usize,
@@ -121,7 +121,7 @@ struct Prepared {
 const COUNT_DIGITS: usize = 11;
 const TIMESTAMP_DIGITS: usize = 13;
 
-impl Prepared {
+impl PreparedEvent {
     fn new(line: &str, token: &str) -> Outcome<Self> {
         let event: serde_json::Value = serde_json::from_str(line)?;
         let id = event["id"].as_str().ok_or("no id")?;
@@ -161,8 +161,8 @@ fn write_digits(place: &mut [u8], mut number: u64) {
     }
 }
 
-fn send(kafka: &str, options: &Produce) -> Outcome<()> {
-    let producer: BaseProducer<Reports> = ClientConfig::new()
+fn produce(kafka: &str, options: &ProduceArguments) -> Outcome<()> {
+    let producer: BaseProducer<ReportCounts> = ClientConfig::new()
         .set("bootstrap.servers", kafka)
         .set("acks", "all")
         .set("enable.idempotence", "true")
@@ -170,7 +170,7 @@ fn send(kafka: &str, options: &Produce) -> Outcome<()> {
         .set("compression.type", "lz4")
         .set("linger.ms", "0")
         .set("allow.auto.create.topics", "false")
-        .create_with_context(Reports::default())?;
+        .create_with_context(ReportCounts::default())?;
     // So that the first second isn't spent on connecting.
     producer
         .client()
@@ -180,7 +180,7 @@ fn send(kafka: &str, options: &Produce) -> Outcome<()> {
     let token = format!("{started_ms:016}");
     let mut events = fs::read_to_string(&options.events)?
         .lines()
-        .map(|line| Prepared::new(line, &token))
+        .map(|line| PreparedEvent::new(line, &token))
         .collect::<Outcome<Vec<_>>>()?;
     let rooms = events.len() as u64;
 
@@ -188,7 +188,7 @@ fn send(kafka: &str, options: &Produce) -> Outcome<()> {
     let start = Instant::now();
     let (mut sent, mut refused) = (0u64, 0u64);
     while start.elapsed().as_secs_f64() < options.seconds {
-        while sent - producer.context().all() < options.in_flight {
+        while sent - producer.context().total() < options.in_flight {
             let timestamp = started_ms + (sent / rooms) as i64;
             let event = &mut events[(sent % rooms) as usize];
             event.fill(sent, timestamp);

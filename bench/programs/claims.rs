@@ -12,14 +12,14 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::config::{DedupConfig, DuplicateHandling, DedupStore};
-use butlr_bridge::dedup::Facts;
-use butlr_bridge::dedup::claim::{Claim, Next};
-use butlr_bridge::dedup::memory::Memory;
+use butlr_bridge::config::{DedupConfig, DedupStore, DuplicateHandling};
+use butlr_bridge::dedup::EventFacts;
+use butlr_bridge::dedup::claim::{Claim, MemoryDecision};
+use butlr_bridge::dedup::memory::MemoryStore;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
-use butlr_bridge::kafka::lane::Lane;
+use butlr_bridge::kafka::lane::TopicLane;
 use butlr_bridge::kafka::producer::Producer;
-use butlr_bridge::kafka::report::{Receipt, Report, Wakeups};
+use butlr_bridge::kafka::report::{DeliveryReport, Receipt, WakerQueue};
 use butlr_bridge::metrics::Metrics;
 use butlr_bridge::record::ProducerRecord;
 use butlr_event::EventType;
@@ -43,14 +43,14 @@ const IN_FLIGHT: usize = 256;
 const SOURCES: u64 = 10_000;
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum ClaimKind {
     /// An id only.
     Detections,
     /// An id, and a (type, space, timestamp) of its own.
     Occupancy,
 }
 
-impl Kind {
+impl ClaimKind {
     fn name(self) -> &'static str {
         match self {
             Self::Detections => "id",
@@ -60,19 +60,19 @@ impl Kind {
 }
 
 /// The n-th event's facts; hashing and rendering are not what is measured here.
-struct Made {
+struct BenchEvent {
     id: String,
-    kind: Kind,
+    kind: ClaimKind,
     number: u64,
     keys: [u64; 4],
 }
 
-impl Made {
-    fn new(kind: Kind, number: u64) -> Self {
+impl BenchEvent {
+    fn new(kind: ClaimKind, number: u64) -> Self {
         let key = |seed, number: u64| xxh3_64_with_seed(&number.to_le_bytes(), seed);
         let id = match kind {
-            Kind::Detections => String::new(),
-            Kind::Occupancy => {
+            ClaimKind::Detections => String::new(),
+            ClaimKind::Occupancy => {
                 let payload = u128::from(key(5, number)).to_be_bytes();
                 format!("event_{}", Ksuid::new(1_700_000_000_000, payload))
             }
@@ -86,25 +86,27 @@ impl Made {
         }
     }
 
-    fn facts(&self) -> Facts<'_> {
+    fn facts(&self) -> EventFacts<'_> {
         let [id_key, reading, cell, source] = self.keys;
-        Facts {
+        EventFacts {
             id: &self.id,
-            id_key,
+            id_hash: id_key,
             reading,
-            cell: (self.kind == Kind::Occupancy).then_some(cell),
-            source,
+            occupancy_key: (self.kind == ClaimKind::Occupancy).then_some(cell),
+            source_key: source,
             timestamp_ms: 1_700_000_000_000 + (self.number / SOURCES) as i64,
-            plausible_time: true,
+            has_plausible_time: true,
         }
     }
 }
 
-fn make(kind: Kind, numbers: Range<u64>) -> Vec<Made> {
-    numbers.map(|number| Made::new(kind, number)).collect()
+fn make_events(kind: ClaimKind, numbers: Range<u64>) -> Vec<BenchEvent> {
+    numbers
+        .map(|number| BenchEvent::new(kind, number))
+        .collect()
 }
 
-fn settings() -> DedupConfig {
+fn dedup_settings() -> DedupConfig {
     DedupConfig {
         store: DedupStore::Memory,
         redelivery: DuplicateHandling::Drop,
@@ -118,7 +120,7 @@ fn settings() -> DedupConfig {
 }
 
 /// For how long this thread has been on a processor: others that run on this machine are not to count.
-fn on_cpu() -> Duration {
+fn thread_cpu_time() -> Duration {
     let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanos = schedstat
         .split(' ')
@@ -128,12 +130,12 @@ fn on_cpu() -> Duration {
 }
 
 /// Claims and commits new events.
-fn publish(memory: &Arc<Memory>, made: &[Made], receipt: &Receipt) {
+fn publish(memory: &Arc<MemoryStore>, made: &[BenchEvent], receipt: &Receipt) {
     let mut claims: Vec<Claim> = Vec::with_capacity(IN_FLIGHT);
     for made in made.chunks(IN_FLIGHT) {
         for made in made {
             match memory.claim(&made.facts(), Instant::now()) {
-                Next::Publish(claim) => claims.push(claim),
+                MemoryDecision::Publish(claim) => claims.push(claim),
                 other => panic!("event {} is new, but: {other:?}", made.number),
             }
         }
@@ -144,25 +146,30 @@ fn publish(memory: &Arc<Memory>, made: &[Made], receipt: &Receipt) {
 }
 
 /// Claims events that are stored.
-fn deliver_again(memory: &Arc<Memory>, made: &[Made]) {
+fn redeliver(memory: &Arc<MemoryStore>, made: &[BenchEvent]) {
     for made in made {
         let next = memory.claim(&made.facts(), Instant::now());
-        assert!(matches!(next, Next::Duplicate { .. }), "{next:?}");
+        assert!(matches!(next, MemoryDecision::Duplicate { .. }), "{next:?}");
     }
 }
 
 /// Publishes without making all events at once.
-fn fill(memory: &Arc<Memory>, kind: Kind, numbers: Range<u64>, receipt: &Receipt) {
+fn publish_in_batches(
+    memory: &Arc<MemoryStore>,
+    kind: ClaimKind,
+    numbers: Range<u64>,
+    receipt: &Receipt,
+) {
     const AT_A_TIME: u64 = 4096;
     for first in numbers.clone().step_by(AT_A_TIME as usize) {
         let last = numbers.end.min(first + AT_A_TIME);
-        publish(memory, &make(kind, first..last), receipt);
+        publish(memory, &make_events(kind, first..last), receipt);
     }
 }
 
 /// What `events` took.
 #[derive(Clone, Copy)]
-struct Took {
+struct MeasuredRun {
     events: u64,
     /// From the first thread's start to the last one's end.
     wall: Duration,
@@ -170,7 +177,7 @@ struct Took {
     cpu: Duration,
 }
 
-impl Took {
+impl MeasuredRun {
     fn per_second(&self) -> f64 {
         self.events as f64 / self.wall.as_secs_f64()
     }
@@ -181,21 +188,21 @@ impl Took {
 }
 
 /// Runs `work` on `threads` threads at a time, each on its share of the events, which are made before.
-fn on_threads(
+fn run_on_threads(
     threads: u64,
-    kind: Kind,
+    kind: ClaimKind,
     numbers: Range<u64>,
-    work: impl Fn(&[Made]) + Sync,
-) -> Took {
+    work: impl Fn(&[BenchEvent]) + Sync,
+) -> MeasuredRun {
     let share = (numbers.end - numbers.start) / threads;
     let ready = Barrier::new(threads as usize);
     let run = |thread: u64| {
         let first = numbers.start + thread * share;
-        let made = make(kind, first..first + share);
+        let made = make_events(kind, first..first + share);
         ready.wait();
-        let (start, cpu) = (Instant::now(), on_cpu());
+        let (start, cpu) = (Instant::now(), thread_cpu_time());
         work(&made);
-        (start, Instant::now(), on_cpu() - cpu)
+        (start, Instant::now(), thread_cpu_time() - cpu)
     };
     let ran: Vec<_> = thread::scope(|scope| {
         let running: Vec<_> = (0..threads)
@@ -206,7 +213,7 @@ fn on_threads(
     });
     let start = ran.iter().map(|(start, _, _)| *start).min();
     let end = ran.iter().map(|(_, end, _)| *end).max();
-    Took {
+    MeasuredRun {
         events: share * threads,
         wall: end.expect("a thread") - start.expect("a thread"),
         cpu: ran.iter().map(|(_, _, cpu)| *cpu).sum(),
@@ -214,32 +221,33 @@ fn on_threads(
 }
 
 /// New events, then the same and those before them once more.
-fn round(threads: u64, kind: Kind, receipt: &Receipt) -> [Took; 2] {
-    let memory = Memory::new(&settings(), Instant::now());
-    fill(&memory, kind, 0..MILLION, receipt);
-    let new = |made: &[Made]| publish(&memory, made, receipt);
-    let again = |made: &[Made]| deliver_again(&memory, made);
+fn run_round(threads: u64, kind: ClaimKind, receipt: &Receipt) -> [MeasuredRun; 2] {
+    let memory = MemoryStore::new(&dedup_settings(), Instant::now());
+    publish_in_batches(&memory, kind, 0..MILLION, receipt);
+    let new = |made: &[BenchEvent]| publish(&memory, made, receipt);
+    let again = |made: &[BenchEvent]| redeliver(&memory, made);
     [
-        on_threads(threads, kind, MILLION..2 * MILLION, new),
-        on_threads(threads, kind, 0..2 * MILLION, again),
+        run_on_threads(threads, kind, MILLION..2 * MILLION, new),
+        run_on_threads(threads, kind, 0..2 * MILLION, again),
     ]
 }
 
-fn speed(receipt: &Receipt) {
+fn print_speed(receipt: &Receipt) {
     println!("\n| claims | threads | million/s | ÷ one thread | CPU ns each |");
     println!("|---|---:|---:|---:|---:|");
-    for kind in [Kind::Detections, Kind::Occupancy] {
+    for kind in [ClaimKind::Detections, ClaimKind::Occupancy] {
         // One and two threads in turns, so that both meet the same conditions.
-        let rounds: Vec<[[Took; 2]; 2]> = (0..ROUNDS)
-            .map(|_| [1, 2].map(|threads| round(threads, kind, receipt)))
+        let rounds: Vec<[[MeasuredRun; 2]; 2]> = (0..ROUNDS)
+            .map(|_| [1, 2].map(|threads| run_round(threads, kind, receipt)))
             .collect();
         for (what, name) in ["new: claim and commit", "stored before: claim"]
             .into_iter()
             .enumerate()
         {
             for threads in [0, 1] {
-                let of =
-                    |figure: &dyn Fn(&[[Took; 2]; 2]) -> f64| median(rounds.iter().map(figure));
+                let of = |figure: &dyn Fn(&[[MeasuredRun; 2]; 2]) -> f64| {
+                    median(rounds.iter().map(figure))
+                };
                 println!(
                     "| {}, {name} | {} | {:.2} | {:.2} | {:.0} |",
                     kind.name(),
@@ -260,7 +268,7 @@ fn median(figures: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// Resident memory of this process, in bytes.
-fn resident() -> Outcome<u64> {
+fn resident_bytes() -> Outcome<u64> {
     let statm = fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = statm
         .split(' ')
@@ -271,17 +279,17 @@ fn resident() -> Outcome<u64> {
 }
 
 /// What entries take, each case in a process of its own.
-fn bytes(kind: Kind, entries: u64, receipt: &Receipt) -> Outcome<()> {
-    let memory = Memory::new(&settings(), Instant::now());
+fn print_bytes(kind: ClaimKind, entries: u64, receipt: &Receipt) -> Outcome<()> {
+    let memory = MemoryStore::new(&dedup_settings(), Instant::now());
     // So that the sources, and what is needed once, are not counted.
-    fill(&memory, Kind::Detections, 0..SOURCES, receipt);
-    let before = resident()?;
-    fill(&memory, kind, SOURCES..SOURCES + entries, receipt);
-    let taken = resident()? - before;
-    let found = memory.entries();
+    publish_in_batches(&memory, ClaimKind::Detections, 0..SOURCES, receipt);
+    let before = resident_bytes()?;
+    publish_in_batches(&memory, kind, SOURCES..SOURCES + entries, receipt);
+    let taken = resident_bytes()? - before;
+    let found = memory.entry_counts();
     let expected = match kind {
-        Kind::Detections => 0,
-        Kind::Occupancy => entries,
+        ClaimKind::Detections => 0,
+        ClaimKind::Occupancy => entries,
     };
     if (found.ids as u64, found.readings as u64) != (SOURCES + entries, expected) {
         return Err(format!("not all is remembered: {found:?}").into());
@@ -297,16 +305,16 @@ fn bytes(kind: Kind, entries: u64, receipt: &Receipt) -> Outcome<()> {
 }
 
 fn main() -> Outcome<()> {
-    let receipt = receipt()?;
+    let receipt = make_receipt()?;
     let cases = [
-        (Kind::Detections, MILLION),
-        (Kind::Detections, 10 * MILLION),
-        (Kind::Occupancy, MILLION),
-        (Kind::Occupancy, 10 * MILLION),
+        (ClaimKind::Detections, MILLION),
+        (ClaimKind::Detections, 10 * MILLION),
+        (ClaimKind::Occupancy, MILLION),
+        (ClaimKind::Occupancy, 10 * MILLION),
     ];
     if let Some(case) = env::args().nth(1) {
         let (kind, entries) = cases[case.parse::<usize>()?];
-        return bytes(kind, entries, &receipt);
+        return print_bytes(kind, entries, &receipt);
     }
     println!("| entries | bytes each | MiB |\n|---|---:|---:|");
     for case in 0..cases.len() {
@@ -317,26 +325,26 @@ fn main() -> Outcome<()> {
             return Err("a case failed".into());
         }
     }
-    speed(&receipt);
+    print_speed(&receipt);
     Ok(())
 }
 
 /// Claims are committed with a delivery's receipt, which only a delivery gives: one record to a broker in this process.
-fn receipt() -> Outcome<Receipt> {
+fn make_receipt() -> Outcome<Receipt> {
     const TOPIC: &str = "claims";
     let broker = EmbeddedKafka::start(&[(TOPIC.to_owned(), 1)])?;
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker.bootstrap_servers());
     let topics = EventType::ALL.map(|event_type| event_type.kebab_name().to_owned());
     let producer = Producer::start(config, Arc::new(Metrics::new(&topics)), Arc::default())?;
-    let lane = Lane::new(
+    let lane = TopicLane::new(
         Destination::Events(EventType::Traffic),
         TOPIC.to_owned(),
         1,
         1024,
     );
     let permit = lane
-        .enter(1)
+        .acquire_permit(1)
         .map_err(|rejection| format!("{rejection:?}"))?;
     let record = ProducerRecord {
         topic: TOPIC,
@@ -347,7 +355,7 @@ fn receipt() -> Outcome<Receipt> {
         headers: OwnedHeaders::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let wakeups: Arc<Wakeups> = Arc::default();
+    let wakeups: Arc<WakerQueue> = Arc::default();
     let delivery = producer.send(record, permit, None, false, &wakeups);
     let delivery = delivery.map_err(|rejection| format!("{rejection:?}"))?;
     let report = runtime.block_on(async {
@@ -357,8 +365,8 @@ fn receipt() -> Outcome<Receipt> {
         }
     });
     match report {
-        Report::Stored(receipt) => Ok(receipt),
-        Report::Presumed => Err("no broker said that the record is stored".into()),
-        Report::Failed(code) => Err(code.to_string().into()),
+        DeliveryReport::Stored(receipt) => Ok(receipt),
+        DeliveryReport::ImplicitAck => Err("no broker said that the record is stored".into()),
+        DeliveryReport::Failed(code) => Err(code.to_string().into()),
     }
 }

@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 #[derive(Parser)]
-struct Options {
+struct SmallestBridgeOptions {
     #[arg(long, default_value = "127.0.0.1:8082")]
     bind: SocketAddr,
     #[arg(long, default_value = "127.0.0.1:9092")]
@@ -51,32 +51,32 @@ const TYPES: [&str; 10] = [
 
 /// What of an event is read. Borrowed from the body, unless a string has escapes.
 #[derive(Deserialize)]
-struct Event<'a> {
+struct IncomingEvent<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(rename = "type", borrow)]
     event_type: Cow<'a, str>,
     timestamp: i64,
     #[serde(borrow)]
-    metadata: Metadata<'a>,
+    metadata: EventSpace<'a>,
 }
 
 #[derive(Deserialize)]
-struct Metadata<'a> {
+struct EventSpace<'a> {
     #[serde(borrow)]
     room_id: Cow<'a, str>,
 }
 
 /// Hands each delivery report to the request that waits for it.
-struct Reports;
+struct ReportForwarder;
 
 /// Partition and offset of what is stored; `None` for a failure.
-type Report = Option<(i32, i64)>;
+type StoredOffset = Option<(i32, i64)>;
 
-impl ClientContext for Reports {}
+impl ClientContext for ReportForwarder {}
 
-impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<oneshot::Sender<Report>>;
+impl ProducerContext for ReportForwarder {
+    type DeliveryOpaque = Box<oneshot::Sender<StoredOffset>>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
         let report = result
@@ -88,15 +88,15 @@ impl ProducerContext for Reports {
     }
 }
 
-struct Bridge {
-    producer: ThreadedProducer<Reports>,
+struct SmallestBridge {
+    producer: ThreadedProducer<ReportForwarder>,
     /// In the order of [`TYPES`].
     topics: [String; 10],
     accepted: AtomicU64,
 }
 
-async fn publish(bridge: web::Data<Bridge>, body: web::Bytes) -> HttpResponse {
-    let Ok(event) = serde_json::from_slice::<Event<'_>>(&body) else {
+async fn publish(bridge: web::Data<SmallestBridge>, body: web::Bytes) -> HttpResponse {
+    let Ok(event) = serde_json::from_slice::<IncomingEvent<'_>>(&body) else {
         return HttpResponse::BadRequest().finish();
     };
     let Some(index) = TYPES.iter().position(|name| *name == event.event_type) else {
@@ -127,7 +127,7 @@ async fn publish(bridge: web::Data<Bridge>, body: web::Bytes) -> HttpResponse {
 }
 
 fn main() -> io::Result<()> {
-    let options = Options::parse();
+    let options = SmallestBridgeOptions::parse();
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &options.kafka)
@@ -144,15 +144,15 @@ fn main() -> io::Result<()> {
     {
         config.set(name, value);
     }
-    let producer: ThreadedProducer<Reports> = config
-        .create_with_context(Reports)
+    let producer: ThreadedProducer<ReportForwarder> = config
+        .create_with_context(ReportForwarder)
         .map_err(io::Error::other)?;
     let topics = TYPES.map(|name| {
         options
             .topic
             .replace("{type}", &name.to_lowercase().replace('_', "-"))
     });
-    let bridge = web::Data::new(Bridge {
+    let bridge = web::Data::new(SmallestBridge {
         producer,
         topics,
         accepted: AtomicU64::new(0),

@@ -8,13 +8,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::serve::{Signals, failed};
-use super::{FAILED, load, misused};
-use crate::app::{self, Launch, Listeners};
+use super::serve::{ProcessSignals, report_failure};
+use super::{EXIT_FAILED, load_config, report_mistakes};
+use crate::app::{self, LaunchOptions, Listeners};
 use crate::config::{Config, ConfigSources};
 use crate::kafka::embedded::EmbeddedKafka;
 use crate::metrics::EventOutcome;
-use crate::spool::store::Store;
+use crate::spool::store::SpoolStore;
 use crate::telemetry;
 use butlr_event::EventType;
 use butlr_event::clock::now_ms;
@@ -27,7 +27,7 @@ use butlr_simulate::stream::{Behaviour, Stream};
 const ROOMS: usize = 6;
 
 #[derive(clap::Args, Debug)]
-pub struct Arguments {
+pub struct DevArguments {
     /// Use this Kafka instead of the embedded broker; its missing topics are created
     #[arg(long, value_name = "HOST:PORT")]
     kafka: Option<String>,
@@ -39,7 +39,7 @@ pub struct Arguments {
     duration: Option<Duration>,
 }
 
-pub fn run(arguments: Arguments) -> ExitCode {
+pub fn run(arguments: DevArguments) -> ExitCode {
     let mut sources = ConfigSources::default();
     let mut set = |key: &str, value: &str| {
         let value = toml::Value::String(value.to_owned());
@@ -59,28 +59,28 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(spool) => spool,
         Err(error) => {
             eprintln!("no temporary folder can be made for the spool: {error}");
-            return ExitCode::from(FAILED);
+            return ExitCode::from(EXIT_FAILED);
         }
     };
     set("spool.dir", &spool.path().to_string_lossy());
     // A machine to look around on may be nearly full.
     set("spool.max_bytes", "1GiB");
     set("spool.min_free_bytes", "64MiB");
-    let defaults = match load(&sources) {
+    let defaults = match load_config(&sources) {
         Ok(config) => config,
-        Err(mistakes) => return misused(&mistakes),
+        Err(mistakes) => return report_mistakes(&mistakes),
     };
     // Kept until the end: with it goes what it stores.
     let (_embedded, bootstrap) = match &arguments.kafka {
         Some(bootstrap) => (None, bootstrap.clone()),
-        None => match embedded(&defaults) {
+        None => match start_embedded_kafka(&defaults) {
             Ok(broker) => {
                 let bootstrap = broker.bootstrap_servers().to_owned();
                 (Some(broker), bootstrap)
             }
             Err(error) => {
                 eprintln!("the embedded broker does not start: {error}");
-                return ExitCode::from(FAILED);
+                return ExitCode::from(EXIT_FAILED);
             }
         },
     };
@@ -88,54 +88,54 @@ pub fn run(arguments: Arguments) -> ExitCode {
     sources
         .flags
         .push(("kafka.bootstrap_servers".to_owned(), bootstrap));
-    let config = match load(&sources) {
+    let config = match load_config(&sources) {
         Ok(config) => config,
-        Err(mistakes) => return misused(&mistakes),
+        Err(mistakes) => return report_mistakes(&mistakes),
     };
     telemetry::init(&config.log);
-    let listeners = match bind(&config) {
+    let listeners = match bind_listeners(&config) {
         Ok(listeners) => listeners,
-        Err(error) => return failed(&error),
+        Err(error) => return report_failure(&error),
     };
-    let ended = start(arguments, config, listeners, sources);
-    tell_left(&spool);
+    let ended = run_bridge(arguments, config, listeners, sources);
+    report_undrained(&spool);
     match ended {
         Ok(code) => code,
-        Err(error) => failed(&error),
+        Err(error) => report_failure(&error),
     }
 }
 
 /// What goes with the spool.
-fn tell_left(spool: &TempDir) {
+fn report_undrained(spool: &TempDir) {
     let left =
-        Store::open_read_only(spool.path()).map_or(0, |(_, found)| found.entries.iter().sum());
+        SpoolStore::open_read_only(spool.path()).map_or(0, |(_, found)| found.entries.iter().sum());
     if left > 0 {
         println!("{left} events were still in the spool, waiting for Kafka, and are gone with it");
     }
 }
 
-fn start(
-    arguments: Arguments,
+fn run_bridge(
+    arguments: DevArguments,
     config: Config,
     listeners: Listeners,
     sources: ConfigSources,
 ) -> Result<ExitCode, app::Error> {
     let ingest = listeners.ingest.local_addr()?;
     let admin = listeners.admin.local_addr()?;
-    introduce(&config, ingest, admin, arguments.kafka.is_none());
+    print_banner(&config, ingest, admin, arguments.kafka.is_none());
     if !arguments.quiet {
         let url = format!("http://{ingest}/v1/events");
         let target = Target::parse(&url).expect("an address makes a URL");
-        std::thread::spawn(move || send(target));
+        std::thread::spawn(move || run_simulator(target));
     }
-    std::thread::spawn(move || report(&format!("http://{admin}/status")));
-    let launch = Launch {
+    std::thread::spawn(move || print_status_lines(&format!("http://{admin}/status")));
+    let launch = LaunchOptions {
         create_topics: arguments.kafka.is_some(),
         config,
         listeners,
     };
     let summary = actix_web::rt::System::new().block_on(async {
-        let signals = Signals::listen(sources)?;
+        let signals = ProcessSignals::listen(sources)?;
         let limit = async {
             match arguments.duration {
                 Some(duration) => tokio::time::sleep(duration).await,
@@ -164,7 +164,7 @@ fn start(
 }
 
 /// What `simulate` does, in real time and for as long as the process lives.
-fn send(target: Target) {
+fn run_simulator(target: Target) {
     const SEED: u64 = 1;
     let size = Size {
         rooms: ROOMS,
@@ -180,7 +180,7 @@ fn send(target: Target) {
     tracing::error!(ended, "the simulated building sends nothing any more");
 }
 
-fn embedded(config: &Config) -> Result<EmbeddedKafka, String> {
+fn start_embedded_kafka(config: &Config) -> Result<EmbeddedKafka, String> {
     let topics: Vec<_> = config
         .required_topics()
         .map(|spec| (spec.name.clone(), spec.partitions))
@@ -189,7 +189,7 @@ fn embedded(config: &Config) -> Result<EmbeddedKafka, String> {
 }
 
 /// The usual ports, or free ones where something listens there already.
-fn bind(config: &Config) -> Result<Listeners, app::Error> {
+fn bind_listeners(config: &Config) -> Result<Listeners, app::Error> {
     let bind_or_free = |address: SocketAddr| {
         TcpListener::bind(address).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
     };
@@ -199,7 +199,7 @@ fn bind(config: &Config) -> Result<Listeners, app::Error> {
     })
 }
 
-fn introduce(config: &Config, ingest: SocketAddr, admin: SocketAddr, embedded: bool) {
+fn print_banner(config: &Config, ingest: SocketAddr, admin: SocketAddr, embedded: bool) {
     let topic = |t| &config.topics.for_type(t).name;
     let rooms = topic(EventType::RoomOccupancy);
     let bootstrap = config.require_bootstrap_servers().unwrap_or_default();
@@ -228,11 +228,11 @@ Read what arrived (kcat; the building's rooms are counted at each full minute):
 
 Ctrl-C ends it. Once a second, what flows:
 ",
-        curl_line(ingest)
+        example_curl(ingest)
     );
 }
 
-fn curl_line(ingest: SocketAddr) -> String {
+fn example_curl(ingest: SocketAddr) -> String {
     format!(
         concat!(
             "curl -sS http://{}/v1/events -H 'content-type: application/json' -d '",
@@ -244,7 +244,7 @@ fn curl_line(ingest: SocketAddr) -> String {
 }
 
 /// One line a second, from the same `/status` that an operator reads.
-fn report(status_url: &str) {
+fn print_status_lines(status_url: &str) {
     let colour = std::io::stdout().is_terminal();
     let mut before: Option<Value> = None;
     loop {
@@ -257,12 +257,12 @@ fn report(status_url: &str) {
         else {
             continue;
         };
-        println!("{}", line(&status, before.as_ref(), colour));
+        println!("{}", format_status_line(&status, before.as_ref(), colour));
         before = Some(status);
     }
 }
 
-fn line(status: &Value, before: Option<&Value>, colour: bool) -> String {
+fn format_status_line(status: &Value, before: Option<&Value>, colour: bool) -> String {
     let count = |status: &Value, path: &str| status.pointer(path).and_then(Value::as_u64);
     let since = |path: &str| {
         let now = count(status, path).unwrap_or(0);

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::commands::unseen;
+use crate::commands::parse_secret;
 use crate::config::secret;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct PropertyArguments {
     /// A property of librdkafka, for example security.protocol=SASL_SSL; may be given several times
-    #[arg(long = "kafka-property", value_name = "NAME=VALUE", value_parser = unseen)]
+    #[arg(long = "kafka-property", value_name = "NAME=VALUE", value_parser = parse_secret)]
     properties: Vec<SecretString>,
     /// The same, with the value in a file, for example sasl.password=/run/secrets/kafka
     #[arg(long = "kafka-property-file", value_name = "NAME=FILE")]
@@ -49,7 +49,7 @@ mod tests {
     use std::io::Write;
 
     #[derive(Parser, Debug)]
-    struct Line {
+    struct PropertyCommandLine {
         #[command(flatten)]
         properties: PropertyArguments,
     }
@@ -59,7 +59,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"s3cret\n").unwrap();
         let from_file = format!("sasl.password={}", file.path().display());
-        let line = Line::parse_from([
+        let line = PropertyCommandLine::parse_from([
             "x",
             "--kafka-property",
             "sasl.username=me=you",
@@ -74,7 +74,8 @@ mod tests {
             ]
         );
         assert!(!format!("{line:?}").contains("me=you"));
-        let line = Line::parse_from(["x", "--kafka-property", "sasl.password:s3cret"]);
+        let line =
+            PropertyCommandLine::parse_from(["x", "--kafka-property", "sasl.password:s3cret"]);
         let problem = line.properties.read().unwrap_err();
         assert!(problem.contains("NAME=VALUE") && !problem.contains("s3cret"));
     }

@@ -24,43 +24,43 @@ use crate::kafka::client::{self, check_property};
 
 /// What the binary can be asked to do.
 #[derive(Subcommand)]
-pub enum Command {
+pub enum BridgeCommand {
     /// Run the bridge: webhooks in, Kafka out
-    Serve(serve::Arguments),
+    Serve(serve::ServeArguments),
     /// Run everything on this machine with nothing to install: an embedded broker, the bridge and a simulated building
-    Dev(dev::Arguments),
+    Dev(dev::DevArguments),
     /// Check a configuration: all mistakes at once; needs no Kafka
-    CheckConfig(check_config::Arguments),
+    CheckConfig(check_config::CheckConfigArguments),
     /// Send what a city of sensors would, as the vendor does; count what was answered and prove what was stored
-    Simulate(Box<simulate::Arguments>),
+    Simulate(Box<simulate::SimulateArguments>),
     /// Prove once more what an earlier `simulate --journal` stored
-    Verify(verify::Arguments),
+    Verify(verify::VerifyArguments),
     /// Look at what waits on disk, save it, or empty it into Kafka
-    Spool(spool::Arguments),
+    Spool(spool::SpoolCommandArguments),
     /// Send what was quarantined and is valid by now
-    Replay(replay::Arguments),
+    Replay(replay::ReplayArguments),
     /// Compare the topics that the bridge needs with what the broker has
-    Topics(topics::Arguments),
+    Topics(topics::TopicsArguments),
 }
 
 /// Runs a command to its end.
-pub fn run(command: Command) -> ExitCode {
+pub fn run(command: BridgeCommand) -> ExitCode {
     match command {
-        Command::Serve(arguments) => serve::run(arguments),
-        Command::Dev(arguments) => dev::run(arguments),
-        Command::Simulate(arguments) => simulate::run(*arguments),
-        Command::Verify(arguments) => verify::run(arguments),
-        Command::CheckConfig(arguments) => check_config::run(arguments),
-        Command::Spool(arguments) => spool::run(arguments),
-        Command::Replay(arguments) => replay::run(arguments),
-        Command::Topics(arguments) => topics::run(arguments),
+        BridgeCommand::Serve(arguments) => serve::run(arguments),
+        BridgeCommand::Dev(arguments) => dev::run(arguments),
+        BridgeCommand::Simulate(arguments) => simulate::run(*arguments),
+        BridgeCommand::Verify(arguments) => verify::run(arguments),
+        BridgeCommand::CheckConfig(arguments) => check_config::run(arguments),
+        BridgeCommand::Spool(arguments) => spool::run(arguments),
+        BridgeCommand::Replay(arguments) => replay::run(arguments),
+        BridgeCommand::Topics(arguments) => topics::run(arguments),
     }
 }
 
 /// Something was asked for that cannot be.
-const FAILED: u8 = 1;
+const EXIT_FAILED: u8 = 1;
 /// Bad usage or configuration.
-const MISUSED: u8 = 2;
+const EXIT_MISUSED: u8 = 2;
 
 /// Where a configuration comes from, besides the environment.
 #[derive(clap::Args, Clone, Debug)]
@@ -69,11 +69,11 @@ struct ConfigArguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Set one key, over file and environment: --set http.bind=127.0.0.1:9000
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_key_value)]
     set: Vec<(String, String)>,
 }
 
-fn key_and_value(text: &str) -> Result<(String, String), String> {
+fn parse_key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
         .split_once('=')
         .ok_or("write it as section.key=value, for example http.bind=127.0.0.1:9000")?;
@@ -97,19 +97,19 @@ impl ConfigArguments {
 
     /// Reads the configuration, or tells every mistake on standard error.
     fn load(&self) -> Result<Config, ExitCode> {
-        load(&self.sources()).map_err(|mistakes| misused(&mistakes))
+        load_config(&self.sources()).map_err(|mistakes| report_mistakes(&mistakes))
     }
 }
 
 /// Reads the configuration and checks what its parts alone do not tell: certificate against key, and librdkafka's
 /// properties against each other.
-fn load(sources: &ConfigSources) -> Result<Config, Vec<ConfigError>> {
+fn load_config(sources: &ConfigSources) -> Result<Config, Vec<ConfigError>> {
     let config = config::load(sources, &check_property)?;
     let tls = config.http.tls.as_ref().map(Certificate::read);
     let tls = tls
         .and_then(Result::err)
         .map(|e| ConfigError::new("http.tls", e));
-    let kafka = client::check(&config).err();
+    let kafka = client::check_properties(&config).err();
     let kafka = kafka.map(|e| ConfigError::new("kafka.properties", e));
     let mistakes: Vec<_> = tls.into_iter().chain(kafka).collect();
     match mistakes.is_empty() {
@@ -119,17 +119,17 @@ fn load(sources: &ConfigSources) -> Result<Config, Vec<ConfigError>> {
 }
 
 /// Takes an argument that may hold a secret as it is: clap would quote what it refuses.
-fn unseen(text: &str) -> Result<SecretString, Infallible> {
+fn parse_secret(text: &str) -> Result<SecretString, Infallible> {
     Ok(SecretString::from(text))
 }
 
-fn misused(mistakes: &[ConfigError]) -> ExitCode {
+fn report_mistakes(mistakes: &[ConfigError]) -> ExitCode {
     for mistake in mistakes {
         eprintln!("{mistake}");
     }
     let s = if mistakes.len() == 1 { "" } else { "s" };
     eprintln!("{} mistake{s} in the configuration", mistakes.len());
-    ExitCode::from(MISUSED)
+    ExitCode::from(EXIT_MISUSED)
 }
 
 /// Runs a short command's future.

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::builder::PossibleValuesParser;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{ConfigArguments, FAILED, misused};
-use crate::replay::{self, Options, Progress};
+use super::{ConfigArguments, EXIT_FAILED, report_mistakes};
+use crate::replay::{self, Options, ReplayProgress};
 use crate::telemetry;
 use butlr_event::{FieldErrorCode, UnreadableBodyCode};
 
-const ABOUT: &str = "Reads the quarantine topic from its beginning and sends what is a valid event by now through the bridge's own pipeline: duplicates are
+const REPLAY_HELP: &str = "Reads the quarantine topic from its beginning and sends what is a valid event by now through the bridge's own pipeline: duplicates are
 looked for, and the records carry ce_replayedfrom (topic/partition/offset). What is still none stays as it is. A record that came
 by the route of a type must be of that type now, too.
 
@@ -20,18 +20,18 @@ Safe to run again, at any time, also after a run that was killed: what was repla
 records with the key butlr-replay and the header butlr-replayed (intent or done). The user needs Write there. A run that meets another one ends with 1.";
 
 #[derive(clap::Args, Debug)]
-#[command(after_long_help = ABOUT)]
-pub struct Arguments {
+#[command(after_long_help = REPLAY_HELP)]
+pub struct ReplayArguments {
     #[command(flatten)]
     config: ConfigArguments,
     /// Where from
     #[arg(long, value_enum)]
-    from: From,
+    from: ReplaySource,
     /// Only what was received since: a time (2026-03-01T00:00:00Z) or a duration ago (2h-ago)
-    #[arg(long, value_name = "TIME|DURATION-ago", value_parser = since)]
+    #[arg(long, value_name = "TIME|DURATION-ago", value_parser = parse_since)]
     since: Option<SystemTime>,
     /// Only what was refused with this code, for example unknown_type; may be given several times
-    #[arg(long, value_name = "CODE", value_parser = PossibleValuesParser::new(codes()), hide_possible_values = true)]
+    #[arg(long, value_name = "CODE", value_parser = PossibleValuesParser::new(rejection_codes()), hide_possible_values = true)]
     code: Vec<String>,
     /// Send nothing: count what would be sent
     #[arg(long)]
@@ -39,19 +39,19 @@ pub struct Arguments {
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum From {
+enum ReplaySource {
     /// topics.quarantine
     Quarantine,
 }
 
 /// What is no valid event is refused with one of these. They stay the same from release to release.
-fn codes() -> impl Iterator<Item = &'static str> {
+fn rejection_codes() -> impl Iterator<Item = &'static str> {
     let of_events = FieldErrorCode::ALL.map(FieldErrorCode::as_str);
     let of_bodies = UnreadableBodyCode::ALL.map(UnreadableBodyCode::as_str);
     of_events.into_iter().chain(of_bodies)
 }
 
-fn since(text: &str) -> Result<SystemTime, String> {
+fn parse_since(text: &str) -> Result<SystemTime, String> {
     let time = match text.strip_suffix("-ago") {
         Some(duration) => humantime::parse_duration(duration)
             .ok()
@@ -63,14 +63,14 @@ fn since(text: &str) -> Result<SystemTime, String> {
     })
 }
 
-pub fn run(arguments: Arguments) -> ExitCode {
-    let From::Quarantine = arguments.from;
+pub fn run(arguments: ReplayArguments) -> ExitCode {
+    let ReplaySource::Quarantine = arguments.from;
     let mut config = match arguments.config.load() {
         Ok(config) => config,
         Err(code) => return code,
     };
     if let Err(mistake) = config.require_bootstrap_servers() {
-        return misused(&[mistake]);
+        return report_mistakes(&[mistake]);
     }
     if stderr().is_terminal() {
         // The bar tells the rest.
@@ -82,34 +82,35 @@ pub fn run(arguments: Arguments) -> ExitCode {
         codes: arguments.code,
         dry_run: arguments.dry_run,
     };
-    let mut teller = Teller::new();
-    let (summary, result) = replay::run(&config, &options, &mut |progress| teller.tell(progress));
-    teller.bar.finish_and_clear();
+    let mut reporter = ReplayProgressReporter::new();
+    let (summary, result) =
+        replay::run(&config, &options, &mut |progress| reporter.report(progress));
+    reporter.bar.finish_and_clear();
     // A closed standard output does not undo the run.
     let _ = writeln!(std::io::stdout(), "{summary}");
     match result {
         Ok(()) if summary.is_complete() => ExitCode::SUCCESS,
-        Ok(()) => ExitCode::from(FAILED),
+        Ok(()) => ExitCode::from(EXIT_FAILED),
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::from(FAILED)
+            ExitCode::from(EXIT_FAILED)
         }
     }
 }
 
 /// A bar on a terminal, else a line now and then.
-struct Teller {
+struct ReplayProgressReporter {
     bar: ProgressBar,
     is_terminal: bool,
     last: Instant,
 }
 
 /// Between two updates.
-const PAUSE: Duration = Duration::from_millis(200);
+const BAR_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two lines.
-const LONG_PAUSE: Duration = Duration::from_secs(1);
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Teller {
+impl ReplayProgressReporter {
     fn new() -> Self {
         let is_terminal = stderr().is_terminal();
         let bar = match is_terminal {
@@ -128,15 +129,19 @@ impl Teller {
         }
     }
 
-    fn tell(&mut self, progress: Progress) {
-        let pause = if self.is_terminal { PAUSE } else { LONG_PAUSE };
-        if self.last.elapsed() < pause && progress.read < progress.of {
+    fn report(&mut self, progress: ReplayProgress) {
+        let pause = if self.is_terminal {
+            BAR_INTERVAL
+        } else {
+            LINE_INTERVAL
+        };
+        if self.last.elapsed() < pause && progress.read < progress.total {
             return;
         }
         self.last = Instant::now();
-        let Progress {
+        let ReplayProgress {
             read,
-            of,
+            total: of,
             published,
         } = progress;
         if self.is_terminal {
@@ -156,15 +161,15 @@ mod tests {
 
     #[test]
     fn a_time_is_absolute_or_ago() {
-        let ago = since("2h-ago").unwrap().elapsed().unwrap();
+        let ago = parse_since("2h-ago").unwrap().elapsed().unwrap();
         assert!((7_200..7_210).contains(&ago.as_secs()), "{ago:?}");
-        let time = since("2026-03-01T00:00:00Z").unwrap();
+        let time = parse_since("2026-03-01T00:00:00Z").unwrap();
         assert_eq!(
             humantime::format_rfc3339(time).to_string(),
             "2026-03-01T00:00:00Z"
         );
         for bad in ["", "yesterday", "2h", "-ago", "99999999999999999999y-ago"] {
-            assert!(since(bad).is_err(), "{bad}");
+            assert!(parse_since(bad).is_err(), "{bad}");
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigArguments, FAILED, block_on, misused};
+use super::{ConfigArguments, EXIT_FAILED, block_on, report_mistakes};
 use crate::config::Config;
-use crate::kafka::topics::{Report, create_missing, inspect};
+use crate::kafka::topics::{TopicInspection, create_missing, inspect};
 
 #[derive(clap::Args, Debug)]
-pub struct Arguments {
+pub struct TopicsArguments {
     #[command(flatten)]
     config: ConfigArguments,
     /// Create the topics that are missing; never deletes, shrinks or grows one
@@ -15,20 +15,20 @@ pub struct Arguments {
     apply: bool,
 }
 
-pub fn run(arguments: Arguments) -> ExitCode {
+pub fn run(arguments: TopicsArguments) -> ExitCode {
     let config = match arguments.config.load() {
         Ok(config) => config,
         Err(code) => return code,
     };
     if let Err(mistake) = config.require_bootstrap_servers() {
-        return misused(&[mistake]);
+        return report_mistakes(&[mistake]);
     }
     match block_on(compare(&config, arguments.apply)) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(FAILED),
+        Ok(false) => ExitCode::from(EXIT_FAILED),
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::from(FAILED)
+            ExitCode::from(EXIT_FAILED)
         }
     }
 }
@@ -36,14 +36,14 @@ pub fn run(arguments: Arguments) -> ExitCode {
 /// Whether all is as configured in the end.
 async fn compare(config: &Config, apply: bool) -> Result<bool, crate::kafka::topics::Error> {
     let report = inspect(config).await?;
-    print(&report);
-    if !apply || !report.drifted() {
-        if report.drifted() {
+    print_report(&report);
+    if !apply || !report.has_drifted() {
+        if report.has_drifted() {
             println!(
                 "\nnot as configured; `--apply` creates what is missing and changes nothing else"
             );
         }
-        return Ok(!report.drifted());
+        return Ok(!report.has_drifted());
     }
     println!();
     let mut refused = false;
@@ -64,8 +64,8 @@ async fn compare(config: &Config, apply: bool) -> Result<bool, crate::kafka::top
         let after = inspect(config).await?;
         if !after.has_missing() {
             println!();
-            print(&after);
-            return Ok(!after.drifted());
+            print_report(&after);
+            return Ok(!after.has_drifted());
         }
         tokio::time::sleep(std::time::Duration::from_millis(250)).await;
     }
@@ -73,7 +73,7 @@ async fn compare(config: &Config, apply: bool) -> Result<bool, crate::kafka::top
     Ok(false)
 }
 
-fn print(report: &Report) {
+fn print_report(report: &TopicInspection) {
     let width = report.topics.iter().map(|t| t.topic.len()).max();
     let width = width.unwrap_or(0);
     for topic in &report.topics {

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::kafka_properties::PropertyArguments;
-use super::{FAILED, MISUSED};
+use super::{EXIT_FAILED, EXIT_MISUSED};
 use butlr_simulate::journal::ClosedJournal;
 use butlr_simulate::verify::{Duplicates, Error, Kafka, Options, Report, Timestamps, verify};
 
 #[derive(clap::Args, Debug)]
-pub struct Arguments {
+pub struct VerifyArguments {
     /// The journal that `simulate --journal DIR` wrote; what is read back is kept there, too, until it is compared
     #[arg(long, value_name = "DIR")]
     journal: PathBuf,
@@ -54,7 +54,7 @@ pub(super) struct BridgeArguments {
 }
 
 impl BridgeArguments {
-    pub(super) fn options(self, kafka: Kafka, copies: Option<String>) -> Options {
+    pub(super) fn to_options(self, kafka: Kafka, copies: Option<String>) -> Options {
         Options {
             kafka,
             copies,
@@ -70,46 +70,46 @@ impl BridgeArguments {
     }
 }
 
-pub fn run(arguments: Arguments) -> ExitCode {
+pub fn run(arguments: VerifyArguments) -> ExitCode {
     let journal = match ClosedJournal::open(&arguments.journal) {
         Ok(journal) => journal,
         Err(error) => {
             eprintln!("{error}");
-            return ExitCode::from(FAILED);
+            return ExitCode::from(EXIT_FAILED);
         }
     };
     let properties = match arguments.properties.read() {
         Ok(properties) => properties,
         Err(problem) => {
             eprintln!("{problem}");
-            return ExitCode::from(MISUSED);
+            return ExitCode::from(EXIT_MISUSED);
         }
     };
     let kafka = Kafka {
         bootstrap_servers: arguments.kafka,
         properties,
     };
-    let options = arguments.bridge.options(kafka, arguments.topics);
+    let options = arguments.bridge.to_options(kafka, arguments.topics);
     prove(&journal, &options).0
 }
 
 /// Verifies, prints the report, says how to end and hands on the report, where there is one.
 pub(super) fn prove(journal: &ClosedJournal, options: &Options) -> (ExitCode, Option<Report>) {
-    match shown(journal, options) {
+    match verify_with_progress(journal, options) {
         Ok(report) => {
             // A closed standard output does not undo the proof.
             let _ = writeln!(std::io::stdout(), "{report}");
             let code = match report.holds() {
                 true => ExitCode::SUCCESS,
-                false => ExitCode::from(FAILED),
+                false => ExitCode::from(EXIT_FAILED),
             };
             (code, Some(report))
         }
         Err(error) => {
             eprintln!("{error}");
             let code = ExitCode::from(match error.is_usage() {
-                true => MISUSED,
-                false => FAILED,
+                true => EXIT_MISUSED,
+                false => EXIT_FAILED,
             });
             (code, None)
         }
@@ -117,7 +117,7 @@ pub(super) fn prove(journal: &ClosedJournal, options: &Options) -> (ExitCode, Op
 }
 
 /// Verifies; tells on a terminal how far it is.
-fn shown(journal: &ClosedJournal, options: &Options) -> Result<Report, Error> {
+fn verify_with_progress(journal: &ClosedJournal, options: &Options) -> Result<Report, Error> {
     let mut stderr = std::io::stderr();
     let terminal = stderr.is_terminal();
     let result = verify(journal, options, &mut |read, of| {

@@ -40,7 +40,10 @@ pub(super) fn read(section: &SectionReader<'_>) -> AdminConfig {
 }
 
 fn read_credentials(section: &SectionReader<'_>) -> Option<AdminCredentials> {
-    let (username, password) = (read_username(section), secret::read_required(section, "password"));
+    let (username, password) = (
+        read_username(section),
+        secret::read_required(section, "password"),
+    );
     Some(AdminCredentials {
         username: username?,
         password: password?,

@@ -46,7 +46,9 @@ impl fmt::Display for ConfigError {
         } = self;
         match origin {
             ValueOrigin::File => write!(f, "{key}: {problem}"),
-            ValueOrigin::Environment(name) if name == key => write!(f, "environment {name}: {problem}"),
+            ValueOrigin::Environment(name) if name == key => {
+                write!(f, "environment {name}: {problem}")
+            }
             ValueOrigin::Environment(name) => write!(f, "{key} (environment {name}): {problem}"),
             ValueOrigin::CommandLine => write!(f, "{key} (command line): {problem}"),
         }

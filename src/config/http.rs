@@ -53,8 +53,10 @@ pub struct TlsFiles {
 const EVENT_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 30;
 const BODY_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 30;
 const IN_FLIGHT_BYTES: RangeInclusive<usize> = 1 << 10..=1 << 40;
-const ANSWER_WITHIN: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
-const CLIENT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+const ANSWER_WITHIN: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(60);
+const CLIENT_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(600);
 const KEEP_ALIVE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 
 const HAS_DEFAULT: &str = "the table of keys has a default for it";
@@ -102,9 +104,8 @@ fn read_tls(section: &SectionReader<'_>) -> Option<TlsFiles> {
                     section.report_error(name, format!("{} is a directory", path.display()))
                 }
                 Ok(_) => return true,
-                Err(error) => {
-                    section.report_error(name, format!("{} cannot be read: {error}", path.display()))
-                }
+                Err(error) => section
+                    .report_error(name, format!("{} cannot be read: {error}", path.display())),
             }
             false
         })

@@ -55,7 +55,8 @@ const DAY: u64 = 86_400;
 const MAX_PAST: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(36_500 * DAY);
 const AWAY_AFTER: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
-const CONFIRM_WITHIN: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+const CONFIRM_WITHIN: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(60);
 const HAS_DEFAULT: &str = "the table of keys has a default for it";
 
 pub(super) fn read(section: &SectionReader<'_>, property_check: &PropertyCheck) -> KafkaConfig {
@@ -69,7 +70,9 @@ pub(super) fn read(section: &SectionReader<'_>, property_check: &PropertyCheck) 
         }),
         timestamp: section.choice("timestamp", &timestamps).expect(HAS_DEFAULT),
         max_future: section
-            .read("max_future", |written| parse_max_future(written.parse_duration()?))
+            .read("max_future", |written| {
+                parse_max_future(written.parse_duration()?)
+            })
             .expect(HAS_DEFAULT),
         max_past: section.duration("max_past", MAX_PAST).expect(HAS_DEFAULT),
         max_in_flight_per_topic: section
@@ -78,7 +81,9 @@ pub(super) fn read(section: &SectionReader<'_>, property_check: &PropertyCheck) 
         confirm_within: section
             .duration("confirm_within", CONFIRM_WITHIN)
             .expect(HAS_DEFAULT),
-        away_after: section.duration("away_after", AWAY_AFTER).expect(HAS_DEFAULT),
+        away_after: section
+            .duration("away_after", AWAY_AFTER)
+            .expect(HAS_DEFAULT),
         properties: properties::read(section, property_check),
     }
 }
@@ -195,7 +200,8 @@ fn check_linger(kafka: &KafkaConfig, http: &HttpConfig, root: &SectionReader<'_>
         else {
             continue;
         };
-        if root.is_valid(&["http.answer_within"]) && linger >= http.answer_within.as_secs_f64() * 500.0
+        if root.is_valid(&["http.answer_within"])
+            && linger >= http.answer_within.as_secs_f64() * 500.0
         {
             let answer = format_duration(http.answer_within);
             root.section("kafka").section("properties").report_error(

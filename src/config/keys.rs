@@ -42,10 +42,14 @@ pub fn reference() -> Vec<KeyDoc> {
         .collect()
 }
 
-use DefaultValue::{Literal, Described};
+use DefaultValue::{Described, Literal};
 
 const fn key(key: &'static str, preset: DefaultValue, doc: &'static str) -> KeySpec {
-    KeySpec { key, default: preset, doc }
+    KeySpec {
+        key,
+        default: preset,
+        doc,
+    }
 }
 
 #[rustfmt::skip]
@@ -214,7 +218,11 @@ mod tests {
     #[test]
     fn every_key_has_a_shape_and_stands_once() {
         for known in KEYS {
-            assert!(find_shape(known.key) == Some(KeyShape::Value), "{}", known.key);
+            assert!(
+                find_shape(known.key) == Some(KeyShape::Value),
+                "{}",
+                known.key
+            );
             assert_eq!(
                 KEYS.iter().filter(|other| other.key == known.key).count(),
                 1,

@@ -8,10 +8,10 @@ mod admin;
 mod auth;
 mod dedup;
 mod env_name;
+mod error;
 mod http;
 mod kafka;
 mod keys;
-mod error;
 mod process;
 mod properties;
 mod reader;
@@ -21,8 +21,8 @@ mod spool;
 mod suggestion;
 mod topics;
 mod tree;
-mod validation;
 mod units;
+mod validation;
 mod warnings;
 mod written_value;
 
@@ -31,15 +31,15 @@ mod tests;
 
 pub use admin::{AdminConfig, AdminCredentials};
 pub use auth::{ApiKey, AuthConfig, BasicCredentials};
-pub use dedup::{DedupConfig, DuplicateHandling, RedisConfig, DedupStore};
+pub use dedup::{DedupConfig, DedupStore, DuplicateHandling, RedisConfig};
+pub use error::{ConfigError, ValueOrigin};
 pub use http::{HttpConfig, TlsFiles};
 pub use kafka::{KafkaConfig, LINGER_PROPERTIES, RECORD_OVERHEAD, TimestampMode};
 pub use keys::{KeyDoc, reference};
-pub use error::{ConfigError, ValueOrigin};
 pub use process::{LogConfig, LogFormat, ShutdownConfig};
 pub use properties::PropertyCheck;
 pub use sources::ConfigSources;
-pub use spool::{DrainOrder, QuarantineConfig, QuarantineAnswer, SpoolConfig};
+pub use spool::{DrainOrder, QuarantineAnswer, QuarantineConfig, SpoolConfig};
 pub use topics::{TopicSpec, TopicsConfig};
 
 use error::ConfigErrors;
@@ -76,7 +76,10 @@ pub struct Config {
 ///
 /// # Errors
 /// All mistakes, in the order in which they were found; never an empty list.
-pub fn load(sources: &ConfigSources, property_check: &PropertyCheck) -> Result<Config, Vec<ConfigError>> {
+pub fn load(
+    sources: &ConfigSources,
+    property_check: &PropertyCheck,
+) -> Result<Config, Vec<ConfigError>> {
     let mistakes = ConfigErrors::default();
     let Some(tree) = sources.build_tree(&mistakes) else {
         return Err(mistakes.into_vec());

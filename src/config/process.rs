@@ -55,7 +55,9 @@ pub(super) fn read_log(section: &SectionReader<'_>) -> LogConfig {
 
 pub(super) fn read_shutdown(section: &SectionReader<'_>) -> ShutdownConfig {
     ShutdownConfig {
-        drain_delay: section.duration("drain_delay", DRAIN_DELAY).expect(HAS_DEFAULT),
+        drain_delay: section
+            .duration("drain_delay", DRAIN_DELAY)
+            .expect(HAS_DEFAULT),
         timeout: section.duration("timeout", TIMEOUT).expect(HAS_DEFAULT),
     }
 }

@@ -79,7 +79,10 @@ const SECRET_WORDS: &[&str] = &[
     "oauthbearer.config",
 ];
 
-pub(super) fn read(kafka: &SectionReader<'_>, check: &PropertyCheck) -> BTreeMap<String, SecretString> {
+pub(super) fn read(
+    kafka: &SectionReader<'_>,
+    check: &PropertyCheck,
+) -> BTreeMap<String, SecretString> {
     let (plain, files) = (kafka.section("properties"), kafka.section("secret_files"));
     let mut properties = BTreeMap::new();
     for name in plain.key_names() {
@@ -144,7 +147,10 @@ fn find_refusal(name: &str, value: &str) -> Option<String> {
     if name.contains('\0') || value.contains('\0') {
         return Some("contains a NUL character, which librdkafka cannot take".to_owned());
     }
-    if let Some((_, reason)) = RESERVED_PROPERTIES.iter().find(|(names, _)| names.contains(&name)) {
+    if let Some((_, reason)) = RESERVED_PROPERTIES
+        .iter()
+        .find(|(names, _)| names.contains(&name))
+    {
         return Some(format!("not to be set here: {reason}"));
     }
     if name.starts_with(MOCK_PREFIX) {

@@ -1,10 +1,10 @@
 //! Typed reading of the tree. Every mistake is collected; a mistaken value reads as its default, so that reading goes on.
 
-use super::keys::{self, DefaultValue};
 use super::error::{ConfigErrors, ValueOrigin};
-use super::tree::{NodeData, ConfigNode, KeyPath};
+use super::keys::{self, DefaultValue};
+use super::tree::{ConfigNode, KeyPath, NodeData};
 use super::units::format_size;
-use super::written_value::{WrittenValue, parse_as, check_bounds};
+use super::written_value::{WrittenValue, check_bounds, parse_as};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -78,7 +78,9 @@ impl<'n> SectionReader<'n> {
     /// Reports a mistake at the key `name` of this table (at the table itself where `name` is empty).
     pub fn report_error(&self, name: &str, problem: impl Into<String>) {
         if name.is_empty() {
-            let origin = self.node.map_or(ValueOrigin::File, |node| node.origin.clone());
+            let origin = self
+                .node
+                .map_or(ValueOrigin::File, |node| node.origin.clone());
             return self.mistakes.add(self.path.key.clone(), origin, problem);
         }
         // What an item of an array lacks is missing where the array was written; all else that nobody wrote, nowhere.
@@ -185,7 +187,9 @@ impl<'n> SectionReader<'n> {
 
     /// A duration within bounds.
     pub fn duration(&self, name: &str, bounds: RangeInclusive<Duration>) -> Option<Duration> {
-        self.read(name, |written| check_bounds(written.parse_duration()?, &bounds))
+        self.read(name, |written| {
+            check_bounds(written.parse_duration()?, &bounds)
+        })
     }
 
     /// An IP address with a port.

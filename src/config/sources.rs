@@ -1,9 +1,9 @@
 //! Where a configuration comes from: a TOML file, over it the environment, over that the command line.
 
 use super::env_name::{NEAR_PREFIX, PREFIX, describe_misspelling};
-use super::keys::{self, KeyShape};
 use super::error::{ConfigErrors, ValueOrigin};
-use super::tree::{NodeData, ConfigNode, KeyPath, build_node};
+use super::keys::{self, KeyShape};
+use super::tree::{ConfigNode, KeyPath, NodeData, build_node};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -86,7 +86,11 @@ fn read_file_layer(path: &Path, mistakes: &ConfigErrors) -> Option<ConfigNode> {
             mistakes,
         ),
         Err(error) => {
-            mistakes.add(shown, ValueOrigin::File, describe_syntax_error(&text, &error));
+            mistakes.add(
+                shown,
+                ValueOrigin::File,
+                describe_syntax_error(&text, &error),
+            );
             None
         }
     }
@@ -128,7 +132,10 @@ fn read_env_layer(name: &str, value: &str, mistakes: &ConfigErrors) -> Option<Co
             }
         },
     };
-    Some(wrap_in_tables(build_node(value, &place, &origin, mistakes)?, names))
+    Some(wrap_in_tables(
+        build_node(value, &place, &origin, mistakes)?,
+        names,
+    ))
 }
 
 fn read_flag_layer(key: &str, value: &Value, mistakes: &ConfigErrors) -> Option<ConfigNode> {

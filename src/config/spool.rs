@@ -95,7 +95,12 @@ pub(super) fn read_quarantine(section: &SectionReader<'_>) -> QuarantineConfig {
 }
 
 /// The rules between these sections and others.
-pub(super) fn check(spool: &SpoolConfig, kafka: &KafkaConfig, http: &HttpConfig, root: &SectionReader<'_>) {
+pub(super) fn check(
+    spool: &SpoolConfig,
+    kafka: &KafkaConfig,
+    http: &HttpConfig,
+    root: &SectionReader<'_>,
+) {
     let keys_valid = root.is_valid(&["http.answer_within", "kafka.confirm_within"]);
     if keys_valid && spool.dir.is_some() && kafka.confirm_within > max_confirm_within(http) {
         let [confirm, answer, latest] = [

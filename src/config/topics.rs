@@ -83,7 +83,9 @@ pub(super) fn read(section: &SectionReader<'_>) -> TopicsConfig {
             name: overrides
                 .read("name", |written| parse_topic_name(written.text()?))
                 .unwrap_or_else(|| topic_name(&template, event_type)),
-            partitions: overrides.integer("partitions", 1..=10_000).unwrap_or(partitions),
+            partitions: overrides
+                .integer("partitions", 1..=10_000)
+                .unwrap_or(partitions),
             replication_factor: overrides
                 .integer("replication_factor", REPLICAS)
                 .or(replication_factor),
@@ -155,7 +157,8 @@ fn read_retention(section: &SectionReader<'_>, key: &str) -> Option<Option<Durat
 pub(super) fn check(topics: &TopicsConfig, kafka: &KafkaConfig, root: &SectionReader<'_>) {
     let section = root.section("topics");
     check_names(topics, &section);
-    let replicas_valid = root.is_valid(&["topics.replication_factor", "topics.min_insync_replicas"]);
+    let replicas_valid =
+        root.is_valid(&["topics.replication_factor", "topics.min_insync_replicas"]);
     let max_past_valid = root.is_valid(&["kafka.max_past"]);
     for event_type in EventType::ALL {
         let spec = topics.for_type(event_type);
@@ -169,7 +172,11 @@ pub(super) fn check(topics: &TopicsConfig, kafka: &KafkaConfig, root: &SectionRe
             check_replicas(spec, if own_replicas { &overrides } else { &section });
         }
         if max_past_valid && own_valid {
-            check_retention(spec, kafka, if own_retention { &overrides } else { &section });
+            check_retention(
+                spec,
+                kafka,
+                if own_retention { &overrides } else { &section },
+            );
         }
     }
 }

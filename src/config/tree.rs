@@ -4,8 +4,8 @@
 //! A [`Node`] has the shape that [`keys`] demands: building one reports unknown keys and wrong shapes and leaves them out,
 //! so that whoever reads the tree only meets values to interpret. A node has no `Debug`: it holds secrets.
 
-use super::keys::{self, KeyShape};
 use super::error::{ConfigErrors, ValueOrigin};
+use super::keys::{self, KeyShape};
 use super::suggestion::find_nearest;
 use super::written_value::describe_type;
 use butlr_event::EventType;
@@ -71,7 +71,8 @@ pub(super) struct KeyPath {
 impl KeyPath {
     /// The place of `name` in the table at this place; `Err` says that there is none and what is near.
     pub fn child(&self, name: &str) -> Result<(KeyPath, String), String> {
-        let pattern = keys::child_pattern(&self.pattern, name).ok_or_else(|| self.describe_unknown(name))?;
+        let pattern =
+            keys::child_pattern(&self.pattern, name).ok_or_else(|| self.describe_unknown(name))?;
         let name = if self.pattern == TYPES_TABLE {
             parse_type_name(name)?
         } else {
@@ -134,7 +135,10 @@ pub(super) fn build_node(
                 .into_iter()
                 .enumerate()
                 .filter_map(|(index, item)| {
-                    Some((index, build_node(item, &place.item(index), origin, mistakes)?))
+                    Some((
+                        index,
+                        build_node(item, &place.item(index), origin, mistakes)?,
+                    ))
                 })
                 .collect(),
         ),

@@ -1,9 +1,9 @@
 //! What is legal but weak.
 
 use super::kafka::property;
-use super::validation::is_loopback;
 use super::units::format_duration;
-use super::{Config, RedisConfig, DedupStore};
+use super::validation::is_loopback;
+use super::{Config, DedupStore, RedisConfig};
 use butlr_event::EventType;
 use secrecy::ExposeSecret;
 use std::time::Duration;

@@ -16,14 +16,20 @@ pub(super) struct WrittenValue<'v> {
 
 impl<'v> WrittenValue<'v> {
     pub fn new(value: &'v Value, any_text: bool) -> Self {
-        Self { value, is_text_only: any_text }
+        Self {
+            value,
+            is_text_only: any_text,
+        }
     }
 
     /// A text. Where it is none only the type is told: any text may be a secret.
     pub fn text(&self) -> Result<&'v str, String> {
-        self.value
-            .as_str()
-            .ok_or_else(|| format!("a text in quotes is expected, not {}", describe_type(self.value)))
+        self.value.as_str().ok_or_else(|| {
+            format!(
+                "a text in quotes is expected, not {}",
+                describe_type(self.value)
+            )
+        })
     }
 
     /// A whole number.
@@ -31,7 +37,10 @@ impl<'v> WrittenValue<'v> {
         match self.value {
             Value::Integer(number) => Ok(*number),
             Value::String(text) if self.is_text_only => parse_as(text.trim(), "a whole number"),
-            other => Err(format!("a whole number is expected, not {}", describe_type(other))),
+            other => Err(format!(
+                "a whole number is expected, not {}",
+                describe_type(other)
+            )),
         }
     }
 
@@ -40,7 +49,10 @@ impl<'v> WrittenValue<'v> {
         match self.value {
             Value::Boolean(yes) => Ok(*yes),
             Value::String(text) if self.is_text_only => parse_as(text.trim(), "true or false"),
-            other => Err(format!("true or false is expected, not {}", describe_type(other))),
+            other => Err(format!(
+                "true or false is expected, not {}",
+                describe_type(other)
+            )),
         }
     }
 
@@ -92,7 +104,8 @@ pub(super) fn check_bounds(
     if bounds.contains(&duration) {
         return Ok(duration);
     }
-    let [duration, from, to] = [duration, *bounds.start(), *bounds.end()].map(units::format_duration);
+    let [duration, from, to] =
+        [duration, *bounds.start(), *bounds.end()].map(units::format_duration);
     Err(format!(
         "{duration} is out of bounds; allowed: {from} to {to}"
     ))

@@ -16,32 +16,32 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::memory::{Memory, becomes, key_of_conflict};
+use super::memory::{MemoryStore, conflict_key, resulting_revision};
 use super::redis::Lease;
-use super::{Duplicate, Facts, Marks, Verdict};
+use super::{DedupVerdict, DuplicateKind, EventFacts, Marks};
 use crate::config::DuplicateHandling;
 use crate::kafka::report::Receipt;
 use butlr_event::event_id::EventId;
 
-mod turn;
+mod waiter;
 
-pub use turn::Turn;
-pub(super) use turn::{Undecided, Waiting};
+pub use waiter::ClaimWaiter;
+pub(super) use waiter::{UndecidedKeys, WaiterList};
 
 /// What to do next with an event.
 #[derive(Debug)]
-pub enum Next {
+pub enum MemoryDecision {
     /// Publish it, marked as the claim says.
     Publish(Claim),
     /// It is stored already.
     Duplicate {
         /// In which way.
-        kind: Duplicate,
+        kind: DuplicateKind,
         /// What it is a duplicate of is on disk and not in Kafka yet.
         spooled: bool,
     },
     /// That is not known yet: wait, then claim again.
-    Wait(Turn),
+    Wait(ClaimWaiter),
 }
 
 /// What to do next with an event when others have a say in what it is.
@@ -50,21 +50,21 @@ pub enum Next {
     clippy::large_enum_variant,
     reason = "it is looked at once, where it is made"
 )]
-pub enum Held {
+pub enum ReservationOutcome {
     /// Ask them.
-    Hold(Hold),
+    Reserved(Reservation),
     /// This very event is stored, and such are dropped: nobody needs to be asked.
     Redelivery {
         /// It is on disk and not in Kafka yet.
         spooled: bool,
     },
     /// Wait, then try again.
-    Wait(Turn),
+    Wait(ClaimWaiter),
 }
 
 /// The current value of a (type, space, timestamp).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Current {
+pub struct CurrentReading {
     /// The key of the reading.
     pub reading: u64,
     /// The id under which it was published.
@@ -73,11 +73,11 @@ pub struct Current {
     pub revision: u32,
 }
 
-impl Current {
+impl CurrentReading {
     /// Equal to no reading from now on: whatever comes next is published, as a revision of it or as stale.
-    pub(super) fn contest(&mut self) {
-        const CONTESTED: u64 = 0x636f_6e74_6573_7465;
-        self.reading = xxh3_64_with_seed(&self.reading.to_le_bytes(), CONTESTED);
+    pub(super) fn invalidate(&mut self) {
+        const INVALIDATED: u64 = 0x636f_6e74_6573_7465;
+        self.reading = xxh3_64_with_seed(&self.reading.to_le_bytes(), INVALIDATED);
     }
 }
 
@@ -89,9 +89,9 @@ pub struct Claim {
     // Before the local claim: who waits here shall find it free there, too.
     // In a box: most bridges have none, and a claim is to be small.
     lease: Option<Box<Lease>>,
-    taken: Taken,
+    reserved: ReservedKeys,
     marks: Marks,
-    stored: Stored,
+    entry: CommitEntry,
 }
 
 impl Claim {
@@ -102,63 +102,63 @@ impl Claim {
 
     /// The event is stored, as `_receipt` proves: what comes after is compared with it.
     pub fn commit(self, _receipt: &Receipt, now: Instant) {
-        self.settle(false, now);
+        self.finish(false, now);
     }
 
     /// The event is on disk, and gets into Kafka later: it counts like one that is there, until
     /// [`Desk::drained`](super::desk::Desk::drained) says that it is.
     pub fn commit_spooled(self, now: Instant) {
-        self.settle(true, now);
+        self.finish(true, now);
     }
 
-    fn settle(mut self, spooled: bool, now: Instant) {
+    fn finish(mut self, spooled: bool, now: Instant) {
         if let Some(lease) = self.lease.take() {
             lease.commit(spooled);
         }
-        self.taken.settle(self.stored, spooled, now);
+        self.reserved.commit(self.entry, spooled, now);
     }
 
     /// Whether the event is stored is not known, and nobody will tell. Its id is not remembered, and whoever waits for it
     /// takes its place. Of the value that it would have replaced nobody knows whether it is still the current one, so
     /// nothing is dropped for being equal to it.
-    pub fn unknown(mut self) {
+    pub fn release_in_doubt(mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.unknown();
+            lease.release_in_doubt();
         }
-        self.taken.contest(self.stored.current.is_some());
+        self.reserved.release_in_doubt(self.entry.current.is_some());
     }
 
-    pub(super) fn new(taken: Taken, marks: Marks, stored: Stored) -> Self {
+    pub(super) fn new(taken: ReservedKeys, marks: Marks, stored: CommitEntry) -> Self {
         Self {
             lease: None,
-            taken,
+            reserved: taken,
             marks,
-            stored,
+            entry: stored,
         }
     }
 }
 
 /// What is remembered of an event once it is stored.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(super) struct CommitEntry {
     /// The key of its id; of a conflict, the derived one.
-    pub key: u64,
+    pub id_key: u64,
     pub reading: u64,
     /// What becomes the current value.
-    pub current: Option<Current>,
+    pub current: Option<CurrentReading>,
     pub source: u64,
     /// None where it cannot be the newest of its source, or is not published.
     pub timestamp_ms: Option<i64>,
 }
 
-impl Stored {
-    pub fn of(facts: &Facts<'_>, key: u64, current: Option<Current>) -> Self {
+impl CommitEntry {
+    pub fn from_facts(facts: &EventFacts<'_>, key: u64, current: Option<CurrentReading>) -> Self {
         Self {
-            key,
+            id_key: key,
             reading: facts.reading,
             current,
-            source: facts.source,
-            timestamp_ms: facts.plausible_time.then_some(facts.timestamp_ms),
+            source: facts.source_key,
+            timestamp_ms: facts.has_plausible_time.then_some(facts.timestamp_ms),
         }
     }
 }
@@ -166,75 +166,80 @@ impl Stored {
 /// An exclusive hold on an event's id and its (type, space, timestamp) while others are asked. Dropped: released.
 #[derive(Debug)]
 #[must_use = "dropped, it is released"]
-pub struct Hold {
-    taken: Taken,
-    opinion: Verdict,
-    current: Option<Current>,
-    stored: Stored,
+pub struct Reservation {
+    reserved: ReservedKeys,
+    local_verdict: DedupVerdict,
+    current: Option<CurrentReading>,
+    entry: CommitEntry,
     /// Its id, where there is a current value.
     id: Option<EventId>,
     /// Whether this process knows of another event that is stored under its id.
     is_conflict: bool,
     /// Whether this process knows the same value as the current one, and that is not in Kafka yet.
-    repeats_spooled: bool,
+    is_repeat_of_spooled: bool,
     /// How a redelivery of it is handled.
-    redelivery: DuplicateHandling,
+    redelivery_handling: DuplicateHandling,
 }
 
 /// What the memory says of a [`Hold`].
 #[derive(Debug)]
-pub(super) struct Opinion {
-    pub verdict: Verdict,
-    pub current: Option<Current>,
+pub(super) struct LocalDecision {
+    pub verdict: DedupVerdict,
+    pub current: Option<CurrentReading>,
     pub is_conflict: bool,
-    pub repeats_spooled: bool,
-    pub redelivery: DuplicateHandling,
+    pub is_repeat_of_spooled: bool,
+    pub redelivery_handling: DuplicateHandling,
 }
 
-impl Hold {
+impl Reservation {
     /// What the event is by what this process knows.
-    pub fn opinion(&self) -> &Verdict {
-        &self.opinion
+    pub fn local_verdict(&self) -> &DedupVerdict {
+        &self.local_verdict
     }
 
-    pub(super) fn new(taken: Taken, opinion: Opinion, stored: Stored, id: Option<EventId>) -> Self {
+    pub(super) fn new(
+        taken: ReservedKeys,
+        opinion: LocalDecision,
+        stored: CommitEntry,
+        id: Option<EventId>,
+    ) -> Self {
         Self {
-            taken,
-            opinion: opinion.verdict,
+            reserved: taken,
+            local_verdict: opinion.verdict,
             current: opinion.current,
-            stored,
+            entry: stored,
             id,
             is_conflict: opinion.is_conflict,
-            repeats_spooled: opinion.repeats_spooled,
-            redelivery: opinion.redelivery,
+            is_repeat_of_spooled: opinion.is_repeat_of_spooled,
+            redelivery_handling: opinion.redelivery_handling,
         }
     }
 
     /// Whether this process knows the same value as the current one, on disk and not in Kafka yet.
-    pub fn repeats_spooled(&self) -> bool {
-        self.repeats_spooled
+    pub fn is_repeat_of_spooled(&self) -> bool {
+        self.is_repeat_of_spooled
     }
 
     /// How a redelivery of it is handled.
-    pub(super) fn redelivery(&self) -> DuplicateHandling {
-        self.redelivery
+    pub(super) fn redelivery_handling(&self) -> DuplicateHandling {
+        self.redelivery_handling
     }
 
     /// What this process knows as the current value of its (type, space, timestamp).
-    pub fn current(&self) -> Option<&Current> {
+    pub fn current(&self) -> Option<&CurrentReading> {
         self.current.as_ref()
     }
 
     /// The event is to be published, marked so; `lease` ends as the claim does.
-    pub fn publish(self, marks: Marks, lease: Option<Lease>) -> Claim {
-        let mut stored = self.stored;
+    pub fn into_claim(self, marks: Marks, lease: Option<Lease>) -> Claim {
+        let mut stored = self.entry;
         if marks.conflict.is_some() && !self.is_conflict {
-            stored.key = key_of_conflict(stored.key, stored.reading);
+            stored.id_key = conflict_key(stored.id_key, stored.reading);
         }
         stored.current = self.id.and_then(|id| {
-            let id = under(&marks, id);
-            let revision = becomes(&marks, self.current.as_ref(), stored.reading, &id)?;
-            Some(Current {
+            let id = published_id(&marks, id);
+            let revision = resulting_revision(&marks, self.current.as_ref(), stored.reading, &id)?;
+            Some(CurrentReading {
                 reading: stored.reading,
                 id,
                 revision,
@@ -242,64 +247,66 @@ impl Hold {
         });
         Claim {
             lease: lease.map(Box::new),
-            taken: self.taken,
+            reserved: self.reserved,
             marks,
-            stored,
+            entry: stored,
         }
     }
 
     /// The event is not to be published, because another replica has stored it, or has stored its value as the current one;
     /// `spooled`: on its disk, where this replica leaves it: nobody tells it when that is over.
-    pub fn stored_elsewhere(mut self, spooled: bool, now: Instant) {
-        self.stored.timestamp_ms = None;
-        self.taken.settle(self.stored, spooled, now);
+    pub fn commit_duplicate(mut self, spooled: bool, now: Instant) {
+        self.entry.timestamp_ms = None;
+        self.reserved.commit(self.entry, spooled, now);
     }
 }
 
 /// The id under which an event with `id` is published.
-pub(super) fn under(marks: &Marks, id: EventId) -> EventId {
+pub(super) fn published_id(marks: &Marks, id: EventId) -> EventId {
     if marks.conflict.is_none() {
         return id;
     }
-    let own = marks.own_id(&id.to_string());
+    let own = marks.conflict_id(&id.to_string());
     own.map_or(id, |own| EventId::new(&own))
 }
 
 /// What is taken in the memory: nobody else can claim it. Dropped unsettled, it is given back.
 #[derive(Debug)]
-pub(super) struct Taken {
-    memory: Arc<Memory>,
-    id: u64,
-    cell: Option<u64>,
-    is_settled: bool,
+pub(super) struct ReservedKeys {
+    memory: Arc<MemoryStore>,
+    id_key: u64,
+    occupancy_key: Option<u64>,
+    is_finished: bool,
 }
 
-impl Taken {
+impl ReservedKeys {
     /// What the memory has marked as taken.
-    pub fn new(memory: Arc<Memory>, id: u64, cell: Option<u64>) -> Self {
+    pub fn new(memory: Arc<MemoryStore>, id: u64, cell: Option<u64>) -> Self {
         Self {
             memory,
-            id,
-            cell,
-            is_settled: false,
+            id_key: id,
+            occupancy_key: cell,
+            is_finished: false,
         }
     }
 
-    fn settle(mut self, stored: Stored, spooled: bool, now: Instant) {
-        self.is_settled = true;
-        self.memory.settle(self.id, self.cell, stored, spooled, now);
+    fn commit(mut self, stored: CommitEntry, spooled: bool, now: Instant) {
+        self.is_finished = true;
+        self.memory
+            .commit(self.id_key, self.occupancy_key, stored, spooled, now);
     }
 
-    fn contest(mut self, replaces: bool) {
-        self.is_settled = true;
-        self.memory.contest(self.id, self.cell, replaces);
+    fn release_in_doubt(mut self, replaces: bool) {
+        self.is_finished = true;
+        self.memory
+            .release_in_doubt(self.id_key, self.occupancy_key, replaces);
     }
 }
 
-impl Drop for Taken {
+impl Drop for ReservedKeys {
     fn drop(&mut self) {
-        if !self.is_settled {
-            self.memory.release(self.id, self.cell);
+        if !self.is_finished {
+            self.memory.release(self.id_key, self.occupancy_key);
         }
     }
 }

@@ -7,85 +7,85 @@ use butlr_event::{Event, EventType};
 /// What is compared of an event. Keys are 64-bit hashes of type-tagged, length-prefixed parts, the same in every process
 /// and release: replicas share them.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'e> {
+pub struct EventFacts<'e> {
     /// The event's id.
     pub id: &'e str,
     /// The key of its id.
-    pub id_key: u64,
+    pub id_hash: u64,
     /// The reading: type, space, timestamp and data by value (and the sensor, where the type has one: two sensors of a room
     /// may see the same at the same moment).
     pub reading: u64,
     /// Occupancy: the key of its (type, space, timestamp), for which there is one current value.
-    pub cell: Option<u64>,
+    pub occupancy_key: Option<u64>,
     /// The key of what is in order of time: its (type, space), for DETECTIONS and TRAFFIC its (type, sensor).
-    pub source: u64,
+    pub source_key: u64,
     /// The event's own time, ms since 1970.
     pub timestamp_ms: i64,
     /// Whether that time is near enough to now that it can be the newest of its source.
-    pub plausible_time: bool,
+    pub has_plausible_time: bool,
 }
 
 /// What the keys are about; their seeds.
 mod seed {
     pub const ID: u64 = 1;
     pub const READING: u64 = 2;
-    pub const CELL: u64 = 3;
+    pub const OCCUPANCY: u64 = 3;
     pub const SPACE: u64 = 4;
     pub const SENSOR: u64 = 5;
     pub const BYTES: u64 = 6;
     pub const BYTES_READING: u64 = 7;
 }
 
-impl<'e> Facts<'e> {
+impl<'e> EventFacts<'e> {
     /// The facts of `event`.
-    pub fn of(event: &'e Event<'_>, plausible_time: bool) -> Self {
+    pub fn from_event(event: &'e Event<'_>, plausible_time: bool) -> Self {
         let event_type = event.event_type();
         let timestamp = event.timestamp_ms();
         let space = event.space_id();
         let sensor = event.sensor_id().filter(|_| !event_type.is_occupancy());
-        let cell = event_type
+        let occupancy_key = event_type
             .is_occupancy()
-            .then(|| hash(seed::CELL, event_type, &[space], timestamp, 0));
-        let in_order_of = match event_type {
+            .then(|| hash_parts(seed::OCCUPANCY, event_type, &[space], timestamp, 0));
+        let sensor_source = match event_type {
             EventType::Detections | EventType::Traffic => sensor.map(|s| (seed::SENSOR, s)),
             _ => None,
         };
-        let (kind, name) = in_order_of.unwrap_or((seed::SPACE, space));
+        let (kind, name) = sensor_source.unwrap_or((seed::SPACE, space));
         Self {
             id: event.id(),
-            id_key: xxh3_64_with_seed(event.id().as_bytes(), seed::ID),
-            reading: hash(
+            id_hash: xxh3_64_with_seed(event.id().as_bytes(), seed::ID),
+            reading: hash_parts(
                 seed::READING,
                 event_type,
                 &[space, sensor.unwrap_or_default()],
                 timestamp,
                 event.data_hash(),
             ),
-            cell,
-            source: hash(kind, event_type, &[name], 0, 0),
+            occupancy_key,
+            source_key: hash_parts(kind, event_type, &[name], 0, 0),
             timestamp_ms: timestamp,
-            plausible_time,
+            has_plausible_time: plausible_time,
         }
     }
 }
 
-impl Facts<'static> {
+impl EventFacts<'static> {
     /// The facts of bytes that are no valid event: they are the same as others where two hashes of them agree.
-    pub fn of_bytes(bytes: &[u8]) -> Self {
+    pub fn from_bytes(bytes: &[u8]) -> Self {
         Self {
             id: "",
-            id_key: xxh3_64_with_seed(bytes, seed::BYTES),
+            id_hash: xxh3_64_with_seed(bytes, seed::BYTES),
             reading: xxh3_64_with_seed(bytes, seed::BYTES_READING),
-            cell: None,
-            source: 0,
+            occupancy_key: None,
+            source_key: 0,
             timestamp_ms: 0,
-            plausible_time: false,
+            has_plausible_time: false,
         }
     }
 }
 
 /// XXH3 over type, timestamp, data and the names with their lengths.
-fn hash(seed: u64, event_type: EventType, names: &[&str], timestamp: i64, data: u64) -> u64 {
+fn hash_parts(seed: u64, event_type: EventType, names: &[&str], timestamp: i64, data: u64) -> u64 {
     const HEAD: usize = 17;
     let length = HEAD + names.iter().map(|name| 8 + name.len()).sum::<usize>();
     let mut small = [0; 240];
@@ -131,8 +131,8 @@ mod tests {
         let Ok(ParsedBody::Single(Ok(event))) = parse(body.as_bytes(), None, limits) else {
             panic!("not valid: {body}");
         };
-        let facts = Facts::of(&event, true);
-        (facts.reading, facts.cell, facts.source)
+        let facts = EventFacts::from_event(&event, true);
+        (facts.reading, facts.occupancy_key, facts.source_key)
     }
 
     #[test]
@@ -196,8 +196,8 @@ mod tests {
     #[test]
     fn keys_of_bytes_mean_the_same_for_ever() {
         let keys = |bytes| {
-            let facts = Facts::of_bytes(bytes);
-            (facts.id_key, facts.reading)
+            let facts = EventFacts::from_bytes(bytes);
+            (facts.id_hash, facts.reading)
         };
         assert_eq!(
             keys(b""),
@@ -207,13 +207,17 @@ mod tests {
             keys(b"{\"id\":"),
             (18_185_210_649_458_751_749, 11_530_214_583_630_879_847)
         );
-        let facts = Facts::of_bytes(b"event_1");
+        let facts = EventFacts::from_bytes(b"event_1");
         assert_eq!(
-            (facts.cell, facts.source, facts.plausible_time),
+            (
+                facts.occupancy_key,
+                facts.source_key,
+                facts.has_plausible_time
+            ),
             (None, 0, false)
         );
         // An event's id is another thing.
-        assert_ne!(facts.id_key, xxh3_64_with_seed(b"event_1", seed::ID));
+        assert_ne!(facts.id_hash, xxh3_64_with_seed(b"event_1", seed::ID));
     }
 
     /// Replicas and releases share keys.

@@ -7,24 +7,24 @@
 //! - `redis`: the same shared between replicas.
 
 pub mod claim;
-pub mod desk;
+pub mod deduplicator;
 pub mod facts;
 pub mod memory;
 pub mod rebuild;
-pub mod rebuilding;
+pub mod rebuild_thread;
 pub mod redis;
-pub mod spooled;
+pub mod spooled_facts;
 mod window;
 
-pub use facts::Facts;
+pub use facts::EventFacts;
 
-use crate::marks::{Duplicate, Marks};
+use crate::marks::{DuplicateKind, Marks};
 
 /// What is to become of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum DedupVerdict {
     /// It is published, marked so.
     Publish(Marks),
     /// It is not published.
-    Duplicate(Duplicate),
+    Duplicate(DuplicateKind),
 }

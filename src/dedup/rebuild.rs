@@ -27,30 +27,32 @@
 //! 3. Beside the engine's memory stand what one topic's chunks tell and librdkafka's queue, both bounded.
 
 mod chunk;
-mod place;
+mod partitioner;
+mod record_facts;
 #[cfg(test)]
 mod tests;
-mod told;
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::config::ClientConfig;
 
-use super::memory::Memory;
+use super::memory::MemoryStore;
 use crate::config;
-use crate::kafka::tail::{Bounds, Halt, Patience, Reader, Topic, most};
-use chunk::Chunk;
+use crate::kafka::tail::{
+    Patience, ReadBounds, TailError, TailReader, TailTopic, max_round_records,
+};
+use chunk::RecordChunk;
 
 /// Receipt is in the order of offsets only as far as deliveries overtake each other (librdkafka goes on with one for a
 /// minute) and replicas' clocks agree.
-const SLACK: Duration = Duration::from_secs(120);
+const ORDER_SLACK: Duration = Duration::from_secs(120);
 /// Reasons told, at most.
-const REASONS: usize = 4;
+const MAX_REASONS: usize = 4;
 
 /// What came of it.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
+pub struct RebuildOutcome {
     /// Records read.
     pub records: u64,
     /// Ids taken from them.
@@ -60,32 +62,32 @@ pub struct Outcome {
     /// Records that are none of a bridge's.
     pub unreadable: u64,
     /// How long it took.
-    pub took: Duration,
+    pub duration: Duration,
     /// The whole window is known.
-    pub complete: bool,
+    pub is_complete: bool,
     /// Why it is not.
-    pub why_not: Option<String>,
+    pub incomplete_reason: Option<String>,
 }
 
 /// The moment from which ages are counted, by both clocks: receipt is told by the one, memory counts by the other.
 #[derive(Clone, Copy, Debug)]
-struct Start {
+struct RebuildStart {
     instant: Instant,
-    ms: i64,
+    unix_ms: i64,
 }
 
-impl Start {
+impl RebuildStart {
     fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             instant: Instant::now(),
-            ms: i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX),
+            unix_ms: i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX),
         }
     }
 
     /// How long ago something was received; zero for what a clock ahead of this one says.
     fn age(&self, received_ms: i64) -> Duration {
-        let ms = self.ms.saturating_sub(received_ms);
+        let ms = self.unix_ms.saturating_sub(received_ms);
         Duration::from_millis(u64::try_from(ms).unwrap_or(0))
     }
 }
@@ -98,125 +100,145 @@ impl Start {
 pub fn rebuild(
     consumer_config: ClientConfig,
     topics: &[String; 10],
-    memory: &Memory,
+    memory: &MemoryStore,
     settings: &config::DedupConfig,
     stop: &AtomicBool,
-    known: &mut dyn FnMut(usize),
-) -> Outcome {
+    on_topic_restored: &mut dyn FnMut(usize),
+) -> RebuildOutcome {
     let begun = Instant::now();
-    let mut run = Run {
+    let mut run = RebuildRun {
         memory,
         settings,
-        begun,
-        start: Start::now(),
+        started_at: begun,
+        start: RebuildStart::now(),
         window: settings.id_window.max(settings.reading_window),
-        bounds: Bounds::new(stop, settings.rebuild_within),
-        left: settings.max_ids as u64,
-        known,
-        outcome: Outcome::default(),
+        bounds: ReadBounds::new(stop, settings.rebuild_within),
+        records_left: settings.max_ids as u64,
+        on_topic_restored,
+        outcome: RebuildOutcome::default(),
         reasons: Vec::new(),
     };
     if settings.rebuild_within.is_zero() {
-        run.because("dedup.rebuild_within is 0".to_owned());
+        run.add_reason("dedup.rebuild_within is 0".to_owned());
     } else {
-        match Reader::new(consumer_config) {
-            Ok(reader) => run.all(&reader, topics),
-            Err(reason) => run.because(reason),
+        match TailReader::new(consumer_config) {
+            Ok(reader) => run.read_all(&reader, topics),
+            Err(reason) => run.add_reason(reason),
         }
     }
-    run.end()
+    run.finish()
 }
 
-struct Run<'r> {
-    memory: &'r Memory,
+struct RebuildRun<'r> {
+    memory: &'r MemoryStore,
     settings: &'r config::DedupConfig,
-    begun: Instant,
-    start: Start,
+    started_at: Instant,
+    start: RebuildStart,
     window: Duration,
-    bounds: Bounds<'r>,
+    bounds: ReadBounds<'r>,
     /// Records that may still be read.
-    left: u64,
-    known: &'r mut dyn FnMut(usize),
-    outcome: Outcome,
+    records_left: u64,
+    on_topic_restored: &'r mut dyn FnMut(usize),
+    outcome: RebuildOutcome,
     reasons: Vec<String>,
 }
 
-impl Run<'_> {
-    fn all(&mut self, reader: &Reader, names: &[String; 10]) {
+impl RebuildRun<'_> {
+    fn read_all(&mut self, reader: &TailReader, names: &[String; 10]) {
         let mut wanted: Vec<usize> = (0..names.len()).collect();
         let halted = loop {
             // A topic that does not answer at once is waited for when the others are read.
             let named = wanted.iter().map(|&p| (p, names[p].clone())).collect();
-            let found = match reader.look(named, Patience::Some, &self.bounds) {
+            let found = match reader.find_topics(named, Patience::Limited, &self.bounds) {
                 Ok(found) => found,
                 Err(halt) => break Err(halt),
             };
             // It may have taken long.
-            self.start = Start::now();
-            found.trouble.into_iter().for_each(|t| self.because(t));
+            self.start = RebuildStart::now();
+            found.failures.into_iter().for_each(|t| self.add_reason(t));
             let mut topics = found.topics;
-            for &place in wanted.iter().filter(|place| !found.later.contains(place)) {
-                let topic = topics.iter().find(|t| t.place == place);
-                if topic.is_none_or(|topic| topic.wanting() == 0) {
-                    (self.known)(place);
+            for &place in wanted
+                .iter()
+                .filter(|place| !found.postponed.contains(place))
+            {
+                let topic = topics.iter().find(|t| t.index == place);
+                if topic.is_none_or(|topic| topic.count_unread_partitions() == 0) {
+                    (self.on_topic_restored)(place);
                 }
             }
-            if let Err(halt) = self.rounds(reader, &mut topics) {
+            if let Err(halt) = self.read_rounds(reader, &mut topics) {
                 break Err(halt);
             }
-            if topics.iter().any(|t| t.wanting() > 0) {
+            if topics.iter().any(|t| t.count_unread_partitions() > 0) {
                 let most = self.settings.max_ids;
-                self.because(format!("more than {most} records (dedup.max_ids)"));
+                self.add_reason(format!("more than {most} records (dedup.max_ids)"));
             }
-            wanted = found.later;
+            wanted = found.postponed;
             if wanted.is_empty() {
                 break Ok(());
             }
         };
         match halted {
             Ok(()) => {}
-            Err(Halt::Stopped) => self.because("stopped".to_owned()),
-            Err(Halt::TimeUp) => {
+            Err(TailError::Stopped) => self.add_reason("stopped".to_owned()),
+            Err(TailError::TimedOut) => {
                 let within = humantime::format_duration(self.settings.rebuild_within);
-                self.because(format!(
+                self.add_reason(format!(
                     "the time for it was up after {within} (dedup.rebuild_within)"
                 ));
-                reader.trouble().into_iter().for_each(|t| self.because(t));
+                reader
+                    .take_last_error()
+                    .into_iter()
+                    .for_each(|t| self.add_reason(t));
             }
-            Err(Halt::Topic { reason, .. }) => self.because(reason),
+            Err(TailError::TopicUnreadable { reason, .. }) => self.add_reason(reason),
         }
     }
 
     /// Round by round until no partition wants more, or the budget of records is used up.
-    fn rounds(&mut self, reader: &Reader, topics: &mut [Topic]) -> Result<(), Halt> {
+    fn read_rounds(
+        &mut self,
+        reader: &TailReader,
+        topics: &mut [TailTopic],
+    ) -> Result<(), TailError> {
         for round in 0.. {
-            let mut wanting = topics.iter().filter(|t| t.wanting() > 0).count();
+            let mut wanting = topics
+                .iter()
+                .filter(|t| t.count_unread_partitions() > 0)
+                .count();
             if wanting == 0 {
                 break;
             }
             let mut affordable = false;
-            for topic in topics.iter_mut().filter(|t| t.wanting() > 0) {
+            for topic in topics
+                .iter_mut()
+                .filter(|t| t.count_unread_partitions() > 0)
+            {
                 // No topic uses up what the others need.
-                let share = self.left / wanting.max(1) as u64;
+                let share = self.records_left / wanting.max(1) as u64;
                 wanting -= 1;
-                let records = most(round).min(share) / topic.wanting() as u64;
+                let records =
+                    max_round_records(round).min(share) / topic.count_unread_partitions() as u64;
                 if records == 0 {
                     continue;
                 }
                 affordable = true;
-                match self.chunks(reader, topic, records) {
+                match self.read_chunks(reader, topic, records) {
                     Ok(()) => {}
-                    Err(Halt::Topic { reason, for_good }) => {
+                    Err(TailError::TopicUnreadable {
+                        reason,
+                        is_permanent: for_good,
+                    }) => {
                         // Once more in the next round, the same chunk: the rest may be sooner read.
                         if for_good {
                             topic.give_up();
-                            self.because(reason);
+                            self.add_reason(reason);
                         }
                     }
                     Err(halt) => return Err(halt),
                 }
-                if topic.wanting() == 0 {
-                    (self.known)(topic.place);
+                if topic.count_unread_partitions() == 0 {
+                    (self.on_topic_restored)(topic.index);
                 }
             }
             if !affordable {
@@ -227,47 +249,55 @@ impl Run<'_> {
     }
 
     /// One chunk of each partition of a topic that wants more.
-    fn chunks(&mut self, reader: &Reader, topic: &mut Topic, records: u64) -> Result<(), Halt> {
-        let wanting = topic.partitions.iter().filter(|p| p.wants());
-        let mut chunks: Vec<Chunk> = wanting.map(|p| Chunk::of(p.next(records))).collect();
+    fn read_chunks(
+        &mut self,
+        reader: &TailReader,
+        topic: &mut TailTopic,
+        records: u64,
+    ) -> Result<(), TailError> {
+        let wanting = topic.partitions.iter().filter(|p| p.has_more());
+        let mut chunks: Vec<RecordChunk> = wanting
+            .map(|p| RecordChunk::new(p.next_span(records)))
+            .collect();
         let (start, window, of) = (self.start, self.window, topic.partitions.len());
         let outcome = &mut self.outcome;
         let read = reader.read(&topic.name, &mut chunks, &self.bounds, |chunk, record| {
             outcome.records += 1;
-            outcome.unreadable += u64::from(!chunk.see(record, of, start, window));
+            outcome.unreadable += u64::from(!chunk.add_record(record, of, start, window));
         });
         let mut altered = false;
-        let wanting = topic.partitions.iter_mut().filter(|p| p.wants());
+        let wanting = topic.partitions.iter_mut().filter(|p| p.has_more());
         for (partition, chunk) in wanting.zip(chunks) {
-            if partition.read(chunk.span(), chunk.reaches_beyond()) {
-                self.left = self.left.saturating_sub(chunk.span().len());
+            if partition.complete_span(chunk.span(), chunk.is_beyond_window()) {
+                self.records_left = self.records_left.saturating_sub(chunk.span().len());
             }
             altered |= chunk.span().is_altered();
-            let (ids, readings) = chunk.settle(self.memory, start);
+            let (ids, readings) = chunk.restore_into(self.memory, start);
             outcome.ids += ids;
             outcome.readings += readings;
         }
         if altered {
-            self.because(format!("topic {}: it was made anew meanwhile", topic.name));
+            self.add_reason(format!("topic {}: it was made anew meanwhile", topic.name));
         }
         read
     }
 
-    fn because(&mut self, reason: String) {
+    fn add_reason(&mut self, reason: String) {
         if !self.reasons.contains(&reason) {
             self.reasons.push(reason);
         }
     }
 
-    fn end(mut self) -> Outcome {
-        self.outcome.took = self.begun.elapsed();
-        self.outcome.complete = self.reasons.is_empty();
-        let further = self.reasons.len().saturating_sub(REASONS);
-        self.reasons.truncate(REASONS);
+    fn finish(mut self) -> RebuildOutcome {
+        self.outcome.duration = self.started_at.elapsed();
+        self.outcome.is_complete = self.reasons.is_empty();
+        let further = self.reasons.len().saturating_sub(MAX_REASONS);
+        self.reasons.truncate(MAX_REASONS);
         if further > 0 {
             self.reasons.push(format!("and {further} more"));
         }
-        self.outcome.why_not = (!self.outcome.complete).then(|| self.reasons.join("; "));
+        self.outcome.incomplete_reason =
+            (!self.outcome.is_complete).then(|| self.reasons.join("; "));
         self.outcome
     }
 }

@@ -67,7 +67,7 @@ mod answer;
 mod circuit;
 mod connection;
 mod lease;
-mod wire;
+mod protocol;
 mod worker;
 
 use std::sync::Arc;
@@ -82,17 +82,17 @@ use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout_at};
 
-use super::claim::{Claim, Current, Hold, under};
-use super::memory::{becomes, makes_current};
-use super::{Duplicate, Facts, Marks, Verdict};
+use super::claim::{Claim, CurrentReading, Reservation, published_id};
+use super::memory::{can_become_current, resulting_revision};
+use super::{DedupVerdict, DuplicateKind, EventFacts, Marks};
 use crate::config;
 use butlr_event::event_id::EventId;
 
-use answer::Answer;
+use answer::ClaimAnswer;
 pub use lease::Lease;
-use lease::{Line, Message};
-use wire::{Change, Drained, Subject, Terms};
-use worker::{QUEUE, Worker};
+use lease::{RedisContext, RedisMessage};
+use protocol::{ClaimChange, ClaimSubject, DrainedClaim, RedisProtocol};
+use worker::{QUEUE_CAPACITY, RedisWorker};
 
 /// Between two looks at a claim of another replica that is undecided; doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -100,13 +100,13 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// What Redis, or without it this replica, says of an event.
 #[derive(Debug)]
-pub enum Decided {
+pub enum RedisDecision {
     /// It is to be published, as the claim says.
     Publish(Claim),
     /// It is not new.
     Duplicate {
         /// In which way.
-        kind: Duplicate,
+        kind: DuplicateKind,
         /// What it is a duplicate of is on disk and not in Kafka yet.
         spooled: bool,
     },
@@ -115,19 +115,19 @@ pub enum Decided {
 }
 
 /// The store that replicas share.
-pub struct Shared {
-    line: Arc<Line>,
-    outbox: mpsc::Sender<Message>,
+pub struct RedisStore {
+    context: Arc<RedisContext>,
+    outbox: mpsc::Sender<RedisMessage>,
     timeout: Duration,
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 
-impl Shared {
+impl RedisStore {
     /// Starts the thread that talks to Redis. It ends with the last claim. A Redis that is away is tried again and again.
     ///
     /// `errors` counts the events that had to be decided without Redis, and the claims whose commit was lost.
@@ -143,11 +143,11 @@ impl Shared {
         let client = connection_info(redis)
             .and_then(|info| Client::open(info).ok())
             .ok_or("is no address of a Redis")?;
-        let owner = owner().ok_or("the system gives no random numbers")?;
-        let terms = Terms::new(settings, &redis.prefix, topics);
-        let line = Arc::new(Line::new(terms, owner, errors));
-        let (outbox, inbox) = mpsc::channel(QUEUE);
-        let worker = Worker::new(client, Arc::clone(&line), inbox, redis.timeout);
+        let owner = random_owner_id().ok_or("the system gives no random numbers")?;
+        let terms = RedisProtocol::new(settings, &redis.prefix, topics);
+        let line = Arc::new(RedisContext::new(terms, owner, errors));
+        let (outbox, inbox) = mpsc::channel(QUEUE_CAPACITY);
+        let worker = RedisWorker::new(client, Arc::clone(&line), inbox, redis.timeout);
         thread::Builder::new()
             .name("redis".into())
             .spawn(move || {
@@ -159,87 +159,96 @@ impl Shared {
             })
             .map_err(|_| "its thread cannot be started")?;
         Ok(Arc::new(Self {
-            line,
+            context: line,
             outbox,
             timeout: redis.timeout,
         }))
     }
 
     /// Decides what is to become of an event that this replica holds, before `deadline`.
-    pub async fn decide(&self, facts: &Facts<'_>, hold: Hold, deadline: Instant) -> Decided {
-        if is_redelivery(hold.opinion()) {
-            return by_itself(hold, None);
+    pub async fn decide(
+        &self,
+        facts: &EventFacts<'_>,
+        hold: Reservation,
+        deadline: Instant,
+    ) -> RedisDecision {
+        if is_redelivery(hold.local_verdict()) {
+            return decide_locally(hold, None);
         }
         let id = EventId::new(facts.id);
-        let subject = Subject::new(self.line.token(), facts);
-        let mut lease = Lease::new(Arc::clone(&self.line), self.outbox.clone(), subject);
+        let subject = ClaimSubject::new(self.context.next_token(), facts);
+        let mut lease = Lease::new(Arc::clone(&self.context), self.outbox.clone(), subject);
         let mut pause = FIRST_PAUSE;
         let mut waited = false;
         loop {
-            let known = (has_conflict(hold.opinion()), hold.current());
-            let doubt = self.line.circuit.is_doubtful();
-            let redelivery = hold.redelivery();
-            let terms = &self.line.terms;
-            let question = terms.claim(&subject, &id, redelivery, known, doubt);
-            let value = self.ask(question, &mut lease, deadline).await;
-            match value.and_then(|value| answer::read(&value, facts, &id)) {
-                Some(Answer::Wait) => {
-                    lease.refused();
+            let known = (has_conflict(hold.local_verdict()), hold.current());
+            let is_recovering = self.context.circuit_breaker.is_recovering();
+            let redelivery = hold.redelivery_handling();
+            let terms = &self.context.protocol;
+            let command = terms.claim(&subject, &id, redelivery, known, is_recovering);
+            let value = self.query(command, &mut lease, deadline).await;
+            match value.and_then(|value| answer::parse_answer(&value, facts, &id)) {
+                Some(ClaimAnswer::Wait) => {
+                    lease.mark_refused();
                     waited = true;
                     let next = Instant::now() + pause;
                     if next >= deadline {
-                        return Decided::TimedOut;
+                        return RedisDecision::TimedOut;
                     }
                     sleep_until(next.into()).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                Some(Answer::Redelivery { spooled }) => {
-                    lease.refused();
-                    return duplicate(hold, Duplicate::Redelivery, spooled);
+                Some(ClaimAnswer::Redelivery { spooled }) => {
+                    lease.mark_refused();
+                    return decide_duplicate(hold, DuplicateKind::Redelivery, spooled);
                 }
-                Some(Answer::Repeat) => {
-                    lease.refused();
-                    let spooled = hold.repeats_spooled();
-                    return duplicate(hold, Duplicate::Repeat, spooled);
+                Some(ClaimAnswer::Repeat) => {
+                    lease.mark_refused();
+                    let spooled = hold.is_repeat_of_spooled();
+                    return decide_duplicate(hold, DuplicateKind::Repeat, spooled);
                 }
-                Some(Answer::Publish(marks, current)) => {
-                    let change = Change {
-                        conflict: marks.conflict.is_some(),
+                Some(ClaimAnswer::Publish(marks, current)) => {
+                    let change = ClaimChange {
+                        is_conflict: marks.conflict.is_some(),
                         current,
                     };
                     let lease = lease.open(true, change);
-                    return Decided::Publish(hold.publish(marks, Some(lease)));
+                    return RedisDecision::Publish(hold.into_claim(marks, Some(lease)));
                 }
-                Some(Answer::Again(marks)) => {
-                    lease.refused();
-                    return Decided::Publish(hold.publish(marks, None));
+                Some(ClaimAnswer::Republish(marks)) => {
+                    lease.mark_refused();
+                    return RedisDecision::Publish(hold.into_claim(marks, None));
                 }
                 // Redis has answered in time so far: it is the other copy that takes so long.
-                None if waited && Instant::now() >= deadline => return Decided::TimedOut,
+                None if waited && Instant::now() >= deadline => return RedisDecision::TimedOut,
                 None => {
-                    self.line.errors.inc();
-                    return by_itself(hold, Some((lease, facts)));
+                    self.context.errors.inc();
+                    return decide_locally(hold, Some((lease, facts)));
                 }
             }
         }
     }
 
     /// Redis' answer, or none when there is none in time.
-    async fn ask(&self, question: Cmd, lease: &mut Lease, deadline: Instant) -> Option<Value> {
-        if !self.line.circuit.is_closed() {
+    async fn query(&self, command: Cmd, lease: &mut Lease, deadline: Instant) -> Option<Value> {
+        if !self.context.circuit_breaker.is_closed() {
             return None;
         }
         let (reply, answer) = oneshot::channel();
-        if self.outbox.try_send(Message::Ask(question, reply)).is_err() {
+        if self
+            .outbox
+            .try_send(RedisMessage::Query(command, reply))
+            .is_err()
+        {
             return None;
         }
-        lease.asked();
+        lease.mark_requested();
         let patience = Instant::now() + self.timeout;
         match timeout_at(patience.min(deadline).into(), answer).await {
             Ok(answer) => answer.ok(),
             Err(_) => {
                 if patience <= deadline {
-                    self.line.circuit.trip();
+                    self.context.circuit_breaker.trip();
                 }
                 None
             }
@@ -248,45 +257,45 @@ impl Shared {
 
     /// An event of this replica's spool, which was published with `marks`, is in Kafka now; `follows`: the id of a current
     /// value that this replica gets there after it.
-    pub fn drained(&self, facts: &Facts<'_>, marks: &Marks, follows: Option<EventId>) {
-        let drained = Drained {
-            subject: Subject::new(self.line.token(), facts),
-            conflict: marks.conflict.is_some(),
-            id: under(marks, EventId::new(facts.id)),
-            changes: makes_current(marks),
-            follows,
+    pub fn mark_drained(&self, facts: &EventFacts<'_>, marks: &Marks, successor: Option<EventId>) {
+        let drained = DrainedClaim {
+            subject: ClaimSubject::new(self.context.next_token(), facts),
+            is_conflict: marks.conflict.is_some(),
+            id: published_id(marks, EventId::new(facts.id)),
+            became_current: can_become_current(marks),
+            successor,
         };
-        let message = Message::Drained(Box::new(drained));
+        let message = RedisMessage::Drained(Box::new(drained));
         if let Err(error) = self.outbox.try_send(message)
-            && let Message::Drained(drained) = error.into_inner()
+            && let RedisMessage::Drained(drained) = error.into_inner()
         {
-            self.line.forget_drained(&drained);
+            self.context.note_lost_drain(&drained);
         }
     }
 
     /// Something of this replica's spool is lost, and nobody knows what: it may be a current value.
-    pub fn distrust_spooled(&self) {
-        self.line.set_forgotten();
+    pub fn invalidate_spooled(&self) {
+        self.context.set_epoch_outdated();
     }
 
     /// Waits until what was said so far has reached Redis, `patience` at most; afterwards it may be lost.
     pub async fn flush(&self, patience: Duration) {
         let deadline = tokio::time::Instant::now() + patience;
         let (reply, answer) = oneshot::channel();
-        let last = Message::Ask(self.line.terms.probe(), reply);
+        let last = RedisMessage::Query(self.context.protocol.probe(), reply);
         if let Ok(Ok(())) = timeout_at(deadline, self.outbox.send(last)).await {
             let _ = timeout_at(deadline, answer).await;
         }
     }
 }
 
-fn duplicate(hold: Hold, kind: Duplicate, spooled: bool) -> Decided {
-    hold.stored_elsewhere(spooled, Instant::now());
-    Decided::Duplicate { kind, spooled }
+fn decide_duplicate(hold: Reservation, kind: DuplicateKind, spooled: bool) -> RedisDecision {
+    hold.commit_duplicate(spooled, Instant::now());
+    RedisDecision::Duplicate { kind, spooled }
 }
 
 /// A number that no other process has.
-fn owner() -> Option<u64> {
+fn random_owner_id() -> Option<u64> {
     let mut bytes = [0; 8];
     SystemRandom::new().fill(&mut bytes).ok()?;
     Some(u64::from_le_bytes(bytes))
@@ -298,46 +307,51 @@ fn connection_info(redis: &config::RedisConfig) -> Option<ConnectionInfo> {
     Some(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
 }
 
-fn is_redelivery(opinion: &Verdict) -> bool {
-    matches!(opinion, Verdict::Publish(marks) if marks.duplicate == Some(Duplicate::Redelivery))
+fn is_redelivery(opinion: &DedupVerdict) -> bool {
+    matches!(opinion, DedupVerdict::Publish(marks) if marks.duplicate == Some(DuplicateKind::Redelivery))
 }
 
-fn has_conflict(opinion: &Verdict) -> bool {
-    matches!(opinion, Verdict::Publish(marks) if marks.conflict.is_some())
+fn has_conflict(opinion: &DedupVerdict) -> bool {
+    matches!(opinion, DedupVerdict::Publish(marks) if marks.conflict.is_some())
 }
 
 /// What this replica says without Redis. `told`: what Redis is told of it, should it be there by then.
 ///
 /// Nothing is a repeat then: another replica may have stored a later value, and this one goes back to what was before.
-fn by_itself(hold: Hold, told: Option<(Lease, &Facts<'_>)>) -> Decided {
-    let marks = match hold.opinion().clone() {
-        Verdict::Publish(mut marks) => {
-            marks.duplicate.take_if(|kind| *kind == Duplicate::Repeat);
+fn decide_locally(
+    hold: Reservation,
+    pending_lease: Option<(Lease, &EventFacts<'_>)>,
+) -> RedisDecision {
+    let marks = match hold.local_verdict().clone() {
+        DedupVerdict::Publish(mut marks) => {
+            marks
+                .duplicate
+                .take_if(|kind| *kind == DuplicateKind::Repeat);
             marks
         }
-        Verdict::Duplicate(Duplicate::Repeat) => Marks::default(),
+        DedupVerdict::Duplicate(DuplicateKind::Repeat) => Marks::default(),
         // Such are not even held.
-        Verdict::Duplicate(kind) => return duplicate(hold, kind, false),
+        DedupVerdict::Duplicate(kind) => return decide_duplicate(hold, kind, false),
     };
-    let lease = told.map(|(lease, facts)| {
-        let change = change(&hold, &marks, facts);
+    let lease = pending_lease.map(|(lease, facts)| {
+        let change = planned_change(&hold, &marks, facts);
         lease.open(false, change)
     });
-    Decided::Publish(hold.publish(marks, lease))
+    RedisDecision::Publish(hold.into_claim(marks, lease))
 }
 
 /// What an event published with `marks` changes, by what this replica knows. Where that is nothing, Redis may know better:
 /// only what is marked as stale certainly leaves the current value as it is.
-fn change(hold: &Hold, marks: &Marks, facts: &Facts<'_>) -> Change {
-    let id = under(marks, EventId::new(facts.id));
-    let revision = facts.cell.filter(|_| !marks.stale).map(|_| {
+fn planned_change(hold: &Reservation, marks: &Marks, facts: &EventFacts<'_>) -> ClaimChange {
+    let id = published_id(marks, EventId::new(facts.id));
+    let revision = facts.occupancy_key.filter(|_| !marks.stale).map(|_| {
         let known = hold.current();
-        let becomes = becomes(marks, known, facts.reading, &id);
-        becomes.unwrap_or_else(|| known.map_or(0, |current| current.revision))
+        let resulting_revision = resulting_revision(marks, known, facts.reading, &id);
+        resulting_revision.unwrap_or_else(|| known.map_or(0, |current| current.revision))
     });
-    Change {
-        conflict: marks.conflict.is_some(),
-        current: revision.map(|revision| Current {
+    ClaimChange {
+        is_conflict: marks.conflict.is_some(),
+        current: revision.map(|revision| CurrentReading {
             reading: facts.reading,
             id,
             revision,

@@ -9,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use super::ingest::Ingest;
+use super::ingest::IngestState;
 use crate::auth::AdminAuthenticator;
 use crate::kafka::contact::Contact;
 use crate::kafka::lane::TopicState;
@@ -18,9 +18,9 @@ use butlr_event::EventType;
 use butlr_event::destination::Destination;
 
 /// What the admin listener shows.
-pub struct Admin {
+pub struct AdminState {
     /// The bridge.
-    pub ingest: Arc<Ingest>,
+    pub ingest: Arc<IngestState>,
     /// When Kafka was last heard of.
     pub contact: Arc<Contact>,
     /// `kafka.away_after`
@@ -28,16 +28,16 @@ pub struct Admin {
     /// Who may see the page and `/status`.
     pub credentials: AdminAuthenticator,
     /// Whether the listener is beyond loopback.
-    pub exposed: bool,
+    pub is_exposed: bool,
     /// When the bridge started.
-    pub started: Instant,
+    pub started_at: Instant,
     /// What is legal but weak.
     pub warnings: Arc<ArcSwap<Vec<String>>>,
 }
 
-impl Admin {
+impl AdminState {
     /// The routes.
-    pub fn routes(self: Arc<Self>, config: &mut ServiceConfig) {
+    pub fn configure_routes(self: Arc<Self>, config: &mut ServiceConfig) {
         let get = |path: &str| web::resource(path);
         config
             .app_data(Data::from(Arc::clone(&self)))
@@ -45,7 +45,7 @@ impl Admin {
             .service(get("/livez").route(web::get().to(livez)))
             .service(get("/readyz").route(web::get().to(readyz)));
         // Beyond loopback nobody sees more than metrics and probes without credentials.
-        if !self.exposed || self.credentials.is_configured() {
+        if !self.is_exposed || self.credentials.is_configured() {
             config
                 .service(get("/status").route(web::get().to(status)))
                 .service(get("/").route(web::get().to(page)));
@@ -53,8 +53,8 @@ impl Admin {
     }
 
     /// Ready means: it can store an event now.
-    fn not_ready(&self) -> Option<String> {
-        if self.ingest.gate.draining() {
+    fn unready_reason(&self) -> Option<String> {
+        if self.ingest.gate.is_draining() {
             return Some("shutting down".to_owned());
         }
         let spool = self.ingest.pipeline.spool.as_ref();
@@ -67,27 +67,29 @@ impl Admin {
                 "Kafka has been away for {}",
                 humantime::format_duration(Duration::from_secs(age.as_secs()))
             )),
-            Some(_) if !self.has_topic() => Some("none of the topics is available".to_owned()),
+            Some(_) if !self.has_available_topic() => {
+                Some("none of the topics is available".to_owned())
+            }
             Some(_) => None,
         }
     }
 
-    fn has_topic(&self) -> bool {
+    fn has_available_topic(&self) -> bool {
         let mut lanes = self.ingest.pipeline.lanes.iter();
         lanes.any(|lane| {
             lane.destination() != Destination::Quarantine && lane.state() == TopicState::Available
         })
     }
 
-    fn set_gauges(&self) {
+    fn update_gauges(&self) {
         let gate = &self.ingest.gate;
         let gauges = &self.ingest.pipeline.metrics.in_flight;
         let all = [
-            (&gauges.events, gate.events.now()),
+            (&gauges.events, gate.events.current()),
             (&gauges.events_limit, gate.events.limit()),
-            (&gauges.bytes, gate.bytes.now()),
+            (&gauges.bytes, gate.bytes.current()),
             (&gauges.bytes_limit, gate.bytes.limit()),
-            (&gauges.connections, gate.connections.now()),
+            (&gauges.connections, gate.connections.current()),
             (&gauges.connections_limit, gate.connections.limit()),
         ];
         for (gauge, value) in all {
@@ -96,11 +98,11 @@ impl Admin {
         if let Some(spool) = &self.ingest.pipeline.spool {
             spool.set_gauges();
         }
-        let Some(desk) = &self.ingest.pipeline.desk else {
+        let Some(deduplicator) = &self.ingest.pipeline.deduplicator else {
             return;
         };
         let dedup = &self.ingest.pipeline.metrics.dedup;
-        let entries = desk.memory().entries();
+        let entries = deduplicator.memory().entry_counts();
         let kinds = [
             ("ids", entries.ids),
             ("readings", entries.readings),
@@ -109,30 +111,30 @@ impl Admin {
         for (kind, count) in kinds {
             dedup.entries.with_label_values(&[kind]).set(count as i64);
         }
-        dedup.rebuilding.set(i64::from(!desk.is_rebuilt()));
-        let evictions = desk.memory().evictions();
+        dedup.rebuilding.set(i64::from(!deduplicator.is_rebuilt()));
+        let evictions = deduplicator.memory().evictions();
         dedup
             .evictions
             .inc_by(evictions.saturating_sub(dedup.evictions.get()));
     }
 
-    fn dedup(&self) -> Option<Value> {
-        let desk = self.ingest.pipeline.desk.as_ref()?;
-        let entries = desk.memory().entries();
+    fn dedup_status(&self) -> Option<Value> {
+        let deduplicator = self.ingest.pipeline.deduplicator.as_ref()?;
+        let entries = deduplicator.memory().entry_counts();
         Some(json!({
-            "rebuilding": !desk.is_rebuilt(),
-            "incomplete_because": desk.incomplete(),
+            "rebuilding": !deduplicator.is_rebuilt(),
+            "incomplete_because": deduplicator.incomplete_reason(),
             "ids": entries.ids,
             "readings": entries.readings,
             "sources": entries.sources,
-            "undecided": entries.open,
-            "evictions": desk.memory().evictions(),
+            "undecided": entries.undecided,
+            "evictions": deduplicator.memory().evictions(),
         }))
     }
 
-    fn spool(&self) -> Option<Value> {
+    fn spool_status(&self) -> Option<Value> {
         let spool = self.ingest.pipeline.spool.as_ref()?;
-        let (state, life) = (spool.state(), spool.life());
+        let (state, ledger) = (spool.state(), spool.ledger());
         let waiting = state.destinations.iter().filter(|d| d.present > 0);
         let waiting = waiting.map(|d| {
             json!({
@@ -140,28 +142,28 @@ impl Admin {
                 "present": d.present,
                 "not_handed_over": d.backlog,
                 "circuit_open": d.circuit_open,
-                "being_looked_for": d.looking,
+                "being_looked_for": d.is_searching,
             })
         });
         Some(json!({
-            "present": life.present,
+            "present": ledger.present,
             "bytes": state.bytes,
             "limit_bytes": state.limit_bytes,
             "oldest_age_seconds": state.oldest_age.map(|age| age.as_secs_f64()),
             "writable": spool.is_writable(),
-            "set_aside": state.set_aside,
-            "poisoned": state.poisoned,
-            "full": state.full,
+            "set_aside": state.dead_letters,
+            "poisoned": state.poison_reason,
+            "full": state.full_reason,
             "waiting": waiting.collect::<Vec<_>>(),
             "ledger": {
-                "recovered": life.recovered,
-                "spooled": life.spooled,
-                "drained": life.drained,
-                "confirmed_late": life.confirmed_late,
-                "already_stored": life.already_stored,
-                "set_aside": life.set_aside,
-                "lost": life.lost,
-                "present": life.present,
+                "recovered": ledger.recovered,
+                "spooled": ledger.spooled,
+                "drained": ledger.drained,
+                "confirmed_late": ledger.confirmed_late,
+                "already_stored": ledger.already_stored,
+                "set_aside": ledger.dead_letters,
+                "lost": ledger.lost,
+                "present": ledger.present,
             },
         }))
     }
@@ -197,10 +199,10 @@ impl Admin {
             })
             .collect();
         let total = pipeline.metrics.totals();
-        let not_ready = self.not_ready();
+        let not_ready = self.unready_reason();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "uptime_seconds": self.started.elapsed().as_secs(),
+            "uptime_seconds": self.started_at.elapsed().as_secs(),
             "ready": not_ready.is_none(),
             "not_ready_because": not_ready,
             "kafka": {
@@ -214,14 +216,14 @@ impl Admin {
                 "spooled": total.count(EventOutcome::Spooled),
                 "quarantined": total.count(EventOutcome::Quarantined),
                 "refused": total.count(EventOutcome::Refused),
-                "in_flight": gate.events.now(),
+                "in_flight": gate.events.current(),
             },
-            "dedup": self.dedup(),
-            "spool": self.spool(),
+            "dedup": self.dedup_status(),
+            "spool": self.spool_status(),
             "limits": {
-                "events": {"now": gate.events.now(), "limit": gate.events.limit()},
-                "bytes": {"now": gate.bytes.now(), "limit": gate.bytes.limit()},
-                "connections": {"now": gate.connections.now(), "limit": gate.connections.limit()},
+                "events": {"now": gate.events.current(), "limit": gate.events.limit()},
+                "bytes": {"now": gate.bytes.current(), "limit": gate.bytes.limit()},
+                "connections": {"now": gate.connections.current(), "limit": gate.connections.limit()},
             },
             "credentials": self.ingest.credentials.load().names().collect::<Vec<_>>(),
             "warnings": **self.warnings.load(),
@@ -229,7 +231,7 @@ impl Admin {
         })
     }
 
-    fn forbidden(&self, request: &HttpRequest) -> Option<HttpResponse> {
+    fn reject_unauthenticated(&self, request: &HttpRequest) -> Option<HttpResponse> {
         (!self.credentials.is_allowed(request.headers())).then(|| {
             HttpResponse::Unauthorized()
                 .insert_header((WWW_AUTHENTICATE, "Basic realm=\"butlr-bridge admin\""))
@@ -238,8 +240,8 @@ impl Admin {
     }
 }
 
-async fn metrics(admin: Data<Admin>) -> HttpResponse {
-    admin.set_gauges();
+async fn metrics(admin: Data<AdminState>) -> HttpResponse {
+    admin.update_gauges();
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, prometheus::TEXT_FORMAT))
         .body(admin.ingest.pipeline.metrics.encode())
@@ -249,23 +251,23 @@ async fn livez() -> &'static str {
     "alive\n"
 }
 
-async fn readyz(admin: Data<Admin>) -> HttpResponse {
-    match admin.not_ready() {
+async fn readyz(admin: Data<AdminState>) -> HttpResponse {
+    match admin.unready_reason() {
         None => HttpResponse::Ok().body("ready\n"),
         Some(reason) => HttpResponse::ServiceUnavailable().body(format!("not ready: {reason}\n")),
     }
 }
 
-async fn status(request: HttpRequest, admin: Data<Admin>) -> HttpResponse {
-    admin.forbidden(&request).unwrap_or_else(|| {
+async fn status(request: HttpRequest, admin: Data<AdminState>) -> HttpResponse {
+    admin.reject_unauthenticated(&request).unwrap_or_else(|| {
         HttpResponse::Ok()
             .insert_header((CACHE_CONTROL, "no-store"))
             .json(admin.status())
     })
 }
 
-async fn page(request: HttpRequest, admin: Data<Admin>) -> HttpResponse {
-    admin.forbidden(&request).unwrap_or_else(|| {
+async fn page(request: HttpRequest, admin: Data<AdminState>) -> HttpResponse {
+    admin.reject_unauthenticated(&request).unwrap_or_else(|| {
         HttpResponse::Ok()
             .insert_header((CONTENT_TYPE, "text/html; charset=utf-8"))
             .insert_header((

@@ -11,7 +11,7 @@ use flate2::read::MultiGzDecoder;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::timeout_at;
 
-use super::gate::Permit;
+use super::gate::RequestPermit;
 use crate::rejection::Rejection;
 
 /// Reads the whole body; what it holds is taken from `permit` as it comes.
@@ -23,14 +23,14 @@ pub async fn read(
     payload: &mut Payload,
     limit: usize,
     deadline: Instant,
-    permit: &mut Permit,
+    permit: &mut RequestPermit,
 ) -> Result<Bytes, Rejection> {
     let too_large = || Rejection::BodyTooLarge { limit };
     let headers = request.headers();
     check_content_type(headers)?;
     let gzip = is_gzip(headers)?;
-    let announced = headers.get(CONTENT_LENGTH);
-    let announced: Option<usize> = announced.and_then(|v| v.to_str().ok()?.parse().ok());
+    let content_length = headers.get(CONTENT_LENGTH);
+    let announced: Option<usize> = content_length.and_then(|v| v.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
@@ -56,7 +56,7 @@ pub async fn read(
         if so_far + chunk.len() > limit {
             return Err(too_large());
         }
-        permit.bytes(chunk.len())?;
+        permit.take_bytes(chunk.len())?;
         // Most bodies come in one piece, which is then not copied.
         match &first {
             None => first = Some(chunk),
@@ -113,7 +113,7 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, Rejection> {
 }
 
 /// Never holds more than `limit` bytes (and a buffer), whatever the input claims.
-fn decompress(body: &[u8], limit: usize, permit: &mut Permit) -> Result<Bytes, Rejection> {
+fn decompress(body: &[u8], limit: usize, permit: &mut RequestPermit) -> Result<Bytes, Rejection> {
     const STEP: usize = 16 * 1024;
     let mut decoder = MultiGzDecoder::new(body);
     let mut plain = Vec::new();
@@ -123,7 +123,7 @@ fn decompress(body: &[u8], limit: usize, permit: &mut Permit) -> Result<Bytes, R
         if plain.len() > limit {
             return Err(Rejection::BodyTooLarge { limit });
         }
-        permit.bytes(read)?;
+        permit.take_bytes(read)?;
         if read < STEP {
             return Ok(plain.into());
         }
@@ -139,9 +139,9 @@ mod tests {
     use std::io::Write;
     use std::sync::Arc;
 
-    fn gate() -> Arc<super::super::gate::Gate> {
+    fn gate() -> Arc<super::super::gate::AdmissionGate> {
         let config = crate::config::load(&Default::default(), &|_, _| Ok(())).unwrap();
-        super::super::gate::Gate::new(&config.http)
+        super::super::gate::AdmissionGate::new(&config.http)
     }
 
     fn gzip(plain: &[u8]) -> Vec<u8> {
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn decompression_is_bounded_and_checks_the_end() {
         let gate = gate();
-        let mut permit = gate.permit();
+        let mut permit = gate.new_permit();
         let plain = vec![b' '; 100_000];
         let packed = gzip(&plain);
         assert!(packed.len() < 1_000);
@@ -177,7 +177,7 @@ mod tests {
             );
         }
         drop(permit);
-        assert_eq!(gate.bytes.now(), 0);
+        assert_eq!(gate.bytes.current(), 0);
     }
 
     #[test]

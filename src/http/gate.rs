@@ -11,47 +11,47 @@ use socket2::{SockRef, Socket};
 use crate::rejection::{CapacityLimit, Rejection};
 
 /// Beyond `http.max_connections`, so many more are answered 503 (a sender sees why); yet more are closed unanswered.
-const ANSWERED_BEYOND: usize = 256;
+const MAX_EXCESS_CONNECTIONS: usize = 256;
 
 /// Counts what is held and refuses more than the limits, at once.
 #[derive(Debug)]
-pub struct Gate {
+pub struct AdmissionGate {
     /// Open connections.
-    pub connections: Held,
+    pub connections: BoundedCounter,
     /// Events taken and not yet answered.
-    pub events: Held,
+    pub events: BoundedCounter,
     /// Bytes of bodies held.
-    pub bytes: Held,
+    pub bytes: BoundedCounter,
     draining: AtomicBool,
     started: Instant,
-    numbers: AtomicU64,
-    open: Mutex<HashMap<u64, (Socket, Arc<Idle>)>>,
+    next_number: AtomicU64,
+    open_connections: Mutex<HashMap<u64, (Socket, Arc<IdleSince>)>>,
 }
 
 /// Since when a connection has no request: ms after the gate's start, or [`BUSY`].
 #[derive(Debug)]
-struct Idle(AtomicU64);
+struct IdleSince(AtomicU64);
 
 const BUSY: u64 = u64::MAX;
 
 /// One quantity with its limit.
 #[derive(Debug)]
-pub struct Held {
-    now: AtomicUsize,
+pub struct BoundedCounter {
+    count: AtomicUsize,
     limit: usize,
 }
 
-impl Held {
+impl BoundedCounter {
     fn new(limit: usize) -> Self {
         Self {
-            now: AtomicUsize::new(0),
+            count: AtomicUsize::new(0),
             limit,
         }
     }
 
     /// How much is held.
-    pub fn now(&self) -> usize {
-        self.now.load(Ordering::Acquire)
+    pub fn current(&self) -> usize {
+        self.count.load(Ordering::Acquire)
     }
 
     /// How much may be.
@@ -59,36 +59,38 @@ impl Held {
         self.limit
     }
 
-    fn take(&self, amount: usize) -> bool {
-        let before = self.now.fetch_add(amount, Ordering::AcqRel);
+    fn try_take(&self, amount: usize) -> bool {
+        let before = self.count.fetch_add(amount, Ordering::AcqRel);
         let fits = before.saturating_add(amount) <= self.limit;
         if !fits {
-            self.give_back(amount);
+            self.release(amount);
         }
         fits
     }
 
-    fn give_back(&self, amount: usize) {
-        self.now.fetch_sub(amount, Ordering::AcqRel);
+    fn release(&self, amount: usize) {
+        self.count.fetch_sub(amount, Ordering::AcqRel);
     }
 }
 
-impl Gate {
+impl AdmissionGate {
     /// An empty gate.
     pub fn new(http: &crate::config::HttpConfig) -> Arc<Self> {
         Arc::new(Self {
-            connections: Held::new(http.max_connections),
-            events: Held::new(http.max_in_flight_events),
-            bytes: Held::new(http.max_in_flight_bytes),
+            connections: BoundedCounter::new(http.max_connections),
+            events: BoundedCounter::new(http.max_in_flight_events),
+            bytes: BoundedCounter::new(http.max_in_flight_bytes),
             draining: AtomicBool::new(false),
             started: Instant::now(),
-            numbers: AtomicU64::new(0),
-            open: Mutex::default(),
+            next_number: AtomicU64::new(0),
+            open_connections: Mutex::default(),
         })
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<u64, (Socket, Arc<Idle>)>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_connections(&self) -> MutexGuard<'_, HashMap<u64, (Socket, Arc<IdleSince>)>> {
+        self.open_connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn millis(&self, now: Instant) -> u64 {
@@ -102,7 +104,7 @@ impl Gate {
     pub fn close_idle(&self, bound: Duration) {
         let now = self.millis(Instant::now());
         let bound = bound.as_millis() as u64;
-        for (socket, idle) in self.open().values() {
+        for (socket, idle) in self.lock_connections().values() {
             let since = idle.0.load(Ordering::Relaxed);
             if since != BUSY && now.saturating_sub(since) > bound {
                 let _ = socket.shutdown(Shutdown::Both);
@@ -111,12 +113,12 @@ impl Gate {
     }
 
     /// From now on requests are answered with `Connection: close`.
-    pub fn drain(&self) {
+    pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
     /// Whether the bridge is ending.
-    pub fn draining(&self) -> bool {
+    pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
@@ -124,22 +126,22 @@ impl Gate {
     ///
     /// # Errors
     /// [`Rejection::Overloaded`]
-    pub fn admit(&self, connection: Option<&Connection>) -> Result<(), Rejection> {
-        if connection.is_some_and(|c| c.beyond_limit) {
+    pub fn admit(&self, connection: Option<&IngestConnection>) -> Result<(), Rejection> {
+        if connection.is_some_and(|c| c.is_over_limit) {
             return Err(Rejection::Overloaded(CapacityLimit::Connections));
         }
-        if self.events.now() >= self.events.limit {
+        if self.events.current() >= self.events.limit {
             return Err(Rejection::Overloaded(CapacityLimit::Events));
         }
-        if self.bytes.now() >= self.bytes.limit {
+        if self.bytes.current() >= self.bytes.limit {
             return Err(Rejection::Overloaded(CapacityLimit::Bytes));
         }
         Ok(())
     }
 
     /// Nothing held yet, for one request.
-    pub fn permit(self: &Arc<Self>) -> Permit {
-        Permit {
+    pub fn new_permit(self: &Arc<Self>) -> RequestPermit {
+        RequestPermit {
             gate: Arc::clone(self),
             events: 0,
             bytes: 0,
@@ -147,20 +149,21 @@ impl Gate {
     }
 
     /// Counts a connection for as long as the returned value lives; closes it when there are far too many.
-    pub fn connected(self: &Arc<Self>, socket: SockRef<'_>) -> Connection {
-        let before = self.connections.now.fetch_add(1, Ordering::AcqRel);
-        if before >= self.connections.limit + ANSWERED_BEYOND {
+    pub fn register_connection(self: &Arc<Self>, socket: SockRef<'_>) -> IngestConnection {
+        let before = self.connections.count.fetch_add(1, Ordering::AcqRel);
+        if before >= self.connections.limit + MAX_EXCESS_CONNECTIONS {
             // The HTTP server sees a client that has gone.
             let _ = socket.shutdown(Shutdown::Both);
         }
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let idle = Arc::new(Idle(AtomicU64::new(self.millis(Instant::now()))));
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let idle = Arc::new(IdleSince(AtomicU64::new(self.millis(Instant::now()))));
         if let Ok(socket) = socket.try_clone() {
-            self.open().insert(number, (socket, Arc::clone(&idle)));
+            self.lock_connections()
+                .insert(number, (socket, Arc::clone(&idle)));
         }
-        Connection {
+        IngestConnection {
             gate: Arc::clone(self),
-            beyond_limit: before >= self.connections.limit,
+            is_over_limit: before >= self.connections.limit,
             number,
             idle,
         }
@@ -169,19 +172,19 @@ impl Gate {
 
 /// What one request holds, given back when dropped.
 #[derive(Debug)]
-pub struct Permit {
-    gate: Arc<Gate>,
+pub struct RequestPermit {
+    gate: Arc<AdmissionGate>,
     events: usize,
     bytes: usize,
 }
 
-impl Permit {
+impl RequestPermit {
     /// Takes room for so many bytes more.
     ///
     /// # Errors
     /// [`Rejection::Overloaded`]
-    pub fn bytes(&mut self, more: usize) -> Result<(), Rejection> {
-        if !self.gate.bytes.take(more) {
+    pub fn take_bytes(&mut self, more: usize) -> Result<(), Rejection> {
+        if !self.gate.bytes.try_take(more) {
             return Err(Rejection::Overloaded(CapacityLimit::Bytes));
         }
         self.bytes += more;
@@ -192,8 +195,8 @@ impl Permit {
     ///
     /// # Errors
     /// [`Rejection::Overloaded`]
-    pub fn events(&mut self, more: usize) -> Result<(), Rejection> {
-        if !self.gate.events.take(more) {
+    pub fn take_events(&mut self, more: usize) -> Result<(), Rejection> {
+        if !self.gate.events.try_take(more) {
             return Err(Rejection::Overloaded(CapacityLimit::Events));
         }
         self.events += more;
@@ -201,43 +204,43 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
-        self.gate.events.give_back(self.events);
-        self.gate.bytes.give_back(self.bytes);
+        self.gate.events.release(self.events);
+        self.gate.bytes.release(self.bytes);
     }
 }
 
 /// A connection that is counted.
 #[derive(Debug)]
-pub struct Connection {
-    gate: Arc<Gate>,
-    beyond_limit: bool,
+pub struct IngestConnection {
+    gate: Arc<AdmissionGate>,
+    is_over_limit: bool,
     number: u64,
-    idle: Arc<Idle>,
+    idle: Arc<IdleSince>,
 }
 
-impl Connection {
+impl IngestConnection {
     /// A request has begun.
-    pub fn begun(&self) {
+    pub fn mark_busy(&self) {
         self.idle.0.store(BUSY, Ordering::Relaxed);
     }
 
     /// A request was answered.
-    pub fn answered(&self, now: Instant) {
+    pub fn mark_idle(&self, now: Instant) {
         self.idle.0.store(self.gate.millis(now), Ordering::Relaxed);
     }
 
     /// Whether it came when there were as many as are allowed.
-    pub fn is_beyond_limit(&self) -> bool {
-        self.beyond_limit
+    pub fn is_over_limit(&self) -> bool {
+        self.is_over_limit
     }
 }
 
-impl Drop for Connection {
+impl Drop for IngestConnection {
     fn drop(&mut self) {
-        self.gate.open().remove(&self.number);
-        self.gate.connections.give_back(1);
+        self.gate.lock_connections().remove(&self.number);
+        self.gate.connections.release(1);
     }
 }
 
@@ -250,16 +253,16 @@ mod tests {
     #[test]
     fn only_connections_without_a_request_are_closed_as_idle() {
         let config = crate::config::load(&Default::default(), &|_, _| Ok(())).unwrap();
-        let gate = Gate::new(&config.http);
+        let gate = AdmissionGate::new(&config.http);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut clients = [(); 3].map(|()| TcpStream::connect(address).unwrap());
         let servers = [(); 3].map(|()| listener.accept().unwrap().0);
         let [busy, answered, _silent] =
-            [0, 1, 2].map(|i| gate.connected(SockRef::from(&servers[i])));
-        busy.begun();
-        answered.begun();
-        answered.answered(Instant::now());
+            [0, 1, 2].map(|i| gate.register_connection(SockRef::from(&servers[i])));
+        busy.mark_busy();
+        answered.mark_busy();
+        answered.mark_idle(Instant::now());
         std::thread::sleep(Duration::from_millis(50));
         let mut closed = || {
             clients.each_mut().map(|client| {

@@ -13,22 +13,22 @@ use actix_web::{HttpRequest, HttpResponse, rt};
 use arc_swap::ArcSwap;
 
 use super::body;
-use super::gate::{Connection, Gate, Permit};
-use super::problem::Rendered;
+use super::gate::{AdmissionGate, IngestConnection, RequestPermit};
+use super::response::RenderedResponse;
 use crate::auth::Authenticator;
-use crate::kafka::report::Wakeups;
+use crate::kafka::report::WakerQueue;
 use crate::metrics::EventOutcome;
-use crate::pipeline::{Pipeline, Request, Sender};
+use crate::pipeline::{Pipeline, PipelineRequest, RequestDetails};
 use crate::rejection::Rejection;
 use crate::telemetry::LogThrottle;
 use butlr_event::EventType;
 
 /// What all workers of the ingest listener share.
-pub struct Ingest {
+pub struct IngestState {
     /// The path of an event.
     pub pipeline: Pipeline,
     /// Limits on what is held.
-    pub gate: Arc<Gate>,
+    pub gate: Arc<AdmissionGate>,
     /// Who may send; swapped when the configuration is read again.
     pub credentials: ArcSwap<Authenticator>,
     /// `http.max_body_bytes`
@@ -38,31 +38,34 @@ pub struct Ingest {
     /// `http.answer_within`, from the moment the body is complete.
     pub answer_within: Duration,
     /// Ids of the requests that need one.
-    pub request_ids: RequestIds,
+    pub request_ids: RequestIdGenerator,
     /// Bounds the lines about refused requests.
-    pub refusals: LogThrottle,
+    pub refusal_throttle: LogThrottle,
 }
 
 /// One worker thread's view: the shared part and its own way of being woken.
 #[derive(Clone)]
-pub struct Worker {
-    ingest: Arc<Ingest>,
-    wakeups: Arc<Wakeups>,
+pub struct IngestWorker {
+    ingest: Arc<IngestState>,
+    waker_queue: Arc<WakerQueue>,
 }
 
-impl Worker {
+impl IngestWorker {
     /// Called on the worker's thread, within its runtime.
-    pub fn start(ingest: Arc<Ingest>) -> Self {
-        let wakeups = Arc::new(Wakeups::default());
+    pub fn start(ingest: Arc<IngestState>) -> Self {
+        let wakeups = Arc::new(WakerQueue::default());
         rt::spawn(Arc::clone(&wakeups).run());
-        Self { ingest, wakeups }
+        Self {
+            ingest,
+            waker_queue: wakeups,
+        }
     }
 
     /// The routes.
-    pub fn routes(self, config: &mut ServiceConfig) {
+    pub fn configure_routes(self, config: &mut ServiceConfig) {
         let route = |path: &str| {
             web::resource(path)
-                .route(web::post().to(events))
+                .route(web::post().to(post_events))
                 .route(web::route().to(method_not_allowed))
         };
         config
@@ -72,7 +75,7 @@ impl Worker {
             .default_service(web::route().to(not_found));
     }
 
-    fn of(request: &HttpRequest) -> &Self {
+    fn from_request(request: &HttpRequest) -> &Self {
         request
             .app_data::<Self>()
             .expect("each route is configured together with its worker")
@@ -81,17 +84,17 @@ impl Worker {
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-async fn events(request: HttpRequest, mut payload: Payload) -> HttpResponse {
+async fn post_events(request: HttpRequest, mut payload: Payload) -> HttpResponse {
     let started = Instant::now();
-    let worker = Worker::of(&request);
-    if let Some(connection) = request.conn_data::<Connection>() {
-        connection.begun();
+    let worker = IngestWorker::from_request(&request);
+    if let Some(connection) = request.conn_data::<IngestConnection>() {
+        connection.mark_busy();
     }
     let mut credential = None;
-    match take(worker, &request, &mut payload, started, &mut credential).await {
+    match admit_request(worker, &request, &mut payload, started, &mut credential).await {
         Ok(work) => {
             let rendered = work.await;
-            worker.answer(&request, started, rendered, credential.as_deref(), None)
+            worker.respond(&request, started, rendered, credential.as_deref(), None)
         }
         Err(rejection) => worker.refuse(
             &request,
@@ -105,20 +108,20 @@ async fn events(request: HttpRequest, mut payload: Payload) -> HttpResponse {
 
 async fn method_not_allowed(request: HttpRequest, payload: Payload) -> HttpResponse {
     let rejection = Rejection::MethodNotAllowed;
-    Worker::of(&request).refuse(&request, Instant::now(), &rejection, None, payload)
+    IngestWorker::from_request(&request).refuse(&request, Instant::now(), &rejection, None, payload)
 }
 
 async fn not_found(request: HttpRequest, payload: Payload) -> HttpResponse {
     let rejection = Rejection::NotFound;
-    Worker::of(&request).refuse(&request, Instant::now(), &rejection, None, payload)
+    IngestWorker::from_request(&request).refuse(&request, Instant::now(), &rejection, None, payload)
 }
 
 /// Work that is finished also when nobody waits for it any more: a client that goes away ends its handler, and must not
 /// end a delivery half-way. Dropped unfinished, the work goes on in a task of its own. Cheaper than a task from the start,
 /// since nearly all clients wait.
-struct Unstoppable<F: Future + 'static>(Option<Pin<Box<F>>>);
+struct UncancellableFuture<F: Future + 'static>(Option<Pin<Box<F>>>);
 
-impl<F: Future> Future for Unstoppable<F> {
+impl<F: Future> Future for UncancellableFuture<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -129,7 +132,7 @@ impl<F: Future> Future for Unstoppable<F> {
     }
 }
 
-impl<F: Future + 'static> Drop for Unstoppable<F> {
+impl<F: Future + 'static> Drop for UncancellableFuture<F> {
     fn drop(&mut self) {
         // Not after a panic of the work itself; what it had not settled is then counted as refused.
         if let Some(work) = self.0.take().filter(|_| !std::thread::panicking()) {
@@ -139,15 +142,15 @@ impl<F: Future + 'static> Drop for Unstoppable<F> {
 }
 
 /// Admits, authenticates and reads a request; what is left to do is the pipeline.
-async fn take(
-    worker: &Worker,
+async fn admit_request(
+    worker: &IngestWorker,
     request: &HttpRequest,
     payload: &mut Payload,
     started: Instant,
     credential: &mut Option<Arc<str>>,
-) -> Result<Unstoppable<impl Future<Output = Rendered> + use<>>, Rejection> {
+) -> Result<UncancellableFuture<impl Future<Output = RenderedResponse> + use<>>, Rejection> {
     let ingest = &worker.ingest;
-    ingest.gate.admit(request.conn_data::<Connection>())?;
+    ingest.gate.admit(request.conn_data::<IngestConnection>())?;
     *credential = ingest.credentials.load().authenticate(request.headers());
     if credential.is_none() {
         return Err(Rejection::Unauthorized);
@@ -156,54 +159,57 @@ async fn take(
         None => None,
         Some(spelling) => Some(EventType::parse(spelling).ok_or(Rejection::NotFound)?),
     };
-    let mut permit = ingest.gate.permit();
+    let mut permit = ingest.gate.new_permit();
     let deadline = started + ingest.body_timeout;
     let limit = ingest.max_body_bytes;
     let body = body::read(request, payload, limit, deadline, &mut permit).await;
     if body == Err(Rejection::InvalidGzip) {
         // The body came whole: one event of an unknown type that could not be read.
-        let received = ingest.pipeline.metrics.count_received(None, SystemTime::now());
+        let received = ingest
+            .pipeline
+            .metrics
+            .count_received(None, SystemTime::now());
         received.record(EventOutcome::Refused);
     }
-    let from = From {
+    let origin = RequestOrigin {
         request: request.clone(),
         credential: credential.clone(),
     };
-    let run = run(worker.clone(), body?, expected, permit, from);
-    Ok(Unstoppable(Some(Box::pin(run))))
+    let run = process_request(worker.clone(), body?, expected, permit, origin);
+    Ok(UncancellableFuture(Some(Box::pin(run))))
 }
 
-async fn run(
-    worker: Worker,
+async fn process_request(
+    worker: IngestWorker,
     body: Bytes,
     expected: Option<EventType>,
-    mut permit: Permit,
-    from: From,
-) -> Rendered {
+    mut permit: RequestPermit,
+    origin: RequestOrigin,
+) -> RenderedResponse {
     let ingest = &*worker.ingest;
-    let request = Request {
+    let request = PipelineRequest {
         body: &body,
-        expected,
+        expected_type: expected,
         received_at: SystemTime::now(),
         deadline: Instant::now() + ingest.answer_within,
-        sender: &from,
+        details: &origin,
         replayed_from: None,
     };
     let answer = ingest
         .pipeline
-        .process(&request, &mut permit, &worker.wakeups)
+        .process(&request, &mut permit, &worker.waker_queue)
         .await;
-    let given_id = || from.request.headers().get(X_REQUEST_ID);
-    Rendered::answer(&answer, || ingest.request_ids.next(given_id()))
+    let given_id = || origin.request.headers().get(X_REQUEST_ID);
+    RenderedResponse::from_answer(&answer, || ingest.request_ids.next_id(given_id()))
 }
 
 /// Where a request comes from.
-struct From {
+struct RequestOrigin {
     request: HttpRequest,
     credential: Option<Arc<str>>,
 }
 
-impl Sender for From {
+impl RequestDetails for RequestOrigin {
     fn path(&self) -> String {
         self.request.path().to_owned()
     }
@@ -218,7 +224,7 @@ impl Sender for From {
     }
 }
 
-impl Worker {
+impl IngestWorker {
     /// Refuses a request as a whole, its body unread. What the pipeline refuses, it counts itself.
     fn refuse(
         &self,
@@ -230,19 +236,21 @@ impl Worker {
     ) -> HttpResponse {
         let ingest = &self.ingest;
         ingest.pipeline.metrics.count_rejection(rejection.code());
-        let id = ingest.request_ids.next(request.headers().get(X_REQUEST_ID));
-        let rendered = Rendered::problem(rejection, None, id);
-        self.answer(request, started, rendered, credential, Some(unread))
+        let id = ingest
+            .request_ids
+            .next_id(request.headers().get(X_REQUEST_ID));
+        let rendered = RenderedResponse::from_rejection(rejection, None, id);
+        self.respond(request, started, rendered, credential, Some(unread))
     }
 
     /// Counts an answer, logs it when it is a problem, and makes it a response.
     ///
     /// `unread`: the request's body where it was not read to its end; see [`Rendered::into_response`].
-    fn answer(
+    fn respond(
         &self,
         request: &HttpRequest,
         started: Instant,
-        rendered: Rendered,
+        rendered: RenderedResponse,
         credential: Option<&str>,
         unread: Option<Payload>,
     ) -> HttpResponse {
@@ -251,7 +259,7 @@ impl Worker {
         let now = Instant::now();
         metrics.record_response(rendered.status, now - started);
         if let Some(problem) = &rendered.problem
-            && let Some(suppressed) = ingest.refusals.allow(problem.code)
+            && let Some(suppressed) = ingest.refusal_throttle.allow(problem.code)
         {
             tracing::warn!(
                 request_id = problem.request_id,
@@ -264,27 +272,27 @@ impl Worker {
                 "request refused"
             );
         }
-        let connection = request.conn_data::<Connection>();
+        let connection = request.conn_data::<IngestConnection>();
         if let Some(connection) = connection {
-            connection.answered(now);
+            connection.mark_idle(now);
         }
         // Strangers do not keep a connection.
         let stranger = matches!(rendered.status, 401 | 404 | 405);
         let close = stranger
-            || ingest.gate.draining()
-            || connection.is_some_and(Connection::is_beyond_limit);
+            || ingest.gate.is_draining()
+            || connection.is_some_and(IngestConnection::is_over_limit);
         rendered.into_response(close, unread)
     }
 }
 
 /// Makes request ids: the sender's own `x-request-id` where it is a decent one.
 #[derive(Debug)]
-pub struct RequestIds {
+pub struct RequestIdGenerator {
     process: u32,
     numbers: AtomicU64,
 }
 
-impl RequestIds {
+impl RequestIdGenerator {
     /// Ids that differ from another process' (as far as its start time and pid do).
     pub fn new() -> Self {
         let started = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -295,7 +303,7 @@ impl RequestIds {
         }
     }
 
-    fn next(&self, given: Option<&HeaderValue>) -> String {
+    fn next_id(&self, given: Option<&HeaderValue>) -> String {
         let decent = |id: &&str| (1..=128).contains(&id.len()) && !id.contains(' ');
         match given.and_then(|id| id.to_str().ok()).filter(decent) {
             Some(id) => id.to_owned(),
@@ -307,7 +315,7 @@ impl RequestIds {
     }
 }
 
-impl Default for RequestIds {
+impl Default for RequestIdGenerator {
     fn default() -> Self {
         Self::new()
     }

@@ -4,5 +4,5 @@ pub mod admin;
 pub mod body;
 pub mod gate;
 pub mod ingest;
-pub mod problem;
+pub mod response;
 pub mod tls;

@@ -33,7 +33,7 @@ pub fn lane_bytes(http: &config::HttpConfig) -> usize {
 }
 
 /// What producer and admin clients share: where Kafka is, how to log in, and how soon to try again.
-pub fn base(kafka: &config::KafkaConfig, bootstrap_servers: &str) -> ClientConfig {
+pub fn base_config(kafka: &config::KafkaConfig, bootstrap_servers: &str) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
         .set("client.id", "butlr-bridge")
@@ -59,12 +59,12 @@ pub fn base(kafka: &config::KafkaConfig, bootstrap_servers: &str) -> ClientConfi
 ///
 /// Set first, so a configured value wins: compression (stock Flink cannot read zstd), batch size and [`LINGER_MS`]. Set
 /// last, so they cannot be changed: everything that "a 2xx is a promise" and the response deadline depend on.
-pub fn producer(config: &config::Config, bootstrap: &str) -> ClientConfig {
+pub fn producer_config(config: &config::Config, bootstrap: &str) -> ClientConfig {
     let (kafka, http) = (&config.kafka, &config.http);
     let queue = Destination::COUNT * kafka.max_in_flight_per_topic;
     let queue_kib = Destination::COUNT * lane_bytes(http) / 1024;
-    let [message_timeout, request_timeout] = timeouts(config);
-    let mut client = base(kafka, bootstrap);
+    let [message_timeout, request_timeout] = delivery_timeouts(config);
+    let mut client = base_config(kafka, bootstrap);
     // A broker's max.message.bytes is about the whole batch, and a batch that is too large fails all its records, large and
     // small: batches need not be larger than the largest event.
     let batch_bytes = (http.max_event_bytes + config::RECORD_OVERHEAD).to_string();
@@ -104,7 +104,7 @@ pub fn producer(config: &config::Config, bootstrap: &str) -> ClientConfig {
 }
 
 /// How long librdkafka goes on with a record, and how long a broker may take for one request.
-pub fn timeouts(config: &config::Config) -> [Duration; 2] {
+pub fn delivery_timeouts(config: &config::Config) -> [Duration; 2] {
     if config.spool.dir.is_some() {
         // The entry on disk waits for the final word. As long as librdkafka goes on by itself no copy can come of it.
         return [DELIVERY_TIMEOUT, REQUEST_TIMEOUT];
@@ -134,8 +134,8 @@ pub fn check_property(name: &str, value: &str) -> Result<(), String> {
 ///
 /// # Errors
 /// The text of librdkafka.
-pub fn check(config: &config::Config) -> Result<(), String> {
-    let mut client = producer(config, "");
+pub fn check_properties(config: &config::Config) -> Result<(), String> {
+    let mut client = producer_config(config, "");
     client.remove("bootstrap.servers");
     let made: Result<BaseProducer, _> = client.create();
     made.map(drop).map_err(|e| e.to_string())
@@ -182,7 +182,7 @@ mod tests {
                 ..Default::default()
             };
             let config = config::load(&sources, &|_, _| Ok(())).unwrap();
-            let native = producer(&config, "").create_native_config().unwrap();
+            let native = producer_config(&config, "").create_native_config().unwrap();
             native.get("linger.ms").unwrap()
         };
         assert_eq!(linger(None), LINGER_MS);

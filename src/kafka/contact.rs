@@ -1,56 +1,56 @@
-//! When the bridge last had contact with Kafka.
+//! The time since the last contact with Kafka.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// When Kafka was last heard of: metadata that was answered, or a record that was confirmed.
+/// Time of the last contact with Kafka: a metadata response or a confirmed record.
 #[derive(Debug)]
 pub struct Contact {
     start: Instant,
     /// Milliseconds after `start`, plus one; 0 means never.
-    last: AtomicU64,
-    /// When a record was last confirmed; likewise.
-    confirmed: AtomicU64,
+    last_contact: AtomicU64,
+    /// The last confirmed record, in the same form.
+    last_confirmation: AtomicU64,
 }
 
 impl Default for Contact {
     fn default() -> Self {
         Self {
             start: Instant::now(),
-            last: AtomicU64::new(0),
-            confirmed: AtomicU64::new(0),
+            last_contact: AtomicU64::new(0),
+            last_confirmation: AtomicU64::new(0),
         }
     }
 }
 
 impl Contact {
-    /// Kafka was heard of now.
-    pub fn now(&self) {
-        self.last.store(self.millis(), Ordering::Relaxed);
+    /// Notes a response of Kafka.
+    pub fn note_contact(&self) {
+        self.last_contact.store(self.millis(), Ordering::Relaxed);
     }
 
-    /// Kafka confirmed a record now.
-    pub fn confirmed(&self) {
+    /// Notes a confirmed record.
+    pub fn note_confirmation(&self) {
         let millis = self.millis();
-        // Most reports come many to a millisecond: reading a shared line is cheaper than writing it.
-        if self.confirmed.load(Ordering::Relaxed) != millis {
-            self.confirmed.store(millis, Ordering::Relaxed);
-            self.last.store(millis, Ordering::Relaxed);
+        // Many reports arrive in one millisecond: reading a shared cache line is cheaper than writing it.
+        if self.last_confirmation.load(Ordering::Relaxed) != millis {
+            self.last_confirmation.store(millis, Ordering::Relaxed);
+            self.last_contact.store(millis, Ordering::Relaxed);
         }
     }
 
-    /// When a record was last confirmed, as a stamp that changes with each new millisecond; 0 means never.
+    /// Stamp of the last confirmed record; changes with each millisecond, 0 means never.
     pub(super) fn last_confirmed(&self) -> u64 {
-        self.confirmed.load(Ordering::Relaxed)
+        self.last_confirmation.load(Ordering::Relaxed)
     }
 
     fn millis(&self) -> u64 {
         self.start.elapsed().as_millis() as u64 + 1
     }
 
-    /// How long ago Kafka was heard of; `None` before the first time.
+    /// Time since the last contact; `None` before the first one.
     pub fn age(&self) -> Option<Duration> {
-        match self.last.load(Ordering::Relaxed) {
+        match self.last_contact.load(Ordering::Relaxed) {
             0 => None,
             millis => Some(
                 self.start

@@ -10,13 +10,13 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 /// librdkafka's mock cluster with one owner.
-type Cluster = MockCluster<'static, DefaultProducerContext>;
-type Command = Box<dyn FnOnce(&Cluster) + Send>;
+type EmbeddedCluster = MockCluster<'static, DefaultProducerContext>;
+type ClusterCommand = Box<dyn FnOnce(&EmbeddedCluster) + Send>;
 
 /// A running embedded broker; ends when dropped.
 pub struct EmbeddedKafka {
     bootstrap_servers: String,
-    commands: Option<mpsc::Sender<Command>>,
+    commands: Option<mpsc::Sender<ClusterCommand>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -26,18 +26,18 @@ impl EmbeddedKafka {
     /// # Errors
     /// What librdkafka says.
     pub fn start(topics: &[(String, i32)]) -> Result<Self, String> {
-        let (commands, todo) = mpsc::channel::<Command>();
+        let (commands, queued) = mpsc::channel::<ClusterCommand>();
         let (started, outcome) = mpsc::channel();
         // The cluster holds a raw pointer: one thread owns it from its making to its end.
         let thread = std::thread::Builder::new()
             .name("embedded-kafka".into())
             .spawn(move || {
-                let cluster = match Cluster::new(1) {
+                let cluster = match EmbeddedCluster::new(1) {
                     Ok(cluster) => cluster,
                     Err(error) => return drop(started.send(Err(error.to_string()))),
                 };
                 let _ = started.send(Ok(cluster.bootstrap_servers()));
-                todo.into_iter().for_each(|command| command(&cluster));
+                queued.into_iter().for_each(|command| command(&cluster));
             })
             .map_err(|e| e.to_string())?;
         let bootstrap_servers = outcome
@@ -51,7 +51,7 @@ impl EmbeddedKafka {
         for (topic, partitions) in topics {
             let (topic, partitions) = (topic.clone(), *partitions);
             broker
-                .with(move |cluster| cluster.create_topic(&topic, partitions, 1))
+                .with_cluster(move |cluster| cluster.create_topic(&topic, partitions, 1))
                 .map_err(|e| e.to_string())?;
         }
         Ok(broker)
@@ -63,9 +63,12 @@ impl EmbeddedKafka {
     }
 
     /// Runs something on the cluster (create a topic, inject an error, take the broker down) and waits for its result.
-    pub fn with<T: Send + 'static>(&self, run: impl FnOnce(&Cluster) -> T + Send + 'static) -> T {
+    pub fn with_cluster<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&EmbeddedCluster) -> T + Send + 'static,
+    ) -> T {
         let (done, result) = mpsc::channel();
-        let command: Command = Box::new(move |cluster| drop(done.send(run(cluster))));
+        let command: ClusterCommand = Box::new(move |cluster| drop(done.send(run(cluster))));
         self.commands
             .as_ref()
             .and_then(|commands| commands.send(command).ok())

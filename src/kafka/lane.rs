@@ -10,7 +10,7 @@ use crate::rejection::Rejection;
 use butlr_event::destination::Destination;
 
 /// How long a topic that may not be written to is left alone.
-const DENIED: Duration = Duration::from_secs(10);
+const DENIAL_PERIOD: Duration = Duration::from_secs(10);
 
 /// What the metadata watch last saw of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,19 +43,19 @@ impl TopicState {
 /// Invariant: the sum of all lanes' budgets fits librdkafka's queue (`client.rs` sizes it so), which is shared by all
 /// topics. A record keeps its permit until its delivery report, also when nobody waits for that any more.
 #[derive(Debug)]
-pub struct Lane {
+pub struct TopicLane {
     destination: Destination,
     topic: String,
     state: AtomicU8,
     circuit_open: AtomicBool,
-    denied: Mutex<Option<Instant>>,
+    denied_at: Mutex<Option<Instant>>,
     events: AtomicUsize,
     bytes: AtomicUsize,
     max_events: usize,
     max_bytes: usize,
 }
 
-impl Lane {
+impl TopicLane {
     /// One for each destination, in the order of [`Destination::index`], as they are configured.
     pub fn all(config: &Config) -> Arc<[Arc<Self>; Destination::COUNT]> {
         Arc::new(Destination::all().map(|destination| {
@@ -77,7 +77,7 @@ impl Lane {
             topic,
             state: AtomicU8::new(TopicState::Unknown as u8),
             circuit_open: AtomicBool::new(false),
-            denied: Mutex::new(None),
+            denied_at: Mutex::new(None),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             max_events,
@@ -115,7 +115,10 @@ impl Lane {
     /// Kafka refused a record for want of permission to write, which metadata does not tell: the topic counts as forbidden
     /// for a while, then events are tried again.
     pub fn deny(&self) {
-        *self.denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self
+            .denied_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if self.set_state(TopicState::Forbidden) != TopicState::Forbidden {
             tracing::error!(
                 topic = self.topic,
@@ -125,9 +128,12 @@ impl Lane {
     }
 
     /// Whether a record was refused so a short while ago.
-    pub fn denied(&self) -> bool {
-        let denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        denied.is_some_and(|at| at.elapsed() < DENIED)
+    pub fn is_denied(&self) -> bool {
+        let denied = self
+            .denied_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        denied.is_some_and(|at| at.elapsed() < DENIAL_PERIOD)
     }
 
     /// Kafka did not confirm a record of this topic in time: until it confirms one, others are not made to wait for it.
@@ -141,7 +147,7 @@ impl Lane {
     }
 
     /// Kafka confirmed a record.
-    fn confirmed(&self) {
+    fn close_circuit(&self) {
         // Nearly always closed: reading a shared line is cheaper than writing it.
         if self.is_circuit_open() {
             self.circuit_open.store(false, Ordering::Relaxed);
@@ -157,7 +163,7 @@ impl Lane {
     ///
     /// # Errors
     /// [`Rejection::TopicMissing`], [`Rejection::TopicForbidden`], [`Rejection::TopicOverloaded`].
-    pub fn enter(self: &Arc<Self>, bytes: usize) -> Result<LanePermit, Rejection> {
+    pub fn acquire_permit(self: &Arc<Self>, bytes: usize) -> Result<LanePermit, Rejection> {
         match self.state() {
             TopicState::Missing => return Err(Rejection::TopicMissing),
             TopicState::Forbidden => return Err(Rejection::TopicForbidden),
@@ -180,14 +186,14 @@ impl Lane {
 /// A record's place in its lane, given back when dropped.
 #[derive(Debug)]
 pub struct LanePermit {
-    lane: Arc<Lane>,
+    lane: Arc<TopicLane>,
     bytes: usize,
 }
 
 impl LanePermit {
     /// Kafka confirmed the record.
-    pub(super) fn confirmed(&self) {
-        self.lane.confirmed();
+    pub(super) fn close_circuit(&self) {
+        self.lane.close_circuit();
     }
 }
 
@@ -204,21 +210,30 @@ mod tests {
 
     #[test]
     fn a_lane_is_bounded_in_events_and_bytes_and_recovers() {
-        let lane = Lane::new(Destination::Quarantine, "t".into(), 2, 100);
-        let first = lane.enter(60).unwrap();
-        assert_eq!(lane.enter(60).unwrap_err(), Rejection::TopicOverloaded);
-        let second = lane.enter(40).unwrap();
-        assert_eq!(lane.enter(0).unwrap_err(), Rejection::TopicOverloaded);
+        let lane = TopicLane::new(Destination::Quarantine, "t".into(), 2, 100);
+        let first = lane.acquire_permit(60).unwrap();
+        assert_eq!(
+            lane.acquire_permit(60).unwrap_err(),
+            Rejection::TopicOverloaded
+        );
+        let second = lane.acquire_permit(40).unwrap();
+        assert_eq!(
+            lane.acquire_permit(0).unwrap_err(),
+            Rejection::TopicOverloaded
+        );
         drop(first);
         drop(second);
         assert_eq!(lane.in_flight(), 0);
-        let large = lane.enter(1_000).unwrap();
+        let large = lane.acquire_permit(1_000).unwrap();
         drop(large);
         lane.set_state(TopicState::Missing);
-        assert_eq!(lane.enter(1).unwrap_err(), Rejection::TopicMissing);
+        assert_eq!(lane.acquire_permit(1).unwrap_err(), Rejection::TopicMissing);
         assert_eq!(lane.set_state(TopicState::Forbidden), TopicState::Missing);
-        assert_eq!(lane.enter(1).unwrap_err(), Rejection::TopicForbidden);
+        assert_eq!(
+            lane.acquire_permit(1).unwrap_err(),
+            Rejection::TopicForbidden
+        );
         lane.set_state(TopicState::Available);
-        assert!(lane.enter(1).is_ok());
+        assert!(lane.acquire_permit(1).is_ok());
     }
 }

@@ -19,26 +19,28 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::contact::Contact;
 use super::lane::LanePermit;
-use super::report::{Delivery, Places, Report, Settle, Slot, Wakeups};
+use super::report::{
+    DeliveryObserver, DeliveryReport, InFlightRecord, OffsetFilter, PendingDelivery, WakerQueue,
+};
 use crate::dedup::claim::Claim;
 use crate::metrics::Metrics;
 use crate::record::ProducerRecord;
 use crate::rejection::Rejection;
 
 /// Longest wait of one poll for delivery reports, and so how long a producer takes to end.
-const POLL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What librdkafka calls back into.
-pub(super) struct Callbacks {
+pub(super) struct ProducerCallbacks {
     metrics: Arc<Metrics>,
     contact: Arc<Contact>,
     fatal: AtomicBool,
     supervisor: Mutex<Option<Thread>>,
-    places: Places,
+    offset_filter: OffsetFilter,
 }
 
-impl Callbacks {
-    fn note_fatal(&self) {
+impl ProducerCallbacks {
+    fn mark_fatal(&self) {
         self.fatal.store(true, Ordering::Release);
         self.wake_supervisor();
     }
@@ -51,7 +53,7 @@ impl Callbacks {
     }
 }
 
-impl ClientContext for Callbacks {
+impl ClientContext for ProducerCallbacks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel::*;
         match level {
@@ -107,47 +109,50 @@ impl ClientContext for Callbacks {
     }
 }
 
-impl ProducerContext for Callbacks {
-    type DeliveryOpaque = Arc<Slot>;
+impl ProducerContext for ProducerCallbacks {
+    type DeliveryOpaque = Arc<InFlightRecord>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, slot: Arc<Slot>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, slot: Arc<InFlightRecord>) {
         let report = match result {
             Ok(message) => {
-                self.contact.confirmed();
-                match self.places.receipt(message.partition(), message.offset()) {
-                    Some(receipt) => Report::Stored(receipt),
+                self.contact.note_confirmation();
+                match self
+                    .offset_filter
+                    .next_receipt(message.partition(), message.offset())
+                {
+                    Some(receipt) => DeliveryReport::Stored(receipt),
                     None => {
                         self.metrics.kafka.implicit_acks.inc();
-                        Report::Presumed
+                        DeliveryReport::ImplicitAck
                     }
                 }
             }
             Err((error, _)) => {
                 let code = error.rdkafka_error_code();
-                if code.is_some_and(ends_the_producer) {
-                    self.note_fatal();
+                if code.is_some_and(is_producer_fatal) {
+                    self.mark_fatal();
                 }
-                Report::Failed(code.unwrap_or(RDKafkaErrorCode::Unknown))
+                DeliveryReport::Failed(code.unwrap_or(RDKafkaErrorCode::Unknown))
             }
         };
         if !slot.complete(report) {
             self.metrics
-                .count_late_report(matches!(report, Report::Stored(_)));
+                .count_late_report(matches!(report, DeliveryReport::Stored(_)));
         }
     }
 }
 
 /// One librdkafka producer with the thread that serves its delivery reports.
-struct Running {
-    began: Instant,
-    producer: Arc<BaseProducer<Callbacks, NoCustomPartitioner>>,
+struct ProducerInstance {
+    started_at: Instant,
+    producer: Arc<BaseProducer<ProducerCallbacks, NoCustomPartitioner>>,
     reached: AtomicBool,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Running {
-    fn start(config: &ClientConfig, callbacks: Callbacks) -> KafkaResult<Arc<Self>> {
+impl ProducerInstance {
+    fn start(config: &ClientConfig, callbacks: ProducerCallbacks) -> KafkaResult<Arc<Self>> {
         let producer = Arc::new(BaseProducer::from_config_and_context(config, callbacks)?);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new()
@@ -156,13 +161,13 @@ impl Running {
                 let (producer, stop) = (Arc::clone(&producer), Arc::clone(&stop));
                 move || {
                     while !stop.load(Ordering::Acquire) {
-                        producer.poll(POLL);
+                        producer.poll(POLL_INTERVAL);
                     }
                 }
             })
             .expect("the system can start a thread");
         Ok(Arc::new(Self {
-            began: Instant::now(),
+            started_at: Instant::now(),
             producer,
             reached: AtomicBool::new(false),
             stop,
@@ -171,7 +176,7 @@ impl Running {
     }
 
     /// Waits until nothing is in flight, at most `within`, then gives up what is left. Blocks.
-    fn end(&self, within: Duration) -> usize {
+    fn close(&self, within: Duration) -> usize {
         let deadline = Instant::now() + within;
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
@@ -197,9 +202,9 @@ impl Running {
 
 /// A record that Kafka was not even handed.
 #[derive(Debug)]
-pub struct Unqueued {
+pub struct QueueError {
     /// Why.
-    pub why: Rejection,
+    pub reason: Rejection,
     /// Its claim, given back.
     pub claim: Option<Claim>,
 }
@@ -209,7 +214,7 @@ pub struct Producer {
     config: ClientConfig,
     metrics: Arc<Metrics>,
     contact: Arc<Contact>,
-    current: ArcSwap<Running>,
+    current: ArcSwap<ProducerInstance>,
 }
 
 impl Producer {
@@ -222,8 +227,8 @@ impl Producer {
         metrics: Arc<Metrics>,
         contact: Arc<Contact>,
     ) -> KafkaResult<Self> {
-        let callbacks = Self::callbacks(&metrics, &contact, None);
-        let running = Running::start(&config, callbacks)?;
+        let callbacks = Self::new_callbacks(&metrics, &contact, None);
+        let running = ProducerInstance::start(&config, callbacks)?;
         Ok(Self {
             config,
             metrics,
@@ -232,17 +237,17 @@ impl Producer {
         })
     }
 
-    fn callbacks(
+    fn new_callbacks(
         metrics: &Arc<Metrics>,
         contact: &Arc<Contact>,
         supervisor: Option<Thread>,
-    ) -> Callbacks {
-        Callbacks {
+    ) -> ProducerCallbacks {
+        ProducerCallbacks {
             metrics: Arc::clone(metrics),
             contact: Arc::clone(contact),
             fatal: AtomicBool::new(false),
             supervisor: Mutex::new(supervisor),
-            places: Places::default(),
+            offset_filter: OffsetFilter::default(),
         }
     }
 
@@ -257,16 +262,16 @@ impl Producer {
         permit: LanePermit,
         claim: Option<Claim>,
         keeping: bool,
-        wakeups: &Arc<Wakeups>,
-    ) -> Result<Delivery, Box<Unqueued>> {
-        let slot = Slot::new(permit, claim, keeping, Arc::clone(wakeups));
-        let delivery = Delivery::of(Arc::clone(&slot));
+        wakeups: &Arc<WakerQueue>,
+    ) -> Result<PendingDelivery, Box<QueueError>> {
+        let slot = InFlightRecord::new(permit, claim, keeping, Arc::clone(wakeups));
+        let delivery = PendingDelivery::new(Arc::clone(&slot));
         let bytes = record.value.len();
-        match self.queue(record, slot) {
+        match self.enqueue(record, slot) {
             Ok(()) => Ok(delivery),
-            Err(code) => Err(Box::new(Unqueued {
-                why: rejection(code, bytes),
-                claim: delivery.refused(),
+            Err(code) => Err(Box::new(QueueError {
+                reason: rejection_for_code(code, bytes),
+                claim: delivery.take_claim(),
             })),
         }
     }
@@ -279,12 +284,12 @@ impl Producer {
         &self,
         record: ProducerRecord<'_>,
         permit: LanePermit,
-        entry: Box<dyn Settle>,
-    ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)> {
-        let slot = Slot::of_entry(permit, entry);
-        let kept = Arc::clone(&slot);
-        self.queue(record, slot).map_err(|code| {
-            let entry = kept.refused_entry();
+        entry: Box<dyn DeliveryObserver>,
+    ) -> Result<(), (RDKafkaErrorCode, Box<dyn DeliveryObserver>)> {
+        let slot = InFlightRecord::with_observer(permit, entry);
+        let in_flight = Arc::clone(&slot);
+        self.enqueue(record, slot).map_err(|code| {
+            let entry = in_flight.take_observer();
             (
                 code,
                 entry.expect("it was not queued, so nobody else has it"),
@@ -292,7 +297,11 @@ impl Producer {
         })
     }
 
-    fn queue(&self, record: ProducerRecord<'_>, slot: Arc<Slot>) -> Result<(), RDKafkaErrorCode> {
+    fn enqueue(
+        &self,
+        record: ProducerRecord<'_>,
+        slot: Arc<InFlightRecord>,
+    ) -> Result<(), RDKafkaErrorCode> {
         let native = BaseRecord::with_opaque_to(record.topic, slot)
             .key(&*record.key)
             .payload(record.value)
@@ -301,8 +310,8 @@ impl Producer {
         let running = self.current.load();
         running.producer.send(native).map_err(|(error, _)| {
             let code = error.rdkafka_error_code();
-            if code.is_some_and(ends_the_producer) {
-                running.producer.context().note_fatal();
+            if code.is_some_and(is_producer_fatal) {
+                running.producer.context().mark_fatal();
             }
             code.unwrap_or(RDKafkaErrorCode::Unknown)
         })?;
@@ -310,7 +319,7 @@ impl Producer {
     }
 
     /// Lets the thread that calls [`Producer::replace_if_fatal`] be woken when that is due.
-    pub(super) fn supervise(&self, thread: Thread) {
+    pub(super) fn set_supervisor(&self, thread: Thread) {
         let running = self.current.load();
         let mut supervisor = running
             .producer
@@ -339,10 +348,10 @@ impl Producer {
 
     /// A record was not reported for `silent`: whoever watches is to put a fresh producer in place of the one that has it. One
     /// that began since does not.
-    pub(crate) fn replace_soon(&self, silent: Duration) {
+    pub(crate) fn request_replacement(&self, silent: Duration) {
         let running = self.current.load();
-        if running.began.elapsed() >= silent {
-            running.producer.context().note_fatal();
+        if running.started_at.elapsed() >= silent {
+            running.producer.context().mark_fatal();
         }
     }
 
@@ -352,9 +361,10 @@ impl Producer {
         self.replace(self.current.load_full());
     }
 
-    fn replace(&self, old: Arc<Running>) {
-        let callbacks = Self::callbacks(&self.metrics, &self.contact, Some(std::thread::current()));
-        match Running::start(&self.config, callbacks) {
+    fn replace(&self, old: Arc<ProducerInstance>) {
+        let callbacks =
+            Self::new_callbacks(&self.metrics, &self.contact, Some(std::thread::current()));
+        match ProducerInstance::start(&self.config, callbacks) {
             Ok(fresh) => {
                 self.current.store(fresh);
                 self.metrics.kafka.producer_replacements.inc();
@@ -365,7 +375,7 @@ impl Producer {
                     while Arc::strong_count(&old) > 1 && Instant::now() < latest {
                         std::thread::sleep(Duration::from_millis(1));
                     }
-                    old.end(Duration::ZERO)
+                    old.close(Duration::ZERO)
                 });
             }
             Err(error) => tracing::error!(%error, "no fresh producer could be made; trying again"),
@@ -374,7 +384,7 @@ impl Producer {
 
     /// Whether the current producer has ever got through to Kafka; waits for that, at most `within`. So the first event does
     /// not pay for the first connection, its login and the cluster's metadata. Blocks.
-    pub(super) fn reached(&self, within: Duration) -> bool {
+    pub(super) fn await_connection(&self, within: Duration) -> bool {
         let running = self.current.load_full();
         // Asked once only: each answer is a string that the wrapper does not free.
         if !running.reached.load(Ordering::Relaxed) {
@@ -388,15 +398,15 @@ impl Producer {
     }
 
     /// Waits for all reports, at most `within`; returns how many records were given up. Blocks.
-    pub fn end(&self, within: Duration) -> usize {
-        self.current.load_full().end(within)
+    pub fn close(&self, within: Duration) -> usize {
+        self.current.load_full().close(within)
     }
 }
 
 /// Errors after which a producer never delivers again. librdkafka does not call the latter three fatal where there are no
 /// transactions: it counts its epoch up at each permanent error, after 32,767 of them begins again at 0, and from then on
 /// the broker refuses every record.
-fn ends_the_producer(code: RDKafkaErrorCode) -> bool {
+fn is_producer_fatal(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::*;
     matches!(
         code,
@@ -405,13 +415,13 @@ fn ends_the_producer(code: RDKafkaErrorCode) -> bool {
 }
 
 /// Above this an event that Kafka finds too large is so itself; below, it was in a batch that is.
-const LARGE: usize = 64 * 1024;
+const LARGE_EVENT_BYTES: usize = 64 * 1024;
 
 /// What an error of Kafka means for the sender of an event of `bytes` bytes.
-pub fn rejection(code: RDKafkaErrorCode, bytes: usize) -> Rejection {
+pub fn rejection_for_code(code: RDKafkaErrorCode, bytes: usize) -> Rejection {
     use RDKafkaErrorCode::*;
     match code {
-        MessageSizeTooLarge | InvalidMessageSize if bytes > LARGE => {
+        MessageSizeTooLarge | InvalidMessageSize if bytes > LARGE_EVENT_BYTES => {
             Rejection::EventTooLarge { bytes }
         }
         QueueFull => Rejection::TopicOverloaded,

@@ -16,19 +16,19 @@ use crate::dedup::claim::Claim;
 
 /// librdkafka's final word on a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Report {
+pub enum DeliveryReport {
     /// All in-sync replicas have it.
     Stored(Receipt),
     /// librdkafka says so, and no broker did: **unknown**, see [`Receipt`].
-    Presumed,
+    ImplicitAck,
     /// Refused, or **unknown**: a record that timed out may be stored all the same.
     Failed(RDKafkaErrorCode),
 }
 
-impl Report {
+impl DeliveryReport {
     /// Whether the record is stored.
     pub fn is_stored(&self) -> bool {
-        matches!(self, Report::Stored(_))
+        matches!(self, DeliveryReport::Stored(_))
     }
 }
 
@@ -39,7 +39,7 @@ impl Report {
 /// depends on the moment (a topic that is missing or forbidden, too few replicas) does not count, because an earlier try may
 /// have been appended with its answer lost. Nor do timeouts, lost connections, purges, sequence errors, fatal errors, and
 /// codes that nobody has thought of.
-pub(crate) fn is_certain(code: RDKafkaErrorCode) -> bool {
+pub(crate) fn is_certain_rejection(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::*;
     matches!(
         code,
@@ -103,32 +103,32 @@ impl Receipt {
 /// Where a broker calls a batch a duplicate by an error, librdkafka takes it for stored, and counts the offsets of its records
 /// up from the -1 that stands in such an answer. (Apache Kafka does not: it answers with the offsets of the first.)
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct OffsetFilter {
     /// The number that the next record of such a batch would get; negative where there is none.
-    made_up: AtomicI64,
+    synthetic_offset: AtomicI64,
 }
 
-impl Default for Places {
+impl Default for OffsetFilter {
     fn default() -> Self {
         Self {
-            made_up: AtomicI64::new(Self::NONE),
+            synthetic_offset: AtomicI64::new(Self::NONE),
         }
     }
 }
 
-impl Places {
+impl OffsetFilter {
     const NONE: i64 = -1;
 
     /// The receipt of the record reported next.
-    pub fn receipt(&self, partition: i32, offset: i64) -> Option<Receipt> {
-        let made_up = self.made_up.load(Ordering::Relaxed);
-        let is_made_up = offset == -1 || made_up != Self::NONE && offset == made_up;
-        if is_made_up {
-            self.made_up.store(offset + 1, Ordering::Relaxed);
+    pub fn next_receipt(&self, partition: i32, offset: i64) -> Option<Receipt> {
+        let made_up = self.synthetic_offset.load(Ordering::Relaxed);
+        let is_synthetic = offset == -1 || made_up != Self::NONE && offset == made_up;
+        if is_synthetic {
+            self.synthetic_offset.store(offset + 1, Ordering::Relaxed);
             return None;
         }
         if made_up != Self::NONE {
-            self.made_up.store(Self::NONE, Ordering::Relaxed);
+            self.synthetic_offset.store(Self::NONE, Ordering::Relaxed);
         }
         Receipt::new(partition, offset)
     }
@@ -140,12 +140,12 @@ impl Places {
 /// HTTP exchange itself. So that thread only queues the wakers, and rouses the worker once for all that piled up while
 /// it was busy; the worker then wakes its own tasks, which is cheap.
 #[derive(Debug, Default)]
-pub struct Wakeups {
+pub struct WakerQueue {
     queue: Mutex<Vec<Waker>>,
     worker: AtomicWaker,
 }
 
-impl Wakeups {
+impl WakerQueue {
     fn push(&self, waker: Waker) {
         let mut queue = lock(&self.queue);
         let first = queue.is_empty();
@@ -170,9 +170,9 @@ impl Wakeups {
 }
 
 /// What learns of the final word on a record besides the request: an entry of the spool.
-pub trait Settle: Send + fmt::Debug {
+pub trait DeliveryObserver: Send + fmt::Debug {
     /// Called once, on whatever thread the word arrives; `None`: none will come, so nobody knows whether it is stored.
-    fn settle(self: Box<Self>, report: Option<Report>);
+    fn on_report(self: Box<Self>, report: Option<DeliveryReport>);
 }
 
 /// Where a record's report arrives; librdkafka carries it along with the record.
@@ -184,156 +184,162 @@ pub trait Settle: Send + fmt::Debug {
 /// Where there is a spool, the request that still waits takes the claim back when the record failed, or when the report
 /// takes too long ([`Delivery::end`]): the event is stored on disk then, and its entry follows the record.
 #[derive(Debug)]
-pub struct Slot {
-    state: Mutex<State>,
-    wakeups: Option<Arc<Wakeups>>,
+pub struct InFlightRecord {
+    state: Mutex<InFlightState>,
+    waker_queue: Option<Arc<WakerQueue>>,
 }
 
 #[derive(Debug)]
-struct State {
-    report: Option<Report>,
-    waiting: Option<Waker>,
-    watched: Watched,
+struct InFlightState {
+    report: Option<DeliveryReport>,
+    waker: Option<Waker>,
+    recipient: ReportRecipient,
     permit: Option<LanePermit>,
     claim: Option<Claim>,
-    entry: Option<Box<dyn Settle>>,
+    observer: Option<Box<dyn DeliveryObserver>>,
 }
 
 /// Who is to hear of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Watched {
+enum ReportRecipient {
     /// A request, which has no other way to keep the event.
-    Waiting,
+    Request,
     /// A request, which spools the event when this fails.
-    Keeping,
+    SpoolingRequest,
     /// The spool.
-    Spooled,
+    Spool,
     /// Nobody any more.
     Abandoned,
 }
 
-impl Slot {
+impl InFlightRecord {
     /// A slot for a record that holds `permit` and `claim` until its report; `keeping`: whoever waits for a record that
     /// failed takes the claim with it.
     pub fn new(
         permit: LanePermit,
         claim: Option<Claim>,
         keeping: bool,
-        wakeups: Arc<Wakeups>,
+        wakeups: Arc<WakerQueue>,
     ) -> Arc<Self> {
         let watched = match keeping {
-            true => Watched::Keeping,
-            false => Watched::Waiting,
+            true => ReportRecipient::SpoolingRequest,
+            false => ReportRecipient::Request,
         };
         Arc::new(Self {
-            state: Mutex::new(State {
+            state: Mutex::new(InFlightState {
                 report: None,
-                waiting: None,
-                watched,
+                waker: None,
+                recipient: watched,
                 permit: Some(permit),
                 claim,
-                entry: None,
+                observer: None,
             }),
-            wakeups: Some(wakeups),
+            waker_queue: Some(wakeups),
         })
     }
 
     /// A slot for the record of an entry of the spool.
-    pub fn of_entry(permit: LanePermit, entry: Box<dyn Settle>) -> Arc<Self> {
+    pub fn with_observer(permit: LanePermit, entry: Box<dyn DeliveryObserver>) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State {
+            state: Mutex::new(InFlightState {
                 report: None,
-                waiting: None,
-                watched: Watched::Spooled,
+                waker: None,
+                recipient: ReportRecipient::Spool,
                 permit: Some(permit),
                 claim: None,
-                entry: Some(entry),
+                observer: Some(entry),
             }),
-            wakeups: None,
+            waker_queue: None,
         })
     }
 
     /// Called once, on librdkafka's thread. Returns false when nobody waits any more: the report is late.
-    pub fn complete(&self, report: Report) -> bool {
+    pub fn complete(&self, report: DeliveryReport) -> bool {
         let mut state = lock(&self.state);
         // Before anybody can know of the report: a copy that comes after the answer finds the claim decided.
-        if report.is_stored() || state.watched != Watched::Keeping {
-            state.decide(report);
+        if report.is_stored() || state.recipient != ReportRecipient::SpoolingRequest {
+            state.resolve_claim(report);
         }
         state.report = Some(report);
         let permit = state.permit.take();
-        let waiting = state.waiting.take();
-        let entry = state.entry.take();
-        let watched = state.watched;
+        let waiting = state.waker.take();
+        let entry = state.observer.take();
+        let watched = state.recipient;
         drop(state);
         if let Some(permit) = permit
             && report.is_stored()
         {
-            permit.confirmed();
+            permit.close_circuit();
         }
         if let Some(entry) = entry {
-            entry.settle(Some(report));
+            entry.on_report(Some(report));
         }
-        if let (Some(waker), Some(wakeups)) = (waiting, &self.wakeups) {
+        if let (Some(waker), Some(wakeups)) = (waiting, &self.waker_queue) {
             wakeups.push(waker);
         }
-        watched != Watched::Abandoned
+        watched != ReportRecipient::Abandoned
     }
 
     /// The record was not even queued: its entry is given back.
-    pub(super) fn refused_entry(&self) -> Option<Box<dyn Settle>> {
-        lock(&self.state).entry.take()
+    pub(super) fn take_observer(&self) -> Option<Box<dyn DeliveryObserver>> {
+        lock(&self.state).observer.take()
     }
 
     /// The event is on disk: `entry` hears what becomes of the record. At once, if that is known already.
-    pub fn follow(&self, entry: Box<dyn Settle>) {
+    pub fn set_observer(&self, entry: Box<dyn DeliveryObserver>) {
         let mut state = lock(&self.state);
         match state.report {
             Some(report) => {
                 drop(state);
-                entry.settle(Some(report));
+                entry.on_report(Some(report));
             }
-            None => state.entry = Some(entry),
+            None => state.observer = Some(entry),
         }
     }
 
     /// The event could not be kept on disk. Without a report nobody is to wait for one, which can take long: a copy of the
     /// event may be stored sooner.
-    pub fn give_back(&self, claim: Option<Claim>) {
+    pub fn return_claim(&self, claim: Option<Claim>) {
         let mut state = lock(&self.state);
         state.claim = claim;
         match state.report {
-            Some(report) => state.decide(report),
+            Some(report) => state.resolve_claim(report),
             None => {
-                state.watched = Watched::Abandoned;
+                state.recipient = ReportRecipient::Abandoned;
                 if let Some(claim) = state.claim.take() {
-                    claim.unknown();
+                    claim.release_in_doubt();
                 }
             }
         }
     }
 }
 
-impl State {
-    fn decide(&mut self, report: Report) {
+impl InFlightState {
+    fn resolve_claim(&mut self, report: DeliveryReport) {
         match (self.claim.take(), report) {
             (None, _) => {}
-            (Some(claim), Report::Stored(receipt)) => claim.commit(&receipt, Instant::now()),
-            (Some(claim), Report::Failed(code)) if is_certain(code) => drop(claim),
-            (Some(claim), Report::Failed(_) | Report::Presumed) => claim.unknown(),
+            (Some(claim), DeliveryReport::Stored(receipt)) => {
+                claim.commit(&receipt, Instant::now())
+            }
+            (Some(claim), DeliveryReport::Failed(code)) if is_certain_rejection(code) => {
+                drop(claim)
+            }
+            (Some(claim), DeliveryReport::Failed(_) | DeliveryReport::ImplicitAck) => {
+                claim.release_in_doubt()
+            }
         }
     }
 }
 
-impl Drop for Slot {
+impl Drop for InFlightRecord {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         let state = state.unwrap_or_else(PoisonError::into_inner);
         if let Some(claim) = state.claim.take() {
-            claim.unknown();
+            claim.release_in_doubt();
         }
-        if let Some(entry) = state.entry.take() {
-            entry.settle(None);
+        if let Some(entry) = state.observer.take() {
+            entry.on_report(None);
         }
     }
 }
@@ -341,33 +347,33 @@ impl Drop for Slot {
 /// The wait for a record's report. Dropping it leaves the delivery as it is.
 #[derive(Debug)]
 #[must_use = "a delivery that nobody waits for is counted as late"]
-pub struct Delivery(Arc<Slot>);
+pub struct PendingDelivery(Arc<InFlightRecord>);
 
 /// What a wait ended with that was not answered by "stored".
 #[derive(Debug)]
-pub enum Ended {
+pub enum DeliveryEnd {
     /// By this report. The slot tells it to whoever asks again.
-    Reported(Report, Arc<Slot>, Option<Claim>),
+    Reported(DeliveryReport, Arc<InFlightRecord>, Option<Claim>),
     /// Without one: the record may be stored any time.
-    InDoubt(Arc<Slot>, Option<Claim>),
+    InDoubt(Arc<InFlightRecord>, Option<Claim>),
 }
 
-impl Delivery {
+impl PendingDelivery {
     /// The waiting side of a slot.
-    pub fn of(slot: Arc<Slot>) -> Self {
+    pub fn new(slot: Arc<InFlightRecord>) -> Self {
         Self(slot)
     }
 }
 
-impl Future for Delivery {
-    type Output = Report;
+impl Future for PendingDelivery {
+    type Output = DeliveryReport;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Report> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<DeliveryReport> {
         let mut state = lock(&self.0.state);
         match state.report {
             Some(report) => Poll::Ready(report),
             None => {
-                match &mut state.waiting {
+                match &mut state.waker {
                     Some(waker) => waker.clone_from(cx.waker()),
                     none => *none = Some(cx.waker().clone()),
                 }
@@ -377,41 +383,43 @@ impl Future for Delivery {
     }
 }
 
-impl Delivery {
+impl PendingDelivery {
     /// The record was not even queued: its claim is given back.
-    pub(super) fn refused(self) -> Option<Claim> {
+    pub(super) fn take_claim(self) -> Option<Claim> {
         lock(&self.0.state).claim.take()
     }
 
     /// Ends the wait: the report, should it have come in the last moment; otherwise it will be late.
-    pub fn abandon(&mut self) -> Option<Report> {
+    pub fn abandon(&mut self) -> Option<DeliveryReport> {
         let mut state = lock(&self.0.state);
-        state.waiting = None;
+        state.waker = None;
         match state.report {
             // Nobody took the claim, and nobody will.
-            Some(report) => state.decide(report),
-            None if state.watched != Watched::Spooled => state.watched = Watched::Abandoned,
+            Some(report) => state.resolve_claim(report),
+            None if state.recipient != ReportRecipient::Spool => {
+                state.recipient = ReportRecipient::Abandoned
+            }
             None => {}
         }
         state.report
     }
 
     /// Ends the wait of a request that keeps the event on disk now, and so takes its claim.
-    pub fn end(self) -> Ended {
+    pub fn end(self) -> DeliveryEnd {
         let mut state = lock(&self.0.state);
-        state.waiting = None;
+        state.waker = None;
         let claim = state.claim.take();
         match state.report {
-            Some(report) => Ended::Reported(report, Arc::clone(&self.0), claim),
+            Some(report) => DeliveryEnd::Reported(report, Arc::clone(&self.0), claim),
             None => {
-                state.watched = Watched::Spooled;
-                Ended::InDoubt(Arc::clone(&self.0), claim)
+                state.recipient = ReportRecipient::Spool;
+                DeliveryEnd::InDoubt(Arc::clone(&self.0), claim)
             }
         }
     }
 }
 
-impl Drop for Delivery {
+impl Drop for PendingDelivery {
     fn drop(&mut self) {
         self.abandon();
     }
@@ -426,29 +434,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::config;
-    use crate::dedup::Facts;
-    use crate::dedup::claim::Next;
-    use crate::dedup::memory::Memory;
-    use crate::kafka::lane::Lane;
-    use crate::marks::Duplicate;
+    use crate::dedup::EventFacts;
+    use crate::dedup::claim::MemoryDecision;
+    use crate::dedup::memory::MemoryStore;
+    use crate::kafka::lane::TopicLane;
+    use crate::marks::DuplicateKind;
     use butlr_event::EventType;
     use butlr_event::destination::Destination;
     use std::time::Duration;
 
-    fn slot(lane: &Arc<Lane>, wakeups: &Arc<Wakeups>) -> Arc<Slot> {
-        Slot::new(lane.enter(1).unwrap(), None, false, Arc::clone(wakeups))
+    fn in_flight_record(lane: &Arc<TopicLane>, wakeups: &Arc<WakerQueue>) -> Arc<InFlightRecord> {
+        InFlightRecord::new(
+            lane.acquire_permit(1).unwrap(),
+            None,
+            false,
+            Arc::clone(wakeups),
+        )
     }
 
-    const STORED: Report = Report::Stored(Receipt {
+    const STORED: DeliveryReport = DeliveryReport::Stored(Receipt {
         partition: 1,
         offset: 2,
     });
 
     #[test]
     fn offsets_that_no_broker_told_are_no_receipts() {
-        let places = Places::default();
+        let places = OffsetFilter::default();
         let known = |offsets: &[i64]| -> Vec<bool> {
-            let receipts = offsets.iter().map(|o| places.receipt(0, *o));
+            let receipts = offsets.iter().map(|o| places.next_receipt(0, *o));
             receipts.map(|r| r.is_some()).collect()
         };
         assert_eq!(known(&[0, 1, 7]), [true; 3]);
@@ -464,19 +477,21 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn reports_from_another_thread_wake_all_that_wait() {
-        let lane = Lane::new(
+        let lane = TopicLane::new(
             Destination::Events(EventType::Traffic),
             "t".into(),
             10_000,
             10_000,
         );
-        let wakeups = Arc::new(Wakeups::default());
+        let wakeups = Arc::new(WakerQueue::default());
         tokio::spawn(Arc::clone(&wakeups).run());
         for round in 0..20 {
-            let slots: Vec<_> = (0..100).map(|_| slot(&lane, &wakeups)).collect();
+            let slots: Vec<_> = (0..100)
+                .map(|_| in_flight_record(&lane, &wakeups))
+                .collect();
             let waiting: Vec<_> = slots
                 .iter()
-                .map(|s| tokio::spawn(Delivery::of(Arc::clone(s))))
+                .map(|s| tokio::spawn(PendingDelivery::new(Arc::clone(s))))
                 .collect();
             if round % 2 == 0 {
                 tokio::task::yield_now().await;
@@ -494,7 +509,7 @@ mod tests {
     }
 
     /// What a report makes of a revision of 4 to 5: what 4, 5 under other ids and 5 under its own are then.
-    fn ended(end: impl FnOnce(Arc<Slot>)) -> [Option<Duplicate>; 3] {
+    fn duplicates_after(end: impl FnOnce(Arc<InFlightRecord>)) -> [Option<DuplicateKind>; 3] {
         let settings = config::DedupConfig {
             store: config::DedupStore::Memory,
             redelivery: config::DuplicateHandling::Drop,
@@ -506,32 +521,32 @@ mod tests {
             rebuild_within: Duration::ZERO,
         };
         let now = Instant::now();
-        let memory = Memory::new(&settings, now);
-        let facts = |id: &'static str, value| Facts {
+        let memory = MemoryStore::new(&settings, now);
+        let facts = |id: &'static str, value| EventFacts {
             id,
-            id_key: id.bytes().map(u64::from).sum(),
+            id_hash: id.bytes().map(u64::from).sum(),
             reading: value,
-            cell: Some(7),
-            source: 1,
+            occupancy_key: Some(7),
+            source_key: 1,
             timestamp_ms: 0,
-            plausible_time: true,
+            has_plausible_time: true,
         };
         let claim = |id, value| match memory.claim(&facts(id, value), now) {
-            Next::Publish(claim) => Ok(claim),
-            Next::Duplicate { kind, .. } => Err(kind),
-            Next::Wait(_) => panic!("it is decided"),
+            MemoryDecision::Publish(claim) => Ok(claim),
+            MemoryDecision::Duplicate { kind, .. } => Err(kind),
+            MemoryDecision::Wait(_) => panic!("it is decided"),
         };
         let receipt = Receipt::for_test();
         claim("first", 4).expect("new").commit(&receipt, now);
-        let lane = Lane::new(
+        let lane = TopicLane::new(
             Destination::Events(EventType::RoomOccupancy),
             "t".into(),
             10,
             10,
         );
         let revision = claim("revision", 5).expect("a revision");
-        end(Slot::new(
-            lane.enter(1).unwrap(),
+        end(InFlightRecord::new(
+            lane.acquire_permit(1).unwrap(),
             Some(revision),
             false,
             Arc::default(),
@@ -541,12 +556,13 @@ mod tests {
 
     #[test]
     fn the_report_decides_the_claim() {
-        use Duplicate::*;
+        use DuplicateKind::*;
         let stored = [None, Some(Repeat), Some(Redelivery)];
         let not_stored = [Some(Repeat), None, None];
         let unknown = [None; 3];
-        assert_eq!(ended(|slot| _ = slot.complete(STORED)), stored);
-        let failed = |code| ended(|slot| _ = slot.complete(Report::Failed(code)));
+        assert_eq!(duplicates_after(|slot| _ = slot.complete(STORED)), stored);
+        let failed =
+            |code| duplicates_after(|slot| _ = slot.complete(DeliveryReport::Failed(code)));
         use RDKafkaErrorCode::*;
         for code in [MessageSizeTooLarge, InvalidRecord, PolicyViolation] {
             assert_eq!(failed(code), not_stored, "{code:?}");
@@ -567,23 +583,26 @@ mod tests {
             assert_eq!(failed(code), unknown, "{code:?}");
         }
         // Abandoned or not.
-        let late = ended(|slot| {
-            drop(Delivery::of(Arc::clone(&slot)));
+        let late = duplicates_after(|slot| {
+            drop(PendingDelivery::new(Arc::clone(&slot)));
             slot.complete(STORED);
         });
         assert_eq!(late, stored);
-        assert_eq!(ended(drop), unknown, "no report will come");
-        assert_eq!(ended(|slot| drop(Delivery::of(slot).refused())), not_stored);
+        assert_eq!(duplicates_after(drop), unknown, "no report will come");
+        assert_eq!(
+            duplicates_after(|slot| drop(PendingDelivery::new(slot).take_claim())),
+            not_stored
+        );
     }
 
     #[test]
     fn an_abandoned_delivery_keeps_its_place_until_the_late_report() {
-        let lane = Lane::new(Destination::Events(EventType::Traffic), "t".into(), 1, 10);
-        let wakeups = Arc::new(Wakeups::default());
-        let slot = slot(&lane, &wakeups);
-        drop(Delivery::of(Arc::clone(&slot)));
-        assert!(lane.enter(1).is_err());
+        let lane = TopicLane::new(Destination::Events(EventType::Traffic), "t".into(), 1, 10);
+        let wakeups = Arc::new(WakerQueue::default());
+        let slot = in_flight_record(&lane, &wakeups);
+        drop(PendingDelivery::new(Arc::clone(&slot)));
+        assert!(lane.acquire_permit(1).is_err());
         assert!(!slot.complete(STORED), "the report is late");
-        assert!(lane.enter(1).is_ok());
+        assert!(lane.acquire_permit(1).is_ok());
     }
 }

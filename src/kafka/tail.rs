@@ -18,43 +18,43 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-pub use partition::{Partition, most};
-pub use reader::{Found, Patience, Reader};
-pub use record::Record;
-pub use span::Span;
+pub use partition::{TailPartition, max_round_records};
+pub use reader::{LocatedTopics, Patience, TailReader};
+pub use record::TailRecord;
+pub use span::OffsetSpan;
 
 /// Why reading ends.
 #[derive(Debug)]
-pub enum Halt {
+pub enum TailError {
     /// It was asked to.
     Stopped,
     /// The time for it is up.
-    TimeUp,
+    TimedOut,
     /// Only this topic: it cannot be read, now or at all.
-    Topic {
+    TopicUnreadable {
         /// Why.
         reason: String,
         /// It is of no use to try again.
-        for_good: bool,
+        is_permanent: bool,
     },
 }
 
 /// How long it may go on. Before Kafka answers nothing can be stored either, so that waiting for it costs nothing.
 #[derive(Debug)]
-pub struct Bounds<'s> {
+pub struct ReadBounds<'s> {
     stop: &'s AtomicBool,
     within: Duration,
     /// When Kafka first answered.
-    answered: Arc<OnceLock<Instant>>,
+    first_answer: Arc<OnceLock<Instant>>,
 }
 
-impl<'s> Bounds<'s> {
+impl<'s> ReadBounds<'s> {
     /// Until `stop`, or `within` after Kafka's first answer.
     pub fn new(stop: &'s AtomicBool, within: Duration) -> Self {
         Self {
             stop,
             within,
-            answered: Arc::default(),
+            first_answer: Arc::default(),
         }
     }
 
@@ -65,12 +65,12 @@ impl<'s> Bounds<'s> {
 
     /// # Errors
     /// It is to end.
-    pub fn check(&self) -> Result<(), Halt> {
+    pub fn check(&self) -> Result<(), TailError> {
         if self.stop.load(Ordering::Relaxed) {
-            return Err(Halt::Stopped);
+            return Err(TailError::Stopped);
         }
-        match self.answered.get() {
-            Some(answered) if answered.elapsed() >= self.within => Err(Halt::TimeUp),
+        match self.first_answer.get() {
+            Some(answered) if answered.elapsed() >= self.within => Err(TailError::TimedOut),
             _ => Ok(()),
         }
     }
@@ -78,23 +78,23 @@ impl<'s> Bounds<'s> {
 
 /// A topic that is there, and how far it is read.
 #[derive(Debug)]
-pub struct Topic {
+pub struct TailTopic {
     /// Its place among those asked for.
-    pub place: usize,
+    pub index: usize,
     /// Its name.
     pub name: String,
     /// All of its partitions.
-    pub partitions: Vec<Partition>,
+    pub partitions: Vec<TailPartition>,
 }
 
-impl Topic {
+impl TailTopic {
     /// How many of its partitions have more to read.
-    pub fn wanting(&self) -> usize {
-        self.partitions.iter().filter(|p| p.wants()).count()
+    pub fn count_unread_partitions(&self) -> usize {
+        self.partitions.iter().filter(|p| p.has_more()).count()
     }
 
     /// It cannot be read.
     pub fn give_up(&mut self) {
-        self.partitions.iter_mut().for_each(Partition::give_up);
+        self.partitions.iter_mut().for_each(TailPartition::give_up);
     }
 }

@@ -16,11 +16,11 @@ use super::client;
 use crate::config::{Config, RECORD_OVERHEAD, TopicSpec};
 
 /// The longest wait for one answer.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What was found about one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub enum TopicFinding {
     /// It does not exist.
     Missing,
     /// It is other than configured.
@@ -29,12 +29,12 @@ pub enum Finding {
     Danger(String),
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for TopicFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Finding::Missing => f.write_str("missing"),
-            Finding::Drift(text) => write!(f, "differs: {text}"),
-            Finding::Danger(text) => write!(f, "dangerous: {text}"),
+            TopicFinding::Missing => f.write_str("missing"),
+            TopicFinding::Drift(text) => write!(f, "differs: {text}"),
+            TopicFinding::Danger(text) => write!(f, "dangerous: {text}"),
         }
     }
 }
@@ -47,29 +47,29 @@ pub struct TopicReport {
     /// How many partitions it has; 0 where it is missing.
     pub partitions: usize,
     /// Nothing, where all is well.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<TopicFinding>,
 }
 
 /// All topics, in the order of the event types, then the quarantine.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct TopicInspection {
     /// One entry a topic.
     pub topics: Vec<TopicReport>,
     /// Why the topics' configuration could not be read, where it could not.
     pub unreadable: Option<String>,
 }
 
-impl Report {
+impl TopicInspection {
     /// Whether a topic is missing or other than configured.
-    pub fn drifted(&self) -> bool {
+    pub fn has_drifted(&self) -> bool {
         let mut findings = self.topics.iter().flat_map(|t| &t.findings);
-        findings.any(|f| !matches!(f, Finding::Danger(_)))
+        findings.any(|f| !matches!(f, TopicFinding::Danger(_)))
     }
 
     /// Whether a topic does not exist.
     pub fn has_missing(&self) -> bool {
         let mut findings = self.topics.iter().flat_map(|t| &t.findings);
-        findings.any(|f| *f == Finding::Missing)
+        findings.any(|f| *f == TopicFinding::Missing)
     }
 
     /// What is dangerous, one sentence each; a sentence that holds for all topics comes once.
@@ -77,7 +77,7 @@ impl Report {
         let mut by_text: Vec<(&str, Vec<&str>)> = Vec::new();
         for topic in &self.topics {
             for finding in &topic.findings {
-                if let Finding::Danger(text) = finding {
+                if let TopicFinding::Danger(text) = finding {
                     match by_text.iter_mut().find(|(t, _)| t == text) {
                         Some((_, topics)) => topics.push(&topic.topic),
                         None => by_text.push((text, vec![&topic.topic])),
@@ -110,18 +110,20 @@ pub struct Error(String);
 /// An admin client that ends on a thread of its own: librdkafka waits for its threads, one of which may wait for a name
 /// server.
 #[derive(Clone)]
-struct Admin(Option<Arc<AdminClient<DefaultClientContext>>>);
+struct TopicAdmin(Option<Arc<AdminClient<DefaultClientContext>>>);
 
-impl Admin {
+impl TopicAdmin {
     fn new(config: &Config) -> Result<Self, Error> {
-        let bootstrap = config.require_bootstrap_servers().map_err(|m| Error(m.to_string()))?;
-        let client = client::base(&config.kafka, bootstrap).create();
+        let bootstrap = config
+            .require_bootstrap_servers()
+            .map_err(|m| Error(m.to_string()))?;
+        let client = client::base_config(&config.kafka, bootstrap).create();
         let client = client.map_err(|e| Error(e.to_string()))?;
         Ok(Self(Some(Arc::new(client))))
     }
 }
 
-impl Deref for Admin {
+impl Deref for TopicAdmin {
     type Target = AdminClient<DefaultClientContext>;
 
     fn deref(&self) -> &Self::Target {
@@ -129,33 +131,33 @@ impl Deref for Admin {
     }
 }
 
-impl Drop for Admin {
+impl Drop for TopicAdmin {
     fn drop(&mut self) {
         let client = self.0.take();
         std::thread::spawn(move || drop(client));
     }
 }
 
-fn options() -> AdminOptions {
+fn admin_options() -> AdminOptions {
     AdminOptions::new()
-        .request_timeout(Some(ANSWER))
-        .operation_timeout(Some(ANSWER))
+        .request_timeout(Some(ANSWER_TIMEOUT))
+        .operation_timeout(Some(ANSWER_TIMEOUT))
 }
 
 /// Compares; changes nothing, and creates nothing by looking.
 ///
 /// # Errors
 /// Kafka cannot be reached.
-pub async fn inspect(config: &Config) -> Result<Report, Error> {
-    let admin = Admin::new(config)?;
+pub async fn inspect(config: &Config) -> Result<TopicInspection, Error> {
+    let admin = TopicAdmin::new(config)?;
     let names: Vec<String> = config.required_topics().map(|t| t.name.clone()).collect();
     // A plain thread, not one of the runtime's: those are waited for when a process ends, and this call can take long.
     let (done, seen) = oneshot::channel();
     std::thread::spawn({
         let (admin, names) = (admin.clone(), names.clone());
         move || {
-            let looks = names.iter().map(|name| look(&admin, name));
-            let _ = done.send(looks.collect::<Result<Vec<Seen>, Error>>());
+            let looks = names.iter().map(|name| fetch_topic(&admin, name));
+            let _ = done.send(looks.collect::<Result<Vec<ObservedTopic>, Error>>());
         }
     });
     let mut seen = seen
@@ -168,13 +170,15 @@ pub async fn inspect(config: &Config) -> Result<Report, Error> {
         .collect();
     let mut unreadable = None;
     if !resources.is_empty() {
-        match admin.describe_configs(&resources, &options()).await {
+        match admin.describe_configs(&resources, &admin_options()).await {
             Err(error) => unreadable = Some(error.to_string()),
             Ok(described) => {
                 let mut described = described.into_iter();
                 for topic in seen.iter_mut().filter(|s| s.partitions > 0) {
                     match described.next() {
-                        Some(Ok(resource)) => topic.settings = Some(Settings::of(&resource)),
+                        Some(Ok(resource)) => {
+                            topic.settings = Some(TopicSettings::from_resource(&resource))
+                        }
                         Some(Err(code)) => unreadable = Some(code.to_string()),
                         None => {}
                     }
@@ -182,7 +186,7 @@ pub async fn inspect(config: &Config) -> Result<Report, Error> {
             }
         }
     }
-    let limits = Limits {
+    let limits = InspectionLimits {
         max_past: config.kafka.max_past,
         max_event_bytes: config.http.max_event_bytes,
     };
@@ -190,9 +194,9 @@ pub async fn inspect(config: &Config) -> Result<Report, Error> {
     let topics = topics.map(|(spec, seen)| TopicReport {
         topic: spec.name.clone(),
         partitions: seen.partitions,
-        findings: judge(spec, &seen, &limits),
+        findings: evaluate_topic(spec, &seen, &limits),
     });
-    Ok(Report {
+    Ok(TopicInspection {
         topics: topics.collect(),
         unreadable,
     })
@@ -204,12 +208,12 @@ pub async fn inspect(config: &Config) -> Result<Report, Error> {
 /// Kafka cannot be reached. That one topic was refused is in its entry.
 pub async fn create_missing(
     config: &Config,
-    report: &Report,
+    report: &TopicInspection,
 ) -> Result<Vec<(String, Result<(), String>)>, Error> {
     let all = config.required_topics().zip(&report.topics);
     let missing: Vec<_> = all
-        .filter(|(_, seen)| seen.findings.contains(&Finding::Missing))
-        .map(|(spec, _)| (spec, settings_for(spec)))
+        .filter(|(_, seen)| seen.findings.contains(&TopicFinding::Missing))
+        .map(|(spec, _)| (spec, creation_settings(spec)))
         .collect();
     if missing.is_empty() {
         return Ok(Vec::new());
@@ -223,8 +227,8 @@ pub async fn create_missing(
             settings.iter().fold(topic, |topic, (k, v)| topic.set(k, v))
         })
         .collect();
-    let created = Admin::new(config)?
-        .create_topics(&new_topics, &options())
+    let created = TopicAdmin::new(config)?
+        .create_topics(&new_topics, &admin_options())
         .await
         .map_err(|e| Error(e.to_string()))?;
     let names = missing.iter().map(|(spec, _)| spec.name.clone());
@@ -235,7 +239,7 @@ pub async fn create_missing(
     Ok(names.zip(results).collect())
 }
 
-fn settings_for(spec: &TopicSpec) -> Vec<(&'static str, String)> {
+fn creation_settings(spec: &TopicSpec) -> Vec<(&'static str, String)> {
     let retention = spec
         .retention
         .map_or_else(|| "-1".to_owned(), |r| r.as_millis().to_string());
@@ -251,16 +255,16 @@ fn settings_for(spec: &TopicSpec) -> Vec<(&'static str, String)> {
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct ObservedTopic {
     partitions: usize,
     replicas: usize,
     forbidden: bool,
-    settings: Option<Settings>,
+    settings: Option<TopicSettings>,
 }
 
 /// A broker's settings of one topic; `None` where it does not say.
 #[derive(Debug, Default)]
-struct Settings {
+struct TopicSettings {
     cleanup_policy: Option<String>,
     timestamp_type: Option<String>,
     /// ms; -1 is forever.
@@ -270,8 +274,8 @@ struct Settings {
     unclean_leader_election: Option<bool>,
 }
 
-impl Settings {
-    fn of(resource: &ConfigResource) -> Self {
+impl TopicSettings {
+    fn from_resource(resource: &ConfigResource) -> Self {
         let text = |name| resource.get(name).and_then(|entry| entry.value.clone());
         let number = |name| text(name).and_then(|v| v.parse().ok());
         Self {
@@ -285,17 +289,17 @@ impl Settings {
     }
 }
 
-fn look(admin: &Admin, topic: &str) -> Result<Seen, Error> {
+fn fetch_topic(admin: &TopicAdmin, topic: &str) -> Result<ObservedTopic, Error> {
     use RDKafkaRespErr::*;
     let metadata = admin
         .inner()
-        .fetch_metadata(Some(topic), ANSWER)
+        .fetch_metadata(Some(topic), ANSWER_TIMEOUT)
         .map_err(|e| Error(format!("Kafka cannot be reached: {e}")))?;
     let Some(topic) = metadata.topics().first() else {
-        return Ok(Seen::default());
+        return Ok(ObservedTopic::default());
     };
     let replicas = topic.partitions().iter().map(|p| p.replicas().len());
-    Ok(Seen {
+    Ok(ObservedTopic {
         partitions: topic.partitions().len(),
         replicas: replicas.min().unwrap_or(0),
         forbidden: topic.error() == Some(RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED),
@@ -303,21 +307,25 @@ fn look(admin: &Admin, topic: &str) -> Result<Seen, Error> {
     })
 }
 
-struct Limits {
+struct InspectionLimits {
     max_past: Duration,
     max_event_bytes: usize,
 }
 
-fn judge(spec: &TopicSpec, seen: &Seen, limits: &Limits) -> Vec<Finding> {
+fn evaluate_topic(
+    spec: &TopicSpec,
+    seen: &ObservedTopic,
+    limits: &InspectionLimits,
+) -> Vec<TopicFinding> {
     if seen.forbidden {
         let text = "the bridge's user may not see it; grant Describe and Write";
-        return vec![Finding::Drift(text.to_owned())];
+        return vec![TopicFinding::Drift(text.to_owned())];
     }
     if seen.partitions == 0 {
-        return vec![Finding::Missing];
+        return vec![TopicFinding::Missing];
     }
     let mut findings = Vec::new();
-    let mut drift = |text: String| findings.push(Finding::Drift(text));
+    let mut drift = |text: String| findings.push(TopicFinding::Drift(text));
     if seen.partitions != spec.partitions as usize {
         drift(format!(
             "{} partitions, configured are {}; left alone, since another number moves keys",
@@ -360,7 +368,7 @@ fn judge(spec: &TopicSpec, seen: &Seen, limits: &Limits) -> Vec<Finding> {
         ));
     }
 
-    let mut danger = |text: String| findings.push(Finding::Danger(text));
+    let mut danger = |text: String| findings.push(TopicFinding::Danger(text));
     if seen.replicas == 1 {
         danger(
             "one replica: the loss of one broker loses events that were answered 200".to_owned(),
@@ -412,7 +420,7 @@ mod tests {
     use super::*;
 
     const DAY: u64 = 86_400;
-    const LIMITS: Limits = Limits {
+    const LIMITS: InspectionLimits = InspectionLimits {
         max_past: Duration::from_secs(3 * DAY),
         max_event_bytes: 256 * 1024,
     };
@@ -427,12 +435,12 @@ mod tests {
         }
     }
 
-    fn good() -> Seen {
-        Seen {
+    fn good() -> ObservedTopic {
+        ObservedTopic {
             partitions: 6,
             replicas: 3,
             forbidden: false,
-            settings: Some(Settings {
+            settings: Some(TopicSettings {
                 cleanup_policy: Some("delete".into()),
                 timestamp_type: Some("CreateTime".into()),
                 retention: Some(7 * 86_400_000),
@@ -445,20 +453,20 @@ mod tests {
 
     #[test]
     fn a_topic_as_configured_has_no_findings() {
-        assert_eq!(judge(&spec(), &good(), &LIMITS), []);
+        assert_eq!(evaluate_topic(&spec(), &good(), &LIMITS), []);
         assert_eq!(
-            judge(&spec(), &Seen::default(), &LIMITS),
-            [Finding::Missing]
+            evaluate_topic(&spec(), &ObservedTopic::default(), &LIMITS),
+            [TopicFinding::Missing]
         );
     }
 
     #[test]
     fn each_danger_is_named() {
-        type Change = fn(&mut Seen);
-        fn settings(seen: &mut Seen) -> &mut Settings {
+        type TopicChange = fn(&mut ObservedTopic);
+        fn settings(seen: &mut ObservedTopic) -> &mut TopicSettings {
             seen.settings.as_mut().unwrap()
         }
-        let cases: [(Change, &str); 9] = [
+        let cases: [(TopicChange, &str); 9] = [
             (
                 |s| settings(s).unclean_leader_election = Some(true),
                 "unclean",
@@ -490,7 +498,7 @@ mod tests {
         for (change, text) in cases {
             let mut seen = good();
             change(&mut seen);
-            let findings = judge(&spec(), &seen, &LIMITS);
+            let findings = evaluate_topic(&spec(), &seen, &LIMITS);
             assert!(
                 findings.iter().any(|f| f.to_string().contains(text)),
                 "{text}: {findings:?}"
@@ -498,8 +506,12 @@ mod tests {
         }
         let mut forever = good();
         settings(&mut forever).retention = Some(-1);
-        let findings = judge(&spec(), &forever, &LIMITS);
-        assert!(!findings.iter().any(|f| matches!(f, Finding::Danger(_))));
+        let findings = evaluate_topic(&spec(), &forever, &LIMITS);
+        assert!(
+            !findings
+                .iter()
+                .any(|f| matches!(f, TopicFinding::Danger(_)))
+        );
     }
 
     #[test]
@@ -509,8 +521,8 @@ mod tests {
             partitions: 1,
             findings,
         };
-        let danger = |text: &str| Finding::Danger(text.to_owned());
-        let report = Report {
+        let danger = |text: &str| TopicFinding::Danger(text.to_owned());
+        let report = TopicInspection {
             topics: vec![
                 topic("a", vec![danger("x"), danger("y")]),
                 topic("b", vec![danger("x")]),
@@ -519,6 +531,6 @@ mod tests {
         };
         let warnings: Vec<_> = report.warnings().collect();
         assert_eq!(warnings, ["all 2 topics: x", "topic a: y"]);
-        assert!(!report.drifted());
+        assert!(!report.has_drifted());
     }
 }

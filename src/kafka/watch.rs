@@ -12,18 +12,18 @@ use rdkafka::producer::{BaseProducer, NoCustomPartitioner, Producer as _, Produc
 use rdkafka::types::RDKafkaRespErr;
 
 use super::contact::Contact;
-use super::lane::{Lane, TopicState};
+use super::lane::{TopicLane, TopicState};
 use super::producer::Producer;
 use crate::metrics::Metrics;
 
 /// Between two looks at the topics.
-const INTERVAL: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest wait for one answer of metadata.
-const ANSWER: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// More than librdkafka reports between two looks.
-const ERRORS: u32 = 100;
+const MAX_ERRORS_PER_ROUND: u32 = 100;
 /// Records that are not confirmed for so long, while Kafka answers questions, are reason for a fresh producer.
-const STANDSTILL: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two producers: a fatal error at each start (no permission for idempotent writes) must not spin.
 const REPLACE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -31,50 +31,50 @@ const REPLACE_PAUSE: Duration = Duration::from_millis(500);
 ///
 /// Not the producer's: what one of librdkafka's clients was asked about it looks after for good, and each of its rounds
 /// over partitions would then go over those of all ten topics, also where events come for two of them.
-type Lookup = BaseProducer<Quiet, NoCustomPartitioner>;
+type MetadataClient = BaseProducer<QuietProducerContext, NoCustomPartitioner>;
 
 /// The producer already logs what happens to connections.
-struct Quiet;
+struct QuietProducerContext;
 
-impl ClientContext for Quiet {
+impl ClientContext for QuietProducerContext {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(target: "librdkafka", facility, "{message}");
     }
 }
 
-impl ProducerContext for Quiet {
+impl ProducerContext for QuietProducerContext {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): ()) {}
 }
 
 /// The thread that looks after Kafka; ends when dropped.
-pub struct Watch {
-    signals: Arc<Signals>,
+pub struct KafkaWatch {
+    signals: Arc<WatchSignals>,
     thread: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Signals {
+struct WatchSignals {
     stop: AtomicBool,
     /// Missing topics are about to be created: no reason for an error.
     creating: AtomicBool,
 }
 
 /// Tells the watch that missing topics are being created; dropping it has the watch look at once.
-pub struct Creating {
-    signals: Arc<Signals>,
+pub struct TopicCreationGuard {
+    signals: Arc<WatchSignals>,
     thread: Thread,
 }
 
-impl Drop for Creating {
+impl Drop for TopicCreationGuard {
     fn drop(&mut self) {
         self.signals.creating.store(false, Ordering::Release);
         self.thread.unpark();
     }
 }
 
-impl Watch {
+impl KafkaWatch {
     /// Starts looking, with a client made from `config`; `creating` says that missing topics are about to be created.
     ///
     /// # Errors
@@ -82,13 +82,13 @@ impl Watch {
     pub fn start(
         config: &ClientConfig,
         producer: Arc<Producer>,
-        lanes: Vec<Arc<Lane>>,
+        lanes: Vec<Arc<TopicLane>>,
         contact: Arc<Contact>,
         metrics: Arc<Metrics>,
         creating: bool,
     ) -> KafkaResult<Self> {
-        let lookup = Lookup::from_config_and_context(config, Quiet)?;
-        let signals = Arc::new(Signals::default());
+        let lookup = MetadataClient::from_config_and_context(config, QuietProducerContext)?;
+        let signals = Arc::new(WatchSignals::default());
         signals.creating.store(creating, Ordering::Release);
         let thread = std::thread::Builder::new()
             .name("kafka-watch".into())
@@ -101,15 +101,15 @@ impl Watch {
     }
 
     /// Held while missing topics are created.
-    pub fn creating(&self) -> Creating {
-        Creating {
+    pub fn start_topic_creation(&self) -> TopicCreationGuard {
+        TopicCreationGuard {
             signals: Arc::clone(&self.signals),
             thread: self.thread.thread().clone(),
         }
     }
 }
 
-impl Drop for Watch {
+impl Drop for KafkaWatch {
     fn drop(&mut self) {
         // A look that is waiting for an answer ends by itself; the process need not wait for it.
         self.signals.stop.store(true, Ordering::Release);
@@ -118,26 +118,26 @@ impl Drop for Watch {
 }
 
 fn run(
-    lookup: &Lookup,
+    lookup: &MetadataClient,
     producer: &Producer,
-    lanes: &[Arc<Lane>],
+    lanes: &[Arc<TopicLane>],
     contact: &Contact,
     metrics: &Metrics,
-    signals: &Signals,
+    signals: &WatchSignals,
 ) {
-    producer.supervise(std::thread::current());
+    producer.set_supervisor(std::thread::current());
     let mut reached = None;
     let mut doubts = vec![false; lanes.len()];
     let mut replaced: Option<Instant> = None;
-    let mut standstill = Standstill::default();
+    let mut standstill = StallDetector::default();
     while !signals.stop.load(Ordering::Acquire) {
         if replaced.is_none_or(|at| at.elapsed() >= REPLACE_PAUSE) && producer.replace_if_fatal() {
             replaced = Some(Instant::now());
         }
-        let up =
-            producer.reached(ANSWER) && look(lookup, lanes, contact, metrics, signals, &mut doubts);
+        let up = producer.await_connection(ANSWER_TIMEOUT)
+            && check_topics(lookup, lanes, contact, metrics, signals, &mut doubts);
         metrics.kafka.up.set(up.into());
-        if standstill.is_too_long(up && is_anything_due(lanes), contact) {
+        if standstill.detect_stall(up && has_due_records(lanes), contact) {
             producer.replace_stuck();
         }
         if reached != Some(up) {
@@ -148,14 +148,18 @@ fn run(
             reached = Some(up);
         }
         // Errors wait for someone to take them, one a call; the producer reports the same ones.
-        (0..ERRORS).for_each(|_| lookup.poll(Duration::ZERO));
+        (0..MAX_ERRORS_PER_ROUND).for_each(|_| lookup.poll(Duration::ZERO));
         let calm = up && !doubts.contains(&true);
-        std::thread::park_timeout(if calm { INTERVAL } else { INTERVAL / 4 });
+        std::thread::park_timeout(if calm {
+            CHECK_INTERVAL
+        } else {
+            CHECK_INTERVAL / 4
+        });
     }
 }
 
 /// Whether a topic that is there has records to confirm.
-fn is_anything_due(lanes: &[Arc<Lane>]) -> bool {
+fn has_due_records(lanes: &[Arc<TopicLane>]) -> bool {
     let mut lanes = lanes.iter();
     lanes.any(|lane| lane.state() == TopicState::Available && lane.in_flight() > 0)
 }
@@ -165,16 +169,16 @@ fn is_anything_due(lanes: &[Arc<Lane>]) -> bool {
 /// A librdkafka was seen that delivered nothing any more after its broker had been away while the partitions' leaders
 /// changed; its own timeouts did not end that.
 #[derive(Debug, Default)]
-struct Standstill(Option<(Instant, u64)>);
+struct StallDetector(Option<(Instant, u64)>);
 
-impl Standstill {
+impl StallDetector {
     /// Takes what was seen just now.
-    fn is_too_long(&mut self, due: bool, contact: &Contact) -> bool {
+    fn detect_stall(&mut self, due: bool, contact: &Contact) -> bool {
         let confirmed = contact.last_confirmed();
         match self.0 {
             _ if !due => self.0 = None,
             Some((since, before)) if before == confirmed => {
-                if since.elapsed() >= STANDSTILL {
+                if since.elapsed() >= STALL_TIMEOUT {
                     self.0 = None;
                     return true;
                 }
@@ -186,29 +190,31 @@ impl Standstill {
 }
 
 /// One look at all topics, each asked for by name: a listing of all would leave out what is forbidden.
-fn look(
-    lookup: &Lookup,
-    lanes: &[Arc<Lane>],
+fn check_topics(
+    lookup: &MetadataClient,
+    lanes: &[Arc<TopicLane>],
     contact: &Contact,
     metrics: &Metrics,
-    signals: &Signals,
-    doubts: &mut [bool],
+    signals: &WatchSignals,
+    unconfirmed_missing: &mut [bool],
 ) -> bool {
-    for (lane, doubt) in lanes.iter().zip(doubts) {
+    for (lane, doubt) in lanes.iter().zip(unconfirmed_missing) {
         if signals.stop.load(Ordering::Acquire) {
             return true;
         }
-        let answer = lookup.client().fetch_metadata(Some(lane.topic()), ANSWER);
+        let answer = lookup
+            .client()
+            .fetch_metadata(Some(lane.topic()), ANSWER_TIMEOUT);
         let state = match &answer {
-            Err(_) => return contact.age().is_some_and(|age| age < ANSWER),
+            Err(_) => return contact.age().is_some_and(|age| age < ANSWER_TIMEOUT),
             Ok(metadata) => metadata
                 .topics()
                 .first()
                 .map_or(TopicState::Missing, |topic| {
-                    state_of(topic.error(), topic.partitions().len())
+                    classify_topic(topic.error(), topic.partitions().len())
                 }),
         };
-        contact.now();
+        contact.note_contact();
         // Any broker answers, and one that has just started may not know yet what there is: only its second word counts.
         let missing = state == TopicState::Missing && lane.state() == TopicState::Available;
         *doubt = missing && !*doubt;
@@ -216,15 +222,15 @@ fn look(
             continue;
         }
         let state = match state {
-            TopicState::Available if lane.denied() => TopicState::Forbidden,
+            TopicState::Available if lane.is_denied() => TopicState::Forbidden,
             seen => seen,
         };
-        note(lane, state, metrics, signals);
+        update_topic_state(lane, state, metrics, signals);
     }
     true
 }
 
-fn state_of(error: Option<RDKafkaRespErr>, partitions: usize) -> TopicState {
+fn classify_topic(error: Option<RDKafkaRespErr>, partitions: usize) -> TopicState {
     use RDKafkaRespErr::*;
     match error {
         Some(RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => TopicState::Forbidden,
@@ -239,7 +245,12 @@ fn state_of(error: Option<RDKafkaRespErr>, partitions: usize) -> TopicState {
     }
 }
 
-fn note(lane: &Lane, state: TopicState, metrics: &Metrics, signals: &Signals) {
+fn update_topic_state(
+    lane: &TopicLane,
+    state: TopicState,
+    metrics: &Metrics,
+    signals: &WatchSignals,
+) {
     let topic = lane.topic();
     let gauge = metrics.kafka.topic_available.with_label_values(&[topic]);
     gauge.set((state == TopicState::Available).into());

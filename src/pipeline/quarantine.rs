@@ -9,52 +9,54 @@ use futures_util::future::LocalBoxFuture;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::timeout_at;
 
-use super::{Pipeline, Promise, Request, Verdict};
+use super::{Acknowledgement, ItemVerdict, Pipeline, PipelineRequest};
 use crate::config::{QuarantineAnswer, RECORD_OVERHEAD};
 use crate::dedup::claim::Claim;
-use crate::dedup::desk::Claimed;
-use crate::kafka::producer::rejection;
-use crate::kafka::report::{Ended, Report, Slot, Wakeups, is_certain};
+use crate::dedup::deduplicator::Decision;
+use crate::kafka::producer::rejection_for_code;
+use crate::kafka::report::{
+    DeliveryEnd, DeliveryReport, InFlightRecord, WakerQueue, is_certain_rejection,
+};
 use crate::metrics::EventOutcome;
-use crate::provenance::Quarantined;
+use crate::provenance::QuarantineDetails;
 use crate::record::ProducerRecord;
 use crate::rejection::Rejection;
-use crate::spool::entry::Content;
+use crate::spool::entry::EntryContent;
 use crate::spool::{Route, Spool};
 use butlr_event::destination::Destination;
 use butlr_event::{EventType, RejectedItem, UnreadableBody};
 
 /// Larger than this nothing is kept: what librdkafka takes for one record, less key and headers.
-const MAX_KEPT: usize = 1_000_000 - RECORD_OVERHEAD;
+const MAX_QUARANTINED_BYTES: usize = 1_000_000 - RECORD_OVERHEAD;
 
 /// What a header of a record may say of the mistakes, bytes.
-const MAX_DETAIL: usize = 2048;
+const MAX_DETAIL_BYTES: usize = 2048;
 
 /// A longer type than this is none, bytes.
-const MAX_CLAIMED: usize = 256;
+const MAX_TYPE_BYTES: usize = 256;
 
 /// What is no valid event.
-pub(super) struct Invalid<'b> {
+pub(super) struct QuarantineCandidate<'b> {
     /// Its bytes as they were received; `None`: it is too large to be kept.
     raw: Option<&'b [u8]>,
     /// The type it claims to have.
-    claimed: Option<EventType>,
+    event_type: Option<EventType>,
     /// What is wrong with it.
     rejection: Rejection,
 }
 
-impl<'b> Invalid<'b> {
+impl<'b> QuarantineCandidate<'b> {
     /// A body that cannot be taken apart.
-    pub fn whole(body: &'b [u8], unreadable: UnreadableBody) -> Self {
+    pub fn from_body(body: &'b [u8], unreadable: UnreadableBody) -> Self {
         Self {
             raw: Some(body),
-            claimed: None,
+            event_type: None,
             rejection: Rejection::UnreadableBody(unreadable),
         }
     }
 
     /// A body's only item, or one of them.
-    pub fn item(refused: RejectedItem<'b>) -> Self {
+    pub fn from_item(refused: RejectedItem<'b>) -> Self {
         let raw = match &refused {
             RejectedItem::Invalid { raw, .. } => Some(raw.as_bytes()),
             RejectedItem::TooLarge { .. } => None,
@@ -62,7 +64,7 @@ impl<'b> Invalid<'b> {
         let (claimed, rejection) = Rejection::of_item(refused);
         Self {
             raw,
-            claimed,
+            event_type: claimed,
             rejection,
         }
     }
@@ -70,20 +72,20 @@ impl<'b> Invalid<'b> {
     /// Also where it is none of the ten: a new type of the sender's is to be told apart.
     fn claimed_type(&self) -> Option<String> {
         #[derive(serde::Deserialize)]
-        struct Claiming<'c> {
+        struct TypeField<'c> {
             #[serde(borrow)]
             r#type: Cow<'c, str>,
         }
-        if let Some(claimed) = self.claimed {
+        if let Some(claimed) = self.event_type {
             return Some(claimed.name().to_owned());
         }
-        let claiming: Claiming<'_> = serde_json::from_slice(self.raw?).ok()?;
+        let claiming: TypeField<'_> = serde_json::from_slice(self.raw?).ok()?;
         let claimed = claiming.r#type;
-        let is_decent = claimed.len() <= MAX_CLAIMED && !claimed.contains(char::is_control);
+        let is_decent = claimed.len() <= MAX_TYPE_BYTES && !claimed.contains(char::is_control);
         is_decent.then(|| claimed.into_owned())
     }
 
-    fn told(&self, request: &Request<'_>) -> Quarantined {
+    fn build_details(&self, request: &PipelineRequest<'_>) -> QuarantineDetails {
         let (codes, detail) = match &self.rejection {
             Rejection::InvalidEvent(mistakes) => {
                 let mut codes: Vec<String> = Vec::new();
@@ -97,20 +99,22 @@ impl<'b> Invalid<'b> {
             }
             other => (vec![other.code().to_owned()], other.detail()),
         };
-        Quarantined {
+        QuarantineDetails {
             codes,
-            detail: shortened(detail),
-            path: request.sender.path(),
-            credential: request.sender.credential(),
+            detail: truncate_detail(detail),
+            path: request.details.path(),
+            credential: request.details.credential(),
             claimed_type: self.claimed_type(),
-            content_type: request.sender.content_type(),
+            content_type: request.details.content_type(),
         }
     }
 }
 
-fn shortened(mut text: String) -> String {
-    if text.len() > MAX_DETAIL {
-        let end = (0..=MAX_DETAIL).rev().find(|at| text.is_char_boundary(*at));
+fn truncate_detail(mut text: String) -> String {
+    if text.len() > MAX_DETAIL_BYTES {
+        let end = (0..=MAX_DETAIL_BYTES)
+            .rev()
+            .find(|at| text.is_char_boundary(*at));
         text.truncate(end.unwrap_or(0));
         text.push('…');
     }
@@ -121,25 +125,30 @@ impl Pipeline {
     /// Counts what is no valid event in, keeps it aside, and counts it out.
     pub(super) fn quarantine<'f, 'b: 'f>(
         &'b self,
-        invalid: Invalid<'b>,
+        invalid: QuarantineCandidate<'b>,
         admitted: Result<(), Rejection>,
-        request: &'f Request<'b>,
-        wakeups: &'f Arc<Wakeups>,
-    ) -> LocalBoxFuture<'f, Verdict<'b>> {
-        let received = self.metrics.count_received(invalid.claimed, request.received_at);
-        let refused = |rejection| Verdict {
+        request: &'f PipelineRequest<'b>,
+        wakeups: &'f Arc<WakerQueue>,
+    ) -> LocalBoxFuture<'f, ItemVerdict<'b>> {
+        let received = self
+            .metrics
+            .count_received(invalid.event_type, request.received_at);
+        let refused = |rejection| ItemVerdict {
             event: None,
             outcome: Err(rejection),
             quarantined: false,
         };
         Box::pin(async move {
             let keeps = self.quarantine.keep;
-            let fits = |raw: &&[u8]| keeps && raw.len() <= MAX_KEPT;
+            let fits = |raw: &&[u8]| keeps && raw.len() <= MAX_QUARANTINED_BYTES;
             let Some(raw) = invalid.raw.filter(fits) else {
                 return refused(self.refuse(received, invalid.rejection));
             };
             let kept = match admitted {
-                Ok(()) => self.keep_aside(&invalid, raw, request, wakeups).await,
+                Ok(()) => {
+                    self.store_quarantined(&invalid, raw, request, wakeups)
+                        .await
+                }
                 Err(rejection) => Err(rejection),
             };
             match kept {
@@ -152,13 +161,13 @@ impl Pipeline {
                 Err(rejection) => return refused(self.refuse(received, rejection)),
             }
             received.record(EventOutcome::Quarantined);
-            self.count(&invalid.rejection);
-            Verdict {
+            self.count_rejection(&invalid.rejection);
+            ItemVerdict {
                 event: None,
                 outcome: match self.quarantine.answer {
                     QuarantineAnswer::Reject => Err(invalid.rejection),
                     QuarantineAnswer::Accept => {
-                        Ok(Promise::Quarantined(Box::new(invalid.rejection)))
+                        Ok(Acknowledgement::Quarantined(Box::new(invalid.rejection)))
                     }
                 },
                 quarantined: true,
@@ -167,54 +176,57 @@ impl Pipeline {
     }
 
     /// Publishes or spools it; the same bytes only once.
-    async fn keep_aside(
+    async fn store_quarantined(
         &self,
-        invalid: &Invalid<'_>,
+        invalid: &QuarantineCandidate<'_>,
         raw: &[u8],
-        request: &Request<'_>,
-        wakeups: &Arc<Wakeups>,
+        request: &PipelineRequest<'_>,
+        wakeups: &Arc<WakerQueue>,
     ) -> Result<(), Rejection> {
-        let claim = match &self.desk {
+        let claim = match &self.deduplicator {
             None => None,
-            Some(desk) => match desk.claim_bytes(raw, request.deadline).await {
+            Some(deduplicator) => match deduplicator
+                .claim_rejected_item(raw, request.deadline)
+                .await
+            {
                 None => return Err(Rejection::KafkaUnconfirmed),
-                Some(Claimed::Duplicate { .. }) => return Ok(()),
-                Some(Claimed::Publish { claim, .. }) => Some(claim),
+                Some(Decision::Duplicate { .. }) => return Ok(()),
+                Some(Decision::Publish { claim, .. }) => Some(claim),
             },
         };
-        let told = invalid.told(request);
+        let details = invalid.build_details(request);
         let unsent = match self
-            .publish_aside(&told, raw, claim, request, wakeups)
+            .publish_quarantined(&details, raw, claim, request, wakeups)
             .await
         {
-            Aside::Stored => return Ok(()),
-            Aside::Unsent(unsent) => unsent,
+            QuarantineOutcome::Stored => return Ok(()),
+            QuarantineOutcome::Unpublished(unsent) => unsent,
         };
-        if !self.is_to_be_kept(&unsent.rejection) {
-            if let Some(slot) = unsent.doubt {
-                slot.give_back(unsent.claim);
+        if !self.is_spoolable(&unsent.rejection) {
+            if let Some(slot) = unsent.in_doubt {
+                slot.return_claim(unsent.claim);
             }
             return Err(unsent.rejection);
         }
-        let (to, content) = (Destination::Quarantine, Content::Quarantined(told));
-        self.spooled(to, content, raw, unsent.claim, unsent.doubt, request)
+        let (to, content) = (Destination::Quarantine, EntryContent::Quarantined(details));
+        self.append_to_spool(to, content, raw, unsent.claim, unsent.in_doubt, request)
             .await
     }
 
-    async fn publish_aside(
+    async fn publish_quarantined(
         &self,
-        told: &Quarantined,
+        details: &QuarantineDetails,
         raw: &[u8],
         claim: Option<Claim>,
-        request: &Request<'_>,
-        wakeups: &Arc<Wakeups>,
-    ) -> Aside {
+        request: &PipelineRequest<'_>,
+        wakeups: &Arc<WakerQueue>,
+    ) -> QuarantineOutcome {
         let to = Destination::Quarantine;
         let unsent = |rejection, claim| {
-            Aside::Unsent(Box::new(Unsent {
+            QuarantineOutcome::Unpublished(Box::new(UnpublishedItem {
                 rejection,
                 claim,
-                doubt: None,
+                in_doubt: None,
             }))
         };
         let is_direct = |spool: &Arc<Spool>| matches!(spool.route(to), Route::Direct);
@@ -222,46 +234,55 @@ impl Pipeline {
             return unsent(Rejection::KafkaUnconfirmed, claim);
         }
         let lane = &self.lanes[to.index()];
-        let permit = match lane.enter(raw.len()) {
+        let permit = match lane.acquire_permit(raw.len()) {
             Ok(permit) => permit,
             Err(rejection) => return unsent(rejection, claim),
         };
         let (topic, received_at) = (lane.topic(), request.received_at);
         let now = received_at;
-        let record = ProducerRecord::from_quarantined(told, raw, topic, self.stamping, received_at, now, false);
+        let record = ProducerRecord::from_quarantined(
+            details,
+            raw,
+            topic,
+            self.stamping,
+            received_at,
+            now,
+            false,
+        );
         // It is this function that decides the claim of a record that failed.
         let sent = self.producer.send(record, permit, claim, true, wakeups);
         let mut delivery = match sent {
             Ok(delivery) => delivery,
-            Err(unqueued) => return unsent(unqueued.why, unqueued.claim),
+            Err(unqueued) => return unsent(unqueued.reason, unqueued.claim),
         };
         let until = match &self.spool {
             None => request.deadline,
-            Some(_) => self.confirm_until(Instant::now(), request),
+            Some(_) => self.confirm_deadline(Instant::now(), request),
         };
         let _ = timeout_at(until.into(), &mut delivery).await;
         match delivery.end() {
-            Ended::Reported(Report::Stored(_), ..) => Aside::Stored,
-            Ended::Reported(Report::Failed(code), slot, claim) => {
+            DeliveryEnd::Reported(DeliveryReport::Stored(_), ..) => QuarantineOutcome::Stored,
+            DeliveryEnd::Reported(DeliveryReport::Failed(code), slot, claim) => {
                 if code == RDKafkaErrorCode::TopicAuthorizationFailed {
                     lane.deny();
                 }
-                let doubt = (!is_certain(code)).then_some(slot);
+                let doubt = (!is_certain_rejection(code)).then_some(slot);
                 if doubt.is_some() {
                     lane.open_circuit();
                 }
-                Aside::Unsent(Box::new(Unsent {
-                    rejection: rejection(code, raw.len()),
+                QuarantineOutcome::Unpublished(Box::new(UnpublishedItem {
+                    rejection: rejection_for_code(code, raw.len()),
                     claim,
-                    doubt,
+                    in_doubt: doubt,
                 }))
             }
-            Ended::Reported(Report::Presumed, slot, claim) | Ended::InDoubt(slot, claim) => {
+            DeliveryEnd::Reported(DeliveryReport::ImplicitAck, slot, claim)
+            | DeliveryEnd::InDoubt(slot, claim) => {
                 lane.open_circuit();
-                Aside::Unsent(Box::new(Unsent {
+                QuarantineOutcome::Unpublished(Box::new(UnpublishedItem {
                     rejection: Rejection::KafkaUnconfirmed,
                     claim,
-                    doubt: Some(slot),
+                    in_doubt: Some(slot),
                 }))
             }
         }
@@ -269,14 +290,14 @@ impl Pipeline {
 }
 
 /// What came of publishing it.
-enum Aside {
+enum QuarantineOutcome {
     Stored,
-    Unsent(Box<Unsent>),
+    Unpublished(Box<UnpublishedItem>),
 }
 
 /// Kafka does not take it now.
-struct Unsent {
+struct UnpublishedItem {
     rejection: Rejection,
     claim: Option<Claim>,
-    doubt: Option<Arc<Slot>>,
+    in_doubt: Option<Arc<InFlightRecord>>,
 }

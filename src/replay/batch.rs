@@ -5,16 +5,16 @@ use std::ops::Range;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::kept::Kept;
+use super::candidate::ReplayCandidate;
 use butlr_event::{Event, EventType, ParseLimits, ParsedBody, RejectedItem, parse};
 
 /// A record, taken apart.
 #[derive(Debug)]
-pub struct Work<'k> {
+pub struct ReplayWork<'k> {
     /// The record.
-    pub kept: &'k Kept,
+    pub candidate: &'k ReplayCandidate,
     /// Its events that are valid and not stored, in their order.
-    pub items: VecDeque<Item>,
+    pub items: VecDeque<ReplayItem>,
     /// How many events are valid.
     pub valid: usize,
     /// What is wrong with the rest; each code once.
@@ -24,14 +24,14 @@ pub struct Work<'k> {
     /// An event could not be stored, as far as is known.
     pub has_failed: bool,
     /// Hashes of events that are stored and not written down yet.
-    pub done: Vec<u64>,
+    pub stored: Vec<u64>,
     /// All there is to say of it is written down already.
-    pub is_told: bool,
+    pub is_recorded: bool,
 }
 
 /// An event.
 #[derive(Clone, Debug)]
-pub struct Item {
+pub struct ReplayItem {
     /// Its bytes, within the record's value.
     pub range: Range<usize>,
     /// The hash of those.
@@ -40,45 +40,55 @@ pub struct Item {
     pub event_type: EventType,
 }
 
-impl<'k> Work<'k> {
+impl<'k> ReplayWork<'k> {
     /// Takes a record apart. `is_stored`: by the hash of an event.
-    pub fn of(kept: &'k Kept, limits: ParseLimits, is_stored: impl Fn(u64) -> bool) -> Self {
+    pub fn from_candidate(
+        kept: &'k ReplayCandidate,
+        limits: ParseLimits,
+        is_stored: impl Fn(u64) -> bool,
+    ) -> Self {
         let mut work = Self {
-            kept,
+            candidate: kept,
             items: VecDeque::new(),
             valid: 0,
             codes: Vec::new(),
             has_invalid: false,
             has_failed: false,
-            done: Vec::new(),
-            is_told: false,
+            stored: Vec::new(),
+            is_recorded: false,
         };
-        let parsed = parse(&kept.value, kept.expected, limits);
+        let parsed = parse(&kept.value, kept.expected_type, limits);
         match parsed {
-            Err(unreadable) => work.invalid(unreadable.code.as_str()),
-            Ok(ParsedBody::Single(one)) => work.judged(one, &is_stored),
+            Err(unreadable) => work.add_invalid(unreadable.code.as_str()),
+            Ok(ParsedBody::Single(one)) => work.add_item(one, &is_stored),
             Ok(ParsedBody::Array(many)) => many
                 .into_iter()
-                .for_each(|one| work.judged(one, &is_stored)),
+                .for_each(|one| work.add_item(one, &is_stored)),
         }
         work
     }
 
-    fn judged(&mut self, one: Result<Event<'_>, RejectedItem<'_>>, is_stored: &impl Fn(u64) -> bool) {
+    fn add_item(
+        &mut self,
+        one: Result<Event<'_>, RejectedItem<'_>>,
+        is_stored: &impl Fn(u64) -> bool,
+    ) {
         match one {
-            Err(RejectedItem::TooLarge { .. }) => self.invalid("event_too_large"),
+            Err(RejectedItem::TooLarge { .. }) => self.add_invalid("event_too_large"),
             Err(RejectedItem::Invalid { errors, .. }) => {
-                errors.iter().for_each(|e| self.invalid(e.code.as_str()));
+                errors
+                    .iter()
+                    .for_each(|e| self.add_invalid(e.code.as_str()));
             }
             Ok(event) => {
                 self.valid += 1;
                 let hash = xxh3_64(event.raw());
                 if is_stored(hash) {
-                    self.done.push(hash);
+                    self.stored.push(hash);
                     return;
                 }
-                let start = event.raw().as_ptr().addr() - self.kept.value.as_ptr().addr();
-                self.items.push_back(Item {
+                let start = event.raw().as_ptr().addr() - self.candidate.value.as_ptr().addr();
+                self.items.push_back(ReplayItem {
                     range: start..start + event.raw().len(),
                     hash,
                     event_type: event.event_type(),
@@ -87,7 +97,7 @@ impl<'k> Work<'k> {
         }
     }
 
-    fn invalid(&mut self, code: &'static str) {
+    fn add_invalid(&mut self, code: &'static str) {
         self.has_invalid = true;
         if !self.codes.contains(&code) {
             self.codes.push(code);
@@ -96,7 +106,7 @@ impl<'k> Work<'k> {
 
     /// Whether there is anything to send, or to write down.
     pub fn is_needed(&self) -> bool {
-        !self.items.is_empty() || !self.done.is_empty()
+        !self.items.is_empty() || !self.stored.is_empty()
     }
 
     /// The types of what is to be sent.
@@ -105,13 +115,17 @@ impl<'k> Work<'k> {
     }
 
     /// An event's bytes.
-    pub fn bytes(&self, item: &Item) -> &'k [u8] {
-        &self.kept.value[item.range.clone()]
+    pub fn item_bytes(&self, item: &ReplayItem) -> &'k [u8] {
+        &self.candidate.value[item.range.clone()]
     }
 }
 
 /// How many records a batch begins with: the last may be an array that is sent in parts.
-pub fn taken(works: &VecDeque<Work<'_>>, most: usize, most_bytes: usize) -> usize {
+pub fn count_batch_records(
+    works: &VecDeque<ReplayWork<'_>>,
+    most: usize,
+    most_bytes: usize,
+) -> usize {
     let (mut records, mut items, mut bytes) = (0, 0, 0);
     for work in works {
         if records >= most || items >= most || bytes >= most_bytes {
@@ -125,12 +139,12 @@ pub fn taken(works: &VecDeque<Work<'_>>, most: usize, most_bytes: usize) -> usiz
 }
 
 /// What a batch sends: at least one event, where there is one.
-pub fn items<'k>(
-    works: &VecDeque<Work<'k>>,
+pub fn select_items<'k>(
+    works: &VecDeque<ReplayWork<'k>>,
     taken: usize,
     most: usize,
     most_bytes: usize,
-) -> Vec<(&'k Kept, &'k [u8])> {
+) -> Vec<(&'k ReplayCandidate, &'k [u8])> {
     let (mut all, mut bytes) = (Vec::new(), 0);
     for work in works.iter().take(taken) {
         for item in &work.items {
@@ -138,7 +152,7 @@ pub fn items<'k>(
                 return all;
             }
             bytes += item.range.len();
-            all.push((work.kept, work.bytes(item)));
+            all.push((work.candidate, work.item_bytes(item)));
         }
     }
     all
@@ -147,7 +161,7 @@ pub fn items<'k>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replay::kept::Place;
+    use crate::replay::candidate::QuarantinePosition;
 
     const LIMITS: ParseLimits = ParseLimits {
         max_events: 3,
@@ -160,10 +174,10 @@ mod tests {
         )
     }
 
-    fn kept(value: String) -> Kept {
-        Kept {
+    fn kept(value: String) -> ReplayCandidate {
+        ReplayCandidate {
             value: value.into(),
-            ..Kept::for_test(Place(0, 1), "k")
+            ..ReplayCandidate::for_test(QuarantinePosition(0, 1), "k")
         }
     }
 
@@ -172,10 +186,10 @@ mod tests {
         let (a, b) = (event("a", "1"), event("b", "2"));
         let kept = kept(format!("\n[{a}, {}\t,{b} ]", event("c", "-3")));
         let hash = xxh3_64(b.as_bytes());
-        let work = Work::of(&kept, LIMITS, |stored| stored == hash);
+        let work = ReplayWork::from_candidate(&kept, LIMITS, |stored| stored == hash);
         assert_eq!(work.items.len(), 1);
-        assert_eq!(work.bytes(&work.items[0]), a.as_bytes());
-        assert_eq!((work.valid, work.done.as_slice()), (2, [hash].as_slice()));
+        assert_eq!(work.item_bytes(&work.items[0]), a.as_bytes());
+        assert_eq!((work.valid, work.stored.as_slice()), (2, [hash].as_slice()));
         assert_eq!(
             (work.has_invalid, work.codes.as_slice()),
             (true, ["out_of_range"].as_slice())
@@ -205,7 +219,7 @@ mod tests {
             ),
         ] {
             let kept = kept(value);
-            let work = Work::of(&kept, LIMITS, |_| false);
+            let work = ReplayWork::from_candidate(&kept, LIMITS, |_| false);
             assert_eq!(
                 (work.codes.as_slice(), work.is_needed()),
                 ([code].as_slice(), false)
@@ -217,16 +231,29 @@ mod tests {
     fn a_large_array_is_sent_in_parts() {
         let three = [event("a", "1"), event("b", "1"), event("c", "1")].join(",");
         let (first, second) = (kept(format!("[{three}]")), kept(event("d", "4")));
-        let works = [&first, &second].map(|kept| Work::of(kept, LIMITS, |_| false));
+        let works =
+            [&first, &second].map(|kept| ReplayWork::from_candidate(kept, LIMITS, |_| false));
         let works = VecDeque::from(works);
         assert_eq!(
-            (taken(&works, 2, 9_999), items(&works, 1, 2, 9_999).len()),
+            (
+                count_batch_records(&works, 2, 9_999),
+                select_items(&works, 1, 2, 9_999).len()
+            ),
             (1, 2)
         );
         assert_eq!(
-            (taken(&works, 4, 9_999), items(&works, 2, 4, 9_999).len()),
+            (
+                count_batch_records(&works, 4, 9_999),
+                select_items(&works, 2, 4, 9_999).len()
+            ),
             (2, 4)
         );
-        assert_eq!((taken(&works, 4, 1), items(&works, 1, 4, 1).len()), (1, 1));
+        assert_eq!(
+            (
+                count_batch_records(&works, 4, 1),
+                select_items(&works, 1, 4, 1).len()
+            ),
+            (1, 1)
+        );
     }
 }

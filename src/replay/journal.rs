@@ -11,25 +11,27 @@ use rdkafka::producer::{
 };
 
 use super::Error;
-use super::history::{History, join};
-use super::kept::{Place, Read};
-use super::marker::{Ends, Finished, HEADER, KEY, Marker, PARTITION};
-use super::reader::{Reader, Span, told};
+use super::candidate::{QuarantinePosition, QuarantineTopicRecord};
+use super::history::{ReplayHistory, merge_ends};
+use super::marker::{
+    BatchOutcome, MARKER_HEADER, MARKER_KEY, MARKER_PARTITION, ReplayMarker, TopicEnds,
+};
+use super::reader::{OffsetRange, ReplayReader, kafka_error};
 use crate::config::Config;
 use crate::kafka::client;
 use butlr_event::EventType;
 use butlr_event::clock::unix_ms;
 
 /// Between two looks whether another run goes on.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Clocks of machines may differ by so much.
-const SKEW: Duration = Duration::from_secs(60);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
-struct Reports;
+struct MarkerCallbacks;
 
-impl ClientContext for Reports {}
+impl ClientContext for MarkerCallbacks {}
 
-impl ProducerContext for Reports {
+impl ProducerContext for MarkerCallbacks {
     type DeliveryOpaque = Box<mpsc::Sender<Result<i64, String>>>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, to: Self::DeliveryOpaque) {
@@ -42,118 +44,121 @@ impl ProducerContext for Reports {
 }
 
 /// This run's view of the markers.
-pub struct Journal {
-    reader: Reader,
-    writer: BaseProducer<Reports, NoCustomPartitioner>,
+pub struct ReplayJournal {
+    reader: ReplayReader,
+    writer: BaseProducer<MarkerCallbacks, NoCustomPartitioner>,
     topic: String,
     /// All before is read.
-    next: i64,
-    history: History,
+    next_offset: i64,
+    history: ReplayHistory,
     run: String,
     batch: u32,
     /// Another run did something since this one looked at what is stored.
-    met_another: bool,
+    has_met_other_run: bool,
 }
 
-impl Journal {
+impl ReplayJournal {
     /// Nothing is read yet.
     pub fn open(config: &Config, bootstrap: &str) -> Result<Self, Error> {
-        let writer = client::producer(config, bootstrap)
-            .create_with_context(Reports)
-            .map_err(told)?;
+        let writer = client::producer_config(config, bootstrap)
+            .create_with_context(MarkerCallbacks)
+            .map_err(kafka_error)?;
         let started = unix_ms(SystemTime::now()).unsigned_abs();
         Ok(Self {
-            reader: Reader::new(config, bootstrap)?,
+            reader: ReplayReader::new(config, bootstrap)?,
             writer,
             topic: config.topics.quarantine.name.clone(),
-            next: 0,
-            history: History::default(),
+            next_offset: 0,
+            history: ReplayHistory::default(),
             run: format!("{started:x}-{:x}", std::process::id()),
             batch: 0,
-            met_another: false,
+            has_met_other_run: false,
         })
     }
 
     /// What the markers say, as far as they are read.
-    pub fn history(&self) -> &History {
+    pub fn history(&self) -> &ReplayHistory {
         &self.history
     }
 
     /// Reads the markers that came since. Whether there were any.
     pub fn catch_up(&mut self) -> Result<bool, Error> {
-        let end = self.reader.span(&self.topic, PARTITION)?;
-        self.next = self.next.max(end.from);
-        Ok(!self.read(end.to)?.is_empty())
+        let end = self.reader.fetch_range(&self.topic, MARKER_PARTITION)?;
+        self.next_offset = self.next_offset.max(end.from);
+        Ok(!self.read_until(end.to)?.is_empty())
     }
 
     /// Reads up to an offset. The offsets of the markers that count.
-    fn read(&mut self, to: i64) -> Result<HashSet<i64>, Error> {
-        let span = Span {
-            partition: PARTITION,
-            from: self.next,
+    fn read_until(&mut self, to: i64) -> Result<HashSet<i64>, Error> {
+        let span = OffsetRange {
+            partition: MARKER_PARTITION,
+            from: self.next_offset,
             to,
         };
         let (history, mut counted) = (&mut self.history, HashSet::new());
-        let (run, met_another) = (&self.run, &mut self.met_another);
-        self.reader.read(&self.topic, &[span], &mut |read| {
-            let (offset, ms, marker) = match read {
-                Read::Marker { offset, ms, marker } => (offset, ms, marker),
-                Read::Kept(_) | Read::Foreign => return Ok(()),
-            };
-            let Some(marker) = marker else {
-                tracing::warn!(offset, "a marker of a replay cannot be read");
-                return Ok(());
-            };
-            let is_own = marker.run() == run;
-            if history.apply(ms, marker) {
-                *met_another |= !is_own;
-                counted.insert(offset);
-            }
-            Ok(())
-        })?;
-        self.next = self.next.max(to);
+        let (run, met_another) = (&self.run, &mut self.has_met_other_run);
+        self.reader
+            .read_quarantine(&self.topic, &[span], &mut |read| {
+                let (offset, ms, marker) = match read {
+                    QuarantineTopicRecord::Marker { offset, ms, marker } => (offset, ms, marker),
+                    QuarantineTopicRecord::Candidate(_) | QuarantineTopicRecord::Foreign => {
+                        return Ok(());
+                    }
+                };
+                let Some(marker) = marker else {
+                    tracing::warn!(offset, "a marker of a replay cannot be read");
+                    return Ok(());
+                };
+                let is_own = marker.run() == run;
+                if history.apply(ms, marker) {
+                    *met_another |= !is_own;
+                    counted.insert(offset);
+                }
+                Ok(())
+            })?;
+        self.next_offset = self.next_offset.max(to);
         Ok(counted)
     }
 
     /// A batch of another run is open: waits until its lease is over, then closes it. Its records are in doubt.
-    pub fn wait_for_others(&mut self) -> Result<(), Error> {
+    pub fn await_other_runs(&mut self) -> Result<(), Error> {
         let seen = Instant::now();
-        while let Some(open) = self.history.open() {
+        while let Some(open) = self.history.open_batch() {
             let age = unix_ms(SystemTime::now()).saturating_sub(open.since_ms);
             let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
-            if seen.elapsed() >= open.lease || age >= open.lease + SKEW {
-                let done = Marker::Done {
+            if seen.elapsed() >= open.lease || age >= open.lease + MAX_CLOCK_SKEW {
+                let done = ReplayMarker::Done {
                     run: open.run.clone(),
                     batch: open.batch,
                     finished: None,
                 };
-                let offset = self.write(&done)?;
-                self.read(offset + 1)?;
+                let offset = self.write_marker(&done)?;
+                self.read_until(offset + 1)?;
                 continue;
             }
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(POLL_INTERVAL);
             if self.catch_up()? {
                 return Err(Error::Busy(self.topic.clone()));
             }
         }
-        self.met_another = false;
+        self.has_met_other_run = false;
         Ok(())
     }
 
     /// From where on the events of a batch are to be found, if it is published now.
-    pub fn ends(
+    pub fn collect_ends(
         &self,
         config: &Config,
         types: impl Iterator<Item = EventType>,
-        places: &[Place],
-    ) -> Result<Ends, Error> {
-        let mut ends = Ends::new();
+        places: &[QuarantinePosition],
+    ) -> Result<TopicEnds, Error> {
+        let mut ends = TopicEnds::new();
         for event_type in types {
             let topic = &config.topics.for_type(event_type).name;
             if ends.contains_key(topic) {
                 continue;
             }
-            let spans = match self.reader.spans(topic) {
+            let spans = match self.reader.fetch_ranges(topic) {
                 Err(Error::Missing(_)) => Vec::new(),
                 spans => spans?,
             };
@@ -161,8 +166,8 @@ impl Journal {
             ends.insert(topic.clone(), of_topic);
         }
         for place in places {
-            if let Some(earlier) = self.history.doubts().get(place) {
-                join(&mut ends, earlier);
+            if let Some(earlier) = self.history.in_doubt().get(place) {
+                merge_ends(&mut ends, earlier);
             }
         }
         Ok(ends)
@@ -172,77 +177,79 @@ impl Journal {
     ///
     /// # Errors
     /// Another run is at work: nothing may be sent.
-    pub fn intend(
+    pub fn write_intent(
         &mut self,
-        records: Vec<Place>,
-        ends: Ends,
+        records: Vec<QuarantinePosition>,
+        ends: TopicEnds,
         lease: Duration,
     ) -> Result<(), Error> {
         self.batch += 1;
-        let intent = Marker::Intent {
+        let intent = ReplayMarker::Intent {
             run: self.run.clone(),
             batch: self.batch,
             lease_ms: lease.as_millis() as u64,
             records,
             ends,
         };
-        let offset = self.write(&intent)?;
-        let counts = self.read(offset + 1)?.contains(&offset);
-        if !self.met_another && counts {
+        let offset = self.write_marker(&intent)?;
+        let counts = self.read_until(offset + 1)?.contains(&offset);
+        if !self.has_met_other_run && counts {
             return Ok(());
         }
         if counts {
             // What this run knows of its records is old.
-            self.withdraw()?;
+            self.withdraw_intent()?;
         }
         Err(Error::Busy(self.topic.clone()))
     }
 
     /// Nothing of the batch was sent; what was in doubt stays so.
-    pub fn withdraw(&mut self) -> Result<(), Error> {
-        let records = self.history.open().map(|open| open.records.clone());
-        self.finish(Finished {
+    pub fn withdraw_intent(&mut self) -> Result<(), Error> {
+        let records = self.history.open_batch().map(|open| open.records.clone());
+        self.write_done(BatchOutcome {
             unsure: records.unwrap_or_default(),
-            ..Finished::default()
+            ..BatchOutcome::default()
         })
     }
 
     /// Says what came of that.
-    pub fn finish(&mut self, finished: Finished) -> Result<(), Error> {
-        let done = Marker::Done {
+    pub fn write_done(&mut self, finished: BatchOutcome) -> Result<(), Error> {
+        let done = ReplayMarker::Done {
             run: self.run.clone(),
             batch: self.batch,
             finished: Some(finished),
         };
-        let offset = self.write(&done)?;
-        self.read(offset + 1).map(drop)
+        let offset = self.write_marker(&done)?;
+        self.read_until(offset + 1).map(drop)
     }
 
     /// Waits until Kafka has it. Its offset.
-    fn write(&self, marker: &Marker) -> Result<i64, Error> {
+    fn write_marker(&self, marker: &ReplayMarker) -> Result<i64, Error> {
         let value = serde_json::to_vec(marker).expect("a marker is JSON");
         let header = Header {
-            key: HEADER,
+            key: MARKER_HEADER,
             value: Some(marker.kind()),
         };
         let (report, reported) = mpsc::channel();
         let record = BaseRecord::with_opaque_to(&self.topic, Box::new(report))
-            .partition(PARTITION)
-            .key(KEY)
+            .partition(MARKER_PARTITION)
+            .key(MARKER_KEY)
             .payload(&value)
             .timestamp(unix_ms(SystemTime::now()))
             .headers(OwnedHeaders::new_with_capacity(1).insert(header));
-        self.writer.send(record).map_err(|(error, _)| told(error))?;
+        self.writer
+            .send(record)
+            .map_err(|(error, _)| kafka_error(error))?;
         loop {
             self.writer.poll(Duration::from_millis(10));
             match reported.try_recv() {
                 Ok(Ok(offset)) if offset >= 0 => return Ok(offset),
                 // See `kafka::report::Receipt`.
-                Ok(Ok(_)) => return Err(told("the broker did not say where a marker is")),
-                Ok(Err(error)) => return Err(told(error)),
+                Ok(Ok(_)) => return Err(kafka_error("the broker did not say where a marker is")),
+                Ok(Err(error)) => return Err(kafka_error(error)),
                 Err(mpsc::TryRecvError::Empty) => {}
                 Err(mpsc::TryRecvError::Disconnected) => {
-                    return Err(told("nobody said what became of a marker"));
+                    return Err(kafka_error("nobody said what became of a marker"));
                 }
             }
         }

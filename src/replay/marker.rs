@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::kept::Place;
+use super::candidate::QuarantinePosition;
 
 /// The key of every marker.
-pub const KEY: &str = "butlr-replay";
+pub const MARKER_KEY: &str = "butlr-replay";
 /// The header by which a marker is told from what is quarantined; its value is `intent` or `done`.
-pub const HEADER: &str = "butlr-replayed";
+pub const MARKER_HEADER: &str = "butlr-replayed";
 /// The partition that has all of them.
-pub const PARTITION: i32 = 0;
+pub const MARKER_PARTITION: i32 = 0;
 
 /// Where topics end: the offset that the next record of each partition gets.
-pub type Ends = BTreeMap<String, BTreeMap<i32, i64>>;
+pub type TopicEnds = BTreeMap<String, BTreeMap<i32, i64>>;
 
 /// A marker's value, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Marker {
+pub enum ReplayMarker {
     /// A batch is about to be published.
     Intent {
         /// Which run.
@@ -29,9 +29,9 @@ pub enum Marker {
         /// Nothing of it is published later than so long after this.
         lease_ms: u64,
         /// The records it is about.
-        records: Vec<Place>,
+        records: Vec<QuarantinePosition>,
         /// From here on their events are to be found.
-        ends: Ends,
+        ends: TopicEnds,
     },
     /// A batch was published.
     Done {
@@ -40,45 +40,45 @@ pub enum Marker {
         /// Which of its batches.
         batch: u32,
         /// What came of it; `None`: its run is gone, and nobody knows.
-        finished: Option<Finished>,
+        finished: Option<BatchOutcome>,
     },
 }
 
 /// What came of a batch. Records that are not named here are certainly not stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finished {
+pub struct BatchOutcome {
     /// All of their events are stored; with their keys.
-    pub records: Vec<(Place, String)>,
+    pub records: Vec<(QuarantinePosition, String)>,
     /// Of arrays: some events are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub partly: Vec<Partly>,
+    pub partly: Vec<PartlyStoredRecord>,
     /// Some of their events may be.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unsure: Vec<Place>,
+    pub unsure: Vec<QuarantinePosition>,
 }
 
 /// A record, some of whose events are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Partly {
+pub struct PartlyStoredRecord {
     /// Where it lies.
-    pub place: Place,
+    pub place: QuarantinePosition,
     /// The hashes of those events.
     pub items: Vec<u64>,
 }
 
-impl Marker {
+impl ReplayMarker {
     /// The run whose batch it is about.
     pub fn run(&self) -> &str {
         match self {
-            Marker::Intent { run, .. } | Marker::Done { run, .. } => run,
+            ReplayMarker::Intent { run, .. } | ReplayMarker::Done { run, .. } => run,
         }
     }
 
     /// The value of its header.
     pub fn kind(&self) -> &'static str {
         match self {
-            Marker::Intent { .. } => "intent",
-            Marker::Done { .. } => "done",
+            ReplayMarker::Intent { .. } => "intent",
+            ReplayMarker::Done { .. } => "done",
         }
     }
 }

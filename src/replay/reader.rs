@@ -9,20 +9,20 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
-use super::kept::Read;
+use super::candidate::QuarantineTopicRecord;
 use crate::config::Config;
 use crate::kafka::client;
 
 /// The longest wait for an answer about a topic.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two questions.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// So long nothing may come.
-const STALL: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Offsets of a partition from one up to another, not including that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct OffsetRange {
     /// The partition.
     pub partition: i32,
     /// The first.
@@ -31,7 +31,7 @@ pub struct Span {
     pub to: i64,
 }
 
-impl Span {
+impl OffsetRange {
     /// How many there are.
     pub fn len(&self) -> u64 {
         u64::try_from(self.to - self.from).unwrap_or(0)
@@ -39,12 +39,12 @@ impl Span {
 }
 
 /// A consumer without a group.
-pub struct Reader(BaseConsumer);
+pub struct ReplayReader(BaseConsumer);
 
-impl Reader {
+impl ReplayReader {
     /// Connects when it is first asked.
     pub fn new(config: &Config, bootstrap: &str) -> Result<Self, Error> {
-        let mut client = client::base(&config.kafka, bootstrap);
+        let mut client = client::base_config(&config.kafka, bootstrap);
         client
             // librdkafka assigns partitions only to a consumer that names a group.
             .set("group.id", "butlr-bridge-replay")
@@ -55,13 +55,16 @@ impl Reader {
             .set("fetch.wait.max.ms", "50")
             .set("queued.max.messages.kbytes", "8192")
             .set("allow.auto.create.topics", "false");
-        let consumer = client.create().map_err(told)?;
+        let consumer = client.create().map_err(kafka_error)?;
         Ok(Self(consumer))
     }
 
     /// Where the partitions of a topic begin and end now.
-    pub fn spans(&self, topic: &str) -> Result<Vec<Span>, Error> {
-        let metadata = self.0.fetch_metadata(Some(topic), ANSWER).map_err(told)?;
+    pub fn fetch_ranges(&self, topic: &str) -> Result<Vec<OffsetRange>, Error> {
+        let metadata = self
+            .0
+            .fetch_metadata(Some(topic), ANSWER_TIMEOUT)
+            .map_err(kafka_error)?;
         let seen = metadata.topics().first();
         let missing = || Error::Missing(topic.to_owned());
         let seen = seen.ok_or_else(missing)?;
@@ -71,24 +74,24 @@ impl Reader {
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
                 | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
             ) => return Err(missing()),
-            Some(other) => return Err(told(format!("topic {topic}: {other:?}"))),
+            Some(other) => return Err(kafka_error(format!("topic {topic}: {other:?}"))),
         }
         let partitions = seen.partitions().iter().map(|p| p.id());
-        partitions.map(|id| self.span(topic, id)).collect()
+        partitions.map(|id| self.fetch_range(topic, id)).collect()
     }
 
     /// Where a partition begins and ends now.
-    pub fn span(&self, topic: &str, partition: i32) -> Result<Span, Error> {
+    pub fn fetch_range(&self, topic: &str, partition: i32) -> Result<OffsetRange, Error> {
         let begun = Instant::now();
         let (from, to) = loop {
-            match self.0.fetch_watermarks(topic, partition, ANSWER) {
+            match self.0.fetch_watermarks(topic, partition, ANSWER_TIMEOUT) {
                 Ok(marks) => break marks,
                 // A partition just made, or whose leader is gone, has none for a moment.
-                Err(_) if begun.elapsed() < ANSWER => std::thread::sleep(PAUSE),
-                Err(error) => return Err(told(format!("topic {topic}: {error}"))),
+                Err(_) if begun.elapsed() < ANSWER_TIMEOUT => std::thread::sleep(RETRY_PAUSE),
+                Err(error) => return Err(kafka_error(format!("topic {topic}: {error}"))),
             }
         };
-        Ok(Span {
+        Ok(OffsetRange {
             partition,
             from,
             to,
@@ -96,37 +99,39 @@ impl Reader {
     }
 
     /// Shows `each` record of these spans of the quarantine topic.
-    pub fn read(
+    pub fn read_quarantine(
         &self,
         topic: &str,
-        spans: &[Span],
-        each: &mut dyn FnMut(Read) -> Result<(), Error>,
+        spans: &[OffsetRange],
+        each: &mut dyn FnMut(QuarantineTopicRecord) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.messages(topic, spans, &mut |message| each(Read::of(message)))
+        self.read_messages(topic, spans, &mut |message| {
+            each(QuarantineTopicRecord::from_message(message))
+        })
     }
 
     /// Shows `each` message of these spans.
-    pub fn messages(
+    pub fn read_messages(
         &self,
         topic: &str,
-        spans: &[Span],
+        spans: &[OffsetRange],
         each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut unread: Vec<Span> = spans.iter().copied().filter(|s| s.len() > 0).collect();
+        let mut unread: Vec<OffsetRange> = spans.iter().copied().filter(|s| s.len() > 0).collect();
         let mut list = TopicPartitionList::new();
         for span in &unread {
             let from = Offset::Offset(span.from);
             let added = list.add_partition_offset(topic, span.partition, from);
-            added.map_err(told)?;
+            added.map_err(kafka_error)?;
         }
-        self.0.assign(&list).map_err(told)?;
+        self.0.assign(&list).map_err(kafka_error)?;
         let mut last = Instant::now();
         while !unread.is_empty() {
             let read_up_to = match self.0.poll(Duration::from_millis(100)) {
                 None => None,
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
-                    let of = |span: &&Span| span.partition == partition;
+                    let of = |span: &&OffsetRange| span.partition == partition;
                     if unread.iter().find(of).is_some_and(|s| offset < s.to) {
                         each(&message)?;
                     }
@@ -143,16 +148,20 @@ impl Reader {
                     last = Instant::now();
                     unread.retain(|s| s.partition != partition || offset < s.to);
                 }
-                None if last.elapsed() > STALL => {
-                    return Err(told(format!("topic {topic}: nothing came for {STALL:?}")));
+                None if last.elapsed() > STALL_TIMEOUT => {
+                    return Err(kafka_error(format!(
+                        "topic {topic}: nothing came for {STALL_TIMEOUT:?}"
+                    )));
                 }
                 None => {}
             }
         }
-        self.0.assign(&TopicPartitionList::new()).map_err(told)
+        self.0
+            .assign(&TopicPartitionList::new())
+            .map_err(kafka_error)
     }
 }
 
-pub(super) fn told(error: impl ToString) -> Error {
+pub(super) fn kafka_error(error: impl ToString) -> Error {
     Error::Kafka(format!("Kafka: {}", error.to_string()))
 }

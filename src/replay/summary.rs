@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::batch::Work;
-use super::sending::Sent;
+use super::batch::ReplayWork;
+use super::publisher::ReplayOutcome;
 
 /// The figures of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct ReplaySummary {
     /// Nothing was sent.
     pub dry_run: bool,
     /// The topic was read to its end as of the start.
@@ -18,7 +18,7 @@ pub struct Summary {
     /// Those of them that were asked for.
     pub matched: u64,
     /// Those of them that were replayed before, as a whole.
-    pub already: u64,
+    pub already_replayed: u64,
     /// Records that are still no valid event, by code.
     pub invalid: BTreeMap<&'static str, u64>,
     /// Events that are valid now and were not replayed before.
@@ -31,22 +31,22 @@ pub struct Summary {
     pub failed: BTreeMap<&'static str, u64>,
 }
 
-impl Summary {
-    pub(super) fn judged(&mut self, work: &Work<'_>) {
+impl ReplaySummary {
+    pub(super) fn count_work(&mut self, work: &ReplayWork<'_>) {
         self.valid += work.items.len() as u64;
         if work.items.is_empty() && !work.has_invalid {
-            self.already += 1;
+            self.already_replayed += 1;
         }
         for code in &work.codes {
             *self.invalid.entry(code).or_default() += 1;
         }
     }
 
-    pub(super) fn sent(&mut self, sent: &Sent) {
+    pub(super) fn count_outcome(&mut self, sent: &ReplayOutcome) {
         match sent {
-            Sent::Published => self.published += 1,
-            Sent::Duplicate => self.duplicates += 1,
-            Sent::Failed(code) => *self.failed.entry(code).or_default() += 1,
+            ReplayOutcome::Published => self.published += 1,
+            ReplayOutcome::Duplicate => self.duplicates += 1,
+            ReplayOutcome::Failed(code) => *self.failed.entry(code).or_default() += 1,
         }
     }
 
@@ -56,12 +56,12 @@ impl Summary {
     }
 }
 
-impl fmt::Display for Summary {
+impl fmt::Display for ReplaySummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, count: u64| writeln!(f, "{name:<24}{count:>10}");
         line("records read", self.read)?;
         line("records matched", self.matched)?;
-        line("  replayed before", self.already)?;
+        line("  replayed before", self.already_replayed)?;
         for (code, count) in &self.invalid {
             line(&format!("  still {code}"), *count)?;
         }

@@ -7,9 +7,9 @@
 //! - `progress`: what the log tells.
 
 pub(super) mod mailbox;
-pub(super) mod recover;
+pub(super) mod search;
 
-mod course;
+mod destination_drain;
 mod progress;
 mod publish;
 mod window;
@@ -21,107 +21,107 @@ use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::Shared;
-use super::queue::Line;
-use crate::dedup::desk::Desk;
+use super::SpoolShared;
+use super::backlog::DestinationBacklog;
+use crate::dedup::deduplicator::Deduplicator;
 use crate::kafka::lane::LanePermit;
 use crate::kafka::producer::Producer;
-use crate::kafka::report::Settle;
+use crate::kafka::report::DeliveryObserver;
 use crate::record::{ProducerRecord, TimestampPolicy};
 use butlr_event::destination::Destination;
-use course::Course;
-use mailbox::Word;
-use progress::Progress;
-use recover::Look;
+use destination_drain::DestinationDrain;
+use mailbox::DrainMessage;
+use progress::DrainProgress;
+use search::InDoubtSearch;
 
 /// The longest sleep.
-const IDLE: Duration = Duration::from_secs(1);
+const MAX_SLEEP: Duration = Duration::from_secs(1);
 /// Between two flushes of removals.
-const FLUSH: Duration = Duration::from_secs(1);
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long what is in the spool may be told to duplicate detection before anything is handed over.
-const RESTORING: Duration = Duration::from_secs(300);
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Destinations whose entries of before are looked for at a time.
-const LOOKING: usize = 3;
+const MAX_CONCURRENT_SEARCHES: usize = 3;
 
 /// Who takes records: the producer; in tests, something that can be told to fail.
-pub(super) trait Hand: Send + Sync {
+pub(super) trait RecordSink: Send + Sync {
     /// See [`Producer::send_entry`].
-    fn hand(
+    fn send_record(
         &self,
         record: ProducerRecord<'_>,
         permit: LanePermit,
-        entry: Box<dyn Settle>,
-    ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)>;
+        entry: Box<dyn DeliveryObserver>,
+    ) -> Result<(), (RDKafkaErrorCode, Box<dyn DeliveryObserver>)>;
 
     /// See [`Producer::replace_soon`].
-    fn replace(&self, silent: Duration);
+    fn replace_producer(&self, silent: Duration);
 }
 
-impl Hand for Producer {
-    fn hand(
+impl RecordSink for Producer {
+    fn send_record(
         &self,
         record: ProducerRecord<'_>,
         permit: LanePermit,
-        entry: Box<dyn Settle>,
-    ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)> {
+        entry: Box<dyn DeliveryObserver>,
+    ) -> Result<(), (RDKafkaErrorCode, Box<dyn DeliveryObserver>)> {
         self.send_entry(record, permit, entry)
     }
 
-    fn replace(&self, silent: Duration) {
-        self.replace_soon(silent);
+    fn replace_producer(&self, silent: Duration) {
+        self.request_replacement(silent);
     }
 }
 
 /// What handing over needs.
-pub(super) struct Kit {
-    pub(super) shared: Arc<Shared>,
-    pub(super) producer: Arc<dyn Hand>,
+pub(super) struct DrainContext {
+    pub(super) shared: Arc<SpoolShared>,
+    pub(super) producer: Arc<dyn RecordSink>,
     pub(super) stamping: TimestampPolicy,
-    began: Instant,
+    started_at: Instant,
 }
 
-impl Kit {
-    fn may_hand_over(&self, now: Instant) -> bool {
-        let waited = now.saturating_duration_since(self.began);
-        may_hand_over(self.shared.desk.as_deref(), waited)
+impl DrainContext {
+    fn can_hand_over(&self, now: Instant) -> bool {
+        let waited = now.saturating_duration_since(self.started_at);
+        can_hand_over(self.shared.deduplicator.as_deref(), waited)
     }
 }
 
 /// Not before duplicate detection knows what is in the spool: what it was told of an entry after the end of that would stay. A
 /// disk that does not let it be read is waited for only so long.
-pub(super) fn may_hand_over(desk: Option<&Desk>, waited: Duration) -> bool {
-    desk.is_none_or(Desk::knows_spool) || waited >= RESTORING
+pub(super) fn can_hand_over(desk: Option<&Deduplicator>, waited: Duration) -> bool {
+    desk.is_none_or(Deduplicator::is_spool_restored) || waited >= RESTORE_TIMEOUT
 }
 
 /// The drain's thread; ends when dropped, which blocks for a flush. Entries that librdkafka still has then stay on disk.
 #[must_use = "dropped, it ends"]
-pub struct Draining {
-    shared: Arc<Shared>,
+pub struct DrainHandle {
+    shared: Arc<SpoolShared>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Draining {
+impl DrainHandle {
     pub(super) fn start(
-        shared: Arc<Shared>,
-        producer: Arc<dyn Hand>,
+        shared: Arc<SpoolShared>,
+        producer: Arc<dyn RecordSink>,
         stamping: TimestampPolicy,
-        look: Arc<Look>,
+        search: Arc<InDoubtSearch>,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let kit = Kit {
+        let context = DrainContext {
             shared: Arc::clone(&shared),
             producer,
             stamping,
-            began: Instant::now(),
+            started_at: Instant::now(),
         };
         let thread = std::thread::Builder::new()
             .name("spool-drain".into())
             .spawn({
                 let stop = Arc::clone(&stop);
                 move || {
-                    let _halted = Halted(&kit.shared.lines);
-                    run(&kit, &look, &stop);
+                    let _halted = HaltGuard(&context.shared.backlogs);
+                    run(&context, &search, &stop);
                 }
             })
             .expect("the system can start a thread");
@@ -133,10 +133,10 @@ impl Draining {
     }
 }
 
-impl Drop for Draining {
+impl Drop for DrainHandle {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        self.shared.mailbox.rouse();
+        self.shared.mailbox.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -144,11 +144,11 @@ impl Drop for Draining {
 }
 
 /// However the thread ends, nobody waits for it any more.
-struct Halted<'l>(&'l [Line; Destination::COUNT]);
+struct HaltGuard<'l>(&'l [DestinationBacklog; Destination::COUNT]);
 
-impl Drop for Halted<'_> {
+impl Drop for HaltGuard<'_> {
     fn drop(&mut self) {
-        self.0.iter().for_each(Line::stop);
+        self.0.iter().for_each(DestinationBacklog::stop);
         if std::thread::panicking() {
             tracing::error!(
                 "the thread that drains the spool has ended by a bug; restart the bridge to have it drained"
@@ -157,80 +157,93 @@ impl Drop for Halted<'_> {
     }
 }
 
-fn run(kit: &Kit, look: &Arc<Look>, stop: &Arc<AtomicBool>) {
-    let shared = &kit.shared;
-    let mut courses = Destination::all().map(|to| Course::new(to, shared));
-    let mut progress = Progress::default();
+fn run(context: &DrainContext, search: &Arc<InDoubtSearch>, stop: &Arc<AtomicBool>) {
+    let shared = &context.shared;
+    let mut drains = Destination::all().map(|to| DestinationDrain::new(to, shared));
+    let mut progress = DrainProgress::default();
     let mut flushed = Instant::now();
     let mut patience = Duration::ZERO;
-    let mut told_lost = 0;
+    let mut reported_losses = 0;
     loop {
         let stopping = stop.load(Ordering::Acquire);
-        let words = shared
+        let messages = shared
             .mailbox
             .take(if stopping { Duration::ZERO } else { patience });
-        for word in words {
-            hear(kit, &mut courses, word);
+        for word in messages {
+            handle_message(context, &mut drains, word);
         }
-        for course in &mut courses {
-            course.clear(kit);
+        for course in &mut drains {
+            course.remove_confirmed(context);
         }
         if stopping {
             break;
         }
-        tell_lost(shared, &mut told_lost);
-        look_for_recovered(kit, &mut courses, look, stop);
+        report_losses(shared, &mut reported_losses);
+        start_searches(context, &mut drains, search, stop);
         let now = Instant::now();
         let halted = shared.ending.load(Ordering::Acquire);
-        let waits = courses.each_mut().map(|course| match halted {
-            true => course.halt(kit),
-            false => course.advance(kit, now),
+        let sleeps = drains.each_mut().map(|course| match halted {
+            true => course.halt(context),
+            false => course.advance(context, now),
         });
-        patience = waits.into_iter().min().unwrap_or(IDLE).min(IDLE);
-        if flushed.elapsed() >= FLUSH {
+        patience = sleeps.into_iter().min().unwrap_or(MAX_SLEEP).min(MAX_SLEEP);
+        if flushed.elapsed() >= FLUSH_INTERVAL {
             flush(shared);
             flushed = Instant::now();
         }
-        progress.tell(shared, now);
+        progress.log(shared, now);
     }
     flush(shared);
 }
 
-fn hear(kit: &Kit, courses: &mut [Course], word: Word) {
-    match word {
-        Word::Handed {
+fn handle_message(context: &DrainContext, drains: &mut [DestinationDrain], message: DrainMessage) {
+    match message {
+        DrainMessage::Reported {
             to,
             seq,
             report,
             took,
-        } => courses[to.index()].settled(kit, seq, report, took),
-        Word::Doubt { to, seq, stored } => courses[to.index()].resolved(kit, seq, stored),
-        Word::Looked { to, found } => courses[to.index()].looked(kit, found),
+        } => drains[to.index()].on_report(context, seq, report, took),
+        DrainMessage::InDoubtResolved { to, seq, stored } => {
+            drains[to.index()].resolve_in_doubt(context, seq, stored)
+        }
+        DrainMessage::SearchFinished { to, found } => {
+            drains[to.index()].finish_search(context, found)
+        }
     }
 }
 
 /// Who looks for duplicates is told of damage, so that what is sent again is not taken for a copy of what is lost. Not before
 /// all that was there at the start is known: that may be told after it was lost.
-fn tell_lost(shared: &Shared, told: &mut u64) {
+fn report_losses(shared: &SpoolShared, reported: &mut u64) {
     let lost = shared.lost();
-    if lost > *told
-        && let Some(desk) = &shared.desk
-        && desk.knows_spool()
+    if lost > *reported
+        && let Some(desk) = &shared.deduplicator
+        && desk.is_spool_restored()
     {
-        *told = lost;
-        desk.distrust_spooled();
+        *reported = lost;
+        desk.invalidate_spooled();
     }
 }
 
-fn look_for_recovered(kit: &Kit, courses: &mut [Course], look: &Arc<Look>, stop: &Arc<AtomicBool>) {
-    let looking = courses.iter().filter(|c| c.is_looking()).count();
-    let free = LOOKING.saturating_sub(looking);
-    for course in courses.iter_mut().filter(|c| c.is_to_look()).take(free) {
-        course.look(kit, look, stop);
+fn start_searches(
+    context: &DrainContext,
+    drains: &mut [DestinationDrain],
+    search: &Arc<InDoubtSearch>,
+    stop: &Arc<AtomicBool>,
+) {
+    let searching = drains.iter().filter(|c| c.is_searching()).count();
+    let free = MAX_CONCURRENT_SEARCHES.saturating_sub(searching);
+    for course in drains
+        .iter_mut()
+        .filter(|c| c.is_awaiting_search())
+        .take(free)
+    {
+        course.start_search(context, search, stop);
     }
 }
 
-fn flush(shared: &Shared) {
+fn flush(shared: &SpoolShared) {
     if let Err(error) = shared.flush() {
         tracing::warn!(%error, "what was removed from the spool could not be written down yet");
     }

@@ -8,37 +8,37 @@ use serde::{Deserialize, Serialize};
 
 use butlr_event::event_id::EventId;
 
-use crate::marks::{Duplicate, Marks, Revision};
-use crate::provenance::{Quarantined, ReplayedFrom};
+use crate::marks::{DuplicateKind, Marks, Revision};
+use crate::provenance::{QuarantineDetails, ReplayOrigin};
 
-const VERSION: u8 = 1;
-const PREFIX: usize = 1 + 4;
+const FORMAT_VERSION: u8 = 1;
+const PREFIX_LEN: usize = 1 + 4;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry<'v> {
+pub struct SpoolEntry<'v> {
     /// When the bridge had it, ms since 1970.
     pub received_ms: i64,
     /// It was in librdkafka's hands when it was spooled.
     pub in_doubt: bool,
     /// What it is.
-    pub content: Content,
+    pub content: EntryContent,
     /// The record's value.
     pub value: Cow<'v, [u8]>,
 }
 
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
+pub enum EntryContent {
     /// A valid event.
     Event {
         /// What it was to what was stored when it was claimed.
         marks: Marks,
         /// Where it lay in the quarantine before.
-        replayed_from: Option<ReplayedFrom>,
+        replayed_from: Option<ReplayOrigin>,
     },
     /// A body, or an item of one, that is no valid event.
-    Quarantined(Quarantined),
+    Quarantined(QuarantineDetails),
 }
 
 /// Why bytes are no entry.
@@ -51,20 +51,21 @@ pub enum DecodeError {
     Version(u8),
     /// Less than it says it is.
     #[error("it is cut off")]
-    CutOff,
+    Truncated,
     /// What is said about the value can't be read.
     #[error("what is said about the value can't be read: {0}")]
-    Head(#[from] serde_json::Error),
+    Header(#[from] serde_json::Error),
 }
 
-impl Entry<'_> {
+impl SpoolEntry<'_> {
     /// As it lies on disk.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(PREFIX + 128 + self.value.len());
-        bytes.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
-        serde_json::to_writer(&mut bytes, &Head::from(self)).expect("strings and numbers");
-        let head = u32::try_from(bytes.len() - PREFIX).expect("a few strings, limited like bodies");
-        bytes[1..PREFIX].copy_from_slice(&head.to_le_bytes());
+        let mut bytes = Vec::with_capacity(PREFIX_LEN + 128 + self.value.len());
+        bytes.extend_from_slice(&[FORMAT_VERSION, 0, 0, 0, 0]);
+        serde_json::to_writer(&mut bytes, &EntryHeader::from(self)).expect("strings and numbers");
+        let head =
+            u32::try_from(bytes.len() - PREFIX_LEN).expect("a few strings, limited like bodies");
+        bytes[1..PREFIX_LEN].copy_from_slice(&head.to_le_bytes());
         bytes.extend_from_slice(&self.value);
         bytes
     }
@@ -73,18 +74,18 @@ impl Entry<'_> {
     ///
     /// # Errors
     /// It did not.
-    pub fn decode(bytes: &[u8]) -> Result<Entry<'_>, DecodeError> {
-        let (head, value) = split(bytes)?;
-        let head: Head = serde_json::from_slice(head)?;
+    pub fn decode(bytes: &[u8]) -> Result<SpoolEntry<'_>, DecodeError> {
+        let (head, value) = split_header(bytes)?;
+        let head: EntryHeader = serde_json::from_slice(head)?;
         let content = match head.quarantined {
-            Some(quarantined) => Content::Quarantined(quarantined),
-            None => Content::Event {
+            Some(quarantined) => EntryContent::Quarantined(quarantined),
+            None => EntryContent::Event {
                 marks: head.marks.into(),
                 replayed_from: head.replayed_from,
             },
         };
         let (received_ms, in_doubt) = (head.received_ms, head.in_doubt);
-        Ok(Entry {
+        Ok(SpoolEntry {
             received_ms,
             in_doubt,
             content,
@@ -93,28 +94,28 @@ impl Entry<'_> {
     }
 }
 
-fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
-    let (version, rest) = bytes.split_first().ok_or(DecodeError::CutOff)?;
-    if *version != VERSION {
+fn split_header(bytes: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
+    let (version, rest) = bytes.split_first().ok_or(DecodeError::Truncated)?;
+    if *version != FORMAT_VERSION {
         return Err(DecodeError::Version(*version));
     }
-    let (len, rest) = rest.split_first_chunk().ok_or(DecodeError::CutOff)?;
+    let (len, rest) = rest.split_first_chunk().ok_or(DecodeError::Truncated)?;
     rest.split_at_checked(u32::from_le_bytes(*len) as usize)
-        .ok_or(DecodeError::CutOff)
+        .ok_or(DecodeError::Truncated)
 }
 
 /// The JSON object.
 #[derive(Serialize, Deserialize)]
-struct Head {
+struct EntryHeader {
     received_ms: i64,
     #[serde(default, skip_serializing_if = "is_default")]
     in_doubt: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     marks: WrittenMarks,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    replayed_from: Option<ReplayedFrom>,
+    replayed_from: Option<ReplayOrigin>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    quarantined: Option<Quarantined>,
+    quarantined: Option<QuarantineDetails>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -150,9 +151,9 @@ struct WrittenRevision {
     supersedes: String,
 }
 
-impl From<&Entry<'_>> for Head {
-    fn from(entry: &Entry<'_>) -> Self {
-        let mut head = Head {
+impl From<&SpoolEntry<'_>> for EntryHeader {
+    fn from(entry: &SpoolEntry<'_>) -> Self {
+        let mut head = EntryHeader {
             received_ms: entry.received_ms,
             in_doubt: entry.in_doubt,
             marks: WrittenMarks::default(),
@@ -160,14 +161,14 @@ impl From<&Entry<'_>> for Head {
             quarantined: None,
         };
         match &entry.content {
-            Content::Event {
+            EntryContent::Event {
                 marks,
                 replayed_from,
             } => {
                 head.marks = marks.into();
                 head.replayed_from = replayed_from.clone();
             }
-            Content::Quarantined(quarantined) => head.quarantined = Some(quarantined.clone()),
+            EntryContent::Quarantined(quarantined) => head.quarantined = Some(quarantined.clone()),
         }
         head
     }
@@ -185,8 +186,8 @@ impl From<&Marks> for WrittenMarks {
         } = marks;
         Self {
             duplicate: duplicate.map(|duplicate| match duplicate {
-                Duplicate::Redelivery => WrittenDuplicate::Redelivery,
-                Duplicate::Repeat => WrittenDuplicate::Repeat,
+                DuplicateKind::Redelivery => WrittenDuplicate::Redelivery,
+                DuplicateKind::Repeat => WrittenDuplicate::Repeat,
             }),
             revision: revision.as_ref().map(|revision| WrittenRevision {
                 number: revision.number,
@@ -203,8 +204,8 @@ impl From<WrittenMarks> for Marks {
     fn from(written: WrittenMarks) -> Self {
         Self {
             duplicate: written.duplicate.map(|duplicate| match duplicate {
-                WrittenDuplicate::Redelivery => Duplicate::Redelivery,
-                WrittenDuplicate::Repeat => Duplicate::Repeat,
+                WrittenDuplicate::Redelivery => DuplicateKind::Redelivery,
+                WrittenDuplicate::Repeat => DuplicateKind::Repeat,
             }),
             revision: written.revision.map(|revision| Revision {
                 number: revision.number,
@@ -221,13 +222,13 @@ impl From<WrittenMarks> for Marks {
 mod tests {
     use super::*;
 
-    fn event() -> Entry<'static> {
-        Entry {
+    fn event() -> SpoolEntry<'static> {
+        SpoolEntry {
             received_ms: 1_700_000_000_123,
             in_doubt: true,
-            content: Content::Event {
+            content: EntryContent::Event {
                 marks: Marks {
-                    duplicate: Some(Duplicate::Repeat),
+                    duplicate: Some(DuplicateKind::Repeat),
                     revision: Some(Revision {
                         number: 3,
                         supersedes: EventId::new("event_x"),
@@ -236,7 +237,7 @@ mod tests {
                     out_of_order: true,
                     conflict: Some(u64::MAX),
                 },
-                replayed_from: Some(ReplayedFrom {
+                replayed_from: Some(ReplayOrigin {
                     topic: "butlr.quarantine.v1".to_owned(),
                     partition: 2,
                     offset: 1 << 40,
@@ -246,8 +247,8 @@ mod tests {
         }
     }
 
-    fn quarantined() -> Entry<'static> {
-        let content = Content::Quarantined(Quarantined {
+    fn quarantined() -> SpoolEntry<'static> {
+        let content = EntryContent::Quarantined(QuarantineDetails {
             codes: vec!["not_json".to_owned()],
             detail: "The body is cut off \u{2026}".to_owned(),
             path: "/v1/events".to_owned(),
@@ -255,7 +256,7 @@ mod tests {
             claimed_type: None,
             content_type: Some("application/json".to_owned()),
         });
-        Entry {
+        SpoolEntry {
             received_ms: -1,
             in_doubt: false,
             content,
@@ -265,31 +266,32 @@ mod tests {
 
     #[test]
     fn what_is_decoded_is_what_was_encoded() {
-        let plain = Content::Event {
+        let plain = EntryContent::Event {
             marks: Marks::default(),
             replayed_from: None,
         };
-        let plain = Entry {
+        let plain = SpoolEntry {
             content: plain,
             in_doubt: false,
             value: Cow::Borrowed(b""),
             ..event()
         };
         for entry in [event(), quarantined(), plain] {
-            assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+            assert_eq!(SpoolEntry::decode(&entry.encode()).unwrap(), entry);
         }
     }
 
     #[test]
     fn what_is_no_entry_is_an_error() {
         let whole = event().encode();
-        let head = PREFIX + u32::from_le_bytes(whole[1..PREFIX].try_into().unwrap()) as usize;
+        let head =
+            PREFIX_LEN + u32::from_le_bytes(whole[1..PREFIX_LEN].try_into().unwrap()) as usize;
         for len in 0..head {
-            assert!(Entry::decode(&whole[..len]).is_err(), "{len} bytes");
+            assert!(SpoolEntry::decode(&whole[..len]).is_err(), "{len} bytes");
         }
         let later = [&[9], &whole[1..]].concat();
         assert!(matches!(
-            Entry::decode(&later),
+            SpoolEntry::decode(&later),
             Err(DecodeError::Version(9))
         ));
     }
@@ -297,18 +299,18 @@ mod tests {
     #[test]
     fn what_a_later_release_adds_is_ignored() {
         let head = br#"{"received_ms":5,"marks":{"stale":true,"new":[1]},"also_new":{}}"#;
-        let mut bytes = vec![VERSION];
+        let mut bytes = vec![FORMAT_VERSION];
         bytes.extend((head.len() as u32).to_le_bytes());
         bytes.extend_from_slice(head);
         bytes.extend_from_slice(b"value");
-        let entry = Entry::decode(&bytes).unwrap();
+        let entry = SpoolEntry::decode(&bytes).unwrap();
         let marks = Marks {
             stale: true,
             ..Marks::default()
         };
         assert_eq!(
             entry.content,
-            Content::Event {
+            EntryContent::Event {
                 marks,
                 replayed_from: None
             }

@@ -6,21 +6,21 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::store::Store;
-use super::{NotKept, lock};
+use super::store::SpoolStore;
+use super::{AppendError, lock};
 use crate::config;
 
 /// Between two looks at the disk while something is wrong, and before a commit.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// The same while nothing happens.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two tries at a disk that failed.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// A commit that takes longer hangs: the disk does not answer, and may never.
-const HANGS: Duration = Duration::from_secs(3);
+const HANG_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Bytes that are free where a directory lies.
-pub(super) type Free = Box<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
+pub(super) type FreeSpaceProbe = Box<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 
 /// The file system's word on it.
 pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
@@ -46,109 +46,110 @@ pub fn is_in_memory(dir: &Path) -> bool {
 }
 
 /// Known by looking now and then; a request only asks what is known.
-pub(super) struct Health {
+pub(super) struct DiskHealth {
     dir: PathBuf,
     max_bytes: u64,
     min_free_bytes: u64,
-    free: Free,
+    free_space: FreeSpaceProbe,
     /// Whether there is anything to tell.
-    trouble: AtomicBool,
+    has_trouble: AtomicBool,
     /// When the commit under way began, in ms since `epoch`, and 1 more; 0 without one.
-    commit: AtomicU64,
+    commit_started: AtomicU64,
     epoch: Instant,
-    known: Mutex<Known>,
+    state: Mutex<HealthState>,
 }
 
 #[derive(Default)]
-struct Known {
+struct HealthState {
     poisoned: Option<String>,
     full: Option<String>,
-    looked: Option<Instant>,
-    tried: Option<Instant>,
+    last_check: Option<Instant>,
+    last_retry: Option<Instant>,
     is_free_unknown: bool,
 }
 
-impl Health {
-    pub fn new(settings: &config::SpoolConfig, free: Free) -> Self {
+impl DiskHealth {
+    pub fn new(settings: &config::SpoolConfig, free: FreeSpaceProbe) -> Self {
         Self {
             dir: settings.dir.clone().unwrap_or_default(),
             max_bytes: settings.max_bytes,
             min_free_bytes: settings.min_free_bytes,
-            free,
-            trouble: AtomicBool::new(false),
-            commit: AtomicU64::new(0),
+            free_space: free,
+            has_trouble: AtomicBool::new(false),
+            commit_started: AtomicU64::new(0),
             epoch: Instant::now(),
-            known: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
     /// Calls into the store, which may take as long as the disk likes.
-    pub fn committing<T>(&self, commit: impl FnOnce() -> T) -> T {
+    pub fn track_commit<T>(&self, commit: impl FnOnce() -> T) -> T {
         let since = self.epoch.elapsed().as_millis();
         let since = u64::try_from(since).unwrap_or(u64::MAX - 1);
-        self.commit.store(since + 1, Ordering::Relaxed);
+        self.commit_started.store(since + 1, Ordering::Relaxed);
         let done = commit();
-        self.commit.store(0, Ordering::Relaxed);
+        self.commit_started.store(0, Ordering::Relaxed);
         done
     }
 
     /// Whether the disk does not answer.
-    pub fn hangs(&self) -> bool {
-        let Some(since) = self.commit.load(Ordering::Relaxed).checked_sub(1) else {
+    pub fn is_hung(&self) -> bool {
+        let Some(since) = self.commit_started.load(Ordering::Relaxed).checked_sub(1) else {
             return false;
         };
-        self.epoch.elapsed() >= Duration::from_millis(since) + HANGS
+        self.epoch.elapsed() >= Duration::from_millis(since) + HANG_TIMEOUT
     }
 
-    fn hang(&self) -> Option<String> {
-        let why = || format!("the disk has not answered for {HANGS:?} or more");
-        self.hangs().then(why)
+    fn hung_reason(&self) -> Option<String> {
+        let why = || format!("the disk has not answered for {HANG_TIMEOUT:?} or more");
+        self.is_hung().then(why)
     }
 
     /// Why nothing is kept, if so.
-    pub fn refusal(&self) -> Option<NotKept> {
-        if let Some(why) = self.hang() {
-            return Some(NotKept::Unwritable { why });
+    pub fn refusal(&self) -> Option<AppendError> {
+        if let Some(why) = self.hung_reason() {
+            return Some(AppendError::Unwritable { why });
         }
-        if !self.trouble.load(Ordering::Relaxed) {
+        if !self.has_trouble.load(Ordering::Relaxed) {
             return None;
         }
-        let known = lock(&self.known);
+        let known = lock(&self.state);
         let poisoned = known.poisoned.clone();
-        let full = || known.full.clone().map(|why| NotKept::Full { why });
+        let full = || known.full.clone().map(|why| AppendError::Full { why });
         poisoned
-            .map(|why| NotKept::Unwritable { why })
+            .map(|why| AppendError::Unwritable { why })
             .or_else(full)
     }
 
-    pub fn poisoned(&self) -> Option<String> {
-        self.hang().or_else(|| lock(&self.known).poisoned.clone())
+    pub fn poison_reason(&self) -> Option<String> {
+        self.hung_reason()
+            .or_else(|| lock(&self.state).poisoned.clone())
     }
 
-    pub fn full(&self) -> Option<String> {
-        lock(&self.known).full.clone()
+    pub fn full_reason(&self) -> Option<String> {
+        lock(&self.state).full.clone()
     }
 
     /// How long the writer may leave the disk unlooked at.
-    pub fn patience(&self) -> Duration {
-        match self.trouble.load(Ordering::Relaxed) {
-            true => LOOK,
-            false => IDLE,
+    pub fn poll_interval(&self) -> Duration {
+        match self.has_trouble.load(Ordering::Relaxed) {
+            true => CHECK_INTERVAL,
+            false => IDLE_INTERVAL,
         }
     }
 
     /// Whether so many bytes are too many; if so, there is no room until there is some to spare.
-    pub fn exceeded(&self, bytes: u64) -> Option<NotKept> {
+    pub fn check_size_limit(&self, bytes: u64) -> Option<AppendError> {
         if bytes <= self.max_bytes {
             return None;
         }
-        let why = self.limit();
-        let mut known = lock(&self.known);
+        let why = self.limit_reason();
+        let mut known = lock(&self.state);
         self.set_full(&mut known, Some(why.clone()));
-        Some(NotKept::Full { why })
+        Some(AppendError::Full { why })
     }
 
-    fn set_full(&self, known: &mut Known, full: Option<String>) {
+    fn set_full(&self, known: &mut HealthState, full: Option<String>) {
         match (&known.full, &full) {
             (None, Some(why)) => tracing::error!(
                 "the spool is full: {why}; events that Kafka does not take are answered 503"
@@ -157,41 +158,50 @@ impl Health {
             _ => {}
         }
         known.full = full;
-        self.note(known);
+        self.update_trouble(known);
     }
 
-    fn limit(&self) -> String {
+    fn limit_reason(&self) -> String {
         format!("spool.max_bytes ({}) is reached", self.max_bytes)
     }
 
     /// Looks at the disk, if that is due; the writer calls it.
-    pub fn look(&self, store: &Store) {
-        if !self.trouble.load(Ordering::Relaxed)
-            && let Some(why) = store.unwritable()
+    pub fn check_disk(&self, store: &SpoolStore) {
+        if !self.has_trouble.load(Ordering::Relaxed)
+            && let Some(why) = store.unwritable_reason()
         {
             // Since something else than a commit failed: the next one is not to be the first to find out.
             self.poison(why);
         }
-        let is_due = |known: &Known| known.looked.is_none_or(|at| at.elapsed() >= LOOK);
-        if !is_due(&lock(&self.known)) {
+        let is_due = |known: &HealthState| {
+            known
+                .last_check
+                .is_none_or(|at| at.elapsed() >= CHECK_INTERVAL)
+        };
+        if !is_due(&lock(&self.state)) {
             return;
         }
         // Not while others wait for what is known: a disk may take long to answer.
-        let free = (self.free)(&self.dir);
-        let mut known = lock(&self.known);
-        let full = self.lack(store, free, &mut known);
+        let free = (self.free_space)(&self.dir);
+        let mut known = lock(&self.state);
+        let full = self.find_shortage(store, free, &mut known);
         self.set_full(&mut known, full);
-        known.looked = Some(Instant::now());
+        known.last_check = Some(Instant::now());
     }
 
-    fn lack(&self, store: &Store, free: io::Result<u64>, known: &mut Known) -> Option<String> {
+    fn find_shortage(
+        &self,
+        store: &SpoolStore,
+        free: io::Result<u64>,
+        known: &mut HealthState,
+    ) -> Option<String> {
         // Once there is no room, a little more than none has to be there, lest it changes with each event.
         let spare = |limit: u64| match known.full {
             Some(_) => limit / 16,
             None => 0,
         };
         if store.bytes() >= self.max_bytes - spare(self.max_bytes) {
-            return Some(self.limit());
+            return Some(self.limit_reason());
         }
         let least = self.min_free_bytes + spare(self.min_free_bytes);
         match free {
@@ -211,26 +221,28 @@ impl Health {
 
     /// A commit failed: nothing is written until the disk has proved that it works.
     pub fn poison(&self, why: String) {
-        let mut known = lock(&self.known);
+        let mut known = lock(&self.state);
         tracing::error!(
             "the spool cannot be written: {why}; events that Kafka does not take are answered 503 until it can"
         );
         known.poisoned = Some(why);
-        known.tried = Some(Instant::now());
-        self.note(&known);
+        known.last_retry = Some(Instant::now());
+        self.update_trouble(&known);
     }
 
     /// Lets the disk prove itself, if that is due.
-    pub fn recover(&self, store: &Store) {
-        let known = lock(&self.known);
-        let due = known.tried.is_none_or(|at| at.elapsed() >= RETRY);
+    pub fn try_recover(&self, store: &SpoolStore) {
+        let known = lock(&self.state);
+        let due = known
+            .last_retry
+            .is_none_or(|at| at.elapsed() >= RETRY_INTERVAL);
         if known.poisoned.is_none() || known.full.is_some() || !due {
             return;
         }
         drop(known);
-        let tried = super::writer::guarded(|| store.recover_writing());
-        let mut known = lock(&self.known);
-        known.tried = Some(Instant::now());
+        let tried = super::writer::catch_panics(|| store.recover_writing());
+        let mut known = lock(&self.state);
+        known.last_retry = Some(Instant::now());
         match tried {
             Ok(()) => {
                 tracing::info!("the spool can be written again");
@@ -238,12 +250,12 @@ impl Health {
             }
             Err(why) => known.poisoned = Some(why),
         }
-        self.note(&known);
+        self.update_trouble(&known);
     }
 
-    fn note(&self, known: &Known) {
+    fn update_trouble(&self, known: &HealthState) {
         let trouble = known.poisoned.is_some() || known.full.is_some();
-        self.trouble.store(trouble, Ordering::Relaxed);
+        self.has_trouble.store(trouble, Ordering::Relaxed);
     }
 }
 

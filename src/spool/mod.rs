@@ -26,14 +26,14 @@
 //! 4. An entry in doubt is not handed over before librdkafka's final word on the record that it doubts, or five minutes.
 //! 5. The ledger: recovered + spooled = drained + confirmed late + already stored + set aside + lost (to damage) + present.
 
+pub mod backlog;
 pub mod drain;
 pub mod entry;
 pub mod health;
-pub mod life;
-pub mod queue;
+pub mod in_doubt;
+pub mod ledger;
 pub mod restore;
 pub mod store;
-pub mod suspects;
 mod writer;
 
 #[cfg(test)]
@@ -52,35 +52,35 @@ use tokio::sync::oneshot;
 
 use crate::config::{self, DrainOrder};
 use crate::dedup::claim::Claim;
-use crate::dedup::desk::Desk;
-use crate::kafka::lane::Lane;
+use crate::dedup::deduplicator::Deduplicator;
+use crate::kafka::lane::TopicLane;
 use crate::kafka::producer::Producer;
-use crate::kafka::report::Slot;
+use crate::kafka::report::InFlightRecord;
 use crate::metrics::Metrics;
 use crate::record::TimestampPolicy;
 use crate::telemetry::LogThrottle;
 use butlr_event::clock::now_ms;
 use butlr_event::destination::Destination;
 
-pub use drain::Draining;
+use backlog::DestinationBacklog;
+pub use backlog::{BacklogCleared, Route};
+pub use drain::DrainHandle;
 use drain::mailbox::Mailbox;
-use health::Health;
-pub use life::{Life, SpoolMetrics};
-use queue::Line;
-pub use queue::{Passage, Route};
-use store::{Store, StoreError};
-use writer::Writer;
+use health::DiskHealth;
+pub use ledger::{EntryLedger, SpoolMetrics};
+use store::{SpoolStore, StoreError};
+use writer::SpoolWriter;
 
 /// What a spool is started with.
-pub struct Parts {
+pub struct SpoolParts {
     /// Opened by the caller, who tells what was found.
-    pub store: Store,
+    pub store: SpoolStore,
     /// `[spool]`; its `dir` is where `store` lies.
     pub settings: config::SpoolConfig,
     /// Hears of each entry that got into Kafka.
-    pub desk: Option<Arc<Desk>>,
+    pub deduplicator: Option<Arc<Deduplicator>>,
     /// One lane a topic, in the order of [`Destination::index`].
-    pub lanes: Arc<[Arc<Lane>; Destination::COUNT]>,
+    pub lanes: Arc<[Arc<TopicLane>; Destination::COUNT]>,
     /// How many records a lane takes; the drain uses up to half of them.
     pub lane_events: usize,
     /// How many bytes it takes.
@@ -100,7 +100,7 @@ pub struct NewEntry {
 
 /// Why something was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotKept {
+pub enum AppendError {
     /// There is no room; ends by itself when there is.
     Full {
         /// What the limit is.
@@ -117,7 +117,7 @@ pub enum NotKept {
 
 /// How a spool is, for `/status`.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct SpoolState {
     /// Bytes on disk.
     pub bytes: u64,
     /// Their limit.
@@ -125,11 +125,11 @@ pub struct State {
     /// Since when about the oldest entry waits.
     pub oldest_age: Option<Duration>,
     /// Entries that lie set aside, those from before the start included.
-    pub set_aside: u64,
+    pub dead_letters: u64,
     /// Why nothing can be written, if so.
-    pub poisoned: Option<String>,
+    pub poison_reason: Option<String>,
     /// Why there is no room, if so.
-    pub full: Option<String>,
+    pub full_reason: Option<String>,
     /// Those of each destination, in the order of [`Destination::index`].
     pub destinations: Vec<DestinationState>,
 }
@@ -146,32 +146,32 @@ pub struct DestinationState {
     /// Whether Kafka is not confirming records.
     pub circuit_open: bool,
     /// Whether those found at the start are being looked for in the topic, or wait for that.
-    pub looking: bool,
+    pub is_searching: bool,
 }
 
 /// See the module.
 pub struct Spool {
-    shared: Arc<Shared>,
-    writer: Writer,
+    shared: Arc<SpoolShared>,
+    writer: SpoolWriter,
 }
 
 /// What writer, drain and requests share.
-struct Shared {
-    store: Store,
+struct SpoolShared {
+    store: SpoolStore,
     settings: config::SpoolConfig,
-    desk: Option<Arc<Desk>>,
-    lanes: Arc<[Arc<Lane>; Destination::COUNT]>,
+    deduplicator: Option<Arc<Deduplicator>>,
+    lanes: Arc<[Arc<TopicLane>; Destination::COUNT]>,
     lane_events: usize,
     lane_bytes: usize,
     metrics: Arc<Metrics>,
-    lines: [Line; Destination::COUNT],
-    health: Health,
+    backlogs: [DestinationBacklog; Destination::COUNT],
+    health: DiskHealth,
     counts: SpoolMetrics,
     mailbox: Arc<Mailbox>,
     /// Entries whose records are still in librdkafka's hands, from before they were spooled; and since when.
-    doubts: Mutex<HashMap<u64, Instant>>,
+    in_doubt: Mutex<HashMap<u64, Instant>>,
     /// Entries below were published by the writer: their claims are decided and their doubts noted.
-    visible: AtomicU64,
+    visible_end: AtomicU64,
     /// Entries below were found at the start.
     recovered_end: u64,
     /// Something was removed since the last flush.
@@ -182,24 +182,24 @@ struct Shared {
 
 impl Spool {
     /// Starts the writer. Nothing is drained before [`Spool::drain`].
-    pub fn start(parts: Parts) -> Arc<Self> {
+    pub fn start(parts: SpoolParts) -> Arc<Self> {
         let free = health::free_bytes;
         Self::start_with(parts, Box::new(free))
     }
 
-    fn start_with(parts: Parts, free: health::Free) -> Arc<Self> {
-        let Parts {
+    fn start_with(parts: SpoolParts, free: health::FreeSpaceProbe) -> Arc<Self> {
+        let SpoolParts {
             store,
             settings,
-            desk,
+            deduplicator: desk,
             lanes,
             lane_events,
             lane_bytes,
             metrics,
         } = parts;
         let counts = SpoolMetrics::new(settings.max_bytes);
-        let lines = Destination::all().map(|to| Line::new(store.present(to)));
-        let recovered = lines.iter().map(Line::backlog).sum();
+        let lines = Destination::all().map(|to| DestinationBacklog::new(store.present(to)));
+        let recovered = lines.iter().map(DestinationBacklog::backlog).sum();
         counts.recovered.inc_by(recovered);
         if recovered > 0 {
             let each = Destination::all().map(|to| (to.name(), store.present(to)));
@@ -210,22 +210,22 @@ impl Spool {
                 "the spool holds entries of before"
             );
         }
-        let recovered_end = store.end();
-        let unwritable = store.unwritable();
-        let shared = Arc::new(Shared {
-            health: Health::new(&settings, free),
+        let recovered_end = store.next_seq();
+        let unwritable = store.unwritable_reason();
+        let shared = Arc::new(SpoolShared {
+            health: DiskHealth::new(&settings, free),
             store,
             settings,
-            desk,
+            deduplicator: desk,
             lanes,
             lane_events,
             lane_bytes,
             metrics,
-            lines,
+            backlogs: lines,
             counts,
             mailbox: Arc::default(),
-            doubts: Mutex::default(),
-            visible: AtomicU64::new(recovered_end),
+            in_doubt: Mutex::default(),
+            visible_end: AtomicU64::new(recovered_end),
             recovered_end,
             unflushed: AtomicBool::new(false),
             ending: AtomicBool::new(false),
@@ -234,29 +234,29 @@ impl Spool {
         if let Some(why) = unwritable {
             shared.health.poison(why);
         }
-        let writer = Writer::start(Arc::clone(&shared));
+        let writer = SpoolWriter::start(Arc::clone(&shared));
         Arc::new(Self { shared, writer })
     }
 
     /// Which way an event is to go. Two relaxed loads when all is well.
     pub fn route(&self, to: Destination) -> Route {
-        let line = &self.shared.lines[to.index()];
+        let line = &self.shared.backlogs[to.index()];
         let lane = &self.shared.lanes[to.index()];
         if line.backlog() == 0 && !lane.is_circuit_open() {
             return Route::Direct;
         }
-        self.detour(to)
+        self.route_slow(to)
     }
 
     #[cold]
-    fn detour(&self, to: Destination) -> Route {
-        let line = &self.shared.lines[to.index()];
-        if self.shared.health.hangs() {
+    fn route_slow(&self, to: Destination) -> Route {
+        let line = &self.shared.backlogs[to.index()];
+        if self.shared.health.is_hung() {
             // Nothing is drained either, perhaps for ever: out of order is better than not at all.
             return Route::Direct;
         }
         // Before anything is looked at: whatever changes from now on wakes it.
-        let passage = line.passage();
+        let cleared = line.subscribe();
         let backlog = line.backlog();
         if self.shared.lanes[to.index()].is_circuit_open() {
             // Where nothing waits, somebody has to try.
@@ -265,37 +265,42 @@ impl Spool {
         }
         match self.shared.settings.drain {
             _ if backlog == 0 => Route::Direct,
-            DrainOrder::Concurrent if line.is_trying_alone() => Route::Wait(passage),
+            DrainOrder::Concurrent if line.is_exclusive() => Route::Wait(cleared),
             DrainOrder::Concurrent => Route::Direct,
-            DrainOrder::Ordered if backlog <= line.within_reach() => Route::Wait(passage),
+            DrainOrder::Ordered if backlog <= line.wait_threshold() => Route::Wait(cleared),
             DrainOrder::Ordered => Route::Spool,
         }
     }
 
     /// Keeps an entry. Its claim is decided when the future ends, whether anybody waits for that or not; so is `doubt`, the
     /// slot of a record of the same event that librdkafka still has.
-    pub fn keep(&self, entry: NewEntry, claim: Option<Claim>, doubt: Option<Arc<Slot>>) -> Keeping {
-        self.writer.keep(entry, claim, doubt)
+    pub fn append(
+        &self,
+        entry: NewEntry,
+        claim: Option<Claim>,
+        doubt: Option<Arc<InFlightRecord>>,
+    ) -> AppendFuture {
+        self.writer.append(entry, claim, doubt)
     }
 
     /// Starts the drain, which ends when the result is dropped. `consumer` reads topics.
-    pub fn drain(
+    pub fn start_drain(
         self: &Arc<Self>,
         producer: Arc<Producer>,
         stamping: TimestampPolicy,
         consumer: ClientConfig,
-    ) -> Draining {
-        let look: Arc<drain::recover::Look> =
+    ) -> DrainHandle {
+        let search: Arc<drain::search::InDoubtSearch> =
             Arc::new(move |topic, suspects, since, within, stop| {
-                suspects::stored(consumer.clone(), topic, suspects, since, within, stop)
+                in_doubt::find_stored(consumer.clone(), topic, suspects, since, within, stop)
             });
-        Draining::start(Arc::clone(&self.shared), producer, stamping, look)
+        DrainHandle::start(Arc::clone(&self.shared), producer, stamping, search)
     }
 
     /// What became of all entries, as far as this process knows them.
-    pub fn life(&self) -> Life {
+    pub fn ledger(&self) -> EntryLedger {
         let shared = &self.shared;
-        shared.counts.life(shared.present(), shared.lost())
+        shared.counts.ledger(shared.present(), shared.lost())
     }
 
     /// For exporting; the gauges are as of [`Spool::set_gauges`].
@@ -310,34 +315,34 @@ impl Spool {
             shared.present(),
             shared.store.bytes(),
             shared.oldest_age(),
-            shared.health.poisoned().is_some(),
-            shared.store.set_aside_count(),
+            shared.health.poison_reason().is_some(),
+            shared.store.dead_letter_count(),
         );
     }
 
     /// For `/status`.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> SpoolState {
         let shared = &self.shared;
         let destinations = Destination::all().map(|to| DestinationState {
             destination: to,
             present: shared.store.present(to),
-            backlog: shared.lines[to.index()].backlog(),
+            backlog: shared.backlogs[to.index()].backlog(),
             circuit_open: shared.lanes[to.index()].is_circuit_open(),
-            looking: shared.lines[to.index()].is_looking(),
+            is_searching: shared.backlogs[to.index()].is_search_pending(),
         });
-        State {
+        SpoolState {
             bytes: shared.store.bytes(),
             limit_bytes: shared.settings.max_bytes,
             oldest_age: shared.oldest_age(),
-            set_aside: shared.store.set_aside_count(),
-            poisoned: shared.health.poisoned(),
-            full: shared.health.full(),
+            dead_letters: shared.store.dead_letter_count(),
+            poison_reason: shared.health.poison_reason(),
+            full_reason: shared.health.full_reason(),
             destinations: destinations.into(),
         }
     }
 
     /// What lies in it.
-    pub fn store(&self) -> &Store {
+    pub fn store(&self) -> &SpoolStore {
         &self.shared.store
     }
 
@@ -348,11 +353,14 @@ impl Spool {
 
     /// Nothing more is kept or handed over; what the writer has got already is written. Reports of what librdkafka has are
     /// still heard as long as the [`Draining`] lives. Blocks for a commit or two.
-    pub fn end(&self) {
+    pub fn shut_down(&self) {
         self.shared.ending.store(true, Ordering::Release);
-        self.writer.end();
-        self.shared.lines.iter().for_each(Line::stop);
-        self.shared.mailbox.rouse();
+        self.writer.shut_down();
+        self.shared
+            .backlogs
+            .iter()
+            .for_each(DestinationBacklog::stop);
+        self.shared.mailbox.wake();
         if let Err(error) = self.shared.flush() {
             tracing::error!(%error, "the spool could not be flushed at the end");
         }
@@ -361,11 +369,11 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        self.end();
+        self.shut_down();
     }
 }
 
-impl Shared {
+impl SpoolShared {
     fn present(&self) -> u64 {
         let each = Destination::all().map(|to| self.store.present(to));
         each.iter().sum()
@@ -384,7 +392,7 @@ impl Shared {
 
     /// Makes removals durable, and gives back their space.
     fn flush(&self) -> Result<(), StoreError> {
-        if self.unflushed.swap(false, Ordering::AcqRel) || self.store.is_wasteful() {
+        if self.unflushed.swap(false, Ordering::AcqRel) || self.store.is_compaction_due() {
             let flushed = self.store.flush();
             if flushed.is_err() {
                 self.unflushed.store(true, Ordering::Release);
@@ -400,41 +408,41 @@ impl Shared {
         self.store.remove(to, seqs)
     }
 
-    fn doubts(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
-        lock(&self.doubts)
+    fn in_doubt(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
+        lock(&self.in_doubt)
     }
 }
 
 /// The wait for an entry to be durable. Dropping it changes nothing.
 #[derive(Debug)]
 #[must_use = "whether it was kept is known when this ends"]
-pub struct Keeping(Kept);
+pub struct AppendFuture(AppendStatus);
 
 #[derive(Debug)]
-enum Kept {
-    Waiting(oneshot::Receiver<Result<(), NotKept>>),
-    Not(NotKept),
+enum AppendStatus {
+    Pending(oneshot::Receiver<Result<(), AppendError>>),
+    Refused(AppendError),
 }
 
-impl Keeping {
-    fn waiting(answer: oneshot::Receiver<Result<(), NotKept>>) -> Self {
-        Self(Kept::Waiting(answer))
+impl AppendFuture {
+    fn pending(answer: oneshot::Receiver<Result<(), AppendError>>) -> Self {
+        Self(AppendStatus::Pending(answer))
     }
 
-    fn not(why: NotKept) -> Self {
-        Self(Kept::Not(why))
+    fn refused(why: AppendError) -> Self {
+        Self(AppendStatus::Refused(why))
     }
 }
 
-impl Future for Keeping {
-    type Output = Result<(), NotKept>;
+impl Future for AppendFuture {
+    type Output = Result<(), AppendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            Kept::Not(why) => Poll::Ready(Err(why.clone())),
-            Kept::Waiting(answer) => Pin::new(answer).poll(cx).map(|answer| {
+            AppendStatus::Refused(why) => Poll::Ready(Err(why.clone())),
+            AppendStatus::Pending(answer) => Pin::new(answer).poll(cx).map(|answer| {
                 answer.unwrap_or_else(|_| {
-                    Err(NotKept::Unwritable {
+                    Err(AppendError::Unwritable {
                         why: "the thread that writes has ended".to_owned(),
                     })
                 })

@@ -4,48 +4,52 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::entry::{Content, Entry};
-use super::store::{Store, StoreError};
+use super::entry::{EntryContent, SpoolEntry};
+use super::store::{SpoolStore, StoreError};
 use super::{Spool, now_ms};
 use crate::config;
-use crate::dedup::desk::Desk;
-use crate::dedup::spooled::SpooledTold;
+use crate::dedup::deduplicator::Deduplicator;
+use crate::dedup::spooled_facts::SpooledFacts;
 use butlr_event::destination::Destination;
 use butlr_event::{ParseLimits, ParsedBody, parse};
 
 /// Entries read at a time.
-const BATCH: usize = 1_000;
+const BATCH_ENTRIES: usize = 1_000;
 /// Their bytes.
 const BATCH_BYTES: usize = 4 << 20;
 /// So many of a destination are told whatever their age, which takes a second or so.
-const FEW: u64 = 200_000;
+const FULL_RESTORE_ENTRIES: u64 = 200_000;
 /// Most that are told, of all destinations: they take about 120 bytes each until they are.
-const MOST: usize = 1_000_000;
+const MAX_ENTRIES: usize = 1_000_000;
 /// Receipt is in the order of entries only as far as requests overtake each other and clocks are set.
 const SLACK: Duration = Duration::from_secs(60);
 
 /// Tells `desk` of the entries, or where there are very many of those young enough, on a thread of its own.
-pub fn restore(spool: &Arc<Spool>, desk: &Arc<Desk>, settings: &config::DedupConfig) {
+pub fn restore_dedup_window(
+    spool: &Arc<Spool>,
+    desk: &Arc<Deduplicator>,
+    settings: &config::DedupConfig,
+) {
     desk.expect_spool();
     let window = settings.id_window.max(settings.reading_window);
-    let most = settings.max_ids.min(MOST);
+    let most = settings.max_ids.min(MAX_ENTRIES);
     let (spool, desk) = (Arc::clone(spool), Arc::clone(desk));
     let thread = std::thread::Builder::new()
         .name("spool-restore".into())
         .spawn(move || {
             // Also after a panic: events must not wait for what does not come.
-            let _over = Over(&desk);
+            let _over = RestoreGuard(&desk);
             let began = Instant::now();
-            let all = all(spool.store(), window, most);
-            let entries = all.told.len();
+            let all = collect_entries(spool.store(), window, most);
+            let entries = all.entries.len();
             // The newest first: what is known already is newer than what is told.
-            let newest_first = all.told.into_iter().rev();
+            let newest_first = all.entries.into_iter().rev();
             newest_first.for_each(|(_, told)| desk.restore_spooled(told));
-            if all.leaves_out {
-                desk.doubt_restored();
+            if all.is_partial {
+                desk.mark_all_uncertain();
             }
-            if let Some(why) = all.lacks {
-                desk.set_incomplete(why);
+            if let Some(why) = all.missing_reason {
+                desk.set_incomplete_reason(why);
             }
             if entries > 0 {
                 let took_s = began.elapsed().as_secs_f64();
@@ -55,54 +59,55 @@ pub fn restore(spool: &Arc<Spool>, desk: &Arc<Desk>, settings: &config::DedupCon
     thread.expect("the system can start a thread");
 }
 
-struct Over<'d>(&'d Desk);
+struct RestoreGuard<'d>(&'d Deduplicator);
 
-impl Drop for Over<'_> {
+impl Drop for RestoreGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.doubt_restored();
-            self.0.set_incomplete("reading the spool failed".to_owned());
+            self.0.mark_all_uncertain();
+            self.0
+                .set_incomplete_reason("reading the spool failed".to_owned());
         }
-        self.0.spool_restored();
+        self.0.mark_spool_restored();
     }
 }
 
 /// What entries tell.
-struct Told {
+struct RestoredEntries {
     /// The oldest first.
-    told: VecDeque<(Destination, SpooledTold)>,
+    entries: VecDeque<(Destination, SpooledFacts)>,
     /// Some are left out.
-    leaves_out: bool,
+    is_partial: bool,
     /// Why some are that may be younger than the window.
-    lacks: Option<String>,
+    missing_reason: Option<String>,
 }
 
 /// What the entries tell, of a destination with very many those of the last `window`; of all that the newest `most`.
 ///
 /// All of them get into Kafka after what is there now. So none is too old, whatever its receipt says: Kafka was away for long,
 /// or the clock was put back.
-fn all(store: &Store, window: Duration, most: usize) -> Told {
+fn collect_entries(store: &SpoolStore, window: Duration, most: usize) -> RestoredEntries {
     let now_ms = now_ms();
     let there = Destination::all().into_iter();
     let there = there.filter(|to| store.present(*to) > 0);
     let mut lines: Vec<_> = there
-        .map(|to| Line::new(store, to, window, now_ms))
+        .map(|to| RestoreCursor::new(store, to, window, now_ms))
         .collect();
-    let mut all = Told {
-        told: VecDeque::new(),
-        leaves_out: lines.iter().any(|line| line.from > 0),
-        lacks: None,
+    let mut all = RestoredEntries {
+        entries: VecDeque::new(),
+        is_partial: lines.iter().any(|line| line.from > 0),
+        missing_reason: None,
     };
     // In the order in which they came, whatever their destination: so the oldest is always the first.
-    while let Some(line) = first(&mut lines) {
-        let Some(one) = line.take() else {
+    while let Some(line) = earliest_cursor(&mut lines) {
+        let Some(one) = line.take_entry() else {
             continue;
         };
-        if all.told.len() == most {
-            all.told.pop_front();
-            all.lacks = Some(format!("more than {most} entries wait in the spool"));
+        if all.entries.len() == most {
+            all.entries.pop_front();
+            all.missing_reason = Some(format!("more than {most} entries wait in the spool"));
         }
-        all.told.push_back((line.to, one));
+        all.entries.push_back((line.to, one));
     }
     for line in lines {
         let lost = store.lost(line.to) - line.lost;
@@ -115,40 +120,42 @@ fn all(store: &Store, window: Duration, most: usize) -> Told {
             why,
             "entries of the spool cannot be read back: copies of them are published as new"
         );
-        all.lacks = Some(format!("entries of the spool cannot be read back: {why}"));
+        all.missing_reason = Some(format!("entries of the spool cannot be read back: {why}"));
         // What cannot be read may have replaced them.
-        let of_this = all.told.iter_mut().filter(|(to, _)| *to == line.to);
-        of_this.for_each(|(_, one)| one.suspect = true);
+        let of_this = all.entries.iter_mut().filter(|(to, _)| *to == line.to);
+        of_this.for_each(|(_, one)| one.is_in_doubt = true);
     }
-    all.leaves_out |= all.lacks.is_some();
+    all.is_partial |= all.missing_reason.is_some();
     all
 }
 
 /// The one whose next entry came first; `None`: there are no more.
-fn first<'l, 's>(lines: &'l mut [Line<'s>]) -> Option<&'l mut Line<'s>> {
-    lines.iter_mut().for_each(Line::fill);
-    let with_more = lines.iter_mut().filter(|line| !line.ahead.is_empty());
-    with_more.min_by_key(|line| line.ahead.front().map(|(seq, _)| *seq))
+fn earliest_cursor<'l, 's>(
+    lines: &'l mut [RestoreCursor<'s>],
+) -> Option<&'l mut RestoreCursor<'s>> {
+    lines.iter_mut().for_each(RestoreCursor::fill_read_ahead);
+    let with_more = lines.iter_mut().filter(|line| !line.read_ahead.is_empty());
+    with_more.min_by_key(|line| line.read_ahead.front().map(|(seq, _)| *seq))
 }
 
 /// The entries of a destination, from one on.
-struct Line<'s> {
-    store: &'s Store,
+struct RestoreCursor<'s> {
+    store: &'s SpoolStore,
     to: Destination,
     window: Duration,
     now_ms: i64,
     /// Up to here they may be in Kafka.
-    handed: Option<u64>,
+    handed_upto: Option<u64>,
     from: u64,
-    ahead: VecDeque<(u64, Vec<u8>)>,
-    is_over: bool,
+    read_ahead: VecDeque<(u64, Vec<u8>)>,
+    is_exhausted: bool,
     error: Option<StoreError>,
     /// Of its entries before any was read.
     lost: u64,
 }
 
-impl<'s> Line<'s> {
-    fn new(store: &'s Store, to: Destination, window: Duration, now_ms: i64) -> Self {
+impl<'s> RestoreCursor<'s> {
+    fn new(store: &'s SpoolStore, to: Destination, window: Duration, now_ms: i64) -> Self {
         let reach = i64::try_from((window + SLACK).as_millis()).unwrap_or(i64::MAX);
         Self {
             // Before anything of it is read.
@@ -157,60 +164,69 @@ impl<'s> Line<'s> {
             to,
             window,
             now_ms,
-            handed: store.handed(to).map(|handed| handed.upto),
-            from: match store.present(to) <= FEW {
+            handed_upto: store.handover_mark(to).map(|handed| handed.upto),
+            from: match store.present(to) <= FULL_RESTORE_ENTRIES {
                 true => 0,
-                false => first_since(store, to, now_ms.saturating_sub(reach)),
+                false => find_first_since(store, to, now_ms.saturating_sub(reach)),
             },
-            ahead: VecDeque::new(),
-            is_over: false,
+            read_ahead: VecDeque::new(),
+            is_exhausted: false,
             error: None,
         }
     }
 
-    fn fill(&mut self) {
-        if !self.ahead.is_empty() || self.is_over {
+    fn fill_read_ahead(&mut self) {
+        if !self.read_ahead.is_empty() || self.is_exhausted {
             return;
         }
-        match self.store.read(self.to, self.from, BATCH, BATCH_BYTES) {
-            Ok(read) => self.ahead = read.into(),
+        match self
+            .store
+            .read(self.to, self.from, BATCH_ENTRIES, BATCH_BYTES)
+        {
+            Ok(read) => self.read_ahead = read.into(),
             Err(error) => self.error = Some(error),
         }
-        self.is_over = self.ahead.is_empty();
+        self.is_exhausted = self.read_ahead.is_empty();
     }
 
     /// What the next entry tells, if anything.
-    fn take(&mut self) -> Option<SpooledTold> {
-        let (seq, bytes) = self.ahead.pop_front()?;
+    fn take_entry(&mut self) -> Option<SpooledFacts> {
+        let (seq, bytes) = self.read_ahead.pop_front()?;
         self.from = seq + 1;
-        let entry = Entry::decode(&bytes).ok()?;
-        let mut one = tell(&entry, self.now_ms)?;
+        let entry = SpoolEntry::decode(&bytes).ok()?;
+        let mut one = describe_entry(&entry, self.now_ms)?;
         if one.age > self.window {
             one.age = Duration::ZERO;
         }
-        let suspect = entry.in_doubt || self.handed.is_some_and(|upto| seq <= upto);
-        Some(if suspect { one.suspected() } else { one })
+        let suspect = entry.in_doubt || self.handed_upto.is_some_and(|upto| seq <= upto);
+        Some(if suspect { one.into_in_doubt() } else { one })
     }
 }
 
-fn tell(entry: &Entry<'_>, now_ms: i64) -> Option<SpooledTold> {
+fn describe_entry(entry: &SpoolEntry<'_>, now_ms: i64) -> Option<SpooledFacts> {
     let received_ms = entry.received_ms;
     match &entry.content {
-        Content::Quarantined(_) => Some(SpooledTold::of_bytes(&entry.value, received_ms, now_ms)),
-        Content::Event { marks, .. } => match parse(&entry.value, None, ParseLimits::UNLIMITED) {
-            Ok(ParsedBody::Single(Ok(event))) => Some(SpooledTold::of(&event, marks, received_ms, now_ms)),
-            _ => None,
-        },
+        EntryContent::Quarantined(_) => {
+            Some(SpooledFacts::from_bytes(&entry.value, received_ms, now_ms))
+        }
+        EntryContent::Event { marks, .. } => {
+            match parse(&entry.value, None, ParseLimits::UNLIMITED) {
+                Ok(ParsedBody::Single(Ok(event))) => {
+                    Some(SpooledFacts::from_event(&event, marks, received_ms, now_ms))
+                }
+                _ => None,
+            }
+        }
     }
 }
 
 /// The number of about the first entry that was received at `since` or later: receipt is nearly in the order of entries.
-fn first_since(store: &Store, to: Destination, since: i64) -> u64 {
+fn find_first_since(store: &SpoolStore, to: Destination, since: i64) -> u64 {
     let is_old = |seq| {
         let read = store.read(to, seq, 1, 1).unwrap_or_default();
         let entry = read
             .first()
-            .and_then(|(_, bytes)| Entry::decode(bytes).ok());
+            .and_then(|(_, bytes)| SpoolEntry::decode(bytes).ok());
         entry.is_some_and(|entry| entry.received_ms < since)
     };
     let (mut low, mut high) = (0, u64::MAX);
@@ -239,18 +255,18 @@ mod tests {
     /// A store with entries of so many ms ago.
     fn store<const N: usize>(
         entries: [(Destination, &'static str, i64); N],
-    ) -> (tempfile::TempDir, Store) {
+    ) -> (tempfile::TempDir, SpoolStore) {
         let dir = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(Options {
+        let (store, _) = SpoolStore::open(Options {
             dir: dir.path().to_owned(),
             segment_bytes: 1 << 20,
         })
         .unwrap();
         let entries = entries.map(|(to, value, age_ms)| {
-            let entry = Entry {
+            let entry = SpoolEntry {
                 received_ms: now_ms() - age_ms,
                 in_doubt: false,
-                content: Content::Quarantined(Default::default()),
+                content: EntryContent::Quarantined(Default::default()),
                 value: Cow::Borrowed(value.as_bytes()),
             };
             (to, entry.encode())
@@ -265,10 +281,10 @@ mod tests {
         let hour = 3_600_000;
         let ages = [("a", 0), ("b", hour), ("c", 1_000)];
         let (_dir, store) = store(ages.map(|(value, age)| (TRAFFIC, value, age)));
-        let all = all(&store, WINDOW, 10);
-        assert_eq!(all.told.len(), 3);
-        assert!(all.told.iter().all(|(_, one)| one.age <= WINDOW));
-        assert!(!all.leaves_out && all.lacks.is_none());
+        let all = collect_entries(&store, WINDOW, 10);
+        assert_eq!(all.entries.len(), 3);
+        assert!(all.entries.iter().all(|(_, one)| one.age <= WINDOW));
+        assert!(!all.is_partial && all.missing_reason.is_none());
     }
 
     #[test]
@@ -282,12 +298,15 @@ mod tests {
         ];
         let (_dir, store) = store(entries.map(|(to, value)| (to, value, 0)));
         for most in 1..=5 {
-            let all = all(&store, WINDOW, most);
-            let told = all.told.iter().map(|(to, one)| (*to, one.id_key));
+            let all = collect_entries(&store, WINDOW, most);
+            let told = all.entries.iter().map(|(to, one)| (*to, one.id_hash));
             let newest = entries[5 - most..].iter();
-            let key = |value: &str| SpooledTold::of_bytes(value.as_bytes(), 0, 0).id_key;
+            let key = |value: &str| SpooledFacts::from_bytes(value.as_bytes(), 0, 0).id_hash;
             assert!(told.eq(newest.map(|(to, value)| (*to, key(value)))));
-            assert_eq!((all.leaves_out, all.lacks.is_some()), (most < 5, most < 5));
+            assert_eq!(
+                (all.is_partial, all.missing_reason.is_some()),
+                (most < 5, most < 5)
+            );
         }
     }
 }

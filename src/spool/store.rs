@@ -23,16 +23,16 @@
 //! - A row is framed and has a checksum, so rows can be found in a file that redb refuses.
 
 mod backends;
-mod compact;
+mod compaction;
+mod dead_letters;
 mod disk;
 mod file;
 mod frame;
 mod manifest;
 mod opening;
 mod reading;
-mod removed;
+mod removed_rows;
 mod repair;
-mod set_aside;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -48,13 +48,13 @@ use std::{
     time::Duration,
 };
 
-pub use self::set_aside::SetAside;
+pub use self::dead_letters::DeadLetter;
 use self::{
-    disk::{Disk, Lock},
+    disk::{DirectoryLock, StoreDisk},
     file::SegmentFile,
-    manifest::WrittenHanded,
-    state::{Stage, State},
-    writing::Writer,
+    manifest::WrittenHandover,
+    state::{SegmentStage, StoreState},
+    writing::AppendTarget,
 };
 use butlr_event::clock::now_ms;
 use butlr_event::destination::Destination;
@@ -91,7 +91,7 @@ pub enum OpenError {
     },
     /// It is another program's.
     #[error(
-        "{dir} holds a {MANIFEST} that is no spool's, and no file of a spool: give the spool a directory of its own; if this is one whose {MANIFEST} is damaged and nothing else is left of it, move that away"
+        "{dir} holds a {MANIFEST_FILE} that is no spool's, and no file of a spool: give the spool a directory of its own; if this is one whose {MANIFEST_FILE} is damaged and nothing else is left of it, move that away"
     )]
     Foreign {
         /// The directory.
@@ -137,7 +137,7 @@ pub enum StoreError {
 
 /// What a spool was found to be at opening.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
+pub struct OpenReport {
     /// Entries by [`Destination::index`].
     pub entries: [u64; Destination::COUNT],
     /// Files with entries.
@@ -145,7 +145,7 @@ pub struct Found {
     /// On disk.
     pub bytes: u64,
     /// What was wrong, and set aside.
-    pub damaged: Vec<Damaged>,
+    pub damaged: Vec<DamagedFile>,
     /// Files that should be there.
     pub missing: Vec<String>,
     /// Entries of commits that were not finished when the process or the machine ended, and that are whole all the same.
@@ -156,7 +156,7 @@ pub struct Found {
 
 /// A file in which something is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damaged {
+pub struct DamagedFile {
     /// Its name.
     pub file: String,
     /// Where it lies now as it was; none where it could not be moved.
@@ -169,7 +169,7 @@ pub struct Damaged {
 
 /// How far entries of a destination were handed to Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Handed {
+pub struct HandoverMark {
     /// Entries beyond this sequence number were not.
     pub upto: u64,
     /// Partition → offset at which the search for those that were can begin. Empty where it is not known.
@@ -186,30 +186,30 @@ pub struct SegmentInfo {
     /// That are still needed, by [`Destination::index`].
     pub entries: [u64; Destination::COUNT],
     /// New entries go there.
-    pub writing: bool,
+    pub is_writing: bool,
 }
 
 /// What [`Store::verify`] read.
 #[derive(Clone, Debug, Default)]
-pub struct Verified {
+pub struct VerifyReport {
     /// Whole ones, by [`Destination::index`].
     pub entries: [u64; Destination::COUNT],
     /// Files.
     pub segments: usize,
     /// What was wrong.
-    pub damaged: Vec<Damaged>,
+    pub damaged: Vec<DamagedFile>,
 }
 
 /// See the module. Entries are appended by one thread, read and removed by another; neither waits for the other's disk.
-pub struct Store {
-    disk: Arc<dyn Disk>,
+pub struct SpoolStore {
+    disk: Arc<dyn StoreDisk>,
     dir: PathBuf,
     segment_bytes: u64,
     /// See [`Store::compacting_above`].
     compact_above: u64,
     read_only: bool,
     /// Appending. Taken before all others.
-    writer: Mutex<Writer>,
+    append_target: Mutex<AppendTarget>,
     /// The file that is written, which is read at the same time.
     active: RwLock<Option<(u32, SegmentFile)>>,
     /// Files that were read last.
@@ -217,40 +217,40 @@ pub struct Store {
     /// Held while the manifest is written.
     manifest: Mutex<()>,
     /// Whether the file was made by this process, and nothing has failed in it.
-    set_aside: Mutex<bool>,
-    set_aside_bytes: AtomicU64,
-    set_aside_count: AtomicU64,
+    is_dead_letter_file_sound: Mutex<bool>,
+    dead_letter_bytes: AtomicU64,
+    dead_letter_count: AtomicU64,
     /// Held for moments only. Taken after all others.
-    state: Mutex<State>,
+    state: Mutex<StoreState>,
     present: [AtomicU64; Destination::COUNT],
     lost: [AtomicU64; Destination::COUNT],
-    damaged: Mutex<Vec<Damaged>>,
+    damaged: Mutex<Vec<DamagedFile>>,
     unfinished: AtomicU64,
-    handed_before: [Option<Handed>; Destination::COUNT],
-    _lock: Option<Lock>,
+    handovers_at_open: [Option<HandoverMark>; Destination::COUNT],
+    _lock: Option<DirectoryLock>,
 }
 
-impl Store {
+impl SpoolStore {
     /// Opens the spool for this process alone: creates the directory, locks it, looks at every segment, sets aside what is damaged,
     /// and begins a new segment. Where the last can't be done (a full disk), the store is there all the same, and
     /// [`Store::recover_writing`] tries again.
     ///
     /// # Errors
     /// Another process has it, or the directory can't be used.
-    pub fn open(options: Options) -> Result<(Self, Found), OpenError> {
-        Self::open_on(Arc::new(disk::Files), options, false)
+    pub fn open(options: Options) -> Result<(Self, OpenReport), OpenError> {
+        Self::open_on(Arc::new(disk::OsDisk), options, false)
     }
 
     /// Opens a spool, or a copy of one, without changing anything there.
     ///
     /// # Errors
     /// The directory can't be read.
-    pub fn open_read_only(dir: &Path) -> Result<(Self, Found), OpenError> {
+    pub fn open_read_only(dir: &Path) -> Result<(Self, OpenReport), OpenError> {
         let options = Options {
             dir: dir.to_owned(),
             segment_bytes: 0,
         };
-        Self::open_on(Arc::new(disk::Files), options, true)
+        Self::open_on(Arc::new(disk::OsDisk), options, true)
     }
 
     /// No longer needed: at once for [`Store::read`], on disk by the next [`Store::flush`]. A segment that has none left goes.
@@ -273,7 +273,7 @@ impl Store {
                 }
                 *live -= 1;
                 self.present[to.index()].fetch_sub(1, Relaxed);
-                if segment.is_done() && segment.stage != Stage::Writing {
+                if segment.is_drained() && segment.stage != SegmentStage::Writing {
                     done.push(state::segment_of(*seq));
                 }
             }
@@ -291,13 +291,13 @@ impl Store {
         if self.read_only {
             return Ok(());
         }
-        self.renew_when_empty()?;
-        self.retire_done()?;
+        self.renew_if_empty()?;
+        self.retire_drained()?;
         let dirty = self.state().dirty;
         if dirty {
             self.write_manifest()?;
         }
-        self.compact();
+        self.compact_one();
         Ok(())
     }
 
@@ -306,13 +306,13 @@ impl Store {
     ///
     /// # Errors
     /// It can't be written. Handing over all the same means that after a crash entries can come to Kafka twice.
-    pub fn hand_over(
+    pub fn record_handover(
         &self,
         to: Destination,
         upto: u64,
         tails: &[(i32, i64)],
     ) -> Result<(), StoreError> {
-        self.state().hand_over(WrittenHanded {
+        self.state().record_handover(WrittenHandover {
             to: to.index(),
             upto,
             tails: tails.to_vec(),
@@ -321,8 +321,8 @@ impl Store {
     }
 
     /// How far entries were handed to Kafka before this store was opened, where some of them may still be here.
-    pub fn handed(&self, to: Destination) -> Option<Handed> {
-        self.handed_before[to.index()].clone()
+    pub fn handover_mark(&self, to: Destination) -> Option<HandoverMark> {
+        self.handovers_at_open[to.index()].clone()
     }
 
     /// Entries of `to`.
@@ -336,20 +336,20 @@ impl Store {
     }
 
     /// What was found to be damaged since opening; what was at opening is in [`Found::damaged`].
-    pub fn damaged(&self) -> Vec<Damaged> {
+    pub fn damaged(&self) -> Vec<DamagedFile> {
         lock(&self.damaged).clone()
     }
 
     /// Entries that Kafka refused for good, also before opening.
-    pub fn set_aside_count(&self) -> u64 {
-        self.set_aside_count.load(Relaxed)
+    pub fn dead_letter_count(&self) -> u64 {
+        self.dead_letter_count.load(Relaxed)
     }
 
     /// Entries that come from now on have this sequence number or a greater one; those that are there, a smaller one.
-    pub fn end(&self) -> u64 {
-        match &*lock(&self.writer) {
-            Writer::Ready { number, next } => state::sequence(*number, *next),
-            Writer::Unwritable(_) => state::sequence(self.state().next_segment, 0),
+    pub fn next_seq(&self) -> u64 {
+        match &*lock(&self.append_target) {
+            AppendTarget::Ready { number, next } => state::sequence(*number, *next),
+            AppendTarget::Unwritable(_) => state::sequence(self.state().next_segment, 0),
         }
     }
 
@@ -359,7 +359,7 @@ impl Store {
         state
             .segments
             .values()
-            .find(|segment| !segment.is_done())?
+            .find(|segment| !segment.is_drained())?
             .first_ms
     }
 
@@ -367,9 +367,13 @@ impl Store {
     pub fn bytes(&self) -> u64 {
         let segments: u64 = {
             let state = self.state();
-            state.segments.values().map(state::Segment::on_disk).sum()
+            state
+                .segments
+                .values()
+                .map(state::Segment::disk_bytes)
+                .sum()
         };
-        segments + self.set_aside_bytes.load(Relaxed)
+        segments + self.dead_letter_bytes.load(Relaxed)
     }
 
     /// The segments, oldest first.
@@ -377,14 +381,14 @@ impl Store {
         let state = self.state();
         let info = |(number, segment): (&u32, &state::Segment)| SegmentInfo {
             file: segment_name(*number),
-            bytes: segment.on_disk(),
+            bytes: segment.disk_bytes(),
             entries: segment.live,
-            writing: segment.stage == Stage::Writing,
+            is_writing: segment.stage == SegmentStage::Writing,
         };
         state.segments.iter().map(info).collect()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StoreState> {
         lock(&self.state)
     }
 
@@ -398,14 +402,14 @@ impl Store {
 }
 
 /// The segment that is written is closed, so that the next start has nothing to find out.
-impl Drop for Store {
+impl Drop for SpoolStore {
     fn drop(&mut self) {
         if self.read_only {
             return;
         }
-        let writing = match &*lock(&self.writer) {
-            Writer::Ready { number, .. } => Some(*number),
-            Writer::Unwritable(_) => None,
+        let writing = match &*lock(&self.append_target) {
+            AppendTarget::Ready { number, .. } => Some(*number),
+            AppendTarget::Unwritable(_) => None,
         };
         if let Some(number) = writing {
             self.seal(number, true);
@@ -417,7 +421,7 @@ impl Drop for Store {
     }
 }
 
-impl std::fmt::Debug for Store {
+impl std::fmt::Debug for SpoolStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
             .field("dir", &self.dir)
@@ -426,10 +430,10 @@ impl std::fmt::Debug for Store {
 }
 
 /// Beyond this no segment is written on.
-pub const LARGEST_SEGMENT: u64 = 1 << 30;
+pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
-const MANIFEST: &str = "manifest.json";
-const DAMAGED: &str = "damaged";
+const MANIFEST_FILE: &str = "manifest.json";
+const DAMAGED_DIR: &str = "damaged";
 
 fn segment_name(number: u32) -> String {
     format!("{number:08}.redb")
@@ -440,7 +444,7 @@ fn retired_name(number: u32) -> String {
 }
 
 /// The number of a segment's file with this extension; none where the spool itself would write another name.
-fn number_of(name: &str, extension: &str) -> Option<u32> {
+fn parse_segment_number(name: &str, extension: &str) -> Option<u32> {
     let digits = name.strip_suffix(extension)?.strip_suffix('.')?;
     let number = digits.parse().ok()?;
     (digits == format!("{number:08}")).then_some(number)
@@ -449,7 +453,8 @@ fn number_of(name: &str, extension: &str) -> Option<u32> {
 /// Whether this is what a file is called that was not finished.
 fn is_unfinished(name: &str) -> bool {
     name.strip_suffix(".new").is_some_and(|name| {
-        [MANIFEST, set_aside::SET_ASIDE].contains(&name) || number_of(name, "redb").is_some()
+        [MANIFEST_FILE, dead_letters::DEAD_LETTER_FILE].contains(&name)
+            || parse_segment_number(name, "redb").is_some()
     })
 }
 
@@ -457,13 +462,15 @@ fn is_unfinished(name: &str) -> bool {
 ///
 /// # Errors
 /// It can't be read.
-pub fn is_in(dir: &Path) -> io::Result<bool> {
+pub fn contains_spool(dir: &Path) -> io::Result<bool> {
     for entry in std::fs::read_dir(dir)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
-        let is_manifest = || std::fs::read(dir.join(MANIFEST)).is_ok_and(|b| manifest::is_one(&b));
-        let is_one = number_of(&name, "redb").is_some() || name == set_aside::SET_ASIDE;
-        if is_one || (name == MANIFEST && is_manifest()) {
+        let is_manifest =
+            || std::fs::read(dir.join(MANIFEST_FILE)).is_ok_and(|b| manifest::is_manifest(&b));
+        let is_one =
+            parse_segment_number(&name, "redb").is_some() || name == dead_letters::DEAD_LETTER_FILE;
+        if is_one || (name == MANIFEST_FILE && is_manifest()) {
             return Ok(true);
         }
     }

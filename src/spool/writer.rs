@@ -10,76 +10,76 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::drain::mailbox::{Mailbox, Word};
+use super::drain::mailbox::{DrainMessage, Mailbox};
 use super::store::StoreError;
-use super::{Keeping, NewEntry, NotKept, Shared, lock};
+use super::{AppendError, AppendFuture, NewEntry, SpoolShared, lock};
 use crate::dedup::claim::Claim;
-use crate::kafka::report::{Report, Settle, Slot};
+use crate::kafka::report::{DeliveryObserver, DeliveryReport, InFlightRecord};
 use butlr_event::destination::Destination;
 
 /// Most bytes of one commit.
-const COMMIT: usize = 8 << 20;
+const MAX_COMMIT_BYTES: usize = 8 << 20;
 /// Most bytes that wait for the writer: requests bound them, but those that gave up leave theirs behind.
-const WAITING: usize = 64 << 20;
+const MAX_QUEUED_BYTES: usize = 64 << 20;
 
 /// The writer's thread and what waits for it.
-pub(super) struct Writer {
-    shared: Arc<Shared>,
-    queue: Arc<Queue>,
+pub(super) struct SpoolWriter {
+    shared: Arc<SpoolShared>,
+    queue: Arc<AppendQueue>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    came: Condvar,
+struct AppendQueue {
+    waiting: Mutex<QueuedAppends>,
+    not_empty: Condvar,
 }
 
 #[derive(Default)]
-struct Waiting {
-    entries: VecDeque<Pending>,
+struct QueuedAppends {
+    entries: VecDeque<PendingAppend>,
     bytes: usize,
     ending: bool,
 }
 
 /// An entry on its way to disk.
-struct Pending {
+struct PendingAppend {
     to: Destination,
     bytes: Vec<u8>,
-    fate: Fate,
+    ack: PendingAck,
 }
 
 /// What hangs on it.
-struct Fate {
+struct PendingAck {
     claim: Option<Claim>,
-    doubt: Option<Arc<Slot>>,
-    answer: oneshot::Sender<Result<(), NotKept>>,
+    in_doubt_slot: Option<Arc<InFlightRecord>>,
+    answer: oneshot::Sender<Result<(), AppendError>>,
 }
 
-impl Fate {
+impl PendingAck {
     /// Certainly not on disk.
-    fn not_kept(self, why: NotKept) {
-        match self.doubt {
-            Some(slot) => slot.give_back(self.claim),
+    fn refuse(self, why: AppendError) {
+        match self.in_doubt_slot {
+            Some(slot) => slot.return_claim(self.claim),
             None => drop(self.claim),
         }
         let _ = self.answer.send(Err(why));
     }
 
     /// On disk, perhaps.
-    fn lost(self, why: NotKept) {
-        match (self.doubt, self.claim) {
-            (Some(slot), claim) => slot.give_back(claim),
-            (None, Some(claim)) => claim.unknown(),
+    fn fail_uncertain(self, why: AppendError) {
+        match (self.in_doubt_slot, self.claim) {
+            (Some(slot), claim) => slot.return_claim(claim),
+            (None, Some(claim)) => claim.release_in_doubt(),
             (None, None) => {}
         }
         let _ = self.answer.send(Err(why));
     }
 }
 
-impl Writer {
-    pub fn start(shared: Arc<Shared>) -> Self {
-        let queue = Arc::new(Queue::default());
+impl SpoolWriter {
+    pub fn start(shared: Arc<SpoolShared>) -> Self {
+        let queue = Arc::new(AppendQueue::default());
         let thread = std::thread::Builder::new()
             .name("spool-writer".into())
             .spawn({
@@ -94,62 +94,76 @@ impl Writer {
         }
     }
 
-    pub fn keep(&self, entry: NewEntry, claim: Option<Claim>, doubt: Option<Arc<Slot>>) -> Keeping {
-        let (answer, answered) = oneshot::channel();
-        let fate = Fate {
+    pub fn append(
+        &self,
+        entry: NewEntry,
+        claim: Option<Claim>,
+        doubt: Option<Arc<InFlightRecord>>,
+    ) -> AppendFuture {
+        let (answer, receiver) = oneshot::channel();
+        let fate = PendingAck {
             claim,
-            doubt,
+            in_doubt_slot: doubt,
             answer,
         };
         let NewEntry { to, bytes } = entry;
-        match self.refused(to, bytes, fate) {
-            None => Keeping::waiting(answered),
+        match self.enqueue(to, bytes, fate) {
+            None => AppendFuture::pending(receiver),
             Some((why, fate)) => {
-                fate.not_kept(why.clone());
-                Keeping::not(why)
+                fate.refuse(why.clone());
+                AppendFuture::refused(why)
             }
         }
     }
 
     /// Queues an entry, or gives back what hangs on it, with the reason.
-    fn refused(&self, to: Destination, bytes: Vec<u8>, fate: Fate) -> Option<(NotKept, Fate)> {
+    fn enqueue(
+        &self,
+        to: Destination,
+        bytes: Vec<u8>,
+        fate: PendingAck,
+    ) -> Option<(AppendError, PendingAck)> {
         if let Some(why) = self.shared.health.refusal() {
             return Some((why, fate));
         }
         let mut waiting = lock(&self.queue.waiting);
         if waiting.ending {
-            return Some((NotKept::Ending, fate));
+            return Some((AppendError::Ending, fate));
         }
-        if waiting.bytes + bytes.len() > WAITING {
+        if waiting.bytes + bytes.len() > MAX_QUEUED_BYTES {
             let why = "the disk is too slow for what comes".to_owned();
-            return Some((NotKept::Full { why }, fate));
+            return Some((AppendError::Full { why }, fate));
         }
         // Before anybody can be told: what comes after waits behind it.
-        self.shared.lines[to.index()].add(1);
+        self.shared.backlogs[to.index()].add(1);
         waiting.bytes += bytes.len();
-        waiting.entries.push_back(Pending { to, bytes, fate });
+        waiting.entries.push_back(PendingAppend {
+            to,
+            bytes,
+            ack: fate,
+        });
         if waiting.entries.len() == 1 {
-            self.queue.came.notify_one();
+            self.queue.not_empty.notify_one();
         }
         None
     }
 
     /// Writes what has come, and ends.
-    pub fn end(&self) {
+    pub fn shut_down(&self) {
         lock(&self.queue.waiting).ending = true;
-        self.queue.came.notify_one();
+        self.queue.not_empty.notify_one();
         if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join();
         }
     }
 }
 
-impl Queue {
+impl AppendQueue {
     /// What has come, up to a commit's size; nothing after `patience`. `None` at the end.
-    fn take(&self, patience: Duration) -> Option<Vec<Pending>> {
+    fn take_batch(&self, patience: Duration) -> Option<Vec<PendingAppend>> {
         let waiting = lock(&self.waiting);
-        let idle = |waiting: &mut Waiting| waiting.entries.is_empty() && !waiting.ending;
-        let waited = self.came.wait_timeout_while(waiting, patience, idle);
+        let idle = |waiting: &mut QueuedAppends| waiting.entries.is_empty() && !waiting.ending;
+        let waited = self.not_empty.wait_timeout_while(waiting, patience, idle);
         let (mut waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if waiting.entries.is_empty() && waiting.ending {
             return None;
@@ -157,7 +171,7 @@ impl Queue {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while let Some(next) = waiting.entries.front()
-            && (batch.is_empty() || bytes + next.bytes.len() <= COMMIT)
+            && (batch.is_empty() || bytes + next.bytes.len() <= MAX_COMMIT_BYTES)
         {
             bytes += next.bytes.len();
             batch.extend(waiting.entries.pop_front());
@@ -167,35 +181,40 @@ impl Queue {
     }
 }
 
-fn run(shared: &Arc<Shared>, queue: &Queue) {
-    while let Some(batch) = queue.take(shared.health.patience()) {
-        shared.health.committing(|| {
-            shared.health.look(&shared.store);
-            shared.health.recover(&shared.store);
+fn run(shared: &Arc<SpoolShared>, queue: &AppendQueue) {
+    while let Some(batch) = queue.take_batch(shared.health.poll_interval()) {
+        shared.health.track_commit(|| {
+            shared.health.check_disk(&shared.store);
+            shared.health.try_recover(&shared.store);
         });
         if !batch.is_empty() {
-            commit(shared, batch);
+            commit_batch(shared, batch);
         }
     }
 }
 
-fn commit(shared: &Arc<Shared>, batch: Vec<Pending>) {
+fn commit_batch(shared: &Arc<SpoolShared>, batch: Vec<PendingAppend>) {
     let mut used = shared.store.bytes();
     let mut entries = Vec::with_capacity(batch.len());
-    let mut fates = Vec::with_capacity(batch.len());
-    for Pending { to, bytes, fate } in batch {
+    let mut acks = Vec::with_capacity(batch.len());
+    for PendingAppend {
+        to,
+        bytes,
+        ack: fate,
+    } in batch
+    {
         let more = used.saturating_add(bytes.len() as u64);
         let health = &shared.health;
         let refusal = health.refusal();
-        match refusal.or_else(|| health.exceeded(more)) {
+        match refusal.or_else(|| health.check_size_limit(more)) {
             Some(why) => {
-                fate.not_kept(why);
-                shared.lines[to.index()].take(1);
+                fate.refuse(why);
+                shared.backlogs[to.index()].remove(1);
             }
             None => {
                 used = more;
                 entries.push((to, bytes));
-                fates.push(fate);
+                acks.push(fate);
             }
         }
     }
@@ -203,11 +222,11 @@ fn commit(shared: &Arc<Shared>, batch: Vec<Pending>) {
         return;
     }
     let began = Instant::now();
-    let mut may_be_there = true;
-    let appended = guarded(|| {
+    let mut may_be_stored = true;
+    let appended = catch_panics(|| {
         let append = || shared.store.append(&entries);
-        let appended = shared.health.committing(append);
-        may_be_there = matches!(appended, Err(StoreError::Write { .. }));
+        let appended = shared.health.track_commit(append);
+        may_be_stored = matches!(appended, Err(StoreError::Write { .. }));
         appended
     });
     match appended {
@@ -215,17 +234,17 @@ fn commit(shared: &Arc<Shared>, batch: Vec<Pending>) {
             let took = began.elapsed().as_secs_f64();
             shared.counts.commit_duration.observe(took);
             let to = entries.iter().map(|(to, _)| *to);
-            published(shared, seqs.zip(to).zip(fates).collect());
+            publish_committed(shared, seqs.zip(to).zip(acks).collect());
         }
         Err(why) => {
             shared.health.poison(why.clone());
-            for ((to, _), fate) in entries.into_iter().zip(fates) {
-                let why = NotKept::Unwritable { why: why.clone() };
-                match may_be_there {
-                    true => fate.lost(why),
-                    false => fate.not_kept(why),
+            for ((to, _), fate) in entries.into_iter().zip(acks) {
+                let why = AppendError::Unwritable { why: why.clone() };
+                match may_be_stored {
+                    true => fate.fail_uncertain(why),
+                    false => fate.refuse(why),
                 }
-                shared.lines[to.index()].take(1);
+                shared.backlogs[to.index()].remove(1);
             }
         }
     }
@@ -233,7 +252,7 @@ fn commit(shared: &Arc<Shared>, batch: Vec<Pending>) {
 
 /// Durable. In this order: nobody hears of an entry before its claim is decided, and the drain sees none whose doubt is not
 /// noted.
-fn published(shared: &Arc<Shared>, entries: Vec<((u64, Destination), Fate)>) {
+fn publish_committed(shared: &Arc<SpoolShared>, entries: Vec<((u64, Destination), PendingAck)>) {
     shared.counts.spooled.inc_by(entries.len() as u64);
     let now = Instant::now();
     let mut counts = [0; Destination::COUNT];
@@ -241,9 +260,9 @@ fn published(shared: &Arc<Shared>, entries: Vec<((u64, Destination), Fate)>) {
     let mut open = Vec::with_capacity(entries.len());
     for (
         (seq, to),
-        Fate {
+        PendingAck {
             claim,
-            doubt,
+            in_doubt_slot: doubt,
             answer,
         },
     ) in entries
@@ -252,20 +271,20 @@ fn published(shared: &Arc<Shared>, entries: Vec<((u64, Destination), Fate)>) {
             claim.commit_spooled(now);
         }
         if doubt.is_some() {
-            shared.doubts().insert(seq, now);
+            shared.in_doubt().insert(seq, now);
         }
         counts[to.index()] += 1;
         last = seq;
         open.push((seq, to, doubt, answer));
     }
-    shared.visible.store(last + 1, Ordering::Release);
-    for (line, count) in shared.lines.iter().zip(counts) {
-        line.publish(count);
+    shared.visible_end.store(last + 1, Ordering::Release);
+    for (line, count) in shared.backlogs.iter().zip(counts) {
+        line.add_committed(count);
     }
     let mut answers = Vec::with_capacity(open.len());
     for (seq, to, doubt, answer) in open {
         if let Some(slot) = doubt {
-            slot.follow(Box::new(InDoubt {
+            slot.set_observer(Box::new(InDoubtObserver {
                 mailbox: Arc::clone(&shared.mailbox),
                 to,
                 seq,
@@ -276,11 +295,11 @@ fn published(shared: &Arc<Shared>, entries: Vec<((u64, Destination), Fate)>) {
     for answer in answers {
         let _ = answer.send(Ok(()));
     }
-    shared.mailbox.rouse();
+    shared.mailbox.wake();
 }
 
 /// Calls into the store; a panic there is an error like others.
-pub(super) fn guarded<T, E: fmt::Display>(
+pub(super) fn catch_panics<T, E: fmt::Display>(
     call: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(call)) {
@@ -291,16 +310,16 @@ pub(super) fn guarded<T, E: fmt::Display>(
 
 /// An entry whose record librdkafka still has.
 #[derive(Debug)]
-struct InDoubt {
+struct InDoubtObserver {
     mailbox: Arc<Mailbox>,
     to: Destination,
     seq: u64,
 }
 
-impl Settle for InDoubt {
-    fn settle(self: Box<Self>, report: Option<Report>) {
+impl DeliveryObserver for InDoubtObserver {
+    fn on_report(self: Box<Self>, report: Option<DeliveryReport>) {
         let stored = report.is_some_and(|report| report.is_stored());
-        self.mailbox.push(Word::Doubt {
+        self.mailbox.push(DrainMessage::InDoubtResolved {
             to: self.to,
             seq: self.seq,
             stored,

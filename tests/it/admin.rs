@@ -6,7 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use butlr_event::EventType;
 
-use crate::harness::{KafkaBackend, Setup, agent, clock_ms, event, eventually, fresh_ms, trials};
+use crate::harness::{
+    BridgeSetup, KafkaBackend, agent, clock_ms, eventually, minimal_event, trials, unique_ms,
+};
 
 trials! {
     "admin": [
@@ -28,12 +30,12 @@ trials! {
 
 const TRAFFIC: EventType = EventType::Traffic;
 
-fn good(event_type: EventType) -> String {
-    event(event_type, "event_1", fresh_ms(), "space_1")
+fn valid_event(event_type: EventType) -> String {
+    minimal_event(event_type, "event_1", unique_ms(), "space_1")
 }
 
 fn every_series_of_the_ten_types_is_there_from_the_start() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     let metrics = bridge.metrics();
     let has = |series: &str| {
         let line = format!("\nbutlr_bridge_{series} 0\n");
@@ -96,11 +98,16 @@ fn every_series_of_the_ten_types_is_there_from_the_start() {
 }
 
 fn an_event_moves_the_metrics_of_its_type_only() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     let before = clock_ms() as f64 / 1000.0;
     let ten_seconds_ago = clock_ms() - 10_000;
     bridge
-        .send(event(TRAFFIC, "event_1", ten_seconds_ago, "space_1"))
+        .send(minimal_event(
+            TRAFFIC,
+            "event_1",
+            ten_seconds_ago,
+            "space_1",
+        ))
         .expect(200);
     let of = |name: &str, label: &str| bridge.metric(&format!("butlr_bridge_{name}{{{label}}}"));
     let traffic = "type=\"TRAFFIC\"";
@@ -128,8 +135,8 @@ fn an_event_moves_the_metrics_of_its_type_only() {
 }
 
 fn requests_are_counted_by_status_and_rejections_by_code() {
-    let bridge = Setup::embedded().start();
-    bridge.send(good(TRAFFIC)).expect(200);
+    let bridge = BridgeSetup::embedded().start();
+    bridge.send(valid_event(TRAFFIC)).expect(200);
     bridge.send("{").expect(400);
     bridge.send("[7,8]").expect(422);
     bridge.post("/nowhere", "").expect(404);
@@ -149,7 +156,7 @@ fn requests_are_counted_by_status_and_rejections_by_code() {
 }
 
 fn every_metric_has_a_help_text_and_the_prefix() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     let metrics = bridge.metrics();
     let names = metrics.lines().filter_map(|l| l.strip_prefix("# TYPE "));
     let mut own = 0;
@@ -165,31 +172,38 @@ fn every_metric_has_a_help_text_and_the_prefix() {
 }
 
 fn livez_says_alive_whatever_kafka_does() {
-    let bridge = Setup::on(KafkaBackend::Address("127.0.0.1:1".into()))
-        .not_waiting()
+    let bridge = BridgeSetup::with_kafka(KafkaBackend::Address("127.0.0.1:1".into()))
+        .without_waiting()
         .start();
     assert_eq!(bridge.get_admin("/livez").status, 200);
     assert_eq!(bridge.get_admin("/readyz").status, 503);
 }
 
 fn readyz_says_503_until_kafka_was_reached() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("http.answer_within", "300ms")
-        .not_waiting()
-        .before(|kafka| kafka.with(|cluster| cluster.broker_down(1)).unwrap())
+        .without_waiting()
+        .prepare_broker(|kafka| {
+            kafka
+                .with_cluster(|cluster| cluster.broker_down(1))
+                .unwrap()
+        })
         .start();
     let answer = bridge.get_admin("/readyz");
     answer.expect(503);
     assert!(answer.text().contains("Kafka"), "{}", answer.text());
     assert_eq!(bridge.status()["ready"], false);
     bridge
-        .send(good(TRAFFIC))
+        .send(valid_event(TRAFFIC))
         .expect_problem(503, "kafka_unconfirmed");
     assert_eq!(bridge.metric("butlr_bridge_kafka_up"), 0.0);
-    bridge.kafka().with(|cluster| cluster.broker_up(1)).unwrap();
+    bridge
+        .kafka()
+        .with_cluster(|cluster| cluster.broker_up(1))
+        .unwrap();
     bridge.wait_until_ready();
     eventually("events are stored", || {
-        (bridge.send(good(TRAFFIC)).status == 200).then_some(())
+        (bridge.send(valid_event(TRAFFIC)).status == 200).then_some(())
     });
     eventually("the gauge says so", || {
         (bridge.metric("butlr_bridge_kafka_up") == 1.0).then_some(())
@@ -197,13 +211,13 @@ fn readyz_says_503_until_kafka_was_reached() {
 }
 
 fn readyz_says_503_while_kafka_is_away_for_long_and_recovers() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("kafka.away_after", "3s")
         .set("http.answer_within", "300ms")
         .start();
     bridge
         .kafka()
-        .with(|cluster| cluster.broker_down(1))
+        .with_cluster(|cluster| cluster.broker_down(1))
         .unwrap();
     let text = eventually("/readyz says 503", || {
         let answer = bridge.get_admin("/readyz");
@@ -212,12 +226,17 @@ fn readyz_says_503_while_kafka_is_away_for_long_and_recovers() {
     assert!(text.contains("away"), "{text}");
     let ago = bridge.status()["kafka"]["last_contact_seconds_ago"].clone();
     assert!(ago.as_f64().unwrap() >= 3.0, "{ago}");
-    bridge.kafka().with(|cluster| cluster.broker_up(1)).unwrap();
+    bridge
+        .kafka()
+        .with_cluster(|cluster| cluster.broker_up(1))
+        .unwrap();
     bridge.wait_until_ready();
 }
 
 fn readyz_stays_ready_while_the_bridge_is_idle() {
-    let bridge = Setup::embedded().set("kafka.away_after", "3s").start();
+    let bridge = BridgeSetup::embedded()
+        .set("kafka.away_after", "3s")
+        .start();
     for _ in 0..45 {
         bridge.get_admin("/readyz").expect(200);
         std::thread::sleep(Duration::from_millis(100));
@@ -225,8 +244,8 @@ fn readyz_stays_ready_while_the_bridge_is_idle() {
 }
 
 fn status_tells_what_an_operator_asks() {
-    let bridge = Setup::embedded().start();
-    bridge.send(good(TRAFFIC)).expect(200);
+    let bridge = BridgeSetup::embedded().start();
+    bridge.send(valid_event(TRAFFIC)).expect(200);
     bridge.send("{}").expect(422);
     let status = bridge.status();
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
@@ -257,12 +276,12 @@ fn status_tells_what_an_operator_asks() {
     assert!(page.header("content-security-policy").is_some());
 }
 
-fn basic(pair: &str) -> String {
+fn basic_auth(pair: &str) -> String {
     format!("Basic {}", STANDARD.encode(pair))
 }
 
 fn status_and_page_need_the_credentials_that_are_configured() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("admin.username", "operator")
         .set("admin.password", "open-sesame")
         .start();
@@ -277,7 +296,7 @@ fn status_and_page_need_the_credentials_that_are_configured() {
         ] {
             let request = bridge
                 .admin_request(path)
-                .header("authorization", &basic(pair));
+                .header("authorization", &basic_auth(pair));
             request.send(&agent()).expect(status);
         }
     }
@@ -287,7 +306,9 @@ fn status_and_page_need_the_credentials_that_are_configured() {
 }
 
 fn beyond_loopback_without_credentials_only_metrics_and_probes_are_served() {
-    let bridge = Setup::embedded().set("admin.bind", "0.0.0.0:0").start();
+    let bridge = BridgeSetup::embedded()
+        .set("admin.bind", "0.0.0.0:0")
+        .start();
     for path in ["/metrics", "/livez", "/readyz"] {
         bridge.get_admin(path).expect(200);
     }
@@ -297,7 +318,7 @@ fn beyond_loopback_without_credentials_only_metrics_and_probes_are_served() {
 }
 
 fn beyond_loopback_with_credentials_all_is_served() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("admin.bind", "0.0.0.0:0")
         .set("admin.username", "operator")
         .set("admin.password", "open-sesame")
@@ -305,15 +326,15 @@ fn beyond_loopback_with_credentials_all_is_served() {
     for path in ["/status", "/"] {
         bridge.get_admin(path).expect(401);
         let request = bridge.admin_request(path);
-        let request = request.header("authorization", &basic("operator:open-sesame"));
+        let request = request.header("authorization", &basic_auth("operator:open-sesame"));
         request.send(&agent()).expect(200);
     }
 }
 
 fn the_admin_listener_takes_no_events() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     let url = format!("http://{}/v1/events", bridge.admin);
-    let request = crate::harness::HttpRequest::new("POST", &url).body(good(TRAFFIC));
+    let request = crate::harness::HttpRequest::new("POST", &url).body(valid_event(TRAFFIC));
     request.send(&agent()).expect(404);
     assert!(bridge.records(TRAFFIC).is_empty());
 }

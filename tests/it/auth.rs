@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use butlr_event::EventType;
 
 use crate::harness::{
-    HttpAnswer, Bridge, Process, HttpRequest, Setup, agent, event, eventually, fresh_ms, read_answer, toml,
-    trials, write_head,
+    BridgeProcess, BridgeSetup, HttpAnswer, HttpRequest, TestBridge, agent, eventually,
+    minimal_event, read_answer, toml, trials, unique_ms, write_head,
 };
 
 trials! {
@@ -32,17 +32,17 @@ trials! {
 
 const ROOM: EventType = EventType::RoomOccupancy;
 
-fn good() -> String {
-    event(ROOM, "event_1", fresh_ms(), "room_1")
+fn valid_event() -> String {
+    minimal_event(ROOM, "event_1", unique_ms(), "room_1")
 }
 
-fn basic(pair: &str) -> String {
+fn basic_auth(pair: &str) -> String {
     format!("Basic {}", STANDARD.encode(pair))
 }
 
 /// Two keys in one header, one in another, and two basic pairs.
-fn locked() -> Setup {
-    Setup::embedded()
+fn authenticated_setup() -> BridgeSetup {
+    BridgeSetup::embedded()
         .set(
             "auth.api_keys",
             toml(
@@ -61,14 +61,14 @@ fn locked() -> Setup {
 }
 
 #[track_caller]
-fn send(bridge: &Bridge, header: &str, value: &str) -> HttpAnswer {
+fn send_with_header(bridge: &TestBridge, header: &str, value: &str) -> HttpAnswer {
     let request = bridge.request("POST", "/v1/events").header(header, value);
-    request.body(good()).send()
+    request.body(valid_event()).send()
 }
 
 fn every_credential_is_valid_at_the_same_time() {
-    let bridge = locked().start();
-    let pairs = [basic("butlr:pass:word"), basic("butlr:another")];
+    let bridge = authenticated_setup().start();
+    let pairs = [basic_auth("butlr:pass:word"), basic_auth("butlr:another")];
     let lower = pairs[0].replace("Basic", "basic");
     for (header, value) in [
         ("x-api-key", "alpha-key"),
@@ -79,23 +79,23 @@ fn every_credential_is_valid_at_the_same_time() {
         ("authorization", &pairs[1]),
         ("authorization", &lower),
     ] {
-        send(&bridge, header, value).expect(200);
+        send_with_header(&bridge, header, value).expect(200);
     }
     // One good credential is enough.
     let request = bridge.request("POST", "/v1/events");
     let request = request
         .header("x-api-key", "stale")
         .header("x-token", "gamma-key");
-    request.body(good()).send().expect(200);
+    request.body(valid_event()).send().expect(200);
 }
 
 fn a_wrong_or_missing_credential_is_401() {
-    let bridge = locked().start();
+    let bridge = authenticated_setup().start();
     let wrong = [
-        basic("butlr:wrong"),
-        basic("other:another"),
-        basic("butlr"),
-        basic(""),
+        basic_auth("butlr:wrong"),
+        basic_auth("other:another"),
+        basic_auth("butlr"),
+        basic_auth(""),
     ];
     for (header, value) in [
         ("x-api-key", "gamma-key"),
@@ -114,27 +114,29 @@ fn a_wrong_or_missing_credential_is_401() {
         ("authorization", &wrong[3]),
         ("x-unrelated", "alpha-key"),
     ] {
-        let answer = send(&bridge, header, value);
+        let answer = send_with_header(&bridge, header, value);
         answer.expect_problem(401, "unauthorized");
         let challenge = answer.header("www-authenticate").expect("a challenge");
         assert!(challenge.starts_with("Basic realm="), "{challenge}");
         assert!(!answer.text().contains("alpha"), "{}", answer.text());
     }
-    bridge.send(good()).expect_problem(401, "unauthorized");
+    bridge
+        .send(valid_event())
+        .expect_problem(401, "unauthorized");
     assert!(bridge.records(ROOM).is_empty());
     assert_eq!(bridge.metric_sum("butlr_bridge_received_total", ""), 0.0);
 }
 
 fn the_body_of_a_stranger_is_not_read() {
-    let bridge = locked().start();
-    let mut stream = bridge.raw();
+    let bridge = authenticated_setup().start();
+    let mut stream = bridge.connect();
     let headers = [("content-length", "1000000"), ("x-api-key", "wrong")];
     write_head(&mut stream, "POST /v1/events", &headers);
     // The answer comes though not a byte of the body was sent.
     let answer = read_answer(&mut stream).expect("an answer");
     answer.expect_problem(401, "unauthorized");
-    bridge.count(&answer);
-    let mut stream = bridge.raw();
+    bridge.count_answer(&answer);
+    let mut stream = bridge.connect();
     let headers = [("content-length", "1000000"), ("expect", "100-continue")];
     write_head(&mut stream, "POST /v1/events", &headers);
     let mut answer = read_answer(&mut stream).expect("an answer");
@@ -143,25 +145,25 @@ fn the_body_of_a_stranger_is_not_read() {
         answer = read_answer(&mut stream).expect("an answer");
     }
     answer.expect_problem(401, "unauthorized");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
 }
 
 fn strangers_are_turned_away_from_every_event_route() {
-    let bridge = locked().start();
+    let bridge = authenticated_setup().start();
     for path in ["/v1/events", "/v1/events/TRAFFIC", "/v1/events/nonsense"] {
         bridge.post(path, "[]").expect_problem(401, "unauthorized");
     }
 }
 
 fn requests_are_counted_by_credential() {
-    let bridge = locked().start();
-    send(&bridge, "x-api-key", "alpha-key").expect(200);
-    send(&bridge, "x-api-key", "beta-key").expect(200);
-    send(&bridge, "x-api-key", "beta-key").expect(200);
-    send(&bridge, "authorization", &basic("butlr:another")).expect(200);
-    send(&bridge, "x-api-key", "nobody's").expect(401);
-    bridge.send(good()).expect(401);
-    bridge.send(good()).expect(401);
+    let bridge = authenticated_setup().start();
+    send_with_header(&bridge, "x-api-key", "alpha-key").expect(200);
+    send_with_header(&bridge, "x-api-key", "beta-key").expect(200);
+    send_with_header(&bridge, "x-api-key", "beta-key").expect(200);
+    send_with_header(&bridge, "authorization", &basic_auth("butlr:another")).expect(200);
+    send_with_header(&bridge, "x-api-key", "nobody's").expect(401);
+    bridge.send(valid_event()).expect(401);
+    bridge.send(valid_event()).expect(401);
     for (credential, result, count) in [
         ("old", "accepted", 1.0),
         ("new", "accepted", 2.0),
@@ -184,25 +186,25 @@ fn requests_are_counted_by_credential() {
 }
 
 fn credentials_that_are_read_again_take_effect_without_a_restart() {
-    let bridge = locked().start();
-    send(&bridge, "x-api-key", "alpha-key").expect(200);
+    let bridge = authenticated_setup().start();
+    send_with_header(&bridge, "x-api-key", "alpha-key").expect(200);
     let keys = toml(
         r#"[{name="new", header="x-api-key", value="beta-key"},
             {name="newest", header="x-api-key", value="delta-key"}]"#,
     );
     bridge.reload(&[("auth.api_keys", keys)]);
     eventually("the new key is valid", || {
-        (send(&bridge, "x-api-key", "delta-key").status == 200).then_some(())
+        (send_with_header(&bridge, "x-api-key", "delta-key").status == 200).then_some(())
     });
-    send(&bridge, "x-api-key", "alpha-key").expect_problem(401, "unauthorized");
-    send(&bridge, "x-token", "gamma-key").expect_problem(401, "unauthorized");
-    send(&bridge, "x-api-key", "beta-key").expect(200);
-    send(&bridge, "authorization", &basic("butlr:pass:word")).expect(200);
+    send_with_header(&bridge, "x-api-key", "alpha-key").expect_problem(401, "unauthorized");
+    send_with_header(&bridge, "x-token", "gamma-key").expect_problem(401, "unauthorized");
+    send_with_header(&bridge, "x-api-key", "beta-key").expect(200);
+    send_with_header(&bridge, "authorization", &basic_auth("butlr:pass:word")).expect(200);
 }
 
 fn a_reload_does_not_open_an_exposed_listener() {
-    let bridge = locked().set("http.bind", "0.0.0.0:0").start();
-    send(&bridge, "x-api-key", "alpha-key").expect(200);
+    let bridge = authenticated_setup().set("http.bind", "0.0.0.0:0").start();
+    send_with_header(&bridge, "x-api-key", "alpha-key").expect(200);
     // Legal by itself: the address it names is loopback. The one that is listened on is not.
     bridge.reload(&[
         ("http.bind", "127.0.0.1:0".into()),
@@ -212,21 +214,23 @@ fn a_reload_does_not_open_an_exposed_listener() {
     // Taken after the first, so that the first has had its effect.
     let keys = toml(r#"[{name="new", header="x-api-key", value="beta-key"}]"#);
     for _ in 0..5 {
-        bridge.send(good()).expect_problem(401, "unauthorized");
-        send(&bridge, "x-api-key", "alpha-key").expect(200);
+        bridge
+            .send(valid_event())
+            .expect_problem(401, "unauthorized");
+        send_with_header(&bridge, "x-api-key", "alpha-key").expect(200);
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     bridge.reload(&[("http.bind", "127.0.0.1:0".into()), ("auth.api_keys", keys)]);
     eventually("the next reload is taken", || {
-        (send(&bridge, "x-api-key", "alpha-key").status == 401).then_some(())
+        (send_with_header(&bridge, "x-api-key", "alpha-key").status == 401).then_some(())
     });
 }
 
 fn a_connection_does_not_outlive_its_credential() {
-    let bridge = locked().start();
-    let mut stream = bridge.raw();
+    let bridge = authenticated_setup().start();
+    let mut stream = bridge.connect();
     let mut post = || {
-        let body = good();
+        let body = valid_event();
         let length = body.len().to_string();
         let headers = [
             ("content-length", length.as_str()),
@@ -235,14 +239,14 @@ fn a_connection_does_not_outlive_its_credential() {
         write_head(&mut stream, "POST /v1/events", &headers);
         stream.write_all(body.as_bytes()).unwrap();
         let answer = read_answer(&mut stream).expect("an answer");
-        bridge.count(&answer);
+        bridge.count_answer(&answer);
         answer.status
     };
     assert_eq!(post(), 200);
     let keys = toml(r#"[{name="new", header="x-api-key", value="beta-key"}]"#);
     bridge.reload(&[("auth.api_keys", keys)]);
     eventually("the new key is valid", || {
-        (send(&bridge, "x-api-key", "beta-key").status == 200).then_some(())
+        (send_with_header(&bridge, "x-api-key", "beta-key").status == 200).then_some(())
     });
     assert_eq!(post(), 401);
 }
@@ -259,7 +263,7 @@ const SECRETS: [&str; 8] = [
     "secretofastranger",
 ];
 
-fn write(dir: &std::path::Path, name: &str, text: &str) -> String {
+fn write_file(dir: &std::path::Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap();
     path.display().to_string()
@@ -267,7 +271,7 @@ fn write(dir: &std::path::Path, name: &str, text: &str) -> String {
 
 fn no_secret_is_ever_told() {
     let dir = tempfile::tempdir().unwrap();
-    let file = |name: &str, secret: &str| write(dir.path(), name, &format!("{secret}\n"));
+    let file = |name: &str, secret: &str| write_file(dir.path(), name, &format!("{secret}\n"));
     let config = format!(
         r#"
         [http]
@@ -311,31 +315,34 @@ fn no_secret_is_ever_told() {
         key = file("key", "secretkeytwo"),
         pass = file("pass", "secretpasstwo"),
     );
-    let config = write(dir.path(), "bridge.toml", &config);
-    let mut process = Process::start(crate::harness::binary().args(["serve", "--config", &config]));
+    let config = write_file(dir.path(), "bridge.toml", &config);
+    let mut process =
+        BridgeProcess::start(crate::harness::binary().args(["serve", "--config", &config]));
     let agent = agent();
-    let mut told = Vec::new();
+    let mut outputs = Vec::new();
     let url = format!("http://{}/v1/events", process.ingest());
     let admin = format!("http://{}", process.admin());
     let mut round = |accepted: u16| {
         for (header, value, status) in [
             ("x-api-key", "secretkeyone".to_owned(), accepted),
             ("x-api-key", "secretkeytwo".to_owned(), accepted),
-            ("authorization", basic("butlr:secretpassone"), accepted),
-            ("authorization", basic("butlr:secretpasstwo"), accepted),
+            ("authorization", basic_auth("butlr:secretpassone"), accepted),
+            ("authorization", basic_auth("butlr:secretpasstwo"), accepted),
             ("x-api-key", "secretofastranger".to_owned(), 401),
-            ("authorization", basic("butlr:secretofastranger"), 401),
+            ("authorization", basic_auth("butlr:secretofastranger"), 401),
         ] {
             let request = HttpRequest::new("POST", &url).header(header, &value);
-            let answer = request.body(good()).send(&agent);
+            let answer = request.body(valid_event()).send(&agent);
             assert_eq!(answer.status, status, "{}", answer.text());
-            told.push(format!("{:?} {}", answer.headers, answer.text()));
+            outputs.push(format!("{:?} {}", answer.headers, answer.text()));
         }
         for path in ["/status", "/", "/metrics", "/readyz"] {
             for pair in ["operator:secretadmin", "operator:secretofastranger"] {
                 let request = HttpRequest::new("GET", &format!("{admin}{path}"));
-                let answer = request.header("authorization", &basic(pair)).send(&agent);
-                told.push(format!("{:?} {}", answer.headers, answer.text()));
+                let answer = request
+                    .header("authorization", &basic_auth(pair))
+                    .send(&agent);
+                outputs.push(format!("{:?} {}", answer.headers, answer.text()));
             }
         }
     };
@@ -361,14 +368,14 @@ fn no_secret_is_ever_told() {
         output.contains("request refused"),
         "the log was read: {output}"
     );
-    told.push(output);
+    outputs.push(output);
     for secret in SECRETS {
         let on_the_wire = [
             secret.to_owned(),
             STANDARD.encode(format!("butlr:{secret}")),
             STANDARD.encode(format!("operator:{secret}")),
         ];
-        for text in &told {
+        for text in &outputs {
             for form in &on_the_wire {
                 assert!(!text.contains(form), "{secret} is told in {text}");
             }
@@ -376,7 +383,7 @@ fn no_secret_is_ever_told() {
     }
     for name in ["\"one\"", "\"second\""] {
         assert!(
-            told.iter().any(|text| text.contains(name)),
+            outputs.iter().any(|text| text.contains(name)),
             "names are told"
         );
     }
@@ -384,7 +391,7 @@ fn no_secret_is_ever_told() {
 
 fn sighup_reads_the_secrets_files_again() {
     let dir = tempfile::tempdir().unwrap();
-    let key = write(dir.path(), "key", "first-key\n");
+    let key = write_file(dir.path(), "key", "first-key\n");
     let keys = format!("[{{name=\"a\",header=\"x-api-key\",value_file=\"{key}\"}}]");
     let mut command = crate::harness::binary();
     command
@@ -399,7 +406,7 @@ fn sighup_reads_the_secrets_files_again() {
     ] {
         command.args(["--set", setting]);
     }
-    let mut process = Process::start(&mut command);
+    let mut process = BridgeProcess::start(&mut command);
     let url = format!("http://{}/v1/events", process.ingest());
     let agent = agent();
     let status = |key: &str| {
@@ -407,7 +414,7 @@ fn sighup_reads_the_secrets_files_again() {
         request.body("{}").send(&agent).status
     };
     assert_eq!((status("first-key"), status("second-key")), (422, 401));
-    write(dir.path(), "key", "second-key\n");
+    write_file(dir.path(), "key", "second-key\n");
     assert_eq!(status("second-key"), 401, "not before the signal");
     process.signal("HUP");
     eventually("the new key is valid", || {
@@ -434,8 +441,9 @@ fn a_broken_configuration_at_sighup_changes_nothing() {
         header = "x-api-key"
         value = "first-key"
     "#;
-    let config = write(dir.path(), "bridge.toml", text);
-    let mut process = Process::start(crate::harness::binary().args(["serve", "--config", &config]));
+    let config = write_file(dir.path(), "bridge.toml", text);
+    let mut process =
+        BridgeProcess::start(crate::harness::binary().args(["serve", "--config", &config]));
     let url = format!("http://{}/v1/events", process.ingest());
     let agent = agent();
     let status = |key: &str| {
@@ -446,7 +454,7 @@ fn a_broken_configuration_at_sighup_changes_nothing() {
     let broken = text
         .replace("first-key", "second-key")
         .replace("[http]", "[http]\nworker = 1");
-    write(dir.path(), "bridge.toml", &broken);
+    write_file(dir.path(), "bridge.toml", &broken);
     process.signal("HUP");
     process.wait_for("the mistake is told", |output| {
         (output.contains("not read again") && output.contains("http.worker")).then_some(())

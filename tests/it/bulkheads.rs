@@ -8,7 +8,9 @@ use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_event::EventType;
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::harness::{Bridge, Setup, event, eventually, fresh_ms, topics_of, trials};
+use crate::harness::{
+    BridgeSetup, TestBridge, eventually, list_topics, minimal_event, trials, unique_ms,
+};
 
 trials! {
     "faults": [
@@ -20,21 +22,21 @@ trials! {
     ],
 }
 
-const DEAD: EventType = EventType::Traffic;
+const DEAD_TYPE: EventType = EventType::Traffic;
 
-fn good(event_type: EventType, id: &str) -> String {
-    event(event_type, id, fresh_ms(), "space_1")
+fn valid_event(event_type: EventType, id: &str) -> String {
+    minimal_event(event_type, id, unique_ms(), "space_1")
 }
 
 /// A bridge whose Kafka has nine of the ten topics.
-fn with_nine_topics() -> Bridge {
-    let bridge = Setup::embedded()
+fn start_with_nine_topics() -> TestBridge {
+    let bridge = BridgeSetup::embedded()
         .without_topics()
-        .before(|kafka| {
-            for event_type in EventType::ALL.into_iter().filter(|&t| t != DEAD) {
+        .prepare_broker(|kafka| {
+            for event_type in EventType::ALL.into_iter().filter(|&t| t != DEAD_TYPE) {
                 let topic = format!("butlr.event.{}.v1", event_type.kebab_name());
                 kafka
-                    .with(move |cluster| cluster.create_topic(&topic, 3, 1))
+                    .with_cluster(move |cluster| cluster.create_topic(&topic, 3, 1))
                     .unwrap();
             }
         })
@@ -44,18 +46,20 @@ fn with_nine_topics() -> Bridge {
 }
 
 #[track_caller]
-fn wait_for_state(bridge: &Bridge, state: &str) {
+fn wait_for_state(bridge: &TestBridge, state: &str) {
     eventually("the watch sees the topic's state", || {
-        (bridge.topic_state(DEAD) == state).then_some(())
+        (bridge.topic_state(DEAD_TYPE) == state).then_some(())
     });
 }
 
 /// The other nine take events, each in much less than the answer's bound.
 #[track_caller]
-fn the_other_nine_work(bridge: &Bridge) {
-    for event_type in EventType::ALL.into_iter().filter(|&t| t != DEAD) {
+fn assert_other_types_work(bridge: &TestBridge) {
+    for event_type in EventType::ALL.into_iter().filter(|&t| t != DEAD_TYPE) {
         let start = Instant::now();
-        bridge.send(good(event_type, "event_other")).expect(200);
+        bridge
+            .send(valid_event(event_type, "event_other"))
+            .expect(200);
         let took = start.elapsed();
         assert!(
             took < bridge.config.http.answer_within / 2,
@@ -65,10 +69,10 @@ fn the_other_nine_work(bridge: &Bridge) {
 }
 
 fn a_missing_topic_is_told_at_once_and_never_created() {
-    let bridge = with_nine_topics();
+    let bridge = start_with_nine_topics();
     for _ in 0..3 {
         let start = Instant::now();
-        let answer = bridge.send(good(DEAD, "event_1"));
+        let answer = bridge.send(valid_event(DEAD_TYPE, "event_1"));
         assert!(
             start.elapsed() < Duration::from_secs(1),
             "{:?}",
@@ -78,8 +82,8 @@ fn a_missing_topic_is_told_at_once_and_never_created() {
         assert_eq!(answer.header("retry-after"), Some("5"));
         assert_eq!(answer.json()["id"], "event_1");
     }
-    the_other_nine_work(&bridge);
-    let topic = bridge.topic(DEAD).to_owned();
+    assert_other_types_work(&bridge);
+    let topic = bridge.topic(DEAD_TYPE).to_owned();
     let available =
         |topic: &str| format!("butlr_bridge_kafka_topic_available{{topic=\"{topic}\"}}");
     assert_eq!(bridge.metric(&available(&topic)), 0.0);
@@ -89,33 +93,33 @@ fn a_missing_topic_is_told_at_once_and_never_created() {
     );
     // Several looks of the watch later it is still missing.
     thread::sleep(Duration::from_secs(3));
-    let topics = topics_of(&bridge.bootstrap_servers);
+    let topics = list_topics(&bridge.bootstrap_servers);
     assert!(!topics.contains(&topic), "{topics:?}");
     assert_eq!(topics.len(), 9, "{topics:?}");
 }
 
 fn a_topic_that_is_created_later_is_found() {
-    let bridge = with_nine_topics();
+    let bridge = start_with_nine_topics();
     bridge
-        .send(good(DEAD, "event_1"))
+        .send(valid_event(DEAD_TYPE, "event_1"))
         .expect_problem(503, "topic_missing");
-    let topic = bridge.topic(DEAD).to_owned();
+    let topic = bridge.topic(DEAD_TYPE).to_owned();
     bridge
         .kafka()
-        .with(move |cluster| cluster.create_topic(&topic, 3, 1))
+        .with_cluster(move |cluster| cluster.create_topic(&topic, 3, 1))
         .unwrap();
     wait_for_state(&bridge, "available");
-    bridge.send(good(DEAD, "event_2")).expect(200);
-    assert_eq!(bridge.records(DEAD).len(), 1);
+    bridge.send(valid_event(DEAD_TYPE, "event_2")).expect(200);
+    assert_eq!(bridge.records(DEAD_TYPE).len(), 1);
 }
 
 fn a_missing_topic_does_not_stop_the_rest_of_an_array() {
-    let bridge = with_nine_topics();
+    let bridge = start_with_nine_topics();
     let body = format!(
         "[{},{},{}]",
-        good(EventType::PirMotion, "event_1"),
-        good(DEAD, "event_2"),
-        good(EventType::RoomOccupancy, "event_3")
+        valid_event(EventType::PirMotion, "event_1"),
+        valid_event(DEAD_TYPE, "event_2"),
+        valid_event(EventType::RoomOccupancy, "event_3")
     );
     let answer = bridge.send(body);
     let results = answer.expect(503).json()["results"].clone();
@@ -126,19 +130,19 @@ fn a_missing_topic_does_not_stop_the_rest_of_an_array() {
 }
 
 fn a_forbidden_topic_is_told_at_once() {
-    let bridge = Setup::embedded().start();
-    let topic = bridge.topic(DEAD).to_owned();
+    let bridge = BridgeSetup::embedded().start();
+    let topic = bridge.topic(DEAD_TYPE).to_owned();
     let set_error = |error| {
         let topic = topic.clone();
         bridge
             .kafka()
-            .with(move |cluster| cluster.topic_error(&topic, error))
+            .with_cluster(move |cluster| cluster.topic_error(&topic, error))
             .unwrap();
     };
     set_error(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED);
     wait_for_state(&bridge, "forbidden");
     let start = Instant::now();
-    let answer = bridge.send(good(DEAD, "event_1"));
+    let answer = bridge.send(valid_event(DEAD_TYPE, "event_1"));
     assert!(
         start.elapsed() < Duration::from_secs(1),
         "{:?}",
@@ -146,11 +150,11 @@ fn a_forbidden_topic_is_told_at_once() {
     );
     answer.expect_problem(503, "topic_forbidden");
     assert_eq!(answer.header("retry-after"), Some("5"));
-    the_other_nine_work(&bridge);
+    assert_other_types_work(&bridge);
     set_error(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
     wait_for_state(&bridge, "available");
     eventually("events are stored again", || {
-        (bridge.send(good(DEAD, "event_2")).status == 200).then_some(())
+        (bridge.send(valid_event(DEAD_TYPE, "event_2")).status == 200).then_some(())
     });
 }
 
@@ -158,41 +162,42 @@ fn a_dead_topic_fills_its_own_budget_only() {
     const BUDGET: usize = 5;
     let set_leader = |kafka: &EmbeddedKafka, leader: Option<i32>| {
         for partition in 0..3 {
-            let topic = format!("butlr.event.{}.v1", DEAD.kebab_name());
+            let topic = format!("butlr.event.{}.v1", DEAD_TYPE.kebab_name());
             kafka
-                .with(move |cluster| cluster.partition_leader(&topic, partition, leader))
+                .with_cluster(move |cluster| cluster.partition_leader(&topic, partition, leader))
                 .unwrap();
         }
     };
     // Before any producer knows a leader: the embedded broker cannot take it away from one later.
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("kafka.max_in_flight_per_topic", BUDGET as i64)
         .set("http.answer_within", "4s")
-        .before(move |kafka| set_leader(kafka, None))
+        .prepare_broker(move |kafka| set_leader(kafka, None))
         .start();
-    the_other_nine_work(&bridge);
+    assert_other_types_work(&bridge);
     thread::scope(|scope| {
         let bridge = &bridge;
         let stuck: Vec<_> = (0..BUDGET)
             .map(|i| {
                 scope.spawn(move || {
                     let start = Instant::now();
-                    let answer = bridge.send(good(DEAD, &format!("stuck_{i}")));
+                    let answer = bridge.send(valid_event(DEAD_TYPE, &format!("stuck_{i}")));
                     (answer, start.elapsed())
                 })
             })
             .collect();
-        let lane = |bridge: &Bridge| bridge.status()["types"][DEAD.index()]["in_flight"].clone();
+        let lane =
+            |bridge: &TestBridge| bridge.status()["types"][DEAD_TYPE.index()]["in_flight"].clone();
         eventually("its budget is used up", || {
             (lane(bridge) == BUDGET).then_some(())
         });
         let start = Instant::now();
-        let answer = bridge.send(good(DEAD, "event_beyond"));
+        let answer = bridge.send(valid_event(DEAD_TYPE, "event_beyond"));
         let took = start.elapsed();
         answer.expect_problem(503, "topic_overloaded");
         assert_eq!(answer.header("retry-after"), Some("1"));
         assert!(took < bridge.config.http.answer_within / 2, "{took:?}");
-        the_other_nine_work(bridge);
+        assert_other_types_work(bridge);
         for stuck in stuck {
             let (answer, took) = stuck.join().unwrap();
             answer.expect_problem(503, "kafka_unconfirmed");
@@ -204,6 +209,6 @@ fn a_dead_topic_fills_its_own_budget_only() {
     });
     set_leader(bridge.kafka(), Some(1));
     eventually("its events are stored again", || {
-        (bridge.send(good(DEAD, "event_again")).status == 200).then_some(())
+        (bridge.send(valid_event(DEAD_TYPE, "event_again")).status == 200).then_some(())
     });
 }

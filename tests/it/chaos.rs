@@ -18,20 +18,20 @@
 //! `BUTLR_BRIDGE_TEST_KEEP=1` they are kept of all.
 //! `BUTLR_BRIDGE_TEST_SPOOL=off` runs bridges without a spool: then events are refused while Kafka is away, and sent again.
 
-mod act;
-mod books;
 mod bridge;
+mod broker;
 mod clock;
 mod disk;
 mod evidence;
 mod fatal;
+mod injection;
 mod judge;
-mod kafka;
+mod ledgers;
 mod refusals;
-mod run;
 mod schedule;
 mod seeds;
-mod tampered;
+mod tampering;
+mod trial_run;
 
 use libtest_mimic::Trial;
 
@@ -53,7 +53,7 @@ pub fn trials() -> Vec<Trial> {
         KAFKA => [
             seeds::random_faults_break_no_promise,
             fatal::a_producer_made_fatal_under_load_is_replaced_and_loses_nothing,
-            tampered::what_is_tampered_with_is_found,
+            tampering::what_is_tampered_with_is_found,
         ],
         NOTHING => [
             schedule::a_seed_means_the_same_each_time,

@@ -10,8 +10,8 @@ use butlr_event::EventType;
 use serde_json::Value;
 
 use crate::harness::{
-    HttpAnswer, PATIENCE, Process, HttpRequest, agent, binary, event, eventually, fresh_ms, records_of,
-    trials,
+    BridgeProcess, HttpAnswer, HttpRequest, PATIENCE, agent, binary, eventually, minimal_event,
+    read_records, trials, unique_ms,
 };
 
 trials! {
@@ -43,82 +43,89 @@ trials! {
 
 const ROOM: EventType = EventType::RoomOccupancy;
 
-fn run(arguments: &[&str]) -> Output {
+fn run_command(arguments: &[&str]) -> Output {
     binary().args(arguments).output().expect("it runs")
 }
 
-fn told(output: &Output) -> String {
+fn read_output(output: &Output) -> String {
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     format!("{out}{err}")
 }
 
 /// Fails the test unless the command ended with this code and told all of these.
 #[track_caller]
-fn expect(output: &Output, code: i32, texts: &[&str]) {
-    let told = told(output);
-    assert_eq!(output.status.code(), Some(code), "{told}");
+fn expect_exit(output: &Output, code: i32, texts: &[&str]) {
+    let output_text = read_output(output);
+    assert_eq!(output.status.code(), Some(code), "{output_text}");
     for text in texts {
-        assert!(told.contains(text), "{text:?} is not in: {told}");
+        assert!(
+            output_text.contains(text),
+            "{text:?} is not in: {output_text}"
+        );
     }
 }
 
-fn file(text: &str) -> tempfile::NamedTempFile {
+fn config_file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     file
 }
 
-fn check(config: &str) -> Output {
-    let file = file(config);
-    run(&["check-config", "--config", file.path().to_str().unwrap()])
+fn check_config(config: &str) -> Output {
+    let file = config_file(config);
+    run_command(&["check-config", "--config", file.path().to_str().unwrap()])
 }
 
-fn embedded() -> EmbeddedKafka {
+fn start_broker() -> EmbeddedKafka {
     let topics = EventType::ALL.map(|t| (format!("butlr.event.{}.v1", t.kebab_name()), 3));
     EmbeddedKafka::start(&topics).unwrap()
 }
 
-fn post(process: &Process, body: impl AsRef<[u8]>) -> HttpAnswer {
+fn post(process: &BridgeProcess, body: impl AsRef<[u8]>) -> HttpAnswer {
     let url = format!("http://{}/v1/events", process.ingest());
     HttpRequest::new("POST", &url).body(body).send(&agent())
 }
 
-fn readyz(process: &Process) -> u16 {
+fn readyz_status(process: &BridgeProcess) -> u16 {
     let url = format!("http://{}/readyz", process.admin());
     HttpRequest::new("GET", &url).send(&agent()).status
 }
 
-fn good(id: &str) -> String {
-    event(ROOM, id, fresh_ms(), "room_1")
+fn valid_event(id: &str) -> String {
+    minimal_event(ROOM, id, unique_ms(), "room_1")
 }
 
 fn help_and_version_exit_0() {
     let commands = ["serve", "dev", "check-config", "topics"];
-    expect(&run(&["--help"]), 0, &commands);
-    expect(&run(&["--version"]), 0, &[env!("CARGO_PKG_VERSION")]);
+    expect_exit(&run_command(&["--help"]), 0, &commands);
+    expect_exit(
+        &run_command(&["--version"]),
+        0,
+        &[env!("CARGO_PKG_VERSION")],
+    );
     for command in commands {
-        expect(&run(&[command, "--help"]), 0, &["Usage:"]);
+        expect_exit(&run_command(&[command, "--help"]), 0, &["Usage:"]);
     }
 }
 
 fn bad_usage_exits_2() {
-    expect(&run(&[]), 2, &["Usage:"]);
-    expect(&run(&["sevre"]), 2, &["serve"]);
-    expect(&run(&["serve", "--confg", "x"]), 2, &["--config"]);
-    expect(
-        &run(&["serve", "--set", "http.bind"]),
+    expect_exit(&run_command(&[]), 2, &["Usage:"]);
+    expect_exit(&run_command(&["sevre"]), 2, &["serve"]);
+    expect_exit(&run_command(&["serve", "--confg", "x"]), 2, &["--config"]);
+    expect_exit(
+        &run_command(&["serve", "--set", "http.bind"]),
         2,
         &["section.key=value"],
     );
-    expect(
-        &run(&["serve", "--config", "/nowhere/bridge.toml"]),
+    expect_exit(
+        &run_command(&["serve", "--config", "/nowhere/bridge.toml"]),
         2,
         &["/nowhere/bridge.toml"],
     );
 }
 
 fn check_config_tells_every_mistake_at_once() {
-    let output = check(
+    let output = check_config(
         r#"
         [http]
         bind = "everywhere"
@@ -155,64 +162,70 @@ fn check_config_tells_every_mistake_at_once() {
         "log.level",
         "mistakes in the configuration",
     ];
-    expect(&output, 2, &keys);
+    expect_exit(&output, 2, &keys);
     assert!(output.stdout.is_empty(), "mistakes go to standard error");
 }
 
 fn check_config_takes_a_good_configuration() {
-    let output = check("[kafka]\nbootstrap_servers = \"kafka-1:9092,kafka-2:9092\"");
+    let output = check_config("[kafka]\nbootstrap_servers = \"kafka-1:9092,kafka-2:9092\"");
     let memory = "MiB of memory for 4000000 ids and 1000000 readings";
-    expect(&output, 0, &["good", "dedup: at most ", memory]);
+    expect_exit(&output, 0, &["good", "dedup: at most ", memory]);
     let off = "[dedup]\nredelivery = \"off\"\nrepeat = \"off\"";
-    let output = check(&format!("[kafka]\nbootstrap_servers = \"k:9092\"\n{off}"));
-    expect(&output, 0, &["good"]);
-    assert!(!told(&output).contains("dedup: "), "nothing is remembered");
+    let output = check_config(&format!("[kafka]\nbootstrap_servers = \"k:9092\"\n{off}"));
+    expect_exit(&output, 0, &["good"]);
+    assert!(
+        !read_output(&output).contains("dedup: "),
+        "nothing is remembered"
+    );
 }
 
 fn check_config_suggests_the_key_that_was_meant() {
-    let output = check("[http]\nmax_event = 3\n[kafak]\nx = 1");
-    expect(
+    let output = check_config("[http]\nmax_event = 3\n[kafak]\nx = 1");
+    expect_exit(
         &output,
         2,
         &["http.max_event", "max_events", "kafak", "kafka"],
     );
-    expect(&output, 2, &["did you mean"]);
+    expect_exit(&output, 2, &["did you mean"]);
 }
 
 fn check_config_asks_librdkafka() {
-    let output = check(
+    let output = check_config(
         r#"[kafka]
            bootstrap_servers = "localhost:9092"
            properties = { "security.protocol" = "SASL_SSL", "ssl.ca.location" = "/no/such/ca.pem" }"#,
     );
     assert_eq!(output.status.code(), Some(2));
-    assert!(told(&output).contains("kafka.properties"), "{output:?}");
+    assert!(
+        read_output(&output).contains("kafka.properties"),
+        "{output:?}"
+    );
 }
 
 fn check_config_wants_to_know_the_brokers() {
-    let output = check("");
+    let output = check_config("");
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        told(&output).contains("kafka.bootstrap_servers"),
+        read_output(&output).contains("kafka.bootstrap_servers"),
         "{output:?}"
     );
 }
 
 fn check_config_reads_the_certificate() {
-    let no_certificate = file("hello");
+    let no_certificate = config_file("hello");
     let path = no_certificate.path().display();
     let tls = format!("[http]\ntls = {{ cert_file = \"{path}\", key_file = \"{path}\" }}");
-    expect(&check(&tls), 2, &["http.tls.cert_file"]);
+    expect_exit(&check_config(&tls), 2, &["http.tls.cert_file"]);
 }
 
 fn the_example_configuration_is_good() {
-    let output = run(&["check-config", "--config", "deploy/butlr-bridge.toml"]);
-    expect(&output, 0, &["good"]);
+    let output = run_command(&["check-config", "--config", "deploy/butlr-bridge.toml"]);
+    expect_exit(&output, 0, &["good"]);
 }
 
 fn the_environment_goes_over_the_file_and_flags_over_both() {
     // With sender_timeout below answer_within the configuration is bad, so its exit code tells which value holds.
-    let file = file(
+    let file = config_file(
         "[http]\nanswer_within = \"5s\"\nsender_timeout = \"3s\"\n[kafka]\nbootstrap_servers = \"k:1\"",
     );
     let check = |env: Option<&str>, flag: Option<&str>| {
@@ -226,11 +239,11 @@ fn the_environment_goes_over_the_file_and_flags_over_both() {
         }
         command.output().unwrap()
     };
-    expect(&check(None, None), 2, &["http.answer_within"]);
-    expect(&check(Some("1s"), None), 0, &[]);
-    expect(&check(Some("4s"), Some("1s")), 0, &[]);
-    expect(&check(Some("1s"), Some("4s")), 2, &["command line"]);
-    expect(
+    expect_exit(&check(None, None), 2, &["http.answer_within"]);
+    expect_exit(&check(Some("1s"), None), 0, &[]);
+    expect_exit(&check(Some("4s"), Some("1s")), 0, &[]);
+    expect_exit(&check(Some("1s"), Some("4s")), 2, &["command line"]);
+    expect_exit(
         &check(Some("often"), None),
         2,
         &["BUTLR_BRIDGE__HTTP__ANSWER_WITHIN"],
@@ -245,12 +258,12 @@ fn a_misspelt_variable_is_told() {
             .output()
             .unwrap()
     };
-    expect(
+    expect_exit(
         &check("BUTLR_BRIDGE_HTTP_ANSWER_WITHIN"),
         2,
         &["BUTLR_BRIDGE__HTTP__ANSWER_WITHIN"],
     );
-    expect(
+    expect_exit(
         &check("BUTLR_BRIDGE__HTTP__ANSWER_WITHEN"),
         2,
         &["answer_within"],
@@ -261,8 +274,8 @@ fn serve_refuses_to_listen_beyond_loopback_without_credentials() {
     let kafka = "kafka.bootstrap_servers=127.0.0.1:1";
     for address in ["0.0.0.0:0", "[::]:0"] {
         let bind = format!("http.bind={address}");
-        let output = run(&["serve", "--set", kafka, "--set", &bind]);
-        expect(&output, 2, &["http.bind", "credentials", "auth.api_keys"]);
+        let output = run_command(&["serve", "--set", kafka, "--set", &bind]);
+        expect_exit(&output, 2, &["http.bind", "credentials", "auth.api_keys"]);
     }
     // With credentials it does.
     let mut command = binary();
@@ -272,13 +285,13 @@ fn serve_refuses_to_listen_beyond_loopback_without_credentials() {
     );
     command.args(["serve", "--set", kafka, "--set", "http.bind=0.0.0.0:0"]);
     command.args(["--set", "admin.bind=127.0.0.1:0"]);
-    let process = Process::start(&mut command);
+    let process = BridgeProcess::start(&mut command);
     assert!(process.ingest().ip().is_unspecified());
 }
 
 fn serve_without_brokers_says_so() {
-    expect(&run(&["serve"]), 2, &["kafka.bootstrap_servers"]);
-    expect(&run(&["topics"]), 2, &["kafka.bootstrap_servers"]);
+    expect_exit(&run_command(&["serve"]), 2, &["kafka.bootstrap_servers"]);
+    expect_exit(&run_command(&["topics"]), 2, &["kafka.bootstrap_servers"]);
 }
 
 fn serve_tells_that_a_port_is_in_use() {
@@ -290,7 +303,7 @@ fn serve_tells_that_a_port_is_in_use() {
         } else {
             "http.bind"
         };
-        let output = run(&[
+        let output = run_command(&[
             "serve",
             "--set",
             "kafka.bootstrap_servers=127.0.0.1:1",
@@ -299,21 +312,23 @@ fn serve_tells_that_a_port_is_in_use() {
             "--set",
             &format!("{other}=127.0.0.1:0"),
         ]);
-        expect(&output, 1, &[&address, key, "choose another"]);
+        expect_exit(&output, 1, &[&address, key, "choose another"]);
     }
 }
 
 fn serve_starts_while_kafka_is_away_and_works_once_it_is_there() {
-    let kafka = embedded();
-    kafka.with(|cluster| cluster.broker_down(1)).unwrap();
+    let kafka = start_broker();
+    kafka
+        .with_cluster(|cluster| cluster.broker_down(1))
+        .unwrap();
     let bootstrap = format!("kafka.bootstrap_servers={}", kafka.bootstrap_servers());
-    let process = Process::serve(&[&bootstrap, "http.answer_within=300ms"]);
-    assert_eq!(readyz(&process), 503);
-    post(&process, good("event_1")).expect_problem(503, "kafka_unconfirmed");
-    kafka.with(|cluster| cluster.broker_up(1)).unwrap();
-    eventually("ready", || (readyz(&process) == 200).then_some(()));
+    let process = BridgeProcess::serve(&[&bootstrap, "http.answer_within=300ms"]);
+    assert_eq!(readyz_status(&process), 503);
+    post(&process, valid_event("event_1")).expect_problem(503, "kafka_unconfirmed");
+    kafka.with_cluster(|cluster| cluster.broker_up(1)).unwrap();
+    eventually("ready", || (readyz_status(&process) == 200).then_some(()));
     eventually("events are stored", || {
-        (post(&process, good("event_2")).status == 200).then_some(())
+        (post(&process, valid_event("event_2")).status == 200).then_some(())
     });
     process.wait_for("the log says so", |output| {
         output.contains("Kafka is reached").then_some(())
@@ -322,18 +337,19 @@ fn serve_starts_while_kafka_is_away_and_works_once_it_is_there() {
 
 fn topics_without_kafka_exits_1() {
     let start = Instant::now();
-    let output = run(&["topics", "--set", "kafka.bootstrap_servers=127.0.0.1:1"]);
-    expect(&output, 1, &["cannot be reached"]);
+    let output = run_command(&["topics", "--set", "kafka.bootstrap_servers=127.0.0.1:1"]);
+    expect_exit(&output, 1, &["cannot be reached"]);
     assert!(start.elapsed() < PATIENCE);
 }
 
 fn sigterm_ends_it_in_order_with_the_final_counters() {
-    let kafka = embedded();
+    let kafka = start_broker();
     let bootstrap = format!("kafka.bootstrap_servers={}", kafka.bootstrap_servers());
-    let mut process = Process::serve(&[&bootstrap, "shutdown.timeout=5s", "quarantine.keep=false"]);
-    eventually("ready", || (readyz(&process) == 200).then_some(()));
-    post(&process, good("event_1")).expect(200);
-    post(&process, good("event_2")).expect(200);
+    let mut process =
+        BridgeProcess::serve(&[&bootstrap, "shutdown.timeout=5s", "quarantine.keep=false"]);
+    eventually("ready", || (readyz_status(&process) == 200).then_some(()));
+    post(&process, valid_event("event_1")).expect(200);
+    post(&process, valid_event("event_2")).expect(200);
     post(&process, "{}").expect(422);
     let start = Instant::now();
     process.signal("TERM");
@@ -349,13 +365,15 @@ fn sigterm_ends_it_in_order_with_the_final_counters() {
 }
 
 fn a_second_signal_ends_it_at_once() {
-    let mut process = Process::serve(&[
+    let mut process = BridgeProcess::serve(&[
         "kafka.bootstrap_servers=127.0.0.1:1",
         "shutdown.drain_delay=40s",
         "shutdown.timeout=60s",
     ]);
     process.signal("TERM");
-    eventually("it is ending", || (readyz(&process) == 503).then_some(()));
+    eventually("it is ending", || {
+        (readyz_status(&process) == 503).then_some(())
+    });
     process.wait_for("it is ending", |output| {
         output.contains("shutting down").then_some(())
     });
@@ -387,7 +405,7 @@ fn json_logs_are_one_object_a_line() {
     ] {
         command.args(["--set", setting]);
     }
-    let mut process = Process::start(&mut command);
+    let mut process = BridgeProcess::start(&mut command);
     let ingest = process.wait_for("the line that tells the addresses", |output| {
         let line = output.lines().find(|l| l.contains("is listening"))?;
         let line: Value = serde_json::from_str(line).expect("JSON");
@@ -413,10 +431,10 @@ fn json_logs_are_one_object_a_line() {
 }
 
 fn good_events_leave_no_line_at_info() {
-    let kafka = embedded();
+    let kafka = start_broker();
     let bootstrap = format!("kafka.bootstrap_servers={}", kafka.bootstrap_servers());
-    let mut process = Process::serve(&[&bootstrap]);
-    eventually("ready", || (readyz(&process) == 200).then_some(()));
+    let mut process = BridgeProcess::serve(&[&bootstrap]);
+    eventually("ready", || (readyz_status(&process) == 200).then_some(()));
     process.wait_for("all topics are seen", |output| {
         (output.matches("the topic is available").count() == 10).then_some(())
     });
@@ -428,7 +446,7 @@ fn good_events_leave_no_line_at_info() {
     std::thread::sleep(Duration::from_millis(300));
     let before = process.output();
     for i in 0..50 {
-        post(&process, good(&format!("event_{i}"))).expect(200);
+        post(&process, valid_event(&format!("event_{i}"))).expect(200);
     }
     let after = process.output();
     let new = after.strip_prefix(&before).expect("it only grows");
@@ -439,7 +457,7 @@ fn good_events_leave_no_line_at_info() {
 }
 
 fn a_flood_of_bad_requests_does_not_flood_the_log() {
-    let mut process = Process::serve(&[
+    let mut process = BridgeProcess::serve(&[
         "kafka.bootstrap_servers=127.0.0.1:1",
         "quarantine.keep=false",
     ]);
@@ -463,7 +481,7 @@ fn a_flood_of_bad_requests_does_not_flood_the_log() {
 }
 
 fn dev_works_as_printed() {
-    let mut process = Process::start(binary().args(["dev", "--duration", "5s"]));
+    let mut process = BridgeProcess::start(binary().args(["dev", "--duration", "5s"]));
     let printed = process.wait_for("what it prints at the start", |output| {
         output.contains("Ctrl-C").then(|| output.to_owned())
     });
@@ -483,8 +501,8 @@ fn dev_works_as_printed() {
             .env("no_proxy", "*")
             .output()
             .expect("sh");
-        let told = told(&output);
-        told.ends_with("\n200").then_some(told)
+        let output_text = read_output(&output);
+        output_text.ends_with("\n200").then_some(output_text)
     });
     assert!(answered.contains("published"), "{answered}");
     let kcat = line("kcat");
@@ -499,7 +517,7 @@ fn dev_works_as_printed() {
     };
     let (bootstrap, topic) = (after("-b"), after("-t"));
     assert!(kcat.ends_with(r"-f '%k  %s\n'"), "{kcat}");
-    let records = records_of(&bootstrap, &topic);
+    let records = read_records(&bootstrap, &topic);
     assert!(
         records.iter().any(|r| r.text().contains("event_by_hand")),
         "{records:?}"
@@ -507,7 +525,7 @@ fn dev_works_as_printed() {
     // Rooms are counted at full minutes, people are seen at once.
     let detections = topic.replace("room-occupancy", "detections");
     eventually("the simulated building sends, too", || {
-        (!records_of(&bootstrap, &detections).is_empty()).then_some(())
+        (!read_records(&bootstrap, &detections).is_empty()).then_some(())
     });
     assert_eq!(process.wait().code(), Some(0));
     let output = process.output();

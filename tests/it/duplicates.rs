@@ -6,7 +6,9 @@ use std::time::Duration;
 use butlr_event::EventType;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::harness::{HttpAnswer, Bridge, Rec, Setup, event, eventually, fresh_ms, trials};
+use crate::harness::{
+    BridgeSetup, HttpAnswer, TestBridge, TestRecord, eventually, minimal_event, trials, unique_ms,
+};
 
 trials! {
     "duplicates": [
@@ -49,41 +51,41 @@ fn ksuid(seconds: u32, last: u8) -> String {
 }
 
 fn occupancy(id: &str, timestamp_ms: i64, value: &str) -> String {
-    event(RoomOccupancy, id, timestamp_ms, "room_1")
+    minimal_event(RoomOccupancy, id, timestamp_ms, "room_1")
         .replace("\"data\":4", &format!("\"data\":{value}"))
 }
 
 fn detections(id: &str, timestamp_ms: i64, sensor: &str) -> String {
-    event(Detections, id, timestamp_ms, "room_1").replace(
+    minimal_event(Detections, id, timestamp_ms, "room_1").replace(
         "\"metadata\":{",
         &format!("\"metadata\":{{\"sensor_id\":\"{sensor}\","),
     )
 }
 
 #[track_caller]
-fn published(answer: &HttpAnswer) {
-    let told = answer.expect(200).json();
-    assert_eq!(told["status"], "published", "{told}");
-    assert!(told["partition"].is_i64(), "{told}");
+fn assert_published(answer: &HttpAnswer) {
+    let reply = answer.expect(200).json();
+    assert_eq!(reply["status"], "published", "{reply}");
+    assert!(reply["partition"].is_i64(), "{reply}");
 }
 
 #[track_caller]
-fn duplicate(answer: &HttpAnswer, kind: &str, id: &str) {
-    let told = answer.expect(200).json();
+fn assert_duplicate(answer: &HttpAnswer, kind: &str, id: &str) {
+    let reply = answer.expect(200).json();
     let expected = serde_json::json!({"status": "duplicate", "kind": kind, "id": id});
-    assert_eq!(told, expected);
+    assert_eq!(reply, expected);
 }
 
-fn counted(bridge: &Bridge, name: &str) -> f64 {
+fn counter(bridge: &TestBridge, name: &str) -> f64 {
     bridge.metric_sum(&format!("butlr_bridge_{name}"), "")
 }
 
-fn duplicates(bridge: &Bridge, kind: &str) -> f64 {
+fn duplicate_count(bridge: &TestBridge, kind: &str) -> f64 {
     bridge.metric_sum("butlr_bridge_duplicates_total", &format!("kind=\"{kind}\""))
 }
 
 /// The headers that say what an event is to what was stored.
-fn marks(record: &Rec) -> Vec<(&str, &str)> {
+fn marks(record: &TestRecord) -> Vec<(&str, &str)> {
     let known = [
         "ce_revision",
         "ce_supersedes",
@@ -99,7 +101,7 @@ fn marks(record: &Rec) -> Vec<(&str, &str)> {
     found.collect()
 }
 
-fn by_id<'r>(records: &'r [Rec], id: &str) -> &'r Rec {
+fn find_by_id<'r>(records: &'r [TestRecord], id: &str) -> &'r TestRecord {
     let mut with_id = records.iter().filter(|r| r.header("ce_id") == Some(id));
     let found = with_id
         .next()
@@ -109,13 +111,13 @@ fn by_id<'r>(records: &'r [Rec], id: &str) -> &'r Rec {
 }
 
 fn a_redelivery_is_answered_and_not_published() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for event_type in EventType::ALL {
         let id = format!("event_{event_type}");
-        let body = event(event_type, &id, fresh_ms(), "space_1");
-        published(&bridge.send(&body));
+        let body = minimal_event(event_type, &id, unique_ms(), "space_1");
+        assert_published(&bridge.send(&body));
         for _ in 0..3 {
-            duplicate(&bridge.send(&body), "redelivery", &id);
+            assert_duplicate(&bridge.send(&body), "redelivery", &id);
         }
         assert_eq!(bridge.records(event_type).len(), 1, "{event_type}");
         let series =
@@ -127,58 +129,60 @@ fn a_redelivery_is_answered_and_not_published() {
 }
 
 fn how_a_reading_is_written_makes_no_difference() {
-    let bridge = Setup::default().start();
-    let now = fresh_ms();
-    published(&bridge.send(occupancy("event_1", now, "4")));
+    let bridge = BridgeSetup::default().start();
+    let now = unique_ms();
+    assert_published(&bridge.send(occupancy("event_1", now, "4")));
     let body = occupancy("event_1", now, "40e-1");
-    duplicate(&bridge.send(body), "redelivery", "event_1");
+    assert_duplicate(&bridge.send(body), "redelivery", "event_1");
     let turned = format!(
         r#" {{ "data" : 4.0, "metadata":{{"room_id":"room_1", "more": [1]}},
             "version":"v1.2","timestamp":{now}.0,"type":"room_occupancy","id":"event\u005f1" }} "#
     );
-    duplicate(&bridge.send(turned), "redelivery", "event_1");
+    assert_duplicate(&bridge.send(turned), "redelivery", "event_1");
 
-    let traffic =
-        |data: &str| event(Traffic, "event_2", now, "room_1").replace(r#"{"in":1,"out":2}"#, data);
-    published(&bridge.send(traffic(r#"{"in":1,"out":2,"x":{"a":1,"b":[2]}}"#)));
+    let traffic = |data: &str| {
+        minimal_event(Traffic, "event_2", now, "room_1").replace(r#"{"in":1,"out":2}"#, data)
+    };
+    assert_published(&bridge.send(traffic(r#"{"in":1,"out":2,"x":{"a":1,"b":[2]}}"#)));
     let turned = traffic(r#"{"x":{"b":[2.0],"a":1},"out":2.0,"in":1}"#);
-    duplicate(&bridge.send(turned), "redelivery", "event_2");
+    assert_duplicate(&bridge.send(turned), "redelivery", "event_2");
     // What the bridge does not know counts, too: nothing is lost.
     let other = bridge.send(traffic(r#"{"in":1,"out":2,"x":{"a":1,"b":[3]}}"#));
-    published(&other);
+    assert_published(&other);
 
     let detections = |data: &str| {
-        event(Detections, "event_3", now, "room_1")
+        minimal_event(Detections, "event_3", now, "room_1")
             .replace(r#"{"local":[[0.5,1]],"world":[[8.25,2]]}"#, data)
     };
-    published(&bridge.send(detections(r#"{"local":[[0.5,1]],"world":[[8.25,2]]}"#)));
+    assert_published(&bridge.send(detections(r#"{"local":[[0.5,1]],"world":[[8.25,2]]}"#)));
     let turned = detections(r#"{"world":[[8.250,2e0]],"local":[[5e-1,1.0]]}"#);
-    duplicate(&bridge.send(turned), "redelivery", "event_3");
+    assert_duplicate(&bridge.send(turned), "redelivery", "event_3");
     let other = detections(r#"{"local":[[8.25,2]],"world":[[0.5,1]]}"#);
-    published(&bridge.send(other));
+    assert_published(&bridge.send(other));
     let kept = detections(r#"{"local":[[0.5,1]],"world":[[8.25,2]]}"#);
-    duplicate(&bridge.send(kept), "redelivery", "event_3");
+    assert_duplicate(&bridge.send(kept), "redelivery", "event_3");
 
-    published(&bridge.send(event(PirMotion, "event_4", now, "room_1")));
-    let with_null = event(PirMotion, "event_4", now, "room_1").replace("}}", r#"},"data":null}"#);
-    duplicate(&bridge.send(with_null), "redelivery", "event_4");
+    assert_published(&bridge.send(minimal_event(PirMotion, "event_4", now, "room_1")));
+    let with_null =
+        minimal_event(PirMotion, "event_4", now, "room_1").replace("}}", r#"},"data":null}"#);
+    assert_duplicate(&bridge.send(with_null), "redelivery", "event_4");
 }
 
 fn an_id_that_comes_with_another_reading_is_published_under_its_own() {
-    let bridge = Setup::default().start();
-    let now = fresh_ms();
-    let first = event(Traffic, "event_1", now, "room_1");
-    let second = event(Traffic, "event_1", now + 1, "room_1");
-    let third = event(Detections, "event_1", now, "room_1");
+    let bridge = BridgeSetup::default().start();
+    let now = unique_ms();
+    let first = minimal_event(Traffic, "event_1", now, "room_1");
+    let second = minimal_event(Traffic, "event_1", now + 1, "room_1");
+    let third = minimal_event(Detections, "event_1", now, "room_1");
     for body in [&first, &second, &third] {
-        published(&bridge.send(body));
+        assert_published(&bridge.send(body));
     }
     for body in [&first, &second, &third] {
-        duplicate(&bridge.send(body), "redelivery", "event_1");
+        assert_duplicate(&bridge.send(body), "redelivery", "event_1");
     }
     let records = bridge.records(Traffic);
     assert_eq!(records.len(), 2);
-    assert_eq!(marks(by_id(&records, "event_1")), []);
+    assert_eq!(marks(find_by_id(&records, "event_1")), []);
     let own = records
         .iter()
         .find(|r| r.header("ce_id") != Some("event_1"));
@@ -197,149 +201,157 @@ fn an_id_that_comes_with_another_reading_is_published_under_its_own() {
     assert_eq!(marks(own), expected);
     assert_eq!(own.value, second.as_bytes());
     assert_eq!(bridge.records(Detections).len(), 1);
-    assert_eq!(counted(&bridge, "id_conflicts_total"), 2.0);
+    assert_eq!(counter(&bridge, "id_conflicts_total"), 2.0);
 }
 
 fn a_repeat_is_answered_and_its_id_remembered() {
-    let bridge = Setup::default().start();
-    let now = fresh_ms();
-    published(&bridge.send(occupancy("event_1", now, "4")));
-    duplicate(
+    let bridge = BridgeSetup::default().start();
+    let now = unique_ms();
+    assert_published(&bridge.send(occupancy("event_1", now, "4")));
+    assert_duplicate(
         &bridge.send(occupancy("event_2", now, "4")),
         "repeat",
         "event_2",
     );
-    duplicate(
+    assert_duplicate(
         &bridge.send(occupancy("event_2", now, "4")),
         "redelivery",
         "event_2",
     );
     // Another space, minute or type is another reading.
-    published(&bridge.send(occupancy("event_3", now + 60_000, "4")));
-    published(&bridge.send(occupancy("event_4", now, "4").replace("room_1", "room_2")));
-    published(&bridge.send(event(RoomOccupancy1Min, "event_5", now, "room_1")));
+    assert_published(&bridge.send(occupancy("event_3", now + 60_000, "4")));
+    assert_published(&bridge.send(occupancy("event_4", now, "4").replace("room_1", "room_2")));
+    assert_published(&bridge.send(minimal_event(RoomOccupancy1Min, "event_5", now, "room_1")));
     assert_eq!(bridge.records(RoomOccupancy).len(), 3);
     assert_eq!(
         (
-            duplicates(&bridge, "repeat"),
-            duplicates(&bridge, "redelivery")
+            duplicate_count(&bridge, "repeat"),
+            duplicate_count(&bridge, "redelivery")
         ),
         (1.0, 1.0)
     );
 }
 
 fn a_revision_says_what_it_replaces_also_when_it_goes_back() {
-    let bridge = Setup::default().start();
-    let now = fresh_ms();
+    let bridge = BridgeSetup::default().start();
+    let now = unique_ms();
     let [a, b, c, d] = [1, 2, 3, 4].map(|n| ksuid(n, 0));
-    published(&bridge.send(occupancy(&a, now, "4")));
-    published(&bridge.send(occupancy(&b, now, "5")));
-    duplicate(&bridge.send(occupancy(&c, now, "5")), "repeat", &c);
-    published(&bridge.send(occupancy(&d, now, "4")));
+    assert_published(&bridge.send(occupancy(&a, now, "4")));
+    assert_published(&bridge.send(occupancy(&b, now, "5")));
+    assert_duplicate(&bridge.send(occupancy(&c, now, "5")), "repeat", &c);
+    assert_published(&bridge.send(occupancy(&d, now, "4")));
     // What was replaced is known, too.
-    duplicate(&bridge.send(occupancy(&a, now, "4")), "redelivery", &a);
+    assert_duplicate(&bridge.send(occupancy(&a, now, "4")), "redelivery", &a);
     let records = bridge.records(RoomOccupancy);
     assert_eq!(records.len(), 3);
-    assert_eq!(marks(by_id(&records, &a)), []);
+    assert_eq!(marks(find_by_id(&records, &a)), []);
     assert_eq!(
-        marks(by_id(&records, &b)),
+        marks(find_by_id(&records, &b)),
         [("ce_revision", "1"), ("ce_supersedes", &a)]
     );
     assert_eq!(
-        marks(by_id(&records, &d)),
+        marks(find_by_id(&records, &d)),
         [("ce_revision", "2"), ("ce_supersedes", &b)]
     );
-    assert_eq!(counted(&bridge, "revisions_total"), 2.0);
+    assert_eq!(counter(&bridge, "revisions_total"), 2.0);
 }
 
 fn an_earlier_computation_that_comes_late_is_stale() {
-    let bridge = Setup::default().start();
-    let now = fresh_ms();
+    let bridge = BridgeSetup::default().start();
+    let now = unique_ms();
     let [early, earlier, current, later] = [3, 2, 5, 6].map(|n| ksuid(n, 0));
-    published(&bridge.send(occupancy(&current, now, "5")));
-    published(&bridge.send(occupancy(&early, now, "4")));
+    assert_published(&bridge.send(occupancy(&current, now, "5")));
+    assert_published(&bridge.send(occupancy(&early, now, "4")));
     // Equal to what is current: nothing is lost.
-    duplicate(
+    assert_duplicate(
         &bridge.send(occupancy(&earlier, now, "5")),
         "repeat",
         &earlier,
     );
-    published(&bridge.send(occupancy(&later, now, "6")));
+    assert_published(&bridge.send(occupancy(&later, now, "6")));
     let records = bridge.records(RoomOccupancy);
-    assert_eq!(marks(by_id(&records, &early)), [("ce_stale", "true")]);
+    assert_eq!(marks(find_by_id(&records, &early)), [("ce_stale", "true")]);
     let revision = [("ce_revision", "1"), ("ce_supersedes", &*current)];
-    assert_eq!(marks(by_id(&records, &later)), revision);
-    assert_eq!(counted(&bridge, "stale_total"), 1.0);
-    assert_eq!(counted(&bridge, "out_of_order_total"), 0.0);
+    assert_eq!(marks(find_by_id(&records, &later)), revision);
+    assert_eq!(counter(&bridge, "stale_total"), 1.0);
+    assert_eq!(counter(&bridge, "out_of_order_total"), 0.0);
 }
 
 fn within_a_second_the_order_of_arrival_decides() {
-    let bridge = Setup::default().start();
-    let now = fresh_ms();
+    let bridge = BridgeSetup::default().start();
+    let now = unique_ms();
     let ids = [ksuid(7, 9), ksuid(7, 1), "no ksuid".to_owned(), ksuid(1, 0)];
     for (id, value) in ids.iter().zip(["1", "2", "3", "4"]) {
-        published(&bridge.send(occupancy(id, now, value)));
+        assert_published(&bridge.send(occupancy(id, now, value)));
     }
     let records = bridge.records(RoomOccupancy);
     for (n, pair) in ids.windows(2).enumerate() {
         let number = (n + 1).to_string();
         let expected = [("ce_revision", &*number), ("ce_supersedes", &*pair[0])];
-        assert_eq!(marks(by_id(&records, &pair[1])), expected);
+        assert_eq!(marks(find_by_id(&records, &pair[1])), expected);
     }
 }
 
 fn events_older_than_the_newest_of_their_source_are_marked() {
-    let bridge = Setup::default().start();
-    let now = fresh_ms();
+    let bridge = BridgeSetup::default().start();
+    let now = unique_ms();
     // By sensor, not by room.
-    published(&bridge.send(detections("event_1", now, "sensor_1")));
-    published(&bridge.send(detections("event_2", now - 10, "sensor_2")));
-    published(&bridge.send(detections("event_3", now - 5, "sensor_1")));
-    published(&bridge.send(detections("event_4", now, "sensor_1")));
+    assert_published(&bridge.send(detections("event_1", now, "sensor_1")));
+    assert_published(&bridge.send(detections("event_2", now - 10, "sensor_2")));
+    assert_published(&bridge.send(detections("event_3", now - 5, "sensor_1")));
+    assert_published(&bridge.send(detections("event_4", now, "sensor_1")));
     let records = bridge.records(Detections);
-    assert_eq!(marks(by_id(&records, "event_2")), []);
+    assert_eq!(marks(find_by_id(&records, "event_2")), []);
     assert_eq!(
-        marks(by_id(&records, "event_3")),
+        marks(find_by_id(&records, "event_3")),
         [("ce_outoforder", "true")]
     );
     assert_eq!(
-        marks(by_id(&records, "event_4")),
+        marks(find_by_id(&records, "event_4")),
         [],
         "equally old is in order"
     );
 
     // By space; revisions and the like don't count.
     let minute = |n: i64| now - n * 60_000;
-    published(&bridge.send(occupancy(&ksuid(1, 0), minute(3), "1")));
-    published(&bridge.send(occupancy(&ksuid(2, 0), minute(1), "1")));
-    published(&bridge.send(occupancy(&ksuid(3, 0), minute(2), "1")));
-    published(&bridge.send(occupancy(&ksuid(4, 0), minute(3), "2")));
-    published(&bridge.send(occupancy(&ksuid(3, 1), minute(3), "3")));
+    assert_published(&bridge.send(occupancy(&ksuid(1, 0), minute(3), "1")));
+    assert_published(&bridge.send(occupancy(&ksuid(2, 0), minute(1), "1")));
+    assert_published(&bridge.send(occupancy(&ksuid(3, 0), minute(2), "1")));
+    assert_published(&bridge.send(occupancy(&ksuid(4, 0), minute(3), "2")));
+    assert_published(&bridge.send(occupancy(&ksuid(3, 1), minute(3), "3")));
     let records = bridge.records(RoomOccupancy);
     assert_eq!(
-        marks(by_id(&records, &ksuid(3, 0))),
+        marks(find_by_id(&records, &ksuid(3, 0))),
         [("ce_outoforder", "true")]
     );
     assert_eq!(
-        marks(by_id(&records, &ksuid(4, 0)))[0],
+        marks(find_by_id(&records, &ksuid(4, 0)))[0],
         ("ce_revision", "1")
     );
-    assert_eq!(marks(by_id(&records, &ksuid(3, 1))), [("ce_stale", "true")]);
+    assert_eq!(
+        marks(find_by_id(&records, &ksuid(3, 1))),
+        [("ce_stale", "true")]
+    );
 
     // A clock two hours ahead does not make all that follows late.
-    published(&bridge.send(event(PirMotion, "event_5", now + 7_200_000, "room_1")));
-    published(&bridge.send(event(PirMotion, "event_6", now, "room_1")));
-    assert_eq!(marks(by_id(&bridge.records(PirMotion), "event_6")), []);
-    assert_eq!(counted(&bridge, "out_of_order_total"), 2.0);
+    assert_published(&bridge.send(minimal_event(
+        PirMotion,
+        "event_5",
+        now + 7_200_000,
+        "room_1",
+    )));
+    assert_published(&bridge.send(minimal_event(PirMotion, "event_6", now, "room_1")));
+    assert_eq!(marks(find_by_id(&bridge.records(PirMotion), "event_6")), []);
+    assert_eq!(counter(&bridge, "out_of_order_total"), 2.0);
 }
 
 fn only_occupancies_have_repeats_and_revisions() {
-    let bridge = Setup::default().start();
-    let now = fresh_ms();
+    let bridge = BridgeSetup::default().start();
+    let now = unique_ms();
     for event_type in [Detections, Traffic, PirMotion] {
-        published(&bridge.send(event(event_type, &ksuid(2, 0), now, "room_1")));
-        published(&bridge.send(event(event_type, &ksuid(3, 0), now, "room_1")));
-        published(&bridge.send(event(event_type, &ksuid(1, 0), now, "room_1")));
+        assert_published(&bridge.send(minimal_event(event_type, &ksuid(2, 0), now, "room_1")));
+        assert_published(&bridge.send(minimal_event(event_type, &ksuid(3, 0), now, "room_1")));
+        assert_published(&bridge.send(minimal_event(event_type, &ksuid(1, 0), now, "room_1")));
         let records = bridge.records(event_type);
         assert_eq!(records.len(), 3);
         // Each id is used once a type: the later types' are conflicts.
@@ -350,12 +362,12 @@ fn only_occupancies_have_repeats_and_revisions() {
                 .all(|name| name == "ce_idconflict" || name == "ce_originalid")
         );
     }
-    assert_eq!(counted(&bridge, "events_total"), 9.0);
+    assert_eq!(counter(&bridge, "events_total"), 9.0);
 }
 
 fn statuses(answer: &HttpAnswer) -> Vec<String> {
-    let told = answer.expect(200).json();
-    let results = told["results"].as_array().expect("results");
+    let reply = answer.expect(200).json();
+    let results = reply["results"].as_array().expect("results");
     let status = |r: &serde_json::Value| match r["kind"].as_str() {
         Some(kind) => kind.to_owned(),
         None => r["status"].as_str().expect("a status").to_owned(),
@@ -364,10 +376,10 @@ fn statuses(answer: &HttpAnswer) -> Vec<String> {
 }
 
 fn copies_inside_an_array_and_an_array_sent_again() {
-    let bridge = Setup::default().start();
-    let now = fresh_ms();
+    let bridge = BridgeSetup::default().start();
+    let now = unique_ms();
     let (a, b) = (
-        event(Traffic, "event_a", now, "room_1"),
+        minimal_event(Traffic, "event_a", now, "room_1"),
         detections("event_b", now, "s"),
     );
     let body = format!("[{a},{b},{a},{b},{a}]");
@@ -383,7 +395,7 @@ fn copies_inside_an_array_and_an_array_sent_again() {
         ]
     );
     assert_eq!(statuses(&bridge.send(&body)), ["redelivery"; 5]);
-    duplicate(&bridge.send(&a), "redelivery", "event_a");
+    assert_duplicate(&bridge.send(&a), "redelivery", "event_a");
     assert_eq!(
         (
             bridge.records(Traffic).len(),
@@ -394,7 +406,7 @@ fn copies_inside_an_array_and_an_array_sent_again() {
 
     // The largest array, sent again at the same moment by several.
     let many: Vec<_> = (0..1000)
-        .map(|n| event(Traffic, &format!("event_{n}"), now, &format!("room_{n}")))
+        .map(|n| minimal_event(Traffic, &format!("event_{n}"), now, &format!("room_{n}")))
         .collect();
     let body = format!("[{}]", many.join(","));
     let all = thread::scope(|scope| {
@@ -412,8 +424,8 @@ fn copies_inside_an_array_and_an_array_sent_again() {
 }
 
 fn an_array_with_a_repeat_and_a_revision_of_its_own_items() {
-    let bridge = Setup::default().start();
-    let now = fresh_ms();
+    let bridge = BridgeSetup::default().start();
+    let now = unique_ms();
     let items = [
         ("a", "4"),
         ("b", "4"),
@@ -435,7 +447,7 @@ fn an_array_with_a_repeat_and_a_revision_of_its_own_items() {
     assert_eq!(statuses(&answer), expected);
     let records = bridge.records(RoomOccupancy);
     assert_eq!(records.len(), 3);
-    let last = by_id(&records, "event_e");
+    let last = find_by_id(&records, "event_e");
     assert_eq!(
         marks(last),
         [("ce_revision", "2"), ("ce_supersedes", "event_c")]
@@ -443,15 +455,15 @@ fn an_array_with_a_repeat_and_a_revision_of_its_own_items() {
 }
 
 fn two_arrays_that_share_their_items_in_opposite_order() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     bridge
         .kafka()
-        .with(|cluster| cluster.broker_round_trip_time(1, Duration::from_millis(50)))
+        .with_cluster(|cluster| cluster.broker_round_trip_time(1, Duration::from_millis(50)))
         .unwrap();
     for round in 0..5 {
-        let now = fresh_ms();
+        let now = unique_ms();
         let mut items: Vec<_> = (0..20)
-            .map(|n| event(Traffic, &format!("event_{round}_{n}"), now, "room_1"))
+            .map(|n| minimal_event(Traffic, &format!("event_{round}_{n}"), now, "room_1"))
             .collect();
         let forward = format!("[{}]", items.join(","));
         items.reverse();
@@ -468,23 +480,23 @@ fn two_arrays_that_share_their_items_in_opposite_order() {
 }
 
 /// Slow enough that copies meet.
-fn slow() -> Bridge {
-    let bridge = Setup::embedded().set("http.workers", 2).start();
+fn start_slow_bridge() -> TestBridge {
+    let bridge = BridgeSetup::embedded().set("http.workers", 2).start();
     bridge
-        .send(event(Traffic, "event_warm", fresh_ms(), "room_1"))
+        .send(minimal_event(Traffic, "event_warm", unique_ms(), "room_1"))
         .expect(200);
     let slow = Duration::from_millis(300);
     bridge
         .kafka()
-        .with(move |cluster| cluster.broker_round_trip_time(1, slow))
+        .with_cluster(move |cluster| cluster.broker_round_trip_time(1, slow))
         .unwrap();
     bridge
 }
 
 fn copies_at_the_same_moment_are_published_once() {
-    let bridge = slow();
-    let now = fresh_ms();
-    let body = event(Traffic, "event_1", now, "room_1");
+    let bridge = start_slow_bridge();
+    let now = unique_ms();
+    let body = minimal_event(Traffic, "event_1", now, "room_1");
     let all = thread::scope(|scope| {
         let sent: Vec<_> = (0..12)
             .map(|_| scope.spawn(|| bridge.send(&body).json()))
@@ -512,21 +524,21 @@ fn copies_at_the_same_moment_are_published_once() {
             second.join().expect("answered"),
         )
     });
-    published(&first);
-    published(&second);
+    assert_published(&first);
+    assert_published(&second);
     let records = bridge.records(RoomOccupancy);
     let revision = [("ce_revision", "1"), ("ce_supersedes", "event_2")];
-    assert_eq!(marks(by_id(&records, "event_3")), revision);
+    assert_eq!(marks(find_by_id(&records, "event_3")), revision);
 }
 
 fn when_the_first_fails_one_of_those_that_wait_takes_its_place() {
-    let bridge = slow();
+    let bridge = start_slow_bridge();
     // Refused for good, and nothing is stored.
     let errors = &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS];
     bridge
         .kafka()
-        .with(|cluster| cluster.request_errors(RDKafkaApiKey::Produce, errors));
-    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
+        .with_cluster(|cluster| cluster.request_errors(RDKafkaApiKey::Produce, errors));
+    let body = minimal_event(Traffic, "event_1", unique_ms(), "room_1");
     let all = thread::scope(|scope| {
         let sent: Vec<_> = (0..6).map(|_| scope.spawn(|| bridge.send(&body))).collect();
         let all = sent.into_iter().map(|s| s.join().expect("answered"));
@@ -536,19 +548,21 @@ fn when_the_first_fails_one_of_those_that_wait_takes_its_place() {
     assert_eq!(count(&|a| a.status == 503), 1);
     assert_eq!(count(&|a| a.json()["status"] == "published"), 1);
     assert_eq!(count(&|a| a.json()["kind"] == "redelivery"), 4);
-    let with_id = |r: &&Rec| r.header("ce_id") == Some("event_1");
+    let with_id = |r: &&TestRecord| r.header("ce_id") == Some("event_1");
     assert_eq!(bridge.records(Traffic).iter().filter(with_id).count(), 1);
 }
 
 fn a_record_stored_behind_a_503_makes_its_copy_a_redelivery() {
-    let bridge = Setup::embedded().set("http.answer_within", "400ms").start();
+    let bridge = BridgeSetup::embedded()
+        .set("http.answer_within", "400ms")
+        .start();
     bridge
-        .send(event(Traffic, "event_warm", fresh_ms(), "room_1"))
+        .send(minimal_event(Traffic, "event_warm", unique_ms(), "room_1"))
         .expect(200);
     // Slower than the answer may be, faster than librdkafka gives up.
     let stored = eventually("a record that is stored too late", || {
-        let id = format!("event_{}", fresh_ms());
-        let body = event(Traffic, &id, fresh_ms(), "room_1");
+        let id = format!("event_{}", unique_ms());
+        let body = minimal_event(Traffic, &id, unique_ms(), "room_1");
         let slow = |ms| bridge.slow_down(Duration::from_millis(ms));
         slow(450);
         let late = bridge.metric("butlr_bridge_late_reports_total{result=\"stored\"}");
@@ -563,13 +577,13 @@ fn a_record_stored_behind_a_503_makes_its_copy_a_redelivery() {
         (is_late && again.status == 200).then_some((id, again))
     });
     let (id, again) = stored;
-    duplicate(&again, "redelivery", &id);
+    assert_duplicate(&again, "redelivery", &id);
 }
 
 /// Kafka's last value may be the revision whose fate is unknown: what goes back is published.
 fn what_may_have_been_replaced_is_not_taken_for_current() {
     use RDKafkaRespErr::*;
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     // A topic that was forbidden is left alone for a moment, and a producer may have to be replaced.
     let taken = |id: &str, minute, value| {
         eventually("it is taken", || {
@@ -579,16 +593,16 @@ fn what_may_have_been_replaced_is_not_taken_for_current() {
     };
     // What going back is after a revision that ended so.
     let back_after = |error| {
-        let minute = fresh_ms();
+        let minute = unique_ms();
         let [a, b, c, d] = [1, 2, 3, 4].map(|n| format!("event_{n}_{minute}"));
-        published(&taken(&a, minute, "4"));
+        assert_published(&taken(&a, minute, "4"));
         bridge
             .kafka()
-            .with(move |cluster| cluster.request_errors(RDKafkaApiKey::Produce, &[error]));
+            .with_cluster(move |cluster| cluster.request_errors(RDKafkaApiKey::Produce, &[error]));
         bridge.send(occupancy(&b, minute, "5")).expect(503);
         let back = taken(&c, minute, "4").json();
         // From now on it is known again.
-        duplicate(&bridge.send(occupancy(&d, minute, "4")), "repeat", &d);
+        assert_duplicate(&bridge.send(occupancy(&d, minute, "4")), "repeat", &d);
         let records = bridge.records(RoomOccupancy);
         let record = records.iter().find(|r| r.header("ce_id") == Some(&c));
         let revision = record.map(|r| r.header("ce_supersedes") == Some(&a));
@@ -607,9 +621,11 @@ fn what_may_have_been_replaced_is_not_taken_for_current() {
 
 /// No answer at all comes from Kafka, as far as the bridge waits.
 fn a_revision_whose_answer_never_came_is_not_taken_for_not_stored() {
-    let bridge = Setup::embedded().set("http.answer_within", "600ms").start();
+    let bridge = BridgeSetup::embedded()
+        .set("http.answer_within", "600ms")
+        .start();
     let slow = |ms| bridge.slow_down(Duration::from_millis(ms));
-    let minute = fresh_ms();
+    let minute = unique_ms();
     eventually("Kafka is warm", || {
         (bridge.send(occupancy("event_a", minute, "4")).status == 200).then_some(())
     });
@@ -625,38 +641,41 @@ fn a_revision_whose_answer_never_came_is_not_taken_for_not_stored() {
         let back = bridge.send(occupancy("event_c", minute, "4"));
         (back.status == 200).then_some(back)
     });
-    published(&back);
+    assert_published(&back);
 }
 
 fn what_was_refused_is_not_remembered() {
-    let bridge = Setup::embedded().without_topics().not_waiting().start();
-    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
+    let bridge = BridgeSetup::embedded()
+        .without_topics()
+        .without_waiting()
+        .start();
+    let body = minimal_event(Traffic, "event_1", unique_ms(), "room_1");
     eventually("the topic is known to be missing", || {
         (bridge.send(&body).code() == "topic_missing").then_some(())
     });
     let topic = bridge.topic(Traffic).to_owned();
     bridge
         .kafka()
-        .with(move |cluster| cluster.create_topic(&topic, 1, 1))
+        .with_cluster(move |cluster| cluster.create_topic(&topic, 1, 1))
         .unwrap();
     let answer = eventually("it is stored", || {
         let answer = bridge.send(&body);
         (answer.status == 200).then_some(answer)
     });
-    published(&answer);
-    duplicate(&bridge.send(&body), "redelivery", "event_1");
+    assert_published(&answer);
+    assert_duplicate(&bridge.send(&body), "redelivery", "event_1");
 }
 
 fn tagged_duplicates_are_published_and_say_so() {
-    let bridge = Setup::default()
+    let bridge = BridgeSetup::default()
         .set("dedup.redelivery", "tag")
         .set("dedup.repeat", "tag")
         .start();
-    let now = fresh_ms();
-    published(&bridge.send(occupancy("event_1", now, "4")));
-    published(&bridge.send(occupancy("event_1", now, "4")));
-    published(&bridge.send(occupancy("event_2", now, "4")));
-    published(&bridge.send(occupancy("event_3", now, "5")));
+    let now = unique_ms();
+    assert_published(&bridge.send(occupancy("event_1", now, "4")));
+    assert_published(&bridge.send(occupancy("event_1", now, "4")));
+    assert_published(&bridge.send(occupancy("event_2", now, "4")));
+    assert_published(&bridge.send(occupancy("event_3", now, "5")));
     let records = bridge.records(RoomOccupancy);
     let mut all: Vec<_> = records.iter().collect();
     all.sort_by_key(|r| r.offset);
@@ -668,8 +687,8 @@ fn tagged_duplicates_are_published_and_say_so() {
     assert_eq!(marks[3], revision);
     assert_eq!(
         (
-            duplicates(&bridge, "redelivery"),
-            duplicates(&bridge, "repeat")
+            duplicate_count(&bridge, "redelivery"),
+            duplicate_count(&bridge, "repeat")
         ),
         (1.0, 1.0)
     );
@@ -680,18 +699,18 @@ fn tagged_duplicates_are_published_and_say_so() {
 }
 
 fn with_both_off_nothing_is_compared() {
-    let bridge = Setup::default()
+    let bridge = BridgeSetup::default()
         .set("dedup.redelivery", "off")
         .set("dedup.repeat", "off")
         .start();
-    let now = fresh_ms();
+    let now = unique_ms();
     for (id, value) in [
         ("event_1", "4"),
         ("event_1", "4"),
         ("event_2", "4"),
         ("event_1", "5"),
     ] {
-        published(&bridge.send(occupancy(id, now, value)));
+        assert_published(&bridge.send(occupancy(id, now, value)));
     }
     let records = bridge.records(RoomOccupancy);
     assert_eq!(records.len(), 4);
@@ -700,31 +719,31 @@ fn with_both_off_nothing_is_compared() {
 }
 
 fn only_redeliveries_can_be_dropped() {
-    let bridge = Setup::default().set("dedup.repeat", "off").start();
-    let now = fresh_ms();
-    published(&bridge.send(occupancy("event_1", now, "4")));
-    published(&bridge.send(occupancy("event_2", now, "4")));
-    duplicate(
+    let bridge = BridgeSetup::default().set("dedup.repeat", "off").start();
+    let now = unique_ms();
+    assert_published(&bridge.send(occupancy("event_1", now, "4")));
+    assert_published(&bridge.send(occupancy("event_2", now, "4")));
+    assert_duplicate(
         &bridge.send(occupancy("event_1", now, "4")),
         "redelivery",
         "event_1",
     );
-    duplicate(
+    assert_duplicate(
         &bridge.send(occupancy("event_2", now, "4")),
         "redelivery",
         "event_2",
     );
-    published(&bridge.send(occupancy("event_3", now, "5")));
+    assert_published(&bridge.send(occupancy("event_3", now, "5")));
     let records = bridge.records(RoomOccupancy);
-    assert_eq!(marks(by_id(&records, "event_2")), []);
+    assert_eq!(marks(find_by_id(&records, "event_2")), []);
     let revision = [("ce_revision", "1"), ("ce_supersedes", "event_2")];
-    assert_eq!(marks(by_id(&records, "event_3")), revision);
+    assert_eq!(marks(find_by_id(&records, "event_3")), revision);
 }
 
 fn what_is_older_than_the_window_is_new_again() {
-    let bridge = Setup::default().set("dedup.id_window", "1s").start();
-    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
-    published(&bridge.send(&body));
+    let bridge = BridgeSetup::default().set("dedup.id_window", "1s").start();
+    let body = minimal_event(Traffic, "event_1", unique_ms(), "room_1");
+    assert_published(&bridge.send(&body));
     eventually("it is forgotten", || {
         thread::sleep(Duration::from_millis(200));
         (bridge.send(&body).json()["status"] == "published").then_some(())
@@ -736,12 +755,12 @@ fn what_is_older_than_the_window_is_new_again() {
 }
 
 fn at_the_bound_the_oldest_is_forgotten_and_counted() {
-    let bridge = Setup::default().set("dedup.max_ids", 1000).start();
-    let now = fresh_ms();
+    let bridge = BridgeSetup::default().set("dedup.max_ids", 1000).start();
+    let now = unique_ms();
     for array in 0..10 {
         let items: Vec<_> = (0..500)
             .map(|n| {
-                event(
+                minimal_event(
                     Traffic,
                     &format!("event_{array}_{n}"),
                     now,
@@ -757,18 +776,18 @@ fn at_the_bound_the_oldest_is_forgotten_and_counted() {
         bridge.metric("butlr_bridge_dedup_evictions_total"),
         (5000 - ids) as f64
     );
-    published(&bridge.send(event(Traffic, "event_0_0", now, "room_0")));
-    let last = event(Traffic, "event_9_499", now, "room_499");
-    duplicate(&bridge.send(last), "redelivery", "event_9_499");
+    assert_published(&bridge.send(minimal_event(Traffic, "event_0_0", now, "room_0")));
+    let last = minimal_event(Traffic, "event_9_499", now, "room_499");
+    assert_duplicate(&bridge.send(last), "redelivery", "event_9_499");
 }
 
 fn memory_is_shown_in_metrics_and_status() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     bridge
-        .send(occupancy("event_1", fresh_ms(), "4"))
+        .send(occupancy("event_1", unique_ms(), "4"))
         .expect(200);
     bridge
-        .send(event(Traffic, "event_2", fresh_ms(), "room_1"))
+        .send(minimal_event(Traffic, "event_2", unique_ms(), "room_1"))
         .expect(200);
     let entries =
         |kind: &str| bridge.metric(&format!("butlr_bridge_dedup_entries{{kind=\"{kind}\"}}"));
@@ -780,7 +799,7 @@ fn memory_is_shown_in_metrics_and_status() {
     eventually("all topics are read", || {
         (bridge.metric("butlr_bridge_dedup_rebuilding") == 0.0).then_some(())
     });
-    assert_eq!(counted(&bridge, "dedup_unchecked_total"), 0.0);
+    assert_eq!(counter(&bridge, "dedup_unchecked_total"), 0.0);
     let expected = serde_json::json!({
         "rebuilding": false, "incomplete_because": null, "ids": 2, "readings": 1, "sources": 2,
         "undecided": 0, "evictions": 0,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use butlr_event::EventType;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::harness::{HttpAnswer, Bridge, Setup, event, eventually, fresh_ms, trials, write_head};
+use crate::harness::{
+    BridgeSetup, HttpAnswer, TestBridge, eventually, minimal_event, trials, unique_ms, write_head,
+};
 
 trials! {
     "faults": [
@@ -31,68 +33,68 @@ use RDKafkaRespErr::*;
 const ROOM: EventType = EventType::RoomOccupancy;
 const REPLACEMENTS: &str = "butlr_bridge_kafka_producer_replacements_total";
 
-fn good(id: &str) -> String {
-    event(ROOM, id, fresh_ms(), "room_1")
+fn valid_event(id: &str) -> String {
+    minimal_event(ROOM, id, unique_ms(), "room_1")
 }
 
-fn inject(bridge: &Bridge, api: RDKafkaApiKey, errors: &'static [RDKafkaRespErr]) {
+fn inject_errors(bridge: &TestBridge, api: RDKafkaApiKey, errors: &'static [RDKafkaRespErr]) {
     bridge
         .kafka()
-        .with(move |cluster| cluster.request_errors(api, errors));
+        .with_cluster(move |cluster| cluster.request_errors(api, errors));
 }
 
 #[track_caller]
-fn stored_again(bridge: &Bridge) {
+fn assert_stores_again(bridge: &TestBridge) {
     eventually("events are stored again", || {
-        (bridge.send(good("event_again")).status == 200).then_some(())
+        (bridge.send(valid_event("event_again")).status == 200).then_some(())
     });
 }
 
 fn a_producer_that_becomes_fatal_is_replaced() {
-    let bridge = Setup::embedded().start();
-    bridge.send(good("event_1")).expect(200);
+    let bridge = BridgeSetup::embedded().start();
+    bridge.send(valid_event("event_1")).expect(200);
     assert_eq!(bridge.metric(REPLACEMENTS), 0.0);
     // librdkafka holds its sequence and the broker's to be apart for good.
-    inject(
+    inject_errors(
         &bridge,
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
     );
-    let answer = bridge.send(good("event_2"));
+    let answer = bridge.send(valid_event("event_2"));
     answer.expect(503);
     assert_eq!(answer.header("retry-after"), Some("1"));
-    stored_again(&bridge);
+    assert_stores_again(&bridge);
     assert_eq!(bridge.metric(REPLACEMENTS), 1.0);
     assert_eq!(bridge.status()["kafka"]["producer_replacements"], 1);
     // All types and partitions, and no second replacement.
     for i in 0..20 {
         let event_type = EventType::ALL[i % 10];
-        let body = event(event_type, "event_3", fresh_ms(), &format!("space_{i}"));
+        let body = minimal_event(event_type, "event_3", unique_ms(), &format!("space_{i}"));
         bridge.send(body).expect(200);
     }
     assert_eq!(bridge.metric(REPLACEMENTS), 1.0);
 }
 
 fn a_producer_whose_epoch_ran_out_is_replaced() {
-    let bridge = Setup::embedded().start();
-    bridge.send(good("event_1")).expect(200);
+    let bridge = BridgeSetup::embedded().start();
+    bridge.send(valid_event("event_1")).expect(200);
     // What a broker says to an epoch that began again at 0; librdkafka does not call that fatal.
-    inject(
+    inject_errors(
         &bridge,
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH; 3],
     );
     eventually("an event is refused for it", || {
-        (bridge.send(good("event_2")).status == 503).then_some(())
+        (bridge.send(valid_event("event_2")).status == 503).then_some(())
     });
-    stored_again(&bridge);
+    assert_stores_again(&bridge);
     assert!(bridge.metric(REPLACEMENTS) >= 1.0);
 }
 
 fn a_producer_that_is_fatal_from_the_start_is_replaced() {
-    let bridge = Setup::embedded()
-        .before(|kafka| {
-            kafka.with(|cluster| {
+    let bridge = BridgeSetup::embedded()
+        .prepare_broker(|kafka| {
+            kafka.with_cluster(|cluster| {
                 let errors = [RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED];
                 cluster.request_errors(RDKafkaApiKey::InitProducerId, &errors);
             });
@@ -102,13 +104,13 @@ fn a_producer_that_is_fatal_from_the_start_is_replaced() {
     eventually("it is replaced", || {
         (bridge.metric(REPLACEMENTS) == 1.0).then_some(())
     });
-    bridge.send(good("event_1")).expect(200);
+    bridge.send(valid_event("event_1")).expect(200);
 }
 
 fn a_kafka_that_refuses_every_producer_is_not_hammered() {
-    let bridge = Setup::embedded()
-        .before(|kafka| {
-            kafka.with(|cluster| {
+    let bridge = BridgeSetup::embedded()
+        .prepare_broker(|kafka| {
+            kafka.with_cluster(|cluster| {
                 let errors = [RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED; 500];
                 cluster.request_errors(RDKafkaApiKey::InitProducerId, &errors);
             });
@@ -121,31 +123,31 @@ fn a_kafka_that_refuses_every_producer_is_not_hammered() {
     let seconds = start.elapsed().as_secs_f64();
     assert!(replaced >= 1.0, "it goes on trying");
     assert!(replaced <= 2.0 * seconds + 1.0, "{replaced} in {seconds} s");
-    let answer = bridge.send(good("event_1"));
+    let answer = bridge.send(valid_event("event_1"));
     answer.expect(503);
     bridge
         .kafka()
-        .with(|cluster| cluster.clear_request_errors(RDKafkaApiKey::InitProducerId));
-    stored_again(&bridge);
+        .with_cluster(|cluster| cluster.clear_request_errors(RDKafkaApiKey::InitProducerId));
+    assert_stores_again(&bridge);
 }
 
 fn errors_that_can_be_tried_again_are_not_seen_by_the_sender() {
-    let bridge = Setup::embedded().start();
-    bridge.send(good("event_1")).expect(200);
+    let bridge = BridgeSetup::embedded().start();
+    bridge.send(valid_event("event_1")).expect(200);
     let errors = &[
         RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
         RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
         RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
     ];
-    inject(&bridge, RDKafkaApiKey::Produce, errors);
-    bridge.send(good("event_2")).expect(200);
+    inject_errors(&bridge, RDKafkaApiKey::Produce, errors);
+    bridge.send(valid_event("event_2")).expect(200);
     assert_eq!(bridge.records(ROOM).len(), 2);
     assert_eq!(bridge.metric(REPLACEMENTS), 0.0);
 }
 
 fn what_kafka_refuses_is_told_by_its_code() {
-    let bridge = Setup::embedded().start();
-    bridge.send(good("event_1")).expect(200);
+    let bridge = BridgeSetup::embedded().start();
+    bridge.send(valid_event("event_1")).expect(200);
     for (error, status, code) in [
         (
             &[RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED],
@@ -155,48 +157,54 @@ fn what_kafka_refuses_is_told_by_its_code() {
         (&[RD_KAFKA_RESP_ERR_INVALID_RECORD], 503, "kafka_refused"),
         (&[RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP], 503, "kafka_refused"),
     ] {
-        inject(&bridge, RDKafkaApiKey::Produce, error);
-        let answer = bridge.send(good("event_refused"));
+        inject_errors(&bridge, RDKafkaApiKey::Produce, error);
+        let answer = bridge.send(valid_event("event_refused"));
         answer.expect_problem(status, code);
         assert!(answer.header("retry-after").is_some());
-        stored_again(&bridge);
+        assert_stores_again(&bridge);
     }
 }
 
 fn an_event_that_kafka_finds_too_large_is_413() {
-    let bridge = Setup::embedded().start();
-    bridge.send(good("event_1")).expect(200);
-    inject(
+    let bridge = BridgeSetup::embedded().start();
+    bridge.send(valid_event("event_1")).expect(200);
+    inject_errors(
         &bridge,
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE],
     );
     let padding = format!(r#"{{"padding":"{}","#, " ".repeat(100_000));
-    let large = good("event_2").replacen('{', &padding, 1);
+    let large = valid_event("event_2").replacen('{', &padding, 1);
     let answer = bridge.send(large);
     answer.expect_problem(413, "event_too_large");
     assert_eq!(answer.header("retry-after"), None);
-    stored_again(&bridge);
+    assert_stores_again(&bridge);
     // Said of a small one, it is about the batch that it was in: try again.
-    inject(
+    inject_errors(
         &bridge,
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE],
     );
-    let answer = bridge.send(good("event_3"));
+    let answer = bridge.send(valid_event("event_3"));
     answer.expect_problem(503, "kafka_refused");
-    stored_again(&bridge);
+    assert_stores_again(&bridge);
 }
 
 fn an_event_whose_client_goes_away_is_still_delivered() {
-    let bridge = Setup::embedded().set("http.answer_within", "10s").start();
-    bridge.send(good("event_1")).expect(200);
+    let bridge = BridgeSetup::embedded()
+        .set("http.answer_within", "10s")
+        .start();
+    bridge.send(valid_event("event_1")).expect(200);
     let delay = |millis| bridge.slow_down(Duration::from_millis(millis));
     delay(1000);
-    let gone = good("event_gone");
-    let array = format!("[{},{}]", good("event_gone_2"), good("event_gone_3"));
+    let gone = valid_event("event_gone");
+    let array = format!(
+        "[{},{}]",
+        valid_event("event_gone_2"),
+        valid_event("event_gone_3")
+    );
     for body in [&gone, &array] {
-        let mut stream = bridge.raw();
+        let mut stream = bridge.connect();
         let length = body.len().to_string();
         write_head(
             &mut stream,
@@ -223,39 +231,44 @@ fn an_event_whose_client_goes_away_is_still_delivered() {
 }
 
 fn a_report_that_comes_too_late_is_counted() {
-    let bridge = Setup::embedded().set("http.answer_within", "300ms").start();
+    let bridge = BridgeSetup::embedded()
+        .set("http.answer_within", "300ms")
+        .start();
     eventually("Kafka is warm", || {
-        (bridge.send(good("event_1")).status == 200).then_some(())
+        (bridge.send(valid_event("event_1")).status == 200).then_some(())
     });
     let late = || bridge.metric_sum("butlr_bridge_late_reports_total", "");
     let before = late();
     bridge
         .kafka()
-        .with(|cluster| cluster.broker_down(1))
+        .with_cluster(|cluster| cluster.broker_down(1))
         .unwrap();
     bridge
-        .send(good("event_2"))
+        .send(valid_event("event_2"))
         .expect_problem(503, "kafka_unconfirmed");
     // librdkafka looks for records that timed out once a second: mostly after the answer.
     for i in 0..10 {
-        bridge.send(good(&format!("event_{i}"))).expect(503);
+        bridge.send(valid_event(&format!("event_{i}"))).expect(503);
     }
     eventually("a late report", || (late() > before).then_some(()));
     let lane = || bridge.status()["types"][ROOM.index()]["in_flight"].clone();
     eventually("each gave its place back", || (lane() == 0).then_some(()));
-    bridge.kafka().with(|cluster| cluster.broker_up(1)).unwrap();
-    stored_again(&bridge);
+    bridge
+        .kafka()
+        .with_cluster(|cluster| cluster.broker_up(1))
+        .unwrap();
+    assert_stores_again(&bridge);
 }
 
 /// Two records of one partition are under way; Kafka refuses the first for the moment and takes the second, as it does where it
 /// knows nothing of the producer yet. librdkafka then reports both as stored. The answers to both.
-fn refused_and_overtaken(bridge: &Bridge, bodies: [&str; 2]) -> [HttpAnswer; 2] {
+fn send_refused_and_overtaken(bridge: &TestBridge, bodies: [&str; 2]) -> [HttpAnswer; 2] {
     eventually("Kafka is warm", || {
-        (bridge.send(good("event_1")).status == 200).then_some(())
+        (bridge.send(valid_event("event_1")).status == 200).then_some(())
     });
     let slow = |ms| bridge.slow_down(Duration::from_millis(ms));
     slow(500);
-    inject(
+    inject_errors(
         bridge,
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION],
@@ -270,38 +283,38 @@ fn refused_and_overtaken(bridge: &Bridge, bodies: [&str; 2]) -> [HttpAnswer; 2] 
     answers
 }
 
-fn stored(bridge: &Bridge, id: &str) -> usize {
+fn count_stored(bridge: &TestBridge, id: &str) -> usize {
     let records = bridge.records(ROOM);
     let with_id = records.iter().filter(|r| r.header("ce_id") == Some(id));
     with_id.count()
 }
 
 fn what_no_broker_confirmed_is_not_published() {
-    let bridge = Setup::embedded().start();
-    let body = good("event_2");
-    let [first, second] = refused_and_overtaken(&bridge, [&body, &good("event_3")]);
+    let bridge = BridgeSetup::embedded().start();
+    let body = valid_event("event_2");
+    let [first, second] = send_refused_and_overtaken(&bridge, [&body, &valid_event("event_3")]);
     second.expect(200);
-    assert_eq!(stored(&bridge, "event_3"), 1);
-    assert_eq!(stored(&bridge, "event_2"), 0, "the case is met");
+    assert_eq!(count_stored(&bridge, "event_3"), 1);
+    assert_eq!(count_stored(&bridge, "event_2"), 0, "the case is met");
     first.expect_problem(503, "kafka_unconfirmed");
     // The sender's next try is a new one.
     let again = bridge.send(&body).json();
     assert_eq!(again["status"], "published");
-    assert_eq!(stored(&bridge, "event_2"), 1);
+    assert_eq!(count_stored(&bridge, "event_2"), 1);
 }
 
 fn what_no_broker_confirmed_is_spooled_and_published_then() {
     let spool = tempfile::tempdir().expect("a temporary folder");
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("spool.dir", spool.path().to_str().expect("UTF-8"))
         .set("kafka.confirm_within", "1s")
         .start();
-    let body = good("event_2");
-    let [first, second] = refused_and_overtaken(&bridge, [&body, &good("event_3")]);
+    let body = valid_event("event_2");
+    let [first, second] = send_refused_and_overtaken(&bridge, [&body, &valid_event("event_3")]);
     second.expect(200);
     first.expect(202);
     eventually("it is stored", || {
-        (stored(&bridge, "event_2") == 1).then_some(())
+        (count_stored(&bridge, "event_2") == 1).then_some(())
     });
     assert_eq!(bridge.send(&body).json()["kind"], "redelivery");
     assert_eq!(bridge.metric("butlr_bridge_kafka_presumed_total"), 1.0);
@@ -309,26 +322,26 @@ fn what_no_broker_confirmed_is_spooled_and_published_then() {
 
 /// librdkafka takes it for stored, and makes offsets up.
 fn a_batch_that_the_broker_calls_a_duplicate_is_not_published() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     eventually("Kafka is warm", || {
-        (bridge.send(good("event_1")).status == 200).then_some(())
+        (bridge.send(valid_event("event_1")).status == 200).then_some(())
     });
     // So that no true offset is one that librdkafka would make up: it would not be believed.
     for n in 10..20 {
-        bridge.send(good(&format!("event_{n}"))).expect(200);
+        bridge.send(valid_event(&format!("event_{n}"))).expect(200);
     }
-    inject(
+    inject_errors(
         &bridge,
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER],
     );
-    let events = ["event_2", "event_3", "event_4"].map(good);
+    let events = ["event_2", "event_3", "event_4"].map(valid_event);
     let answer = bridge.send(format!("[{}]", events.join(",")));
-    let told = answer.expect(503).json();
+    let reply = answer.expect(503).json();
     for (n, id) in ["event_2", "event_3", "event_4"].iter().enumerate() {
         // Of three in one batch; by themselves the second and third are published.
-        let published = told["results"][n]["status"] == "published";
-        assert_eq!(stored(&bridge, id), usize::from(published), "{told}");
+        let published = reply["results"][n]["status"] == "published";
+        assert_eq!(count_stored(&bridge, id), usize::from(published), "{reply}");
     }
     let presumed = bridge.metric("butlr_bridge_kafka_presumed_total");
     assert!((1.0..=3.0).contains(&presumed), "{presumed}");

@@ -8,7 +8,8 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    HttpAnswer, Bridge, Setup, event, fresh_ms, read_answer, sample, spellings, trials, write_head,
+    BridgeSetup, HttpAnswer, TestBridge, minimal_event, read_answer, sample, spellings, trials,
+    unique_ms, write_head,
 };
 
 trials! {
@@ -44,11 +45,11 @@ trials! {
 const TRAFFIC: EventType = EventType::Traffic;
 const ROOM: EventType = EventType::RoomOccupancy;
 
-fn good(event_type: EventType, id: &str) -> String {
-    event(event_type, id, fresh_ms(), "space_1")
+fn valid_event(event_type: EventType, id: &str) -> String {
+    minimal_event(event_type, id, unique_ms(), "space_1")
 }
 
-fn values(bridge: &Bridge, event_type: EventType) -> Vec<String> {
+fn stored_values(bridge: &TestBridge, event_type: EventType) -> Vec<String> {
     let records = bridge.records(event_type);
     let mut values: Vec<_> = records.iter().map(|r| r.text().to_owned()).collect();
     values.sort();
@@ -61,7 +62,7 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn send_encoded(bridge: &Bridge, encoding: &str, body: &[u8]) -> HttpAnswer {
+fn send_encoded(bridge: &TestBridge, encoding: &str, body: &[u8]) -> HttpAnswer {
     bridge
         .request("POST", "/v1/events")
         .header("content-type", "application/json")
@@ -71,11 +72,11 @@ fn send_encoded(bridge: &Bridge, encoding: &str, body: &[u8]) -> HttpAnswer {
 }
 
 fn all_ten_samples_are_published_byte_for_byte() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for event_type in EventType::ALL {
         let sent = sample(event_type);
         let answer = bridge.send(&sent);
-        let told = answer.expect(200).json();
+        let reply = answer.expect(200).json();
         assert_eq!(answer.header("content-type"), Some("application/json"));
         let records = bridge.records(event_type);
         let [record] = records.as_slice() else {
@@ -90,34 +91,34 @@ fn all_ten_samples_are_published_byte_for_byte() {
             "partition": record.partition,
             "offset": record.offset,
         });
-        assert_eq!(told, expected);
+        assert_eq!(reply, expected);
     }
 }
 
 fn every_spelling_is_taken_in_the_event_and_in_the_route() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for event_type in EventType::ALL {
         let sent: Vec<_> = spellings(event_type)
             .iter()
-            .map(|s| good(event_type, &format!("id {s}")).replace(event_type.name(), s))
+            .map(|s| valid_event(event_type, &format!("id {s}")).replace(event_type.name(), s))
             .collect();
         for (body, route) in sent.iter().zip(spellings(event_type).iter().rev()) {
-            let told = bridge.post(&format!("/v1/events/{route}"), body);
-            assert_eq!(told.expect(200).json()["topic"], bridge.topic(event_type));
+            let reply = bridge.post(&format!("/v1/events/{route}"), body);
+            assert_eq!(reply.expect(200).json()["topic"], bridge.topic(event_type));
         }
         let mut sent = sent;
         sent.sort();
-        assert_eq!(values(&bridge, event_type), sent);
+        assert_eq!(stored_values(&bridge, event_type), sent);
     }
-    let minute = good(EventType::RoomOccupancy1Min, "event_2");
+    let minute = valid_event(EventType::RoomOccupancy1Min, "event_2");
     bridge
         .post("/v1/events/room_occupancy_1m", minute)
         .expect(200);
 }
 
 fn a_type_other_than_the_routes_is_422() {
-    let bridge = Setup::default().start();
-    let answer = bridge.post("/v1/events/TRAFFIC", good(ROOM, "event_1"));
+    let bridge = BridgeSetup::default().start();
+    let answer = bridge.post("/v1/events/TRAFFIC", valid_event(ROOM, "event_1"));
     answer.expect_problem(422, "invalid_event");
     let mismatch = ("/type".to_owned(), "type_mismatch".to_owned());
     assert_eq!(answer.errors(), [mismatch]);
@@ -126,30 +127,33 @@ fn a_type_other_than_the_routes_is_422() {
 }
 
 fn an_unknown_type_in_the_route_is_404() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for route in ["SMOKE", "Traffic", "room-occupancy", "TRAFFIC_1MIN", "%20"] {
-        let answer = bridge.post(&format!("/v1/events/{route}"), good(TRAFFIC, "event_1"));
+        let answer = bridge.post(
+            &format!("/v1/events/{route}"),
+            valid_event(TRAFFIC, "event_1"),
+        );
         answer.expect_problem(404, "not_found");
     }
     assert!(bridge.records(TRAFFIC).is_empty());
 }
 
 fn an_arrays_items_are_published_with_exactly_their_bytes() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     let odd = "{ \"data\" : 3.0 ,\t\"version\":\"v1.0.0\",\r\n \"type\":\"ROOM_OCCUPANCY\",\
                \"timestamp\":1.7e12,\"unknown\":[1e999, \"\\u00e4 / ä\"],\
                \"metadata\":{\"room_id\":\"r\"},\"id\":\"event_odd\"  }";
     let items = [
         sample(ROOM).trim().to_owned(),
         odd.to_owned(),
-        good(ROOM, "event_3"),
+        valid_event(ROOM, "event_3"),
     ];
     let body = format!(
         " [\n  {}\t,{} ,\r\n\r\n{}\n] \n",
         items[0], items[1], items[2]
     );
-    let told = bridge.send(body).expect(200).json();
-    let results = told["results"].as_array().unwrap();
+    let reply = bridge.send(body).expect(200).json();
+    let results = reply["results"].as_array().unwrap();
     assert_eq!(results.len(), 3);
     let records = bridge.records(ROOM);
     for (result, item) in results.iter().zip(&items) {
@@ -164,17 +168,17 @@ fn an_arrays_items_are_published_with_exactly_their_bytes() {
 }
 
 fn one_bad_event_takes_none_of_its_neighbours_down() {
-    let bridge = Setup::default().start();
-    let bad = good(ROOM, "event_bad").replace("\"data\":4", "\"data\":-4");
+    let bridge = BridgeSetup::default().start();
+    let bad = valid_event(ROOM, "event_bad").replace("\"data\":4", "\"data\":-4");
     let body = format!(
         "[{},{bad},7,{}]",
-        good(ROOM, "event_1"),
-        good(TRAFFIC, "event_2")
+        valid_event(ROOM, "event_1"),
+        valid_event(TRAFFIC, "event_2")
     );
     let answer = bridge.send(body);
-    let told = answer.expect(422).json();
+    let reply = answer.expect(422).json();
     assert_eq!(answer.header("retry-after"), None);
-    let results = told["results"].as_array().unwrap();
+    let results = reply["results"].as_array().unwrap();
     let status: Vec<_> = results
         .iter()
         .map(|r| r["status"].as_str().unwrap())
@@ -188,22 +192,22 @@ fn one_bad_event_takes_none_of_its_neighbours_down() {
 }
 
 fn an_empty_array_is_422() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for body in ["[]", " [ \n ] "] {
         bridge.send(body).expect_problem(422, "empty_array");
     }
 }
 
 fn an_array_that_is_too_long_is_422_and_nothing_of_it_is_stored() {
-    let bridge = Setup::default().set("http.max_events", 3).start();
-    let body = format!("[{}]", vec![good(ROOM, "event_1"); 4].join(","));
+    let bridge = BridgeSetup::default().set("http.max_events", 3).start();
+    let body = format!("[{}]", vec![valid_event(ROOM, "event_1"); 4].join(","));
     bridge.send(body).expect_problem(422, "too_many_events");
     assert!(bridge.records(ROOM).is_empty());
 }
 
 fn a_syntax_error_anywhere_in_an_array_is_400_for_all() {
-    let bridge = Setup::default().start();
-    let [one, two] = ["event_1", "event_2"].map(|id| good(ROOM, id));
+    let bridge = BridgeSetup::default().start();
+    let [one, two] = ["event_1", "event_2"].map(|id| valid_event(ROOM, id));
     for body in [
         format!("[{one},{two},]"),
         format!("[{one},{two}"),
@@ -217,50 +221,52 @@ fn a_syntax_error_anywhere_in_an_array_is_400_for_all() {
 }
 
 fn the_largest_array_that_is_allowed_is_published() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     let items: Vec<_> = (0..1000)
         .map(|i| {
-            event(
+            minimal_event(
                 TRAFFIC,
                 &format!("event_{i}"),
-                fresh_ms(),
+                unique_ms(),
                 &format!("room_{}", i % 50),
             )
         })
         .collect();
     let answer = bridge.send(format!("[{}]", items.join(",")));
-    let told = answer.expect(200).json();
-    for (i, result) in told["results"].as_array().unwrap().iter().enumerate() {
+    let reply = answer.expect(200).json();
+    for (i, result) in reply["results"].as_array().unwrap().iter().enumerate() {
         assert_eq!(result["status"], "published");
         assert_eq!(result["id"], format!("event_{i}"));
     }
     let mut sent = items;
     sent.sort();
-    assert_eq!(values(&bridge, TRAFFIC), sent);
+    assert_eq!(stored_values(&bridge, TRAFFIC), sent);
 }
 
 fn an_event_that_is_too_large_is_413_and_422_within_an_array() {
-    let bridge = Setup::default().set("http.max_event_bytes", "1KiB").start();
+    let bridge = BridgeSetup::default()
+        .set("http.max_event_bytes", "1KiB")
+        .start();
     let padding = format!(",\"note\":\"{}\"}}", "x".repeat(1024));
-    let small = good(ROOM, "event_1");
+    let small = valid_event(ROOM, "event_1");
     let large = format!("{}{padding}", &small[..small.len() - 1]);
     bridge.send(&large).expect_problem(413, "event_too_large");
-    let told = bridge.send(format!("[{large},{small}]"));
-    let results = told.expect(422).json()["results"].clone();
+    let reply = bridge.send(format!("[{large},{small}]"));
+    let results = reply.expect(422).json()["results"].clone();
     assert_eq!(results[0]["code"], "event_too_large");
     assert_eq!(results[1]["status"], "published");
-    assert_eq!(values(&bridge, ROOM), [small]);
+    assert_eq!(stored_values(&bridge, ROOM), [small]);
 }
 
 fn gzip_is_unpacked() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     let sent = sample(ROOM);
     send_encoded(&bridge, "gzip", &gzip(sent.as_bytes())).expect(200);
-    assert_eq!(values(&bridge, ROOM), [sent.trim()]);
+    assert_eq!(stored_values(&bridge, ROOM), [sent.trim()]);
 }
 
 fn a_gzip_bomb_is_413() {
-    let bridge = Setup::default()
+    let bridge = BridgeSetup::default()
         .set("http.max_body_bytes", "256KiB")
         .start();
     let bomb = gzip(&vec![b' '; 8 << 20]);
@@ -269,8 +275,8 @@ fn a_gzip_bomb_is_413() {
 }
 
 fn gzip_that_is_cut_off_is_400() {
-    let bridge = Setup::default().start();
-    let packed = gzip(good(ROOM, "event_1").as_bytes());
+    let bridge = BridgeSetup::default().start();
+    let packed = gzip(valid_event(ROOM, "event_1").as_bytes());
     for broken in [&packed[..packed.len() - 1], &packed[..12], b"{}"] {
         send_encoded(&bridge, "gzip", broken).expect_problem(400, "not_gzip");
     }
@@ -278,15 +284,15 @@ fn gzip_that_is_cut_off_is_400() {
 }
 
 fn an_unknown_encoding_is_415() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for encoding in ["br", "zstd", "deflate", "gzip, gzip"] {
-        let answer = send_encoded(&bridge, encoding, good(ROOM, "event_1").as_bytes());
+        let answer = send_encoded(&bridge, encoding, valid_event(ROOM, "event_1").as_bytes());
         answer.expect_problem(415, "unsupported_encoding");
     }
 }
 
 fn json_is_taken_by_any_of_its_names_and_without_one() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for name in [
         "application/json",
         "Application/JSON;charset=utf-8",
@@ -295,10 +301,10 @@ fn json_is_taken_by_any_of_its_names_and_without_one() {
     ] {
         let request = bridge.request("POST", "/v1/events");
         let request = request.header("content-type", name);
-        request.body(good(ROOM, name)).send().expect(200);
+        request.body(valid_event(ROOM, name)).send().expect(200);
     }
-    let body = good(ROOM, "event_without");
-    let mut stream = bridge.raw();
+    let body = valid_event(ROOM, "event_without");
+    let mut stream = bridge.connect();
     let length = body.len().to_string();
     write_head(
         &mut stream,
@@ -307,13 +313,13 @@ fn json_is_taken_by_any_of_its_names_and_without_one() {
     );
     stream.write_all(body.as_bytes()).unwrap();
     let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
     answer.expect(200);
     assert_eq!(bridge.records(ROOM).len(), 5);
 }
 
 fn other_content_types_are_415() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for name in [
         "text/plain",
         "application/xml",
@@ -321,13 +327,13 @@ fn other_content_types_are_415() {
     ] {
         let request = bridge.request("POST", "/v1/events");
         let request = request.header("content-type", name);
-        let answer = request.body(good(ROOM, "event_1")).send();
+        let answer = request.body(valid_event(ROOM, "event_1")).send();
         answer.expect_problem(415, "unsupported_media_type");
     }
 }
 
 fn an_unknown_route_is_404() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for path in [
         "/",
         "/v1",
@@ -337,13 +343,13 @@ fn an_unknown_route_is_404() {
         "/metrics",
     ] {
         bridge
-            .post(path, good(ROOM, "event_1"))
+            .post(path, valid_event(ROOM, "event_1"))
             .expect_problem(404, "not_found");
     }
 }
 
 fn another_method_is_405_and_says_what_is_allowed() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for path in ["/v1/events", "/v1/events/TRAFFIC"] {
         for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
             let request = bridge.request(method, path);
@@ -358,8 +364,8 @@ fn another_method_is_405_and_says_what_is_allowed() {
 }
 
 fn a_problem_says_all_that_it_should() {
-    let bridge = Setup::default().start();
-    let body = good(ROOM, "event_7").replace("\"data\":4", "\"data\":\"4\"");
+    let bridge = BridgeSetup::default().start();
+    let body = valid_event(ROOM, "event_7").replace("\"data\":4", "\"data\":\"4\"");
     let answer = bridge.send(body);
     answer.expect(422);
     assert_eq!(
@@ -386,19 +392,19 @@ fn a_problem_says_all_that_it_should() {
 }
 
 fn a_problem_carries_the_senders_request_id() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for body in ["{}", "{", "[7]"] {
         let request = bridge.request("POST", "/v1/events");
         let request = request.header("x-request-id", "trace-4711");
         let answer = request.body(body).send();
         assert_eq!(answer.header("x-request-id"), Some("trace-4711"), "{body}");
-        let told = &answer.json()["request_id"];
-        assert!(told == "trace-4711" || body == "[7]", "{told}");
+        let request_id = &answer.json()["request_id"];
+        assert!(request_id == "trace-4711" || body == "[7]", "{request_id}");
     }
 }
 
 fn an_indecent_request_id_is_replaced() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     let long = "x".repeat(129);
     let mut seen = Vec::new();
     for given in ["", "a b", &long] {
@@ -411,26 +417,26 @@ fn an_indecent_request_id_is_replaced() {
 }
 
 fn a_chunked_body_is_taken() {
-    let bridge = Setup::default().start();
-    let body = good(ROOM, "event_1");
+    let bridge = BridgeSetup::default().start();
+    let body = valid_event(ROOM, "event_1");
     let (first, second) = body.split_at(40);
-    let mut stream = bridge.raw();
+    let mut stream = bridge.connect();
     let chunked = [("transfer-encoding", "chunked")];
     write_head(&mut stream, "POST /v1/events", &chunked);
     for part in [first, second, ""] {
         write!(stream, "{:x}\r\n{part}\r\n", part.len()).unwrap();
     }
     let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
     answer.expect(200);
-    assert_eq!(values(&bridge, ROOM), [body]);
+    assert_eq!(stored_values(&bridge, ROOM), [body]);
 }
 
 fn a_client_that_asks_first_is_told_to_continue() {
-    let bridge = Setup::default().start();
-    let body = good(ROOM, "event_1");
+    let bridge = BridgeSetup::default().start();
+    let body = valid_event(ROOM, "event_1");
     let length = body.len().to_string();
-    let mut stream = bridge.raw();
+    let mut stream = bridge.connect();
     let asking = [
         ("content-length", length.as_str()),
         ("expect", "100-continue"),
@@ -440,18 +446,18 @@ fn a_client_that_asks_first_is_told_to_continue() {
     assert_eq!(go_on.status, 100);
     stream.write_all(body.as_bytes()).unwrap();
     let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
     answer.expect(200);
 }
 
 fn a_connection_is_kept_for_the_next_event() {
-    let bridge = Setup::default().start();
-    let mut stream = bridge.raw();
+    let bridge = BridgeSetup::default().start();
+    let mut stream = bridge.connect();
     for (body, status) in [
-        (good(ROOM, "event_1"), 200),
+        (valid_event(ROOM, "event_1"), 200),
         ("{}".to_owned(), 422),
         ("{".to_owned(), 400),
-        (good(ROOM, "event_2"), 200),
+        (valid_event(ROOM, "event_2"), 200),
     ] {
         let length = body.len().to_string();
         write_head(
@@ -461,7 +467,7 @@ fn a_connection_is_kept_for_the_next_event() {
         );
         stream.write_all(body.as_bytes()).unwrap();
         let answer = read_answer(&mut stream).expect("an answer");
-        bridge.count(&answer);
+        bridge.count_answer(&answer);
         answer.expect(status);
     }
     drop(stream.shutdown(std::net::Shutdown::Write));

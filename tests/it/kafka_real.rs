@@ -12,15 +12,15 @@ use rdkafka::types::RDKafkaErrorCode;
 use serde_json::Value;
 
 use crate::harness::{
-    HttpAnswer, KafkaBackend, Bridge, Process, Setup, binary, clock_ms, event, fresh_ms, records_of, sample,
-    topics_of, trials,
+    BridgeProcess, BridgeSetup, HttpAnswer, KafkaBackend, TestBridge, binary, clock_ms,
+    list_topics, minimal_event, read_records, sample, trials, unique_ms,
 };
-use crate::load::{Load, assert_stored, by_status, counts};
-use crate::real::{
-    bytes, create_topics, delete_topics, describe, environment, fresh_name, heavy, java_partitions,
-    kafka, probe, ten_topics, watermarks, within,
+use crate::load::{BridgeLoad, assert_stored, count_by_status, count_events};
+use crate::real_kafka::{
+    create_topics, decode_bytes, delete_topics, describe_topic, java_partitions, kafka_address,
+    lock_heavy, require_env, run_probe, ten_topics, unique_name, wait_within, watermarks,
 };
-use crate::records::{SAMPLE_ORG, SAMPLE_TIME, headers_of, headers_received, sample_space};
+use crate::records::{SAMPLE_ORG, SAMPLE_TIME, expected_headers, received_headers, sample_space};
 
 trials! {
     "kafka" needs ["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"]: [
@@ -52,14 +52,14 @@ trials! {
 
 const HOUR: i64 = 3_600_000;
 
-type Delivered = Result<(), Option<RDKafkaErrorCode>>;
+type ProduceResult = Result<(), Option<RDKafkaErrorCode>>;
 
 /// Hands delivery reports on.
-struct Reports(mpsc::Sender<Delivered>);
+struct ReportChannel(mpsc::Sender<ProduceResult>);
 
-impl ClientContext for Reports {}
+impl ClientContext for ReportChannel {}
 
-impl ProducerContext for Reports {
+impl ProducerContext for ReportChannel {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
@@ -69,15 +69,15 @@ impl ProducerContext for Reports {
 }
 
 /// Publishes a record around the bridge, with a producer as anyone else's.
-fn produce(topic: &str, timestamp: i64, settings: &[(&str, &str)]) -> Delivered {
+fn produce(topic: &str, timestamp: i64, settings: &[(&str, &str)]) -> ProduceResult {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", kafka());
+    config.set("bootstrap.servers", kafka_address());
     for (name, value) in settings {
         config.set(*name, *value);
     }
     let (reports, reported) = mpsc::channel();
-    let producer: ThreadedProducer<Reports> = config
-        .create_with_context(Reports(reports))
+    let producer: ThreadedProducer<ReportChannel> = config
+        .create_with_context(ReportChannel(reports))
         .expect("a producer");
     let record = BaseRecord::to(topic).key("k").payload("{}");
     let sent = producer.send(record.timestamp(timestamp));
@@ -100,12 +100,17 @@ fn spaces() -> Vec<String> {
 
 fn header_list(record: &Value) -> Vec<(String, Vec<u8>)> {
     let headers = record["headers"].as_array().expect("headers");
-    let pair = |h: &Value| (h[0].as_str().expect("a name").to_owned(), bytes(&h[1]));
+    let pair = |h: &Value| {
+        (
+            h[0].as_str().expect("a name").to_owned(),
+            decode_bytes(&h[1]),
+        )
+    };
     headers.iter().map(pair).collect()
 }
 
 /// What a record must be; `time` is `None` where it is stamped with the moment of publishing.
-struct Expected {
+struct ExpectedRecord {
     event_type: EventType,
     space: String,
     body: String,
@@ -113,14 +118,14 @@ struct Expected {
     headers: BTreeMap<String, String>,
 }
 
-fn sample_expected(event_type: EventType) -> Expected {
+fn expect_sample(event_type: EventType) -> ExpectedRecord {
     let body = sample(event_type);
     let json: Value = serde_json::from_str(&body).expect("JSON");
     let id = json["id"].as_str().expect("an id");
     let space = sample_space(event_type);
-    let mut headers = headers_of(event_type, id, SAMPLE_TIME, SAMPLE_ORG, space);
+    let mut headers = expected_headers(event_type, id, SAMPLE_TIME, SAMPLE_ORG, space);
     headers.insert("ce_timereplaced".into(), "past".into());
-    Expected {
+    ExpectedRecord {
         event_type,
         space: space.to_owned(),
         body: body.trim().to_owned(),
@@ -129,23 +134,25 @@ fn sample_expected(event_type: EventType) -> Expected {
     }
 }
 
-fn current_expected(event_type: EventType, id: &str, space: String) -> Expected {
-    let time = fresh_ms();
-    Expected {
+fn expect_current(event_type: EventType, id: &str, space: String) -> ExpectedRecord {
+    let time = unique_ms();
+    ExpectedRecord {
         event_type,
-        body: event(event_type, id, time, &space),
-        headers: headers_of(event_type, id, time, "org_1", &space),
+        body: minimal_event(event_type, id, time, &space),
+        headers: expected_headers(event_type, id, time, "org_1", &space),
         space,
         time: Some(time),
     }
 }
 
 fn java_reads_every_record_as_the_contract_says() {
-    let bridge = Setup::on(KafkaBackend::Real).set("topics.partitions", 6).start();
-    let mut all: Vec<_> = EventType::ALL.map(sample_expected).into();
+    let bridge = BridgeSetup::with_kafka(KafkaBackend::Real)
+        .set("topics.partitions", 6)
+        .start();
+    let mut all: Vec<_> = EventType::ALL.map(expect_sample).into();
     for (number, space) in spaces().into_iter().enumerate() {
         let event_type = EventType::ALL[number % 10];
-        all.push(current_expected(
+        all.push(expect_current(
             event_type,
             &format!("event_{number}"),
             space,
@@ -160,13 +167,13 @@ fn java_reads_every_record_as_the_contract_says() {
     bridge.send(format!("[{}]", items.join(","))).expect(200);
     let between = (began, clock_ms());
 
-    let mut by_id: HashMap<String, Expected> = HashMap::new();
+    let mut by_id: HashMap<String, ExpectedRecord> = HashMap::new();
     for expected in all {
         by_id.insert(expected.headers["ce_id"].clone(), expected);
     }
     let topics = EventType::ALL.map(|t| bridge.topic(t));
     let arguments = [&["read", &bridge.bootstrap_servers], &topics[..]].concat();
-    let records = probe(&arguments, "");
+    let records = run_probe(&arguments, "");
     assert_eq!(records.len(), by_id.len());
     for record in &records {
         let headers = header_list(record);
@@ -177,57 +184,65 @@ fn java_reads_every_record_as_the_contract_says() {
         let id = std::str::from_utf8(id).expect("UTF-8");
         let expected = by_id.remove(id).expect("each id once");
         assert_eq!(record["topic"], bridge.topic(expected.event_type));
-        assert_eq!(bytes(&record["keyBase64"]), expected.space.as_bytes());
-        assert_eq!(bytes(&record["valueBase64"]), expected.body.as_bytes());
+        assert_eq!(
+            decode_bytes(&record["keyBase64"]),
+            expected.space.as_bytes()
+        );
+        assert_eq!(
+            decode_bytes(&record["valueBase64"]),
+            expected.body.as_bytes()
+        );
         assert_eq!(record["timestampType"], "CreateTime");
         let timestamp = record["timestamp"].as_i64().expect("a timestamp");
         match expected.time {
             Some(time) => assert_eq!(timestamp, time),
             None => assert!((between.0..=between.1).contains(&timestamp)),
         }
-        assert_eq!(headers_received(&headers, between), expected.headers);
+        assert_eq!(received_headers(&headers, between), expected.headers);
     }
 }
 
 fn java_puts_every_key_into_the_same_partition() {
-    let bridge = Setup::on(KafkaBackend::Real).set("topics.partitions", 6).start();
+    let bridge = BridgeSetup::with_kafka(KafkaBackend::Real)
+        .set("topics.partitions", 6)
+        .start();
     let spaces = spaces();
     let items: Vec<_> = spaces
         .iter()
         .enumerate()
         .map(|(n, space)| {
-            event(
+            minimal_event(
                 EventType::RoomOccupancy,
                 &format!("e{n}"),
-                fresh_ms(),
+                unique_ms(),
                 space,
             )
         })
         .collect();
     let answer = bridge.send(format!("[{}]", items.join(",")));
     let results = answer.json()["results"].clone();
-    let told = results.as_array().expect("results").iter();
-    let told: Vec<_> = told
+    let partitions_by_java = results.as_array().expect("results").iter();
+    let partitions_by_java: Vec<_> = partitions_by_java
         .map(|r| r["partition"].as_i64().expect("a partition"))
         .collect();
     let keys: Vec<_> = spaces.iter().map(|s| s.as_bytes().to_vec()).collect();
-    assert_eq!(told, java_partitions(6, &keys));
-    let used: std::collections::BTreeSet<_> = told.iter().collect();
+    assert_eq!(partitions_by_java, java_partitions(6, &keys));
+    let used: std::collections::BTreeSet<_> = partitions_by_java.iter().collect();
     assert_eq!(used.len(), 6, "all partitions are in use");
 }
 
 fn an_event_two_hours_ahead_does_not_fail_its_neighbours() {
-    let bridge = Setup::on(KafkaBackend::Real).start();
+    let bridge = BridgeSetup::with_kafka(KafkaBackend::Real).start();
     let event_type = EventType::Detections;
-    let ahead = fresh_ms() + 2 * HOUR;
+    let ahead = unique_ms() + 2 * HOUR;
     // What the bridge protects from: this broker refuses such a record.
     let refused = produce(bridge.topic(event_type), ahead, &[]);
     assert_eq!(refused, Err(Some(RDKafkaErrorCode::InvalidTimestamp)));
 
     // One space, so one partition, so one batch.
-    let body = |id: &str, time| event(event_type, id, time, "space");
+    let body = |id: &str, time| minimal_event(event_type, id, time, "space");
     let mut items: Vec<_> = (0..50)
-        .map(|n| body(&format!("a{n}"), fresh_ms()))
+        .map(|n| body(&format!("a{n}"), unique_ms()))
         .collect();
     items.insert(25, body("ahead-in-array", ahead));
     let answer = bridge.send(format!("[{}]", items.join(",")));
@@ -238,7 +253,7 @@ fn an_event_two_hours_ahead_does_not_fail_its_neighbours() {
             .map(|n| {
                 let sent = match n {
                     25 => body("ahead-alone", ahead),
-                    _ => body(&format!("b{n}"), fresh_ms()),
+                    _ => body(&format!("b{n}"), unique_ms()),
                 };
                 let bridge = &bridge;
                 scope.spawn(move || bridge.send(sent).status)
@@ -250,7 +265,7 @@ fn an_event_two_hours_ahead_does_not_fail_its_neighbours() {
     });
     let records = bridge.records(event_type);
     assert_eq!(records.len(), 102);
-    let replaced = |r: &&crate::harness::Rec| r.header("ce_timereplaced") == Some("future");
+    let replaced = |r: &&crate::harness::TestRecord| r.header("ce_timereplaced") == Some("future");
     let mut ids: Vec<_> = records
         .iter()
         .filter(replaced)
@@ -261,14 +276,16 @@ fn an_event_two_hours_ahead_does_not_fail_its_neighbours() {
 }
 
 fn an_event_of_2024_is_still_there_after_the_cleaner_ran() {
-    let bridge = Setup::on(KafkaBackend::Real).set("topics.partitions", 1).start();
+    let bridge = BridgeSetup::with_kafka(KafkaBackend::Real)
+        .set("topics.partitions", 1)
+        .start();
     let (kept, control) = (EventType::RoomOccupancy, EventType::Traffic);
     bridge.send(sample(kept)).expect(200);
     // A record with its own time of 2024, in a topic of the same settings, shows when the cleaner has run. Twice, so
     // that one whole run lies in between.
     for run in 1..=2 {
         produce(bridge.topic(control), SAMPLE_TIME, &[]).expect("an old record is taken");
-        within(Duration::from_secs(30), "the cleaner runs", || {
+        wait_within(Duration::from_secs(30), "the cleaner runs", || {
             watermarks(&bridge.bootstrap_servers, bridge.topic(control)) == (run, run)
         });
     }
@@ -281,11 +298,21 @@ fn an_event_of_2024_is_still_there_after_the_cleaner_ran() {
 
 /// Sends until the answer has this status and code, which must be soon; each answer on the way comes in time.
 #[track_caller]
-fn becomes(bridge: &Bridge, event_type: EventType, status: u16, code: &str) -> HttpAnswer {
+fn wait_for_answer(
+    bridge: &TestBridge,
+    event_type: EventType,
+    status: u16,
+    code: &str,
+) -> HttpAnswer {
     let began = Instant::now();
     for number in 0.. {
         let sent = Instant::now();
-        let answer = bridge.send(event(event_type, &format!("t{number}"), fresh_ms(), "s"));
+        let answer = bridge.send(minimal_event(
+            event_type,
+            &format!("t{number}"),
+            unique_ms(),
+            "s",
+        ));
         assert_in_time(bridge, sent.elapsed());
         if (answer.status, answer.code().as_str()) == (status, code) {
             return answer;
@@ -303,7 +330,7 @@ fn becomes(bridge: &Bridge, event_type: EventType, status: u16, code: &str) -> H
 
 /// The answer's bound, with room for a machine that is busy.
 #[track_caller]
-pub fn assert_in_time(bridge: &Bridge, took: Duration) {
+pub fn assert_in_time(bridge: &TestBridge, took: Duration) {
     let limit = bridge.config.http.answer_within + SLACK;
     assert!(took < limit, "an answer after {took:?}");
 }
@@ -313,23 +340,23 @@ pub const SLACK: Duration = Duration::from_secs(2);
 
 fn a_missing_topic_is_told_and_not_created() {
     // The broker would create it for a client that lets it.
-    let (address, control) = (kafka(), fresh_name("control"));
+    let (address, control) = (kafka_address(), unique_name("control"));
     let careless = [("allow.auto.create.topics", "true")];
-    produce(&control, fresh_ms(), &careless).expect("created along the way");
-    assert!(topics_of(&address).contains(&control));
+    produce(&control, unique_ms(), &careless).expect("created along the way");
+    assert!(list_topics(&address).contains(&control));
     delete_topics(&address, &[&control]);
 
-    let bridge = Setup::on(KafkaBackend::Real)
+    let bridge = BridgeSetup::with_kafka(KafkaBackend::Real)
         .without_topics()
-        .not_waiting()
+        .without_waiting()
         .start();
     for event_type in EventType::ALL {
-        let answer = becomes(&bridge, event_type, 503, "topic_missing");
+        let answer = wait_for_answer(&bridge, event_type, 503, "topic_missing");
         assert!(answer.header("retry-after").is_some());
     }
     // Known by now: told at once, without a try.
     let sent = Instant::now();
-    let answer = bridge.send(event(EventType::Traffic, "e", fresh_ms(), "s"));
+    let answer = bridge.send(minimal_event(EventType::Traffic, "e", unique_ms(), "s"));
     answer.expect_problem(503, "topic_missing");
     assert!(
         sent.elapsed() < Duration::from_secs(1),
@@ -344,10 +371,10 @@ fn a_missing_topic_is_told_and_not_created() {
         readiness.text()
     );
     for event_type in [EventType::Traffic, EventType::PirNoMotion] {
-        let topic = describe(&address, bridge.topic(event_type));
+        let topic = describe_topic(&address, bridge.topic(event_type));
         assert_eq!(topic["exists"], false, "{topic}");
     }
-    let names = topics_of(&address);
+    let names = list_topics(&address);
     assert!(
         EventType::ALL
             .iter()
@@ -356,28 +383,28 @@ fn a_missing_topic_is_told_and_not_created() {
 }
 
 fn a_topic_deleted_under_way_is_told_and_works_again_once_created() {
-    let bridge = Setup::on(KafkaBackend::Real).start();
+    let bridge = BridgeSetup::with_kafka(KafkaBackend::Real).start();
     let (gone, other) = (EventType::Traffic, EventType::RoomOccupancy);
     let topic = bridge.topic(gone).to_owned();
     for event_type in [gone, other] {
         bridge
-            .send(event(event_type, "before", fresh_ms(), "s"))
+            .send(minimal_event(event_type, "before", unique_ms(), "s"))
             .expect(200);
     }
     delete_topics(&bridge.bootstrap_servers, &[&topic]);
-    becomes(&bridge, gone, 503, "topic_missing");
+    wait_for_answer(&bridge, gone, 503, "topic_missing");
     bridge
-        .send(event(other, "meanwhile", fresh_ms(), "s"))
+        .send(minimal_event(other, "meanwhile", unique_ms(), "s"))
         .expect(200);
-    assert!(!topics_of(&bridge.bootstrap_servers).contains(&topic));
+    assert!(!list_topics(&bridge.bootstrap_servers).contains(&topic));
 
     create_topics(&bridge.bootstrap_servers, &[&topic], 3, &[]);
-    let answer = becomes(&bridge, gone, 200, "");
+    let answer = wait_for_answer(&bridge, gone, 200, "");
     for number in 0..20 {
-        let body = event(
+        let body = minimal_event(
             gone,
             &format!("after{number}"),
-            fresh_ms(),
+            unique_ms(),
             &format!("s{number}"),
         );
         bridge.send(body).expect(200);
@@ -391,16 +418,22 @@ fn a_topic_deleted_under_way_is_told_and_works_again_once_created() {
     }
 }
 
-fn login(setup: Setup, protocol: &str, mechanism: &str, user: &str, password: &str) -> Setup {
+fn with_login(
+    setup: BridgeSetup,
+    protocol: &str,
+    mechanism: &str,
+    user: &str,
+    password: &str,
+) -> BridgeSetup {
     setup
         .set(
             "kafka.properties",
-            properties(protocol, mechanism, user, password),
+            login_properties(protocol, mechanism, user, password),
         )
         .set("http.answer_within", "1s")
 }
 
-fn properties(protocol: &str, mechanism: &str, user: &str, password: &str) -> toml::Table {
+fn login_properties(protocol: &str, mechanism: &str, user: &str, password: &str) -> toml::Table {
     let mut table = toml::Table::new();
     for (name, value) in [
         ("security.protocol", protocol),
@@ -411,53 +444,58 @@ fn properties(protocol: &str, mechanism: &str, user: &str, password: &str) -> to
         table.insert(name.to_owned(), value.into());
     }
     if protocol == "SASL_SSL" {
-        let ca = environment("BUTLR_BRIDGE_TEST_KAFKA_CA");
+        let ca = require_env("BUTLR_BRIDGE_TEST_KAFKA_CA");
         table.insert("ssl.ca.location".to_owned(), ca.into());
     }
     table
 }
 
 /// Ten topics, made over the listener that needs no login; deleted when dropped.
-struct Topics {
+struct LoginTopics {
     template: String,
     names: Vec<String>,
 }
 
-impl Topics {
+impl LoginTopics {
     fn create() -> Self {
-        let template = fresh_name("{type}");
+        let template = unique_name("{type}");
         let names = ten_topics(&template);
-        create_topics(&kafka(), &names, 3, &[]);
+        create_topics(&kafka_address(), &names, 3, &[]);
         Self { template, names }
     }
 
-    fn of(&self, event_type: EventType) -> &str {
+    fn name_of(&self, event_type: EventType) -> &str {
         &self.names[event_type.index()]
     }
 }
 
-impl Drop for Topics {
+impl Drop for LoginTopics {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            delete_topics(&kafka(), &self.names);
+            delete_topics(&kafka_address(), &self.names);
         }
     }
 }
 
-fn at(variable: &str, topics: &Topics) -> Setup {
-    Setup::on(KafkaBackend::Address(environment(variable)))
+fn listener_setup(variable: &str, topics: &LoginTopics) -> BridgeSetup {
+    BridgeSetup::with_kafka(KafkaBackend::Address(require_env(variable)))
         .set("topics.template", topics.template.as_str())
 }
 
 fn a_forbidden_topic_is_told_and_stalls_no_other() {
-    let topics = Topics::create();
+    let topics = LoginTopics::create();
     let forbidden = EventType::Traffic;
-    probe(
-        &["deny-write", &kafka(), topics.of(forbidden), "limited"],
+    run_probe(
+        &[
+            "deny-write",
+            &kafka_address(),
+            topics.name_of(forbidden),
+            "limited",
+        ],
         "",
     );
-    let setup = at("BUTLR_BRIDGE_TEST_KAFKA_SASL", &topics);
-    let bridge = login(
+    let setup = listener_setup("BUTLR_BRIDGE_TEST_KAFKA_SASL", &topics);
+    let bridge = with_login(
         setup,
         "SASL_PLAINTEXT",
         "PLAIN",
@@ -465,19 +503,19 @@ fn a_forbidden_topic_is_told_and_stalls_no_other() {
         "limited-secret",
     )
     .start();
-    let answer = becomes(&bridge, forbidden, 503, "topic_forbidden");
+    let answer = wait_for_answer(&bridge, forbidden, 503, "topic_forbidden");
     assert!(answer.header("retry-after").is_some());
 
     // Side by side, the others know nothing of it, and the producer stays: a missing permission is not fatal.
     let replacements = || bridge.status()["kafka"]["producer_replacements"].clone();
     let before = replacements();
-    let records = |t| records_of(&kafka(), topics.of(t)).len();
+    let records = |t| read_records(&kafka_address(), topics.name_of(t)).len();
     // A broker takes a moment to learn of a denial; until then it took records.
     let stored_before = records(forbidden);
     for round in 0..20 {
         let items: Vec<_> = EventType::ALL
             .iter()
-            .map(|&t| event(t, &format!("{round}-{}", t.kebab_name()), fresh_ms(), "s"))
+            .map(|&t| minimal_event(t, &format!("{round}-{}", t.kebab_name()), unique_ms(), "s"))
             .collect();
         let sent = Instant::now();
         let answer = bridge.send(format!("[{}]", items.join(",")));
@@ -502,7 +540,7 @@ fn a_forbidden_topic_is_told_and_stalls_no_other() {
 }
 
 fn plain_and_scram_with_and_without_tls_log_in() {
-    let topics = Topics::create();
+    let topics = LoginTopics::create();
     for (number, (variable, protocol, mechanism)) in [
         ("BUTLR_BRIDGE_TEST_KAFKA_SASL", "SASL_PLAINTEXT", "PLAIN"),
         (
@@ -520,14 +558,14 @@ fn plain_and_scram_with_and_without_tls_log_in() {
     .into_iter()
     .enumerate()
     {
-        let setup = at(variable, &topics);
-        let bridge = login(setup, protocol, mechanism, "bridge", "bridge-secret").start();
+        let setup = listener_setup(variable, &topics);
+        let bridge = with_login(setup, protocol, mechanism, "bridge", "bridge-secret").start();
         let id = format!("{protocol}-{mechanism}");
         bridge
-            .send(event(EventType::Traffic, &id, fresh_ms(), "s"))
+            .send(minimal_event(EventType::Traffic, &id, unique_ms(), "s"))
             .expect(200);
         bridge.finish();
-        let records = records_of(&kafka(), topics.of(EventType::Traffic));
+        let records = read_records(&kafka_address(), topics.name_of(EventType::Traffic));
         assert_eq!(records.len(), number + 1);
         assert_eq!(records[number].header("ce_id"), Some(id.as_str()));
     }
@@ -535,20 +573,20 @@ fn plain_and_scram_with_and_without_tls_log_in() {
 
 /// Not ready, and every answer is 503 within the bound.
 #[track_caller]
-fn stays_out(bridge: &Bridge) {
+fn assert_stays_unready(bridge: &TestBridge) {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(4) {
         bridge.get_admin("/readyz").expect(503);
         bridge.get_admin("/livez").expect(200);
         let sent = Instant::now();
-        let answer = bridge.send(event(EventType::Traffic, "e", fresh_ms(), "s"));
+        let answer = bridge.send(minimal_event(EventType::Traffic, "e", unique_ms(), "s"));
         answer.expect_problem(503, "kafka_unconfirmed");
         assert_in_time(bridge, sent.elapsed());
     }
 }
 
 fn a_wrong_password_is_not_ready_and_answers_in_time() {
-    let topics = Topics::create();
+    let topics = LoginTopics::create();
     for (variable, protocol, mechanism) in [
         ("BUTLR_BRIDGE_TEST_KAFKA_SASL", "SASL_PLAINTEXT", "PLAIN"),
         (
@@ -557,38 +595,44 @@ fn a_wrong_password_is_not_ready_and_answers_in_time() {
             "SCRAM-SHA-256",
         ),
     ] {
-        let setup = at(variable, &topics).not_waiting();
-        let bridge = login(setup, protocol, mechanism, "bridge", "not-the-password").start();
-        stays_out(&bridge);
+        let setup = listener_setup(variable, &topics).without_waiting();
+        let bridge = with_login(setup, protocol, mechanism, "bridge", "not-the-password").start();
+        assert_stays_unready(&bridge);
         assert!(!bridge.status().to_string().contains("not-the-password"));
     }
-    assert_eq!(records_of(&kafka(), topics.of(EventType::Traffic)), []);
+    assert_eq!(
+        read_records(&kafka_address(), topics.name_of(EventType::Traffic)),
+        []
+    );
 }
 
 fn a_broker_of_an_unknown_authority_is_not_trusted() {
-    let topics = Topics::create();
-    let mut properties = properties("SASL_SSL", "PLAIN", "bridge", "bridge-secret");
+    let topics = LoginTopics::create();
+    let mut properties = login_properties("SASL_SSL", "PLAIN", "bridge", "bridge-secret");
     properties.remove("ssl.ca.location");
-    let bridge = at("BUTLR_BRIDGE_TEST_KAFKA_SASL_SSL", &topics)
+    let bridge = listener_setup("BUTLR_BRIDGE_TEST_KAFKA_SASL_SSL", &topics)
         .set("kafka.properties", properties)
         .set("http.answer_within", "1s")
-        .not_waiting()
+        .without_waiting()
         .start();
-    stays_out(&bridge);
+    assert_stays_unready(&bridge);
     drop(bridge);
-    assert_eq!(records_of(&kafka(), topics.of(EventType::Traffic)), []);
+    assert_eq!(
+        read_records(&kafka_address(), topics.name_of(EventType::Traffic)),
+        []
+    );
 }
 
 fn load_ends_with_as_many_stored_as_accepted() {
-    let _alone = heavy();
-    let bridge = Setup::on(KafkaBackend::Real).start();
-    let load = Load::start(bridge.ingest, 64);
+    let _alone = lock_heavy();
+    let bridge = BridgeSetup::with_kafka(KafkaBackend::Real).start();
+    let load = BridgeLoad::start(bridge.ingest, 64);
     std::thread::sleep(Duration::from_secs(5));
     let attempts = load.stop();
-    bridge.count_events(counts(&attempts));
+    bridge.count_events(count_events(&attempts));
     let accepted = attempts.len();
     assert!(accepted > 500, "{accepted} is no load");
-    assert_eq!(by_status(&attempts), [(Some(200), accepted)].into());
+    assert_eq!(count_by_status(&attempts), [(Some(200), accepted)].into());
     let records: Vec<_> = EventType::ALL
         .iter()
         .flat_map(|&t| bridge.records(t))
@@ -600,15 +644,16 @@ fn load_ends_with_as_many_stored_as_accepted() {
 }
 
 fn dev_sends_its_events_to_a_kafka_of_ones_own() {
-    let address = kafka();
+    let address = kafka_address();
     let topic = "butlr.event.detections.v1";
-    let stored = || match topics_of(&address).iter().any(|t| t == topic) {
+    let stored = || match list_topics(&address).iter().any(|t| t == topic) {
         true => watermarks(&address, topic).1,
         false => 0,
     };
     let before = stored();
-    let mut dev = Process::start(binary().args(["dev", "--kafka", &address, "--duration", "30s"]));
-    within(
+    let mut dev =
+        BridgeProcess::start(binary().args(["dev", "--kafka", &address, "--duration", "30s"]));
+    wait_within(
         Duration::from_secs(20),
         "events of the simulated rooms",
         || stored() >= before + 5,
@@ -620,7 +665,7 @@ fn dev_sends_its_events_to_a_kafka_of_ones_own() {
     );
     dev.signal("INT");
     assert!(dev.wait().success(), "{}", dev.output());
-    let newest = records_of(&address, topic);
+    let newest = read_records(&address, topic);
     let newest = newest.last().expect("a record");
     assert!(newest.text().contains(r#""type":"DETECTIONS""#));
 }

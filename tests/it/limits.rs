@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use butlr_event::EventType;
 
 use crate::harness::{
-    HttpAnswer, Bridge, PATIENCE, Process, HttpRequest, Setup, agent, event, eventually, fresh_ms,
-    read_answer, trials, write_head,
+    BridgeProcess, BridgeSetup, HttpAnswer, HttpRequest, PATIENCE, TestBridge, agent, eventually,
+    minimal_event, read_answer, trials, unique_ms, write_head,
 };
-use crate::real::heavy;
+use crate::real_kafka::lock_heavy;
 
 trials! {
     "limits": [
@@ -42,13 +42,13 @@ const ROOM: EventType = EventType::RoomOccupancy;
 /// What a busy machine may add to a bound.
 const SLACK: Duration = Duration::from_secs(3);
 
-fn good(id: &str) -> String {
-    event(ROOM, id, fresh_ms(), "room_1")
+fn valid_event(id: &str) -> String {
+    minimal_event(ROOM, id, unique_ms(), "room_1")
 }
 
 /// Whether the connection has ended; waits for that.
 #[track_caller]
-fn ends(stream: &mut TcpStream) -> bool {
+fn is_closed(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
         Ok(_) => true,
@@ -57,7 +57,7 @@ fn ends(stream: &mut TcpStream) -> bool {
 }
 
 #[track_caller]
-fn wait_for_in_flight(bridge: &Bridge, events: f64) {
+fn wait_for_in_flight(bridge: &TestBridge, events: f64) {
     eventually("events in flight", || {
         (bridge.metric("butlr_bridge_in_flight_events") == events).then_some(())
     });
@@ -72,13 +72,15 @@ fn expect_overload(answer: &HttpAnswer, code: &str, took: Duration, bound: Durat
 }
 
 fn a_connection_beyond_the_limit_is_answered_503_and_closed() {
-    let bridge = Setup::embedded().set("http.max_connections", 2).start();
-    let held = [bridge.raw(), bridge.raw()];
+    let bridge = BridgeSetup::embedded()
+        .set("http.max_connections", 2)
+        .start();
+    let held = [bridge.connect(), bridge.connect()];
     eventually("both are counted", || {
         (bridge.metric("butlr_bridge_connections") == 2.0).then_some(())
     });
-    let mut beyond = bridge.raw();
-    let body = good("event_1");
+    let mut beyond = bridge.connect();
+    let body = valid_event("event_1");
     let length = body.len().to_string();
     write_head(
         &mut beyond,
@@ -87,22 +89,24 @@ fn a_connection_beyond_the_limit_is_answered_503_and_closed() {
     );
     beyond.write_all(body.as_bytes()).unwrap();
     let answer = read_answer(&mut beyond).expect("an answer");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
     answer.expect_problem(503, "too_many_connections");
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert_eq!(answer.header("connection"), Some("close"));
-    assert!(ends(&mut beyond));
+    assert!(is_closed(&mut beyond));
     drop(held);
     eventually("there is room again", || {
         (bridge.metric("butlr_bridge_connections") == 0.0).then_some(())
     });
-    bridge.send(good("event_2")).expect(200);
+    bridge.send(valid_event("event_2")).expect(200);
     assert_eq!(bridge.records(ROOM).len(), 1);
 }
 
 fn far_too_many_connections_are_closed_unanswered() {
-    let bridge = Setup::embedded().set("http.max_connections", 1).start();
-    let all: Vec<_> = (0..300).map(|_| bridge.raw()).collect();
+    let bridge = BridgeSetup::embedded()
+        .set("http.max_connections", 1)
+        .start();
+    let all: Vec<_> = (0..300).map(|_| bridge.connect()).collect();
     let closed = |mut stream: &TcpStream| {
         stream.set_nonblocking(true).unwrap();
         let gone = match stream.read(&mut [0]) {
@@ -120,12 +124,14 @@ fn far_too_many_connections_are_closed_unanswered() {
     eventually("there is room again", || {
         (bridge.metric("butlr_bridge_connections") == 0.0).then_some(())
     });
-    bridge.send(good("event_1")).expect(200);
+    bridge.send(valid_event("event_1")).expect(200);
 }
 
 fn a_body_that_drips_is_cut_off_with_408() {
-    let bridge = Setup::embedded().set("http.body_timeout", "1s").start();
-    let mut stream = bridge.raw();
+    let bridge = BridgeSetup::embedded()
+        .set("http.body_timeout", "1s")
+        .start();
+    let mut stream = bridge.connect();
     let start = Instant::now();
     write_head(
         &mut stream,
@@ -139,31 +145,31 @@ fn a_body_that_drips_is_cut_off_with_408() {
         }
     });
     let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
     answer.expect_problem(408, "body_timeout");
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(1), "{took:?}");
     assert!(took < Duration::from_secs(1) + SLACK, "{took:?}");
     assert_eq!(answer.header("connection"), Some("close"));
-    assert!(ends(&mut stream));
+    assert!(is_closed(&mut stream));
     drip.join().unwrap();
     assert!(start.elapsed() < Duration::from_secs(2) + SLACK);
     assert_eq!(bridge.metric("butlr_bridge_in_flight_bytes"), 0.0);
 }
 
 fn headers_that_drip_on_a_kept_connection_are_cut_off() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("http.header_timeout", "500ms")
         .set("http.keep_alive", "500ms")
         .start();
-    let mut stream = bridge.raw();
-    let body = good("event_1");
+    let mut stream = bridge.connect();
+    let body = valid_event("event_1");
     let length = body.len().to_string();
     let headers = [("content-length", length.as_str())];
     write_head(&mut stream, "POST /v1/events", &headers);
     stream.write_all(body.as_bytes()).unwrap();
     let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
     answer.expect(200);
 
     let start = Instant::now();
@@ -173,7 +179,7 @@ fn headers_that_drip_on_a_kept_connection_are_cut_off() {
             thread::sleep(Duration::from_millis(100));
         }
     });
-    assert!(ends(&mut stream));
+    assert!(is_closed(&mut stream));
     // keep_alive + header_timeout, and the second between two looks.
     assert!(start.elapsed() < Duration::from_secs(2) + SLACK);
     drip.join().unwrap();
@@ -183,10 +189,10 @@ fn headers_that_drip_on_a_kept_connection_are_cut_off() {
 }
 
 fn headers_that_drip_are_cut_off() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("http.header_timeout", "500ms")
         .start();
-    let mut stream = bridge.raw();
+    let mut stream = bridge.connect();
     let start = Instant::now();
     let mut dripping = stream.try_clone().unwrap();
     dripping.write_all(b"POST /v1/events HTTP/1.1\r\n").unwrap();
@@ -198,7 +204,7 @@ fn headers_that_drip_are_cut_off() {
     if let Some(answer) = read_answer(&mut stream) {
         answer.expect(408);
     }
-    assert!(ends(&mut stream));
+    assert!(is_closed(&mut stream));
     assert!(start.elapsed() < Duration::from_millis(1500) + SLACK);
     drip.join().unwrap();
     eventually("its place is given back", || {
@@ -207,9 +213,11 @@ fn headers_that_drip_are_cut_off() {
 }
 
 fn an_idle_connection_is_closed() {
-    let bridge = Setup::embedded().set("http.keep_alive", "500ms").start();
-    let mut stream = bridge.raw();
-    let body = good("event_1");
+    let bridge = BridgeSetup::embedded()
+        .set("http.keep_alive", "500ms")
+        .start();
+    let mut stream = bridge.connect();
+    let body = valid_event("event_1");
     let length = body.len().to_string();
     write_head(
         &mut stream,
@@ -218,34 +226,34 @@ fn an_idle_connection_is_closed() {
     );
     stream.write_all(body.as_bytes()).unwrap();
     let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
     answer.expect(200);
     let start = Instant::now();
-    assert!(ends(&mut stream));
+    assert!(is_closed(&mut stream));
     assert!(start.elapsed() < Duration::from_millis(1500) + SLACK);
 }
 
 fn a_body_announced_too_large_is_413_unread() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("http.max_body_bytes", "256KiB")
         .start();
-    let mut stream = bridge.raw();
+    let mut stream = bridge.connect();
     write_head(
         &mut stream,
         "POST /v1/events",
         &[("content-length", "262145")],
     );
     let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
     answer.expect_problem(413, "body_too_large");
     assert!(answer.text().contains("262144"), "{}", answer.text());
 }
 
 fn a_chunked_body_that_grows_too_large_is_413() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("http.max_body_bytes", "256KiB")
         .start();
-    let mut stream = bridge.raw();
+    let mut stream = bridge.connect();
     let chunked = [("transfer-encoding", "chunked")];
     write_head(&mut stream, "POST /v1/events", &chunked);
     let mut sending = stream.try_clone().unwrap();
@@ -261,7 +269,7 @@ fn a_chunked_body_that_grows_too_large_is_413() {
         false
     });
     let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
     answer.expect_problem(413, "body_too_large");
     drop(stream);
     assert!(send.join().unwrap(), "the body is read without an end");
@@ -269,12 +277,14 @@ fn a_chunked_body_that_grows_too_large_is_413() {
 }
 
 fn the_rest_of_a_refused_body_is_not_waited_for() {
-    let bridge = Setup::embedded().set("http.body_timeout", "1s").start();
+    let bridge = BridgeSetup::embedded()
+        .set("http.body_timeout", "1s")
+        .start();
     for framing in [
         ("content-length", "1000000"),
         ("transfer-encoding", "chunked"),
     ] {
-        let mut stream = bridge.raw();
+        let mut stream = bridge.connect();
         let start = Instant::now();
         let headers = [framing, ("content-type", "text/plain")];
         write_head(&mut stream, "POST /v1/events", &headers);
@@ -285,9 +295,9 @@ fn the_rest_of_a_refused_body_is_not_waited_for() {
             }
         });
         let answer = read_answer(&mut stream).expect("an answer");
-        bridge.count(&answer);
+        bridge.count_answer(&answer);
         answer.expect_problem(415, "unsupported_media_type");
-        assert!(ends(&mut stream));
+        assert!(is_closed(&mut stream));
         assert!(
             start.elapsed() < Duration::from_secs(2) + SLACK,
             "{framing:?}"
@@ -297,8 +307,8 @@ fn the_rest_of_a_refused_body_is_not_waited_for() {
 }
 
 fn headers_that_are_too_large_are_refused() {
-    let bridge = Setup::embedded().start();
-    let mut stream = bridge.raw();
+    let bridge = BridgeSetup::embedded().start();
+    let mut stream = bridge.connect();
     let mut sending = stream.try_clone().unwrap();
     sending.write_all(b"POST /v1/events HTTP/1.1\r\n").unwrap();
     let line = format!("x-{}: {}\r\n", "a".repeat(40), "b".repeat(4000));
@@ -307,7 +317,7 @@ fn headers_that_are_too_large_are_refused() {
     if let Some(answer) = read_answer(&mut stream) {
         assert!(matches!(answer.status, 400 | 431), "{}", answer.status);
     }
-    assert!(ends(&mut stream));
+    assert!(is_closed(&mut stream));
     assert!(
         send.join().unwrap().is_some(),
         "40 MB of headers were taken"
@@ -315,12 +325,12 @@ fn headers_that_are_too_large_are_refused() {
 }
 
 fn events_in_flight_are_limited_and_recover() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("http.max_in_flight_events", 3)
         .set("http.max_events", 3)
         .set("http.answer_within", "10s")
         .start();
-    bridge.send(good("event_0")).expect(200);
+    bridge.send(valid_event("event_0")).expect(200);
     let held_for = Duration::from_secs(3);
     bridge.slow_down(held_for);
     thread::scope(|scope| {
@@ -329,13 +339,13 @@ fn events_in_flight_are_limited_and_recover() {
             .map(|i| {
                 scope.spawn({
                     let bridge = &bridge;
-                    move || bridge.send(good(&format!("held_{i}")))
+                    move || bridge.send(valid_event(&format!("held_{i}")))
                 })
             })
             .collect();
         wait_for_in_flight(&bridge, 3.0);
         let start = Instant::now();
-        let answer = bridge.send(good("event_beyond"));
+        let answer = bridge.send(valid_event("event_beyond"));
         let took = start.elapsed();
         assert!(
             begun.elapsed() < held_for,
@@ -347,26 +357,26 @@ fn events_in_flight_are_limited_and_recover() {
         }
     });
     bridge.slow_down(Duration::ZERO);
-    bridge.send(good("event_after")).expect(200);
+    bridge.send(valid_event("event_after")).expect(200);
     assert_eq!(bridge.metric("butlr_bridge_in_flight_events"), 0.0);
     assert_eq!(bridge.records(ROOM).len(), 5);
 }
 
 fn an_array_that_does_not_fit_in_flight_is_503_as_a_whole() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("http.max_in_flight_events", 3)
         .set("http.max_events", 3)
         .set("http.answer_within", "10s")
         .start();
-    bridge.send(good("event_0")).expect(200);
+    bridge.send(valid_event("event_0")).expect(200);
     bridge.slow_down(Duration::from_secs(2));
-    let array = format!("[{},{}]", good("a_1"), good("a_2"));
+    let array = format!("[{},{}]", valid_event("a_1"), valid_event("a_2"));
     thread::scope(|scope| {
         let held: Vec<_> = (0..2)
             .map(|i| {
                 scope.spawn({
                     let bridge = &bridge;
-                    move || bridge.send(good(&format!("held_{i}")))
+                    move || bridge.send(valid_event(&format!("held_{i}")))
                 })
             })
             .collect();
@@ -387,28 +397,28 @@ fn an_array_that_does_not_fit_in_flight_is_503_as_a_whole() {
 }
 
 /// An event of about this size.
-fn padded(id: &str, bytes: usize) -> String {
-    let small = good(id);
+fn padded_event(id: &str, bytes: usize) -> String {
+    let small = valid_event(id);
     let padding = "x".repeat(bytes - small.len());
     small.replace("\"data\":4", &format!("\"data\":4,\"p\":\"{padding}\""))
 }
 
 fn bytes_in_flight_are_limited_and_recover() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("http.max_in_flight_bytes", "8KiB")
         .set("http.max_body_bytes", "8KiB")
         .set("http.max_event_bytes", "8KiB")
         .set("http.answer_within", "10s")
         .start();
-    bridge.send(good("event_0")).expect(200);
+    bridge.send(valid_event("event_0")).expect(200);
     let held_for = Duration::from_secs(3);
     bridge.slow_down(held_for);
     thread::scope(|scope| {
         let begun = Instant::now();
-        let held = scope.spawn(|| bridge.send(padded("event_held", 5000)));
+        let held = scope.spawn(|| bridge.send(padded_event("event_held", 5000)));
         wait_for_in_flight(&bridge, 1.0);
         let start = Instant::now();
-        let answer = bridge.send(padded("event_beyond", 5000));
+        let answer = bridge.send(padded_event("event_beyond", 5000));
         let took = start.elapsed();
         assert!(
             begun.elapsed() < held_for,
@@ -418,18 +428,18 @@ fn bytes_in_flight_are_limited_and_recover() {
         held.join().unwrap().expect(200);
     });
     bridge.slow_down(Duration::ZERO);
-    bridge.send(padded("event_after", 5000)).expect(200);
+    bridge.send(padded_event("event_after", 5000)).expect(200);
     assert_eq!(bridge.metric("butlr_bridge_in_flight_bytes"), 0.0);
     assert_eq!(bridge.records(ROOM).len(), 3);
 }
 
 fn bodies_that_are_still_coming_count_as_held() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("http.max_in_flight_bytes", "8KiB")
         .set("http.max_body_bytes", "8KiB")
         .set("http.max_event_bytes", "8KiB")
         .start();
-    let mut coming = bridge.raw();
+    let mut coming = bridge.connect();
     write_head(
         &mut coming,
         "POST /v1/events",
@@ -440,25 +450,25 @@ fn bodies_that_are_still_coming_count_as_held() {
         (bridge.metric("butlr_bridge_in_flight_bytes") == 6000.0).then_some(())
     });
     bridge
-        .send(padded("event_1", 5000))
+        .send(padded_event("event_1", 5000))
         .expect_problem(503, "too_many_bytes_in_flight");
     drop(coming);
     eventually("they are given back", || {
         (bridge.metric("butlr_bridge_in_flight_bytes") == 0.0).then_some(())
     });
-    bridge.send(padded("event_2", 5000)).expect(200);
+    bridge.send(padded_event("event_2", 5000)).expect(200);
 }
 
 /// Sends events of all types at once, and arrays; each answer is `kafka_unconfirmed`, and in time.
 #[track_caller]
-fn all_unconfirmed_in_time(bridge: &Bridge) {
+fn assert_unconfirmed_in_time(bridge: &TestBridge) {
     let bound = bridge.config.http.answer_within + SLACK;
     thread::scope(|scope| {
         let senders: Vec<_> = EventType::ALL
             .iter()
             .map(|&event_type| {
                 scope.spawn(move || {
-                    let one = event(event_type, "event_1", fresh_ms(), "space_1");
+                    let one = minimal_event(event_type, "event_1", unique_ms(), "space_1");
                     for _ in 0..2 {
                         let start = Instant::now();
                         let answer = bridge.send(&one);
@@ -481,27 +491,34 @@ fn all_unconfirmed_in_time(bridge: &Bridge) {
 }
 
 fn every_answer_comes_in_time_while_kafka_is_down() {
-    let bridge = Setup::embedded().set("http.answer_within", "1s").start();
-    bridge.send(good("event_0")).expect(200);
+    let bridge = BridgeSetup::embedded()
+        .set("http.answer_within", "1s")
+        .start();
+    bridge.send(valid_event("event_0")).expect(200);
     bridge
         .kafka()
-        .with(|cluster| cluster.broker_down(1))
+        .with_cluster(|cluster| cluster.broker_down(1))
         .unwrap();
-    all_unconfirmed_in_time(&bridge);
-    bridge.kafka().with(|cluster| cluster.broker_up(1)).unwrap();
+    assert_unconfirmed_in_time(&bridge);
+    bridge
+        .kafka()
+        .with_cluster(|cluster| cluster.broker_up(1))
+        .unwrap();
     eventually("events are stored again", || {
-        (bridge.send(good("event_again")).status == 200).then_some(())
+        (bridge.send(valid_event("event_again")).status == 200).then_some(())
     });
 }
 
 fn every_answer_comes_in_time_while_kafka_is_slow() {
-    let bridge = Setup::embedded().set("http.answer_within", "1s").start();
-    bridge.send(good("event_0")).expect(200);
+    let bridge = BridgeSetup::embedded()
+        .set("http.answer_within", "1s")
+        .start();
+    bridge.send(valid_event("event_0")).expect(200);
     bridge.slow_down(Duration::from_secs(10));
-    all_unconfirmed_in_time(&bridge);
+    assert_unconfirmed_in_time(&bridge);
     bridge.slow_down(Duration::ZERO);
     eventually("events are stored again", || {
-        (bridge.send(good("event_again")).status == 200).then_some(())
+        (bridge.send(valid_event("event_again")).status == 200).then_some(())
     });
 }
 
@@ -511,9 +528,9 @@ fn memory_stays_flat_under_far_more_than_disk_and_kafka_take() {
     const SENDERS: usize = 32;
     const ITEMS: usize = 100;
     const MIB: u64 = 1 << 20;
-    let _alone = heavy();
+    let _alone = lock_heavy();
     let folder = tempfile::tempdir().expect("a folder");
-    let mut process = Process::serve(&[
+    let mut process = BridgeProcess::serve(&[
         "kafka.bootstrap_servers=127.0.0.1:1",
         "kafka.confirm_within=200ms",
         "quarantine.keep=false",
@@ -536,7 +553,8 @@ fn memory_stays_flat_under_far_more_than_disk_and_kafka_take() {
         while !stop.load(Ordering::Relaxed) && Instant::now() < latest {
             let items = (0..ITEMS).map(|_| {
                 let number = numbers.fetch_add(1, Ordering::Relaxed);
-                let event = event(EventType::Traffic, &format!("event_{number}"), 0, "room_1");
+                let event =
+                    minimal_event(EventType::Traffic, &format!("event_{number}"), 0, "room_1");
                 event.replacen('{', &format!("{{\"filler\":\"{filler}\","), 1)
             });
             let body = format!("[{}]", items.collect::<Vec<_>>().join(","));

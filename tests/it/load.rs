@@ -13,16 +13,16 @@ use butlr_simulate::city::{Habits, Size};
 use butlr_simulate::payload::Renderer;
 use butlr_simulate::stream::{Behaviour, Stream};
 
-use crate::harness::{Rec, fresh_ms};
+use crate::harness::{TestRecord, unique_ms};
 
 /// Longer than any answer may take: a sender that waits so long has met a bug.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two events of one sender: the load is to be steady, not to starve the tests that run beside it.
-const PAUSE: Duration = Duration::from_millis(4);
+const RETRY_PAUSE: Duration = Duration::from_millis(4);
 
 /// One event sent, and what came back.
 #[derive(Debug)]
-pub struct Attempt {
+pub struct LoadAttempt {
     pub id: String,
     pub body: String,
     /// The status; `None` where the connection ended without an answer.
@@ -32,16 +32,16 @@ pub struct Attempt {
 }
 
 /// Senders at work until stopped; they also stop when this is dropped.
-pub struct Load {
+pub struct BridgeLoad {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
-    senders: Vec<JoinHandle<Vec<Attempt>>>,
+    senders: Vec<JoinHandle<Vec<LoadAttempt>>>,
 }
 
-impl Load {
+impl BridgeLoad {
     /// `connections` senders of single events of all ten types, every id once.
     pub fn start(address: SocketAddr, connections: usize) -> Self {
-        let city = Arc::new(Mutex::new(City::grow()));
+        let city = Arc::new(Mutex::new(CitySource::grow()));
         let stop = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicUsize::new(0));
         let senders = (0..connections)
@@ -64,17 +64,17 @@ impl Load {
     }
 
     /// Ends the senders after their last answer; everything that was sent, oldest first.
-    pub fn stop(mut self) -> Vec<Attempt> {
+    pub fn stop(mut self) -> Vec<LoadAttempt> {
         self.stop.store(true, Ordering::Relaxed);
         let senders = std::mem::take(&mut self.senders);
         let all = senders.into_iter().map(|s| s.join().expect("a sender"));
-        let mut attempts: Vec<Attempt> = all.flatten().collect();
+        let mut attempts: Vec<LoadAttempt> = all.flatten().collect();
         attempts.sort_by_key(|a| a.sent);
         attempts
     }
 }
 
-impl Drop for Load {
+impl Drop for BridgeLoad {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for sender in self.senders.drain(..) {
@@ -84,12 +84,12 @@ impl Drop for Load {
 }
 
 /// Events of a day in a city, each once.
-struct City {
+struct CitySource {
     stream: Stream,
     renderer: Renderer,
 }
 
-impl City {
+impl CitySource {
     /// Fewer sensors than rooms, or nearly all would be DETECTIONS. No two are alike.
     fn grow() -> Self {
         static CITIES: AtomicUsize = AtomicUsize::new(0);
@@ -103,7 +103,7 @@ impl City {
             recompute: false,
             ..Habits::default()
         };
-        let yesterday = fresh_ms() - 24 * 3_600_000;
+        let yesterday = unique_ms() - 24 * 3_600_000;
         let stream = Stream::grow(seed, size, yesterday, habits, Behaviour::plain());
         Self {
             renderer: Renderer::new(Arc::clone(stream.plan())),
@@ -112,7 +112,7 @@ impl City {
     }
 
     /// Id and body.
-    fn next(&mut self) -> (String, String) {
+    fn next_event(&mut self) -> (String, String) {
         let delivery = self.stream.next().expect("endless");
         let mut body = Vec::new();
         self.renderer.render(&delivery, &mut body);
@@ -123,14 +123,14 @@ impl City {
 
 fn send(
     address: SocketAddr,
-    city: &Mutex<City>,
+    city: &Mutex<CitySource>,
     stop: &AtomicBool,
     answered: &AtomicUsize,
-) -> Vec<Attempt> {
+) -> Vec<LoadAttempt> {
     let mut attempts = Vec::new();
     let mut connection: Option<BufReader<TcpStream>> = None;
     while !stop.load(Ordering::Relaxed) {
-        let (id, body) = city.lock().expect("no panic holds it").next();
+        let (id, body) = city.lock().expect("no panic holds it").next_event();
         let sent = Instant::now();
         let (status, keep) = match connection.take().map_or_else(|| connect(address), Ok) {
             Err(_) => (None, None),
@@ -140,7 +140,7 @@ fn send(
             },
         };
         connection = keep;
-        attempts.push(Attempt {
+        attempts.push(LoadAttempt {
             id,
             body,
             status,
@@ -150,10 +150,10 @@ fn send(
         match status {
             Some(200) => {
                 answered.fetch_add(1, Ordering::Relaxed);
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(RETRY_PAUSE);
             }
             // As a sender does, a little later: nobody there, or told to come again.
-            _ => std::thread::sleep(5 * PAUSE),
+            _ => std::thread::sleep(5 * RETRY_PAUSE),
         }
     }
     attempts
@@ -167,10 +167,10 @@ fn connect(address: SocketAddr) -> std::io::Result<BufReader<TcpStream>> {
     Ok(BufReader::new(stream))
 }
 
-type Answered = (u16, Option<BufReader<TcpStream>>);
+type ExchangeResult = (u16, Option<BufReader<TcpStream>>);
 
 /// One request and its answer; the connection is given back when it stays open.
-fn exchange(mut connection: BufReader<TcpStream>, body: &str) -> std::io::Result<Answered> {
+fn exchange(mut connection: BufReader<TcpStream>, body: &str) -> std::io::Result<ExchangeResult> {
     let length = body.len();
     let head =
         format!("POST /v1/events HTTP/1.1\r\nhost: bridge\r\ncontent-length: {length}\r\n\r\n");
@@ -198,7 +198,7 @@ fn exchange(mut connection: BufReader<TcpStream>, body: &str) -> std::io::Result
 }
 
 /// How many attempts had each status; `None` is "no answer".
-pub fn by_status(attempts: &[Attempt]) -> HashMap<Option<u16>, usize> {
+pub fn count_by_status(attempts: &[LoadAttempt]) -> HashMap<Option<u16>, usize> {
     let mut counts = HashMap::new();
     for attempt in attempts {
         *counts.entry(attempt.status).or_default() += 1;
@@ -207,14 +207,14 @@ pub fn by_status(attempts: &[Attempt]) -> HashMap<Option<u16>, usize> {
 }
 
 /// How many events were taken and answered.
-pub fn counts(attempts: &[Attempt]) -> u64 {
+pub fn count_events(attempts: &[LoadAttempt]) -> u64 {
     attempts.iter().filter(|a| a.status.is_some()).count() as u64
 }
 
 /// Every event answered 200 is among the records, with the bytes that were sent; and none is there twice, since each
 /// was sent once.
 #[track_caller]
-pub fn assert_stored(attempts: &[Attempt], records: &[Rec]) {
+pub fn assert_stored(attempts: &[LoadAttempt], records: &[TestRecord]) {
     let copies = stored_copies(attempts, records);
     assert!(copies.is_empty(), "there twice: {copies:?}");
 }
@@ -223,7 +223,7 @@ pub fn assert_stored(attempts: &[Attempt], records: &[Rec]) {
 /// epoch, and what it tries again in that moment the broker does not know for a copy (librdkafka's issue 4953). Such a
 /// copy has all of its first in it, the time of receipt, too.
 #[track_caller]
-pub fn assert_stored_through_timeouts(attempts: &[Attempt], records: &[Rec]) {
+pub fn assert_stored_through_timeouts(attempts: &[LoadAttempt], records: &[TestRecord]) {
     let copies = stored_copies(attempts, records);
     assert!(
         copies.len() * 100 <= records.len(),
@@ -234,9 +234,9 @@ pub fn assert_stored_through_timeouts(attempts: &[Attempt], records: &[Rec]) {
     }
 }
 
-fn stored_copies(attempts: &[Attempt], records: &[Rec]) -> Vec<String> {
+fn stored_copies(attempts: &[LoadAttempt], records: &[TestRecord]) -> Vec<String> {
     let mut copies = Vec::new();
-    let mut stored: HashMap<&str, &Rec> = HashMap::new();
+    let mut stored: HashMap<&str, &TestRecord> = HashMap::new();
     for record in records {
         let id = record.header("ce_id").expect("an id");
         if let Some(other) = stored.insert(id, record) {

@@ -6,7 +6,7 @@
 
 mod harness;
 mod load;
-mod real;
+mod real_kafka;
 
 mod admin;
 mod auth;
@@ -15,6 +15,7 @@ mod chaos;
 mod command_line;
 mod duplicates;
 mod faults;
+mod in_doubt;
 mod ingest;
 mod kafka_real;
 mod limits;
@@ -28,7 +29,6 @@ mod shutdown;
 mod simulate;
 mod spool;
 mod spool_commands;
-mod suspects;
 mod tls;
 mod topics;
 mod validation;
@@ -42,7 +42,7 @@ fn main() {
     let mut arguments = Arguments::from_args();
     let threads = arguments.test_threads.unwrap_or(MAX_THREADS);
     arguments.test_threads = Some(threads.clamp(1, MAX_THREADS));
-    harness::start_log();
+    harness::init_log();
     // The longest first, so that the others run beside them.
     let modules = [
         chaos::trials(),
@@ -63,7 +63,7 @@ fn main() {
         restart::trials(),
         spool::trials(),
         spool_commands::trials(),
-        suspects::trials(),
+        in_doubt::trials(),
         topics::trials(),
         kafka_real::trials(),
         shutdown::trials(),
@@ -71,6 +71,6 @@ fn main() {
         command_line::trials(),
     ];
     let trials: Vec<Trial> = modules.into_iter().flatten().collect();
-    harness::tell_skipped(&arguments, &trials);
+    harness::print_skipped(&arguments, &trials);
     libtest_mimic::run(&arguments, trials).exit();
 }

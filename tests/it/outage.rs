@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 use butlr_event::EventType;
 
 use crate::harness::{
-    KafkaBackend, Bridge, Process, Rec, HttpRequest, Setup, agent, event, fresh_ms, records_of, trials,
+    BridgeProcess, BridgeSetup, HttpRequest, KafkaBackend, TestBridge, TestRecord, agent,
+    minimal_event, read_records, trials, unique_ms,
 };
-use crate::load::{Attempt, Load, assert_stored_through_timeouts, by_status, counts};
-use crate::real::{Broker, create_topics, heavy, ten_topics, within};
+use crate::load::{
+    BridgeLoad, LoadAttempt, assert_stored_through_timeouts, count_by_status, count_events,
+};
+use crate::real_kafka::{RealBroker, create_topics, lock_heavy, ten_topics, wait_within};
 
 trials! {
     "outage" needs ["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"]: [
@@ -21,48 +24,48 @@ trials! {
 /// What a busy machine may add to a bound.
 const SLACK: Duration = Duration::from_secs(2);
 /// How long Kafka is away.
-const AWAY: Duration = Duration::from_secs(6);
+const OUTAGE: Duration = Duration::from_secs(6);
 
 const TEMPLATE: &str = "outage.{type}";
 
-fn create_all(broker: &Broker) {
+fn create_all_topics(broker: &RealBroker) {
     create_topics(&broker.address(), &ten_topics(TEMPLATE), 3, &[]);
 }
 
-fn all_records(broker: &Broker) -> Vec<Rec> {
+fn all_records(broker: &RealBroker) -> Vec<TestRecord> {
     let topics = ten_topics(TEMPLATE);
     let address = broker.address();
     topics
         .iter()
-        .flat_map(|topic| records_of(&address, topic))
+        .flat_map(|topic| read_records(&address, topic))
         .collect()
 }
 
 /// Load, then `away`, then `back`; what must hold all along and after it.
-fn through_an_outage(away: impl FnOnce(&Broker), back: impl FnOnce(&Broker)) {
-    let _alone = heavy();
-    let broker = Broker::start();
-    create_all(&broker);
-    let bridge = Setup::on(KafkaBackend::Address(broker.address()))
+fn run_through_outage(away: impl FnOnce(&RealBroker), back: impl FnOnce(&RealBroker)) {
+    let _alone = lock_heavy();
+    let broker = RealBroker::start();
+    create_all_topics(&broker);
+    let bridge = BridgeSetup::with_kafka(KafkaBackend::Address(broker.address()))
         .set("topics.template", TEMPLATE)
         .set("http.answer_within", "1s")
         .set("kafka.away_after", "2s")
         .start();
-    let load = Load::start(bridge.ingest, 32);
-    within(Duration::from_secs(20), "the load flows", || {
+    let load = BridgeLoad::start(bridge.ingest, 32);
+    wait_within(Duration::from_secs(20), "the load flows", || {
         load.accepted() >= 500
     });
 
     away(&broker);
     let gone = Instant::now();
-    std::thread::sleep(AWAY - Duration::from_secs(1));
+    std::thread::sleep(OUTAGE - Duration::from_secs(1));
     bridge.get_admin("/readyz").expect(503);
     bridge.get_admin("/livez").expect(200);
-    std::thread::sleep(AWAY.saturating_sub(gone.elapsed()));
+    std::thread::sleep(OUTAGE.saturating_sub(gone.elapsed()));
     let accepted = load.accepted();
     back(&broker);
 
-    within(Duration::from_secs(20), "events are accepted again", || {
+    wait_within(Duration::from_secs(20), "events are accepted again", || {
         load.accepted() > accepted + 100
     });
     bridge.get_admin("/readyz").expect(200);
@@ -71,15 +74,15 @@ fn through_an_outage(away: impl FnOnce(&Broker), back: impl FnOnce(&Broker)) {
     let settled = Instant::now();
     std::thread::sleep(Duration::from_secs(3));
     let attempts = load.stop();
-    bridge.count_events(counts(&attempts));
+    bridge.count_events(count_events(&attempts));
 
-    judge(&bridge, &attempts, gone, settled);
+    check_attempts(&bridge, &attempts, gone, settled);
     assert_stored_through_timeouts(&attempts, &all_records(&broker));
     bridge.finish();
 }
 
-fn judge(bridge: &Bridge, attempts: &[Attempt], gone: Instant, settled: Instant) {
-    let statuses = by_status(attempts);
+fn check_attempts(bridge: &TestBridge, attempts: &[LoadAttempt], gone: Instant, settled: Instant) {
+    let statuses = count_by_status(attempts);
     assert!(
         statuses
             .keys()
@@ -89,10 +92,10 @@ fn judge(bridge: &Bridge, attempts: &[Attempt], gone: Instant, settled: Instant)
     let limit = bridge.config.http.answer_within + SLACK;
     let slowest = attempts.iter().map(|a| a.took).max().expect("a load");
     assert!(slowest < limit, "an answer after {slowest:?}");
-    let refused = |a: &&Attempt| a.status == Some(503);
+    let refused = |a: &&LoadAttempt| a.status == Some(503);
     let during = attempts
         .iter()
-        .filter(|a| a.sent > gone && a.sent < gone + AWAY);
+        .filter(|a| a.sent > gone && a.sent < gone + OUTAGE);
     assert!(
         during.filter(refused).count() >= 32,
         "the outage was one: {statuses:?}"
@@ -109,26 +112,26 @@ fn judge(bridge: &Bridge, attempts: &[Attempt], gone: Instant, settled: Instant)
 }
 
 fn kafka_stopped_and_started_under_load_loses_nothing_accepted() {
-    through_an_outage(Broker::stop, Broker::start_again);
+    run_through_outage(RealBroker::stop, RealBroker::restart);
 }
 
 fn kafka_paused_under_load_loses_nothing_accepted() {
-    through_an_outage(Broker::pause, Broker::resume);
+    run_through_outage(RealBroker::pause, RealBroker::resume);
 }
 
 fn serve_works_once_kafka_is_there() {
-    let _alone = heavy();
-    let broker = Broker::start();
-    create_all(&broker);
+    let _alone = lock_heavy();
+    let broker = RealBroker::start();
+    create_all_topics(&broker);
     broker.stop();
 
     let bootstrap = format!("kafka.bootstrap_servers={}", broker.address());
     let template = format!("topics.template={TEMPLATE}");
-    let mut serve = Process::serve(&[&bootstrap, &template, "http.answer_within=1s"]);
+    let mut serve = BridgeProcess::serve(&[&bootstrap, &template, "http.answer_within=1s"]);
     let url = format!("http://{}/v1/events", serve.ingest());
     let ready = format!("http://{}/readyz", serve.admin());
     let send = |id: &str| {
-        let body = event(EventType::Traffic, id, fresh_ms(), "s");
+        let body = minimal_event(EventType::Traffic, id, unique_ms(), "s");
         let sent = Instant::now();
         let answer = HttpRequest::new("POST", &url).body(body).send(&agent());
         assert!(
@@ -144,11 +147,11 @@ fn serve_works_once_kafka_is_there() {
     let early = HttpRequest::new("GET", &ready).send(&agent());
     assert!(early.expect(503).text().contains("not been reached yet"));
 
-    broker.start_again();
-    within(Duration::from_secs(10), "it is ready", || {
+    broker.restart();
+    wait_within(Duration::from_secs(10), "it is ready", || {
         HttpRequest::new("GET", &ready).send(&agent()).status == 200
     });
-    within(Duration::from_secs(5), "events are accepted", || {
+    wait_within(Duration::from_secs(5), "events are accepted", || {
         send("first").status == 200
     });
     for number in 0..20 {
@@ -156,7 +159,7 @@ fn serve_works_once_kafka_is_there() {
     }
     serve.signal("TERM");
     assert!(serve.wait().success(), "{}", serve.output());
-    let records = records_of(&broker.address(), "outage.traffic");
+    let records = read_records(&broker.address(), "outage.traffic");
     let stored = |id: &str| records.iter().any(|r| r.header("ce_id") == Some(id));
     assert!(stored("first"));
     assert!((0..20).all(|number| stored(&format!("late{number}"))));

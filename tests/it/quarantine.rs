@@ -10,10 +10,10 @@ use rdkafka::producer::DefaultProducerContext;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::harness::{
-    HttpAnswer, KafkaBackend, Bridge, Rec, Setup, binary, clock_ms, event, eventually, fresh_ms, records_of,
-    toml, topics_of, trials,
+    BridgeSetup, HttpAnswer, KafkaBackend, TestBridge, TestRecord, binary, clock_ms, eventually,
+    list_topics, minimal_event, read_records, toml, trials, unique_ms,
 };
-use crate::real::{delete_topics, describe, fresh_name, kafka};
+use crate::real_kafka::{delete_topics, describe_topic, kafka_address, unique_name};
 
 trials! {
     "quarantine": [
@@ -44,31 +44,36 @@ trials! {
 
 const ROOM: EventType = EventType::RoomOccupancy;
 
-type Cluster = MockCluster<'static, DefaultProducerContext>;
+type QuarantineCluster = MockCluster<'static, DefaultProducerContext>;
 
-fn keeping(setup: Setup) -> Setup {
+fn with_quarantine(setup: BridgeSetup) -> BridgeSetup {
     // Time enough for a Kafka that makes topics for other tests.
     let setup = setup.set("http.answer_within", "10s");
     setup.set("quarantine.keep", true)
 }
 
-fn good() -> String {
-    event(ROOM, &format!("event_{}", fresh_ms()), fresh_ms(), "room_1")
+fn valid_event() -> String {
+    minimal_event(
+        ROOM,
+        &format!("event_{}", unique_ms()),
+        unique_ms(),
+        "room_1",
+    )
 }
 
 /// No event, for its data.
-fn bad() -> String {
-    good().replace("\"data\":4", "\"data\":-1")
+fn invalid_event() -> String {
+    valid_event().replace("\"data\":4", "\"data\":-1")
 }
 
-fn quarantine(bridge: &Bridge) -> Vec<Rec> {
-    records_of(
+fn quarantined_records(bridge: &TestBridge) -> Vec<TestRecord> {
+    read_records(
         &bridge.bootstrap_servers,
         &bridge.config.topics.quarantine.name,
     )
 }
 
-fn texts(headers: &[(String, Vec<u8>)]) -> BTreeMap<String, String> {
+fn header_texts(headers: &[(String, Vec<u8>)]) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (name, value) in headers {
         let value = String::from_utf8(value.clone()).expect("headers are UTF-8");
@@ -77,16 +82,16 @@ fn texts(headers: &[(String, Vec<u8>)]) -> BTreeMap<String, String> {
     all
 }
 
-fn owned<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+fn owned_pairs<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
     pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into()
 }
 
 /// Key, timestamp and time of receipt are what they must be for any record; the other headers.
 #[track_caller]
-fn sound(record: &Rec, (from, to): (i64, i64)) -> BTreeMap<String, String> {
+fn check_headers(record: &TestRecord, (from, to): (i64, i64)) -> BTreeMap<String, String> {
     let key = format!("{:032x}", xxh3_128(&record.value));
     assert_eq!(record.key.as_deref(), Some(key.as_bytes()));
-    let mut headers = texts(&record.headers);
+    let mut headers = header_texts(&record.headers);
     let received = headers.remove("butlr-received-at").expect("a time");
     let time = humantime::parse_rfc3339(&received).expect("RFC 3339");
     let ms = time.duration_since(UNIX_EPOCH).expect("after 1970");
@@ -97,14 +102,14 @@ fn sound(record: &Rec, (from, to): (i64, i64)) -> BTreeMap<String, String> {
 }
 
 /// Counted as quarantined, of all types.
-fn counted(bridge: &Bridge) -> f64 {
+fn quarantined_count(bridge: &TestBridge) -> f64 {
     bridge.metric_sum("butlr_bridge_events_total", "outcome=\"quarantined\"")
 }
 
 fn an_invalid_event_becomes_the_record_of_the_contract() {
-    let bridge = keeping(Setup::default()).start();
+    let bridge = with_quarantine(BridgeSetup::default()).start();
     // Another spelling, bytes that a parser would write otherwise, and white space around it.
-    let value = good()
+    let value = valid_event()
         .replace("ROOM_OCCUPANCY", "room_occupancy")
         .replace("\"data\":4", "\"data\" : -1.0 , \"ü\":\"\\u00fc\"")
         .replace("v1.0.0", "v2.0.0");
@@ -119,16 +124,16 @@ fn an_invalid_event_becomes_the_record_of_the_contract() {
     assert_eq!(answer.json()["quarantined"], true, "{}", answer.text());
     assert_eq!(answer.errors().len(), 2, "{}", answer.text());
 
-    let records = quarantine(&bridge);
+    let records = quarantined_records(&bridge);
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].text(), value);
-    let mut headers = sound(&records[0], between);
+    let mut headers = check_headers(&records[0], between);
     let detail = headers.remove("butlr-error-detail").expect("a detail");
     assert!(
         detail.contains("/version") && detail.contains("/data"),
         "{detail}"
     );
-    let expected = owned([
+    let expected = owned_pairs([
         ("butlr-error-codes", "unsupported_version,out_of_range"),
         ("butlr-path", "/v1/events"),
         ("butlr-credential", "anonymous"),
@@ -149,10 +154,10 @@ fn an_invalid_event_becomes_the_record_of_the_contract() {
 }
 
 fn an_arrays_items_are_kept_alone() {
-    let bridge = keeping(Setup::default()).start();
-    let (first, last) = (good(), good());
-    let mismatch = event(EventType::Traffic, "event_t", fresh_ms(), "room_1");
-    let (negative, number) = (bad(), "17");
+    let bridge = with_quarantine(BridgeSetup::default()).start();
+    let (first, last) = (valid_event(), valid_event());
+    let mismatch = minimal_event(EventType::Traffic, "event_t", unique_ms(), "room_1");
+    let (negative, number) = (invalid_event(), "17");
     let body = format!("[ {first} , {negative},\n{mismatch},{number},{negative} ,{last}]");
     let from = clock_ms();
     let answer = bridge.post("/v1/events/room_occupancy", body);
@@ -172,35 +177,35 @@ fn an_arrays_items_are_kept_alone() {
     for (i, kept) in [false, true, true, true, true, false].iter().enumerate() {
         assert_eq!(results[i]["quarantined"] == true, *kept, "{i}: {results}");
     }
-    let records = quarantine(&bridge);
+    let records = quarantined_records(&bridge);
     // The same item twice is stored once.
     let found: BTreeMap<&str, BTreeMap<String, String>> = records
         .iter()
-        .map(|r| (r.text(), sound(r, (from, clock_ms()))))
+        .map(|r| (r.text(), check_headers(r, (from, clock_ms()))))
         .collect();
     assert_eq!((records.len(), found.len()), (3, 3));
-    let told = |value: &str, name: &str| found[value].get(name).cloned();
+    let header_of = |value: &str, name: &str| found[value].get(name).cloned();
     assert!(found.contains_key(negative.as_str()));
     assert_eq!(
-        told(&mismatch, "butlr-error-codes").as_deref(),
+        header_of(&mismatch, "butlr-error-codes").as_deref(),
         Some("type_mismatch")
     );
     assert_eq!(
-        told(&mismatch, "butlr-claimed-type").as_deref(),
+        header_of(&mismatch, "butlr-claimed-type").as_deref(),
         Some("TRAFFIC")
     );
-    assert_eq!(told(number, "butlr-claimed-type"), None);
+    assert_eq!(header_of(number, "butlr-claimed-type"), None);
     for value in found.keys() {
-        let path = told(value, "butlr-path");
+        let path = header_of(value, "butlr-path");
         assert_eq!(path.as_deref(), Some("/v1/events/room_occupancy"));
     }
-    assert_eq!(counted(&bridge), 4.0);
+    assert_eq!(quarantined_count(&bridge), 4.0);
     assert_eq!(bridge.records(ROOM).len(), 2);
 }
 
 fn what_is_not_json_is_kept_whole() {
-    let bridge = keeping(Setup::default().set("http.max_events", 2)).start();
-    let event = good();
+    let bridge = with_quarantine(BridgeSetup::default().set("http.max_events", 2)).start();
+    let event = valid_event();
     let half = event.len() / 2;
     let cases: Vec<(Vec<u8>, u16, &str)> = vec![
         (event.as_bytes()[..half].to_vec(), 400, "not_json"),
@@ -232,14 +237,14 @@ fn what_is_not_json_is_kept_whole() {
         answer.expect_problem(*status, code);
         assert_eq!(answer.json()["quarantined"], true, "{}", answer.text());
     }
-    let records = quarantine(&bridge);
+    let records = quarantined_records(&bridge);
     assert_eq!(records.len(), cases.len());
     for (body, _, code) in &cases {
         let record = records.iter().find(|r| r.value == *body);
         let record = record.unwrap_or_else(|| panic!("{code}"));
-        let mut headers = sound(record, (from, clock_ms()));
+        let mut headers = check_headers(record, (from, clock_ms()));
         assert!(headers.remove("butlr-error-detail").is_some());
-        let expected = owned([
+        let expected = owned_pairs([
             ("butlr-error-codes", code),
             ("butlr-path", "/v1/events"),
             ("butlr-credential", "anonymous"),
@@ -251,29 +256,29 @@ fn what_is_not_json_is_kept_whole() {
 }
 
 fn further_tries_of_the_same_bytes_are_stored_once() {
-    let bridge = keeping(Setup::default()).start();
-    let (body, other) = (bad(), bad());
+    let bridge = with_quarantine(BridgeSetup::default()).start();
+    let (body, other) = (invalid_event(), invalid_event());
     for _ in 0..3 {
         let answer = bridge.send(&body);
         answer.expect_problem(422, "invalid_event");
         assert_eq!(answer.json()["quarantined"], true);
     }
-    assert_eq!(quarantine(&bridge).len(), 1);
+    assert_eq!(quarantined_records(&bridge).len(), 1);
     bridge.send(&other).expect(422);
     // By another way, in an array: the same bytes.
     bridge
         .post("/v1/events", format!("[{body},{other}]"))
         .expect(422);
-    assert_eq!(quarantine(&bridge).len(), 2);
-    assert_eq!(counted(&bridge), 6.0);
+    assert_eq!(quarantined_records(&bridge).len(), 2);
+    assert_eq!(quarantined_count(&bridge), 6.0);
     // It is no duplicate of an event: those are counted elsewhere.
     assert_eq!(bridge.metric_sum("butlr_bridge_duplicates_total", ""), 0.0);
 }
 
 fn the_same_bytes_at_the_same_moment_are_stored_once() {
-    let bridge = keeping(Setup::default()).start();
+    let bridge = with_quarantine(BridgeSetup::default()).start();
     for round in 0..5 {
-        let body = bad();
+        let body = invalid_event();
         let answers: Vec<_> = thread::scope(|scope| {
             let senders: Vec<_> = (0..8).map(|_| scope.spawn(|| bridge.send(&body))).collect();
             senders.into_iter().map(|s| s.join().unwrap()).collect()
@@ -282,21 +287,23 @@ fn the_same_bytes_at_the_same_moment_are_stored_once() {
             answer.expect_problem(422, "invalid_event");
             assert_eq!(answer.json()["quarantined"], true);
         }
-        assert_eq!(quarantine(&bridge).len(), round + 1);
+        assert_eq!(quarantined_records(&bridge).len(), round + 1);
     }
-    assert_eq!(counted(&bridge), 40.0);
+    assert_eq!(quarantined_count(&bridge), 40.0);
 }
 
-fn slow(cluster: &Cluster, by: Duration) {
+fn slow_down(cluster: &QuarantineCluster, by: Duration) {
     cluster.broker_round_trip_time(1, by).expect("an option");
 }
 
 fn a_record_is_stored_before_the_answer() {
-    let bridge = keeping(Setup::embedded()).start();
-    bridge.send(bad()).expect(422);
+    let bridge = with_quarantine(BridgeSetup::embedded()).start();
+    bridge.send(invalid_event()).expect(422);
     let by = Duration::from_millis(700);
-    bridge.kafka().with(move |cluster| slow(cluster, by));
-    let (body, begun) = (bad(), Instant::now());
+    bridge
+        .kafka()
+        .with_cluster(move |cluster| slow_down(cluster, by));
+    let (body, begun) = (invalid_event(), Instant::now());
     thread::scope(|scope| {
         let first = scope.spawn(|| bridge.send(&body));
         thread::sleep(Duration::from_millis(100));
@@ -308,16 +315,18 @@ fn a_record_is_stored_before_the_answer() {
         }
     });
     assert!(begun.elapsed() >= by, "{:?}", begun.elapsed());
-    bridge.kafka().with(|cluster| slow(cluster, Duration::ZERO));
-    assert_eq!(quarantine(&bridge).len(), 2);
+    bridge
+        .kafka()
+        .with_cluster(|cluster| slow_down(cluster, Duration::ZERO));
+    assert_eq!(quarantined_records(&bridge).len(), 2);
 }
 
 fn accepted_means_202() {
-    let bridge = keeping(Setup::embedded())
+    let bridge = with_quarantine(BridgeSetup::embedded())
         .set("quarantine.answer", "accept")
         .start();
     for _ in 0..2 {
-        let answer = bridge.send(good().replace("\"data\":4", "\"data\":\"x\""));
+        let answer = bridge.send(valid_event().replace("\"data\":4", "\"data\":\"x\""));
         let body = answer.expect(202).json();
         assert_eq!(answer.header("content-type"), Some("application/json"));
         assert_eq!(answer.header("retry-after"), None);
@@ -330,31 +339,37 @@ fn accepted_means_202() {
         (&cut["status"], &cut["code"]),
         (&"quarantined".into(), &"not_json".into())
     );
-    let body = format!("[{},{}]", good(), bad());
+    let body = format!("[{},{}]", valid_event(), invalid_event());
     let results = bridge.send(body).expect(200).json()["results"].clone();
     assert_eq!(results[0]["status"], "published");
     assert_eq!(results[1]["status"], "quarantined");
     assert_eq!(results[1]["errors"][0]["code"], "out_of_range");
-    assert_eq!((quarantine(&bridge).len(), counted(&bridge)), (4, 4.0));
+    assert_eq!(
+        (
+            quarantined_records(&bridge).len(),
+            quarantined_count(&bridge)
+        ),
+        (4, 4.0)
+    );
     // What is not kept is not accepted.
-    let large = good().replace(
+    let large = valid_event().replace(
         "\"data\":4",
         &format!("\"data\":\"{}\"", "x".repeat(300_000)),
     );
     bridge.send(large).expect_problem(413, "event_too_large");
     bridge
         .kafka()
-        .with(|cluster| cluster.broker_down(1))
+        .with_cluster(|cluster| cluster.broker_down(1))
         .unwrap();
-    bridge.send(bad()).expect(503);
+    bridge.send(invalid_event()).expect(503);
 }
 
 fn many_mistakes_are_cut_to_a_header() {
-    let bridge = keeping(Setup::embedded()).start();
+    let bridge = with_quarantine(BridgeSetup::embedded()).start();
     let points = vec!["[\"é\"]"; 100].join(",");
-    let body = event(EventType::Detections, "event_1", fresh_ms(), "room_1");
+    let body = minimal_event(EventType::Detections, "event_1", unique_ms(), "room_1");
     bridge.send(body.replace("[8.25,2]", &points)).expect(422);
-    let record = &quarantine(&bridge)[0];
+    let record = &quarantined_records(&bridge)[0];
     let detail = record.header("butlr-error-detail").expect("a detail");
     assert!((1900..=2051).contains(&detail.len()), "{}", detail.len());
     assert!(detail.ends_with('…'));
@@ -365,7 +380,7 @@ fn many_mistakes_are_cut_to_a_header() {
 }
 
 fn a_credential_is_told_by_its_name_only() {
-    let bridge = keeping(Setup::embedded())
+    let bridge = with_quarantine(BridgeSetup::embedded())
         .set(
             "auth.api_keys",
             toml(r#"[{name="gateway", header="x-api-key", value="alpha-key"}]"#),
@@ -382,9 +397,13 @@ fn a_credential_is_told_by_its_name_only() {
     ];
     for (header, value, _) in sent {
         let request = bridge.request("POST", "/v1/events?key=alpha-key");
-        request.header(header, value).body(bad()).send().expect(422);
+        request
+            .header(header, value)
+            .body(invalid_event())
+            .send()
+            .expect(422);
     }
-    let mut records = quarantine(&bridge);
+    let mut records = quarantined_records(&bridge);
     records.sort_by_key(|r| r.timestamp);
     let names: Vec<_> = records
         .iter()
@@ -407,7 +426,7 @@ fn a_credential_is_told_by_its_name_only() {
 }
 
 fn what_is_too_large_or_of_strangers_is_not_kept() {
-    let bridge = keeping(Setup::embedded())
+    let bridge = with_quarantine(BridgeSetup::embedded())
         .set("http.max_body_bytes", 20_000)
         .set("http.max_event_bytes", 5_000)
         .set(
@@ -423,7 +442,7 @@ fn what_is_too_large_or_of_strangers_is_not_kept() {
         answer.expect_problem(status, code);
         assert!(answer.json().get("quarantined").is_none());
     };
-    not_kept(send("wrong", &bad()), 401, "unauthorized");
+    not_kept(send("wrong", &invalid_event()), 401, "unauthorized");
     not_kept(send("wrong", "{"), 401, "unauthorized");
     not_kept(
         send("alpha-key", &"x".repeat(20_001)),
@@ -432,45 +451,52 @@ fn what_is_too_large_or_of_strangers_is_not_kept() {
     );
     // Nor an event that is too large, valid or not.
     let large = "x".repeat(5_000);
-    let too_large = bad().replace("\"data\":-1", &format!("\"data\":-1,\"x\":\"{large}\""));
+    let too_large =
+        invalid_event().replace("\"data\":-1", &format!("\"data\":-1,\"x\":\"{large}\""));
     not_kept(send("alpha-key", &too_large), 413, "event_too_large");
     // What is not even JSON may be as large as librdkafka takes it.
     let whole = send("alpha-key", &large.repeat(2));
     whole.expect_problem(400, "not_json");
     assert_eq!(whole.json()["quarantined"], true);
-    let array = format!("[{too_large},{}]", bad());
+    let array = format!("[{too_large},{}]", invalid_event());
     let results = send("alpha-key", &array).expect(422).json()["results"].clone();
     assert_eq!(results[0]["code"], "event_too_large");
     assert!(results[0].get("quarantined").is_none());
     assert_eq!(results[1]["quarantined"], true);
-    assert_eq!((quarantine(&bridge).len(), counted(&bridge)), (2, 2.0));
+    assert_eq!(
+        (
+            quarantined_records(&bridge).len(),
+            quarantined_count(&bridge)
+        ),
+        (2, 2.0)
+    );
 }
 
 fn a_quarantine_that_is_off_keeps_nothing() {
-    let bridge = Setup::embedded()
+    let bridge = BridgeSetup::embedded()
         .set("quarantine.keep", false)
         .set("quarantine.answer", "accept")
         .start();
-    let answer = bridge.send(bad());
+    let answer = bridge.send(invalid_event());
     answer.expect_problem(422, "invalid_event");
     assert!(answer.json().get("quarantined").is_none());
     let refused = bridge.metric_sum("butlr_bridge_events_total", "outcome=\"refused\"");
-    assert_eq!((counted(&bridge), refused), (0.0, 1.0));
+    assert_eq!((quarantined_count(&bridge), refused), (0.0, 1.0));
     let name = bridge.config.topics.quarantine.name.as_str();
-    let topics = topics_of(&bridge.bootstrap_servers);
+    let topics = list_topics(&bridge.bootstrap_servers);
     assert!(!topics.iter().any(|topic| topic == name), "{topics:?}");
 }
 
 fn without_kafka_it_is_503() {
-    let bridge = keeping(Setup::embedded())
+    let bridge = with_quarantine(BridgeSetup::embedded())
         .set("http.answer_within", "1s")
         .start();
-    bridge.send(bad()).expect(422);
+    bridge.send(invalid_event()).expect(422);
     bridge
         .kafka()
-        .with(|cluster| cluster.broker_down(1))
+        .with_cluster(|cluster| cluster.broker_down(1))
         .unwrap();
-    let body = bad();
+    let body = invalid_event();
     for _ in 0..2 {
         let begun = Instant::now();
         let answer = bridge.send(&body);
@@ -481,126 +507,131 @@ fn without_kafka_it_is_503() {
     }
     let array = bridge.send(format!("[{body},17]")).expect(503).json();
     assert_eq!(array["results"][0]["code"], "kafka_unconfirmed");
-    assert_eq!(counted(&bridge), 1.0);
-    bridge.kafka().with(|cluster| cluster.broker_up(1)).unwrap();
+    assert_eq!(quarantined_count(&bridge), 1.0);
+    bridge
+        .kafka()
+        .with_cluster(|cluster| cluster.broker_up(1))
+        .unwrap();
     let kept = eventually("it is kept again", || {
         let answer = bridge.send(&body);
         (answer.status != 503).then_some(answer)
     });
     kept.expect_problem(422, "invalid_event");
-    let same = quarantine(&bridge);
+    let same = quarantined_records(&bridge);
     assert_eq!(same.iter().filter(|r| r.text() == body).count(), 1);
 }
 
 /// A bridge whose embedded broker has all topics but the quarantine's.
-fn without_its_topic(setup: Setup) -> Setup {
-    keeping(setup).without_topics().before(|kafka| {
-        for event_type in EventType::ALL {
-            let topic = format!("butlr.event.{}.v1", event_type.kebab_name());
-            let made = kafka.with(move |cluster| cluster.create_topic(&topic, 3, 1));
-            made.expect("a topic");
-        }
-    })
+fn without_quarantine_topic(setup: BridgeSetup) -> BridgeSetup {
+    with_quarantine(setup)
+        .without_topics()
+        .prepare_broker(|kafka| {
+            for event_type in EventType::ALL {
+                let topic = format!("butlr.event.{}.v1", event_type.kebab_name());
+                let made = kafka.with_cluster(move |cluster| cluster.create_topic(&topic, 3, 1));
+                made.expect("a topic");
+            }
+        })
 }
 
 fn a_topic_that_is_missing_is_503_and_events_flow() {
-    let bridge = without_its_topic(Setup::embedded()).start();
+    let bridge = without_quarantine_topic(BridgeSetup::embedded()).start();
     eventually("the watch has seen it", || {
-        let answer = bridge.send(bad());
+        let answer = bridge.send(invalid_event());
         answer.expect(503);
         (answer.code() == "topic_missing").then_some(())
     });
     let begun = Instant::now();
-    let answer = bridge.send(bad());
+    let answer = bridge.send(invalid_event());
     answer.expect_problem(503, "topic_missing");
     assert!(answer.header("retry-after").is_some());
     assert!(begun.elapsed() < Duration::from_secs(1));
     let results = bridge
-        .send(format!("[{},{}]", good(), bad()))
+        .send(format!("[{},{}]", valid_event(), invalid_event()))
         .expect(503)
         .json();
     assert_eq!(results["results"][0]["status"], "published");
     assert_eq!(results["results"][1]["code"], "topic_missing");
-    bridge.send(good()).expect(200);
-    assert_eq!(counted(&bridge), 0.0);
+    bridge.send(valid_event()).expect(200);
+    assert_eq!(quarantined_count(&bridge), 0.0);
     let name = bridge.config.topics.quarantine.name.clone();
-    let made = bridge.kafka().with({
+    let made = bridge.kafka().with_cluster({
         let name = name.clone();
         move |cluster| cluster.create_topic(&name, 3, 1)
     });
     made.expect("a topic");
     eventually("it is kept", || {
-        let answer = bridge.send(bad());
+        let answer = bridge.send(invalid_event());
         (answer.status == 422).then_some(())
     });
-    assert_eq!(quarantine(&bridge).len(), 1);
+    assert_eq!(quarantined_records(&bridge).len(), 1);
 }
 
 fn with_a_spool_a_missing_topic_keeps_nobody_waiting() {
     let folder = tempfile::tempdir().expect("a folder");
     let dir = folder.path().join("spool").display().to_string();
-    let bridge = without_its_topic(Setup::embedded())
+    let bridge = without_quarantine_topic(BridgeSetup::embedded())
         .set("spool.dir", dir)
         .set("spool.min_free_bytes", 0)
         .start();
-    let bodies = [bad(), bad()];
+    let bodies = [invalid_event(), invalid_event()];
     for body in bodies.iter().chain(&bodies) {
         let answer = bridge.send(body);
         answer.expect_problem(422, "invalid_event");
         assert_eq!(answer.json()["quarantined"], true);
     }
-    assert_eq!(counted(&bridge), 4.0);
-    bridge.send(good()).expect(200);
+    assert_eq!(quarantined_count(&bridge), 4.0);
+    bridge.send(valid_event()).expect(200);
     let name = bridge.config.topics.quarantine.name.clone();
     let from = clock_ms() - 60_000;
     let made = bridge
         .kafka()
-        .with(move |cluster| cluster.create_topic(&name, 3, 1));
+        .with_cluster(move |cluster| cluster.create_topic(&name, 3, 1));
     made.expect("a topic");
     let records = eventually("both are in Kafka", || {
-        let records = quarantine(&bridge);
+        let records = quarantined_records(&bridge);
         (records.len() >= 2).then_some(records)
     });
     for body in &bodies {
         let record = records.iter().find(|r| r.text() == body);
-        let headers = sound(record.expect("it is there"), (from, clock_ms()));
+        let headers = check_headers(record.expect("it is there"), (from, clock_ms()));
         assert_eq!(headers["butlr-error-codes"], "out_of_range");
     }
     // The same bytes count as kept, in Kafka as on disk.
     bridge.send(&bodies[0]).expect(422);
-    assert_eq!(quarantine(&bridge).len(), 2);
+    assert_eq!(quarantined_records(&bridge).len(), 2);
 }
 
 fn a_topic_that_is_deleted_is_503_until_it_is_back() {
-    let bridge = keeping(Setup::on(KafkaBackend::Real)).start();
-    let body = bad();
+    let bridge = with_quarantine(BridgeSetup::with_kafka(KafkaBackend::Real)).start();
+    let body = invalid_event();
     bridge.send(&body).expect(422);
     let name = bridge.config.topics.quarantine.name.clone();
     delete_topics(&bridge.bootstrap_servers, &[&name]);
     eventually("the watch has seen it", || {
-        let answer = bridge.send(bad());
+        let answer = bridge.send(invalid_event());
         answer.expect(503);
         (answer.code() == "topic_missing").then_some(())
     });
     // Its copy was kept, as far as the bridge knows.
     bridge.send(&body).expect(422);
-    bridge.send(good()).expect(200);
-    crate::real::create_topics(&bridge.bootstrap_servers, &[&name], 3, &[]);
+    bridge.send(valid_event()).expect(200);
+    crate::real_kafka::create_topics(&bridge.bootstrap_servers, &[&name], 3, &[]);
     eventually("it is kept again", || {
-        let answer = bridge.send(bad());
+        let answer = bridge.send(invalid_event());
         (answer.status == 422).then_some(())
     });
-    assert_eq!(quarantine(&bridge).len(), 1);
+    assert_eq!(quarantined_records(&bridge).len(), 1);
 }
 
 fn topics_creates_it_with_30_days() {
-    let prefix = fresh_name("quarantine");
+    let prefix = unique_name("quarantine");
     let name = format!("{prefix}.quarantine");
     let topics = |more: &[&str]| {
         let mut command = binary();
         command.arg("topics").args(more);
         for setting in [
-            format!("kafka.bootstrap_servers={}", kafka()),
+            format!("kafka.bootstrap_servers={}", kafka_address()),
             format!("topics.template={prefix}.{{type}}"),
             format!("topics.quarantine={name}"),
             "topics.partitions=2".to_owned(),
@@ -621,19 +652,19 @@ fn topics_creates_it_with_30_days() {
     );
     let (code, output) = topics(&["--apply"]);
     assert_eq!(code, Some(0), "{output}");
-    let topic = describe(&kafka(), &name);
+    let topic = describe_topic(&kafka_address(), &name);
     let setting = |name: &str| topic["configs"][name]["value"].clone();
     assert_eq!(topic["partitions"], 2, "{topic}");
     assert_eq!(setting("retention.ms"), (30 * 86_400_000_i64).to_string());
     assert_eq!(setting("message.timestamp.type"), "CreateTime");
     let (code, output) = topics(&[]);
     assert_eq!(code, Some(0), "{output}");
-    let own: Vec<_> = topics_of(&kafka())
+    let own: Vec<_> = list_topics(&kafka_address())
         .into_iter()
         .filter(|topic| topic.starts_with(&prefix))
         .collect();
     assert_eq!(own.len(), 11, "{own:?}");
-    delete_topics(&kafka(), &own);
+    delete_topics(&kafka_address(), &own);
 
     // Where nothing is kept, nothing is asked for.
     let (_, output) = topics(&["--set", "quarantine.keep=false"]);

@@ -5,7 +5,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use butlr_event::EventType;
 
-use crate::harness::{Bridge, Rec, Setup, clock_ms, event, fresh_ms, sample, spellings, trials};
+use crate::harness::{
+    BridgeSetup, TestBridge, TestRecord, clock_ms, minimal_event, sample, spellings, trials,
+    unique_ms,
+};
 
 trials! {
     "records": [
@@ -43,7 +46,7 @@ pub fn sample_space(event_type: EventType) -> &'static str {
 }
 
 /// The headers that the contract asks for, but for `ce_receivedat`, which only the clock knows. `org` is percent-encoded.
-pub fn headers_of(
+pub fn expected_headers(
     event_type: EventType,
     id: &str,
     time_ms: i64,
@@ -55,7 +58,10 @@ pub fn headers_of(
         ("ce_specversion", "1.0".to_owned()),
         ("ce_id", id.to_owned()),
         ("ce_source", format!("/butlr/{org}")),
-        ("ce_type", format!("io.butlr.{}.v1", event_type.kebab_name())),
+        (
+            "ce_type",
+            format!("io.butlr.{}.v1", event_type.kebab_name()),
+        ),
         (
             "ce_time",
             humantime::format_rfc3339_millis(time).to_string(),
@@ -69,7 +75,7 @@ pub fn headers_of(
 
 /// All headers but `ce_receivedat`, which must be a moment of `between` (ms). Each name comes once.
 #[track_caller]
-pub fn headers_received(
+pub fn received_headers(
     headers: &[(String, Vec<u8>)],
     between: (i64, i64),
 ) -> BTreeMap<String, String> {
@@ -96,26 +102,26 @@ fn assert_within(ms: i64, (from, to): (i64, i64)) {
 
 /// Sends one event that must be stored, and reads its record; with the moments before and after.
 #[track_caller]
-fn published(bridge: &Bridge, event_type: EventType, body: &str) -> (Rec, (i64, i64)) {
+fn publish_one(bridge: &TestBridge, event_type: EventType, body: &str) -> (TestRecord, (i64, i64)) {
     let from = clock_ms();
     let answer = bridge.send(body);
     let between = (from, clock_ms());
     answer.expect(200);
-    let told = answer.json();
+    let reply = answer.json();
     let records = bridge.records(event_type);
     let mut here = records
         .into_iter()
-        .filter(|r| told["partition"] == r.partition && told["offset"] == r.offset);
+        .filter(|r| reply["partition"] == r.partition && reply["offset"] == r.offset);
     let record = here.next().expect("a record where the answer says");
-    assert_eq!(told["topic"], record.topic);
+    assert_eq!(reply["topic"], record.topic);
     (record, between)
 }
 
 fn every_sample_becomes_the_record_of_the_contract() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for event_type in EventType::ALL {
         let sent = sample(event_type);
-        let (record, between) = published(&bridge, event_type, &sent);
+        let (record, between) = publish_one(&bridge, event_type, &sent);
         let space = sample_space(event_type);
         assert_eq!(record.topic, bridge.topic(event_type));
         assert!(record.topic.contains(event_type.kebab_name()));
@@ -125,25 +131,25 @@ fn every_sample_becomes_the_record_of_the_contract() {
         assert_within(record.timestamp.expect("a timestamp"), between);
         let event: serde_json::Value = serde_json::from_str(&sent).expect("JSON");
         let id = event["id"].as_str().expect("an id");
-        let mut headers = headers_of(event_type, id, SAMPLE_TIME, SAMPLE_ORG, space);
+        let mut headers = expected_headers(event_type, id, SAMPLE_TIME, SAMPLE_ORG, space);
         headers.insert("ce_timereplaced".into(), "past".into());
         assert_eq!(headers["ce_time"], "2024-09-30T22:37:12.000Z");
-        assert_eq!(headers_received(&record.headers, between), headers);
+        assert_eq!(received_headers(&record.headers, between), headers);
         assert_eq!(bridge.records(event_type).len(), 1);
     }
 }
 
 fn a_current_events_own_time_is_the_records() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for event_type in EventType::ALL {
-        let time = fresh_ms() - 1_234;
+        let time = unique_ms() - 1_234;
         let id = format!("event_{event_type}");
-        let body = event(event_type, &id, time, "space_now");
-        let (record, between) = published(&bridge, event_type, &body);
+        let body = minimal_event(event_type, &id, time, "space_now");
+        let (record, between) = publish_one(&bridge, event_type, &body);
         assert_eq!(record.timestamp, Some(time));
         assert_eq!(
-            headers_received(&record.headers, between),
-            headers_of(event_type, &id, time, "org_1", "space_now")
+            received_headers(&record.headers, between),
+            expected_headers(event_type, &id, time, "org_1", "space_now")
         );
     }
     assert_eq!(
@@ -153,21 +159,21 @@ fn a_current_events_own_time_is_the_records() {
 }
 
 fn space_and_organisation_may_be_any_unicode() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     let unicode = "Besprechung Ü/3 · 東京 🏢 \u{301}e";
     // As characters, and as JSON escapes; beyond Latin-1, beyond the BMP.
     let escaped = r#"Besprechung \u00dc\/3 \u00b7 \u6771\u4eac \ud83c\udfe2 \u0301e"#;
     for (number, space) in [unicode, escaped].into_iter().enumerate() {
-        let (id, time) = (format!("event_{number}_ß€"), fresh_ms());
-        let body = event(EventType::RoomOccupancy, &id, time, space)
+        let (id, time) = (format!("event_{number}_ß€"), unique_ms());
+        let body = minimal_event(EventType::RoomOccupancy, &id, time, space)
             .replace("org_1", r"a b/\u00e9%東~._-é");
-        let (record, between) = published(&bridge, EventType::RoomOccupancy, &body);
+        let (record, between) = publish_one(&bridge, EventType::RoomOccupancy, &body);
         assert_eq!(record.key.as_deref(), Some(unicode.as_bytes()));
         assert_eq!(record.text(), body);
         let org = "a%20b%2F%C3%A9%25%E6%9D%B1~._-%C3%A9";
         assert_eq!(
-            headers_received(&record.headers, between),
-            headers_of(EventType::RoomOccupancy, &id, time, org, unicode)
+            received_headers(&record.headers, between),
+            expected_headers(EventType::RoomOccupancy, &id, time, org, unicode)
         );
     }
     let records = bridge.records(EventType::RoomOccupancy);
@@ -176,29 +182,29 @@ fn space_and_organisation_may_be_any_unicode() {
 }
 
 fn a_value_is_what_was_sent_byte_for_byte() {
-    let bridge = Setup::default().start();
-    let time = fresh_ms();
+    let bridge = BridgeSetup::default().start();
+    let time = unique_ms();
     let odd = format!(
         "{{ \"data\" : 4.0e0,\t\"unknown\":[1e999,-0.0,1.10,\"\\u00e9é\\/\"], \"dup\":1,\"dup\":2,\r\n\"version\":\"v1.7\",\
          \"metadata\":{{\"room_id\":\"r\", \"new\":{{}} }},\"timestamp\": {time}.0 ,\"type\":\"ROOM_OCCUPANCY\",\"id\":\"e\"}}"
     );
     let around = format!(" \r\n\t{odd}\n ");
-    let (record, _) = published(&bridge, EventType::RoomOccupancy, &around);
+    let (record, _) = publish_one(&bridge, EventType::RoomOccupancy, &around);
     assert_eq!(record.text(), odd);
     assert_eq!(record.timestamp, Some(time));
 }
 
 fn every_spelling_of_a_type_goes_to_its_topic() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for event_type in EventType::ALL {
         for spelling in spellings(event_type) {
             let id = format!("event_{spelling}");
-            let body = event(event_type, &id, fresh_ms(), "s").replace(
+            let body = minimal_event(event_type, &id, unique_ms(), "s").replace(
                 &format!("\"type\":\"{event_type}\""),
                 &format!("\"type\":\"{spelling}\""),
             );
             assert!(body.contains(&format!("\"{spelling}\"")));
-            let (record, _) = published(&bridge, event_type, &body);
+            let (record, _) = publish_one(&bridge, event_type, &body);
             assert_eq!(record.text(), body);
             let canonical = format!("io.butlr.{}.v1", event_type.kebab_name());
             assert_eq!(record.header("ce_type"), Some(canonical.as_str()));
@@ -207,27 +213,27 @@ fn every_spelling_of_a_type_goes_to_its_topic() {
 }
 
 fn an_event_without_organisation_has_a_source() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     for org in ["", r#""org_id":null,"#] {
-        let body = event(EventType::Traffic, "e", fresh_ms(), "s");
+        let body = minimal_event(EventType::Traffic, "e", unique_ms(), "s");
         let body = body.replace(r#""org_id":"org_1","#, org);
-        let (record, _) = published(&bridge, EventType::Traffic, &body);
+        let (record, _) = publish_one(&bridge, EventType::Traffic, &body);
         assert_eq!(record.text(), body);
         assert_eq!(record.header("ce_source"), Some("/butlr"));
     }
 }
 
 fn an_event_far_ahead_is_stamped_with_the_time_of_publishing() {
-    let bridge = Setup::default().start();
+    let bridge = BridgeSetup::default().start();
     let event_type = EventType::ZoneOccupancy1Min;
-    let time = fresh_ms() + 2 * HOUR;
-    let body = event(event_type, "event_ahead", time, "zone");
-    let (record, between) = published(&bridge, event_type, &body);
+    let time = unique_ms() + 2 * HOUR;
+    let body = minimal_event(event_type, "event_ahead", time, "zone");
+    let (record, between) = publish_one(&bridge, event_type, &body);
     assert_within(record.timestamp.expect("a timestamp"), between);
     assert_eq!(record.text(), body);
-    let mut headers = headers_of(event_type, "event_ahead", time, "org_1", "zone");
+    let mut headers = expected_headers(event_type, "event_ahead", time, "org_1", "zone");
     headers.insert("ce_timereplaced".into(), "future".into());
-    assert_eq!(headers_received(&record.headers, between), headers);
+    assert_eq!(received_headers(&record.headers, between), headers);
     let replaced = "butlr_bridge_timestamps_replaced_total";
     let series = format!("{replaced}{{reason=\"future\",type=\"{event_type}\"}}");
     assert_eq!(bridge.metric(&series), 1.0);
@@ -235,19 +241,19 @@ fn an_event_far_ahead_is_stamped_with_the_time_of_publishing() {
 }
 
 fn the_bounds_of_event_time_can_be_set() {
-    let bridge = Setup::default()
+    let bridge = BridgeSetup::default()
         .set("kafka.max_future", "30m")
         .set("kafka.max_past", "6d")
         .start();
-    let now = fresh_ms();
+    let now = unique_ms();
     for (time, replaced) in [
         (now + HOUR / 2 - 30_000, None),
         (now + HOUR / 2 + 30_000, Some("future")),
         (now - 6 * DAY + 30_000, None),
         (now - 6 * DAY - 30_000, Some("past")),
     ] {
-        let body = event(EventType::PirMotion, "e", time, "s");
-        let (record, between) = published(&bridge, EventType::PirMotion, &body);
+        let body = minimal_event(EventType::PirMotion, "e", time, "s");
+        let (record, between) = publish_one(&bridge, EventType::PirMotion, &body);
         assert_eq!(record.header("ce_timereplaced"), replaced);
         match replaced {
             None => assert_eq!(record.timestamp, Some(time)),
@@ -257,28 +263,32 @@ fn the_bounds_of_event_time_can_be_set() {
 }
 
 fn the_time_of_receipt_can_stamp_all_records() {
-    let bridge = Setup::default().set("kafka.timestamp", "received").start();
-    let now = fresh_ms();
+    let bridge = BridgeSetup::default()
+        .set("kafka.timestamp", "received")
+        .start();
+    let now = unique_ms();
     for time in [SAMPLE_TIME, now - HOUR, now + 2 * HOUR] {
         let id = format!("event_{time}");
-        let body = event(EventType::Detections, &id, time, "s");
-        let (record, between) = published(&bridge, EventType::Detections, &body);
+        let body = minimal_event(EventType::Detections, &id, time, "s");
+        let (record, between) = publish_one(&bridge, EventType::Detections, &body);
         assert_within(record.timestamp.expect("a timestamp"), between);
         assert_eq!(
-            headers_received(&record.headers, between),
-            headers_of(EventType::Detections, &id, time, "org_1", "s"),
+            received_headers(&record.headers, between),
+            expected_headers(EventType::Detections, &id, time, "org_1", "s"),
             "nothing is replaced: this is what was asked for"
         );
     }
 }
 
 fn an_arrays_items_are_records_of_their_own() {
-    let bridge = Setup::default().start();
-    let time = fresh_ms();
+    let bridge = BridgeSetup::default().start();
+    let time = unique_ms();
     let bodies: Vec<String> = EventType::ALL
         .iter()
         .enumerate()
-        .map(|(n, &t)| event(t, &format!("event_{n}"), time - n as i64, "s").replace(':', " : "))
+        .map(|(n, &t)| {
+            minimal_event(t, &format!("event_{n}"), time - n as i64, "s").replace(':', " : ")
+        })
         .collect();
     let answer = bridge.send(format!("\n[ {} ]\n", bodies.join(" ,\r\n\t")));
     answer.expect(200);

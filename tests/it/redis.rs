@@ -11,18 +11,20 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::harness::{
-    HttpAnswer, Process, Rec, RedisServer, HttpRequest, agent, event, fresh_ms, records_of, redis_needs,
-    trial,
+    BridgeProcess, HttpAnswer, HttpRequest, RedisServer, TestRecord, agent, minimal_event,
+    missing_redis_requirements, read_records, trial, unique_ms,
 };
-use crate::load::{Attempt, Load, assert_stored, by_status};
-use crate::real::{Broker, create_topics, fresh_name, heavy, kafka, ten_topics, within};
+use crate::load::{BridgeLoad, LoadAttempt, assert_stored, count_by_status};
+use crate::real_kafka::{
+    RealBroker, create_topics, kafka_address, lock_heavy, ten_topics, unique_name, wait_within,
+};
 
 /// The tests of this module.
 pub fn trials() -> Vec<Trial> {
     const KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_KAFKA"];
     const OWN_KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"];
-    type Test = (&'static str, &'static [&'static str], fn());
-    let all: [Test; 8] = [
+    type RedisTest = (&'static str, &'static [&'static str], fn());
+    let all: [RedisTest; 8] = [
         (
             "of_copies_at_the_same_moment_one_is_stored",
             KAFKA,
@@ -62,7 +64,7 @@ pub fn trials() -> Vec<Trial> {
     ];
     let trials = all.into_iter().map(|(name, needs, run)| {
         // One of the two at a time, for what is missing is told as a whole.
-        let needs = match redis_needs() {
+        let needs = match missing_redis_requirements() {
             [] => needs,
             missing => missing,
         };
@@ -72,16 +74,16 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// Two bridges with the same topics and the same Redis.
-struct Replicas {
+struct ReplicaPair {
     bootstrap: String,
     template: String,
-    bridges: [Process; 2],
+    bridges: [BridgeProcess; 2],
 }
 
-impl Replicas {
+impl ReplicaPair {
     #[track_caller]
     fn start(bootstrap: &str, url: &str, settings: &[&str]) -> Self {
-        let template = format!("{}.{{type}}", fresh_name("redis"));
+        let template = format!("{}.{{type}}", unique_name("redis"));
         create_topics(bootstrap, &ten_topics(&template), 3, &[]);
         let serve = || {
             let (bootstrap, topics, url) = (
@@ -91,7 +93,7 @@ impl Replicas {
             );
             let mut all = vec![bootstrap.as_str(), &topics, "dedup.store=redis", &url];
             all.extend(settings);
-            Process::serve(&all)
+            BridgeProcess::serve(&all)
         };
         let replicas = Self {
             bridges: [serve(), serve()],
@@ -100,23 +102,23 @@ impl Replicas {
         };
         for bridge in &replicas.bridges {
             let ready = format!("http://{}/readyz", bridge.admin());
-            within(Duration::from_secs(20), "it is ready", || {
+            wait_within(Duration::from_secs(20), "it is ready", || {
                 HttpRequest::new("GET", &ready).send(&agent()).status == 200
             });
         }
         replicas
     }
 
-    fn records(&self, event_type: EventType) -> Vec<Rec> {
+    fn records(&self, event_type: EventType) -> Vec<TestRecord> {
         let topic = self.template.replace("{type}", event_type.kebab_name());
-        records_of(&self.bootstrap, &topic)
+        read_records(&self.bootstrap, &topic)
     }
 
-    fn all_records(&self) -> Vec<Rec> {
+    fn all_records(&self) -> Vec<TestRecord> {
         let topics = ten_topics(&self.template);
         let all = topics
             .iter()
-            .map(|topic| records_of(&self.bootstrap, topic));
+            .map(|topic| read_records(&self.bootstrap, topic));
         all.flatten().collect()
     }
 
@@ -124,17 +126,17 @@ impl Replicas {
     fn received_and_errors(&self) -> [u64; 2] {
         let texts = self.bridges.each_ref().map(scrape);
         ["received_total", "redis_errors_total"]
-            .map(|name| texts.iter().map(|text| sum_of(text, name)).sum())
+            .map(|name| texts.iter().map(|text| sum_series(text, name)).sum())
     }
 
     /// Waits until both have met Redis: with its first connection each begins an epoch, and no value of an earlier one is
     /// a repeat.
     #[track_caller]
-    fn meet(&self) {
+    fn wait_until_connected(&self) {
         for (number, bridge) in self.bridges.iter().enumerate() {
             let id = format!("event_met_{number}");
-            let body = event(EventType::Traffic, &id, fresh_ms(), "room");
-            assert_eq!(status_of(&post(bridge, &agent(), &body)).0, "published");
+            let body = minimal_event(EventType::Traffic, &id, unique_ms(), "room");
+            assert_eq!(answer_status(&post(bridge, &agent(), &body)).0, "published");
         }
     }
 
@@ -157,18 +159,18 @@ impl Replicas {
 }
 
 #[track_caller]
-fn counter(bridge: &Process, name: &str) -> u64 {
-    sum_of(&scrape(bridge), name)
+fn counter(bridge: &BridgeProcess, name: &str) -> u64 {
+    sum_series(&scrape(bridge), name)
 }
 
-fn scrape(bridge: &Process) -> String {
+fn scrape(bridge: &BridgeProcess) -> String {
     let url = format!("http://{}/metrics", bridge.admin());
     HttpRequest::new("GET", &url).send(&agent()).text()
 }
 
 /// What all series of a counter stand at together.
 #[track_caller]
-fn sum_of(text: &str, name: &str) -> u64 {
+fn sum_series(text: &str, name: &str) -> u64 {
     let start = format!("butlr_bridge_{name}");
     let of = |line: &str| {
         let rest = line.strip_prefix(&start)?;
@@ -180,18 +182,18 @@ fn sum_of(text: &str, name: &str) -> u64 {
     all.into_iter().sum()
 }
 
-fn post(bridge: &Process, agent: &ureq::Agent, body: &str) -> HttpAnswer {
+fn post(bridge: &BridgeProcess, agent: &ureq::Agent, body: &str) -> HttpAnswer {
     let url = format!("http://{}/v1/events", bridge.ingest());
     HttpRequest::new("POST", &url).body(body).send(agent)
 }
 
-fn status_of(answer: &HttpAnswer) -> (String, String) {
+fn answer_status(answer: &HttpAnswer) -> (String, String) {
     let answer = answer.expect(200).json();
     let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
     (text("status"), text("kind"))
 }
 
-fn id_of(second: u32, number: u32) -> String {
+fn event_id(second: u32, number: u32) -> String {
     let mut bytes = [0; 20];
     bytes[..4].copy_from_slice(&second.to_be_bytes());
     bytes[16..].copy_from_slice(&number.to_be_bytes());
@@ -200,7 +202,7 @@ fn id_of(second: u32, number: u32) -> String {
 
 /// An occupancy with a value of one's choice.
 fn occupancy(id: &str, timestamp_ms: i64, value: u32) -> String {
-    let text = event(EventType::RoomOccupancy, id, timestamp_ms, "room");
+    let text = minimal_event(EventType::RoomOccupancy, id, timestamp_ms, "room");
     let mut json: Value = serde_json::from_str(&text).expect("an event");
     json["data"] = value.into();
     json.to_string()
@@ -212,8 +214,8 @@ const PATIENT: &str = "dedup.redis_timeout=1s";
 fn of_copies_at_the_same_moment_one_is_stored() {
     const EVENTS: u32 = 200;
     let server = RedisServer::start(&[]);
-    let replicas = Replicas::start(&kafka(), &server.url(), &[PATIENT]);
-    let now = fresh_ms();
+    let replicas = ReplicaPair::start(&kafka_address(), &server.url(), &[PATIENT]);
+    let now = unique_ms();
     let published: Mutex<HashMap<u32, u32>> = Mutex::default();
     let barrier = Barrier::new(4);
     thread::scope(|scope| {
@@ -223,11 +225,11 @@ fn of_copies_at_the_same_moment_one_is_stored() {
             scope.spawn(move || {
                 let agent = agent();
                 for number in 0..EVENTS {
-                    let id = id_of(1, number);
+                    let id = event_id(1, number);
                     let kind = [EventType::RoomOccupancy, EventType::Traffic][number as usize % 2];
-                    let body = event(kind, &id, now + i64::from(number), "room");
+                    let body = minimal_event(kind, &id, now + i64::from(number), "room");
                     barrier.wait();
-                    let answer = status_of(&post(bridge, &agent, &body));
+                    let answer = answer_status(&post(bridge, &agent, &body));
                     match (answer.0.as_str(), answer.1.as_str()) {
                         ("published", _) => {
                             let mut published = published.lock().expect("no panic holds it");
@@ -249,7 +251,7 @@ fn of_copies_at_the_same_moment_one_is_stored() {
     records.extend(replicas.records(EventType::RoomOccupancy));
     let ids: Vec<_> = records.iter().map(|r| r.header("ce_id")).collect();
     for number in 0..EVENTS {
-        let id = id_of(1, number);
+        let id = event_id(1, number);
         let there = ids.iter().filter(|i| **i == Some(&id)).count();
         assert_eq!(there, 1, "{number}");
     }
@@ -259,14 +261,14 @@ fn of_copies_at_the_same_moment_one_is_stored() {
 
 fn what_one_replica_stored_the_other_knows() {
     let server = RedisServer::start(&[]);
-    let replicas = Replicas::start(&kafka(), &server.url(), &[PATIENT]);
-    replicas.meet();
+    let replicas = ReplicaPair::start(&kafka_address(), &server.url(), &[PATIENT]);
+    replicas.wait_until_connected();
     let [one, other] = &replicas.bridges;
     let agent = agent();
-    let time = fresh_ms();
+    let time = unique_ms();
     let send =
-        |bridge, id: &str, value| status_of(&post(bridge, &agent, &occupancy(id, time, value)));
-    let ids: Vec<_> = (0..6).map(|second| id_of(second, 0)).collect();
+        |bridge, id: &str, value| answer_status(&post(bridge, &agent, &occupancy(id, time, value)));
+    let ids: Vec<_> = (0..6).map(|second| event_id(second, 0)).collect();
     let is = |status: &str, kind: &str| (status.to_owned(), kind.to_owned());
     assert_eq!(send(one, &ids[1], 4), is("published", ""));
     assert_eq!(send(other, &ids[1], 4), is("duplicate", "redelivery"));
@@ -302,8 +304,8 @@ fn what_one_replica_stored_the_other_knows() {
 fn copies_inside_an_array_that_reaches_both() {
     const ARRAYS: u32 = 40;
     let server = RedisServer::start(&[]);
-    let replicas = Replicas::start(&kafka(), &server.url(), &[PATIENT]);
-    let now = fresh_ms();
+    let replicas = ReplicaPair::start(&kafka_address(), &server.url(), &[PATIENT]);
+    let now = unique_ms();
     let published: Mutex<HashMap<String, u32>> = Mutex::default();
     let barrier = Barrier::new(2);
     thread::scope(|scope| {
@@ -315,9 +317,9 @@ fn copies_inside_an_array_that_reaches_both() {
                     let time = now + i64::from(number) * 60_000;
                     // Two values of one (type, space, timestamp), something else, and each twice.
                     let mut bodies = vec![
-                        occupancy(&id_of(1, number), time, 4),
-                        occupancy(&id_of(2, number), time, 5),
-                        event(EventType::Traffic, &id_of(3, number), time, "room"),
+                        occupancy(&event_id(1, number), time, 4),
+                        occupancy(&event_id(2, number), time, 5),
+                        minimal_event(EventType::Traffic, &event_id(3, number), time, "room"),
                     ];
                     bodies.extend(bodies.clone());
                     if worker == 1 {
@@ -359,14 +361,14 @@ fn copies_inside_an_array_that_reaches_both() {
 /// Redis comes back with what it knew before the last value was stored.
 fn a_value_that_goes_back_to_what_a_snapshot_has() {
     let mut server = RedisServer::start(&[]);
-    let replicas = Replicas::start(&kafka(), &server.url(), &[PATIENT]);
-    replicas.meet();
+    let replicas = ReplicaPair::start(&kafka_address(), &server.url(), &[PATIENT]);
+    replicas.wait_until_connected();
     let [one, other] = &replicas.bridges;
     let agent = agent();
-    let time = fresh_ms();
+    let time = unique_ms();
     let send = |bridge, second, value| {
-        let body = occupancy(&id_of(second, 0), time, value);
-        status_of(&post(bridge, &agent, &body))
+        let body = occupancy(&event_id(second, 0), time, value);
+        answer_status(&post(bridge, &agent, &body))
     };
     let is = |status: &str, kind: &str| (status.to_owned(), kind.to_owned());
     assert_eq!(send(one, 1, 4), is("published", ""));
@@ -374,9 +376,10 @@ fn a_value_that_goes_back_to_what_a_snapshot_has() {
     server.save();
     assert_eq!(send(other, 3, 5), is("published", ""));
     server.kill();
-    server.start_again();
-    within(Duration::from_secs(20), "Redis is asked again", || {
-        let said = |bridge: &Process| bridge.output().matches("Redis can be asked again").count();
+    server.restart();
+    wait_within(Duration::from_secs(20), "Redis is asked again", || {
+        let said =
+            |bridge: &BridgeProcess| bridge.output().matches("Redis can be asked again").count();
         replicas.bridges.iter().all(|bridge| said(bridge) >= 1)
     });
     assert_eq!(send(one, 4, 4), is("published", ""));
@@ -398,16 +401,16 @@ fn a_value_that_goes_back_to_what_a_snapshot_has() {
 }
 
 /// Load on both replicas, then `away`, then `back`; what must hold all along and after it.
-fn through_an_outage(away: impl FnOnce(&mut RedisServer), back: impl FnOnce(&mut RedisServer)) {
-    let _alone = heavy();
+fn run_through_outage(away: impl FnOnce(&mut RedisServer), back: impl FnOnce(&mut RedisServer)) {
+    let _alone = lock_heavy();
     let mut server = RedisServer::start(&[]);
-    let replicas = Replicas::start(&kafka(), &server.url(), &[]);
+    let replicas = ReplicaPair::start(&kafka_address(), &server.url(), &[]);
     let loads = replicas
         .bridges
         .each_ref()
-        .map(|b| Load::start(b.ingest(), 8));
-    let accepted = || loads.iter().map(Load::accepted).sum::<usize>();
-    within(Duration::from_secs(20), "the load flows", || {
+        .map(|b| BridgeLoad::start(b.ingest(), 8));
+    let accepted = || loads.iter().map(BridgeLoad::accepted).sum::<usize>();
+    wait_within(Duration::from_secs(20), "the load flows", || {
         accepted() >= 500
     });
 
@@ -424,19 +427,20 @@ fn through_an_outage(away: impl FnOnce(&mut RedisServer), back: impl FnOnce(&mut
     assert!(counted.abs_diff(received) <= 64, "{counted}, {received}");
 
     back(&mut server);
-    within(Duration::from_secs(20), "Redis is asked again", || {
-        let said = |bridge: &Process| bridge.output().matches("Redis can be asked again").count();
+    wait_within(Duration::from_secs(20), "Redis is asked again", || {
+        let said =
+            |bridge: &BridgeProcess| bridge.output().matches("Redis can be asked again").count();
         replicas.bridges.iter().all(|bridge| said(bridge) >= 1)
     });
     // What it takes no time to forget.
     let agent = agent();
-    let body = event(EventType::PirMotion, &id_of(1, 1), fresh_ms(), "room");
+    let body = minimal_event(EventType::PirMotion, &event_id(1, 1), unique_ms(), "room");
     let [one, other] = &replicas.bridges;
-    assert_eq!(status_of(&post(one, &agent, &body)).0, "published");
-    assert_eq!(status_of(&post(other, &agent, &body)).0, "duplicate");
+    assert_eq!(answer_status(&post(one, &agent, &body)).0, "published");
+    assert_eq!(answer_status(&post(other, &agent, &body)).0, "duplicate");
 
-    let attempts: Vec<Attempt> = loads.into_iter().flat_map(Load::stop).collect();
-    let statuses = by_status(&attempts);
+    let attempts: Vec<LoadAttempt> = loads.into_iter().flat_map(BridgeLoad::stop).collect();
+    let statuses = count_by_status(&attempts);
     assert_eq!(statuses.len(), 1, "{statuses:?}");
     assert!(statuses.contains_key(&Some(200)), "{statuses:?}");
     let slowest = attempts.iter().map(|a| a.took).max().expect("a load");
@@ -446,35 +450,35 @@ fn through_an_outage(away: impl FnOnce(&mut RedisServer), back: impl FnOnce(&mut
 }
 
 fn redis_killed_and_started_again_under_load() {
-    through_an_outage(RedisServer::kill, RedisServer::start_again);
+    run_through_outage(RedisServer::kill, RedisServer::restart);
 }
 
 fn redis_paused_under_load() {
-    through_an_outage(|server| server.pause(), |server| server.resume());
+    run_through_outage(|server| server.pause(), |server| server.resume());
 }
 
 fn without_redis_a_bridge_starts_and_says_so_once() {
     let mut server = RedisServer::start(&["--requirepass", "hush"]);
     let url = format!("redis://:hush@127.0.0.1:{}", server.port());
     server.kill();
-    let replicas = Replicas::start(&kafka(), &url, &[PATIENT]);
+    let replicas = ReplicaPair::start(&kafka_address(), &url, &[PATIENT]);
     let agent = agent();
     let send = |bridge, id: &str| {
-        let body = event(EventType::Traffic, id, fresh_ms(), "room");
-        status_of(&post(bridge, &agent, &body)).0
+        let body = minimal_event(EventType::Traffic, id, unique_ms(), "room");
+        answer_status(&post(bridge, &agent, &body)).0
     };
     let [one, other] = &replicas.bridges;
     for number in 0..20 {
-        let id = id_of(1, number);
+        let id = event_id(1, number);
         assert_eq!(send(one, &id), "published");
     }
     thread::sleep(Duration::from_secs(2));
-    let said = |bridge: &Process, what| bridge.output().matches(what).count();
+    let said = |bridge: &BridgeProcess, what| bridge.output().matches(what).count();
     assert_eq!(said(one, "Redis cannot be asked"), 1, "{}", one.output());
     assert_eq!(counter(one, "redis_errors_total"), 20);
-    server.start_again();
+    server.restart();
     for bridge in [one, other] {
-        within(Duration::from_secs(10), "Redis is asked", || {
+        wait_within(Duration::from_secs(10), "Redis is asked", || {
             said(bridge, "Redis can be asked again") == 1
         });
         assert_eq!(said(bridge, "hush"), 0, "{}", bridge.output());
@@ -485,19 +489,19 @@ fn without_redis_a_bridge_starts_and_says_so_once() {
 }
 
 fn what_a_dead_replica_had_begun_the_other_takes_over() {
-    let _alone = heavy();
+    let _alone = lock_heavy();
     let server = RedisServer::start(&[]);
-    let broker = Broker::start();
-    let mut replicas = Replicas::start(
+    let broker = RealBroker::start();
+    let mut replicas = ReplicaPair::start(
         &broker.address(),
         &server.url(),
         &[PATIENT, "http.answer_within=10s"],
     );
-    let body = event(EventType::Traffic, &id_of(1, 1), fresh_ms(), "room");
+    let body = minimal_event(EventType::Traffic, &event_id(1, 1), unique_ms(), "room");
     // So that the topic is known, and the connection open.
-    let first = event(EventType::Traffic, &id_of(1, 0), fresh_ms(), "room");
+    let first = minimal_event(EventType::Traffic, &event_id(1, 0), unique_ms(), "room");
     for (bridge, status) in replicas.bridges.iter().zip(["published", "duplicate"]) {
-        assert_eq!(status_of(&post(bridge, &agent(), &first)).0, status);
+        assert_eq!(answer_status(&post(bridge, &agent(), &first)).0, status);
     }
     broker.pause();
     let url = format!("http://{}/v1/events", replicas.bridges[0].ingest());
@@ -509,7 +513,7 @@ fn what_a_dead_replica_had_begun_the_other_takes_over() {
     assert!(answer.is_err(), "{answer:?}");
     broker.resume();
     let since = Instant::now();
-    let answer = status_of(&post(&replicas.bridges[1], &agent(), &body));
+    let answer = answer_status(&post(&replicas.bridges[1], &agent(), &body));
     assert_eq!(answer.0, "published");
     assert!(
         since.elapsed() < Duration::from_secs(5),
@@ -517,7 +521,7 @@ fn what_a_dead_replica_had_begun_the_other_takes_over() {
         since.elapsed()
     );
     let records = replicas.records(EventType::Traffic);
-    let id = id_of(1, 1);
+    let id = event_id(1, 1);
     assert!(records.iter().any(|r| r.header("ce_id") == Some(&id)));
     replicas.bridges.reverse();
     let [mut alive, _dead] = replicas.bridges;

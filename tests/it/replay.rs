@@ -11,7 +11,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::harness::{
-    Bridge, Process, Rec, Setup, binary, clock_ms, event, eventually, fresh_ms, records_of, trials,
+    BridgeProcess, BridgeSetup, TestBridge, TestRecord, binary, clock_ms, eventually,
+    minimal_event, read_records, trials, unique_ms,
 };
 
 trials! {
@@ -36,7 +37,7 @@ const SHORT_LEASE: [&str; 2] = ["--set", "http.answer_within=1s"];
 const DAY: i64 = 86_400_000;
 
 /// A bridge that quarantines; its Kafka is what the command is run on.
-fn bridge(setup: Setup) -> Bridge {
+fn start_bridge(setup: BridgeSetup) -> TestBridge {
     setup
         .set("quarantine.keep", true)
         .set("http.answer_within", "10s")
@@ -44,7 +45,7 @@ fn bridge(setup: Setup) -> Bridge {
 }
 
 /// The command on the bridge's topics, where nothing of what was published is remembered, as days later.
-fn command(bridge: &Bridge, more: &[&str]) -> Command {
+fn replay_command(bridge: &TestBridge, more: &[&str]) -> Command {
     let mut command = binary();
     command.args(["replay", "--from", "quarantine"]);
     let settings = [
@@ -63,8 +64,8 @@ fn command(bridge: &Bridge, more: &[&str]) -> Command {
 }
 
 /// Runs it to its end: the exit code, and what it wrote.
-fn replay(bridge: &Bridge, more: &[&str]) -> (i32, String) {
-    let output = command(bridge, more).output().expect("the binary");
+fn run_replay(bridge: &TestBridge, more: &[&str]) -> (i32, String) {
+    let output = replay_command(bridge, more).output().expect("the binary");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().expect("no signal");
     (code, text(&output.stdout) + &text(&output.stderr))
@@ -72,7 +73,7 @@ fn replay(bridge: &Bridge, more: &[&str]) -> (i32, String) {
 
 /// A line of the summary.
 #[track_caller]
-fn figure(output: &str, name: &str) -> u64 {
+fn read_figure(output: &str, name: &str) -> u64 {
     let lines = output.lines().map(str::trim);
     let line = lines.filter_map(|line| line.strip_prefix(name));
     let mut counts = line.filter_map(|rest| rest.trim().parse().ok());
@@ -81,18 +82,18 @@ fn figure(output: &str, name: &str) -> u64 {
 }
 
 #[track_caller]
-fn figures<const N: usize>(output: &str, names: [&str; N]) -> [u64; N] {
-    names.map(|name| figure(output, name))
+fn read_figures<const N: usize>(output: &str, names: [&str; N]) -> [u64; N] {
+    names.map(|name| read_figure(output, name))
 }
 
 /// Writes what an earlier release would have quarantined.
-struct Quarantine {
+struct QuarantineWriter {
     producer: BaseProducer,
     topic: String,
 }
 
-impl Quarantine {
-    fn of(bridge: &Bridge) -> Self {
+impl QuarantineWriter {
+    fn for_bridge(bridge: &TestBridge) -> Self {
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", &bridge.bootstrap_servers);
         client.set("partitioner", "murmur2_random");
@@ -102,7 +103,7 @@ impl Quarantine {
         }
     }
 
-    fn keep(&self, value: &str, codes: &str, received_ms: i64) {
+    fn add(&self, value: &str, codes: &str, received_ms: i64) {
         let time = UNIX_EPOCH + Duration::from_millis(received_ms.unsigned_abs());
         let received = humantime::format_rfc3339_millis(time).to_string();
         let mut headers = OwnedHeaders::new();
@@ -129,21 +130,21 @@ impl Quarantine {
     }
 
     /// Waits until all of it is stored.
-    fn stored(self) {
+    fn flush(self) {
         self.producer
             .flush(Duration::from_secs(20))
             .expect("stored");
     }
 }
 
-fn valid(id: &str) -> String {
-    event(ROOM, id, fresh_ms(), &format!("room_{id}"))
+fn valid_event(id: &str) -> String {
+    minimal_event(ROOM, id, unique_ms(), &format!("room_{id}"))
 }
 
 /// `ce_replayedfrom` of each record.
 #[track_caller]
-fn places(records: &[Rec]) -> Vec<&str> {
-    let place = |r: &'_ Rec| r.header("ce_replayedfrom").is_some();
+fn replayed_from(records: &[TestRecord]) -> Vec<&str> {
+    let place = |r: &'_ TestRecord| r.header("ce_replayedfrom").is_some();
     assert!(records.iter().all(place));
     records
         .iter()
@@ -151,39 +152,39 @@ fn places(records: &[Rec]) -> Vec<&str> {
         .collect()
 }
 
-fn quarantine(bridge: &Bridge) -> Vec<Rec> {
-    records_of(
+fn quarantined_records(bridge: &TestBridge) -> Vec<TestRecord> {
+    read_records(
         &bridge.bootstrap_servers,
         &bridge.config.topics.quarantine.name,
     )
 }
 
 /// Those that are no markers.
-fn kept(bridge: &Bridge) -> Vec<Rec> {
-    let mut all = quarantine(bridge);
+fn stored_records(bridge: &TestBridge) -> Vec<TestRecord> {
+    let mut all = quarantined_records(bridge);
     all.retain(|r| r.header("butlr-replayed").is_none());
     all
 }
 
 fn what_is_valid_now_is_sent_once() {
-    let bridge = bridge(Setup::default());
-    let (first, second) = (valid("first"), valid("second"));
+    let bridge = start_bridge(BridgeSetup::default());
+    let (first, second) = (valid_event("first"), valid_event("second"));
     let received = clock_ms() - 5_000;
-    let keeper = Quarantine::of(&bridge);
-    keeper.keep(&first, "unknown_type", received);
-    keeper.keep(&format!("\n {second} "), "unknown_type", received + 1);
-    keeper.keep("{", "not_json", received + 2);
-    keeper.keep(
-        &valid("third").replace("4}", "-4}"),
+    let keeper = QuarantineWriter::for_bridge(&bridge);
+    keeper.add(&first, "unknown_type", received);
+    keeper.add(&format!("\n {second} "), "unknown_type", received + 1);
+    keeper.add("{", "not_json", received + 2);
+    keeper.add(
+        &valid_event("third").replace("4}", "-4}"),
         "unknown_type",
         received + 3,
     );
     // The same bytes, kept twice.
-    keeper.keep(&first, "unknown_type", received + 4);
-    keeper.stored();
-    let before = kept(&bridge);
+    keeper.add(&first, "unknown_type", received + 4);
+    keeper.flush();
+    let before = stored_records(&bridge);
 
-    let (code, output) = replay(&bridge, &[]);
+    let (code, output) = run_replay(&bridge, &[]);
     assert_eq!(code, 0, "{output}");
     let names = [
         "records read",
@@ -192,9 +193,9 @@ fn what_is_valid_now_is_sent_once() {
         "published",
         "duplicates",
     ];
-    assert_eq!(figures(&output, names), [5, 5, 3, 2, 1], "{output}");
+    assert_eq!(read_figures(&output, names), [5, 5, 3, 2, 1], "{output}");
     assert_eq!(
-        figures(&output, ["still not_json", "still out_of_range"]),
+        read_figures(&output, ["still not_json", "still out_of_range"]),
         [1, 1]
     );
     let records = bridge.records(ROOM);
@@ -222,18 +223,22 @@ fn what_is_valid_now_is_sent_once() {
     // Twice, and as days later.
     std::thread::sleep(Duration::from_millis(1_100));
     for _ in 0..2 {
-        let (code, output) = replay(&bridge, &[]);
+        let (code, output) = run_replay(&bridge, &[]);
         assert_eq!(code, 0, "{output}");
         assert_eq!(
-            figures(&output, ["published", "replayed before"]),
+            read_figures(&output, ["published", "replayed before"]),
             [0, 3],
             "{output}"
         );
     }
     assert_eq!(bridge.records(ROOM).len(), 2);
-    assert_eq!(kept(&bridge), before, "nothing was quarantined again");
+    assert_eq!(
+        stored_records(&bridge),
+        before,
+        "nothing was quarantined again"
+    );
     // Who reads the topic tells markers by their key and header.
-    let markers: Vec<_> = quarantine(&bridge)
+    let markers: Vec<_> = quarantined_records(&bridge)
         .into_iter()
         .filter(|r| r.key.as_deref() == Some(b"butlr-replay"))
         .collect();
@@ -242,78 +247,81 @@ fn what_is_valid_now_is_sent_once() {
 }
 
 fn an_array_that_was_too_long_is_sent_event_by_event() {
-    let bridge = bridge(Setup::default().set("http.max_events", 2));
-    let mut items: Vec<_> = (0..5).map(|i| valid(&format!("item{i}"))).collect();
+    let bridge = start_bridge(BridgeSetup::default().set("http.max_events", 2));
+    let mut items: Vec<_> = (0..5).map(|i| valid_event(&format!("item{i}"))).collect();
     items.push("17".to_owned());
     let answer = bridge.send(format!("[{}]", items.join(" , ")));
     answer.expect_problem(422, "too_many_events");
-    let (_, output) = replay(&bridge, &["--set", "http.max_events=2"]);
+    let (_, output) = run_replay(&bridge, &["--set", "http.max_events=2"]);
     assert_eq!(
-        figures(&output, ["still too_many_events", "published"]),
+        read_figures(&output, ["still too_many_events", "published"]),
         [1, 0]
     );
     for published in [5, 0] {
-        let (code, output) = replay(&bridge, &[]);
+        let (code, output) = run_replay(&bridge, &[]);
         assert_eq!(code, 0, "{output}");
         assert_eq!(
-            figures(&output, ["still wrong_type", "published"]),
+            read_figures(&output, ["still wrong_type", "published"]),
             [1, published]
         );
         std::thread::sleep(Duration::from_millis(1_100));
     }
     let records = bridge.records(ROOM);
-    let values: BTreeSet<_> = records.iter().map(Rec::text).collect();
+    let values: BTreeSet<_> = records.iter().map(TestRecord::text).collect();
     let sent: BTreeSet<_> = items[..5].iter().map(String::as_str).collect();
     assert_eq!((records.len(), values), (5, sent));
     assert_eq!(
-        places(&records).into_iter().collect::<BTreeSet<_>>().len(),
+        replayed_from(&records)
+            .into_iter()
+            .collect::<BTreeSet<_>>()
+            .len(),
         1
     );
 }
 
 fn what_was_kept_with_each_try_is_sent_once() {
-    let bridge = bridge(Setup::default());
-    let (alone, in_an_array) = (valid("alone"), valid("part"));
-    let keeper = Quarantine::of(&bridge);
+    let bridge = start_bridge(BridgeSetup::default());
+    let (alone, in_an_array) = (valid_event("alone"), valid_event("part"));
+    let keeper = QuarantineWriter::for_bridge(&bridge);
     for turn in 0..3 {
-        keeper.keep(&alone, "unknown_type", clock_ms() + turn);
+        keeper.add(&alone, "unknown_type", clock_ms() + turn);
         let array = format!("[{in_an_array},{}]", in_an_array.replace("4}", "-4}"));
-        keeper.keep(&array, "unknown_type", clock_ms() + turn);
+        keeper.add(&array, "unknown_type", clock_ms() + turn);
     }
-    keeper.stored();
+    keeper.flush();
     // Nothing else tells that they are the same.
     let no_dedup = ["--set", "dedup.redelivery=off", "--set", "dedup.repeat=off"];
     for published in [2, 0] {
-        let (code, output) = replay(&bridge, &no_dedup);
+        let (code, output) = run_replay(&bridge, &no_dedup);
         assert_eq!(code, 0, "{output}");
-        assert_eq!(figure(&output, "published"), published, "{output}");
+        assert_eq!(read_figure(&output, "published"), published, "{output}");
     }
     assert_once(&bridge, &[alone, in_an_array].into());
 }
 
 fn filters_choose_and_a_dry_run_changes_nothing() {
-    let bridge = bridge(Setup::default());
+    let bridge = start_bridge(BridgeSetup::default());
     let now = clock_ms();
-    let keeper = Quarantine::of(&bridge);
-    keeper.keep(&valid("old"), "unknown_type", now - 3 * 3_600_000);
-    keeper.keep(&valid("a"), "unknown_type,missing", now - 60_000);
-    keeper.keep(&valid("b"), "wrong_type", now - 60_000);
-    keeper.stored();
-    let before = quarantine(&bridge);
-    let (code, output) = replay(&bridge, &["--dry-run"]);
+    let keeper = QuarantineWriter::for_bridge(&bridge);
+    keeper.add(&valid_event("old"), "unknown_type", now - 3 * 3_600_000);
+    keeper.add(&valid_event("a"), "unknown_type,missing", now - 60_000);
+    keeper.add(&valid_event("b"), "wrong_type", now - 60_000);
+    keeper.flush();
+    let before = quarantined_records(&bridge);
+    let (code, output) = run_replay(&bridge, &["--dry-run"]);
     assert_eq!(code, 0, "{output}");
     assert_eq!(
-        figures(&output, ["records read", "events valid now"]),
+        read_figures(&output, ["records read", "events valid now"]),
         [3, 3],
         "{output}"
     );
     assert!(output.contains("nothing was sent"), "{output}");
     assert!(bridge.records(ROOM).is_empty());
-    assert_eq!(quarantine(&bridge), before);
+    assert_eq!(quarantined_records(&bridge), before);
 
     let ids = || {
         let records = bridge.records(ROOM);
-        let id = |r: &Rec| r.header("ce_id").unwrap_or_default().to_owned();
+        let id = |r: &TestRecord| r.header("ce_id").unwrap_or_default().to_owned();
         records.iter().map(id).collect::<BTreeSet<_>>()
     };
     let owned = |all: &[&str]| {
@@ -322,25 +330,28 @@ fn filters_choose_and_a_dry_run_changes_nothing() {
             .collect::<BTreeSet<_>>()
     };
     let recent = ["--since", "1h-ago"];
-    let (_, output) = replay(&bridge, &[&recent[..], &["--code", "missing"]].concat());
+    let (_, output) = run_replay(&bridge, &[&recent[..], &["--code", "missing"]].concat());
     assert_eq!(
-        figures(&output, ["records read", "records matched", "published"]),
+        read_figures(&output, ["records read", "records matched", "published"]),
         [3, 1, 1]
     );
     assert_eq!(ids(), owned(&["a"]));
-    let (_, output) = replay(&bridge, &recent);
+    let (_, output) = run_replay(&bridge, &recent);
     assert_eq!(
-        figures(&output, ["records matched", "replayed before", "published"]),
+        read_figures(&output, ["records matched", "replayed before", "published"]),
         [2, 1, 1]
     );
     assert_eq!(ids(), owned(&["a", "b"]));
-    let (_, output) = replay(&bridge, &["--code", "empty", "--code", "unknown_type"]);
-    assert_eq!(figures(&output, ["records matched", "published"]), [2, 1]);
+    let (_, output) = run_replay(&bridge, &["--code", "empty", "--code", "unknown_type"]);
+    assert_eq!(
+        read_figures(&output, ["records matched", "published"]),
+        [2, 1]
+    );
     assert_eq!(ids(), owned(&["a", "b", "old"]));
     assert_eq!(bridge.records(ROOM).len(), 3);
-    let (code, output) = replay(&bridge, &["--since", "yesterday"]);
+    let (code, output) = run_replay(&bridge, &["--since", "yesterday"]);
     assert_eq!(code, 2, "{output}");
-    let (code, output) = replay(&bridge, &["--code", "unknown_typ"]);
+    let (code, output) = run_replay(&bridge, &["--code", "unknown_typ"]);
     assert_eq!(code, 2, "{output}");
     assert!(
         output.contains("similar value exists: 'unknown_type'"),
@@ -349,28 +360,36 @@ fn filters_choose_and_a_dry_run_changes_nothing() {
 }
 
 fn what_failed_is_sent_by_the_next_run() {
-    let bridge = bridge(Setup::default());
-    let keeper = Quarantine::of(&bridge);
-    let traffic = event(EventType::Traffic, "traffic", fresh_ms(), "room_1");
-    keeper.keep(&traffic, "unknown_type", clock_ms());
-    keeper.keep(&valid("room"), "unknown_type", clock_ms());
-    keeper.stored();
+    let bridge = start_bridge(BridgeSetup::default());
+    let keeper = QuarantineWriter::for_bridge(&bridge);
+    let traffic = minimal_event(EventType::Traffic, "traffic", unique_ms(), "room_1");
+    keeper.add(&traffic, "unknown_type", clock_ms());
+    keeper.add(&valid_event("room"), "unknown_type", clock_ms());
+    keeper.flush();
     // A topic that is not there.
     let nowhere = format!(
         "topics.types.TRAFFIC.name={}",
-        crate::real::fresh_name("nowhere")
+        crate::real_kafka::unique_name("nowhere")
     );
     for (published, before) in [(1, 0), (0, 1)] {
-        let (code, output) = replay(&bridge, &["--set", &nowhere]);
+        let (code, output) = run_replay(&bridge, &["--set", &nowhere]);
         assert_eq!(code, 1, "{output}");
         let names = ["published", "replayed before", "failed"];
-        assert_eq!(figures(&output, names), [published, before, 1], "{output}");
+        assert_eq!(
+            read_figures(&output, names),
+            [published, before, 1],
+            "{output}"
+        );
     }
     for (published, before) in [(1, 1), (0, 2)] {
-        let (code, output) = replay(&bridge, &[]);
+        let (code, output) = run_replay(&bridge, &[]);
         assert_eq!(code, 0, "{output}");
         let names = ["published", "replayed before", "failed"];
-        assert_eq!(figures(&output, names), [published, before, 0], "{output}");
+        assert_eq!(
+            read_figures(&output, names),
+            [published, before, 0],
+            "{output}"
+        );
     }
     assert_eq!(bridge.records(ROOM).len(), 1);
     assert_eq!(bridge.records(EventType::Traffic).len(), 1);
@@ -378,7 +397,7 @@ fn what_failed_is_sent_by_the_next_run() {
 
 /// Each of these is in its topic, once.
 #[track_caller]
-fn assert_once(bridge: &Bridge, values: &BTreeSet<String>) {
+fn assert_once(bridge: &TestBridge, values: &BTreeSet<String>) {
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
     for record in bridge.records(ROOM) {
         *counts.entry(record.text().to_owned()).or_default() += 1;
@@ -389,29 +408,32 @@ fn assert_once(bridge: &Bridge, values: &BTreeSet<String>) {
     assert_eq!((missing, counts.len()), (0, values.len()));
 }
 
-fn many(bridge: &Bridge, count: usize) -> BTreeSet<String> {
-    let keeper = Quarantine::of(bridge);
-    let values: BTreeSet<_> = (0..count).map(|i| valid(&format!("event{i}"))).collect();
+fn quarantine_many(bridge: &TestBridge, count: usize) -> BTreeSet<String> {
+    let keeper = QuarantineWriter::for_bridge(bridge);
+    let values: BTreeSet<_> = (0..count)
+        .map(|i| valid_event(&format!("event{i}")))
+        .collect();
     for (i, value) in values.iter().enumerate() {
-        keeper.keep(value, "unknown_type", clock_ms() - 1_000 + i as i64 % 7);
+        keeper.add(value, "unknown_type", clock_ms() - 1_000 + i as i64 % 7);
     }
-    keeper.stored();
+    keeper.flush();
     values
 }
 
 fn a_run_that_was_killed_is_finished_by_the_next() {
-    let bridge = bridge(Setup::default());
-    let values = many(&bridge, 4_000);
+    let bridge = start_bridge(BridgeSetup::default());
+    let values = quarantine_many(&bridge, 4_000);
     // A run of some batches; each time it gets a little further, and is ended anywhere.
     let seed = std::process::id() as u64;
     let mut kills = 0;
     for round in 0..8_u64 {
         let before = bridge.records(ROOM).len();
-        let mut run = Process::start(&mut command(&bridge, &SHORT_LEASE));
+        let mut run = BridgeProcess::start(&mut replay_command(&bridge, &SHORT_LEASE));
         let more = 1 + (seed.wrapping_mul(31).wrapping_add(round * 97)) % 400;
         let begun = Instant::now();
         while run.is_running() && begun.elapsed() < Duration::from_secs(20) {
-            let stored = crate::real::watermarks(&bridge.bootstrap_servers, bridge.topic(ROOM)).1;
+            let stored =
+                crate::real_kafka::watermarks(&bridge.bootstrap_servers, bridge.topic(ROOM)).1;
             if stored as u64 >= before as u64 + more {
                 break;
             }
@@ -424,50 +446,54 @@ fn a_run_that_was_killed_is_finished_by_the_next() {
         std::thread::sleep(Duration::from_millis(300));
     }
     assert!(kills >= 3, "{kills} of seed {seed}");
-    let (code, output) = replay(&bridge, &[]);
+    let (code, output) = run_replay(&bridge, &[]);
     assert_eq!(code, 0, "{output}");
     assert_once(&bridge, &values);
     // Some were killed between intent and done: the next one closed the batch, and looked for its events.
-    let given_up = |r: &&Rec| r.text().ends_with("\"finished\":null}}");
-    let closed = quarantine(&bridge).iter().filter(given_up).count();
+    let given_up = |r: &&TestRecord| r.text().ends_with("\"finished\":null}}");
+    let closed = quarantined_records(&bridge).iter().filter(given_up).count();
     assert!(closed > 0, "none of {kills} of seed {seed}");
-    let (_, output) = replay(&bridge, &[]);
+    let (_, output) = run_replay(&bridge, &[]);
     assert_eq!(
-        figures(&output, ["published", "replayed before"]),
+        read_figures(&output, ["published", "replayed before"]),
         [0, 4_000],
         "{output}"
     );
 }
 
 fn two_runs_at_the_same_time_send_each_record_once() {
-    let bridge = bridge(Setup::default());
-    let values = many(&bridge, 3_000);
+    let bridge = start_bridge(BridgeSetup::default());
+    let values = quarantine_many(&bridge, 3_000);
     let mut runs: Vec<_> = (0..3)
         .map(|i| {
             std::thread::sleep(Duration::from_millis(60 * i));
-            Process::start(&mut command(&bridge, &SHORT_LEASE))
+            BridgeProcess::start(&mut replay_command(&bridge, &SHORT_LEASE))
         })
         .collect();
     let codes: Vec<_> = runs.iter_mut().map(|run| run.wait().code()).collect();
     for (run, code) in runs.iter().zip(&codes) {
-        let told = run.output().contains("another replay is at work");
-        assert_eq!(*code == Some(1), told, "{code:?}: {}", run.output());
+        let is_reported = run.output().contains("another replay is at work");
+        assert_eq!(*code == Some(1), is_reported, "{code:?}: {}", run.output());
     }
     eventually("a run by itself gets to the end", || {
-        let (code, _) = replay(&bridge, &[]);
+        let (code, _) = run_replay(&bridge, &[]);
         (code == 0).then_some(())
     });
     assert_once(&bridge, &values);
 }
 
 fn a_record_of_days_ago_is_kept_as_long_as_a_new_one() {
-    let bridge = bridge(Setup::embedded());
+    let bridge = start_bridge(BridgeSetup::embedded());
     let then = clock_ms() - 10 * DAY;
-    let keeper = Quarantine::of(&bridge);
-    keeper.keep(&event(ROOM, "old", then, "room_1"), "unknown_type", then);
-    keeper.stored();
+    let keeper = QuarantineWriter::for_bridge(&bridge);
+    keeper.add(
+        &minimal_event(ROOM, "old", then, "room_1"),
+        "unknown_type",
+        then,
+    );
+    keeper.flush();
     let from = clock_ms();
-    let (code, output) = replay(&bridge, &[]);
+    let (code, output) = run_replay(&bridge, &[]);
     assert_eq!(code, 0, "{output}");
     let record = &bridge.records(ROOM)[0];
     assert_eq!(record.header("ce_timereplaced"), Some("past"));
@@ -475,8 +501,8 @@ fn a_record_of_days_ago_is_kept_as_long_as_a_new_one() {
 }
 
 fn without_its_topic_it_says_so() {
-    let bridge = Setup::embedded().start();
-    let (code, output) = replay(&bridge, &["--set", "topics.quarantine=no.such"]);
+    let bridge = BridgeSetup::embedded().start();
+    let (code, output) = run_replay(&bridge, &["--set", "topics.quarantine=no.such"]);
     assert_eq!(code, 1, "{output}");
     assert!(output.contains("no.such does not exist"), "{output}");
 }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use butlr_bridge::config::{self, ConfigSources};
-use butlr_bridge::dedup::Facts;
-use butlr_bridge::dedup::claim::Held;
-use butlr_bridge::dedup::memory::Memory;
-use butlr_bridge::dedup::rebuild::{Outcome, rebuild};
+use butlr_bridge::dedup::EventFacts;
+use butlr_bridge::dedup::claim::ReservationOutcome;
+use butlr_bridge::dedup::memory::MemoryStore;
+use butlr_bridge::dedup::rebuild::{RebuildOutcome, rebuild};
 use butlr_bridge::kafka::client;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_event::ksuid::Ksuid;
@@ -21,11 +21,12 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::json;
 
 use crate::harness::{
-    HttpAnswer, KafkaBackend, Bridge, Rec, Setup, event, eventually, fresh_ms, records_of, trials,
+    BridgeSetup, HttpAnswer, KafkaBackend, TestBridge, TestRecord, eventually, minimal_event,
+    read_records, trials, unique_ms,
 };
-use crate::real::{
-    Broker, create_topics, delete_topics, fresh_name, heavy, kafka, nobody_there, ten_topics,
-    within,
+use crate::real_kafka::{
+    RealBroker, create_topics, delete_topics, free_address, kafka_address, lock_heavy, ten_topics,
+    unique_name, wait_within,
 };
 
 trials! {
@@ -64,17 +65,17 @@ use EventType::{RoomOccupancy, Traffic};
 const MINUTE: i64 = 60_000;
 
 /// Ten topics that outlive the bridges: in the real Kafka where there is one, else in an embedded one.
-struct World {
+struct RestartFixture {
     template: String,
     address: String,
     embedded: Option<EmbeddedKafka>,
 }
 
-impl World {
+impl RestartFixture {
     fn new() -> Self {
         match std::env::var("BUTLR_BRIDGE_TEST_KAFKA") {
             Ok(address) if !address.is_empty() => {
-                let template = fresh_name("{type}");
+                let template = unique_name("{type}");
                 create_topics(&address, &ten_topics(&template), 3, &[]);
                 Self {
                     template,
@@ -97,15 +98,15 @@ impl World {
         }
     }
 
-    fn setup(&self) -> Setup {
-        Setup::on(KafkaBackend::Address(self.address.clone()))
+    fn setup(&self) -> BridgeSetup {
+        BridgeSetup::with_kafka(KafkaBackend::Address(self.address.clone()))
             .set("topics.template", self.template.as_str())
     }
 
     /// A bridge that has read what is there.
-    fn bridge(&self) -> Bridge {
+    fn bridge(&self) -> TestBridge {
         let bridge = self.setup().start();
-        rebuilt(&bridge);
+        wait_until_rebuilt(&bridge);
         bridge
     }
 
@@ -113,12 +114,12 @@ impl World {
         self.template.replace("{type}", event_type.kebab_name())
     }
 
-    fn records(&self, event_type: EventType) -> Vec<Rec> {
-        records_of(&self.address, &self.topic(event_type))
+    fn records(&self, event_type: EventType) -> Vec<TestRecord> {
+        read_records(&self.address, &self.topic(event_type))
     }
 
     /// Publishes around the bridge.
-    fn write(&self, records: &[Plain]) {
+    fn write(&self, records: &[PlainRecord]) {
         write(&self.address, &[], records);
     }
 
@@ -127,12 +128,12 @@ impl World {
         &self,
         stop: &AtomicBool,
         change: impl FnOnce(&mut config::DedupConfig),
-    ) -> (Arc<Memory>, Outcome) {
-        read(&self.address, &self.template, stop, change)
+    ) -> (Arc<MemoryStore>, RebuildOutcome) {
+        read_memory(&self.address, &self.template, stop, change)
     }
 }
 
-impl Drop for World {
+impl Drop for RestartFixture {
     fn drop(&mut self) {
         if self.embedded.is_none() && !std::thread::panicking() {
             delete_topics(&self.address, &ten_topics(&self.template));
@@ -140,12 +141,12 @@ impl Drop for World {
     }
 }
 
-fn read(
+fn read_memory(
     address: &str,
     template: &str,
     stop: &AtomicBool,
     change: impl FnOnce(&mut config::DedupConfig),
-) -> (Arc<Memory>, Outcome) {
+) -> (Arc<MemoryStore>, RebuildOutcome) {
     let flags = [
         ("kafka.bootstrap_servers", address),
         ("topics.template", template),
@@ -157,13 +158,13 @@ fn read(
     let mut config = config::load(&sources, &|_, _| Ok(())).expect("a configuration");
     change(&mut config.dedup);
     let names = config.topics.names();
-    let memory = Memory::new(&config.dedup, Instant::now());
-    let consumer = client::base(&config.kafka, address);
+    let memory = MemoryStore::new(&config.dedup, Instant::now());
+    let consumer = client::base_config(&config.kafka, address);
     let outcome = rebuild(consumer, &names, &memory, &config.dedup, stop, &mut |_| ());
     (memory, outcome)
 }
 
-fn knows(memory: &Arc<Memory>, body: &str) -> bool {
+fn is_known(memory: &Arc<MemoryStore>, body: &str) -> bool {
     let limits = ParseLimits {
         max_events: 1,
         max_event_bytes: 10_000,
@@ -171,22 +172,22 @@ fn knows(memory: &Arc<Memory>, body: &str) -> bool {
     let Ok(ParsedBody::Single(Ok(event))) = parse(body.as_bytes(), None, limits) else {
         panic!("not an event: {body}");
     };
-    let held = memory.hold(&Facts::of(&event, true), Instant::now());
-    matches!(held, Held::Redelivery { .. })
+    let reservation = memory.reserve(&EventFacts::from_event(&event, true), Instant::now());
+    matches!(reservation, ReservationOutcome::Redelivery { .. })
 }
 
-fn is_rebuilding(bridge: &Bridge) -> bool {
+fn is_rebuilding(bridge: &TestBridge) -> bool {
     bridge.metric("butlr_bridge_dedup_rebuilding") == 1.0
 }
 
-fn rebuilt(bridge: &Bridge) {
+fn wait_until_rebuilt(bridge: &TestBridge) {
     eventually("what was stored is known", || {
         (!is_rebuilding(bridge)).then_some(())
     });
 }
 
 /// A record to be written by who is no bridge.
-struct Plain {
+struct PlainRecord {
     topic: String,
     key: String,
     value: Option<Vec<u8>>,
@@ -194,9 +195,9 @@ struct Plain {
     timestamp_ms: i64,
 }
 
-impl Plain {
+impl PlainRecord {
     /// What a bridge would have written for an event that it had at `received_ms`.
-    fn of(world: &World, body: &str, received_ms: i64) -> Self {
+    fn for_event(world: &RestartFixture, body: &str, received_ms: i64) -> Self {
         let value: serde_json::Value = serde_json::from_str(body).expect("JSON");
         let event_type = value["type"].as_str().and_then(EventType::parse);
         let event_type = event_type.expect("a type");
@@ -222,7 +223,7 @@ impl Plain {
     }
 }
 
-fn write(address: &str, settings: &[(&str, &str)], records: &[Plain]) {
+fn write(address: &str, settings: &[(&str, &str)], records: &[PlainRecord]) {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", address);
     config.set("partitioner", "murmur2_random");
@@ -274,87 +275,99 @@ fn grow_topic(address: &str, topic: &str, partitions: usize) {
 }
 
 /// An id that was made at `second` after 2014.
-fn id(second: i64) -> String {
+fn event_id(second: i64) -> String {
     let ms = (Ksuid::EPOCH_SECONDS + second) * 1000;
     format!("event_{}", Ksuid::new(ms, [7; 16]))
 }
 
 fn occupancy(id: &str, timestamp_ms: i64, value: u32) -> String {
-    event(RoomOccupancy, id, timestamp_ms, "room_1")
+    minimal_event(RoomOccupancy, id, timestamp_ms, "room_1")
         .replace("\"data\":4", &format!("\"data\":{value}"))
 }
 
 #[track_caller]
-fn published(answer: &HttpAnswer) {
-    let told = answer.expect(200).json();
-    assert_eq!(told["status"], "published", "{told}");
+fn assert_published(answer: &HttpAnswer) {
+    let reply = answer.expect(200).json();
+    assert_eq!(reply["status"], "published", "{reply}");
 }
 
 #[track_caller]
-fn duplicate(answer: &HttpAnswer, kind: &str) {
-    let told = answer.expect(200).json();
+fn assert_duplicate(answer: &HttpAnswer, kind: &str) {
+    let reply = answer.expect(200).json();
     assert_eq!(
-        (&told["status"], &told["kind"]),
+        (&reply["status"], &reply["kind"]),
         (&json!("duplicate"), &json!(kind)),
-        "{told}"
+        "{reply}"
     );
 }
 
 fn events_of_all_types_are_known_again() {
-    let world = World::new();
-    let now = fresh_ms();
+    let world = RestartFixture::new();
+    let now = unique_ms();
     let of = |n: usize, t: EventType| {
         let id = format!("event_{t}_{n}");
-        event(t, &id, now, &format!("space_{n}"))
+        minimal_event(t, &id, now, &format!("space_{n}"))
     };
     let first = world.bridge();
     for n in 0..5 {
         for event_type in EventType::ALL {
-            published(&first.send(of(n, event_type)));
+            assert_published(&first.send(of(n, event_type)));
         }
     }
     first.finish();
     let second = world.bridge();
     for event_type in EventType::ALL {
         for n in 0..5 {
-            duplicate(&second.send(of(n, event_type)), "redelivery");
+            assert_duplicate(&second.send(of(n, event_type)), "redelivery");
         }
         assert_eq!(world.records(event_type).len(), 5);
     }
 }
 
 fn values_are_known_through_several_restarts() {
-    let world = World::new();
-    let minute = fresh_ms() - MINUTE;
+    let world = RestartFixture::new();
+    let minute = unique_ms() - MINUTE;
     let bridge = world.bridge();
-    published(&bridge.send(occupancy(&id(100), minute, 4)));
-    duplicate(&bridge.send(occupancy(&id(160), minute, 4)), "repeat");
+    assert_published(&bridge.send(occupancy(&event_id(100), minute, 4)));
+    assert_duplicate(&bridge.send(occupancy(&event_id(160), minute, 4)), "repeat");
     bridge.finish();
 
     let bridge = world.bridge();
-    duplicate(&bridge.send(occupancy(&id(100), minute, 4)), "redelivery");
+    assert_duplicate(
+        &bridge.send(occupancy(&event_id(100), minute, 4)),
+        "redelivery",
+    );
     // Its id is in no topic.
-    duplicate(&bridge.send(occupancy(&id(160), minute, 4)), "repeat");
-    duplicate(&bridge.send(occupancy(&id(161), minute, 4)), "repeat");
-    published(&bridge.send(occupancy(&id(220), minute, 5)));
+    assert_duplicate(&bridge.send(occupancy(&event_id(160), minute, 4)), "repeat");
+    assert_duplicate(&bridge.send(occupancy(&event_id(161), minute, 4)), "repeat");
+    assert_published(&bridge.send(occupancy(&event_id(220), minute, 5)));
     bridge.finish();
 
     let bridge = world.bridge();
-    duplicate(&bridge.send(occupancy(&id(220), minute, 5)), "redelivery");
-    published(&bridge.send(occupancy(&id(110), minute, 7)));
+    assert_duplicate(
+        &bridge.send(occupancy(&event_id(220), minute, 5)),
+        "redelivery",
+    );
+    assert_published(&bridge.send(occupancy(&event_id(110), minute, 7)));
     // The dropped repeat once more, of a value that is no longer the current one: no revision back to it.
-    published(&bridge.send(occupancy(&id(160), minute, 4)));
-    published(&bridge.send(occupancy(&id(280), minute, 4)));
+    assert_published(&bridge.send(occupancy(&event_id(160), minute, 4)));
+    assert_published(&bridge.send(occupancy(&event_id(280), minute, 4)));
     bridge.finish();
 
     let bridge = world.bridge();
-    duplicate(&bridge.send(occupancy(&id(110), minute, 7)), "redelivery");
-    duplicate(&bridge.send(occupancy(&id(280), minute, 4)), "redelivery");
-    duplicate(&bridge.send(occupancy(&id(300), minute, 4)), "repeat");
-    published(&bridge.send(occupancy(&id(340), minute, 5)));
+    assert_duplicate(
+        &bridge.send(occupancy(&event_id(110), minute, 7)),
+        "redelivery",
+    );
+    assert_duplicate(
+        &bridge.send(occupancy(&event_id(280), minute, 4)),
+        "redelivery",
+    );
+    assert_duplicate(&bridge.send(occupancy(&event_id(300), minute, 4)), "repeat");
+    assert_published(&bridge.send(occupancy(&event_id(340), minute, 5)));
     bridge.finish();
 
-    let told: Vec<_> = world
+    let headers: Vec<_> = world
         .records(RoomOccupancy)
         .iter()
         .map(|r| {
@@ -364,28 +377,28 @@ fn values_are_known_through_several_restarts() {
         })
         .collect();
     let expected = [
-        [id(100), "".into(), "".into(), "".into()],
-        [id(220), "1".into(), id(100), "".into()],
-        [id(110), "".into(), "".into(), "true".into()],
-        [id(160), "".into(), "".into(), "true".into()],
-        [id(280), "2".into(), id(220), "".into()],
-        [id(340), "3".into(), id(280), "".into()],
+        [event_id(100), "".into(), "".into(), "".into()],
+        [event_id(220), "1".into(), event_id(100), "".into()],
+        [event_id(110), "".into(), "".into(), "true".into()],
+        [event_id(160), "".into(), "".into(), "true".into()],
+        [event_id(280), "2".into(), event_id(220), "".into()],
+        [event_id(340), "3".into(), event_id(280), "".into()],
     ];
-    assert_eq!(told, expected);
+    assert_eq!(headers, expected);
 }
 
 fn the_copy_of_a_conflict_is_known() {
-    let world = World::new();
-    let now = fresh_ms();
-    let one = event(Traffic, "event_1", now, "room_1");
-    let other = event(Traffic, "event_1", now, "room_2");
-    let third = event(RoomOccupancy, "event_1", now, "room_1");
+    let world = RestartFixture::new();
+    let now = unique_ms();
+    let one = minimal_event(Traffic, "event_1", now, "room_1");
+    let other = minimal_event(Traffic, "event_1", now, "room_2");
+    let third = minimal_event(RoomOccupancy, "event_1", now, "room_1");
     for round in 0..3 {
         let bridge = world.bridge();
         for body in [&one, &other, &third] {
             match round {
-                0 => published(&bridge.send(body)),
-                _ => duplicate(&bridge.send(body), "redelivery"),
+                0 => assert_published(&bridge.send(body)),
+                _ => assert_duplicate(&bridge.send(body), "redelivery"),
             }
         }
         bridge.finish();
@@ -396,10 +409,10 @@ fn the_copy_of_a_conflict_is_known() {
 }
 
 fn what_is_older_than_the_window_is_not_taken() {
-    let world = World::new();
-    let now = fresh_ms();
+    let world = RestartFixture::new();
+    let now = unique_ms();
     let body = |n: i64| {
-        event(
+        minimal_event(
             Traffic,
             &format!("event_{n}"),
             now - n,
@@ -407,31 +420,41 @@ fn what_is_older_than_the_window_is_not_taken() {
         )
     };
     let records = [
-        Plain::of(&world, &body(20), now - 20 * MINUTE),
-        Plain::of(&world, &body(16), now - 16 * MINUTE),
-        Plain::of(&world, &body(14), now - 14 * MINUTE),
+        PlainRecord::for_event(&world, &body(20), now - 20 * MINUTE),
+        PlainRecord::for_event(&world, &body(16), now - 16 * MINUTE),
+        PlainRecord::for_event(&world, &body(14), now - 14 * MINUTE),
         // A bridge whose clock is ahead.
-        Plain::of(&world, &body(-5), now + 5 * MINUTE),
+        PlainRecord::for_event(&world, &body(-5), now + 5 * MINUTE),
     ];
     world.write(&records);
     let bridge = world.bridge();
     assert_eq!(bridge.status()["dedup"]["ids"], 2);
     for n in [14, -5] {
-        duplicate(&bridge.send(body(n)), "redelivery");
+        assert_duplicate(&bridge.send(body(n)), "redelivery");
     }
     for n in [16, 20] {
-        published(&bridge.send(body(n)));
+        assert_published(&bridge.send(body(n)));
     }
 }
 
 fn what_came_late_is_still_out_of_order() {
-    let world = World::new();
-    let now = fresh_ms();
+    let world = RestartFixture::new();
+    let now = unique_ms();
     let bridge = world.bridge();
-    published(&bridge.send(event(EventType::PirMotion, "event_1", now, "room_1")));
+    assert_published(&bridge.send(minimal_event(
+        EventType::PirMotion,
+        "event_1",
+        now,
+        "room_1",
+    )));
     bridge.finish();
     let bridge = world.bridge();
-    published(&bridge.send(event(EventType::PirMotion, "event_2", now - 1, "room_1")));
+    assert_published(&bridge.send(minimal_event(
+        EventType::PirMotion,
+        "event_2",
+        now - 1,
+        "room_1",
+    )));
     assert_eq!(
         bridge.metric_sum("butlr_bridge_out_of_order_total", ""),
         1.0
@@ -440,24 +463,24 @@ fn what_came_late_is_still_out_of_order() {
 
 /// A new machine: nothing is handed over but the topics.
 fn a_second_bridge_knows_what_the_first_stored() {
-    let world = World::new();
-    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
+    let world = RestartFixture::new();
+    let body = minimal_event(Traffic, "event_1", unique_ms(), "room_1");
     let first = world.bridge();
-    published(&first.send(&body));
+    assert_published(&first.send(&body));
     let second = world.bridge();
-    duplicate(&second.send(&body), "redelivery");
+    assert_duplicate(&second.send(&body), "redelivery");
     // What one stores from now on the other does not know: they share no store.
-    let later = event(Traffic, "event_2", fresh_ms(), "room_1");
-    published(&first.send(&later));
-    published(&second.send(&later));
+    let later = minimal_event(Traffic, "event_2", unique_ms(), "room_1");
+    assert_published(&first.send(&later));
+    assert_published(&second.send(&later));
 }
 
 fn others_records_do_not_hurt() {
-    let world = World::new();
-    let now = fresh_ms();
-    let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
-    let ours = |n: i64| Plain::of(&world, &body(n), now);
-    let alien = |value: Option<Vec<u8>>, headers: Vec<(&'static str, String)>| Plain {
+    let world = RestartFixture::new();
+    let now = unique_ms();
+    let body = |n: i64| minimal_event(Traffic, &format!("event_{n}"), now - n, "room_1");
+    let ours = |n: i64| PlainRecord::for_event(&world, &body(n), now);
+    let alien = |value: Option<Vec<u8>>, headers: Vec<(&'static str, String)>| PlainRecord {
         topic: world.topic(Traffic),
         key: "room_1".to_owned(),
         value,
@@ -486,24 +509,24 @@ fn others_records_do_not_hurt() {
     records.push(alien(Some(vec![b' '; 900_000]), vec![received]));
     world.write(&records);
     let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
-    assert!(outcome.complete, "{outcome:?}");
+    assert!(outcome.is_complete, "{outcome:?}");
     assert_eq!(
         (outcome.records, outcome.ids, outcome.unreadable),
         (3002, 1, 3001),
         "{outcome:?}"
     );
-    assert!(knows(&memory, &body(1)));
+    assert!(is_known(&memory, &body(1)));
     let bridge = world.bridge();
-    duplicate(&bridge.send(body(1)), "redelivery");
-    published(&bridge.send(body(-3)));
+    assert_duplicate(&bridge.send(body(1)), "redelivery");
+    assert_published(&bridge.send(body(-3)));
 }
 
 /// Kafka's look-up by time would point behind them: it goes by the events' times.
 fn a_burst_of_old_events_hides_nothing() {
-    let world = World::new();
-    let now = fresh_ms();
+    let world = RestartFixture::new();
+    let now = unique_ms();
     let fresh = |n: i64| {
-        event(
+        minimal_event(
             Traffic,
             &format!("event_{n}"),
             now - n,
@@ -512,7 +535,7 @@ fn a_burst_of_old_events_hides_nothing() {
     };
     let old = |n: i64| {
         let time = now - 2 * 86_400_000 - n;
-        event(
+        minimal_event(
             Traffic,
             &format!("old_{n}"),
             time,
@@ -531,38 +554,39 @@ fn a_burst_of_old_events_hides_nothing() {
     bridge.finish();
     let bridge = world.bridge();
     for n in 0..50 {
-        duplicate(&bridge.send(fresh(n)), "redelivery");
-        duplicate(&bridge.send(old(n * 79)), "redelivery");
+        assert_duplicate(&bridge.send(fresh(n)), "redelivery");
+        assert_duplicate(&bridge.send(old(n * 79)), "redelivery");
     }
 }
 
 fn records_that_waited_on_disk_end_no_search() {
-    let world = World::new();
-    let now = fresh_ms();
-    let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
-    let mut records = vec![Plain::of(&world, &body(0), now - MINUTE)];
+    let world = RestartFixture::new();
+    let now = unique_ms();
+    let body = |n: i64| minimal_event(Traffic, &format!("event_{n}"), now - n, "room_1");
+    let mut records = vec![PlainRecord::for_event(&world, &body(0), now - MINUTE)];
     for n in 1..3000 {
         // Half of them were received so long ago that they are not taken themselves.
         let age = match n % 2 {
             0 => 86_400_000,
             _ => 10 * MINUTE,
         };
-        records.push(Plain::of(&world, &body(n), now - age).with("ce_spooled", "true"));
+        records
+            .push(PlainRecord::for_event(&world, &body(n), now - age).with("ce_spooled", "true"));
     }
     world.write(&records);
     let bridge = world.bridge();
-    duplicate(&bridge.send(body(0)), "redelivery");
-    duplicate(&bridge.send(body(1)), "redelivery");
-    published(&bridge.send(body(2)));
+    assert_duplicate(&bridge.send(body(0)), "redelivery");
+    assert_duplicate(&bridge.send(body(1)), "redelivery");
+    assert_published(&bridge.send(body(2)));
 }
 
 fn many_partitions_and_an_empty_tail() {
-    let world = World::embedded(40);
+    let world = RestartFixture::embedded(40);
     let body = |n: usize| {
-        event(
+        minimal_event(
             Traffic,
             &format!("event_{n}"),
-            fresh_ms(),
+            unique_ms(),
             &format!("room_{n}"),
         )
     };
@@ -581,17 +605,17 @@ fn many_partitions_and_an_empty_tail() {
 }
 
 fn events_are_taken_while_it_goes_on() {
-    let world = World::embedded(10);
+    let world = RestartFixture::embedded(10);
     let kafka = world.embedded.as_ref().expect("embedded");
-    let now = fresh_ms();
-    let before = event(Traffic, "event_before", now, "room_1");
-    let meanwhile = event(Traffic, "event_meanwhile", now, "room_1");
-    world.write(&[Plain::of(&world, &before, now)]);
+    let now = unique_ms();
+    let before = minimal_event(Traffic, "event_before", now, "room_1");
+    let meanwhile = minimal_event(Traffic, "event_meanwhile", now, "room_1");
+    world.write(&[PlainRecord::for_event(&world, &before, now)]);
     let delay = |ms| {
         let set = move |cluster: &rdkafka::mocking::MockCluster<'static, _>| {
             cluster.broker_round_trip_time(1, Duration::from_millis(ms))
         };
-        kafka.with(set).expect("a delay");
+        kafka.with_cluster(set).expect("a delay");
     };
     // With so many partitions their ends alone take some 10 s to be asked for.
     delay(100);
@@ -599,100 +623,100 @@ fn events_are_taken_while_it_goes_on() {
     assert!(is_rebuilding(&bridge));
     assert_eq!(bridge.status()["dedup"]["rebuilding"], true);
     // Two of them: the second is compared with what was stored since the start.
-    published(&bridge.send(&meanwhile));
-    duplicate(&bridge.send(&meanwhile), "redelivery");
+    assert_published(&bridge.send(&meanwhile));
+    assert_duplicate(&bridge.send(&meanwhile), "redelivery");
     // A copy that nobody could recognise yet: counted as possible.
-    published(&bridge.send(&before));
+    assert_published(&bridge.send(&before));
     assert!(is_rebuilding(&bridge));
     let unchecked = bridge.metric_sum("butlr_bridge_dedup_unchecked_total", "");
     assert_eq!(unchecked, 2.0);
     delay(0);
-    rebuilt(&bridge);
-    duplicate(&bridge.send(&meanwhile), "redelivery");
-    duplicate(&bridge.send(&before), "redelivery");
+    wait_until_rebuilt(&bridge);
+    assert_duplicate(&bridge.send(&meanwhile), "redelivery");
+    assert_duplicate(&bridge.send(&before), "redelivery");
     assert_eq!(bridge.status()["dedup"]["rebuilding"], false);
 }
 
 fn a_topic_that_is_missing_keeps_nobody_waiting() {
-    let world = World::new();
-    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
+    let world = RestartFixture::new();
+    let body = minimal_event(Traffic, "event_1", unique_ms(), "room_1");
     let bridge = world.bridge();
-    published(&bridge.send(&body));
+    assert_published(&bridge.send(&body));
     bridge.finish();
     let missing = world.topic(RoomOccupancy);
     if world.embedded.is_none() {
         delete_topics(&world.address, &[&missing]);
     }
     let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
-    assert!(outcome.complete, "{outcome:?}");
-    assert!(knows(&memory, &body));
+    assert!(outcome.is_complete, "{outcome:?}");
+    assert!(is_known(&memory, &body));
     if world.embedded.is_none() {
         create_topics(&world.address, &[&missing], 3, &[]);
     }
     // None at all is nothing to read.
     let none = "nobody.made.{type}";
-    let (_, outcome) = read(&world.address, none, &AtomicBool::new(false), |_| {});
-    assert!(outcome.complete && outcome.records == 0, "{outcome:?}");
+    let (_, outcome) = read_memory(&world.address, none, &AtomicBool::new(false), |_| {});
+    assert!(outcome.is_complete && outcome.records == 0, "{outcome:?}");
 }
 
 fn a_topic_that_may_not_be_read_is_told() {
     use rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as DENIED;
-    let world = World::embedded(3);
-    let now = fresh_ms();
-    let traffic = event(Traffic, "event_1", now, "room_1");
-    let occupancy = occupancy(&id(1), now, 4);
+    let world = RestartFixture::embedded(3);
+    let now = unique_ms();
+    let traffic = minimal_event(Traffic, "event_1", now, "room_1");
+    let occupancy = occupancy(&event_id(1), now, 4);
     let bodies = [&traffic, &occupancy];
-    world.write(&bodies.map(|body| Plain::of(&world, body, now)));
+    world.write(&bodies.map(|body| PlainRecord::for_event(&world, body, now)));
     let kafka = world.embedded.as_ref().expect("embedded");
     let denied = world.topic(RoomOccupancy);
     let topic = denied.clone();
     kafka
-        .with(move |cluster| cluster.topic_error(&topic, DENIED))
+        .with_cluster(move |cluster| cluster.topic_error(&topic, DENIED))
         .expect("an error");
     let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
-    let why = outcome.why_not.expect("a reason");
-    assert!(why.contains(&denied) && !outcome.complete, "{why}");
-    assert!(outcome.took < Duration::from_secs(10));
-    assert!(knows(&memory, &traffic));
-    assert!(!knows(&memory, &occupancy));
+    let why = outcome.incomplete_reason.expect("a reason");
+    assert!(why.contains(&denied) && !outcome.is_complete, "{why}");
+    assert!(outcome.duration < Duration::from_secs(10));
+    assert!(is_known(&memory, &traffic));
+    assert!(!is_known(&memory, &occupancy));
     // A bridge goes on saying so.
-    let bridge = world.setup().not_waiting().start();
-    rebuilt(&bridge);
+    let bridge = world.setup().without_waiting().start();
+    wait_until_rebuilt(&bridge);
     let dedup = &bridge.status()["dedup"];
     let why = dedup["incomplete_because"].as_str().expect("a reason");
     assert!(why.contains(&denied), "{why}");
 }
 
 fn the_budget_of_records_is_kept() {
-    let world = World::new();
-    let now = fresh_ms();
-    let body = |n: i64| event(Traffic, &format!("event_{n}"), now, "room_1");
+    let world = RestartFixture::new();
+    let now = unique_ms();
+    let body = |n: i64| minimal_event(Traffic, &format!("event_{n}"), now, "room_1");
     let records: Vec<_> = (0..5000)
-        .map(|n| Plain::of(&world, &body(n), now - 5000 + n))
+        .map(|n| PlainRecord::for_event(&world, &body(n), now - 5000 + n))
         .collect();
     world.write(&records);
     let stop = AtomicBool::new(false);
     let (memory, outcome) = world.read(&stop, |dedup| dedup.max_ids = 1000);
-    assert!(!outcome.complete);
+    assert!(!outcome.is_complete);
     assert!((500..=1000).contains(&outcome.records), "{outcome:?}");
-    let why = outcome.why_not.expect("a reason");
+    let why = outcome.incomplete_reason.expect("a reason");
     assert!(why.contains("dedup.max_ids"), "{why}");
     // The newest, which are sent again soonest.
-    assert!(knows(&memory, &body(4999)));
-    assert!(!knows(&memory, &body(0)));
+    assert!(is_known(&memory, &body(4999)));
+    assert!(!is_known(&memory, &body(0)));
     let (memory, outcome) = world.read(&stop, |_| {});
-    assert!(outcome.complete, "{outcome:?}");
-    assert!(knows(&memory, &body(0)));
+    assert!(outcome.is_complete, "{outcome:?}");
+    assert!(is_known(&memory, &body(0)));
 }
 
 fn its_time_is_kept() {
-    let world = World::embedded(40);
+    let world = RestartFixture::embedded(40);
     let kafka = world.embedded.as_ref().expect("embedded");
     // The ends of so many partitions take some 40 s to be asked for.
     let delay = |cluster: &rdkafka::mocking::MockCluster<'static, _>| {
         cluster.broker_round_trip_time(1, Duration::from_millis(100))
     };
-    kafka.with(delay).expect("a delay");
+    kafka.with_cluster(delay).expect("a delay");
     let begun = Instant::now();
     let (_, outcome) = world.read(&AtomicBool::new(false), |dedup| {
         dedup.rebuild_within = Duration::from_secs(1);
@@ -700,20 +724,20 @@ fn its_time_is_kept() {
     let took = begun.elapsed();
     assert!(took >= Duration::from_secs(1), "{took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
-    assert!(!outcome.complete && outcome.records == 0);
-    let why = outcome.why_not.expect("a reason");
+    assert!(!outcome.is_complete && outcome.records == 0);
+    let why = outcome.incomplete_reason.expect("a reason");
     assert!(why.contains("1s (dedup.rebuild_within)"), "{why}");
 }
 
 /// Until then nothing can be stored either.
 fn its_time_begins_with_kafkas_first_answer() {
-    let world = World::embedded(3);
-    let now = fresh_ms();
-    let body = event(Traffic, "event_1", now, "room_1");
-    world.write(&[Plain::of(&world, &body, now)]);
+    let world = RestartFixture::embedded(3);
+    let now = unique_ms();
+    let body = minimal_event(Traffic, "event_1", now, "room_1");
+    world.write(&[PlainRecord::for_event(&world, &body, now)]);
     let kafka = world.embedded.as_ref().expect("embedded");
     let set = |is_up: bool| {
-        kafka.with(move |cluster| match is_up {
+        kafka.with_cluster(move |cluster| match is_up {
             true => cluster.broker_up(1),
             false => cluster.broker_down(1),
         })
@@ -732,32 +756,32 @@ fn its_time_begins_with_kafkas_first_answer() {
         set(true).expect("up");
         reading.join().expect("no panic")
     });
-    assert!(outcome.complete, "{outcome:?}");
-    assert!(outcome.took >= Duration::from_secs(5));
-    assert!(knows(&memory, &body));
+    assert!(outcome.is_complete, "{outcome:?}");
+    assert!(outcome.duration >= Duration::from_secs(5));
+    assert!(is_known(&memory, &body));
 }
 
 fn a_record_of_another_time_ends_no_search() {
-    let world = World::new();
-    let now = fresh_ms();
-    let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
+    let world = RestartFixture::new();
+    let now = unique_ms();
+    let body = |n: i64| minimal_event(Traffic, &format!("event_{n}"), now - n, "room_1");
     let of = |n: i64| match n % 500 {
-        499 => Plain::of(&world, &body(n), now - 86_400_000),
-        _ => Plain::of(&world, &body(n), now - MINUTE),
+        499 => PlainRecord::for_event(&world, &body(n), now - 86_400_000),
+        _ => PlainRecord::for_event(&world, &body(n), now - MINUTE),
     };
     world.write(&(0..12_000).map(of).collect::<Vec<_>>());
     let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
-    assert!(outcome.complete, "{outcome:?}");
+    assert!(outcome.is_complete, "{outcome:?}");
     assert_eq!((outcome.records, outcome.ids), (12_000, 12_000 - 24));
-    assert!(knows(&memory, &body(0)) && knows(&memory, &body(11_998)));
+    assert!(is_known(&memory, &body(0)) && is_known(&memory, &body(11_998)));
 }
 
 fn it_ends_at_once_when_it_is_to() {
     let stop = AtomicBool::new(false);
-    let address = nobody_there().to_string();
+    let address = free_address().to_string();
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| {
-            let (_, outcome) = read(&address, "t.{type}", &stop, |_| {});
+            let (_, outcome) = read_memory(&address, "t.{type}", &stop, |_| {});
             (outcome, Instant::now())
         });
         std::thread::sleep(Duration::from_millis(500));
@@ -766,13 +790,13 @@ fn it_ends_at_once_when_it_is_to() {
         let (outcome, ended) = reading.join().expect("no panic");
         let took = ended - asked;
         assert!(took < Duration::from_secs(1), "{took:?}");
-        assert_eq!(outcome.why_not.as_deref(), Some("stopped"));
+        assert_eq!(outcome.incomplete_reason.as_deref(), Some("stopped"));
     });
     // So does a bridge.
-    let setup = Setup::on(KafkaBackend::Address(nobody_there().to_string()));
+    let setup = BridgeSetup::with_kafka(KafkaBackend::Address(free_address().to_string()));
     let bridge = setup
         .set("shutdown.drain_delay", "0s")
-        .not_waiting()
+        .without_waiting()
         .start();
     let asked = Instant::now();
     bridge.finish();
@@ -780,48 +804,48 @@ fn it_ends_at_once_when_it_is_to() {
 }
 
 fn it_can_be_switched_off() {
-    let world = World::new();
-    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
+    let world = RestartFixture::new();
+    let body = minimal_event(Traffic, "event_1", unique_ms(), "room_1");
     let bridge = world.bridge();
-    published(&bridge.send(&body));
+    assert_published(&bridge.send(&body));
     bridge.finish();
     let bridge = world.setup().set("dedup.rebuild_within", "0s").start();
     assert!(!is_rebuilding(&bridge));
-    published(&bridge.send(&body));
-    duplicate(&bridge.send(&body), "redelivery");
+    assert_published(&bridge.send(&body));
+    assert_duplicate(&bridge.send(&body), "redelivery");
 }
 
 /// They take offsets, and are no records.
 fn markers_of_transactions_are_no_end() {
-    let world = World::new();
-    let now = fresh_ms();
-    let body = |n: i64| event(Traffic, &format!("event_{n}"), now - n, "room_1");
+    let world = RestartFixture::new();
+    let now = unique_ms();
+    let body = |n: i64| minimal_event(Traffic, &format!("event_{n}"), now - n, "room_1");
     for n in 0..20 {
-        let id = fresh_name("transaction");
+        let id = unique_name("transaction");
         let settings = [("transactional.id", id.as_str())];
         write(
             &world.address,
             &settings,
-            &[Plain::of(&world, &body(n), now)],
+            &[PlainRecord::for_event(&world, &body(n), now)],
         );
     }
     let begun = Instant::now();
     let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
-    assert!(outcome.complete, "{outcome:?}");
+    assert!(outcome.is_complete, "{outcome:?}");
     assert_eq!((outcome.records, outcome.ids), (20, 20));
     assert!(begun.elapsed() < Duration::from_secs(5));
-    assert!((0..20).all(|n| knows(&memory, &body(n))));
+    assert!((0..20).all(|n| is_known(&memory, &body(n))));
 }
 
 /// Keys move then: what was stored before the growth may lie elsewhere than what replaced it.
 fn a_topic_that_grew_tells_the_current_values() {
-    let world = World::new();
-    let minute = fresh_ms() - MINUTE;
+    let world = RestartFixture::new();
+    let minute = unique_ms() - MINUTE;
     let rooms: Vec<_> = (0..20).map(|n| format!("room_{n}")).collect();
     let of = |second: i64, room: &str, value: u32| {
-        event(
+        minimal_event(
             RoomOccupancy,
-            &format!("{}_{room}", id(second)),
+            &format!("{}_{room}", event_id(second)),
             minute,
             room,
         )
@@ -829,44 +853,47 @@ fn a_topic_that_grew_tells_the_current_values() {
     };
     let bridge = world.bridge();
     for room in &rooms {
-        published(&bridge.send(of(100, room, 4)));
+        assert_published(&bridge.send(of(100, room, 4)));
     }
     bridge.finish();
     grow_topic(&world.address, &world.topic(RoomOccupancy), 8);
     let bridge = world.bridge();
     for room in &rooms {
-        published(&bridge.send(of(200, room, 5)));
+        assert_published(&bridge.send(of(200, room, 5)));
     }
     bridge.finish();
     let bridge = world.bridge();
     for room in &rooms {
-        duplicate(&bridge.send(of(100, room, 4)), "redelivery");
-        duplicate(&bridge.send(of(300, room, 5)), "repeat");
-        published(&bridge.send(of(400, room, 4)));
+        assert_duplicate(&bridge.send(of(100, room, 4)), "redelivery");
+        assert_duplicate(&bridge.send(of(300, room, 5)), "repeat");
+        assert_published(&bridge.send(of(400, room, 4)));
     }
 }
 
 fn a_kafka_that_is_back_later_is_read_then() {
-    let _alone = heavy();
-    assert!(!kafka().is_empty());
-    let broker = Broker::start();
+    let _alone = lock_heavy();
+    assert!(!kafka_address().is_empty());
+    let broker = RealBroker::start();
     let template = "restart.{type}";
     create_topics(&broker.address(), &ten_topics(template), 3, &[]);
-    let setup = || Setup::on(KafkaBackend::Address(broker.address())).set("topics.template", template);
-    let body = event(Traffic, "event_1", fresh_ms(), "room_1");
+    let setup = || {
+        BridgeSetup::with_kafka(KafkaBackend::Address(broker.address()))
+            .set("topics.template", template)
+    };
+    let body = minimal_event(Traffic, "event_1", unique_ms(), "room_1");
     let bridge = setup().start();
-    published(&bridge.send(&body));
+    assert_published(&bridge.send(&body));
     bridge.finish();
     broker.stop();
 
-    let bridge = setup().not_waiting().start();
+    let bridge = setup().without_waiting().start();
     std::thread::sleep(Duration::from_secs(4));
     assert!(is_rebuilding(&bridge));
-    broker.start_again();
+    broker.restart();
     bridge.wait_until_ready();
-    within(Duration::from_secs(15), "what was stored is known", || {
+    wait_within(Duration::from_secs(15), "what was stored is known", || {
         !is_rebuilding(&bridge)
     });
-    duplicate(&bridge.send(&body), "redelivery");
-    assert_eq!(records_of(&broker.address(), "restart.traffic").len(), 1);
+    assert_duplicate(&bridge.send(&body), "redelivery");
+    assert_eq!(read_records(&broker.address(), "restart.traffic").len(), 1);
 }

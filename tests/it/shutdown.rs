@@ -8,12 +8,12 @@ use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_event::EventType;
 
 use crate::harness::{
-    Process, HttpRequest, agent, event, eventually, fresh_ms, read_answer, records_of, trials,
-    write_head,
+    BridgeProcess, HttpRequest, agent, eventually, minimal_event, read_answer, read_records,
+    trials, unique_ms, write_head,
 };
-use crate::load::{Load, assert_stored, by_status};
-use crate::real::{
-    create_topics, delete_topics, fresh_name, heavy, kafka, nobody_there, ten_topics,
+use crate::load::{BridgeLoad, assert_stored, count_by_status};
+use crate::real_kafka::{
+    create_topics, delete_topics, free_address, kafka_address, lock_heavy, ten_topics, unique_name,
 };
 
 trials! {
@@ -29,20 +29,20 @@ trials! {
 }
 
 /// The real one where there is one, else one in this process; with ten topics.
-struct Kafka {
+struct ShutdownKafka {
     address: String,
     template: String,
     embedded: Option<EmbeddedKafka>,
 }
 
-impl Kafka {
+impl ShutdownKafka {
     fn start() -> Self {
-        let template = fresh_name("{type}");
+        let template = unique_name("{type}");
         let real = std::env::var("BUTLR_BRIDGE_TEST_KAFKA").is_ok_and(|v| !v.is_empty());
         let names = ten_topics(&template);
         if real {
-            create_topics(&kafka(), &names, 3, &[]);
-            let address = kafka();
+            create_topics(&kafka_address(), &names, 3, &[]);
+            let address = kafka_address();
             return Self {
                 address,
                 template,
@@ -59,14 +59,14 @@ impl Kafka {
         }
     }
 
-    fn serve(&self, settings: &[&str]) -> Process {
+    fn serve(&self, settings: &[&str]) -> BridgeProcess {
         let own = [
             format!("kafka.bootstrap_servers={}", self.address),
             format!("topics.template={}", self.template),
         ];
         let own = own.iter().map(String::as_str);
         let settings: Vec<_> = own.chain(settings.iter().copied()).collect();
-        let process = Process::serve(&settings);
+        let process = BridgeProcess::serve(&settings);
         let ready = format!("http://{}/readyz", process.admin());
         eventually("it is ready", || {
             let answer = HttpRequest::new("GET", &ready).send(&agent());
@@ -76,7 +76,7 @@ impl Kafka {
     }
 }
 
-impl Drop for Kafka {
+impl Drop for ShutdownKafka {
     fn drop(&mut self) {
         if self.embedded.is_none() && !std::thread::panicking() {
             let names = ten_topics(&self.template);
@@ -87,7 +87,7 @@ impl Drop for Kafka {
 
 /// The line of the log with the final counters, as JSON.
 #[track_caller]
-fn final_counters(process: &Process) -> serde_json::Value {
+fn final_counters(process: &BridgeProcess) -> serde_json::Value {
     let output = process.output();
     let lines = output.lines().filter_map(|l| serde_json::from_str(l).ok());
     let mut ended = lines.filter(|line: &serde_json::Value| line["message"] == "ended");
@@ -97,11 +97,11 @@ fn final_counters(process: &Process) -> serde_json::Value {
 }
 
 fn sigterm_under_load_loses_nothing_that_was_accepted() {
-    let _alone = heavy();
-    let kafka = Kafka::start();
+    let _alone = lock_heavy();
+    let kafka = ShutdownKafka::start();
     let timeout = Duration::from_secs(10);
     let mut serve = kafka.serve(&["log.format=json", "shutdown.timeout=10s"]);
-    let load = Load::start(serve.ingest(), 32);
+    let load = BridgeLoad::start(serve.ingest(), 32);
     eventually("the load flows", || (load.accepted() >= 500).then_some(()));
     let signalled = Instant::now();
     serve.signal("TERM");
@@ -113,7 +113,7 @@ fn sigterm_under_load_loses_nothing_that_was_accepted() {
 
     assert!(ended.success(), "{ended}: {}", serve.output());
     assert!(took < timeout, "{took:?}");
-    let statuses = by_status(&attempts);
+    let statuses = count_by_status(&attempts);
     assert!(
         statuses.contains_key(&None),
         "the load outlived the bridge: {statuses:?}"
@@ -124,7 +124,7 @@ fn sigterm_under_load_loses_nothing_that_was_accepted() {
     );
     let records: Vec<_> = ten_topics(&kafka.template)
         .iter()
-        .flat_map(|topic| records_of(&kafka.address, topic))
+        .flat_map(|topic| read_records(&kafka.address, topic))
         .collect();
     assert_stored(&attempts, &records);
 
@@ -142,7 +142,7 @@ fn sigterm_under_load_loses_nothing_that_was_accepted() {
 }
 
 fn it_is_not_ready_before_it_stops_listening() {
-    let kafka = Kafka::start();
+    let kafka = ShutdownKafka::start();
     let mut serve = kafka.serve(&["shutdown.drain_delay=2s"]);
     let (ingest, admin) = (serve.ingest(), serve.admin());
     serve.signal("TERM");
@@ -151,7 +151,7 @@ fn it_is_not_ready_before_it_stops_listening() {
         (answer.status == 503).then(|| assert!(answer.text().contains("shutting down")))
     });
     // A load balancer that has not looked yet still sends.
-    let body = event(EventType::Traffic, "late", fresh_ms(), "s");
+    let body = minimal_event(EventType::Traffic, "late", unique_ms(), "s");
     let answer = HttpRequest::new("POST", &format!("http://{ingest}/v1/events"))
         .body(body)
         .send(&agent());
@@ -163,11 +163,11 @@ fn it_is_not_ready_before_it_stops_listening() {
     );
     assert!(serve.wait().success(), "{}", serve.output());
     let topic = kafka.template.replace("{type}", "traffic");
-    assert_eq!(records_of(&kafka.address, &topic).len(), 1);
+    assert_eq!(read_records(&kafka.address, &topic).len(), 1);
 }
 
 fn a_second_signal_ends_it_at_once() {
-    let kafka = Kafka::start();
+    let kafka = ShutdownKafka::start();
     let mut serve = kafka.serve(&["shutdown.drain_delay=50s", "shutdown.timeout=60s"]);
     serve.signal("TERM");
     serve.wait_for("it is shutting down", |o| {
@@ -187,8 +187,8 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 fn it_ends_in_time_while_kafka_is_away() {
-    let bootstrap = format!("kafka.bootstrap_servers={}", nobody_there());
-    let mut serve = Process::serve(&[
+    let bootstrap = format!("kafka.bootstrap_servers={}", free_address());
+    let mut serve = BridgeProcess::serve(&[
         &bootstrap,
         "shutdown.timeout=3s",
         "http.answer_within=2s",
@@ -197,7 +197,7 @@ fn it_ends_in_time_while_kafka_is_away() {
     let ingest = serve.ingest();
     let url = format!("http://{ingest}/v1/events");
     let sender = std::thread::spawn(move || {
-        let body = event(EventType::Traffic, "e", fresh_ms(), "s");
+        let body = minimal_event(EventType::Traffic, "e", unique_ms(), "s");
         HttpRequest::new("POST", &url).body(body).send(&agent())
     });
     std::thread::sleep(Duration::from_millis(300));
@@ -219,9 +219,9 @@ fn what_is_in_flight_is_answered() {
         .map(|name| (name, 3))
         .collect();
     let slow = EmbeddedKafka::start(&names).expect("an embedded broker");
-    slow.with(|cluster| cluster.broker_round_trip_time(1, Duration::from_millis(700)))
+    slow.with_cluster(|cluster| cluster.broker_round_trip_time(1, Duration::from_millis(700)))
         .expect("a slow broker");
-    let kafka = Kafka {
+    let kafka = ShutdownKafka {
         address: slow.bootstrap_servers().to_owned(),
         template: "t.{type}".to_owned(),
         embedded: Some(slow),
@@ -232,8 +232,11 @@ fn what_is_in_flight_is_answered() {
         .map(|n| {
             let url = url.clone();
             std::thread::spawn(move || {
-                let body = event(EventType::Traffic, &format!("e{n}"), fresh_ms(), "s");
-                HttpRequest::new("POST", &url).body(body).send(&agent()).status
+                let body = minimal_event(EventType::Traffic, &format!("e{n}"), unique_ms(), "s");
+                HttpRequest::new("POST", &url)
+                    .body(body)
+                    .send(&agent())
+                    .status
             })
         })
         .collect();
@@ -243,16 +246,16 @@ fn what_is_in_flight_is_answered() {
         assert_eq!(sender.join().expect("a sender"), 200, "{}", serve.output());
     }
     assert!(serve.wait().success(), "{}", serve.output());
-    assert_eq!(records_of(&kafka.address, "t.traffic").len(), 20);
+    assert_eq!(read_records(&kafka.address, "t.traffic").len(), 20);
 }
 
 fn idle_connections_do_not_hold_it_up() {
-    let kafka = Kafka::start();
+    let kafka = ShutdownKafka::start();
     let mut serve = kafka.serve(&["shutdown.timeout=15s"]);
     let idle: Vec<_> = (0..8)
         .map(|n| {
             let mut stream = TcpStream::connect(serve.ingest()).expect("a connection");
-            let body = event(EventType::Traffic, &format!("e{n}"), fresh_ms(), "s");
+            let body = minimal_event(EventType::Traffic, &format!("e{n}"), unique_ms(), "s");
             let length = body.len().to_string();
             write_head(
                 &mut stream,
@@ -281,7 +284,7 @@ fn idle_connections_do_not_hold_it_up() {
 }
 
 fn a_client_in_the_middle_of_a_body_does_not_hold_it_up() {
-    let kafka = Kafka::start();
+    let kafka = ShutdownKafka::start();
     let mut serve = kafka.serve(&[
         "shutdown.timeout=2s",
         "http.body_timeout=60s",

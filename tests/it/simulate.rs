@@ -21,8 +21,10 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 
-use crate::harness::{KafkaBackend, Bridge, Rec, Setup, binary, clock_ms, records_of, trial};
-use crate::real::{create_topics, fresh_name, heavy, kafka, nobody_there};
+use crate::harness::{
+    BridgeSetup, KafkaBackend, TestBridge, TestRecord, binary, clock_ms, read_records, trial,
+};
+use crate::real_kafka::{create_topics, free_address, kafka_address, lock_heavy, unique_name};
 
 /// The tests of this module.
 pub fn trials() -> Vec<Trial> {
@@ -58,7 +60,7 @@ mod acceptance;
 const HOUR_MS: i64 = 3_600_000;
 
 /// A small city since some hours ago, with all of the sender's quirks.
-fn stream(seed: u64, behaviour: Behaviour) -> Stream {
+fn city_stream(seed: u64, behaviour: Behaviour) -> Stream {
     let size = Size {
         rooms: 12,
         sensors: None,
@@ -71,7 +73,7 @@ fn stream(seed: u64, behaviour: Behaviour) -> Stream {
 }
 
 /// Sends so many events as fast as they are answered.
-fn send(bridge: &Bridge, stream: Stream, events: u64, journal: Option<Journal>) -> Finished {
+fn send(bridge: &TestBridge, stream: Stream, events: u64, journal: Option<Journal>) -> Finished {
     let target = Target::parse(&format!("http://{}/v1/events", bridge.ingest)).expect("a URL");
     let options = sender::Options {
         connections: 16,
@@ -90,7 +92,7 @@ fn send(bridge: &Bridge, stream: Stream, events: u64, journal: Option<Journal>) 
 }
 
 fn what_a_city_sends_is_all_there() {
-    let bridge = Bridge::start(Setup::default());
+    let bridge = TestBridge::start(BridgeSetup::default());
     let kafka = Kafka {
         bootstrap_servers: bridge.bootstrap_servers.clone(),
         properties: Vec::new(),
@@ -108,7 +110,7 @@ fn what_a_city_sends_is_all_there() {
         invalid: 0.02,
         ..Behaviour::default()
     };
-    let finished = send(&bridge, stream(7, behaviour), 4_000, Some(journal));
+    let finished = send(&bridge, city_stream(7, behaviour), 4_000, Some(journal));
     let ledger = &finished.ledger;
     for kind in [
         Kind::First,
@@ -137,22 +139,28 @@ fn what_a_city_sends_is_all_there() {
             "{property:?} was not looked at: {report}"
         );
     }
-    let word = |word| ledger.words(word);
-    assert_eq!(report.records, word(Word::Published));
-    assert_eq!(word(Word::Redelivery), ledger.of_kind(Kind::Redelivery));
-    assert!(word(Word::Repeat) > 0);
+    let count_word = |word| ledger.words(word);
+    assert_eq!(report.records, count_word(Word::Published));
+    assert_eq!(
+        count_word(Word::Redelivery),
+        ledger.of_kind(Kind::Redelivery)
+    );
+    assert!(count_word(Word::Repeat) > 0);
     assert_eq!(report.copies.all, 0, "{report}");
-    let told = report.all_verdicts().told;
+    let by_verdict = report.all_verdicts().told;
     for verdict in Verdict::ALL {
         let expected = EventType::ALL.map(|t| ledger.expected(t, verdict));
         let expected: u64 = expected.into_iter().sum();
-        assert_eq!(told[verdict as usize], expected, "{verdict:?}: {report}");
+        assert_eq!(
+            by_verdict[verdict as usize], expected,
+            "{verdict:?}: {report}"
+        );
     }
     bridge.finish();
 }
 
 /// The space that a record is about, and the event in it.
-fn space_and_event(record: &Rec) -> (String, Value) {
+fn parse_record(record: &TestRecord) -> (String, Value) {
     let key = String::from_utf8(record.key.clone().expect("a key")).expect("UTF-8");
     (key, serde_json::from_slice(&record.value).expect("JSON"))
 }
@@ -166,20 +174,20 @@ fn computed_at(event: &Value) -> i64 {
 
 /// What a consumer does that knows nothing of the model.
 fn traffic_adds_up_to_the_occupancies_and_to_the_truth() {
-    let bridge = Bridge::start(Setup::default());
+    let bridge = TestBridge::start(BridgeSetup::default());
     let behaviour = Behaviour {
         redelivered: 0.05,
         late: 0.05,
         ..Behaviour::default()
     };
-    let finished = send(&bridge, stream(3, behaviour), 20_000, None);
+    let finished = send(&bridge, city_stream(3, behaviour), 20_000, None);
     let Truth { at_ms, spaces } = finished.truth;
 
     // Each event once, whatever arrived twice.
     let mut seen = HashSet::new();
     let mut traffic: Vec<(String, i64, i64)> = Vec::new();
     for record in bridge.records(EventType::Traffic) {
-        let (space, event) = space_and_event(&record);
+        let (space, event) = parse_record(&record);
         if seen.insert(event["id"].as_str().expect("an id").to_owned()) {
             let net =
                 event["data"]["in"].as_i64().unwrap() - event["data"]["out"].as_i64().unwrap();
@@ -213,7 +221,7 @@ fn traffic_adds_up_to_the_occupancies_and_to_the_truth() {
     ] {
         let mut last: BTreeMap<(i64, String), (i64, i64)> = BTreeMap::new();
         for record in bridge.records(event_type) {
-            let (space, event) = space_and_event(&record);
+            let (space, event) = parse_record(&record);
             let minute = event["timestamp"].as_i64().expect("a time");
             let computed = (
                 computed_at(&event),
@@ -236,10 +244,13 @@ fn traffic_adds_up_to_the_occupancies_and_to_the_truth() {
 }
 
 fn what_was_not_answered_2xx_is_dropped_and_counted() {
-    let bridge = Setup::embedded().without_topics().not_waiting().start();
+    let bridge = BridgeSetup::embedded()
+        .without_topics()
+        .without_waiting()
+        .start();
     let topic_is_missing = || (bridge.topic_state(EventType::Traffic) == "missing").then_some(());
     crate::harness::eventually("the watch has looked", topic_is_missing);
-    let finished = send(&bridge, stream(1, Behaviour::plain()), 20, None);
+    let finished = send(&bridge, city_stream(1, Behaviour::plain()), 20, None);
     let ledger = &finished.ledger;
     assert_eq!(ledger.ended(sender::End::Dropped), ledger.deliveries());
     assert_eq!(ledger.answers(503), 3 * ledger.deliveries());
@@ -247,13 +258,13 @@ fn what_was_not_answered_2xx_is_dropped_and_counted() {
 }
 
 /// Runs `simulate` with these arguments to its end.
-fn simulate(arguments: &[&str]) -> Output {
+fn run_simulate(arguments: &[&str]) -> Output {
     let mut command = binary();
     command.arg("simulate").args(arguments);
     command.output().expect("a process")
 }
 
-fn text(bytes: &[u8]) -> String {
+fn to_text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -263,9 +274,9 @@ fn a_seed_and_a_start_make_the_same_events() {
         let arguments = [
             "--print", "--max", "--events", "30000", "--spaces", "12", "--start", start,
         ];
-        let output = simulate(&[&arguments[..], &["--seed", seed, "--invalid", "1%"]].concat());
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        text(&output.stdout)
+        let output = run_simulate(&[&arguments[..], &["--seed", seed, "--invalid", "1%"]].concat());
+        assert!(output.status.success(), "{}", to_text(&output.stderr));
+        to_text(&output.stdout)
     };
     let lines = printed("1");
     assert!(lines.lines().count() >= 30_000);
@@ -298,28 +309,28 @@ fn mistakes_on_the_command_line_are_told() {
         (&["--url", url, "--duration", "soon"], "duration"),
     ];
     for (arguments, told) in mistakes {
-        let output = simulate(arguments);
-        let stderr = text(&output.stderr);
+        let output = run_simulate(arguments);
+        let stderr = to_text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
         assert!(stderr.contains(told), "{arguments:?}: {stderr}");
     }
 }
 
 fn nobody_there_is_a_failure() {
-    let url = format!("http://{}/v1/events", nobody_there());
-    let output = simulate(&["--url", &url, "--max", "--duration", "5s", "--spaces", "3"]);
-    let stderr = text(&output.stderr);
+    let url = format!("http://{}/v1/events", free_address());
+    let output = run_simulate(&["--url", &url, "--max", "--duration", "5s", "--spaces", "3"]);
+    let stderr = to_text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.to_lowercase().contains("refused"), "{stderr}");
 }
 
 fn thirty_seconds_as_fast_as_possible_are_proved() {
-    let _alone = heavy();
-    let bridge = Setup::on(KafkaBackend::Real).start();
+    let _alone = lock_heavy();
+    let bridge = BridgeSetup::with_kafka(KafkaBackend::Real).start();
     let url = format!("http://{}/v1/events/{{type}}", bridge.ingest);
     let dir = tempfile::tempdir().expect("a directory");
     let ledger = dir.path().join("ledger.json");
-    let output = simulate(&[
+    let output = run_simulate(&[
         "--url",
         &url,
         "--max",
@@ -336,7 +347,7 @@ fn thirty_seconds_as_fast_as_possible_are_proved() {
         "--output",
         ledger.to_str().expect("UTF-8"),
     ]);
-    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    let (stdout, stderr) = (to_text(&output.stdout), to_text(&output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");
     assert_eq!(
         stdout
@@ -346,7 +357,7 @@ fn thirty_seconds_as_fast_as_possible_are_proved() {
         Property::ALL.len(),
         "{stdout}"
     );
-    let ledger = read(&ledger);
+    let ledger = read_json(&ledger);
     let accepted = ledger["ends"]["accepted"].as_u64().expect("a count");
     assert!(accepted > 10_000, "{accepted} events in 30 s; {ledger}");
     let outcomes = ["published", "duplicate"].map(|outcome| {
@@ -355,30 +366,30 @@ fn thirty_seconds_as_fast_as_possible_are_proved() {
     });
     assert_eq!(outcomes.iter().sum::<u64>(), accepted);
     assert!(outcomes[1] > 0, "{outcomes:?}");
-    bridge.count_events(tries(&ledger));
+    bridge.count_events(count_attempts(&ledger));
     bridge.finish();
 }
 
-fn read(ledger: &Path) -> Value {
+fn read_json(ledger: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(ledger).expect("written")).expect("JSON")
 }
 
 /// How many requests a ledger tells of.
-fn tries(ledger: &Value) -> u64 {
+fn count_attempts(ledger: &Value) -> u64 {
     let tries = ledger["tries"].as_array().expect("first, second, …");
     tries.iter().map(|n| n.as_u64().expect("a count")).sum()
 }
 
 /// Copies ten topics, with what `alter` makes of the records of one type.
-fn copy(bridge: &Bridge, template: &str, alter: impl Fn(&mut Vec<Rec>)) {
+fn copy_topics(bridge: &TestBridge, template: &str, alter: impl Fn(&mut Vec<TestRecord>)) {
     let names: Vec<String> = EventType::ALL
         .iter()
         .map(|t| template.replace("{type}", t.kebab_name()))
         .collect();
     let partitions = bridge.config.topics.for_type(EventType::Traffic).partitions;
-    create_topics(&kafka(), &names, partitions, &[]);
+    create_topics(&kafka_address(), &names, partitions, &[]);
     let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", kafka())
+        .set("bootstrap.servers", kafka_address())
         .set("queue.buffering.max.messages", "1000000")
         .create()
         .expect("a producer");
@@ -413,32 +424,38 @@ fn copy(bridge: &Bridge, template: &str, alter: impl Fn(&mut Vec<Rec>)) {
     }
     let stored: usize = names
         .iter()
-        .map(|name| records_of(&kafka(), name).len())
+        .map(|name| read_records(&kafka_address(), name).len())
         .sum();
     assert_eq!(stored, copied);
 }
 
 /// What `verify` says of these topics, and with which status it ends.
-fn verified(journal: &Path, template: &str) -> (i32, String) {
+fn run_verify(journal: &Path, template: &str) -> (i32, String) {
     let output = binary()
         .arg("verify")
-        .args(["--kafka", &kafka(), "--topics", template, "--journal"])
+        .args([
+            "--kafka",
+            &kafka_address(),
+            "--topics",
+            template,
+            "--journal",
+        ])
         .arg(journal)
         .output()
         .expect("a process");
     let code = output.status.code().expect("an exit code");
-    (code, text(&output.stdout) + &text(&output.stderr))
+    (code, to_text(&output.stdout) + &to_text(&output.stderr))
 }
 
 fn one_missing_one_changed_one_there_twice_are_found() {
-    let _alone = heavy();
-    let bridge = Setup::on(KafkaBackend::Real).start();
+    let _alone = lock_heavy();
+    let bridge = BridgeSetup::with_kafka(KafkaBackend::Real).start();
     let dir = tempfile::tempdir().expect("a directory");
     let journal = dir.path().join("journal");
     let ledger = dir.path().join("ledger.json");
     let template = bridge.config.topics.template.clone();
     let url = format!("http://{}/v1/events", bridge.ingest);
-    let output = simulate(&[
+    let output = run_simulate(&[
         "--url",
         &url,
         "--max",
@@ -464,13 +481,13 @@ fn one_missing_one_changed_one_there_twice_are_found() {
     assert!(
         output.status.success(),
         "{}{}",
-        text(&output.stdout),
-        text(&output.stderr)
+        to_text(&output.stdout),
+        to_text(&output.stderr)
     );
-    bridge.count_events(tries(&read(&ledger)));
+    bridge.count_events(count_attempts(&read_json(&ledger)));
 
-    let copies = |what: &str| format!("{}.{{type}}", fresh_name(what));
-    let id = |record: &Rec| record.header("ce_id").expect("an id").to_owned();
+    let copies = |what: &str| format!("{}.{{type}}", unique_name(what));
+    let id = |record: &TestRecord| record.header("ce_id").expect("an id").to_owned();
     // One that is there once.
     let records = bridge.records(EventType::RoomOccupancy);
     let mut times: HashMap<String, usize> = HashMap::new();
@@ -484,12 +501,12 @@ fn one_missing_one_changed_one_there_twice_are_found() {
     let victim = id(&records[at]);
 
     let faithful = copies("faithful");
-    copy(&bridge, &faithful, |_| ());
-    let (code, report) = verified(&journal, &faithful);
+    copy_topics(&bridge, &faithful, |_| ());
+    let (code, report) = run_verify(&journal, &faithful);
     assert_eq!(code, 0, "{report}");
 
-    type Alter<'a> = &'a dyn Fn(&mut Vec<Rec>);
-    let cases: [(&str, &str, Alter<'_>); 3] = [
+    type AlterRecords<'a> = &'a dyn Fn(&mut Vec<TestRecord>);
+    let cases: [(&str, &str, AlterRecords<'_>); 3] = [
         ("missing", "everything answered 2xx is there", &|records| {
             drop(records.remove(at))
         }),
@@ -510,8 +527,8 @@ fn one_missing_one_changed_one_there_twice_are_found() {
     ];
     for (what, claim, alter) in cases {
         let template = copies(what);
-        copy(&bridge, &template, alter);
-        let (code, report) = verified(&journal, &template);
+        copy_topics(&bridge, &template, alter);
+        let (code, report) = run_verify(&journal, &template);
         assert_eq!(code, 1, "{what}: {report}");
         let failed: Vec<&str> = report.lines().filter(|l| l.contains("FAILED")).collect();
         assert_eq!(failed.len(), 1, "{what}: {report}");

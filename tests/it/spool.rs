@@ -8,10 +8,11 @@ use butlr_event::EventType;
 use tempfile::TempDir;
 
 use crate::harness::{
-    KafkaBackend, Bridge, Setup, event, eventually, fresh_ms, records_of, topics_of, trials,
+    BridgeSetup, KafkaBackend, TestBridge, eventually, list_topics, minimal_event, read_records,
+    trials, unique_ms,
 };
-use crate::load::{Load, counts};
-use crate::real::{Broker, create_topics, heavy, ten_topics, within};
+use crate::load::{BridgeLoad, count_events};
+use crate::real_kafka::{RealBroker, create_topics, lock_heavy, ten_topics, wait_within};
 
 trials! {
     "spool": [
@@ -33,7 +34,7 @@ trials! {
 }
 
 /// The type whose topic is missing at first.
-const LATE: EventType = EventType::Traffic;
+const LATE_TYPE: EventType = EventType::Traffic;
 const PREFIX: &str = "spooled";
 
 fn template() -> String {
@@ -45,47 +46,47 @@ fn topic(event_type: EventType) -> String {
 }
 
 /// A broker with all topics but one.
-fn nine_topics() -> EmbeddedKafka {
-    let others = EventType::ALL.into_iter().filter(|t| *t != LATE);
+fn start_with_nine_topics() -> EmbeddedKafka {
+    let others = EventType::ALL.into_iter().filter(|t| *t != LATE_TYPE);
     let topics: Vec<_> = others.map(|t| (topic(t), 3)).collect();
     EmbeddedKafka::start(&topics).expect("an embedded broker")
 }
 
-fn create_late(kafka: &EmbeddedKafka) {
-    let created = kafka.with(|cluster| cluster.create_topic(&topic(LATE), 3, 1));
+fn create_late_topic(kafka: &EmbeddedKafka) {
+    let created = kafka.with_cluster(|cluster| cluster.create_topic(&topic(LATE_TYPE), 3, 1));
     created.expect("a topic");
 }
 
-fn bridge(address: &str, spool: &Path) -> Setup {
-    Setup::on(KafkaBackend::Address(address.to_owned()))
+fn spool_setup(address: &str, spool: &Path) -> BridgeSetup {
+    BridgeSetup::with_kafka(KafkaBackend::Address(address.to_owned()))
         .set("topics.template", template())
         .set("spool.dir", spool.to_str().expect("a path"))
         .set("spool.min_free_bytes", "0")
 }
 
-fn folder() -> TempDir {
+fn temp_folder() -> TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
 /// A bridge that has seen that a topic is missing.
-fn bridge_without_a_topic(kafka: &EmbeddedKafka, spool: &Path) -> Bridge {
-    let bridge = bridge(kafka.bootstrap_servers(), spool).start();
+fn bridge_without_a_topic(kafka: &EmbeddedKafka, spool: &Path) -> TestBridge {
+    let bridge = spool_setup(kafka.bootstrap_servers(), spool).start();
     eventually("the watch sees that the topic is missing", || {
-        (bridge.topic_state(LATE) == "missing").then_some(())
+        (bridge.topic_state(LATE_TYPE) == "missing").then_some(())
     });
     bridge
 }
 
-fn present(bridge: &Bridge) -> u64 {
+fn spooled_entries(bridge: &TestBridge) -> u64 {
     bridge.status()["spool"]["present"]
         .as_u64()
         .expect("a number")
 }
 
 #[track_caller]
-fn wait_until_empty(bridge: &Bridge) {
+fn wait_until_empty(bridge: &TestBridge) {
     eventually("the spool is empty", || {
-        (present(bridge) == 0).then_some(())
+        (spooled_entries(bridge) == 0).then_some(())
     });
 }
 
@@ -98,26 +99,26 @@ fn wait_until_free(spool: &Path) {
     });
 }
 
-fn late(id: &str) -> String {
-    event(LATE, id, fresh_ms(), "space")
+fn late_event(id: &str) -> String {
+    minimal_event(LATE_TYPE, id, unique_ms(), "space")
 }
 
 fn the_disk_is_not_touched_while_kafka_confirms() {
-    let folder = folder();
-    let bridge = Setup::default()
+    let folder = temp_folder();
+    let bridge = BridgeSetup::default()
         .set("spool.dir", folder.path().to_str().expect("a path"))
         .start();
-    let before = files(folder.path());
+    let before = list_files(folder.path());
     for number in 0..50 {
-        let event = event(LATE, &format!("event_{number}"), fresh_ms(), "space");
+        let event = minimal_event(LATE_TYPE, &format!("event_{number}"), unique_ms(), "space");
         bridge.send(event).expect(200);
     }
-    assert_eq!(files(folder.path()), before);
+    assert_eq!(list_files(folder.path()), before);
     assert_eq!(bridge.metric("butlr_bridge_spool_spooled_total"), 0.0);
 }
 
 /// Names and sizes.
-fn files(folder: &Path) -> Vec<(String, u64)> {
+fn list_files(folder: &Path) -> Vec<(String, u64)> {
     let entries = std::fs::read_dir(folder).expect("the spool's folder");
     let mut files: Vec<_> = entries
         .map(|entry| {
@@ -131,44 +132,52 @@ fn files(folder: &Path) -> Vec<(String, u64)> {
 }
 
 fn a_missing_topic_is_spooled_and_no_other() {
-    let (kafka, folder) = (nine_topics(), folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
     let bridge = bridge_without_a_topic(&kafka, folder.path());
     let began = Instant::now();
-    let answer = bridge.send(late("event_1")).expect(202).json();
+    let answer = bridge.send(late_event("event_1")).expect(202).json();
     assert!(began.elapsed() < Duration::from_secs(1), "at once");
     assert_eq!(answer["status"], "spooled");
     assert_eq!(answer["id"], "event_1");
-    for other in EventType::ALL.into_iter().filter(|t| *t != LATE) {
+    for other in EventType::ALL.into_iter().filter(|t| *t != LATE_TYPE) {
         bridge
-            .send(event(other, "event_other", fresh_ms(), "space"))
+            .send(minimal_event(other, "event_other", unique_ms(), "space"))
             .expect(200);
     }
     let status = bridge.status();
     assert_eq!(status["ledger"]["spooled"], 1);
-    assert_eq!(status["spool"]["waiting"][0]["destination"], LATE.name());
+    assert_eq!(
+        status["spool"]["waiting"][0]["destination"],
+        LATE_TYPE.name()
+    );
     assert_eq!(
         bridge.metric("butlr_bridge_events_total{outcome=\"spooled\",type=\"TRAFFIC\"}"),
         1.0
     );
-    assert!(!topics_of(&bridge.bootstrap_servers).contains(&topic(LATE)));
-    create_late(&kafka);
+    assert!(!list_topics(&bridge.bootstrap_servers).contains(&topic(LATE_TYPE)));
+    create_late_topic(&kafka);
     wait_until_empty(&bridge);
-    bridge.send(late("event_2")).expect(200);
+    bridge.send(late_event("event_2")).expect(200);
 }
 
 fn what_was_spooled_is_drained_in_order_with_its_headers() {
-    let (kafka, folder) = (nine_topics(), folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
     let bridge = bridge_without_a_topic(&kafka, folder.path());
     let sent: Vec<_> = (0..200)
         .map(|number| {
-            let body = event(LATE, &format!("event_{number}"), fresh_ms(), "one space");
+            let body = minimal_event(
+                LATE_TYPE,
+                &format!("event_{number}"),
+                unique_ms(),
+                "one space",
+            );
             bridge.send(&body).expect(202);
             body
         })
         .collect();
-    create_late(&kafka);
+    create_late_topic(&kafka);
     wait_until_empty(&bridge);
-    let records = bridge.records(LATE);
+    let records = bridge.records(LATE_TYPE);
     let values: Vec<_> = records
         .iter()
         .map(|r| String::from_utf8(r.value.clone()).expect("JSON"))
@@ -183,23 +192,23 @@ fn what_was_spooled_is_drained_in_order_with_its_headers() {
 }
 
 fn a_copy_of_a_spooled_event_is_a_duplicate() {
-    let (kafka, folder) = (nine_topics(), folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
     let bridge = bridge_without_a_topic(&kafka, folder.path());
-    let body = late("event_1");
+    let body = late_event("event_1");
     bridge.send(&body).expect(202);
     let copy = bridge.send(&body).expect(202).json();
     assert_eq!(copy["status"], "duplicate");
     assert_eq!(copy["kind"], "redelivery");
-    create_late(&kafka);
+    create_late_topic(&kafka);
     wait_until_empty(&bridge);
     assert_eq!(bridge.send(&body).expect(200).json()["status"], "duplicate");
-    assert_eq!(bridge.records(LATE).len(), 1);
+    assert_eq!(bridge.records(LATE_TYPE).len(), 1);
 }
 
 fn what_is_spooled_is_known_and_drained_after_a_restart() {
-    let (kafka, folder) = (nine_topics(), folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
     let bridge_1 = bridge_without_a_topic(&kafka, folder.path());
-    let (first, second) = (late("event_1"), late("event_2"));
+    let (first, second) = (late_event("event_1"), late_event("event_2"));
     bridge_1.send(&first).expect(202);
     bridge_1.send(&second).expect(202);
     bridge_1.finish();
@@ -209,9 +218,9 @@ fn what_is_spooled_is_known_and_drained_after_a_restart() {
     let copy = bridge_2.send(&first).expect(202).json();
     assert_eq!(copy["status"], "duplicate");
     assert_eq!(bridge_2.status()["spool"]["ledger"]["recovered"], 2);
-    create_late(&kafka);
+    create_late_topic(&kafka);
     wait_until_empty(&bridge_2);
-    assert_eq!(bridge_2.records(LATE).len(), 2);
+    assert_eq!(bridge_2.records(LATE_TYPE).len(), 2);
     assert_eq!(
         bridge_2.send(&second).expect(200).json()["status"],
         "duplicate"
@@ -220,17 +229,21 @@ fn what_is_spooled_is_known_and_drained_after_a_restart() {
 }
 
 fn a_full_spool_is_told_and_gets_free_again() {
-    let (kafka, folder) = (nine_topics(), folder());
-    let bridge = bridge(kafka.bootstrap_servers(), folder.path())
+    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
+    let bridge = spool_setup(kafka.bootstrap_servers(), folder.path())
         .set("spool.max_bytes", "4MiB")
         .set("spool.segment_bytes", "1MiB")
         .start();
     eventually("the watch sees that the topic is missing", || {
-        (bridge.topic_state(LATE) == "missing").then_some(())
+        (bridge.topic_state(LATE_TYPE) == "missing").then_some(())
     });
     let large = |number: usize| {
         let filler = "x".repeat(100_000);
-        late(&format!("event_{number}")).replacen('{', &format!("{{\"filler\":\"{filler}\","), 1)
+        late_event(&format!("event_{number}")).replacen(
+            '{',
+            &format!("{{\"filler\":\"{filler}\","),
+            1,
+        )
     };
     let mut kept = 0;
     let refused = loop {
@@ -246,19 +259,31 @@ fn a_full_spool_is_told_and_gets_free_again() {
     assert!(refused.header("retry-after").is_some());
     assert!(bridge.status()["spool"]["full"].is_string());
     bridge
-        .send(event(EventType::PirMotion, "other", fresh_ms(), "space"))
+        .send(minimal_event(
+            EventType::PirMotion,
+            "other",
+            unique_ms(),
+            "space",
+        ))
         .expect(200);
-    create_late(&kafka);
+    create_late_topic(&kafka);
     wait_until_empty(&bridge);
     bridge.send(large(kept)).expect(200);
-    assert_eq!(bridge.records(LATE).len(), kept + 1);
+    assert_eq!(bridge.records(LATE_TYPE).len(), kept + 1);
 }
 
 fn an_array_is_kept_at_once() {
-    let (kafka, folder) = (nine_topics(), folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
     let bridge = bridge_without_a_topic(&kafka, folder.path());
-    let mut items: Vec<_> = (0..500).map(|n| late(&format!("event_{n}"))).collect();
-    items.push(event(EventType::PirMotion, "other", fresh_ms(), "space"));
+    let mut items: Vec<_> = (0..500)
+        .map(|n| late_event(&format!("event_{n}")))
+        .collect();
+    items.push(minimal_event(
+        EventType::PirMotion,
+        "other",
+        unique_ms(),
+        "space",
+    ));
     items.push("{}".to_owned());
     let began = Instant::now();
     let answer = bridge.send(format!("[{}]", items.join(",")));
@@ -271,9 +296,9 @@ fn an_array_is_kept_at_once() {
 }
 
 /// A bridge that is ready, and has no Kafka.
-fn bridge_without_kafka(spool: &Path, answer_within: &str) -> Bridge {
-    let bridge = bridge("127.0.0.1:1", spool)
-        .not_waiting()
+fn bridge_without_kafka(spool: &Path, answer_within: &str) -> TestBridge {
+    let bridge = spool_setup("127.0.0.1:1", spool)
+        .without_waiting()
         .set("http.answer_within", answer_within)
         .set("kafka.confirm_within", "200ms")
         .start();
@@ -282,21 +307,21 @@ fn bridge_without_kafka(spool: &Path, answer_within: &str) -> Bridge {
 }
 
 fn a_bridge_with_a_spool_is_ready_without_kafka() {
-    let folder = folder();
+    let folder = temp_folder();
     let bridge = bridge_without_kafka(folder.path(), "1s");
-    bridge.send(late("event_1")).expect(202);
-    bridge.send(late("event_2")).expect(202);
-    assert_eq!(present(&bridge), 2);
+    bridge.send(late_event("event_1")).expect(202);
+    bridge.send(late_event("event_2")).expect(202);
+    assert_eq!(spooled_entries(&bridge), 2);
     bridge.finish();
 }
 
 fn without_kafka_no_event_waits_for_what_cannot_be_read_back() {
-    let folder = folder();
+    let folder = temp_folder();
     let bridge = bridge_without_kafka(folder.path(), "30s");
     // Until then it may be that Kafka is about to be reached.
     std::thread::sleep(Duration::from_millis(2_100));
     let began = Instant::now();
-    bridge.send(late("event_1")).expect(202);
+    bridge.send(late_event("event_1")).expect(202);
     // Half of its time would be 15 s.
     assert!(began.elapsed() < Duration::from_secs(10));
     let unchecked = r#"butlr_bridge_dedup_unchecked_total{type="TRAFFIC"}"#;
@@ -305,8 +330,8 @@ fn without_kafka_no_event_waits_for_what_cannot_be_read_back() {
 }
 
 fn only_one_bridge_has_a_spool() {
-    let (kafka, folder) = (nine_topics(), folder());
-    let _first = bridge(kafka.bootstrap_servers(), folder.path()).start();
+    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
+    let _first = spool_setup(kafka.bootstrap_servers(), folder.path()).start();
     let arguments = [
         format!("kafka.bootstrap_servers={}", kafka.bootstrap_servers()),
         format!("spool.dir={}", folder.path().display()),
@@ -314,8 +339,8 @@ fn only_one_bridge_has_a_spool() {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let output = serve_and_wait(&arguments);
     assert_eq!(output.status.code(), Some(2));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("spool.dir"), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("spool.dir"), "{stderr}");
 }
 
 fn serve_and_wait(settings: &[&str]) -> std::process::Output {
@@ -331,23 +356,23 @@ fn serve_and_wait(settings: &[&str]) -> std::process::Output {
 }
 
 /// Load, then `away`, then `back`: nobody is refused, and all is in Kafka in the end.
-fn through_an_outage(away: impl FnOnce(&Broker), back: impl FnOnce(&Broker)) {
-    let _alone = heavy();
-    let (broker, folder) = (Broker::start(), folder());
+fn run_through_outage(away: impl FnOnce(&RealBroker), back: impl FnOnce(&RealBroker)) {
+    let _alone = lock_heavy();
+    let (broker, folder) = (RealBroker::start(), temp_folder());
     create_topics(&broker.address(), &ten_topics(&template()), 3, &[]);
-    let bridge = bridge(&broker.address(), folder.path()).start();
-    let load = Load::start(bridge.ingest, 32);
-    within(Duration::from_secs(20), "the load flows", || {
+    let bridge = spool_setup(&broker.address(), folder.path()).start();
+    let load = BridgeLoad::start(bridge.ingest, 32);
+    wait_within(Duration::from_secs(20), "the load flows", || {
         load.accepted() >= 500
     });
     away(&broker);
     std::thread::sleep(Duration::from_secs(8));
     bridge.get_admin("/readyz").expect(200);
-    assert!(present(&bridge) > 100);
+    assert!(spooled_entries(&bridge) > 100);
     back(&broker);
     std::thread::sleep(Duration::from_secs(4));
     let attempts = load.stop();
-    bridge.count_events(counts(&attempts));
+    bridge.count_events(count_events(&attempts));
     let refused: Vec<_> = attempts
         .iter()
         .filter(|a| !matches!(a.status, Some(200 | 202)))
@@ -361,12 +386,12 @@ fn through_an_outage(away: impl FnOnce(&Broker), back: impl FnOnce(&Broker)) {
     let limit = bridge.config.http.answer_within + Duration::from_secs(2);
     let slowest = attempts.iter().map(|a| a.took).max().expect("a load");
     assert!(slowest < limit, "an answer after {slowest:?}");
-    within(Duration::from_secs(60), "the spool is empty", || {
-        present(&bridge) == 0
+    wait_within(Duration::from_secs(60), "the spool is empty", || {
+        spooled_entries(&bridge) == 0
     });
     let stored: std::collections::HashSet<_> = ten_topics(&template())
         .iter()
-        .flat_map(|topic| records_of(&broker.address(), topic))
+        .flat_map(|topic| read_records(&broker.address(), topic))
         .filter_map(|record| record.header("ce_id").map(str::to_owned))
         .collect();
     let missing = attempts.iter().filter(|a| !stored.contains(&a.id)).count();
@@ -375,9 +400,9 @@ fn through_an_outage(away: impl FnOnce(&Broker), back: impl FnOnce(&Broker)) {
 }
 
 fn all_is_taken_while_kafka_is_paused() {
-    through_an_outage(Broker::pause, Broker::resume);
+    run_through_outage(RealBroker::pause, RealBroker::resume);
 }
 
 fn all_is_taken_while_kafka_is_stopped() {
-    through_an_outage(Broker::stop, Broker::start_again);
+    run_through_outage(RealBroker::stop, RealBroker::restart);
 }

@@ -9,17 +9,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_bridge::marks::{Marks, Revision};
-use butlr_bridge::provenance::Quarantined;
-use butlr_bridge::spool::entry::{Content, Entry};
-use butlr_bridge::spool::store::{Options, Store};
+use butlr_bridge::provenance::QuarantineDetails;
+use butlr_bridge::spool::entry::{EntryContent, SpoolEntry};
+use butlr_bridge::spool::store::{Options, SpoolStore};
 use butlr_event::EventType;
 use butlr_event::destination::Destination;
 use butlr_event::event_id::EventId;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Process, binary, event, fresh_ms, records_of, trials};
-use crate::real::{create_topics, delete_topics, fresh_name, kafka, nobody_there};
+use crate::harness::{BridgeProcess, binary, minimal_event, read_records, trials, unique_ms};
+use crate::real_kafka::{create_topics, delete_topics, free_address, kafka_address, unique_name};
 
 trials! {
     "process": [
@@ -50,14 +50,14 @@ trials! {
 const ROOM: Destination = Destination::Events(EventType::RoomOccupancy);
 const TRAFFIC: Destination = Destination::Events(EventType::Traffic);
 const QUARANTINE: Destination = Destination::Quarantine;
-const RECEIVED: i64 = 1_700_000_000_000;
+const RECEIVED_MS: i64 = 1_700_000_000_000;
 
 /// A spool as a bridge left it.
-struct Left {
+struct LeftoverSpool {
     dir: TempDir,
 }
 
-impl Left {
+impl LeftoverSpool {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         Self { dir }
@@ -67,7 +67,7 @@ impl Left {
         self.dir.path().join("spool")
     }
 
-    fn open(&self) -> Store {
+    fn open(&self) -> SpoolStore {
         open(&self.path())
     }
 
@@ -130,7 +130,7 @@ impl Left {
         spool
     }
 
-    fn run(&self, command: &str, more: &[&str]) -> Output {
+    fn run_command(&self, command: &str, more: &[&str]) -> Output {
         self.spool(command).args(more).output().expect("it runs")
     }
 
@@ -142,26 +142,26 @@ impl Left {
     }
 
     fn entries(&self) -> u64 {
-        let status = self.run("status", &["--json"]);
-        json_of(&status)["entries"].as_u64().expect("a number")
+        let status = self.run_command("status", &["--json"]);
+        parse_json(&status)["entries"].as_u64().expect("a number")
     }
 }
 
-fn open(dir: &Path) -> Store {
+fn open(dir: &Path) -> SpoolStore {
     let options = Options {
         dir: dir.to_owned(),
         segment_bytes: 1 << 20,
     };
-    Store::open(options).expect("a spool").0
+    SpoolStore::open(options).expect("a spool").0
 }
 
-fn entry(marks: Marks, value: &str) -> Vec<u8> {
-    let content = Content::Event {
+fn encode_entry(marks: Marks, value: &str) -> Vec<u8> {
+    let content = EntryContent::Event {
         marks,
         replayed_from: None,
     };
-    Entry {
-        received_ms: RECEIVED,
+    SpoolEntry {
+        received_ms: RECEIVED_MS,
         in_doubt: false,
         content,
         value: value.as_bytes().into(),
@@ -169,39 +169,44 @@ fn entry(marks: Marks, value: &str) -> Vec<u8> {
     .encode()
 }
 
-fn plain(value: &str) -> Vec<u8> {
-    entry(Marks::default(), value)
+fn plain_entry(value: &str) -> Vec<u8> {
+    encode_entry(Marks::default(), value)
 }
 
-fn quarantined(value: &[u8]) -> Vec<u8> {
-    let of = Quarantined {
+fn quarantined_entry(value: &[u8]) -> Vec<u8> {
+    let of = QuarantineDetails {
         codes: vec!["not_json".to_owned()],
         path: "/v1/events".to_owned(),
-        ..Quarantined::default()
+        ..QuarantineDetails::default()
     };
-    Entry {
-        received_ms: RECEIVED + 5,
+    SpoolEntry {
+        received_ms: RECEIVED_MS + 5,
         in_doubt: true,
-        content: Content::Quarantined(of),
+        content: EntryContent::Quarantined(of),
         value: value.into(),
     }
     .encode()
 }
 
-fn room(number: usize) -> String {
+fn room_event(number: usize) -> String {
     let id = format!("event_room_{number}");
-    event(EventType::RoomOccupancy, &id, fresh_ms(), "room_1")
+    minimal_event(EventType::RoomOccupancy, &id, unique_ms(), "room_1")
 }
 
-fn traffic(number: usize) -> String {
+fn traffic_event(number: usize) -> String {
     let id = format!("event_traffic_{number}");
-    event(EventType::Traffic, &id, fresh_ms(), "room_2")
+    minimal_event(EventType::Traffic, &id, unique_ms(), "room_2")
 }
 
 /// Three of a room, one of them a revision; one of a door; one that is no event.
-fn some() -> (Left, Vec<String>) {
-    let left = Left::new();
-    let values = vec![room(0), room(1), room(2), traffic(0)];
+fn filled_spool() -> (LeftoverSpool, Vec<String>) {
+    let left = LeftoverSpool::new();
+    let values = vec![
+        room_event(0),
+        room_event(1),
+        room_event(2),
+        traffic_event(0),
+    ];
     let revision = Marks {
         revision: Some(Revision {
             number: 1,
@@ -210,16 +215,16 @@ fn some() -> (Left, Vec<String>) {
         ..Marks::default()
     };
     left.add(&[
-        (ROOM, plain(&values[0])),
-        (ROOM, plain(&values[1])),
-        (TRAFFIC, plain(&values[3])),
-        (QUARANTINE, quarantined(b"\xff{")),
-        (ROOM, entry(revision, &values[2])),
+        (ROOM, plain_entry(&values[0])),
+        (ROOM, plain_entry(&values[1])),
+        (TRAFFIC, plain_entry(&values[3])),
+        (QUARANTINE, quarantined_entry(b"\xff{")),
+        (ROOM, encode_entry(revision, &values[2])),
     ]);
     (left, values)
 }
 
-fn embedded() -> EmbeddedKafka {
+fn start_broker() -> EmbeddedKafka {
     let mut topics: Vec<_> = EventType::ALL
         .map(|t| (format!("butlr.event.{}.v1", t.kebab_name()), 3))
         .into();
@@ -227,50 +232,55 @@ fn embedded() -> EmbeddedKafka {
     EmbeddedKafka::start(&topics).expect("a broker")
 }
 
-const ROOMS: &str = "butlr.event.room-occupancy.v1";
+const ROOM_TOPIC: &str = "butlr.event.room-occupancy.v1";
 
-fn told(output: &Output) -> String {
+fn read_output(output: &Output) -> String {
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     format!("{out}{err}")
 }
 
-fn out(output: &Output) -> &str {
+fn stdout_text(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).expect("UTF-8")
 }
 
 #[track_caller]
-fn expect(output: &Output, code: i32, texts: &[&str]) {
-    let told = told(output);
-    assert_eq!(output.status.code(), Some(code), "{told}");
-    assert!(!told.contains("panicked"), "{told}");
+fn expect_exit(output: &Output, code: i32, texts: &[&str]) {
+    let output_text = read_output(output);
+    assert_eq!(output.status.code(), Some(code), "{output_text}");
+    assert!(!output_text.contains("panicked"), "{output_text}");
     for text in texts {
-        assert!(told.contains(text), "{text:?} is not in: {told}");
+        assert!(
+            output_text.contains(text),
+            "{text:?} is not in: {output_text}"
+        );
     }
 }
 
 #[track_caller]
-fn json_of(output: &Output) -> Value {
+fn parse_json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
 #[track_caller]
-fn lines_of(output: &Output) -> Vec<Value> {
+fn parse_json_lines(output: &Output) -> Vec<Value> {
     let line = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-    out(output).lines().map(line).collect()
+    stdout_text(output).lines().map(line).collect()
 }
 
 fn status_counts_by_destination_and_changes_nothing() {
-    let (left, _) = some();
+    let (left, _) = filled_spool();
     let store = left.open();
     let seqs: Vec<_> = store.read(ROOM, 0, 10, 1 << 20).expect("read");
     store
-        .set_aside(ROOM, seqs[0].0, "too large")
+        .move_to_dead_letters(ROOM, seqs[0].0, "too large")
         .expect("aside");
-    store.hand_over(ROOM, seqs[1].0, &[(0, 7)]).expect("handed");
+    store
+        .record_handover(ROOM, seqs[1].0, &[(0, 7)])
+        .expect("handed");
     drop(store);
     let before = left.files();
-    let output = left.run("status", &[]);
-    expect(
+    let output = left.run_command("status", &[]);
+    expect_exit(
         &output,
         0,
         &[
@@ -282,13 +292,13 @@ fn status_counts_by_destination_and_changes_nothing() {
         ],
     );
     assert!(
-        !told(&output).contains("PIR_MOTION"),
+        !read_output(&output).contains("PIR_MOTION"),
         "only what is there: {output:?}"
     );
-    assert!(!told(&output).contains("a bridge uses it"));
-    let status = left.run("status", &["--json"]);
-    expect(&status, 0, &[]);
-    let status = json_of(&status);
+    assert!(!read_output(&output).contains("a bridge uses it"));
+    let status = left.run_command("status", &["--json"]);
+    expect_exit(&status, 0, &[]);
+    let status = parse_json(&status);
     assert_eq!(status["entries"], 4);
     assert_eq!(status["damage"], serde_json::json!([]));
     assert_eq!(status["oldest_received_at"], "2023-11-14T22:13:20.000Z");
@@ -308,7 +318,7 @@ fn status_counts_by_destination_and_changes_nothing() {
 }
 
 fn status_tells_damage_and_changes_nothing() {
-    let (left, _) = some();
+    let (left, _) = filled_spool();
     let name = left
         .segment()
         .file_name()
@@ -319,25 +329,25 @@ fn status_tells_damage_and_changes_nothing() {
     left.damage("event_room_1");
     let before = left.files();
     for more in [&[][..], &["--json"]] {
-        let output = left.run("status", more);
-        expect(&output, 1, &["damage", &name]);
+        let output = left.run_command("status", more);
+        expect_exit(&output, 1, &["damage", &name]);
     }
-    expect(
-        &left.run("status", &[]),
+    expect_exit(
+        &left.run_command("status", &[]),
         1,
         &["4 entries", "nothing was changed"],
     );
     assert_eq!(left.files(), before);
     // What is whole is there all the same, and that something is not is told.
-    let output = left.run("export", &["--raw", "--type", "room-occupancy"]);
-    expect(&output, 1, &["damage", "event_room_0", "event_room_2"]);
-    assert_eq!(out(&output).lines().count(), 2);
+    let output = left.run_command("export", &["--raw", "--type", "room-occupancy"]);
+    expect_exit(&output, 1, &["damage", "event_room_0", "event_room_2"]);
+    assert_eq!(stdout_text(&output).lines().count(), 2);
 }
 
 fn list_shows_what_is_asked_for() {
-    let (left, values) = some();
-    let output = left.run("list", &[]);
-    expect(
+    let (left, values) = filled_spool();
+    let output = left.run_command("list", &[]);
+    expect_exit(
         &output,
         0,
         &[
@@ -349,14 +359,14 @@ fn list_shows_what_is_asked_for() {
         ],
     );
     assert_eq!(
-        out(&output).lines().count(),
+        stdout_text(&output).lines().count(),
         6,
         "a head and five entries: {output:?}"
     );
     let of_type = |types: &[&str]| {
         let types = types.iter().flat_map(|name| ["--type", *name]);
         let more: Vec<_> = types.chain(["--json"]).collect();
-        let lines = lines_of(&left.run("list", &more)).into_iter();
+        let lines = parse_json_lines(&left.run_command("list", &more)).into_iter();
         let name = |line: Value| line["destination"].as_str().unwrap().to_owned();
         lines.map(name).collect::<Vec<_>>()
     };
@@ -366,7 +376,7 @@ fn list_shows_what_is_asked_for() {
         ["TRAFFIC", "quarantine"]
     );
     assert_eq!(of_type(&["PIR_MOTION"]), [""; 0]);
-    let lines = lines_of(&left.run(
+    let lines = parse_json_lines(&left.run_command(
         "list",
         &["--json", "--limit", "2", "--type", "ROOM_OCCUPANCY"],
     ));
@@ -375,33 +385,39 @@ fn list_shows_what_is_asked_for() {
     assert_eq!(lines[0]["space_id"], "room_1");
     assert_eq!(lines[0]["bytes"], values[0].len());
     assert!(lines[0]["seq"].as_u64() < lines[1]["seq"].as_u64());
-    assert_eq!(out(&left.run("list", &["--limit", "0", "--json"])), "");
-    expect(
-        &left.run("list", &["--type", "rooms"]),
+    assert_eq!(
+        stdout_text(&left.run_command("list", &["--limit", "0", "--json"])),
+        ""
+    );
+    expect_exit(
+        &left.run_command("list", &["--type", "rooms"]),
         2,
         &["allowed: DETECTIONS"],
     );
-    assert_eq!(out(&left.run("list", &["--set-aside", "--json"])), "");
+    assert_eq!(
+        stdout_text(&left.run_command("list", &["--set-aside", "--json"])),
+        ""
+    );
     let store = left.open();
     let first = store.read(TRAFFIC, 0, 1, 1).expect("read")[0].0;
     store
-        .set_aside(TRAFFIC, first, "no room for it")
+        .move_to_dead_letters(TRAFFIC, first, "no room for it")
         .expect("aside");
     drop(store);
-    expect(
-        &left.run("list", &["--set-aside"]),
+    expect_exit(
+        &left.run_command("list", &["--set-aside"]),
         0,
         &["event_traffic_0", "no room for it"],
     );
-    assert!(!out(&left.run("list", &["--set-aside"])).contains("event_room_0"));
+    assert!(!stdout_text(&left.run_command("list", &["--set-aside"])).contains("event_room_0"));
     assert_eq!(of_type(&["traffic"]), [""; 0], "it waits no more");
 }
 
 fn exported_values_are_those_received() {
-    let (left, values) = some();
-    let output = left.run("export", &[]);
-    expect(&output, 0, &[]);
-    let lines = lines_of(&output);
+    let (left, values) = filled_spool();
+    let output = left.run_command("export", &[]);
+    expect_exit(&output, 0, &[]);
+    let lines = parse_json_lines(&output);
     let of = |name: &str| {
         lines
             .iter()
@@ -427,44 +443,48 @@ fn exported_values_are_those_received() {
         b"\xff{"
     );
     assert_eq!(no_event["quarantined"]["path"], "/v1/events");
-    let raw = left.run(
+    let raw = left.run_command(
         "export",
         &["--raw", "--type", "ROOM_OCCUPANCY", "--type", "TRAFFIC"],
     );
-    expect(&raw, 0, &[]);
+    expect_exit(&raw, 0, &[]);
     // In the order of the types.
     let expected = [&values[3], &values[0], &values[1], &values[2]];
     let one_line = expected.map(|value| value.replace('\n', " "));
-    assert_eq!(out(&raw).lines().collect::<Vec<_>>(), one_line);
-    expect(
-        &left.run("export", &["--raw", "--type", "quarantine"]),
+    assert_eq!(stdout_text(&raw).lines().collect::<Vec<_>>(), one_line);
+    expect_exit(
+        &left.run_command("export", &["--raw", "--type", "quarantine"]),
         0,
         &["1 of the values are no JSON"],
     );
-    expect(&left.run("export", &["--help"]), 0, &["jq -c", "curl"]);
+    expect_exit(
+        &left.run_command("export", &["--help"]),
+        0,
+        &["jq -c", "curl"],
+    );
 }
 
 fn an_export_never_replaces_another() {
-    let (left, values) = some();
+    let (left, values) = filled_spool();
     let file = left.dir.path().join("saved.jsonl");
     let more = ["--out", file.to_str().unwrap()];
-    expect(
-        &left.run("export", &more),
+    expect_exit(
+        &left.run_command("export", &more),
         0,
         &["5 entries are in", "saved.jsonl"],
     );
     let saved = fs::read_to_string(&file).expect("saved");
     assert_eq!(saved.lines().count(), 5);
     assert!(saved.contains(&values[1].replace('\n', " ")));
-    expect(
-        &left.run("export", &more),
+    expect_exit(
+        &left.run_command("export", &more),
         1,
         &["saved.jsonl", "choose another name"],
     );
     assert_eq!(fs::read_to_string(&file).expect("still there"), saved);
     let nowhere = left.dir.path().join("none/saved.jsonl");
-    expect(
-        &left.run("export", &["--out", nowhere.to_str().unwrap()]),
+    expect_exit(
+        &left.run_command("export", &["--out", nowhere.to_str().unwrap()]),
         1,
         &["cannot be written"],
     );
@@ -473,9 +493,9 @@ fn an_export_never_replaces_another() {
 }
 
 fn a_closed_pipe_is_no_panic() {
-    let left = Left::new();
+    let left = LeftoverSpool::new();
     let entries: Vec<_> = (0..2_000)
-        .map(|number| (ROOM, plain(&room(number))))
+        .map(|number| (ROOM, plain_entry(&room_event(number))))
         .collect();
     left.add(&entries);
     for command in ["list", "export"] {
@@ -484,13 +504,13 @@ fn a_closed_pipe_is_no_panic() {
         let mut child = child.spawn().expect("it runs");
         drop(child.stdout.take());
         let output = child.wait_with_output().expect("it ends");
-        assert_eq!(told(&output), "", "{command}");
+        assert_eq!(read_output(&output), "", "{command}");
         assert_eq!(output.status.code(), Some(1), "{command}: not all was told");
     }
 }
 
 fn a_full_disk_is_told() {
-    let (left, _) = some();
+    let (left, _) = filled_spool();
     for command in ["status", "list", "export", "verify"] {
         let full = fs::OpenOptions::new().write(true).open("/dev/full");
         let mut spool = left.spool(command);
@@ -498,31 +518,31 @@ fn a_full_disk_is_told() {
             .stdout(full.expect("Linux"))
             .output()
             .expect("it runs");
-        expect(&output, 1, &["standard output cannot be written"]);
+        expect_exit(&output, 1, &["standard output cannot be written"]);
     }
 }
 
 fn verify_finds_what_is_wrong() {
-    let (left, _) = some();
+    let (left, _) = filled_spool();
     let before = left.files();
-    expect(
-        &left.run("verify", &[]),
+    expect_exit(
+        &left.run_command("verify", &[]),
         0,
         &["read 5 entries", "0 set aside", "all is whole"],
     );
     assert_eq!(left.files(), before);
     let missing = left.copy();
     fs::remove_file(missing.segment()).expect("removed");
-    expect(
-        &missing.run("verify", &[]),
+    expect_exit(
+        &missing.run_command("verify", &[]),
         1,
         &[".redb is missing", "not all is whole"],
     );
     let flipped = left.copy();
     flipped.damage("event_room_1");
     let before = flipped.files();
-    expect(
-        &flipped.run("verify", &[]),
+    expect_exit(
+        &flipped.run_command("verify", &[]),
         1,
         &["damage", "read 4 entries", "not all is whole"],
     );
@@ -533,62 +553,68 @@ fn verify_finds_what_is_wrong() {
     segment
         .and_then(|file| file.set_len(len / 2))
         .expect("cut off");
-    expect(&torn.run("verify", &[]), 1, &["damage"]);
+    expect_exit(&torn.run_command("verify", &[]), 1, &["damage"]);
     let later = left.copy();
-    let mut of_a_later_release = plain(&room(9));
+    let mut of_a_later_release = plain_entry(&room_event(9));
     of_a_later_release[0] = 200;
     later.add(&[(ROOM, of_a_later_release)]);
-    expect(
-        &later.run("verify", &[]),
+    expect_exit(
+        &later.run_command("verify", &[]),
         1,
         &["format 200", "1 of them this release cannot read"],
     );
 }
 
 fn a_spool_in_use_is_looked_at_but_not_drained() {
-    let (left, _) = some();
+    let (left, _) = filled_spool();
     let store = left.open();
-    store.append(&[(ROOM, plain(&room(7)))]).expect("appended");
-    expect(
-        &left.run("status", &[]),
+    store
+        .append(&[(ROOM, plain_entry(&room_event(7)))])
+        .expect("appended");
+    expect_exit(
+        &left.run_command("status", &[]),
         0,
         &["6 entries", "a bridge uses it"],
     );
-    expect(&left.run("list", &[]), 0, &["event_room_7"]);
-    expect(&left.run("verify", &[]), 0, &["read 6 entries"]);
-    let kafka = embedded();
+    expect_exit(&left.run_command("list", &[]), 0, &["event_room_7"]);
+    expect_exit(&left.run_command("verify", &[]), 0, &["read 6 entries"]);
+    let kafka = start_broker();
     let output = left
         .drain(kafka.bootstrap_servers(), &[])
         .output()
         .expect("it runs");
-    expect(&output, 1, &["stop the bridge first", "delete the volume"]);
+    expect_exit(&output, 1, &["stop the bridge first", "delete the volume"]);
     assert_eq!(store.present(ROOM), 4);
     store
-        .append(&[(ROOM, plain(&room(8)))])
+        .append(&[(ROOM, plain_entry(&room_event(8)))])
         .expect("nothing has changed for it");
     drop(store);
     assert_eq!(left.entries(), 7);
 }
 
 fn a_directory_without_a_spool_is_told() {
-    let left = Left::new();
+    let left = LeftoverSpool::new();
     for command in ["status", "list", "export", "verify"] {
-        expect(&left.run(command, &[]), 2, &["cannot be read", "--dir"]);
+        expect_exit(
+            &left.run_command(command, &[]),
+            2,
+            &["cannot be read", "--dir"],
+        );
     }
     let drain = || left.drain("127.0.0.1:1", &[]).output().expect("it runs");
-    expect(&drain(), 2, &["cannot be read"]);
+    expect_exit(&drain(), 2, &["cannot be read"]);
     assert!(!left.path().exists(), "nothing is made by a mistake");
     fs::create_dir(left.path()).expect("a directory");
-    expect(&left.run("status", &[]), 2, &["there is no spool"]);
-    expect(&drain(), 2, &["there is no spool"]);
+    expect_exit(&left.run_command("status", &[]), 2, &["there is no spool"]);
+    expect_exit(&drain(), 2, &["there is no spool"]);
     let run = |arguments: &[&str]| binary().args(arguments).output().expect("it runs");
-    expect(&run(&["spool", "status"]), 2, &["spool.dir"]);
-    expect(&run(&["spool", "drain"]), 2, &["kafka.bootstrap_servers"]);
-    expect(&run(&["spool"]), 2, &["status", "drain"]);
+    expect_exit(&run(&["spool", "status"]), 2, &["spool.dir"]);
+    expect_exit(&run(&["spool", "drain"]), 2, &["kafka.bootstrap_servers"]);
+    expect_exit(&run(&["spool"]), 2, &["status", "drain"]);
 }
 
 fn a_copy_needs_no_configuration() {
-    let (left, _) = some();
+    let (left, _) = filled_spool();
     let config = left.dir.path().join("bridge.toml");
     let text = format!("[spool]\ndir = \"{}\"\n", left.path().display());
     fs::write(&config, text).expect("written");
@@ -599,23 +625,23 @@ fn a_copy_needs_no_configuration() {
             .arg(&config);
         status.args(more).output().expect("it runs")
     };
-    assert_eq!(json_of(&run(&[]))["entries"], 5);
-    let other = Left::new();
-    other.add(&[(ROOM, plain(&room(0)))]);
+    assert_eq!(parse_json(&run(&[]))["entries"], 5);
+    let other = LeftoverSpool::new();
+    other.add(&[(ROOM, plain_entry(&room_event(0)))]);
     let dir = other.path();
     let over = run(&["--dir", dir.to_str().unwrap()]);
     assert_eq!(
-        json_of(&over)["entries"],
+        parse_json(&over)["entries"],
         1,
         "--dir goes over the configuration"
     );
     fs::write(&config, "[spool]\ndri = \"x\"\n").expect("written");
-    expect(&run(&[]), 2, &["spool.dri"]);
+    expect_exit(&run(&[]), 2, &["spool.dri"]);
 }
 
 #[track_caller]
 fn expect_rooms(bootstrap: &str, topic: &str, values: &[String]) {
-    let records = records_of(bootstrap, topic);
+    let records = read_records(bootstrap, topic);
     let found: Vec<_> = records
         .iter()
         .map(|record| record.text().to_owned())
@@ -631,18 +657,21 @@ fn expect_rooms(bootstrap: &str, topic: &str, values: &[String]) {
 }
 
 fn drain_empties_it_in_order() {
-    let left = Left::new();
-    let values: Vec<_> = (0..500).map(room).collect();
-    let mut entries: Vec<_> = values.iter().map(|value| (ROOM, plain(value))).collect();
-    entries.push((QUARANTINE, quarantined(b"\xff{")));
+    let left = LeftoverSpool::new();
+    let values: Vec<_> = (0..500).map(room_event).collect();
+    let mut entries: Vec<_> = values
+        .iter()
+        .map(|value| (ROOM, plain_entry(value)))
+        .collect();
+    entries.push((QUARANTINE, quarantined_entry(b"\xff{")));
     left.add(&entries);
-    let kafka = embedded();
+    let kafka = start_broker();
     let bootstrap = kafka.bootstrap_servers();
     let output = left
         .drain(bootstrap, &["--within", "20s"])
         .output()
         .expect("it runs");
-    expect(
+    expect_exit(
         &output,
         0,
         &[
@@ -651,8 +680,8 @@ fn drain_empties_it_in_order() {
             "took",
         ],
     );
-    expect_rooms(bootstrap, ROOMS, &values);
-    let records = records_of(bootstrap, "butlr.quarantine.v1");
+    expect_rooms(bootstrap, ROOM_TOPIC, &values);
+    let records = read_records(bootstrap, "butlr.quarantine.v1");
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].value, b"\xff{");
     assert_eq!(records[0].header("butlr-error-codes"), Some("not_json"));
@@ -662,39 +691,47 @@ fn drain_empties_it_in_order() {
         .drain(bootstrap, &["--within", "20s"])
         .output()
         .expect("it runs");
-    expect(&output, 0, &["is empty", "drained 0"]);
-    assert_eq!(records_of(bootstrap, ROOMS).len(), 500);
+    expect_exit(&output, 0, &["is empty", "drained 0"]);
+    assert_eq!(read_records(bootstrap, ROOM_TOPIC).len(), 500);
 }
 
 fn drain_publishes_nothing_twice() {
-    let left = Left::new();
-    let values: Vec<_> = (0..50).map(room).collect();
-    let entries: Vec<_> = values.iter().map(|value| (ROOM, plain(value))).collect();
+    let left = LeftoverSpool::new();
+    let values: Vec<_> = (0..50).map(room_event).collect();
+    let entries: Vec<_> = values
+        .iter()
+        .map(|value| (ROOM, plain_entry(value)))
+        .collect();
     let last = *left.add(&entries).last().expect("fifty");
     // As if it had been killed after Kafka had everything, before that was written down.
-    left.open().hand_over(ROOM, last, &[]).expect("handed");
+    left.open()
+        .record_handover(ROOM, last, &[])
+        .expect("handed");
     let before = left.copy();
-    let kafka = embedded();
+    let kafka = start_broker();
     let bootstrap = kafka.bootstrap_servers();
-    let drain = |left: &Left| {
+    let drain = |left: &LeftoverSpool| {
         left.drain(bootstrap, &["--within", "20s"])
             .output()
             .expect("it runs")
     };
-    expect(&drain(&left), 0, &["drained 50, already stored 0"]);
-    expect(&drain(&before), 0, &["drained 0, already stored 50"]);
-    expect_rooms(bootstrap, ROOMS, &values);
+    expect_exit(&drain(&left), 0, &["drained 50, already stored 0"]);
+    expect_exit(&drain(&before), 0, &["drained 0, already stored 50"]);
+    expect_rooms(bootstrap, ROOM_TOPIC, &values);
 }
 
 fn drain_sets_aside_what_can_never_be_published() {
-    let left = Left::new();
-    left.add(&[(ROOM, plain("{\"no\":\"event\"}")), (ROOM, plain(&room(1)))]);
-    let kafka = embedded();
+    let left = LeftoverSpool::new();
+    left.add(&[
+        (ROOM, plain_entry("{\"no\":\"event\"}")),
+        (ROOM, plain_entry(&room_event(1))),
+    ]);
+    let kafka = start_broker();
     let output = left
         .drain(kafka.bootstrap_servers(), &["--within", "20s"])
         .output();
     let output = output.expect("it runs");
-    expect(
+    expect_exit(
         &output,
         1,
         &[
@@ -704,7 +741,7 @@ fn drain_sets_aside_what_can_never_be_published() {
             "--set-aside",
         ],
     );
-    let lines = lines_of(&left.run("export", &["--set-aside"]));
+    let lines = parse_json_lines(&left.run_command("export", &["--set-aside"]));
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["value"], serde_json::json!({ "no": "event" }));
     assert!(
@@ -716,13 +753,13 @@ fn drain_sets_aside_what_can_never_be_published() {
 }
 
 fn drain_gives_up_in_time_and_keeps_everything() {
-    let (left, _) = some();
-    let nobody = nobody_there().to_string();
+    let (left, _) = filled_spool();
+    let nobody = free_address().to_string();
     let output = left
         .drain(&nobody, &["--within", "1s"])
         .output()
         .expect("it runs");
-    expect(
+    expect_exit(
         &output,
         1,
         &[
@@ -731,12 +768,12 @@ fn drain_gives_up_in_time_and_keeps_everything() {
             "Kafka was not reached",
         ],
     );
-    expect(&left.run("verify", &[]), 0, &["read 5 entries"]);
+    expect_exit(&left.run_command("verify", &[]), 0, &["read 5 entries"]);
 }
 
 fn drain_ends_at_the_first_signal_and_keeps_everything() {
-    let (left, _) = some();
-    let mut process = Process::start(&mut left.drain(&nobody_there().to_string(), &[]));
+    let (left, _) = filled_spool();
+    let mut process = BridgeProcess::start(&mut left.drain(&free_address().to_string(), &[]));
     process.wait_for("it drains", |output| {
         output.contains("Kafka is not reached").then_some(())
     });
@@ -748,19 +785,22 @@ fn drain_ends_at_the_first_signal_and_keeps_everything() {
             .output()
             .contains("ended before it was empty: 5 entries are left")
     );
-    expect(&left.run("verify", &[]), 0, &["read 5 entries"]);
+    expect_exit(&left.run_command("verify", &[]), 0, &["read 5 entries"]);
 }
 
 fn drain_names_the_topic_that_is_missing() {
-    let (left, values) = some();
-    let topics = [(ROOMS.to_owned(), 3), ("butlr.quarantine.v1".to_owned(), 1)];
+    let (left, values) = filled_spool();
+    let topics = [
+        (ROOM_TOPIC.to_owned(), 3),
+        ("butlr.quarantine.v1".to_owned(), 1),
+    ];
     let kafka = EmbeddedKafka::start(&topics).expect("a broker");
     let bootstrap = kafka.bootstrap_servers();
     let output = left
         .drain(bootstrap, &["--within", "6s"])
         .output()
         .expect("it runs");
-    expect(
+    expect_exit(
         &output,
         1,
         &[
@@ -771,7 +811,7 @@ fn drain_names_the_topic_that_is_missing() {
         ],
     );
     assert_eq!(
-        records_of(bootstrap, ROOMS).len(),
+        read_records(bootstrap, ROOM_TOPIC).len(),
         values.len() - 1,
         "others are not held up"
     );
@@ -779,32 +819,37 @@ fn drain_names_the_topic_that_is_missing() {
 }
 
 fn drain_needs_no_kafka_for_an_empty_spool() {
-    let left = Left::new();
+    let left = LeftoverSpool::new();
     drop(left.open());
     let output = left
-        .drain(&nobody_there().to_string(), &[])
+        .drain(&free_address().to_string(), &[])
         .output()
         .expect("it runs");
-    expect(&output, 0, &["is empty", "drained 0"]);
+    expect_exit(&output, 0, &["is empty", "drained 0"]);
 }
 
 fn drain_empties_it_into_a_real_kafka() {
-    let left = Left::new();
-    let values: Vec<_> = (0..5_000).map(room).collect();
-    let entries: Vec<_> = values.iter().map(|value| (ROOM, plain(value))).collect();
+    let left = LeftoverSpool::new();
+    let values: Vec<_> = (0..5_000).map(room_event).collect();
+    let entries: Vec<_> = values
+        .iter()
+        .map(|value| (ROOM, plain_entry(value)))
+        .collect();
     let last = *left.add(&entries).last().expect("many");
-    left.open().hand_over(ROOM, last, &[]).expect("handed");
+    left.open()
+        .record_handover(ROOM, last, &[])
+        .expect("handed");
     let before = left.copy();
-    let (bootstrap, name) = (kafka(), fresh_name("spool-drain"));
+    let (bootstrap, name) = (kafka_address(), unique_name("spool-drain"));
     let template = format!("topics.template={name}.{{type}}");
     let topic = format!("{name}.room-occupancy");
     create_topics(&bootstrap, &[&topic], 3, &[]);
-    let drain = |left: &Left| {
+    let drain = |left: &LeftoverSpool| {
         let more = ["--within", "60s", "--set", &template];
         left.drain(&bootstrap, &more).output().expect("it runs")
     };
-    expect(&drain(&left), 0, &["drained 5000, already stored 0"]);
-    expect(&drain(&before), 0, &["drained 0, already stored 5000"]);
+    expect_exit(&drain(&left), 0, &["drained 5000, already stored 0"]);
+    expect_exit(&drain(&before), 0, &["drained 0, already stored 5000"]);
     expect_rooms(&bootstrap, &topic, &values);
     delete_topics(&bootstrap, &[&topic]);
 }

@@ -14,7 +14,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::harness::{
-    Bridge, Setup, event, eventually, fresh_ms, read_answer, sample, toml, trials,
+    BridgeSetup, TestBridge, eventually, minimal_event, read_answer, sample, toml, trials,
+    unique_ms,
 };
 
 trials! {
@@ -31,7 +32,7 @@ trials! {
 const EXPIRY: &str = "butlr_bridge_certificate_expiry_timestamp_seconds";
 
 /// A certificate for localhost that is its own authority, valid until the end of `year`; written to `dir`.
-fn certificate(dir: &Path, year: i32) -> CertificateDer<'static> {
+fn write_certificate(dir: &Path, year: i32) -> CertificateDer<'static> {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
     params.not_after = rcgen::date_time_ymd(year, 12, 31);
@@ -41,22 +42,22 @@ fn certificate(dir: &Path, year: i32) -> CertificateDer<'static> {
     certificate.der().clone()
 }
 
-fn with_tls(dir: &Path) -> Setup {
+fn with_tls(dir: &Path) -> BridgeSetup {
     let path = |name: &str| dir.join(name).display().to_string();
     let files = format!(
         "{{cert_file={:?}, key_file={:?}}}",
         path("tls.crt"),
         path("tls.key")
     );
-    Setup::embedded().set("http.tls", toml(&files))
+    BridgeSetup::embedded().set("http.tls", toml(&files))
 }
 
-fn good() -> String {
-    event(EventType::RoomOccupancy, "event_1", fresh_ms(), "room_1")
+fn valid_event() -> String {
+    minimal_event(EventType::RoomOccupancy, "event_1", unique_ms(), "room_1")
 }
 
 /// A client that trusts this certificate and no other.
-fn client(trusted: &CertificateDer<'static>) -> ureq::Agent {
+fn https_client(trusted: &CertificateDer<'static>) -> ureq::Agent {
     let provider = rustls::crypto::ring::default_provider();
     let roots = RootCerts::new_with_certs(&[Certificate::from_der(trusted).to_owned()]);
     let tls = TlsConfig::builder()
@@ -74,7 +75,7 @@ fn client(trusted: &CertificateDer<'static>) -> ureq::Agent {
 
 /// A new TLS connection that trusts this certificate.
 fn connect(
-    bridge: &Bridge,
+    bridge: &TestBridge,
     trusted: &CertificateDer<'static>,
     protocols: &[&str],
 ) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
@@ -89,7 +90,7 @@ fn connect(
     config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
     let name = ServerName::try_from("localhost").unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    let mut stream = StreamOwned::new(connection, bridge.raw());
+    let mut stream = StreamOwned::new(connection, bridge.connect());
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
     }
@@ -97,7 +98,7 @@ fn connect(
 }
 
 /// Whether a new connection is served with this certificate.
-fn serves(bridge: &Bridge, certificate: &CertificateDer<'static>) -> bool {
+fn is_serving(bridge: &TestBridge, certificate: &CertificateDer<'static>) -> bool {
     let connected = connect(bridge, certificate, &["http/1.1"]);
     connected.is_ok_and(|stream| {
         stream.conn.peer_certificates() == Some(std::slice::from_ref(certificate))
@@ -106,9 +107,9 @@ fn serves(bridge: &Bridge, certificate: &CertificateDer<'static>) -> bool {
 
 fn events_are_taken_over_https() {
     let dir = tempfile::tempdir().unwrap();
-    let trusted = certificate(dir.path(), 2090);
+    let trusted = write_certificate(dir.path(), 2090);
     let bridge = with_tls(dir.path()).start();
-    let client = client(&trusted);
+    let client = https_client(&trusted);
     for event_type in EventType::ALL {
         let sent = sample(event_type);
         let request = bridge.request("POST", "/v1/events").body(&sent);
@@ -124,7 +125,7 @@ fn events_are_taken_over_https() {
 
 fn http_1_1_is_what_is_agreed_on() {
     let dir = tempfile::tempdir().unwrap();
-    let trusted = certificate(dir.path(), 2090);
+    let trusted = write_certificate(dir.path(), 2090);
     let bridge = with_tls(dir.path()).start();
     let chosen = |protocols: &[&str]| {
         let stream = connect(&bridge, &trusted, protocols).unwrap();
@@ -137,7 +138,7 @@ fn http_1_1_is_what_is_agreed_on() {
     assert_eq!(chosen(&["http/1.1"]).as_deref(), Some(&b"http/1.1"[..]));
 
     let body = dir.path().join("event.json");
-    std::fs::write(&body, good()).unwrap();
+    std::fs::write(&body, valid_event()).unwrap();
     let sent = Command::new("curl")
         .args(["-sS", "--http2", "--noproxy", "*", "--cacert"])
         .arg(dir.path().join("tls.crt"))
@@ -155,24 +156,24 @@ fn http_1_1_is_what_is_agreed_on() {
         ))
         .output()
         .expect("curl");
-    let told = String::from_utf8_lossy(&sent.stdout);
-    assert!(told.ends_with("\n1.1 200"), "{told} {sent:?}");
+    let stdout = String::from_utf8_lossy(&sent.stdout);
+    assert!(stdout.ends_with("\n1.1 200"), "{stdout} {sent:?}");
     bridge.count_events(1);
     assert_eq!(
         bridge.records(EventType::RoomOccupancy)[0].text(),
-        good_as_sent(&body)
+        read_body(&body)
     );
 }
 
-fn good_as_sent(path: &Path) -> String {
+fn read_body(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
 fn plain_http_is_not_spoken_on_the_tls_port() {
     let dir = tempfile::tempdir().unwrap();
-    certificate(dir.path(), 2090);
+    write_certificate(dir.path(), 2090);
     let bridge = with_tls(dir.path()).start();
-    let mut stream = bridge.raw();
+    let mut stream = bridge.connect();
     stream
         .write_all(b"POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
         .unwrap();
@@ -185,13 +186,13 @@ fn plain_http_is_not_spoken_on_the_tls_port() {
 
 fn a_handshake_that_stalls_is_cut_off() {
     let dir = tempfile::tempdir().unwrap();
-    let trusted = certificate(dir.path(), 2090);
+    let trusted = write_certificate(dir.path(), 2090);
     let bridge = with_tls(dir.path()).start();
     let start = Instant::now();
-    let mut stalled: Vec<_> = (0..20).map(|_| bridge.raw()).collect();
+    let mut stalled: Vec<_> = (0..20).map(|_| bridge.connect()).collect();
     // They keep nobody else out.
-    let request = bridge.request("POST", "/v1/events").body(good());
-    request.send_with(&client(&trusted)).expect(200);
+    let request = bridge.request("POST", "/v1/events").body(valid_event());
+    request.send_with(&https_client(&trusted)).expect(200);
     for stream in &mut stalled {
         let end = stream.read(&mut [0; 64]);
         assert!(end.is_ok_and(|n| n == 0), "it is closed");
@@ -205,27 +206,27 @@ fn a_handshake_that_stalls_is_cut_off() {
 
 fn a_new_certificate_is_used_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let old = certificate(dir.path(), 2090);
+    let old = write_certificate(dir.path(), 2090);
     let bridge = with_tls(dir.path()).start();
-    assert!(serves(&bridge, &old));
+    assert!(is_serving(&bridge, &old));
     let mut before = connect(&bridge, &old, &["http/1.1"]).unwrap();
 
-    let new = certificate(dir.path(), 2091);
-    assert!(serves(&bridge, &old), "not before it is told");
+    let new = write_certificate(dir.path(), 2091);
+    assert!(is_serving(&bridge, &old), "not before it is told");
     bridge.reload(&[]);
     eventually("the new certificate is served", || {
-        serves(&bridge, &new).then_some(())
+        is_serving(&bridge, &new).then_some(())
     });
-    assert!(!serves(&bridge, &old));
+    assert!(!is_serving(&bridge, &old));
     assert_eq!(bridge.metric(EXPIRY), 3849897600.0);
     bridge
         .request("POST", "/v1/events")
-        .body(good())
-        .send_with(&client(&new))
+        .body(valid_event())
+        .send_with(&https_client(&new))
         .expect(200);
 
     // A connection that was there goes on.
-    let body = good();
+    let body = valid_event();
     write!(
         before,
         "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
@@ -233,13 +234,13 @@ fn a_new_certificate_is_used_without_a_restart() {
     )
     .unwrap();
     let answer = read_answer(&mut before).expect("an answer");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
     answer.expect(200);
 }
 
 fn a_broken_certificate_leaves_the_old_one_in_use() {
     let dir = tempfile::tempdir().unwrap();
-    let old = certificate(dir.path(), 2090);
+    let old = write_certificate(dir.path(), 2090);
     let bridge = with_tls(dir.path()).start();
     let expiry = bridge.metric(EXPIRY);
     let key = std::fs::read(dir.path().join("tls.key")).unwrap();
@@ -256,7 +257,7 @@ fn a_broken_certificate_leaves_the_old_one_in_use() {
         // The next reload is taken only after this one.
         bridge.reload(&[]);
         std::thread::sleep(Duration::from_millis(200));
-        assert!(serves(&bridge, &old));
+        assert!(is_serving(&bridge, &old));
         assert_eq!(bridge.metric(EXPIRY), expiry);
         std::fs::write(dir.path().join("tls.key"), &key).unwrap();
     }

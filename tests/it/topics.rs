@@ -7,9 +7,13 @@ use butlr_event::EventType;
 use serde_json::Value;
 
 use crate::harness::{
-    Process, HttpRequest, agent, binary, event, fresh_ms, records_of, topics_of, trials,
+    BridgeProcess, HttpRequest, agent, binary, list_topics, minimal_event, read_records, trials,
+    unique_ms,
 };
-use crate::real::{create_topics, delete_topics, describe, fresh_name, kafka, nobody_there, probe};
+use crate::real_kafka::{
+    create_topics, delete_topics, describe_topic, free_address, kafka_address, run_probe,
+    unique_name,
+};
 
 trials! {
     "kafka" needs ["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"]: [
@@ -27,16 +31,16 @@ trials! {
 }
 
 /// A configuration with topics of its own; they are deleted when dropped.
-struct Configured {
+struct TopicsFixture {
     folder: tempfile::TempDir,
     prefix: String,
 }
 
-impl Configured {
+impl TopicsFixture {
     /// `more`: lines of the section `[topics]` and what follows it.
     fn new(bootstrap: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let prefix = fresh_name("topics");
+        let prefix = unique_name("topics");
         let text = format!(
             "[kafka]\nbootstrap_servers = \"{bootstrap}\"\n\n[topics]\ntemplate = \"{prefix}.{{type}}\"\nquarantine = \"{prefix}.quarantine\"\n{more}\n"
         );
@@ -44,7 +48,7 @@ impl Configured {
         Self { folder, prefix }
     }
 
-    fn file(&self) -> String {
+    fn config_path(&self) -> String {
         self.folder.path().join("bridge.toml").display().to_string()
     }
 
@@ -54,9 +58,9 @@ impl Configured {
 
     /// `butlr-bridge topics`: exit code and output.
     #[track_caller]
-    fn topics(&self, arguments: &[&str]) -> (i32, String) {
+    fn run_topics(&self, arguments: &[&str]) -> (i32, String) {
         let mut command = binary();
-        command.args(["topics", "--config", &self.file()]);
+        command.args(["topics", "--config", &self.config_path()]);
         let output: Output = command.args(arguments).output().expect("the binary");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -64,23 +68,23 @@ impl Configured {
     }
 
     /// What Kafka's Java client says of all ten.
-    fn described(&self) -> Vec<Value> {
-        let address = kafka();
+    fn describe_topics(&self) -> Vec<Value> {
+        let address = kafka_address();
         let names = EventType::ALL.map(|t| self.topic(t));
         let mut arguments = vec!["describe", address.as_str()];
         arguments.extend(names.iter().map(String::as_str));
-        probe(&arguments, "")
+        run_probe(&arguments, "")
     }
 }
 
-impl Drop for Configured {
+impl Drop for TopicsFixture {
     fn drop(&mut self) {
         let address = std::env::var("BUTLR_BRIDGE_TEST_KAFKA").unwrap_or_default();
         if std::thread::panicking() || address.is_empty() {
             return;
         }
         let own = format!("{}.", self.prefix);
-        let all = topics_of(&address);
+        let all = list_topics(&address);
         let own: Vec<_> = all.iter().filter(|t| t.starts_with(&own)).collect();
         if !own.is_empty() {
             delete_topics(&address, &own);
@@ -89,7 +93,7 @@ impl Drop for Configured {
 }
 
 /// The lines about one topic: its own and those below it.
-fn about<'o>(output: &'o str, topic: &str) -> Vec<&'o str> {
+fn lines_about<'o>(output: &'o str, topic: &str) -> Vec<&'o str> {
     let mut lines = output
         .lines()
         .skip_while(|line| !starts_with_word(line, topic));
@@ -103,30 +107,30 @@ fn starts_with_word(line: &str, word: &str) -> bool {
     line.split_whitespace().next() == Some(word)
 }
 
-fn setting<'t>(topic: &'t Value, name: &str) -> &'t str {
+fn read_setting<'t>(topic: &'t Value, name: &str) -> &'t str {
     topic["configs"][name]["value"].as_str().unwrap_or("?")
 }
 
 fn missing_topics_are_listed_and_created_on_request() {
-    let address = kafka();
+    let address = kafka_address();
     let more = "partitions = 4\nretention = \"8d\"\nmin_insync_replicas = 1\nreplication_factor = 1\n\
                 [topics.types.TRAFFIC]\npartitions = 2\nretention = \"forever\"";
-    let configured = Configured::new(&address, more);
-    let (code, output) = configured.topics(&[]);
+    let configured = TopicsFixture::new(&address, more);
+    let (code, output) = configured.run_topics(&[]);
     assert_eq!(code, 1, "{output}");
     for event_type in EventType::ALL {
-        let lines = about(&output, &configured.topic(event_type));
+        let lines = lines_about(&output, &configured.topic(event_type));
         assert!(lines.iter().any(|l| l.contains("missing")), "{output}");
     }
-    let none = topics_of(&address);
+    let none = list_topics(&address);
     assert!(
         !none.iter().any(|t| t.starts_with(&configured.prefix)),
         "looking creates nothing"
     );
 
-    let (code, output) = configured.topics(&["--apply"]);
+    let (code, output) = configured.run_topics(&["--apply"]);
     assert_eq!(code, 0, "{output}");
-    for (event_type, topic) in EventType::ALL.into_iter().zip(configured.described()) {
+    for (event_type, topic) in EventType::ALL.into_iter().zip(configured.describe_topics()) {
         let (partitions, retention) = match event_type {
             EventType::Traffic => (2, "-1"),
             _ => (4, "691200000"),
@@ -134,13 +138,13 @@ fn missing_topics_are_listed_and_created_on_request() {
         assert_eq!(topic["exists"], true, "{topic}");
         assert_eq!(topic["partitions"], partitions, "{topic}");
         assert_eq!(topic["replicationFactor"], 1, "{topic}");
-        assert_eq!(setting(&topic, "retention.ms"), retention);
-        assert_eq!(setting(&topic, "cleanup.policy"), "delete");
-        assert_eq!(setting(&topic, "message.timestamp.type"), "CreateTime");
-        assert_eq!(setting(&topic, "min.insync.replicas"), "1");
+        assert_eq!(read_setting(&topic, "retention.ms"), retention);
+        assert_eq!(read_setting(&topic, "cleanup.policy"), "delete");
+        assert_eq!(read_setting(&topic, "message.timestamp.type"), "CreateTime");
+        assert_eq!(read_setting(&topic, "min.insync.replicas"), "1");
     }
     for arguments in [&[][..], &["--apply"]] {
-        let (code, output) = configured.topics(arguments);
+        let (code, output) = configured.run_topics(arguments);
         assert_eq!(code, 0, "{output}");
         assert!(
             !output.contains("missing") && !output.contains("created"),
@@ -150,9 +154,9 @@ fn missing_topics_are_listed_and_created_on_request() {
 }
 
 /// A topic other than the configuration says: partitions, settings, and what the command must say of it.
-type Different = (EventType, i32, (&'static str, &'static str), &'static str);
+type TopicDifference = (EventType, i32, (&'static str, &'static str), &'static str);
 
-const DIFFERENT: [Different; 4] = [
+const DIFFERENCES: [TopicDifference; 4] = [
     (
         EventType::Traffic,
         3,
@@ -179,33 +183,33 @@ const DIFFERENT: [Different; 4] = [
     ),
 ];
 
-fn create(topic: &str, (_, partitions, setting, _): Different) {
+fn create_differing(topic: &str, (_, partitions, setting, _): TopicDifference) {
     let settings = [("retention.ms", "604800000"), setting];
-    create_topics(&kafka(), &[topic], partitions, &settings);
+    create_topics(&kafka_address(), &[topic], partitions, &settings);
 }
 
 fn what_differs_is_named_and_left_alone() {
-    let configured = Configured::new(&kafka(), "");
-    for different in DIFFERENT {
-        create(&configured.topic(different.0), different);
+    let configured = TopicsFixture::new(&kafka_address(), "");
+    for different in DIFFERENCES {
+        create_differing(&configured.topic(different.0), different);
     }
-    let before: Vec<_> = DIFFERENT
-        .map(|d| describe(&kafka(), &configured.topic(d.0)))
+    let before: Vec<_> = DIFFERENCES
+        .map(|d| describe_topic(&kafka_address(), &configured.topic(d.0)))
         .into();
     for apply in [false, true] {
         let arguments: &[&str] = if apply { &["--apply"] } else { &[] };
-        let (code, output) = configured.topics(arguments);
+        let (code, output) = configured.run_topics(arguments);
         assert_eq!(code, 1, "{output}");
-        for (event_type, _, _, named) in DIFFERENT {
-            let lines = about(&output, &configured.topic(event_type));
+        for (event_type, _, _, named) in DIFFERENCES {
+            let lines = lines_about(&output, &configured.topic(event_type));
             assert!(lines.iter().any(|l| l.contains(named)), "{named}: {output}");
         }
     }
-    let after: Vec<_> = DIFFERENT
-        .map(|d| describe(&kafka(), &configured.topic(d.0)))
+    let after: Vec<_> = DIFFERENCES
+        .map(|d| describe_topic(&kafka_address(), &configured.topic(d.0)))
         .into();
     assert_eq!(before, after, "--apply changes nothing that is there");
-    let created = configured.described();
+    let created = configured.describe_topics();
     assert!(
         created.iter().all(|topic| topic["exists"] == true),
         "the missing ones are created"
@@ -213,35 +217,40 @@ fn what_differs_is_named_and_left_alone() {
 }
 
 fn each_difference_alone_is_a_failure() {
-    let configured = Configured::new(&kafka(), "");
-    let (code, output) = configured.topics(&["--apply"]);
+    let configured = TopicsFixture::new(&kafka_address(), "");
+    let (code, output) = configured.run_topics(&["--apply"]);
     assert_eq!(code, 0, "{output}");
-    for different in DIFFERENT {
+    for different in DIFFERENCES {
         let topic = configured.topic(different.0);
-        delete_topics(&kafka(), &[&topic]);
-        create(&topic, different);
-        let (code, output) = configured.topics(&[]);
+        delete_topics(&kafka_address(), &[&topic]);
+        create_differing(&topic, different);
+        let (code, output) = configured.run_topics(&[]);
         assert_eq!(code, 1, "{topic}: {output}");
-        delete_topics(&kafka(), &[&topic]);
-        let (code, output) = configured.topics(&["--apply"]);
+        delete_topics(&kafka_address(), &[&topic]);
+        let (code, output) = configured.run_topics(&["--apply"]);
         assert_eq!(code, 0, "{output}");
     }
 }
 
 fn serve_creates_topics_on_request() {
-    let configured = Configured::new(&kafka(), "partitions = 2");
+    let configured = TopicsFixture::new(&kafka_address(), "partitions = 2");
     let mut command = binary();
-    command.args(["serve", "--create-topics", "--config", &configured.file()]);
+    command.args([
+        "serve",
+        "--create-topics",
+        "--config",
+        &configured.config_path(),
+    ]);
     command.args([
         "--set",
         "http.bind=127.0.0.1:0",
         "--set",
         "admin.bind=127.0.0.1:0",
     ]);
-    let mut serve = Process::start(&mut command);
+    let mut serve = BridgeProcess::start(&mut command);
     let url = format!("http://{}/v1/events", serve.ingest());
     let began = Instant::now();
-    let body = event(EventType::Traffic, "e", fresh_ms(), "s");
+    let body = minimal_event(EventType::Traffic, "e", unique_ms(), "s");
     loop {
         let request = HttpRequest::new("POST", &url).body(&body);
         let answer = request.send(&agent());
@@ -256,40 +265,40 @@ fn serve_creates_topics_on_request() {
         );
         std::thread::sleep(Duration::from_millis(100));
     }
-    let names = topics_of(&kafka());
+    let names = list_topics(&kafka_address());
     for event_type in EventType::ALL {
         assert!(names.contains(&configured.topic(event_type)));
     }
     serve.signal("TERM");
     assert!(serve.wait().success(), "{}", serve.output());
-    let records = records_of(&kafka(), &configured.topic(EventType::Traffic));
+    let records = read_records(&kafka_address(), &configured.topic(EventType::Traffic));
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].text(), body);
 }
 
 fn serve_creates_none_unasked() {
-    let configured = Configured::new(&kafka(), "");
+    let configured = TopicsFixture::new(&kafka_address(), "");
     let mut command = binary();
-    command.args(["serve", "--config", &configured.file()]);
+    command.args(["serve", "--config", &configured.config_path()]);
     command.args([
         "--set",
         "http.bind=127.0.0.1:0",
         "--set",
         "admin.bind=127.0.0.1:0",
     ]);
-    let serve = Process::start(&mut command);
+    let serve = BridgeProcess::start(&mut command);
     serve.wait_for("the log tells each missing topic", |output| {
         (output.matches("the topic is missing").count() == 11).then_some(())
     });
-    let names = topics_of(&kafka());
+    let names = list_topics(&kafka_address());
     assert!(!names.iter().any(|t| t.starts_with(&configured.prefix)));
 }
 
 fn a_kafka_that_is_away_is_a_failure() {
-    let address = nobody_there().to_string();
-    let configured = Configured::new(&address, "");
+    let address = free_address().to_string();
+    let configured = TopicsFixture::new(&address, "");
     let began = Instant::now();
-    let (code, output) = configured.topics(&[]);
+    let (code, output) = configured.run_topics(&[]);
     assert_eq!(code, 1, "{output}");
     assert!(output.contains("cannot be reached"), "{output}");
     assert!(

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use butlr_event::EventType;
 
 use crate::harness::{
-    Bridge, Process, HttpRequest, Setup, agent, event, eventually, fresh_ms, trials, write_head,
+    BridgeProcess, BridgeSetup, HttpRequest, TestBridge, agent, eventually, minimal_event, trials,
+    unique_ms, write_head,
 };
 
 trials! {
@@ -33,13 +34,13 @@ trials! {
 
 const ROOM: EventType = EventType::RoomOccupancy;
 
-fn good() -> String {
-    event(ROOM, "event_1", fresh_ms(), "room_1")
+fn valid_event() -> String {
+    minimal_event(ROOM, "event_1", unique_ms(), "room_1")
 }
 
 /// Fails the test unless the answer is this problem and nothing was stored.
 #[track_caller]
-fn refused(bridge: &Bridge, body: impl AsRef<[u8]>, status: u16, code: &str) {
+fn expect_refused(bridge: &TestBridge, body: impl AsRef<[u8]>, status: u16, code: &str) {
     bridge.send(body).expect_problem(status, code);
     assert_eq!(
         bridge.metric_sum("butlr_bridge_events_total", "published"),
@@ -48,29 +49,29 @@ fn refused(bridge: &Bridge, body: impl AsRef<[u8]>, status: u16, code: &str) {
 }
 
 #[track_caller]
-fn mistakes(bridge: &Bridge, body: &str) -> Vec<(String, String)> {
+fn post_mistakes(bridge: &TestBridge, body: &str) -> Vec<(String, String)> {
     let answer = bridge.send(body);
     answer.expect_problem(422, "invalid_event");
     answer.errors()
 }
 
-fn pair(pointer: &str, code: &str) -> (String, String) {
+fn error_pair(pointer: &str, code: &str) -> (String, String) {
     (pointer.to_owned(), code.to_owned())
 }
 
 fn every_mistake_is_told_at_once_with_its_place() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     let body = r#"{"id":"","type":"DETECTIONS","timestamp":-1,"version":"v2.0.0",
         "metadata":{"room_id":7,"org_id":["a"]},"data":{"local":[[1]],"world":"far"}}"#;
-    let found = mistakes(&bridge, body);
+    let found = post_mistakes(&bridge, body);
     for expected in [
-        pair("/id", "empty"),
-        pair("/timestamp", "out_of_range"),
-        pair("/version", "unsupported_version"),
-        pair("/metadata/room_id", "wrong_type"),
-        pair("/metadata/org_id", "wrong_type"),
-        pair("/data/local/0", "not_a_pair"),
-        pair("/data/world", "wrong_type"),
+        error_pair("/id", "empty"),
+        error_pair("/timestamp", "out_of_range"),
+        error_pair("/version", "unsupported_version"),
+        error_pair("/metadata/room_id", "wrong_type"),
+        error_pair("/metadata/org_id", "wrong_type"),
+        error_pair("/data/local/0", "not_a_pair"),
+        error_pair("/data/world", "wrong_type"),
     ] {
         assert!(
             found.contains(&expected),
@@ -86,48 +87,48 @@ fn every_mistake_is_told_at_once_with_its_place() {
 }
 
 fn at_most_32_mistakes_are_told() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     let points = vec!["[1]"; 100].join(",");
-    let body = event(EventType::Detections, "event_1", fresh_ms(), "room_1");
+    let body = minimal_event(EventType::Detections, "event_1", unique_ms(), "room_1");
     let body = body.replace("[8.25,2]", &points);
-    assert_eq!(mistakes(&bridge, &body).len(), 32);
+    assert_eq!(post_mistakes(&bridge, &body).len(), 32);
 }
 
 fn a_documented_key_twice_is_422() {
-    let bridge = Setup::embedded().start();
-    let twice = |part: &str| good().replace(part, &format!("{part},{part}"));
-    let id = mistakes(&bridge, &twice("\"id\":\"event_1\""));
-    assert_eq!(id, [pair("/id", "duplicate_key")]);
-    let room = mistakes(&bridge, &twice("\"room_id\":\"room_1\""));
-    assert_eq!(room, [pair("/metadata/room_id", "duplicate_key")]);
-    let data = mistakes(&bridge, &twice("\"data\":4"));
-    assert_eq!(data, [pair("/data", "duplicate_key")]);
+    let bridge = BridgeSetup::embedded().start();
+    let twice = |part: &str| valid_event().replace(part, &format!("{part},{part}"));
+    let id = post_mistakes(&bridge, &twice("\"id\":\"event_1\""));
+    assert_eq!(id, [error_pair("/id", "duplicate_key")]);
+    let room = post_mistakes(&bridge, &twice("\"room_id\":\"room_1\""));
+    assert_eq!(room, [error_pair("/metadata/room_id", "duplicate_key")]);
+    let data = post_mistakes(&bridge, &twice("\"data\":4"));
+    assert_eq!(data, [error_pair("/data", "duplicate_key")]);
 }
 
 fn an_unknown_key_twice_is_kept() {
-    let bridge = Setup::embedded().start();
-    let body = good().replace("\"data\":4", "\"x\":1,\"x\":{\"id\":2,\"id\":3},\"data\":4");
+    let bridge = BridgeSetup::embedded().start();
+    let body = valid_event().replace("\"data\":4", "\"x\":1,\"x\":{\"id\":2,\"id\":3},\"data\":4");
     bridge.send(&body).expect(200);
     assert_eq!(bridge.records(ROOM)[0].text(), body);
 }
 
 fn what_is_nested_deeper_than_64_is_400() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     // The event itself is the first level.
     let nested = |levels: usize| {
         let inner = format!("{}{}", "[".repeat(levels - 1), "]".repeat(levels - 1));
-        good().replace("\"data\":4", &format!("\"data\":4,\"x\":{inner}"))
+        valid_event().replace("\"data\":4", &format!("\"data\":4,\"x\":{inner}"))
     };
-    refused(&bridge, nested(65), 400, "too_deep");
-    refused(&bridge, format!("[{}]", nested(64)), 400, "too_deep");
+    expect_refused(&bridge, nested(65), 400, "too_deep");
+    expect_refused(&bridge, format!("[{}]", nested(64)), 400, "too_deep");
     let objects = format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
-    refused(&bridge, objects, 400, "too_deep");
+    expect_refused(&bridge, objects, 400, "too_deep");
     bridge.send(nested(64)).expect(200);
 }
 
 fn ten_megabytes_of_brackets_are_413_at_once() {
-    let bridge = Setup::embedded().start();
-    let mut stream = bridge.raw();
+    let bridge = BridgeSetup::embedded().start();
+    let mut stream = bridge.connect();
     write_head(
         &mut stream,
         "POST /v1/events",
@@ -135,13 +136,13 @@ fn ten_megabytes_of_brackets_are_413_at_once() {
     );
     // Not one byte of the body is sent.
     let answer = crate::harness::read_answer(&mut stream).expect("an answer");
-    bridge.count(&answer);
+    bridge.count_answer(&answer);
     answer.expect_problem(413, "body_too_large");
 }
 
 fn ten_megabytes_of_brackets_cost_no_memory_where_they_are_let_in() {
     // Memory is the process', so it has to be one of its own; it needs no Kafka for this.
-    let process = Process::serve(&[
+    let process = BridgeProcess::serve(&[
         "kafka.bootstrap_servers=127.0.0.1:1",
         "http.max_body_bytes=16MiB",
         "quarantine.keep=false",
@@ -166,21 +167,21 @@ fn ten_megabytes_of_brackets_cost_no_memory_where_they_are_let_in() {
 }
 
 fn numbers_that_do_not_fit_matter_only_where_the_bridge_reads_them() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     for (part, with, pointer, code) in [
         ("\"data\":4", "\"data\":1e999", "/data", "out_of_range"),
         ("\"data\":4", "\"data\":4.5", "/data", "not_integral"),
         ("\"data\":4", "\"data\":-1", "/data", "out_of_range"),
     ] {
-        let found = mistakes(&bridge, &good().replace(part, with));
-        assert_eq!(found, [pair(pointer, code)], "{with}");
+        let found = post_mistakes(&bridge, &valid_event().replace(part, with));
+        assert_eq!(found, [error_pair(pointer, code)], "{with}");
     }
-    let time = good().replace("\"timestamp\":", "\"timestamp\":1e999,\"was\":");
+    let time = valid_event().replace("\"timestamp\":", "\"timestamp\":1e999,\"was\":");
     assert_eq!(
-        mistakes(&bridge, &time),
-        [pair("/timestamp", "out_of_range")]
+        post_mistakes(&bridge, &time),
+        [error_pair("/timestamp", "out_of_range")]
     );
-    let unknown = good().replace(
+    let unknown = valid_event().replace(
         "\"data\":4",
         "\"data\":4e0,\"x\":[1e999,-1e-999,123456789012345678901234567890]",
     );
@@ -189,20 +190,20 @@ fn numbers_that_do_not_fit_matter_only_where_the_bridge_reads_them() {
 }
 
 fn nan_is_400() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     for value in ["NaN", "Infinity", "-Infinity", "nan", "0x10", "01", "'4'"] {
-        let body = good().replace("\"data\":4", &format!("\"data\":4,\"x\":{value}"));
-        refused(&bridge, body, 400, "not_json");
+        let body = valid_event().replace("\"data\":4", &format!("\"data\":4,\"x\":{value}"));
+        expect_refused(&bridge, body, 400, "not_json");
     }
 }
 
 fn what_is_not_utf8_is_400() {
-    let bridge = Setup::embedded().start();
-    let body = good();
+    let bridge = BridgeSetup::embedded().start();
+    let body = valid_event();
     let (before, after) = body.split_once("event_1").unwrap();
     for bytes in [&b"\xff"[..], b"\xc3", b"\xed\xa0\x80", b"\xc0\x80"] {
         let body = [before.as_bytes(), bytes, after.as_bytes()].concat();
-        refused(&bridge, body, 400, "not_utf8");
+        expect_refused(&bridge, body, 400, "not_utf8");
     }
     let utf16: Vec<u8> = body.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let answer = bridge.send(utf16);
@@ -210,38 +211,38 @@ fn what_is_not_utf8_is_400() {
 }
 
 fn a_byte_order_mark_is_400() {
-    let bridge = Setup::embedded().start();
-    refused(
+    let bridge = BridgeSetup::embedded().start();
+    expect_refused(
         &bridge,
-        format!("\u{feff}{}", good()),
+        format!("\u{feff}{}", valid_event()),
         400,
         "byte_order_mark",
     );
 }
 
 fn a_lone_surrogate_is_400() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     for escape in [r"\ud800", r"\udc00", r"\ud800\u0041"] {
-        let body = good().replace("\"data\":4", &format!("\"data\":4,\"x\":\"{escape}\""));
-        refused(&bridge, body, 400, "lone_surrogate");
+        let body = valid_event().replace("\"data\":4", &format!("\"data\":4,\"x\":\"{escape}\""));
+        expect_refused(&bridge, body, 400, "lone_surrogate");
     }
-    let pair = good().replace("\"data\":4", r#""data":4,"x":"\ud83d\ude00""#);
+    let pair = valid_event().replace("\"data\":4", r#""data":4,"x":"\ud83d\ude00""#);
     bridge.send(pair).expect(200);
 }
 
 fn json_that_is_cut_off_is_400() {
-    let bridge = Setup::embedded().start();
-    let body = good();
+    let bridge = BridgeSetup::embedded().start();
+    let body = valid_event();
     for end in 0..body.len() {
-        refused(&bridge, &body[..end], 400, "not_json");
+        expect_refused(&bridge, &body[..end], 400, "not_json");
     }
 }
 
 fn a_body_that_ends_before_its_length_is_never_an_event() {
-    let bridge = Setup::embedded().start();
-    let body = good();
+    let bridge = BridgeSetup::embedded().start();
+    let body = valid_event();
     let length = (body.len() + 1).to_string();
-    let mut stream = bridge.raw();
+    let mut stream = bridge.connect();
     write_head(
         &mut stream,
         "POST /v1/events",
@@ -265,26 +266,28 @@ fn a_body_that_ends_before_its_length_is_never_an_event() {
 }
 
 fn another_major_version_is_422() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     for (version, code) in [
         ("v2.0.0", "unsupported_version"),
         ("1.0", "invalid_version"),
         ("v1.0.0.0", "invalid_version"),
     ] {
-        let body = good().replace("v1.0.0", version);
+        let body = valid_event().replace("v1.0.0", version);
         assert_eq!(
-            mistakes(&bridge, &body),
-            [pair("/version", code)],
+            post_mistakes(&bridge, &body),
+            [error_pair("/version", code)],
             "{version}"
         );
     }
     for version in ["v1", "v1.4", "v1.22.333"] {
-        bridge.send(good().replace("v1.0.0", version)).expect(200);
+        bridge
+            .send(valid_event().replace("v1.0.0", version))
+            .expect(200);
     }
 }
 
 fn an_event_without_its_space_is_422() {
-    let bridge = Setup::embedded().start();
+    let bridge = BridgeSetup::embedded().start();
     for (event_type, pointer) in [
         (EventType::RoomOccupancy, "/metadata/room_id"),
         (EventType::FloorOccupancy, "/metadata/floor_id"),
@@ -293,11 +296,11 @@ fn an_event_without_its_space_is_422() {
         // A room is optional here, a floor is always there.
         (EventType::Traffic, "/metadata/floor_id"),
     ] {
-        let body = event(event_type, "event_1", fresh_ms(), "gone");
+        let body = minimal_event(event_type, "event_1", unique_ms(), "gone");
         let start = body.find("\"metadata\":{").unwrap() + "\"metadata\":{".len();
         let end = start + body[start..].find('}').unwrap();
         let body = format!("{}\"building_id\":\"b\"{}", &body[..start], &body[end..]);
-        let found = mistakes(&bridge, &body);
-        assert_eq!(found, [pair(pointer, "missing")], "{event_type}");
+        let found = post_mistakes(&bridge, &body);
+        assert_eq!(found, [error_pair(pointer, "missing")], "{event_type}");
     }
 }

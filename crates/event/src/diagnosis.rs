@@ -11,9 +11,10 @@ use serde::de::{Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::rules::{
-    self, DataKind, IdFault, FieldNameSeed, FieldNames, NumberFault, SpaceIdField, VersionFault, envelope, metadata,
+    self, DataKind, FieldNameSeed, FieldNames, IdFault, NumberFault, SpaceIdField, VersionFault,
+    envelope, metadata,
 };
-use super::{FieldErrorCode, EventType, MAX_FIELD_ERRORS, FieldError, RejectedItem};
+use super::{EventType, FieldError, FieldErrorCode, MAX_FIELD_ERRORS, RejectedItem};
 
 /// The most characters of an event that a detail quotes.
 const MAX_EXCERPT_CHARS: usize = 64;
@@ -56,7 +57,9 @@ pub(crate) fn diagnose(
 /// It is not JSON at all.
 pub(crate) fn read_claimed_type(event: &str) -> Result<Option<EventType>, serde_json::Error> {
     if JsonKind::from_json(event) == JsonKind::Object {
-        Ok(parse_event_type(ObjectFields::read(event, &TYPE_ONLY)?.values[0]))
+        Ok(parse_event_type(
+            ObjectFields::read(event, &TYPE_ONLY)?.values[0],
+        ))
     } else {
         serde_json::from_str::<IgnoredAny>(event).map(|_| None)
     }
@@ -222,7 +225,10 @@ impl FieldErrors {
         self.add(
             pointer,
             FieldErrorCode::WrongType,
-            format_args!("{what} must be {rule}, but it is {}.", JsonDescription(json)),
+            format_args!(
+                "{what} must be {rule}, but it is {}.",
+                JsonDescription(json)
+            ),
         );
     }
 
@@ -288,7 +294,12 @@ impl FieldErrors {
         }
     }
 
-    fn check_event_type(&mut self, json: &str, claimed: Option<EventType>, expected: Option<EventType>) {
+    fn check_event_type(
+        &mut self,
+        json: &str,
+        claimed: Option<EventType>,
+        expected: Option<EventType>,
+    ) {
         match (claimed, expected) {
             (None, _) if JsonKind::from_json(json) == JsonKind::String => self.add(
                 "/type",
@@ -339,7 +350,14 @@ impl FieldErrors {
         }
     }
 
-    fn check_number(&mut self, pointer: &str, what: &str, json: Option<&str>, max: i64, rule: &str) {
+    fn check_number(
+        &mut self,
+        pointer: &str,
+        what: &str,
+        json: Option<&str>,
+        max: i64,
+        rule: &str,
+    ) {
         let Some(json) = json else {
             return self.add_missing(pointer, what, rule);
         };
@@ -352,7 +370,10 @@ impl FieldErrors {
         self.add(
             pointer,
             code,
-            format_args!("{what} must be {rule}, but it is {}.", JsonDescription(json)),
+            format_args!(
+                "{what} must be {rule}, but it is {}.",
+                JsonDescription(json)
+            ),
         );
     }
 
@@ -377,7 +398,10 @@ impl FieldErrors {
             Err(VersionFault::Invalid) => self.add(
                 "/version",
                 FieldErrorCode::InvalidVersion,
-                format_args!("{} is no version; it must be {RULE}.", JsonDescription(json)),
+                format_args!(
+                    "{} is no version; it must be {RULE}.",
+                    JsonDescription(json)
+                ),
             ),
         }
     }
@@ -390,8 +414,9 @@ impl FieldErrors {
         let Some(fields) = read_object(json, &rules::METADATA) else {
             return self.add_wrong_type("/metadata", "metadata", RULE, json);
         };
-        let is_set =
-            |place: usize| fields.values[place].is_some_and(|json| JsonKind::from_json(json) != JsonKind::Null);
+        let is_set = |place: usize| {
+            fields.values[place].is_some_and(|json| JsonKind::from_json(json) != JsonKind::Null)
+        };
         let space = claimed.map(|claimed| match rules::space_id_field(claimed) {
             SpaceIdField::Named(place) => (claimed, place),
             SpaceIdField::RoomOrFloor if is_set(metadata::ROOM_ID) => (claimed, metadata::ROOM_ID),
@@ -401,7 +426,9 @@ impl FieldErrors {
             let pointer = format!("/metadata/{name}");
             self.add_duplicate(&pointer, name, fields.repeated[place]);
             match (fields.values[place], space) {
-                (Some(json), Some((_, space))) if space == place => self.check_id(&pointer, name, json),
+                (Some(json), Some((_, space))) if space == place => {
+                    self.check_id(&pointer, name, json)
+                }
                 (None, Some((claimed, space))) if space == place => {
                     let instead = match rules::space_id_field(claimed) {
                         SpaceIdField::RoomOrFloor => ", and so is room_id",
@@ -416,7 +443,9 @@ impl FieldErrors {
                         ),
                     );
                 }
-                (Some(json), _) if !matches!(JsonKind::from_json(json), JsonKind::String | JsonKind::Null) => {
+                (Some(json), _)
+                    if !matches!(JsonKind::from_json(json), JsonKind::String | JsonKind::Null) =>
+                {
                     self.add_wrong_type(&pointer, name, "a string or null", json);
                 }
                 _ => {}
@@ -429,9 +458,9 @@ impl FieldErrors {
         match rules::data_kind(claimed) {
             DataKind::Count => self.check_count("/data", &what, json),
             DataKind::OptionalObject => {
-                if let Some(json) =
-                    json.filter(|json| !matches!(JsonKind::from_json(json), JsonKind::Null | JsonKind::Object))
-                {
+                if let Some(json) = json.filter(|json| {
+                    !matches!(JsonKind::from_json(json), JsonKind::Null | JsonKind::Object)
+                }) {
                     self.add_wrong_type("/data", &what, "absent, null or an object", json);
                 }
             }
@@ -448,7 +477,13 @@ impl FieldErrors {
             }
             DataKind::Detections => {
                 let lists = "the lists of points local and world";
-                self.check_required_fields(json, &what, &rules::DETECTIONS, lists, FieldErrors::check_points);
+                self.check_required_fields(
+                    json,
+                    &what,
+                    &rules::DETECTIONS,
+                    lists,
+                    FieldErrors::check_points,
+                );
             }
         }
     }
@@ -540,7 +575,10 @@ impl FieldErrors {
 }
 
 /// An object that is a part of JSON that was read before, or `None` for any other JSON value.
-fn read_object<'a, const N: usize>(json: &'a str, names: &FieldNames<N>) -> Option<ObjectFields<'a, N>> {
+fn read_object<'a, const N: usize>(
+    json: &'a str,
+    names: &FieldNames<N>,
+) -> Option<ObjectFields<'a, N>> {
     if JsonKind::from_json(json) != JsonKind::Object {
         return None;
     }

@@ -103,7 +103,14 @@ impl RejectedItem<'_> {
     /// The type the event claims to have, where that can be read: also when that is not what is wrong with it.
     pub fn claimed_type(&self) -> Option<EventType> {
         match self {
-            RejectedItem::Invalid { claimed_type: claimed, .. } | RejectedItem::TooLarge { claimed_type: claimed, .. } => *claimed,
+            RejectedItem::Invalid {
+                claimed_type: claimed,
+                ..
+            }
+            | RejectedItem::TooLarge {
+                claimed_type: claimed,
+                ..
+            } => *claimed,
         }
     }
 }

@@ -10,10 +10,10 @@ const PREFIX: &str = "event_";
 /// The id of an event as `ce_id` names it: 24 bytes for the ids that the sender makes, which are KSUIDs; others are kept as
 /// they are.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct EventId(Kept);
+pub struct EventId(EventIdRepr);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Kept {
+enum EventIdRepr {
     /// `event_` and 27 digits.
     Ksuid([u8; 20]),
     Other(Box<str>),
@@ -22,34 +22,36 @@ enum Kept {
 impl EventId {
     /// Keeps `id`.
     pub fn new(id: &str) -> Self {
-        Self(match ksuid(id) {
-            Some(ksuid) => Kept::Ksuid(*ksuid.as_bytes()),
-            None => Kept::Other(id.into()),
+        Self(match parse_ksuid(id) {
+            Some(ksuid) => EventIdRepr::Ksuid(*ksuid.as_bytes()),
+            None => EventIdRepr::Other(id.into()),
         })
     }
 
     /// The second in which it was made, since 1970; none where the id is no KSUID. An id that was changed because of a
     /// conflict was made when the original was.
-    pub fn seconds(&self) -> Option<i64> {
+    pub fn ksuid_seconds(&self) -> Option<i64> {
         match &self.0 {
-            Kept::Ksuid(bytes) => Some(Ksuid::from_bytes(*bytes).seconds()),
-            Kept::Other(id) => ksuid(original(id)?).map(|ksuid| ksuid.seconds()),
+            EventIdRepr::Ksuid(bytes) => Some(Ksuid::from_bytes(*bytes).seconds()),
+            EventIdRepr::Other(id) => {
+                parse_ksuid(strip_conflict_suffix(id)?).map(|ksuid| ksuid.seconds())
+            }
         }
     }
 }
 
-fn ksuid(id: &str) -> Option<Ksuid> {
+fn parse_ksuid(id: &str) -> Option<Ksuid> {
     Ksuid::parse(id.strip_prefix(PREFIX)?)
 }
 
 /// The id under which an event is published whose own id is taken by an event with another reading: `<id>~<8 hex digits>`,
 /// the digits from the hash of its reading.
-pub fn own_id(id: &str, reading: u64) -> String {
+pub fn conflict_id(id: &str, reading: u64) -> String {
     format!("{id}~{:08x}", reading >> 32)
 }
 
 /// The id that [`own_id`] was given, if `id` comes from there.
-fn original(id: &str) -> Option<&str> {
+fn strip_conflict_suffix(id: &str) -> Option<&str> {
     let (id, reading) = id.rsplit_once('~')?;
     let is_hex = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
     (reading.len() == 8 && reading.bytes().all(is_hex)).then_some(id)
@@ -58,8 +60,8 @@ fn original(id: &str) -> Option<&str> {
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kept::Ksuid(bytes) => write!(f, "{PREFIX}{}", Ksuid::from_bytes(*bytes)),
-            Kept::Other(id) => f.write_str(id),
+            EventIdRepr::Ksuid(bytes) => write!(f, "{PREFIX}{}", Ksuid::from_bytes(*bytes)),
+            EventIdRepr::Other(id) => f.write_str(id),
         }
     }
 }
@@ -86,7 +88,7 @@ mod tests {
         let seconds = |id: &str| {
             let kept = EventId::new(id);
             assert_eq!(kept.to_string(), id);
-            kept.seconds()
+            kept.ksuid_seconds()
         };
         let made = Some(1_507_608_047);
         assert_eq!(seconds("event_0ujtsYcgvSTl8PAuAdqWYSMnLOv"), made);
@@ -120,12 +122,12 @@ mod tests {
             let ksuid = Ksuid::from_bytes(bytes);
             let text = format!("event_{ksuid}");
             let id = EventId::new(&text);
-            prop_assert!(matches!(id.0, Kept::Ksuid(_)));
+            prop_assert!(matches!(id.0, EventIdRepr::Ksuid(_)));
             prop_assert_eq!(id.to_string(), &*text);
-            prop_assert_eq!(id.seconds(), Some(ksuid.seconds()));
-            let other = EventId::new(&own_id(&text, reading));
+            prop_assert_eq!(id.ksuid_seconds(), Some(ksuid.seconds()));
+            let other = EventId::new(&conflict_id(&text, reading));
             prop_assert_ne!(&other, &id);
-            prop_assert_eq!(other.seconds(), id.seconds());
+            prop_assert_eq!(other.ksuid_seconds(), id.ksuid_seconds());
         }
 
         #[test]

@@ -161,20 +161,29 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
             seen.mark(key)?;
             match key {
                 envelope::ID => id = Some(map.next_value::<CowText<'_>>()?.0),
-                envelope::TYPE => event_type = Some(map.next_value_seed(StringCheck(EventType::parse))?),
+                envelope::TYPE => {
+                    event_type = Some(map.next_value_seed(StringCheck(EventType::parse))?)
+                }
                 envelope::TIMESTAMP => {
                     let number = map.next_value::<&RawValue>()?.get();
-                    timestamp_ms =
-                        Some(rules::parse_integer(number, rules::MAX_TIMESTAMP_MS).map_err(|_| invalid_event())?);
+                    timestamp_ms = Some(
+                        rules::parse_integer(number, rules::MAX_TIMESTAMP_MS)
+                            .map_err(|_| invalid_event())?,
+                    );
                 }
                 envelope::VERSION => {
-                    version = Some(map.next_value_seed(StringCheck(|text| rules::check_version(text).ok()))?);
+                    version =
+                        Some(map.next_value_seed(StringCheck(|text| {
+                            rules::check_version(text).ok()
+                        }))?);
                 }
                 envelope::METADATA => place = Some(map.next_value::<EventMetadata<'_>>()?),
                 _ => {
                     data = match event_type {
                         // The usual order of fields: the data need no second look.
-                        Some(event_type) if rules::data_kind(event_type) == DataKind::Detections => {
+                        Some(event_type)
+                            if rules::data_kind(event_type) == DataKind::Detections =>
+                        {
                             DataField::Checked(map.next_value::<DetectionsHash>()?.0)
                         }
                         _ => DataField::Unchecked(map.next_value::<&RawValue>()?),
@@ -187,10 +196,14 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
         else {
             return Err(invalid_event());
         };
-        if self.expected.is_some_and(|expected| expected != event_type) || rules::check_id(&id).is_err() {
+        if self.expected.is_some_and(|expected| expected != event_type)
+            || rules::check_id(&id).is_err()
+        {
             return Err(invalid_event());
         }
-        let data = data.validate(rules::data_kind(event_type)).ok_or_else(invalid_event)?;
+        let data = data
+            .validate(rules::data_kind(event_type))
+            .ok_or_else(invalid_event)?;
         let EventMetadata {
             org_id,
             sensor_id,
@@ -204,7 +217,9 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
             SpaceIdField::Named(metadata::ROOM_ID) => room_id,
             SpaceIdField::Named(_) => zone_id,
         };
-        let space_id = space_id.filter(|id| rules::check_id(id).is_ok()).ok_or_else(invalid_event)?;
+        let space_id = space_id
+            .filter(|id| rules::check_id(id).is_ok())
+            .ok_or_else(invalid_event)?;
         Ok(Event {
             raw: self.text,
             id,
@@ -279,7 +294,9 @@ impl DataField<'_> {
     /// Its hash, if it is what the rule says.
     fn validate(&self, rule: DataKind) -> Option<ValueHash> {
         let raw = match self {
-            DataField::Absent => return (rule == DataKind::OptionalObject).then_some(ValueHash::NULL),
+            DataField::Absent => {
+                return (rule == DataKind::OptionalObject).then_some(ValueHash::NULL);
+            }
             DataField::Checked(hash) => return (rule == DataKind::Detections).then_some(*hash),
             DataField::Unchecked(raw) => raw,
         };
@@ -287,8 +304,12 @@ impl DataField<'_> {
         match rule {
             DataKind::Count => hash_count(text),
             DataKind::Traffic => serde_json::from_str::<TrafficHash>(text).ok().map(|t| t.0),
-            DataKind::Detections => serde_json::from_str::<DetectionsHash>(text).ok().map(|d| d.0),
-            DataKind::OptionalObject => (text == "null" || text.starts_with('{')).then(|| ValueHash::from_json(raw)),
+            DataKind::Detections => serde_json::from_str::<DetectionsHash>(text)
+                .ok()
+                .map(|d| d.0),
+            DataKind::OptionalObject => {
+                (text == "null" || text.starts_with('{')).then(|| ValueHash::from_json(raw))
+            }
         }
     }
 }
@@ -334,7 +355,9 @@ impl<'de> Deserialize<'de> for DetectionsHash {
 /// An object in which each of the named fields is there, once, and a valid `T`.
 struct RequiredFields<T, const N: usize>(&'static FieldNames<N>, PhantomData<T>);
 
-impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de> for RequiredFields<T, N> {
+impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de>
+    for RequiredFields<T, N>
+{
     type Value = ValueHash;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -352,7 +375,10 @@ impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de> fo
                     object.insert(key, map.next_value::<T>()?.into());
                 }
                 Err(unknown) => {
-                    object.insert(unknown, ValueHash::from_json(map.next_value::<&RawValue>()?));
+                    object.insert(
+                        unknown,
+                        ValueHash::from_json(map.next_value::<&RawValue>()?),
+                    );
                 }
             }
         }
@@ -385,7 +411,10 @@ impl<const N: usize> Visitor<'_> for FieldKeySeed<N> {
 
     #[inline]
     fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.index_of(key).ok_or_else(|| ValueHash::from_text(key)))
+        Ok(self
+            .0
+            .index_of(key)
+            .ok_or_else(|| ValueHash::from_text(key)))
     }
 }
 

@@ -157,7 +157,10 @@ mod tests {
                     Some(event_type)
                 );
             }
-            assert_eq!(event_type.kebab_name(), upper.to_lowercase().replace('_', "-"));
+            assert_eq!(
+                event_type.kebab_name(),
+                upper.to_lowercase().replace('_', "-")
+            );
             assert_eq!(event_type.to_string(), upper);
         }
     }

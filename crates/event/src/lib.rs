@@ -18,14 +18,14 @@
 pub mod clock;
 pub mod destination;
 mod diagnosis;
+mod error;
 pub mod event_id;
+mod event_reader;
 mod event_type;
 pub mod ksuid;
-mod error;
 mod parser;
 mod rules;
 mod text;
-mod event_reader;
 mod value_hash;
 
 #[cfg(test)]
@@ -35,8 +35,10 @@ mod tests;
 
 use std::borrow::Cow;
 
+pub use error::{
+    FieldError, FieldErrorCode, MAX_FIELD_ERRORS, RejectedItem, UnreadableBody, UnreadableBodyCode,
+};
 pub use event_type::EventType;
-pub use error::{FieldErrorCode, MAX_FIELD_ERRORS, FieldError, RejectedItem, UnreadableBody, UnreadableBodyCode};
 pub use parser::{ParseLimits, ParsedBody, parse};
 pub use rules::{MAX_COUNT, MAX_ID_BYTES, MAX_TIMESTAMP_MS};
 pub use text::MAX_DEPTH;

@@ -7,7 +7,10 @@ use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::{Event, EventType, RejectedItem, UnreadableBody, UnreadableBodyCode, diagnosis, text, event_reader};
+use super::{
+    Event, EventType, RejectedItem, UnreadableBody, UnreadableBodyCode, diagnosis, event_reader,
+    text,
+};
 
 /// How much a body may hold. (The size of the body as a whole is the HTTP layer's matter.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,7 +116,9 @@ fn parse_array<'a>(
     }
     items
         .into_iter()
-        .map(|item| parse_item(item.get(), expected, limits).map_err(|error| not_json_error(body, &error)))
+        .map(|item| {
+            parse_item(item.get(), expected, limits).map_err(|error| not_json_error(body, &error))
+        })
         .collect()
 }
 

@@ -146,7 +146,10 @@ fn mutation() -> impl Strategy<Value = FieldMutation> {
 fn mutate(fields: &mut FieldTexts, mutation: FieldMutation) {
     if let (
         true,
-        FieldMutation::Drop(_) | FieldMutation::Replace(..) | FieldMutation::Repeat(..) | FieldMutation::Swap(..),
+        FieldMutation::Drop(_)
+        | FieldMutation::Replace(..)
+        | FieldMutation::Repeat(..)
+        | FieldMutation::Swap(..),
     ) = (fields.is_empty(), &mutation)
     {
         return;

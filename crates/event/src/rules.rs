@@ -154,12 +154,16 @@ pub(crate) enum SpaceIdField {
 pub(crate) const fn space_id_field(event_type: EventType) -> SpaceIdField {
     match event_type {
         EventType::Detections | EventType::Traffic => SpaceIdField::RoomOrFloor,
-        EventType::FloorOccupancy | EventType::FloorOccupancy1Min => SpaceIdField::Named(metadata::FLOOR_ID),
+        EventType::FloorOccupancy | EventType::FloorOccupancy1Min => {
+            SpaceIdField::Named(metadata::FLOOR_ID)
+        }
         EventType::RoomOccupancy
         | EventType::RoomOccupancy1Min
         | EventType::PirMotion
         | EventType::PirNoMotion => SpaceIdField::Named(metadata::ROOM_ID),
-        EventType::ZoneOccupancy | EventType::ZoneOccupancy1Min => SpaceIdField::Named(metadata::ZONE_ID),
+        EventType::ZoneOccupancy | EventType::ZoneOccupancy1Min => {
+            SpaceIdField::Named(metadata::ZONE_ID)
+        }
     }
 }
 
@@ -428,7 +432,11 @@ mod tests {
             "v2+x",
             "v3.x",
         ] {
-            assert_eq!(check_version(other), Err(VersionFault::OtherMajor), "{other}");
+            assert_eq!(
+                check_version(other),
+                Err(VersionFault::OtherMajor),
+                "{other}"
+            );
         }
         for invalid in [
             "",
@@ -449,7 +457,11 @@ mod tests {
             "v2x",
             "v१",
         ] {
-            assert_eq!(check_version(invalid), Err(VersionFault::Invalid), "{invalid}");
+            assert_eq!(
+                check_version(invalid),
+                Err(VersionFault::Invalid),
+                "{invalid}"
+            );
         }
     }
 
@@ -462,7 +474,11 @@ mod tests {
         assert_eq!(check_id(&"x".repeat(257)), Err(IdFault::TooLong));
         assert_eq!(check_id(&"é".repeat(129)), Err(IdFault::TooLong));
         for control in ["\0", "a\n", "\u{7f}", "\u{85}", "é\u{9f}"] {
-            assert_eq!(check_id(control), Err(IdFault::ControlCharacter), "{control:?}");
+            assert_eq!(
+                check_id(control),
+                Err(IdFault::ControlCharacter),
+                "{control:?}"
+            );
         }
     }
 

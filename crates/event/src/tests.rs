@@ -175,7 +175,11 @@ fn every_spelling_of_every_type_is_valid() {
         let short = upper.replace("_1MIN", "_1M");
         for spelling in [upper, &short, &upper.to_lowercase(), &short.to_lowercase()] {
             let body = with(event_type, "/type", json!(spelling));
-            assert_eq!(parse_one(&body).unwrap().event_type(), event_type, "{spelling}");
+            assert_eq!(
+                parse_one(&body).unwrap().event_type(),
+                event_type,
+                "{spelling}"
+            );
         }
     }
 }
@@ -229,7 +233,10 @@ fn the_type_must_be_the_urls() {
 #[test]
 fn ids() {
     for valid in ["x", &"x".repeat(256), "日本語", "a b/~\"\\", "\u{1f600}"] {
-        assert_eq!(parse_one(&with(ROOM, "/id", json!(valid))).unwrap().id(), valid);
+        assert_eq!(
+            parse_one(&with(ROOM, "/id", json!(valid))).unwrap().id(),
+            valid
+        );
         assert_eq!(
             parse_one(&with(ROOM, "/metadata/room_id", json!(valid)))
                 .unwrap()
@@ -661,7 +668,10 @@ fn all_mistakes_at_once_in_the_fields_order() {
             ("/data/out", "missing"),
         ],
     );
-    assert_eq!(parse_one(body).unwrap_err().claimed_type(), Some(EventType::Traffic));
+    assert_eq!(
+        parse_one(body).unwrap_err().claimed_type(),
+        Some(EventType::Traffic)
+    );
     assert_errors(
         "{}",
         &[
@@ -887,7 +897,10 @@ fn what_is_not_utf8_or_has_a_byte_order_mark() {
         (error.code.as_str(), error.code.status()),
         ("byte_order_mark", 400)
     );
-    assert_eq!(parse_unreadable(b"\xff\xfe{\0}\0").code, UnreadableBodyCode::NotUtf8);
+    assert_eq!(
+        parse_unreadable(b"\xff\xfe{\0}\0").code,
+        UnreadableBodyCode::NotUtf8
+    );
 }
 
 #[test]
@@ -955,10 +968,16 @@ fn nesting_is_bounded() {
         nested(1_000_000),
         "[".repeat(65),
     ] {
-        assert_eq!(parse_unreadable(bomb.as_bytes()).code, UnreadableBodyCode::TooDeep);
+        assert_eq!(
+            parse_unreadable(bomb.as_bytes()).code,
+            UnreadableBodyCode::TooDeep
+        );
     }
     let within = format!("[{good},{}]", nested(1000).replace("{\"a\":}", "{}"));
-    assert_eq!(parse_unreadable(within.as_bytes()).code, UnreadableBodyCode::TooDeep);
+    assert_eq!(
+        parse_unreadable(within.as_bytes()).code,
+        UnreadableBodyCode::TooDeep
+    );
 }
 
 #[test]
@@ -972,7 +991,10 @@ fn every_sample_cut_off_anywhere_is_unreadable() {
     }
     let array = format!("[{},{}]", SAMPLES[0].trim(), r#"{"é":"\ud83d\ude00\n"}"#);
     for end in 0..array.len() {
-        assert_eq!(parse_unreadable(&array.as_bytes()[..end]).code.status(), 400);
+        assert_eq!(
+            parse_unreadable(&array.as_bytes()[..end]).code.status(),
+            400
+        );
     }
 }
 
@@ -1036,7 +1058,10 @@ fn arrays_hold_at_least_one_event_and_not_too_many() {
         vec!["{}"; 2000].join(","),
         "[".repeat(70) + &"]".repeat(70)
     );
-    assert_eq!(parse_unreadable(deep.as_bytes()).code, UnreadableBodyCode::TooDeep);
+    assert_eq!(
+        parse_unreadable(deep.as_bytes()).code,
+        UnreadableBodyCode::TooDeep
+    );
 }
 
 #[test]
@@ -1049,7 +1074,8 @@ fn events_larger_than_allowed() {
     };
     let parsed = parse(body.as_bytes(), None, limits(text.len()));
     assert!(matches!(parsed, Ok(ParsedBody::Single(Ok(_)))));
-    let Ok(ParsedBody::Single(Err(refused))) = parse(body.as_bytes(), None, limits(text.len() - 1)) else {
+    let Ok(ParsedBody::Single(Err(refused))) = parse(body.as_bytes(), None, limits(text.len() - 1))
+    else {
         panic!()
     };
     assert_eq!(
@@ -1060,7 +1086,8 @@ fn events_larger_than_allowed() {
         }
     );
     let array = format!("[{text}, {{}}, \"{}\"]", "x".repeat(text.len()));
-    let Ok(ParsedBody::Array(events)) = parse(array.as_bytes(), None, limits(text.len() - 1)) else {
+    let Ok(ParsedBody::Array(events)) = parse(array.as_bytes(), None, limits(text.len() - 1))
+    else {
         panic!()
     };
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::values::{self, Often};
+use super::values::{self, OutageFrequency};
 use butlr_event::EventType;
 use butlr_simulate::city::{Habits, Size};
 use butlr_simulate::hash;
@@ -12,63 +12,63 @@ use butlr_simulate::stream::{Behaviour, Stream};
 #[derive(clap::Args, Clone, Debug)]
 pub struct CityArguments {
     /// How many rooms the city has; floors and zones come with them
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = values::count(1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = values::count_parser(1_000_000))]
     spaces: usize,
     /// How many sensors send DETECTIONS; one a room unless told
-    #[arg(long, value_name = "N", value_parser = values::count(1_000_000))]
+    #[arg(long, value_name = "N", value_parser = values::count_parser(1_000_000))]
     sensors: Option<usize>,
     /// What the city grows from: the same seed, start and options send the same events; by default another city each time
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// The simulated clock's first moment, at which it is 10:00 in the city; by default now, or such that an accelerated
     /// run ends now
-    #[arg(long, value_name = "RFC3339", value_parser = values::past)]
+    #[arg(long, value_name = "RFC3339", value_parser = values::parse_past_time)]
     start: Option<SystemTime>,
     /// Only these types, separated by commas
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = values::event_type)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = values::parse_event_type)]
     types: Vec<EventType>,
     /// Each event once, at once and right: nothing late, shuffled, delivered twice, recomputed, revised or skewed, no outages
     #[arg(long)]
     plain: bool,
     /// Share of events that are delivered a second time [default: 0.5%]
-    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    #[arg(long, value_name = "SHARE", value_parser = values::parse_share)]
     redelivered: Option<f64>,
     /// Share of events that are delivered twice at the same moment, over two connections [default: 0%]
-    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    #[arg(long, value_name = "SHARE", value_parser = values::parse_share)]
     overlapping: Option<f64>,
     /// Share of occupancy events that are followed by another one about the same space and time, with the same value;
     /// beside those of the recomputation [default: 0%]
-    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    #[arg(long, value_name = "SHARE", value_parser = values::parse_share)]
     repeated: Option<f64>,
     /// The same with another value, and one in five of them with the value before (4, 5, 4) [default: 0%]
-    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    #[arg(long, value_name = "SHARE", value_parser = values::parse_share)]
     corrected: Option<f64>,
     /// The same with another value that was computed before, under an older id [default: 0%]
-    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    #[arg(long, value_name = "SHARE", value_parser = values::parse_share)]
     stale: Option<f64>,
     /// Share of events that come minutes late [default: 0.5%]
-    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    #[arg(long, value_name = "SHARE", value_parser = values::parse_share)]
     late: Option<f64>,
     /// Share of events that come out of order [default: 2%]
-    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    #[arg(long, value_name = "SHARE", value_parser = values::parse_share)]
     shuffled: Option<f64>,
     /// Share of occupancy readings that are revised [default: 3%]
-    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    #[arg(long, value_name = "SHARE", value_parser = values::parse_share)]
     revised: Option<f64>,
     /// Share of sensors whose clock is off [default: 1%]
-    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    #[arg(long, value_name = "SHARE", value_parser = values::parse_share)]
     skewed: Option<f64>,
     /// How often a building's events pile up, on average, and for how long, as 1h/20m; or never [default: 1h/40s]
-    #[arg(long, value_name = "EVERY[/LENGTH]", value_parser = values::outages)]
-    outages: Option<Often>,
+    #[arg(long, value_name = "EVERY[/LENGTH]", value_parser = values::parse_outages)]
+    outages: Option<OutageFrequency>,
     /// Share of events that are accompanied by an invalid one [default: 0%]
-    #[arg(long, value_name = "SHARE", value_parser = values::share)]
+    #[arg(long, value_name = "SHARE", value_parser = values::parse_share)]
     invalid: Option<f64>,
 }
 
 /// Where the simulated clock begins when it should run until it has caught up. The bridge takes events of the last 3 days
 /// at their own time.
-const LONG_AGO: Duration = Duration::from_secs(60 * 3600);
+const MAX_START_AGE: Duration = Duration::from_secs(60 * 3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl CityArguments {
@@ -81,9 +81,9 @@ impl CityArguments {
                 Pace::Speed(speed) => duration.map_or(DAY, |d| {
                     let simulated = Duration::try_from_secs_f64(d.as_secs_f64() * speed);
                     // Longer ago the bridge would no longer take events at their own time.
-                    simulated.unwrap_or(LONG_AGO).min(LONG_AGO)
+                    simulated.unwrap_or(MAX_START_AGE).min(MAX_START_AGE)
                 }),
-                Pace::Rate(_) | Pace::Max => LONG_AGO,
+                Pace::Rate(_) | Pace::Max => MAX_START_AGE,
             };
             now.checked_sub(before).unwrap_or(UNIX_EPOCH)
         });
@@ -110,7 +110,7 @@ impl CityArguments {
     }
 
     /// Whether events of this type are sent.
-    pub fn sends(&self, event_type: EventType) -> bool {
+    pub fn has_type(&self, event_type: EventType) -> bool {
         self.types.is_empty() || self.types.contains(&event_type)
     }
 
@@ -125,7 +125,7 @@ impl CityArguments {
             revised: share(self.revised, usual.revised),
             skewed: share(self.skewed, usual.skewed),
             recompute: !self.plain || self.revised.is_some_and(|revised| revised > 0.0),
-            types: EventType::ALL.map(|t| self.sends(t)),
+            types: EventType::ALL.map(|t| self.has_type(t)),
         }
     }
 
@@ -145,8 +145,8 @@ impl CityArguments {
         set(&mut behaviour.stale, self.stale);
         match self.outages {
             None => {}
-            Some(Often::Never) => behaviour.outages = None,
-            Some(Often::Sometimes(outages)) => behaviour.outages = Some(outages),
+            Some(OutageFrequency::Never) => behaviour.outages = None,
+            Some(OutageFrequency::Every(outages)) => behaviour.outages = Some(outages),
         }
         behaviour
     }
@@ -159,13 +159,13 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Line {
+    struct CityCommandLine {
         #[command(flatten)]
         city: CityArguments,
     }
 
     fn parse(line: &str) -> CityArguments {
-        Line::parse_from(line.split_whitespace()).city
+        CityCommandLine::parse_from(line.split_whitespace()).city
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
     fn types_are_all_or_those_named() {
         assert!(parse("simulate").habits().types.iter().all(|t| *t));
         let two = parse("simulate --types traffic,PIR_MOTION");
-        let sent = EventType::ALL.into_iter().filter(|t| two.sends(*t));
+        let sent = EventType::ALL.into_iter().filter(|t| two.has_type(*t));
         assert_eq!(
             sent.collect::<Vec<_>>(),
             [EventType::Traffic, EventType::PirMotion]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::commands::unseen;
+use crate::commands::parse_secret;
 use crate::config::secret;
 use butlr_simulate::sender::Credentials;
 
@@ -12,13 +12,13 @@ use butlr_simulate::sender::Credentials;
 #[group(multiple = false)]
 pub struct CredentialArguments {
     /// A header with an API key; in a file it is not seen by other users of this machine
-    #[arg(long, value_name = "NAME: VALUE", value_parser = unseen)]
+    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_secret)]
     api_key: Option<SecretString>,
     /// The same, with the key in a file
     #[arg(long, value_name = "NAME=FILE")]
     api_key_file: Option<String>,
     /// HTTP basic authentication
-    #[arg(long, value_name = "USER:PASSWORD", value_parser = unseen)]
+    #[arg(long, value_name = "USER:PASSWORD", value_parser = parse_secret)]
     basic: Option<SecretString>,
     /// The same, with user:password in a file
     #[arg(long, value_name = "FILE")]
@@ -80,13 +80,13 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    struct Line {
+    struct CredentialCommandLine {
         #[command(flatten)]
         credentials: CredentialArguments,
     }
 
     fn read(flag: &str, value: &str) -> Result<Option<Credentials>, String> {
-        let line = Line::try_parse_from(["simulate", flag, value]).unwrap();
+        let line = CredentialCommandLine::try_parse_from(["simulate", flag, value]).unwrap();
         let shown = format!("{line:?}");
         assert!(!shown.contains("s3cret"), "{shown}");
         line.credentials.read()
@@ -103,7 +103,7 @@ mod tests {
         let named = format!("x-api-key={path}");
         assert!(read("--api-key-file", &named).unwrap().is_some());
         let both = ["simulate", "--basic", "a:b", "--api-key", "a: b"];
-        assert!(Line::try_parse_from(both).is_err());
+        assert!(CredentialCommandLine::try_parse_from(both).is_err());
     }
 
     #[test]

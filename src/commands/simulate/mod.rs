@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{FAILED, MISUSED};
+use super::{EXIT_FAILED, EXIT_MISUSED};
 use butlr_event::EventType;
 use butlr_simulate::ledger::{Ledger, Summary};
 use butlr_simulate::message::Kind;
@@ -20,7 +20,7 @@ use butlr_simulate::progress::Progress;
 use butlr_simulate::sender::{self, End, Limits, Options, Pace, Stop, Target, Timings};
 
 #[derive(clap::Args, Debug)]
-pub struct Arguments {
+pub struct SimulateArguments {
     /// Where to post events, for example http://127.0.0.1:8080/v1/events; {type} in it becomes the type's name, as in
     /// room_occupancy. Given several times, events are spread over all; copies and further tries go to the next one
     #[arg(long, value_name = "URL", required_unless_present = "print")]
@@ -30,16 +30,16 @@ pub struct Arguments {
     #[command(flatten)]
     pace: PaceArguments,
     /// Stop after so long, for example 30s; then only the entries and exits that are not told yet are sent (with --max: all that waits)
-    #[arg(long, value_name = "DURATION", value_parser = values::run_time)]
+    #[arg(long, value_name = "DURATION", value_parser = values::parse_run_time)]
     duration: Option<Duration>,
     /// Stop after so many events; then as with --duration
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     events: Option<u64>,
     /// How many requests may wait for their answer in time at once
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = values::count(65_536))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = values::count_parser(65_536))]
     connections: usize,
     /// How long an answer may take; then the sender tries again, while the first may still be in flight
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::some_time)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::parse_timeout)]
     http_timeout: Duration,
     #[command(flatten)]
     credentials: credentials::CredentialArguments,
@@ -61,10 +61,10 @@ pub struct Arguments {
 #[group(multiple = false)]
 struct PaceArguments {
     /// The simulated clock runs so many times as fast as real time
-    #[arg(long, value_name = "N", value_parser = values::positive)]
+    #[arg(long, value_name = "N", value_parser = values::parse_positive)]
     speed: Option<f64>,
     /// So many events a second, however fast the simulated clock has to run for that
-    #[arg(long, value_name = "N", value_parser = values::positive)]
+    #[arg(long, value_name = "N", value_parser = values::parse_positive)]
     rate: Option<f64>,
     /// As fast as answers come
     #[arg(long)]
@@ -82,55 +82,58 @@ impl PaceArguments {
     }
 }
 
-pub fn run(arguments: Arguments) -> ExitCode {
+pub fn run(arguments: SimulateArguments) -> ExitCode {
     match simulate(&arguments) {
         Ok(code) => code,
-        Err(Failure::Usage(problem)) => {
+        Err(SimulateError::Usage(problem)) => {
             eprintln!("{problem}");
-            ExitCode::from(MISUSED)
+            ExitCode::from(EXIT_MISUSED)
         }
-        Err(Failure::Run(problem)) => {
+        Err(SimulateError::Run(problem)) => {
             eprintln!("{problem}");
-            ExitCode::from(FAILED)
+            ExitCode::from(EXIT_FAILED)
         }
     }
 }
 
 /// Why there is nothing to show.
-enum Failure {
+enum SimulateError {
     /// Other arguments would help.
     Usage(String),
     Run(String),
 }
 
-impl From<sender::Error> for Failure {
+impl From<sender::Error> for SimulateError {
     fn from(error: sender::Error) -> Self {
         Self::Run(error.to_string())
     }
 }
 
-fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
+fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
     let pace = arguments.pace.pace();
     let limits = Limits {
         events: arguments.events,
         duration: arguments.duration,
     };
-    let targets = arguments.targets().map_err(Failure::Usage)?;
-    let output = arguments.output.as_deref().map(output::Output::prepare);
-    let output = output.transpose().map_err(Failure::Usage)?;
+    let targets = arguments.targets().map_err(SimulateError::Usage)?;
+    let output = arguments
+        .output
+        .as_deref()
+        .map(output::LedgerOutput::prepare);
+    let output = output.transpose().map_err(SimulateError::Usage)?;
     let start_ms = arguments.city.start_ms(pace, limits.duration);
     let seed = arguments.city.seed();
     let stream = arguments.city.stream(seed, start_ms);
     let stop = Stop::new();
     let progress = Progress::of_stderr();
     signals::stop_on_signal(stop.clone(), progress)
-        .map_err(|e| Failure::Run(format!("no signals can be received: {e}")))?;
+        .map_err(|e| SimulateError::Run(format!("no signals can be received: {e}")))?;
     if targets.is_empty() {
         let mut out = std::io::stdout().lock();
         return match sender::print(stream, pace, limits, stop, &mut out) {
             // Whoever reads has seen enough.
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(Failure::Run(format!("standard output: {e}")))
+                Err(SimulateError::Run(format!("standard output: {e}")))
             }
             _ => Ok(ExitCode::SUCCESS),
         };
@@ -152,7 +155,7 @@ fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
             ..Timings::default()
         },
     };
-    let journal = arguments.proof.begin()?;
+    let journal = arguments.proof.start_journal()?;
     let sent = stop.clone();
     let finished = sender::run(options, stream, journal, progress, stop)?;
     // What is proved from here on can be proved again: the next Ctrl-C ends it at once.
@@ -174,32 +177,32 @@ fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (proved, report) = match finished.journal {
         None => (ExitCode::SUCCESS, None),
         Some(journal) => {
-            let whole = arguments.city.sends(EventType::Traffic)
+            let whole = arguments.city.has_type(EventType::Traffic)
                 && finished.whole
-                && is_whole(&ledger, EventType::Traffic);
-            arguments.proof.end(journal, finished.truth, whole)?
+                && is_fully_accepted(&ledger, EventType::Traffic);
+            arguments.proof.finish(journal, finished.truth, whole)?
         }
     };
     if let Some(report) = report {
         written = written.and(write(Some(report.to_json())));
     }
-    written.map_err(Failure::Run)?;
+    written.map_err(SimulateError::Run)?;
     if let Some(reason) = finished.unreachable {
         let urls = urls.join(", ");
         let problem = format!("nothing could be sent: {urls} cannot be reached: {reason}");
-        return Err(Failure::Run(problem));
+        return Err(SimulateError::Run(problem));
     }
     if !finished.complete {
         let problem = "the run was given up before all was sent: nothing was accepted any more";
-        return Err(Failure::Run(problem.to_owned()));
+        return Err(SimulateError::Run(problem.to_owned()));
     }
-    if let Some(problem) = none_accepted(&ledger) {
-        return Err(Failure::Run(problem));
+    if let Some(problem) = describe_none_accepted(&ledger) {
+        return Err(SimulateError::Run(problem));
     }
     Ok(proved)
 }
 
-impl Arguments {
+impl SimulateArguments {
     /// None where nothing is to be sent.
     fn targets(&self) -> Result<Vec<Target>, String> {
         let credentials = self.credentials.read()?;
@@ -220,14 +223,14 @@ impl Arguments {
 }
 
 /// Whether every valid event of this type was taken.
-fn is_whole(ledger: &Ledger, event_type: EventType) -> bool {
+fn is_fully_accepted(ledger: &Ledger, event_type: EventType) -> bool {
     End::ALL
         .iter()
         .all(|end| *end == End::Accepted || ledger.ended_of(event_type, *end) == 0)
 }
 
 /// What there is to say when there were events to accept and none was.
-fn none_accepted(ledger: &Ledger) -> Option<String> {
+fn describe_none_accepted(ledger: &Ledger) -> Option<String> {
     let valid = ledger.deliveries() - ledger.of_kind(Kind::Invalid);
     (valid > 0 && ledger.ended(End::Accepted) == 0)
         .then(|| "nothing was accepted: see the answers above".to_owned())

@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 use butlr_simulate::ledger::Summary;
 
 #[derive(Serialize)]
-struct Contents<'s> {
+struct LedgerFile<'s> {
     #[serde(flatten)]
     summary: &'s Summary,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -17,24 +17,24 @@ struct Contents<'s> {
 }
 
 /// Where the ledger goes: beside it until it is complete.
-pub struct Output {
+pub struct LedgerOutput {
     path: PathBuf,
 }
 
-impl Output {
+impl LedgerOutput {
     /// Makes sure, before anything is sent, that it can be written.
     ///
     /// # Errors
     /// A sentence that names the file.
     pub fn prepare(path: &Path) -> Result<Self, String> {
-        let told = |reason: &dyn std::fmt::Display| {
+        let describe_error = |reason: &dyn std::fmt::Display| {
             format!("--output {} cannot be written: {reason}", path.display())
         };
         if path.is_dir() {
-            return Err(told(&"it is a directory"));
+            return Err(describe_error(&"it is a directory"));
         }
         // Not kept: a run that is ended at once leaves nothing behind.
-        beside(path).map_err(|e| told(&e))?;
+        create_temporary_beside(path).map_err(|e| describe_error(&e))?;
         Ok(Self {
             path: path.to_owned(),
         })
@@ -46,17 +46,18 @@ impl Output {
     /// A sentence that names the file.
     pub fn write(&self, summary: &Summary, proof: Option<Value>) -> Result<(), String> {
         let path = self.path.display().to_string();
-        let told = |e: &dyn std::fmt::Display| format!("--output {path} cannot be written: {e}");
-        let mut beside = beside(&self.path).map_err(|e| told(&e))?;
-        let contents = Contents { summary, proof };
-        serde_json::to_writer_pretty(&mut beside, &contents).map_err(|e| told(&e))?;
-        std::io::Write::write_all(&mut beside, b"\n").map_err(|e| told(&e))?;
-        beside.persist(&self.path).map_err(|e| told(&e))?;
+        let describe_error =
+            |e: &dyn std::fmt::Display| format!("--output {path} cannot be written: {e}");
+        let mut beside = create_temporary_beside(&self.path).map_err(|e| describe_error(&e))?;
+        let contents = LedgerFile { summary, proof };
+        serde_json::to_writer_pretty(&mut beside, &contents).map_err(|e| describe_error(&e))?;
+        std::io::Write::write_all(&mut beside, b"\n").map_err(|e| describe_error(&e))?;
+        beside.persist(&self.path).map_err(|e| describe_error(&e))?;
         Ok(())
     }
 }
 
-fn beside(path: &Path) -> std::io::Result<NamedTempFile> {
+fn create_temporary_beside(path: &Path) -> std::io::Result<NamedTempFile> {
     let dir = match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
         _ => Path::new("."),
@@ -80,11 +81,11 @@ mod tests {
     fn what_cannot_be_written_is_told_before_the_run() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger.json");
-        drop(Output::prepare(&path).unwrap());
+        drop(LedgerOutput::prepare(&path).unwrap());
         assert!(!path.exists(), "only a finished run writes it");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         for bad in [dir.path(), &dir.path().join("none/ledger.json")] {
-            let problem = Output::prepare(bad).err().unwrap();
+            let problem = LedgerOutput::prepare(bad).err().unwrap();
             assert!(problem.contains(&*bad.to_string_lossy()), "{problem}");
         }
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::Failure;
+use super::SimulateError;
 use crate::commands::kafka_properties::PropertyArguments;
 use crate::commands::verify::{BridgeArguments, prove};
 use butlr_simulate::city::Truth;
@@ -32,7 +32,7 @@ pub struct ProofArguments {
 
 impl ProofArguments {
     /// The journal of the run, where one is wanted; to be called before the first request.
-    pub fn begin(&self) -> Result<Option<Journal>, Failure> {
+    pub fn start_journal(&self) -> Result<Option<Journal>, SimulateError> {
         if self.verify.is_none() && self.journal.is_none() {
             return Ok(None);
         }
@@ -45,40 +45,40 @@ impl ProofArguments {
         };
         Journal::create(self.journal.as_deref(), run)
             .map(Some)
-            .map_err(|e| Failure::Run(format!("the journal cannot be written: {e}")))
+            .map_err(|e| SimulateError::Run(format!("the journal cannot be written: {e}")))
     }
 
     /// Ends the journal and proves what is to be proved; hands on the report, where there is one.
-    pub fn end(
+    pub fn finish(
         &self,
         journal: Journal,
         truth: Truth,
         traffic_complete: bool,
-    ) -> Result<(ExitCode, Option<Report>), Failure> {
+    ) -> Result<(ExitCode, Option<Report>), SimulateError> {
         let journal = journal
             .finish(truth, traffic_complete)
-            .map_err(|e| Failure::Run(format!("the journal cannot be written: {e}")))?;
+            .map_err(|e| SimulateError::Run(format!("the journal cannot be written: {e}")))?;
         match self.kafka()? {
             None => Ok((ExitCode::SUCCESS, None)),
             Some(kafka) => {
                 let _ = writeln!(std::io::stdout());
-                Ok(prove(&journal, &self.bridge.options(kafka, None)))
+                Ok(prove(&journal, &self.bridge.to_options(kafka, None)))
             }
         }
     }
 
-    fn kafka(&self) -> Result<Option<Kafka>, Failure> {
+    fn kafka(&self) -> Result<Option<Kafka>, SimulateError> {
         let Some(bootstrap_servers) = &self.verify else {
             return Ok(None);
         };
         Ok(Some(Kafka {
             bootstrap_servers: bootstrap_servers.clone(),
-            properties: self.properties.read().map_err(Failure::Usage)?,
+            properties: self.properties.read().map_err(SimulateError::Usage)?,
         }))
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for SimulateError {
     fn from(error: Error) -> Self {
         match error.is_usage() {
             true => Self::Usage(error.to_string()),

@@ -6,7 +6,7 @@ use std::thread;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::FAILED;
+use super::EXIT_FAILED;
 use butlr_simulate::progress::Progress;
 use butlr_simulate::sender::Stop;
 
@@ -30,7 +30,7 @@ pub fn stop_on_signal(stop: Stop, progress: Progress) -> io::Result<()> {
                 _ = interrupt.recv() => {}
             }
             if stop.is_stopped() {
-                std::process::exit(FAILED.into());
+                std::process::exit(EXIT_FAILED.into());
             }
             stop.stop();
             // Standard error may be closed by now.

@@ -9,13 +9,13 @@ use butlr_simulate::stream::Outages;
 
 /// Outages now and then, or never.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Often {
+pub enum OutageFrequency {
     Never,
-    Sometimes(Outages),
+    Every(Outages),
 }
 
 /// A share of all, 0 to 1: `0.5%` or `0.005`.
-pub fn share(text: &str) -> Result<f64, String> {
+pub fn parse_share(text: &str) -> Result<f64, String> {
     let (number, of) = match text.strip_suffix('%') {
         Some(percent) => (percent.trim_end(), 100.0),
         None => (text, 1.0),
@@ -27,7 +27,7 @@ pub fn share(text: &str) -> Result<f64, String> {
 }
 
 /// A number above 0.
-pub fn positive(text: &str) -> Result<f64, String> {
+pub fn parse_positive(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok();
     number
         .filter(|number| number.is_finite() && (0.001..=1e9).contains(number))
@@ -35,14 +35,14 @@ pub fn positive(text: &str) -> Result<f64, String> {
 }
 
 /// A count from 1 to `most`.
-pub fn count(most: u64) -> impl TypedValueParser<Value = usize> {
+pub fn count_parser(most: u64) -> impl TypedValueParser<Value = usize> {
     clap::value_parser!(u64)
         .range(1..=most)
         .map(|count| count as usize)
 }
 
 /// A duration of at least a millisecond.
-pub fn some_time(text: &str) -> Result<Duration, String> {
+pub fn parse_timeout(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     match duration >= Duration::from_millis(1) && duration <= Duration::from_secs(3600) {
         true => Ok(duration),
@@ -51,7 +51,7 @@ pub fn some_time(text: &str) -> Result<Duration, String> {
 }
 
 /// How long a run may take.
-pub fn run_time(text: &str) -> Result<Duration, String> {
+pub fn parse_run_time(text: &str) -> Result<Duration, String> {
     const YEAR: Duration = Duration::from_secs(366 * 86_400);
     let duration = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     match duration >= Duration::from_millis(1) && duration <= YEAR {
@@ -61,12 +61,12 @@ pub fn run_time(text: &str) -> Result<Duration, String> {
 }
 
 /// The first second that a KSUID can have: ids tell when they were made.
-pub const FIRST_SECOND: Duration = Duration::from_secs(1_400_000_000);
+pub const KSUID_EPOCH: Duration = Duration::from_secs(1_400_000_000);
 
 /// How often and, if told, how long: `1h`, `1h/20m`, or `never`.
-pub fn outages(text: &str) -> Result<Often, String> {
+pub fn parse_outages(text: &str) -> Result<OutageFrequency, String> {
     if text == "never" {
-        return Ok(Often::Never);
+        return Ok(OutageFrequency::Never);
     }
     let parse = |text: &str| {
         humantime::parse_duration(text.trim())
@@ -84,25 +84,25 @@ pub fn outages(text: &str) -> Result<Often, String> {
     if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&length) {
         return Err("they may last from 1s to 1day".to_owned());
     }
-    Ok(Often::Sometimes(Outages { every, length }))
+    Ok(OutageFrequency::Every(Outages { every, length }))
 }
 
 /// A moment that is over, in RFC 3339.
-pub fn past(text: &str) -> Result<SystemTime, String> {
+pub fn parse_past_time(text: &str) -> Result<SystemTime, String> {
     let moment = humantime::parse_rfc3339(text)
         .map_err(|e| format!("{e}; write it in UTC as 2026-05-04T08:00:00Z"))?;
     if moment > SystemTime::now() {
         return Err("it lies in the future, and no event may".to_owned());
     }
     // Clocks that are off may be so by hours.
-    if moment < UNIX_EPOCH + FIRST_SECOND + Duration::from_secs(86_400) {
+    if moment < UNIX_EPOCH + KSUID_EPOCH + Duration::from_secs(86_400) {
         return Err("allowed are moments after 2014-05-14, when ids begin".to_owned());
     }
     Ok(moment)
 }
 
 /// One of the ten types.
-pub fn event_type(text: &str) -> Result<EventType, String> {
+pub fn parse_event_type(text: &str) -> Result<EventType, String> {
     EventType::parse(&text.replace('-', "_")).ok_or_else(|| {
         let names = EventType::ALL.map(EventType::name);
         format!("allowed are {}", names.join(", "))
@@ -121,34 +121,49 @@ mod tests {
             ("100 %", 1.0),
             ("0", 0.0),
         ] {
-            assert_eq!(share(text), Ok(value), "{text}");
+            assert_eq!(parse_share(text), Ok(value), "{text}");
         }
         for text in ["", "%", "-1%", "101%", "1.1", "NaN", "inf", "five"] {
-            assert!(share(text).is_err(), "{text}");
+            assert!(parse_share(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn outages_and_moments() {
-        assert_eq!(outages("never"), Ok(Often::Never));
-        assert_eq!(outages("1h"), Ok(Often::Sometimes(Outages::default())));
+        assert_eq!(parse_outages("never"), Ok(OutageFrequency::Never));
+        assert_eq!(
+            parse_outages("1h"),
+            Ok(OutageFrequency::Every(Outages::default()))
+        );
         let long = Outages {
             every: Duration::from_secs(7200),
             length: Duration::from_secs(1200),
         };
-        assert_eq!(outages("2h/20m"), Ok(Often::Sometimes(long)));
-        assert!(outages("1s").unwrap_err().contains("1min"));
-        assert!(outages("1h/0s").unwrap_err().contains("1s to 1day"));
+        assert_eq!(parse_outages("2h/20m"), Ok(OutageFrequency::Every(long)));
+        assert!(parse_outages("1s").unwrap_err().contains("1min"));
+        assert!(parse_outages("1h/0s").unwrap_err().contains("1s to 1day"));
         for text in ["often", "1h/", "/20m", "1h/20m/1m"] {
-            let problem = outages(text).unwrap_err();
+            let problem = parse_outages(text).unwrap_err();
             assert!(problem.contains("never"), "{text}: {problem}");
         }
-        assert!(past("2026-05-04T08:00:00Z").is_ok());
-        assert!(past("2999-01-01T00:00:00Z").unwrap_err().contains("future"));
-        assert!(past("1970-01-01T00:00:00Z").unwrap_err().contains("2014"));
-        assert!(run_time("400000000000y").is_err() && run_time("5m").is_ok());
-        assert!(past("today").unwrap_err().contains("2026-05-04T08:00:00Z"));
-        assert!(some_time("0s").is_err() && some_time("2h").is_err());
+        assert!(parse_past_time("2026-05-04T08:00:00Z").is_ok());
+        assert!(
+            parse_past_time("2999-01-01T00:00:00Z")
+                .unwrap_err()
+                .contains("future")
+        );
+        assert!(
+            parse_past_time("1970-01-01T00:00:00Z")
+                .unwrap_err()
+                .contains("2014")
+        );
+        assert!(parse_run_time("400000000000y").is_err() && parse_run_time("5m").is_ok());
+        assert!(
+            parse_past_time("today")
+                .unwrap_err()
+                .contains("2026-05-04T08:00:00Z")
+        );
+        assert!(parse_timeout("0s").is_err() && parse_timeout("2h").is_err());
     }
 
     #[test]
@@ -159,17 +174,17 @@ mod tests {
             "room-occupancy-1min",
             "ROOM_OCCUPANCY_1M",
         ] {
-            assert!(event_type(text).is_ok(), "{text}");
+            assert!(parse_event_type(text).is_ok(), "{text}");
         }
-        let problem = event_type("weather").unwrap_err();
+        let problem = parse_event_type("weather").unwrap_err();
         assert!(problem.contains("PIR_NO_MOTION"), "{problem}");
     }
 
     #[test]
     fn numbers() {
-        assert_eq!(positive("2.5"), Ok(2.5));
+        assert_eq!(parse_positive("2.5"), Ok(2.5));
         for text in ["0", "-1", "NaN", "inf", "fast"] {
-            assert!(positive(text).is_err(), "{text}");
+            assert!(parse_positive(text).is_err(), "{text}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `spool drain`: empties one spool into Kafka, with what `serve` drains with, but without listeners.
 
-mod pace;
+mod rate;
 
 use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
@@ -12,31 +12,34 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{FAILED, Failure, SpoolArguments, Verdict, dir_of, misused, require_spool};
+use super::{
+    EXIT_FAILED, SpoolArguments, SpoolCommandError, SpoolCommandOutcome, report_mistakes,
+    require_spool, spool_dir,
+};
 use crate::commands::block_on;
 use crate::config::{self, Config};
-use crate::dedup::desk::Desk;
+use crate::dedup::deduplicator::Deduplicator;
 use crate::kafka::client;
-use crate::kafka::lane::{Lane, TopicState};
+use crate::kafka::lane::{TopicLane, TopicState};
 use crate::kafka::producer::Producer;
-use crate::kafka::{contact::Contact, watch::Watch};
+use crate::kafka::{contact::Contact, watch::KafkaWatch};
 use crate::metrics::Metrics;
 use crate::record::TimestampPolicy;
-use crate::spool::store::{Found, OpenError, Options, Store};
-use crate::spool::{Draining, Life, Parts, Spool};
+use crate::spool::store::{OpenError, OpenReport, Options, SpoolStore};
+use crate::spool::{DrainHandle, EntryLedger, Spool, SpoolParts};
 use crate::telemetry;
 use butlr_event::destination::Destination;
-use pace::Pace;
+use rate::DrainRate;
 
-const ABOUT: &str = "Hands over every entry in order, waits for Kafka to confirm it and removes it then, as the bridge itself does. Entries that a
+const DRAIN_HELP: &str = "Hands over every entry in order, waits for Kafka to confirm it and removes it then, as the bridge itself does. Entries that a
 crash left in doubt are looked for in Kafka first.
 
 No bridge may run on the spool: scaling down is to stop the bridge, to drain its spool, and to delete its volume when this
 command has ended with 0 and says that nothing is set aside. What it does not get done stays on disk, and it can be run again.";
 
 #[derive(clap::Args, Debug)]
-#[command(after_long_help = ABOUT)]
-pub struct Arguments {
+#[command(after_long_help = DRAIN_HELP)]
+pub struct SpoolDrainArguments {
     #[command(flatten)]
     spool: SpoolArguments,
     /// Give up after so long, for example 10m; exit 1 then [default: no limit]
@@ -45,57 +48,58 @@ pub struct Arguments {
 }
 
 /// Between two looks at how far it is.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
+pub fn run(arguments: &SpoolDrainArguments) -> Result<SpoolCommandOutcome, SpoolCommandError> {
     let began = Instant::now();
     let mut config = arguments.spool.load()?;
     config
         .require_bootstrap_servers()
-        .map_err(|mistake| Failure::Told(misused(&[mistake])))?;
-    let dir = dir_of(&config)?;
+        .map_err(|mistake| SpoolCommandError::AlreadyReported(report_mistakes(&[mistake])))?;
+    let dir = spool_dir(&config)?;
     require_spool(&dir)?;
     if stderr().is_terminal() {
         // The bar tells the rest.
         config.log.level = config.log.level.min(tracing::Level::WARN);
     }
     telemetry::init(&config.log);
-    let stop = stop_on_signal()
-        .map_err(|error| Failure::Failed(format!("signals cannot be listened to: {error}")))?;
-    let (store, found) = open(&config, &dir)?;
-    tell(&found);
+    let stop = stop_on_signal().map_err(|error| {
+        SpoolCommandError::Failed(format!("signals cannot be listened to: {error}"))
+    })?;
+    let (store, found) = open_store(&config, &dir)?;
+    log_damage(&found);
     let deadline = arguments.within.map(|within| began + within);
-    let drain = Drain::start(&config, store)?;
-    let why = drain.run(&stop, deadline);
-    let end = drain.end(&config);
-    let summary = Summary {
+    let drain = SpoolDrainRun::start(&config, store)?;
+    let why = drain.wait_until_empty(&stop, deadline);
+    let end = drain.finish(&config);
+    let summary = DrainSummary {
         dir: &dir,
         end,
-        why,
+        reason: why,
         within: arguments.within,
         found: &found,
         took: began.elapsed(),
     };
     // A closed standard output does not undo what was drained.
-    let _ = std::io::stdout().write_all(summary.text().as_bytes());
-    Ok(Verdict::good_if(summary.is_good()))
+    let _ = std::io::stdout().write_all(summary.to_text().as_bytes());
+    Ok(SpoolCommandOutcome::success_if(summary.is_complete()))
 }
 
-fn open(config: &Config, dir: &Path) -> Result<(Store, Found), Failure> {
+fn open_store(config: &Config, dir: &Path) -> Result<(SpoolStore, OpenReport), SpoolCommandError> {
     let options = Options {
         dir: dir.to_owned(),
         segment_bytes: config.spool.segment_bytes,
     };
-    Store::open(options).map_err(|error| match error {
-        OpenError::Locked { dir } => Failure::Failed(format!(
+    SpoolStore::open(options).map_err(|error| match error {
+        OpenError::Locked { dir } => SpoolCommandError::Failed(format!(
             "a running bridge, or another drain, uses the spool {dir}, and a running bridge drains it by itself; stop the bridge first: scaling down = stop, drain, delete the volume"
         )),
-        OpenError::Io { .. } => Failure::Failed(error.to_string()),
-        OpenError::Foreign { .. } => Failure::Misused(error.to_string()),
+        OpenError::Io { .. } => SpoolCommandError::Failed(error.to_string()),
+        OpenError::Foreign { .. } => SpoolCommandError::Usage(error.to_string()),
     })
 }
 
-fn tell(found: &Found) {
+fn log_damage(found: &OpenReport) {
     for damaged in &found.damaged {
         tracing::error!(file = damaged.file, why = damaged.why, lost = damaged.lost, moved_to = ?damaged.moved_to,
             "a file of the spool is damaged: it was put aside, what is whole in it is drained");
@@ -110,50 +114,53 @@ fn tell(found: &Found) {
 
 /// Why draining ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
+enum DrainEndReason {
     Empty,
-    Late,
-    Signal,
+    DeadlineReached,
+    Interrupted,
 }
 
 /// How long the replicas' store may take to hear of what was drained last.
-const FLUSH: Duration = Duration::from_secs(5);
+const DEDUP_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What of a bridge drains.
-struct Drain {
+struct SpoolDrainRun {
     spool: Arc<Spool>,
-    draining: Draining,
+    drain: DrainHandle,
     producer: Arc<Producer>,
-    lanes: Arc<[Arc<Lane>; Destination::COUNT]>,
+    lanes: Arc<[Arc<TopicLane>; Destination::COUNT]>,
     contact: Arc<Contact>,
-    watch: Watch,
+    watch: KafkaWatch,
     /// Replicas that share what is stored hear of what gets into Kafka.
-    desk: Option<Arc<Desk>>,
+    deduplicator: Option<Arc<Deduplicator>>,
 }
 
 /// How it ended.
-struct End {
-    life: Life,
+struct DrainResult {
+    ledger: EntryLedger,
     /// Entries set aside, of before too.
-    set_aside: Option<usize>,
+    dead_letters: Option<usize>,
     /// Entries that are left, and what keeps them from their topic where that is known.
-    left: Vec<(Destination, u64, Option<String>)>,
+    remaining: Vec<(Destination, u64, Option<String>)>,
 }
 
-impl Drain {
-    fn start(config: &Config, store: Store) -> Result<Self, Failure> {
-        let refused = |error| Failure::Misused(format!("kafka.properties: {error}"));
+impl SpoolDrainRun {
+    fn start(config: &Config, store: SpoolStore) -> Result<Self, SpoolCommandError> {
+        let refused = |error| SpoolCommandError::Usage(format!("kafka.properties: {error}"));
         let bootstrap = config.require_bootstrap_servers();
-        let bootstrap = bootstrap.map_err(|mistake| Failure::Told(misused(&[mistake])))?;
+        let bootstrap = bootstrap
+            .map_err(|mistake| SpoolCommandError::AlreadyReported(report_mistakes(&[mistake])))?;
         let metrics = Arc::new(Metrics::new(&config.topics.names()));
         let desk = match &config.dedup.store {
             config::DedupStore::Memory => None,
-            config::DedupStore::Redis(_) => Desk::open(config, &metrics).map_err(Failure::Misused)?,
+            config::DedupStore::Redis(_) => {
+                Deduplicator::open(config, &metrics).map_err(SpoolCommandError::Usage)?
+            }
         };
         let desk = desk.map(Arc::new);
         let contact = Arc::new(Contact::default());
         let producer = Producer::start(
-            client::producer(config, bootstrap),
+            client::producer_config(config, bootstrap),
             Arc::clone(&metrics),
             Arc::clone(&contact),
         );
@@ -162,13 +169,13 @@ impl Drain {
             config.kafka.max_in_flight_per_topic,
             client::lane_bytes(&config.http),
         );
-        let lanes = Lane::all(config);
+        let lanes = TopicLane::all(config);
         // A topic for which nothing waits may be missing.
         let wanted = lanes
             .iter()
             .filter(|lane| store.present(lane.destination()) > 0);
-        let consumer = client::base(&config.kafka, bootstrap);
-        let watch = Watch::start(
+        let consumer = client::base_config(&config.kafka, bootstrap);
+        let watch = KafkaWatch::start(
             &consumer,
             Arc::clone(&producer),
             wanted.cloned().collect(),
@@ -177,61 +184,63 @@ impl Drain {
             false,
         )
         .map_err(refused)?;
-        let spool = Spool::start(Parts {
+        let spool = Spool::start(SpoolParts {
             store,
             settings: config.spool.clone(),
-            desk: desk.clone(),
+            deduplicator: desk.clone(),
             lanes: Arc::clone(&lanes),
             lane_events: events,
             lane_bytes: bytes,
             metrics,
         });
         let stamping = TimestampPolicy::from_config(&config.kafka);
-        let draining = spool.drain(Arc::clone(&producer), stamping, consumer);
+        let draining = spool.start_drain(Arc::clone(&producer), stamping, consumer);
         Ok(Self {
             spool,
-            draining,
+            drain: draining,
             producer,
             lanes,
             contact,
-            desk,
+            deduplicator: desk,
             watch,
         })
     }
 
     /// Waits until nothing is left, or it is to end.
-    fn run(&self, stop: &AtomicBool, deadline: Option<Instant>) -> Why {
-        let mut bar = Bar::begin(self.spool.life().present);
+    fn wait_until_empty(&self, stop: &AtomicBool, deadline: Option<Instant>) -> DrainEndReason {
+        let mut bar = DrainProgressBar::start(self.spool.ledger().present);
         loop {
-            let life = self.spool.life();
+            let life = self.spool.ledger();
             if life.present == 0 {
-                return Why::Empty;
+                return DrainEndReason::Empty;
             }
             if stop.load(Ordering::Acquire) {
-                return Why::Signal;
+                return DrainEndReason::Interrupted;
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Why::Late;
+                return DrainEndReason::DeadlineReached;
             }
-            bar.tell(&life, self.trouble());
-            std::thread::sleep(LOOK);
+            bar.update(&life, self.describe_trouble());
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
     /// What keeps it from going on, or why it has not begun.
-    fn trouble(&self) -> Option<String> {
+    fn describe_trouble(&self) -> Option<String> {
         if self.contact.age().is_none() {
             return Some("Kafka is not reached yet".to_owned());
         }
         let waiting = self.spool.state().destinations.into_iter();
         let waiting: Vec<_> = waiting.filter(|of| of.present > 0).collect();
-        let in_vain = waiting.iter().find_map(|of| self.in_vain(of.destination));
-        let looking = waiting.iter().any(|of| of.looking);
+        let in_vain = waiting
+            .iter()
+            .find_map(|of| self.topic_problem(of.destination));
+        let looking = waiting.iter().any(|of| of.is_searching);
         in_vain
             .or_else(|| looking.then(|| "looking for entries that Kafka holds already".to_owned()))
     }
 
-    fn in_vain(&self, to: Destination) -> Option<String> {
+    fn topic_problem(&self, to: Destination) -> Option<String> {
         let lane = &self.lanes[to.index()];
         let topic = lane.topic();
         match lane.state() {
@@ -249,65 +258,65 @@ impl Drain {
     }
 
     /// In this order: nothing more is handed over, the reports of what was are waited for a little, and heard.
-    fn end(self, config: &Config) -> End {
-        self.spool.end();
-        let left_there = self.producer.end(config.kafka.confirm_within);
+    fn finish(self, config: &Config) -> DrainResult {
+        self.spool.shut_down();
+        let left_there = self.producer.close(config.kafka.confirm_within);
         if left_there > 0 {
             tracing::warn!(
                 records = left_there,
                 "Kafka had not confirmed them: their entries stay, and are looked for in Kafka by whoever drains next"
             );
         }
-        let why: Vec<_> = Destination::all().map(|to| self.in_vain(to)).into();
-        drop(self.draining);
+        let why: Vec<_> = Destination::all().map(|to| self.topic_problem(to)).into();
+        drop(self.drain);
         drop(self.watch);
-        if let Some(desk) = &self.desk {
-            block_on(desk.flush(FLUSH));
+        if let Some(desk) = &self.deduplicator {
+            block_on(desk.flush(DEDUP_FLUSH_TIMEOUT));
         }
         let store = self.spool.store();
         let left = Destination::all().into_iter().zip(why);
         let left = left.map(|(to, why)| (to, store.present(to), why));
-        End {
-            life: self.spool.life(),
-            set_aside: store.set_aside_entries().ok().map(|entries| entries.len()),
-            left: left.filter(|(_, present, _)| *present > 0).collect(),
+        DrainResult {
+            ledger: self.spool.ledger(),
+            dead_letters: store.dead_letters().ok().map(|entries| entries.len()),
+            remaining: left.filter(|(_, present, _)| *present > 0).collect(),
         }
     }
 }
 
 /// What is told at the end.
-struct Summary<'s> {
+struct DrainSummary<'s> {
     dir: &'s Path,
-    end: End,
-    why: Why,
+    end: DrainResult,
+    reason: DrainEndReason,
     within: Option<Duration>,
-    found: &'s Found,
+    found: &'s OpenReport,
     took: Duration,
 }
 
-impl Summary<'_> {
-    fn is_good(&self) -> bool {
+impl DrainSummary<'_> {
+    fn is_complete(&self) -> bool {
         let sound = self.found.damaged.is_empty() && self.found.missing.is_empty();
         // Whoever deletes the volume after this is not to lose what was set aside.
-        let nothing_is_left = self.end.life.present == 0 && self.end.set_aside == Some(0);
-        nothing_is_left && self.end.life.lost == 0 && sound
+        let nothing_is_left = self.end.ledger.present == 0 && self.end.dead_letters == Some(0);
+        nothing_is_left && self.end.ledger.lost == 0 && sound
     }
 
-    fn text(&self) -> String {
+    fn to_text(&self) -> String {
         let Self { end, .. } = self;
-        let Life {
+        let EntryLedger {
             drained,
             already_stored,
             confirmed_late,
-            set_aside,
+            dead_letters: set_aside,
             present,
             lost,
             ..
-        } = end.life;
+        } = end.ledger;
         let dir = self.dir.display();
-        let mut text = match (present, self.why) {
+        let mut text = match (present, self.reason) {
             (0, _) => format!("the spool {dir} is empty\n"),
-            (left, Why::Late) => format!(
+            (left, DrainEndReason::DeadlineReached) => format!(
                 "not empty within {}: {left} entries are left in {dir}, all of them on disk\n",
                 humantime::format_duration(self.within.unwrap_or_default())
             ),
@@ -315,7 +324,7 @@ impl Summary<'_> {
                 "ended before it was empty: {left} entries are left in {dir}, all of them on disk\n"
             ),
         };
-        for (to, left, why) in &end.left {
+        for (to, left, why) in &end.remaining {
             let why = why
                 .as_deref()
                 .map(|why| format!(": {why}"))
@@ -332,7 +341,7 @@ impl Summary<'_> {
                 "DAMAGE was found: {damaged} files at the start, {lost} entries lost since; what was damaged lies in {dir}/damaged\n"
             );
         }
-        match end.set_aside {
+        match end.dead_letters {
             Some(0) => {}
             Some(all) => {
                 text += &format!(
@@ -350,14 +359,14 @@ impl Summary<'_> {
 }
 
 /// On a terminal; elsewhere the log tells.
-struct Bar {
+struct DrainProgressBar {
     bar: ProgressBar,
-    pace: Pace,
-    began_with: u64,
+    pace: DrainRate,
+    initial_entries: u64,
 }
 
-impl Bar {
-    fn begin(entries: u64) -> Self {
+impl DrainProgressBar {
+    fn start(entries: u64) -> Self {
         let bar = match stderr().is_terminal() {
             true => ProgressBar::new(entries),
             false => ProgressBar::hidden(),
@@ -368,26 +377,28 @@ impl Bar {
         bar.set_style(style.progress_chars("=> "));
         Self {
             bar,
-            pace: Pace::default(),
-            began_with: entries,
+            pace: DrainRate::default(),
+            initial_entries: entries,
         }
     }
 
-    fn tell(&mut self, life: &Life, trouble: Option<String>) {
-        let done = self.began_with.saturating_sub(life.present);
-        self.pace.note(Instant::now(), done);
+    fn update(&mut self, life: &EntryLedger, trouble: Option<String>) {
+        let done = self.initial_entries.saturating_sub(life.present);
+        self.pace.record(Instant::now(), done);
         self.bar.set_position(done);
-        let aside = match life.set_aside {
+        let aside = match life.dead_letters {
             0 => String::new(),
             n => format!("  {n} set aside"),
         };
         let trouble = trouble.map(|why| format!("  {why}")).unwrap_or_default();
-        self.bar
-            .set_message(format!("{}{aside}{trouble}", self.pace.text(life.present)));
+        self.bar.set_message(format!(
+            "{}{aside}{trouble}",
+            self.pace.to_text(life.present)
+        ));
     }
 }
 
-impl Drop for Bar {
+impl Drop for DrainProgressBar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
@@ -414,7 +425,7 @@ fn stop_on_signal() -> std::io::Result<Arc<AtomicBool>> {
                 _ = interrupt.recv() => {}
             }
             if stopped.swap(true, Ordering::AcqRel) {
-                process::exit(FAILED.into());
+                process::exit(EXIT_FAILED.into());
             }
         }
     };

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use super::describe::{Described, on_one_line};
-use super::list::describe_all;
-use super::look::Look;
-use super::{Failure, SpoolArguments, Verdict, destination};
+use super::description::{EntryDescription, to_single_line};
+use super::inspection::SpoolInspection;
+use super::list::for_each_description;
+use super::{SpoolArguments, SpoolCommandError, SpoolCommandOutcome, parse_destination};
 use butlr_event::destination::Destination;
 
-const AGAIN: &str = r#"An exported value is as it was received; only where it has line ends between its tokens, these become blanks. "value" is there
+const EXPORT_HELP: &str = r#"An exported value is as it was received; only where it has line ends between its tokens, these become blanks. "value" is there
 where it is JSON, "value_base64" otherwise (what is quarantined can be anything). Nothing is removed from the spool.
 
 To save what a bridge cannot deliver, and feed it to a bridge again later:
@@ -27,12 +27,12 @@ jq before 1.7 rounds numbers of more than 17 digits; `--raw` in place of the fir
 already the bridge knows by their ids for as long as its dedup.id_window says."#;
 
 #[derive(clap::Args, Debug)]
-#[command(after_long_help = AGAIN)]
-pub struct Arguments {
+#[command(after_long_help = EXPORT_HELP)]
+pub struct SpoolExportArguments {
     #[command(flatten)]
     spool: SpoolArguments,
     /// Only those of this type, or quarantine; may be given several times
-    #[arg(long = "type", value_name = "TYPE", value_parser = destination)]
+    #[arg(long = "type", value_name = "TYPE", value_parser = parse_destination)]
     types: Vec<Destination>,
     /// Those that Kafka refuses for good and that were set aside
     #[arg(long)]
@@ -47,42 +47,47 @@ pub struct Arguments {
 
 /// How many were written.
 #[derive(Default)]
-struct Written {
+struct ExportCounts {
     entries: u64,
     /// Values that are no JSON; raw, some may have several lines.
-    no_json: u64,
+    non_json: u64,
 }
 
-pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
-    let look = Look::at(&arguments.spool)?;
+pub fn run(arguments: &SpoolExportArguments) -> Result<SpoolCommandOutcome, SpoolCommandError> {
+    let look = SpoolInspection::open(&arguments.spool)?;
     let written = match &arguments.out {
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
             write_all(&look, arguments, "standard output", &mut out)?
         }
-        Some(path) => to_file(&look, arguments, path)?,
+        Some(path) => write_to_file(&look, arguments, path)?,
     };
-    if arguments.raw && written.no_json > 0 {
+    if arguments.raw && written.non_json > 0 {
         eprintln!(
             "{} of the values are no JSON and may have several lines; without --raw each is on one",
-            written.no_json
+            written.non_json
         );
     }
     if let Some(path) = &arguments.out {
         eprintln!("{} entries are in {}", written.entries, path.display());
     }
-    Ok(look.tell_damage(&[]))
+    Ok(look.report_damage(&[]))
 }
 
 /// Never over a file that is there: it may be what was saved before the spool was drained.
-fn to_file(look: &Look, arguments: &Arguments, path: &Path) -> Result<Written, Failure> {
+fn write_to_file(
+    look: &SpoolInspection,
+    arguments: &SpoolExportArguments,
+    path: &Path,
+) -> Result<ExportCounts, SpoolCommandError> {
     let name = format!("--out {}", path.display());
-    let refused = |error: &io::Error| Failure::output(&name, error);
-    let taken = || Failure::Failed(format!("{name}: it is there already; choose another name"));
+    let refused = |error: &io::Error| SpoolCommandError::from_output(&name, error);
+    let taken =
+        || SpoolCommandError::Failed(format!("{name}: it is there already; choose another name"));
     if path.exists() {
         return Err(taken());
     }
-    let mut file = beside(path).map_err(|error| refused(&error))?;
+    let mut file = create_temporary_beside(path).map_err(|error| refused(&error))?;
     let written = write_all(look, arguments, &name, &mut BufWriter::new(&mut file))?;
     file.as_file().sync_all().map_err(|error| refused(&error))?;
     file.persist_noclobber(path)
@@ -93,7 +98,7 @@ fn to_file(look: &Look, arguments: &Arguments, path: &Path) -> Result<Written, F
     Ok(written)
 }
 
-fn beside(path: &Path) -> io::Result<NamedTempFile> {
+fn create_temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
     let dir = match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
         _ => Path::new("."),
@@ -107,31 +112,32 @@ fn beside(path: &Path) -> io::Result<NamedTempFile> {
 }
 
 fn write_all(
-    look: &Look,
-    arguments: &Arguments,
+    look: &SpoolInspection,
+    arguments: &SpoolExportArguments,
     name: &str,
     out: &mut impl Write,
-) -> Result<Written, Failure> {
-    let mut written = Written::default();
-    describe_all(look, &arguments.types, arguments.set_aside, |entry| {
+) -> Result<ExportCounts, SpoolCommandError> {
+    let mut written = ExportCounts::default();
+    for_each_description(look, &arguments.types, arguments.set_aside, |entry| {
         let line = match arguments.raw {
-            true => raw(entry, &mut written),
-            false => entry.whole().into_bytes(),
+            true => raw_line(entry, &mut written),
+            false => entry.json_line().into_bytes(),
         };
         written.entries += 1;
         let wrote = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
-        wrote.map_err(|error| Failure::output(name, &error))?;
+        wrote.map_err(|error| SpoolCommandError::from_output(name, &error))?;
         Ok(true)
     })?;
-    out.flush().map_err(|error| Failure::output(name, &error))?;
+    out.flush()
+        .map_err(|error| SpoolCommandError::from_output(name, &error))?;
     Ok(written)
 }
 
-fn raw(entry: &Described<'_>, written: &mut Written) -> Vec<u8> {
-    match on_one_line(entry.value()) {
+fn raw_line(entry: &EntryDescription<'_>, written: &mut ExportCounts) -> Vec<u8> {
+    match to_single_line(entry.value()) {
         Some(json) => json.into_bytes(),
         None => {
-            written.no_json += 1;
+            written.non_json += 1;
             entry.value().to_vec()
         }
     }

@@ -2,17 +2,19 @@
 
 use std::io::{BufWriter, Write};
 
-use super::describe::Described;
-use super::look::Look;
-use super::{Failure, SpoolArguments, Verdict, destination, destinations};
+use super::description::EntryDescription;
+use super::inspection::SpoolInspection;
+use super::{
+    SpoolArguments, SpoolCommandError, SpoolCommandOutcome, parse_destination, select_destinations,
+};
 use butlr_event::destination::Destination;
 
 #[derive(clap::Args, Debug)]
-pub struct Arguments {
+pub struct SpoolListArguments {
     #[command(flatten)]
     spool: SpoolArguments,
     /// Only those of this type, or quarantine; may be given several times
-    #[arg(long = "type", value_name = "TYPE", value_parser = destination)]
+    #[arg(long = "type", value_name = "TYPE", value_parser = parse_destination)]
     types: Vec<Destination>,
     /// At most so many
     #[arg(long, value_name = "NUMBER")]
@@ -25,47 +27,47 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
-    let look = Look::at(&arguments.spool)?;
+pub fn run(arguments: &SpoolListArguments) -> Result<SpoolCommandOutcome, SpoolCommandError> {
+    let look = SpoolInspection::open(&arguments.spool)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     if !arguments.json {
-        writeln!(out, "{}", Described::head())?;
+        writeln!(out, "{}", EntryDescription::header_line())?;
     }
     let mut left = arguments.limit.unwrap_or(u64::MAX);
     if left > 0 {
-        describe_all(&look, &arguments.types, arguments.set_aside, |entry| {
+        for_each_description(&look, &arguments.types, arguments.set_aside, |entry| {
             match arguments.json {
-                true => writeln!(out, "{}", serde_json::Value::from(entry.facts()))?,
-                false => writeln!(out, "{}", entry.line())?,
+                true => writeln!(out, "{}", serde_json::Value::from(entry.json_fields()))?,
+                false => writeln!(out, "{}", entry.text_line())?,
             }
             left -= 1;
             Ok(left > 0)
         })?;
     }
     out.flush()?;
-    Ok(look.tell_damage(&[]))
+    Ok(look.report_damage(&[]))
 }
 
 /// Each entry of these types, or what was set aside of them, until `each` has enough.
-pub fn describe_all(
-    look: &Look,
+pub fn for_each_description(
+    look: &SpoolInspection,
     types: &[Destination],
     set_aside: bool,
-    mut each: impl FnMut(&Described<'_>) -> Result<bool, Failure>,
-) -> Result<(), Failure> {
+    mut each: impl FnMut(&EntryDescription<'_>) -> Result<bool, SpoolCommandError>,
+) -> Result<(), SpoolCommandError> {
     if set_aside {
-        for entry in &look.set_aside(types)? {
-            if !each(&Described::set_aside(entry))? {
+        for entry in &look.dead_letters(types)? {
+            if !each(&EntryDescription::from_dead_letter(entry))? {
                 break;
             }
         }
         return Ok(());
     }
     let mut more = true;
-    for to in destinations(types) {
-        let handed = look.store.handed(to).map(|handed| handed.upto);
-        look.each(to, |seq, bytes| {
-            more = each(&Described::waiting(to, seq, bytes, handed))?;
+    for to in select_destinations(types) {
+        let handed = look.store.handover_mark(to).map(|handed| handed.upto);
+        look.for_each_entry(to, |seq, bytes| {
+            more = each(&EntryDescription::from_spooled(to, seq, bytes, handed))?;
             Ok(more)
         })?;
         if !more {

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::describe::moment;
-use super::look::Look;
-use super::{Failure, SpoolArguments, Verdict};
-use crate::spool::entry::Entry;
+use super::description::format_timestamp;
+use super::inspection::SpoolInspection;
+use super::{SpoolArguments, SpoolCommandError, SpoolCommandOutcome};
+use crate::spool::entry::SpoolEntry;
 use crate::spool::store::SegmentInfo;
 use butlr_event::clock::now_ms;
 use butlr_event::destination::Destination;
 
 #[derive(clap::Args, Debug)]
-pub struct Arguments {
+pub struct SpoolStatusArguments {
     #[command(flatten)]
     spool: SpoolArguments,
     /// For machines: one JSON object
@@ -23,7 +23,7 @@ pub struct Arguments {
 }
 
 #[derive(Serialize)]
-struct Status {
+struct SpoolStatusReport {
     dir: String,
     /// As far as can be seen from here.
     in_use: bool,
@@ -33,7 +33,7 @@ struct Status {
     bytes: u64,
     files: usize,
     set_aside: usize,
-    destinations: Vec<Line>,
+    destinations: Vec<StatusRow>,
     /// What is wrong now.
     damage: Vec<String>,
     /// What was wrong before, kept as it was.
@@ -43,7 +43,7 @@ struct Status {
 }
 
 #[derive(Serialize)]
-struct Line {
+struct StatusRow {
     destination: &'static str,
     entries: u64,
     oldest_received_at: Option<String>,
@@ -57,59 +57,59 @@ struct Line {
     oldest_ms: Option<i64>,
 }
 
-pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
-    let look = Look::at(&arguments.spool)?;
-    let status = Status::of(&look);
+pub fn run(arguments: &SpoolStatusArguments) -> Result<SpoolCommandOutcome, SpoolCommandError> {
+    let look = SpoolInspection::open(&arguments.spool)?;
+    let status = SpoolStatusReport::from_inspection(&look);
     let mut out = std::io::stdout().lock();
     match arguments.json {
         true => writeln!(out, "{}", serde_json::json!(status))?,
-        false => out.write_all(status.text(now_ms()).as_bytes())?,
+        false => out.write_all(status.to_text(now_ms()).as_bytes())?,
     }
     out.flush()?;
     if !status.damage.is_empty() && !arguments.json {
         eprintln!("{}", look.advice());
     }
-    Ok(Verdict::good_if(status.damage.is_empty()))
+    Ok(SpoolCommandOutcome::success_if(status.damage.is_empty()))
 }
 
-impl Status {
-    fn of(look: &Look) -> Self {
+impl SpoolStatusReport {
+    fn from_inspection(look: &SpoolInspection) -> Self {
         let segments = look.store.segments();
         // Where it can't be read, that is among the damage.
-        let aside = look.store.set_aside_entries().unwrap_or_default();
+        let aside = look.store.dead_letters().unwrap_or_default();
         let destinations = Destination::all().map(|to| {
             let oldest_ms = oldest_ms(look, to);
-            Line {
+            StatusRow {
                 destination: to.name(),
                 entries: look.store.present(to),
-                oldest_received_at: oldest_ms.map(moment),
-                bytes_about: share(&segments, to),
+                oldest_received_at: oldest_ms.map(format_timestamp),
+                bytes_about: estimate_bytes(&segments, to),
                 files: segments
                     .iter()
                     .filter(|s| s.entries[to.index()] > 0)
                     .count(),
                 set_aside: aside.iter().filter(|entry| entry.destination == to).count(),
-                handed_up_to: look.store.handed(to).map(|handed| handed.upto),
+                handed_up_to: look.store.handover_mark(to).map(|handed| handed.upto),
                 oldest_ms,
             }
         });
         let oldest_ms = destinations.iter().filter_map(|line| line.oldest_ms).min();
         Self {
             dir: look.dir.display().to_string(),
-            in_use: look.in_use,
+            in_use: look.is_in_use,
             entries: destinations.iter().map(|line| line.entries).sum(),
-            oldest_received_at: oldest_ms.map(moment),
+            oldest_received_at: oldest_ms.map(format_timestamp),
             bytes: look.store.bytes(),
             files: segments.len(),
             set_aside: aside.len(),
             destinations: destinations.into(),
-            damage: look.damage(&[]),
-            damaged_files: kept_damaged(look),
+            damage: look.describe_damage(&[]),
+            damaged_files: list_damaged_files(look),
             oldest_ms,
         }
     }
 
-    fn text(&self, now_ms: i64) -> String {
+    fn to_text(&self, now_ms: i64) -> String {
         let Self {
             dir,
             entries,
@@ -117,14 +117,14 @@ impl Status {
             set_aside,
             ..
         } = self;
-        let bytes = size(self.bytes);
+        let bytes = format_size(self.bytes);
         let mut text =
             format!("{dir}: {entries} entries, {bytes} in {files} files, {set_aside} set aside");
         if self.in_use {
             text += "; a bridge uses it";
         }
         if let Some(oldest_ms) = self.oldest_ms {
-            text += &format!("; the oldest waits for {}", age(now_ms, oldest_ms));
+            text += &format!("; the oldest waits for {}", format_age(now_ms, oldest_ms));
         }
         text += "\n";
         let lines = self.destinations.iter();
@@ -132,7 +132,7 @@ impl Status {
             .filter(|line| line.entries > 0 || line.set_aside > 0)
             .peekable();
         if lines.peek().is_some() {
-            text += &row([
+            text += &format_row([
                 "",
                 "entries",
                 "oldest",
@@ -148,11 +148,11 @@ impl Status {
                 (_, Some(u64::MAX)) => "unknown".to_owned(),
                 (_, Some(upto)) => upto.to_string(),
             };
-            text += &row([
+            text += &format_row([
                 line.destination,
                 &line.entries.to_string(),
                 line.oldest_received_at.as_deref().unwrap_or("-"),
-                &size(line.bytes_about),
+                &format_size(line.bytes_about),
                 &line.files.to_string(),
                 &line.set_aside.to_string(),
                 &handed,
@@ -169,20 +169,22 @@ impl Status {
     }
 }
 
-fn row([name, entries, oldest, bytes, files, aside, handed]: [&str; 7]) -> String {
+fn format_row([name, entries, oldest, bytes, files, aside, handed]: [&str; 7]) -> String {
     format!(
         "{name:<20}  {entries:>9}  {oldest:<24}  {bytes:>9}  {files:>5}  {aside:>9}  {handed:>12}\n"
     )
 }
 
 /// Entries of one destination are in the order of receipt.
-fn oldest_ms(look: &Look, to: Destination) -> Option<i64> {
+fn oldest_ms(look: &SpoolInspection, to: Destination) -> Option<i64> {
     let first = look.store.read(to, 0, 1, 1).ok()?.pop()?;
-    Entry::decode(&first.1).ok().map(|entry| entry.received_ms)
+    SpoolEntry::decode(&first.1)
+        .ok()
+        .map(|entry| entry.received_ms)
 }
 
 /// What of the files' bytes is about a destination's. A file goes as a whole, so entries that were removed count with the rest.
-fn share(segments: &[SegmentInfo], to: Destination) -> u64 {
+fn estimate_bytes(segments: &[SegmentInfo], to: Destination) -> u64 {
     let share = |segment: &SegmentInfo| {
         let all: u64 = segment.entries.iter().sum();
         let of_this = u128::from(segment.bytes) * u128::from(segment.entries[to.index()]);
@@ -191,7 +193,7 @@ fn share(segments: &[SegmentInfo], to: Destination) -> u64 {
     segments.iter().map(share).sum()
 }
 
-fn kept_damaged(look: &Look) -> Vec<String> {
+fn list_damaged_files(look: &SpoolInspection) -> Vec<String> {
     let files = std::fs::read_dir(look.dir.join("damaged"));
     let files = files.into_iter().flatten().flatten();
     let mut names: Vec<_> = files
@@ -202,7 +204,7 @@ fn kept_damaged(look: &Look) -> Vec<String> {
 }
 
 /// Bytes in a unit in which the number is short.
-fn size(bytes: u64) -> String {
+fn format_size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -216,7 +218,7 @@ fn size(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-fn age(now_ms: i64, then_ms: i64) -> String {
+fn format_age(now_ms: i64, then_ms: i64) -> String {
     let seconds = now_ms.saturating_sub(then_ms).max(0).unsigned_abs() / 1000;
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
@@ -234,7 +236,7 @@ mod tests {
             file: String::new(),
             bytes,
             entries: counts,
-            writing: false,
+            is_writing: false,
         }
     }
 
@@ -246,17 +248,17 @@ mod tests {
             segment(u64::MAX / 4, &[(other, 9)]),
             segment(700, &[]),
         ];
-        assert_eq!(share(&segments, one), 750);
-        assert_eq!(share(&segments, other), 250 + u64::MAX / 4);
+        assert_eq!(estimate_bytes(&segments, one), 750);
+        assert_eq!(estimate_bytes(&segments, other), 250 + u64::MAX / 4);
     }
 
     #[test]
     fn sizes_and_ages_are_short() {
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(10 << 30), "10.0 GiB");
-        assert!(size(u64::MAX).ends_with(" TiB"));
-        assert_eq!(age(65_999, 0), "1m 5s");
-        assert_eq!(age(0, 5), "0s", "clocks differ");
+        assert_eq!(format_size(1023), "1023 B");
+        assert_eq!(format_size(1536), "1.5 KiB");
+        assert_eq!(format_size(10 << 30), "10.0 GiB");
+        assert!(format_size(u64::MAX).ends_with(" TiB"));
+        assert_eq!(format_age(65_999, 0), "1m 5s");
+        assert_eq!(format_age(0, 5), "0s", "clocks differ");
     }
 }

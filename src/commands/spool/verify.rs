@@ -3,51 +3,51 @@
 use std::io::Write;
 use std::time::Instant;
 
-use super::describe::Described;
-use super::list::describe_all;
-use super::look::Look;
-use super::{Failure, SpoolArguments, Verdict};
+use super::description::EntryDescription;
+use super::inspection::SpoolInspection;
+use super::list::for_each_description;
+use super::{SpoolArguments, SpoolCommandError, SpoolCommandOutcome};
 
 #[derive(clap::Args, Debug)]
-pub struct Arguments {
+pub struct SpoolVerifyArguments {
     #[command(flatten)]
     spool: SpoolArguments,
 }
 
 /// What cannot be told about every entry is told about so many.
-const TOLD: u64 = 10;
+const MAX_REPORTED: u64 = 10;
 
-pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
+pub fn run(arguments: &SpoolVerifyArguments) -> Result<SpoolCommandOutcome, SpoolCommandError> {
     let began = Instant::now();
-    let look = Look::at(&arguments.spool)?;
+    let look = SpoolInspection::open(&arguments.spool)?;
     let verified = look.store.verify();
-    let verified = verified.map_err(|error| Failure::Failed(error.to_string()))?;
+    let verified = verified.map_err(|error| SpoolCommandError::Failed(error.to_string()))?;
     let mut unreadable = 0;
-    let mut read = |entry: &Described<'_>| {
-        if let Some(why) = entry.unreadable() {
+    let mut read = |entry: &EntryDescription<'_>| {
+        if let Some(why) = entry.decode_error() {
             unreadable += 1;
-            if unreadable <= TOLD {
+            if unreadable <= MAX_REPORTED {
                 eprintln!("entry {} of {}: {why}", entry.seq, entry.to.name());
             }
         }
         Ok(true)
     };
     let mut entries = 0;
-    describe_all(&look, &[], false, |entry| {
+    for_each_description(&look, &[], false, |entry| {
         entries += 1;
         read(entry)
     })?;
     let mut set_aside = 0;
     // Where these can't be read, that is among the damage.
-    let aside = describe_all(&look, &[], true, |entry| {
+    let aside = for_each_description(&look, &[], true, |entry| {
         set_aside += 1;
         read(entry)
     });
-    let damage = look.tell_damage(&verified.damaged);
-    if let (Err(failure), Verdict::Good) = (aside, damage) {
+    let damage = look.report_damage(&verified.damaged);
+    if let (Err(failure), SpoolCommandOutcome::Success) = (aside, damage) {
         return Err(failure);
     }
-    let sound = damage == Verdict::Good && unreadable == 0;
+    let sound = damage == SpoolCommandOutcome::Success && unreadable == 0;
     let (files, took) = (verified.segments, began.elapsed().as_secs_f64());
     let verdict = match (sound, unreadable) {
         (true, _) => "all is whole".to_owned(),
@@ -60,5 +60,5 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
         "read {entries} entries in {files} files and {set_aside} set aside in {took:.1} s: {verdict}"
     )?;
     out.flush()?;
-    Ok(Verdict::good_if(sound))
+    Ok(SpoolCommandOutcome::success_if(sound))
 }

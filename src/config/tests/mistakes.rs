@@ -323,7 +323,12 @@ fn wrong_shapes_are_told_by_type_alone() {
             "http.keep_alive: 1.5 has no unit",
         ),
     ] {
-        assert_eq!(load_errors(text).lines().count(), 1, "{}", load_errors(text));
+        assert_eq!(
+            load_errors(text).lines().count(),
+            1,
+            "{}",
+            load_errors(text)
+        );
         assert!(load_errors(text).starts_with(told), "{}", load_errors(text));
     }
 }
@@ -332,7 +337,8 @@ fn wrong_shapes_are_told_by_type_alone() {
 fn items_keep_their_number_beside_an_item_that_is_none() {
     let errors = load_errors("auth.basic = [1, {name = 'a', username = 'b'}]");
     assert!(
-        errors.contains("auth.basic[0]: a table") && errors.contains("auth.basic[1].password: missing"),
+        errors.contains("auth.basic[0]: a table")
+            && errors.contains("auth.basic[1].password: missing"),
         "{errors}"
     );
 }
@@ -358,7 +364,10 @@ fn inline_toml_that_is_none_is_a_mistake() {
     assert!(errors.starts_with("auth.api_keys (environment BUTLR_BRIDGE__AUTH__API_KEYS): a table or an array is given as inline TOML; not TOML, line 1, column "), "{errors}");
     assert!(!errors.contains("s3cret"));
     let errors = load_errors_with("", &[("BUTLR_BRIDGE__AUTH__API_KEYS", "{name='a'}")]);
-    assert!(errors.contains("an array of tables is expected"), "{errors}");
+    assert!(
+        errors.contains("an array of tables is expected"),
+        "{errors}"
+    );
     let errors = load_errors_with("", &[("BUTLR_BRIDGE__HTTP__BIND", "\u{fffd}")]);
     assert!(errors.contains("not UTF-8"), "{errors}");
 }

@@ -1,6 +1,6 @@
 //! The README's table of keys is the table of keys.
 
-use super::super::keys::{KEYS, DefaultValue};
+use super::super::keys::{DefaultValue, KEYS};
 
 #[test]
 fn the_readme_lists_every_key_with_its_default() {

@@ -2,28 +2,28 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::stamp::Stamp;
-use crate::dedup::claim::{Current, Undecided};
-use crate::dedup::window::{Entry, Tick, Window};
+use super::stamp::StorageStamp;
+use crate::dedup::claim::{CurrentReading, UndecidedKeys};
+use crate::dedup::window::{DedupWindow, Tick, WindowEntry};
 
 /// Most shards: so many that two workers hardly ever meet in one.
-const MOST_SHARDS: usize = 64;
+const MAX_SHARDS: usize = 64;
 
 /// Fewest entries a shard can hold where there are several: less, and chance would fill one long before the others.
-const FEWEST_ENTRIES: usize = 1024;
+const MIN_SHARD_ENTRIES: usize = 1024;
 
 /// Where a key says which shard it belongs to: bits that the tables in the shards do not look at.
-const SHARD: u32 = 40;
+const SHARD_SHIFT: u32 = 40;
 
 /// The bits of `like` that choose a shard, the others from `key`.
-pub(super) fn in_shard_of(like: u64, key: u64) -> u64 {
-    const BITS: u64 = (MOST_SHARDS as u64 - 1) << SHARD;
-    like & BITS | key & !BITS
+pub(super) fn with_shard_bits_of(like: u64, key: u64) -> u64 {
+    const SHARD_BITS: u64 = (MAX_SHARDS as u64 - 1) << SHARD_SHIFT;
+    like & SHARD_BITS | key & !SHARD_BITS
 }
 
 /// How many shards hold `most` entries.
-pub(super) fn shards(most: usize) -> usize {
-    let most_shards = (most / FEWEST_ENTRIES).clamp(1, MOST_SHARDS);
+pub(super) fn shard_count(most: usize) -> usize {
+    let most_shards = (most / MIN_SHARD_ENTRIES).clamp(1, MAX_SHARDS);
     1 << most_shards.ilog2()
 }
 
@@ -34,14 +34,14 @@ pub(super) struct Shards<T>(Box<[Mutex<T>]>);
 impl<T> Shards<T> {
     /// Shards for `most` entries; `new` makes one for so many.
     pub fn new(most: usize, new: impl Fn(usize) -> T) -> Self {
-        let shards = shards(most);
+        let shards = shard_count(most);
         let shard = || Mutex::new(new(most.div_ceil(shards)));
         Self((0..shards).map(|_| shard()).collect())
     }
 
     /// The shard of `key`.
-    pub fn of(&self, key: u64) -> MutexGuard<'_, T> {
-        let shard = (key >> SHARD) as usize & (self.0.len() - 1);
+    pub fn lock_for(&self, key: u64) -> MutexGuard<'_, T> {
+        let shard = (key >> SHARD_SHIFT) as usize & (self.0.len() - 1);
         lock(&self.0[shard])
     }
 
@@ -53,13 +53,13 @@ impl<T> Shards<T> {
     }
 
     /// One after the other.
-    pub fn iter(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
+    pub fn lock_each(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
         self.0.iter().map(lock)
     }
 
     /// A sum over all of them.
     pub fn sum<N: std::iter::Sum>(&self, of: impl Fn(&T) -> N) -> N {
-        self.iter().map(|shard| of(&shard)).sum()
+        self.lock_each().map(|shard| of(&shard)).sum()
     }
 }
 
@@ -70,102 +70,105 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What is stored, and what is undecided.
 #[derive(Debug)]
-pub(super) struct Shard<E> {
-    pub stored: Window<E>,
-    pub undecided: Undecided,
+pub(super) struct WindowShard<E> {
+    pub stored: DedupWindow<E>,
+    pub undecided: UndecidedKeys,
 }
 
-impl<E: Entry> Shard<E> {
+impl<E: WindowEntry> WindowShard<E> {
     pub fn new(most: usize) -> Self {
         Self {
-            stored: Window::new(most),
-            undecided: Undecided::default(),
+            stored: DedupWindow::new(most),
+            undecided: UndecidedKeys::default(),
         }
     }
 }
 
 /// The id of a stored event: its key and its reading's, each in halves, because that takes 20 bytes instead of 24.
 #[derive(Debug)]
-pub(super) struct Id {
+pub(super) struct StoredId {
     key: [u32; 2],
     reading: [u32; 2],
-    pub stored_at: Stamp,
+    pub stored_at: StorageStamp,
 }
 
-impl Id {
-    pub fn new(key: u64, reading: u64, stored_at: Stamp) -> Self {
+impl StoredId {
+    pub fn new(key: u64, reading: u64, stored_at: StorageStamp) -> Self {
         Self {
-            key: halves(key),
-            reading: halves(reading),
+            key: split_halves(key),
+            reading: split_halves(reading),
             stored_at,
         }
     }
 
     pub fn reading(&self) -> u64 {
-        whole(self.reading)
+        join_halves(self.reading)
     }
 }
 
-impl Entry for Id {
+impl WindowEntry for StoredId {
     fn key(&self) -> u64 {
-        whole(self.key)
+        join_halves(self.key)
     }
 
-    fn is_past(&self, horizon: Tick) -> bool {
+    fn is_expired(&self, horizon: Tick) -> bool {
         self.stored_at.tick() < horizon
     }
 }
 
-fn halves(whole: u64) -> [u32; 2] {
+fn split_halves(whole: u64) -> [u32; 2] {
     [whole as u32, (whole >> 32) as u32]
 }
 
-fn whole([low, high]: [u32; 2]) -> u64 {
+fn join_halves([low, high]: [u32; 2]) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
 /// The current value of a (type, space, timestamp).
 #[derive(Debug)]
-pub(super) struct Value {
-    pub cell: u64,
-    pub current: Current,
-    pub stored_at: Stamp,
+pub(super) struct StoredValue {
+    pub occupancy_key: u64,
+    pub current: CurrentReading,
+    pub stored_at: StorageStamp,
 }
 
-impl Entry for Value {
+impl WindowEntry for StoredValue {
     fn key(&self) -> u64 {
-        self.cell
+        self.occupancy_key
     }
 
-    fn is_past(&self, horizon: Tick) -> bool {
+    fn is_expired(&self, horizon: Tick) -> bool {
         self.stored_at.tick() < horizon
     }
 }
 
 /// The newest event of a space or a sensor, for as long as there is room.
 #[derive(Debug)]
-pub(super) struct Source {
-    pub source: u64,
+pub(super) struct NewestTimestamp {
+    pub source_key: u64,
     pub newest_ms: i64,
 }
 
-impl Source {
+impl NewestTimestamp {
     pub fn new(source: u64, newest_ms: i64) -> Self {
-        Self { source, newest_ms }
+        Self {
+            source_key: source,
+            newest_ms,
+        }
     }
 
     /// An event of that time is stored.
-    pub fn reach(&mut self, timestamp_ms: i64) {
+    pub fn advance(&mut self, timestamp_ms: i64) {
         self.newest_ms = self.newest_ms.max(timestamp_ms);
     }
 }
 
-impl Entry for Source {
+impl WindowEntry for NewestTimestamp {
     fn key(&self) -> u64 {
-        self.source
+        self.source_key
     }
 
-    fn is_past(&self, _horizon: Tick) -> bool {
+    fn is_expired(&self, _horizon: Tick) -> bool {
         false
     }
 }

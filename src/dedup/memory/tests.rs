@@ -1,6 +1,6 @@
 mod interleavings;
 mod model;
-mod scripts;
+mod model_check;
 mod spooled;
 mod threads;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::config::DedupStore;
 use crate::kafka::report::Receipt;
 use crate::marks::Marks;
-use model::Event;
+use model::ModelEvent;
 
 fn settings(redelivery: DuplicateHandling, repeat: DuplicateHandling) -> config::DedupConfig {
     config::DedupConfig {
@@ -23,39 +23,47 @@ fn settings(redelivery: DuplicateHandling, repeat: DuplicateHandling) -> config:
     }
 }
 
-fn dropping() -> config::DedupConfig {
+fn drop_settings() -> config::DedupConfig {
     settings(DuplicateHandling::Drop, DuplicateHandling::Drop)
 }
 
 /// Claims as a replica does that asks others who know no more.
-fn claim_by_hold(memory: &Arc<Memory>, facts: &Facts<'_>, now: Instant) -> Next {
-    match memory.hold(facts, now) {
-        Held::Wait(turn) => Next::Wait(turn),
-        Held::Redelivery { spooled } => Next::Duplicate {
-            kind: Duplicate::Redelivery,
+fn claim_by_reservation(
+    memory: &Arc<MemoryStore>,
+    facts: &EventFacts<'_>,
+    now: Instant,
+) -> MemoryDecision {
+    match memory.reserve(facts, now) {
+        ReservationOutcome::Wait(turn) => MemoryDecision::Wait(turn),
+        ReservationOutcome::Redelivery { spooled } => MemoryDecision::Duplicate {
+            kind: DuplicateKind::Redelivery,
             spooled,
         },
-        Held::Hold(hold) => match hold.opinion().clone() {
-            Verdict::Publish(marks) => Next::Publish(hold.publish(marks, None)),
-            Verdict::Duplicate(kind) => {
-                let spooled = hold.repeats_spooled();
-                hold.stored_elsewhere(spooled, now);
-                Next::Duplicate { kind, spooled }
+        ReservationOutcome::Reserved(hold) => match hold.local_verdict().clone() {
+            DedupVerdict::Publish(marks) => MemoryDecision::Publish(hold.into_claim(marks, None)),
+            DedupVerdict::Duplicate(kind) => {
+                let spooled = hold.is_repeat_of_spooled();
+                hold.commit_duplicate(spooled, now);
+                MemoryDecision::Duplicate { kind, spooled }
             }
         },
     }
 }
 
-fn publish(memory: &Arc<Memory>, event: Event, now: Instant) -> Result<Marks, Duplicate> {
+fn publish(
+    memory: &Arc<MemoryStore>,
+    event: ModelEvent,
+    now: Instant,
+) -> Result<Marks, DuplicateKind> {
     let id = event.id();
     match memory.claim(&event.facts(&id), now) {
-        Next::Publish(claim) => {
+        MemoryDecision::Publish(claim) => {
             let marks = claim.marks().clone();
             claim.commit(&Receipt::for_test(), now);
             Ok(marks)
         }
-        Next::Duplicate { kind, .. } => Err(kind),
-        Next::Wait(_) => panic!("nothing is undecided"),
+        MemoryDecision::Duplicate { kind, .. } => Err(kind),
+        MemoryDecision::Wait(_) => panic!("nothing is undecided"),
     }
 }
 
@@ -64,61 +72,67 @@ fn publish(memory: &Arc<Memory>, event: Event, now: Instant) -> Result<Marks, Du
 fn a_claim_is_small_and_can_go_anywhere() {
     fn anywhere<T: Send + 'static>() {}
     anywhere::<Claim>();
-    anywhere::<Hold>();
-    anywhere::<super::super::claim::Turn>();
+    anywhere::<Reservation>();
+    anywhere::<super::super::claim::ClaimWaiter>();
     assert!(size_of::<Claim>() <= 208, "{}", size_of::<Claim>());
-    assert_eq!(size_of::<Id>(), 20);
-    assert_eq!(size_of::<Value>(), 56);
+    assert_eq!(size_of::<StoredId>(), 20);
+    assert_eq!(size_of::<StoredValue>(), 56);
 }
 
 #[test]
 fn what_is_restored_is_known() {
     let now = Instant::now();
-    let memory = Memory::new(&dropping(), now);
-    let (first, conflicting) = (Event::occupancy(0, 0, 1), Event::occupancy(0, 1, 2));
-    let (id, other) = (first.id(), Event::occupancy(1, 0, 1).id());
+    let memory = MemoryStore::new(&drop_settings(), now);
+    let (first, conflicting) = (
+        ModelEvent::occupancy(0, 0, 1),
+        ModelEvent::occupancy(0, 1, 2),
+    );
+    let (id, other) = (first.id(), ModelEvent::occupancy(1, 0, 1).id());
     let (facts, conflict) = (first.facts(&id), conflicting.facts(&id));
     let age = Duration::from_secs(20);
-    let restore =
-        |reading, is_conflict, age| memory.restore_id(facts.id_key, reading, is_conflict, age, now);
+    let restore = |reading, is_conflict, age| {
+        memory.restore_id(facts.id_hash, reading, is_conflict, age, now)
+    };
     assert!(!restore(facts.reading, false, age + Duration::from_secs(1)));
     assert!(restore(conflict.reading, true, age));
     assert!(restore(facts.reading, false, age));
     assert!(!restore(facts.reading, false, Duration::ZERO));
-    let current = Current {
+    let current = CurrentReading {
         reading: facts.reading,
         id: EventId::new(&other),
         revision: 3,
     };
-    let cell = facts.cell.unwrap();
+    let cell = facts.occupancy_key.unwrap();
     assert!(memory.restore_current(cell, current.clone(), age, now));
     assert!(!memory.restore_current(cell, current, Duration::ZERO, now));
-    memory.restore_newest(facts.source, i64::MAX);
-    memory.restore_newest(facts.source, 0);
-    let entries = memory.entries();
+    memory.restore_newest(facts.source_key, i64::MAX);
+    memory.restore_newest(facts.source_key, 0);
+    let entries = memory.entry_counts();
     assert_eq!((entries.ids, entries.readings, entries.sources), (2, 1, 1));
 
-    assert_eq!(publish(&memory, first, now), Err(Duplicate::Redelivery));
+    assert_eq!(publish(&memory, first, now), Err(DuplicateKind::Redelivery));
     assert_eq!(
         publish(&memory, conflicting, now),
-        Err(Duplicate::Redelivery)
+        Err(DuplicateKind::Redelivery)
     );
-    let again = Event::occupancy(2, 0, 1);
-    assert_eq!(publish(&memory, again, now), Err(Duplicate::Repeat));
-    let marks = publish(&memory, Event::occupancy(3, 0, 2), now).unwrap();
+    let again = ModelEvent::occupancy(2, 0, 1);
+    assert_eq!(publish(&memory, again, now), Err(DuplicateKind::Repeat));
+    let marks = publish(&memory, ModelEvent::occupancy(3, 0, 2), now).unwrap();
     let revision = marks.revision.unwrap();
     assert_eq!(revision.number, 4);
     assert_eq!(revision.supersedes.to_string(), other);
     assert!(!marks.out_of_order);
-    assert!(publish(&memory, Event::occupancy(3, 3, 2), now).is_ok_and(|m| m.conflict.is_some()));
-    let marks = publish(&memory, Event::occupancy(4, 1, 2), now).unwrap();
+    assert!(
+        publish(&memory, ModelEvent::occupancy(3, 3, 2), now).is_ok_and(|m| m.conflict.is_some())
+    );
+    let marks = publish(&memory, ModelEvent::occupancy(4, 1, 2), now).unwrap();
     assert!(marks.out_of_order);
 }
 
-fn unknown(memory: &Arc<Memory>, event: Event, now: Instant) {
+fn publish_in_doubt(memory: &Arc<MemoryStore>, event: ModelEvent, now: Instant) {
     let id = event.id();
     match memory.claim(&event.facts(&id), now) {
-        Next::Publish(claim) => claim.unknown(),
+        MemoryDecision::Publish(claim) => claim.release_in_doubt(),
         other => panic!("{other:?}"),
     }
 }
@@ -126,34 +140,37 @@ fn unknown(memory: &Arc<Memory>, event: Event, now: Instant) {
 #[test]
 fn what_may_have_been_replaced_drops_nothing() {
     let now = Instant::now();
-    let event = |id, value| Event::occupancy(id, 0, value);
+    let event = |id, value| ModelEvent::occupancy(id, 0, value);
     let first = event(0, 4);
     for values in [&[5][..], &[5, 5], &[5, 6, 5]] {
         // Back to the value that was current, or the same again: its id is not remembered.
         for value in [4, 5] {
-            let memory = Memory::new(&dropping(), now);
+            let memory = MemoryStore::new(&drop_settings(), now);
             publish(&memory, first, now).unwrap();
             for &value in values {
-                unknown(&memory, event(20, value), now);
+                publish_in_doubt(&memory, event(20, value), now);
             }
             let marks = publish(&memory, event(20, value), now).unwrap();
             let revision = marks.revision.unwrap();
             assert_eq!(revision.number, 1);
             assert_eq!(revision.supersedes.to_string(), first.id());
-            assert_eq!(publish(&memory, first, now), Err(Duplicate::Redelivery));
+            assert_eq!(publish(&memory, first, now), Err(DuplicateKind::Redelivery));
             let repeat = publish(&memory, event(22, value), now);
-            assert_eq!(repeat, Err(Duplicate::Repeat));
+            assert_eq!(repeat, Err(DuplicateKind::Repeat));
         }
     }
     // What would not have replaced it does not matter.
-    let memory = Memory::new(&dropping(), now);
+    let memory = MemoryStore::new(&drop_settings(), now);
     publish(&memory, event(8, 4), now).unwrap();
-    unknown(&memory, event(0, 5), now);
-    unknown(&memory, Event::occupancy(9, 1, 5), now);
-    assert_eq!(publish(&memory, event(10, 4), now), Err(Duplicate::Repeat));
+    publish_in_doubt(&memory, event(0, 5), now);
+    publish_in_doubt(&memory, ModelEvent::occupancy(9, 1, 5), now);
+    assert_eq!(
+        publish(&memory, event(10, 4), now),
+        Err(DuplicateKind::Repeat)
+    );
     // Nothing is known of what was not there.
-    let memory = Memory::new(&dropping(), now);
-    unknown(&memory, event(0, 5), now);
+    let memory = MemoryStore::new(&drop_settings(), now);
+    publish_in_doubt(&memory, event(0, 5), now);
     assert_eq!(publish(&memory, event(2, 4), now), Ok(Marks::default()));
 }
 
@@ -162,45 +179,45 @@ fn what_may_have_been_replaced_drops_nothing() {
 fn what_is_restored_may_have_been_replaced_meanwhile() {
     let now = Instant::now();
     let (old, new, again) = (
-        Event::occupancy(0, 0, 4),
-        Event::occupancy(2, 0, 5),
-        Event::occupancy(4, 0, 4),
+        ModelEvent::occupancy(0, 0, 4),
+        ModelEvent::occupancy(2, 0, 5),
+        ModelEvent::occupancy(4, 0, 4),
     );
-    let memory = Memory::new(&dropping(), now);
-    unknown(&memory, new, now);
+    let memory = MemoryStore::new(&drop_settings(), now);
+    publish_in_doubt(&memory, new, now);
     assert!(restore(&memory, old, Duration::ZERO, now));
     let marks = publish(&memory, again, now).unwrap();
     assert_eq!(marks.revision.unwrap().supersedes.to_string(), old.id());
     // All of it was read back before.
-    let memory = Memory::new(&dropping(), now);
-    memory.restored();
-    unknown(&memory, new, now);
+    let memory = MemoryStore::new(&drop_settings(), now);
+    memory.finish_restoring();
+    publish_in_doubt(&memory, new, now);
     assert!(restore(&memory, old, Duration::ZERO, now));
-    assert_eq!(publish(&memory, again, now), Err(Duplicate::Repeat));
+    assert_eq!(publish(&memory, again, now), Err(DuplicateKind::Repeat));
 }
 
 /// With places for two values, which these take.
-fn small(now: Instant, others: [Event; 2]) -> Arc<Memory> {
+fn full_memory(now: Instant, others: [ModelEvent; 2]) -> Arc<MemoryStore> {
     let settings = config::DedupConfig {
         max_readings: 2,
-        ..dropping()
+        ..drop_settings()
     };
-    let memory = Memory::new(&settings, now);
+    let memory = MemoryStore::new(&settings, now);
     for event in others {
         publish(&memory, event, now).unwrap();
     }
     memory
 }
 
-fn restore(memory: &Memory, event: Event, age: Duration, now: Instant) -> bool {
+fn restore(memory: &MemoryStore, event: ModelEvent, age: Duration, now: Instant) -> bool {
     let id = event.id();
     let facts = event.facts(&id);
-    let current = Current {
+    let current = CurrentReading {
         reading: facts.reading,
         id: EventId::new(&id),
         revision: 0,
     };
-    memory.restore_current(facts.cell.unwrap(), current, age, now)
+    memory.restore_current(facts.occupancy_key.unwrap(), current, age, now)
 }
 
 /// What was stored last is told first. What replaced a value is forgotten, or never was remembered, and then there is room
@@ -208,17 +225,17 @@ fn restore(memory: &Memory, event: Event, age: Duration, now: Instant) -> bool {
 #[test]
 fn what_is_restored_was_replaced_by_what_there_was_no_room_for() {
     let now = Instant::now();
-    let event = Event::occupancy;
+    let event = ModelEvent::occupancy;
     let (old, new, again) = (event(0, 0, 4), event(2, 0, 5), event(4, 0, 4));
-    let makes_room = |memory: &Arc<Memory>| {
+    let makes_room = |memory: &Arc<MemoryStore>| {
         // The first one's place is taken until it is at the front.
         for value in 6..9 {
             publish(memory, event(4 + 4 * value, 1, value), now).unwrap();
         }
         memory.sweep(now);
-        assert_eq!(memory.entries().readings, 1);
+        assert_eq!(memory.entry_counts().readings, 1);
     };
-    let is_in_doubt = |memory: &Arc<Memory>| {
+    let is_in_doubt = |memory: &Arc<MemoryStore>| {
         assert!(restore(memory, old, Duration::ZERO, now));
         match publish(memory, again, now) {
             Ok(marks) => {
@@ -226,31 +243,31 @@ fn what_is_restored_was_replaced_by_what_there_was_no_room_for() {
                 true
             }
             Err(kind) => {
-                assert_eq!(kind, Duplicate::Repeat);
+                assert_eq!(kind, DuplicateKind::Repeat);
                 false
             }
         }
     };
 
-    let memory = small(now, [event(8, 1, 4), event(9, 2, 4)]);
+    let memory = full_memory(now, [event(8, 1, 4), event(9, 2, 4)]);
     assert!(!restore(&memory, new, Duration::ZERO, now));
     makes_room(&memory);
     assert!(is_in_doubt(&memory));
 
     // The first that goes.
     for restores in [true, false] {
-        let memory = small(now, [event(8, 1, 4), event(12, 1, 5)]);
+        let memory = full_memory(now, [event(8, 1, 4), event(12, 1, 5)]);
         memory.sweep(now);
         assert!(restore(&memory, new, Duration::ZERO, now));
         if !restores {
-            memory.restored();
+            memory.finish_restoring();
         }
         makes_room(&memory);
         assert_eq!(is_in_doubt(&memory), restores);
     }
 
     // Others are in no doubt.
-    let memory = small(now, [event(8, 1, 4), event(9, 2, 4)]);
+    let memory = full_memory(now, [event(8, 1, 4), event(9, 2, 4)]);
     assert!(!restore(&memory, event(2, 3, 5), Duration::ZERO, now));
     makes_room(&memory);
     assert!(!is_in_doubt(&memory));
@@ -261,17 +278,17 @@ fn what_is_restored_was_replaced_by_what_there_was_no_room_for() {
 fn what_is_restored_was_replaced_by_what_is_past_by_now() {
     let now = Instant::now();
     let (old, new, again) = (
-        Event::occupancy(0, 0, 4),
-        Event::occupancy(2, 0, 5),
-        Event::occupancy(4, 0, 4),
+        ModelEvent::occupancy(0, 0, 4),
+        ModelEvent::occupancy(2, 0, 5),
+        ModelEvent::occupancy(4, 0, 4),
     );
     let later = now + Duration::from_secs(2);
     for freed_by in 0..3 {
-        let memory = Memory::new(&dropping(), now);
+        let memory = MemoryStore::new(&drop_settings(), now);
         assert!(restore(&memory, new, Duration::from_secs(29), now));
         match freed_by {
             0 => memory.sweep(later),
-            1 => _ = publish(&memory, Event::occupancy(6, 1, 1), later).unwrap(),
+            1 => _ = publish(&memory, ModelEvent::occupancy(6, 1, 1), later).unwrap(),
             _ => {}
         }
         for start in [now, later] {
@@ -285,16 +302,19 @@ fn what_is_restored_was_replaced_by_what_is_past_by_now() {
 #[test]
 fn others_know_better() {
     let now = Instant::now();
-    let memory = Memory::new(&dropping(), now);
-    let event = Event::occupancy(5, 0, 1);
+    let memory = MemoryStore::new(&drop_settings(), now);
+    let event = ModelEvent::occupancy(5, 0, 1);
     let id = event.id();
     let facts = event.facts(&id);
-    let Held::Hold(hold) = memory.hold(&facts, now) else {
+    let ReservationOutcome::Reserved(hold) = memory.reserve(&facts, now) else {
         panic!("it is new");
     };
-    assert_eq!(hold.opinion(), &Verdict::Publish(Marks::default()));
+    assert_eq!(
+        hold.local_verdict(),
+        &DedupVerdict::Publish(Marks::default())
+    );
     assert_eq!(hold.current(), None);
-    assert!(matches!(memory.claim(&facts, now), Next::Wait(_)));
+    assert!(matches!(memory.claim(&facts, now), MemoryDecision::Wait(_)));
     let marks = Marks {
         conflict: Some(facts.reading),
         revision: Some(crate::marks::Revision {
@@ -303,11 +323,12 @@ fn others_know_better() {
         }),
         ..Marks::default()
     };
-    let own_id = marks.own_id(&id).unwrap();
-    hold.publish(marks, None).commit(&Receipt::for_test(), now);
-    assert_eq!(memory.entries().open, 0);
+    let own_id = marks.conflict_id(&id).unwrap();
+    hold.into_claim(marks, None)
+        .commit(&Receipt::for_test(), now);
+    assert_eq!(memory.entry_counts().undecided, 0);
 
-    let next = Event::occupancy(6, 0, 2);
+    let next = ModelEvent::occupancy(6, 0, 2);
     let marks = publish(&memory, next, now).unwrap();
     let revision = marks.revision.unwrap();
     assert_eq!(
@@ -315,17 +336,17 @@ fn others_know_better() {
         (8, own_id)
     );
     // The plain id is free: what came under it first is stored elsewhere.
-    let first = Event::occupancy(5, 1, 1);
+    let first = ModelEvent::occupancy(5, 1, 1);
     assert_eq!(publish(&memory, first, now).map(|m| m.conflict), Ok(None));
-    assert_eq!(publish(&memory, event, now), Err(Duplicate::Redelivery));
+    assert_eq!(publish(&memory, event, now), Err(DuplicateKind::Redelivery));
 }
 
 #[test]
 fn the_bound_in_bytes() {
-    let mut settings = dropping();
+    let mut settings = drop_settings();
     settings.max_ids = 4_000_000;
     settings.max_readings = 1_000_000;
-    let bound = Memory::bytes_bound(&settings);
+    let bound = MemoryStore::max_bytes(&settings);
     // 20 + 12, 56 + 12 and 16 + 12 bytes.
     let bare = 4_000_000 * 32 + 1_000_000 * (68 + 28);
     assert!(bound >= bare && bound < bare + bare / 5, "{bound}");

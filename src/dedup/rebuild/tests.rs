@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::chunk::Chunk;
-use super::{SLACK, Start};
+use super::chunk::RecordChunk;
+use super::{ORDER_SLACK, RebuildStart};
 use crate::config;
-use crate::dedup::claim::{Current, Held, Next};
-use crate::dedup::memory::Memory;
-use crate::dedup::{Facts, Verdict};
+use crate::dedup::claim::{CurrentReading, MemoryDecision, ReservationOutcome};
+use crate::dedup::memory::MemoryStore;
+use crate::dedup::{DedupVerdict, EventFacts};
 use crate::kafka::report::Receipt;
-use crate::kafka::tail::{Partition, Record, Span};
-use crate::marks::Duplicate;
+use crate::kafka::tail::{OffsetSpan, TailPartition, TailRecord};
+use crate::marks::DuplicateKind;
 use butlr_event::ksuid::Ksuid;
 use butlr_event::{Event, ParseLimits, ParsedBody, parse};
 
@@ -61,18 +61,18 @@ fn event(body: &str) -> Event<'_> {
 
 /// A record in a log.
 #[derive(Clone, Debug)]
-struct Stored {
+struct LoggedRecord {
     key: String,
     value: String,
     headers: Vec<(&'static str, String)>,
 }
 
-impl Stored {
+impl LoggedRecord {
     /// Of an event received `age` ms before `start`.
-    fn new(start: Start, age: i64, value: String) -> Self {
+    fn new(start: RebuildStart, age: i64, value: String) -> Self {
         let headers = vec![
             ("ce_id", event(&value).id().to_owned()),
-            ("ce_receivedat", received(start, age)),
+            ("ce_receivedat", format_received(start, age)),
         ];
         let key = event(&value).space_id().to_owned();
         Self {
@@ -83,8 +83,8 @@ impl Stored {
     }
 
     /// As if it had been received then.
-    fn receive(&mut self, start: Start, age: i64) {
-        self.headers[1].1 = received(start, age);
+    fn set_received(&mut self, start: RebuildStart, age: i64) {
+        self.headers[1].1 = format_received(start, age);
     }
 
     fn with(mut self, name: &'static str, value: impl ToString) -> Self {
@@ -92,151 +92,179 @@ impl Stored {
         self
     }
 
-    fn record(&self) -> Record<'_> {
-        let mut record = Record::new(Some(self.key.as_bytes()), self.value.as_bytes());
+    fn record(&self) -> TailRecord<'_> {
+        let mut record = TailRecord::new(Some(self.key.as_bytes()), self.value.as_bytes());
         for (name, value) in &self.headers {
-            record.header(name, value.as_bytes());
+            record.apply_header(name, value.as_bytes());
         }
         record
     }
 }
 
-fn received(start: Start, age: i64) -> String {
-    let received = std::time::UNIX_EPOCH + Duration::from_millis((start.ms - age) as u64);
+fn format_received(start: RebuildStart, age: i64) -> String {
+    let received = std::time::UNIX_EPOCH + Duration::from_millis((start.unix_ms - age) as u64);
     humantime::format_rfc3339_millis(received).to_string()
 }
 
 /// What Kafka does for a chunk, offsets being places in `log`.
-fn read(log: &[Option<Stored>], chunk: &mut Chunk, start: Start) {
-    read_of(log, chunk, 1, start);
+fn read(log: &[Option<LoggedRecord>], chunk: &mut RecordChunk, start: RebuildStart) {
+    read_in_topic(log, chunk, 1, start);
 }
 
 /// The same in a topic of so many partitions.
-fn read_of(log: &[Option<Stored>], chunk: &mut Chunk, of: usize, start: Start) {
+fn read_in_topic(
+    log: &[Option<LoggedRecord>],
+    chunk: &mut RecordChunk,
+    of: usize,
+    start: RebuildStart,
+) {
     for (offset, stored) in log.iter().enumerate().skip(chunk.span().start() as usize) {
         if chunk.span().is_read() {
             return;
         }
         if let Some(stored) = stored
-            && chunk.as_mut().takes(offset as i64)
+            && chunk.as_mut().accept_offset(offset as i64)
         {
-            chunk.see(&stored.record(), of, start, WINDOW);
+            chunk.add_record(&stored.record(), of, start, WINDOW);
         }
     }
     chunk.as_mut().finish();
 }
 
 /// A memory rebuilt from a log in chunks of these sizes (again and again), and how many offsets were read.
-fn rebuilt(log: &[Option<Stored>], sizes: &[u64], start: Start) -> (Arc<Memory>, u64) {
-    let memory = Memory::new(&settings(), start.instant);
+fn rebuild_new(
+    log: &[Option<LoggedRecord>],
+    sizes: &[u64],
+    start: RebuildStart,
+) -> (Arc<MemoryStore>, u64) {
+    let memory = MemoryStore::new(&settings(), start.instant);
     let offsets = rebuild(&memory, log, sizes, start, || ());
     (memory, offsets)
 }
 
 /// The same into one that is there; `meanwhile` is called before each chunk is settled.
 fn rebuild(
-    memory: &Memory,
-    log: &[Option<Stored>],
+    memory: &MemoryStore,
+    log: &[Option<LoggedRecord>],
     sizes: &[u64],
-    start: Start,
+    start: RebuildStart,
     mut meanwhile: impl FnMut(),
 ) -> u64 {
-    let mut partition = Partition::new(0, 0, log.len() as i64);
+    let mut partition = TailPartition::new(0, 0, log.len() as i64);
     let mut offsets = 0;
     for size in sizes.iter().cycle() {
-        if !partition.wants() {
+        if !partition.has_more() {
             break;
         }
-        let mut chunk = Chunk::of(partition.next(*size));
+        let mut chunk = RecordChunk::new(partition.next_span(*size));
         read(log, &mut chunk, start);
         offsets += chunk.span().len();
-        assert!(partition.read(chunk.span(), chunk.reaches_beyond()));
+        assert!(partition.complete_span(chunk.span(), chunk.is_beyond_window()));
         meanwhile();
-        chunk.settle(memory, start);
+        chunk.restore_into(memory, start);
     }
     offsets
 }
 
 /// What memory thinks of an event, and its current value.
-fn opinion(memory: &Arc<Memory>, body: &str, start: Start) -> (Verdict, Option<Current>) {
+fn local_decision(
+    memory: &Arc<MemoryStore>,
+    body: &str,
+    start: RebuildStart,
+) -> (DedupVerdict, Option<CurrentReading>) {
     let event = event(body);
-    match memory.hold(&Facts::of(&event, true), start.instant) {
-        Held::Hold(hold) => (hold.opinion().clone(), hold.current().cloned()),
-        Held::Redelivery { .. } => (Verdict::Duplicate(Duplicate::Redelivery), None),
-        Held::Wait(_) => panic!("nothing is undecided"),
+    match memory.reserve(&EventFacts::from_event(&event, true), start.instant) {
+        ReservationOutcome::Reserved(hold) => {
+            (hold.local_verdict().clone(), hold.current().cloned())
+        }
+        ReservationOutcome::Redelivery { .. } => {
+            (DedupVerdict::Duplicate(DuplicateKind::Redelivery), None)
+        }
+        ReservationOutcome::Wait(_) => panic!("nothing is undecided"),
     }
 }
 
-fn verdict(memory: &Arc<Memory>, body: &str, start: Start) -> Verdict {
-    opinion(memory, body, start).0
+fn verdict(memory: &Arc<MemoryStore>, body: &str, start: RebuildStart) -> DedupVerdict {
+    local_decision(memory, body, start).0
 }
 
 /// Publishes an event that was not there yet.
-fn publish(memory: &Arc<Memory>, body: &str, start: Start) {
-    match memory.claim(&Facts::of(&event(body), true), start.instant) {
-        Next::Publish(claim) => claim.commit(&Receipt::for_test(), start.instant),
+fn publish(memory: &Arc<MemoryStore>, body: &str, start: RebuildStart) {
+    match memory.claim(&EventFacts::from_event(&event(body), true), start.instant) {
+        MemoryDecision::Publish(claim) => claim.commit(&Receipt::for_test(), start.instant),
         other => panic!("{other:?}"),
     }
 }
 
-fn revises(verdict: &Verdict, id: &str, number: u32) -> bool {
-    let Verdict::Publish(marks) = verdict else {
+fn is_revision_of(verdict: &DedupVerdict, id: &str, number: u32) -> bool {
+    let DedupVerdict::Publish(marks) = verdict else {
         return false;
     };
     let revision = marks.revision.as_ref();
     revision.is_some_and(|r| r.number == number && r.supersedes.to_string() == id)
 }
 
-const REDELIVERY: Verdict = Verdict::Duplicate(Duplicate::Redelivery);
-const REPEAT: Verdict = Verdict::Duplicate(Duplicate::Repeat);
+const REDELIVERY: DedupVerdict = DedupVerdict::Duplicate(DuplicateKind::Redelivery);
+const REPEAT: DedupVerdict = DedupVerdict::Duplicate(DuplicateKind::Repeat);
 
 #[test]
 fn what_was_stored_is_known_again() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let (first, second) = (id(100, 1), id(200, 2));
     let log = [
-        Some(Stored::new(start, 60_000, occupancy(&first, 1, 5, 4))),
+        Some(LoggedRecord::new(start, 60_000, occupancy(&first, 1, 5, 4))),
         Some(
-            Stored::new(start, 30_000, occupancy(&second, 1, 5, 5))
+            LoggedRecord::new(start, 30_000, occupancy(&second, 1, 5, 5))
                 .with("ce_revision", 1)
                 .with("ce_supersedes", &first),
         ),
     ];
     for sizes in [&[1][..], &[2]] {
-        let (memory, _) = rebuilt(&log, sizes, start);
+        let (memory, _) = rebuild_new(&log, sizes, start);
         let is = |body: &str| verdict(&memory, body, start);
         assert_eq!(is(&occupancy(&first, 1, 5, 4)), REDELIVERY);
         assert_eq!(is(&occupancy(&second, 1, 5, 5)), REDELIVERY);
         assert_eq!(is(&occupancy(&id(300, 3), 1, 5, 5)), REPEAT);
         // 4 → 5 → 4
-        assert!(revises(&is(&occupancy(&id(300, 3), 1, 5, 4)), &second, 2));
+        assert!(is_revision_of(
+            &is(&occupancy(&id(300, 3), 1, 5, 4)),
+            &second,
+            2
+        ));
         let stale = is(&occupancy(&id(150, 3), 1, 5, 7));
         assert!(
-            matches!(stale, Verdict::Publish(marks) if marks.stale && marks.revision.is_none())
+            matches!(stale, DedupVerdict::Publish(marks) if marks.stale && marks.revision.is_none())
         );
         let conflict = is(&occupancy(&first, 2, 5, 9));
-        assert!(matches!(conflict, Verdict::Publish(marks) if marks.conflict.is_some()));
+        assert!(matches!(conflict, DedupVerdict::Publish(marks) if marks.conflict.is_some()));
         let older = is(&occupancy(&id(300, 3), 1, 4, 1));
-        assert!(matches!(older, Verdict::Publish(marks) if marks.out_of_order));
+        assert!(matches!(older, DedupVerdict::Publish(marks) if marks.out_of_order));
     }
 }
 
 #[test]
 fn neither_stale_ones_nor_tagged_copies_become_current() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let current = id(200, 1);
     let log = [
-        Some(Stored::new(start, 60_000, occupancy(&current, 1, 5, 4))),
-        Some(Stored::new(start, 50_000, occupancy(&id(100, 2), 1, 5, 5)).with("ce_stale", true)),
+        Some(LoggedRecord::new(
+            start,
+            60_000,
+            occupancy(&current, 1, 5, 4),
+        )),
         Some(
-            Stored::new(start, 40_000, occupancy(&id(300, 3), 1, 5, 4))
+            LoggedRecord::new(start, 50_000, occupancy(&id(100, 2), 1, 5, 5))
+                .with("ce_stale", true),
+        ),
+        Some(
+            LoggedRecord::new(start, 40_000, occupancy(&id(300, 3), 1, 5, 4))
                 .with("ce_duplicate", "repeat"),
         ),
     ];
     for size in 1..4 {
-        let (memory, _) = rebuilt(&log, &[size], start);
+        let (memory, _) = rebuild_new(&log, &[size], start);
         let next = verdict(&memory, &occupancy(&id(400, 4), 1, 5, 6), start);
-        assert!(revises(&next, &current, 1), "{next:?}");
+        assert!(is_revision_of(&next, &current, 1), "{next:?}");
         for (id, data) in [(id(100, 2), 5), (id(300, 3), 4)] {
             let again = occupancy(&id, 1, 5, data);
             assert_eq!(verdict(&memory, &again, start), REDELIVERY);
@@ -246,37 +274,40 @@ fn neither_stale_ones_nor_tagged_copies_become_current() {
 
 #[test]
 fn the_copy_of_a_conflict_is_known() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let twice = id(100, 1);
     let (one, other) = (occupancy(&twice, 1, 5, 4), occupancy(&twice, 2, 6, 7));
-    let conflict = Facts::of(&event(&other), true).reading >> 32;
-    let mut stored = Stored::new(start, 30_000, other.clone())
+    let conflict = EventFacts::from_event(&event(&other), true).reading >> 32;
+    let mut stored = LoggedRecord::new(start, 30_000, other.clone())
         .with("ce_idconflict", true)
         .with("ce_originalid", &twice);
     stored.headers[0].1 = format!("{twice}~{conflict:08x}");
     let published = stored.headers[0].1.clone();
-    let log = [Some(Stored::new(start, 60_000, one.clone())), Some(stored)];
+    let log = [
+        Some(LoggedRecord::new(start, 60_000, one.clone())),
+        Some(stored),
+    ];
     for size in [1, 2] {
-        let (memory, _) = rebuilt(&log, &[size], start);
+        let (memory, _) = rebuild_new(&log, &[size], start);
         assert_eq!(verdict(&memory, &one, start), REDELIVERY);
         assert_eq!(verdict(&memory, &other, start), REDELIVERY);
         // What replaces it names the id that it has in the topic.
         let next = verdict(&memory, &occupancy(&id(200, 2), 2, 6, 8), start);
-        assert!(revises(&next, &published, 1), "{next:?}");
+        assert!(is_revision_of(&next, &published, 1), "{next:?}");
     }
 }
 
 /// The ids of dropped repeats are in no topic. The seconds in them stand in.
 #[test]
 fn a_dropped_repeat_that_comes_again_after_a_restart_is_no_revision() {
-    let start = Start::now();
-    let log = [Some(Stored::new(
+    let start = RebuildStart::now();
+    let log = [Some(LoggedRecord::new(
         start,
         60_000,
         occupancy(&id(100, 1), 1, 5, 4),
     ))];
     let repeat = occupancy(&id(160, 2), 1, 5, 4);
-    let (memory, _) = rebuilt(&log, &[10], start);
+    let (memory, _) = rebuild_new(&log, &[10], start);
     assert_eq!(
         verdict(&memory, &repeat, start),
         REPEAT,
@@ -285,7 +316,7 @@ fn a_dropped_repeat_that_comes_again_after_a_restart_is_no_revision() {
     // Revised after the restart, before the repeat comes again.
     publish(&memory, &occupancy(&id(220, 3), 1, 5, 5), start);
     let late = verdict(&memory, &repeat, start);
-    let Verdict::Publish(marks) = &late else {
+    let DedupVerdict::Publish(marks) = &late else {
         panic!("{late:?}");
     };
     assert!(marks.stale && marks.revision.is_none(), "{marks:?}");
@@ -293,9 +324,9 @@ fn a_dropped_repeat_that_comes_again_after_a_restart_is_no_revision() {
     // Revised before the restart.
     let mut log = log.to_vec();
     log.push(Some(
-        Stored::new(start, 30_000, occupancy(&id(220, 3), 1, 5, 5)).with("ce_revision", 1),
+        LoggedRecord::new(start, 30_000, occupancy(&id(220, 3), 1, 5, 5)).with("ce_revision", 1),
     ));
-    let (memory, _) = rebuilt(&log, &[10], start);
+    let (memory, _) = rebuild_new(&log, &[10], start);
     assert_eq!(verdict(&memory, &repeat, start), late);
     // And back to its value: a repeat again, whatever its id.
     publish(&memory, &occupancy(&id(280, 4), 1, 5, 4), start);
@@ -304,41 +335,48 @@ fn a_dropped_repeat_that_comes_again_after_a_restart_is_no_revision() {
 
 #[test]
 fn what_is_stored_meanwhile_wins() {
-    let start = Start::now();
-    let old = [Some(Stored::new(
+    let start = RebuildStart::now();
+    let old = [Some(LoggedRecord::new(
         start,
         60_000,
         occupancy(&id(100, 1), 1, 5, 4),
     ))];
-    let memory = Memory::new(&settings(), start.instant);
+    let memory = MemoryStore::new(&settings(), start.instant);
     let live = id(200, 2);
     publish(&memory, &occupancy(&live, 1, 5, 5), start);
-    let mut chunk = Chunk::of(Span::new(0, 0, 1));
+    let mut chunk = RecordChunk::new(OffsetSpan::new(0, 0, 1));
     read(&old, &mut chunk, start);
-    assert_eq!(chunk.settle(&memory, start), (1, 0));
+    assert_eq!(chunk.restore_into(&memory, start), (1, 0));
     let next = verdict(&memory, &occupancy(&id(300, 3), 1, 5, 4), start);
-    assert!(revises(&next, &live, 1), "{next:?}");
+    assert!(is_revision_of(&next, &live, 1), "{next:?}");
 }
 
 /// A value that was since replaced must not be taken for current: going back to it is a revision, no repeat.
 #[test]
 fn half_a_chunk_tells_no_current_value() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let log = [
-        Some(Stored::new(start, 60_000, occupancy(&id(100, 1), 1, 5, 4))),
-        Some(Stored::new(start, 30_000, occupancy(&id(200, 2), 1, 5, 5)).with("ce_revision", 1)),
+        Some(LoggedRecord::new(
+            start,
+            60_000,
+            occupancy(&id(100, 1), 1, 5, 4),
+        )),
+        Some(
+            LoggedRecord::new(start, 30_000, occupancy(&id(200, 2), 1, 5, 5))
+                .with("ce_revision", 1),
+        ),
     ];
-    let memory = Memory::new(&settings(), start.instant);
-    let mut partition = Partition::new(0, 0, 2);
-    let mut chunk = Chunk::of(partition.next(2));
-    assert!(chunk.as_mut().takes(0));
-    chunk.see(&log[0].as_ref().unwrap().record(), 1, start, WINDOW);
-    assert!(!partition.read(chunk.span(), chunk.reaches_beyond()));
-    assert_eq!(chunk.settle(&memory, start), (1, 0));
+    let memory = MemoryStore::new(&settings(), start.instant);
+    let mut partition = TailPartition::new(0, 0, 2);
+    let mut chunk = RecordChunk::new(partition.next_span(2));
+    assert!(chunk.as_mut().accept_offset(0));
+    chunk.add_record(&log[0].as_ref().unwrap().record(), 1, start, WINDOW);
+    assert!(!partition.complete_span(chunk.span(), chunk.is_beyond_window()));
+    assert_eq!(chunk.restore_into(&memory, start), (1, 0));
     let again = occupancy(&id(300, 3), 1, 5, 4);
     assert!(matches!(
         verdict(&memory, &again, start),
-        Verdict::Publish(_)
+        DedupVerdict::Publish(_)
     ));
     assert_eq!(
         verdict(&memory, &occupancy(&id(100, 1), 1, 5, 4), start),
@@ -348,12 +386,12 @@ fn half_a_chunk_tells_no_current_value() {
 
 #[test]
 fn others_records_tell_nothing_and_end_nothing() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let known = occupancy(&id(100, 1), 1, 5, 4);
-    let old = start.ms - 86_400_000;
-    let mut log = vec![Some(Stored::new(start, 60_000, known.clone()))];
+    let old = start.unix_ms - 86_400_000;
+    let mut log = vec![Some(LoggedRecord::new(start, 60_000, known.clone()))];
     for value in ["", "{}", "[]", "no JSON", "[1,2]", &known] {
-        log.push(Some(Stored {
+        log.push(Some(LoggedRecord {
             key: "room_1".to_owned(),
             value: value.to_owned(),
             headers: vec![("ce_id", "x".to_owned())],
@@ -363,35 +401,35 @@ fn others_records_tell_nothing_and_end_nothing() {
             ("ce_receivedat", old.to_string()),
             ("CE_RECEIVEDAT", "2020-01-01T00:00:00Z".to_owned()),
         ] {
-            log.push(Some(Stored {
+            log.push(Some(LoggedRecord {
                 key: String::new(),
                 value: "{}".to_owned(),
                 headers: vec![(name, value)],
             }));
         }
     }
-    let ours = |stored: &Option<Stored>| {
+    let ours = |stored: &Option<LoggedRecord>| {
         let record = stored.as_ref().unwrap().record();
-        Chunk::of(Span::new(0, 0, 1)).see(&record, 1, start, WINDOW)
+        RecordChunk::new(OffsetSpan::new(0, 0, 1)).add_record(&record, 1, start, WINDOW)
     };
     assert_eq!(log.iter().filter(|s| ours(s)).count(), 1);
-    let (memory, _) = rebuilt(&log, &[3], start);
+    let (memory, _) = rebuild_new(&log, &[3], start);
     assert_eq!(verdict(&memory, &known, start), REDELIVERY);
 }
 
 #[test]
 fn the_window_ends_the_search_and_what_waited_does_not() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let body = |n: usize| occupancy(&id(n as i64, 1), n as u8, 5, 4);
-    let beyond = (WINDOW + SLACK).as_millis() as i64 + 1;
-    let at = |n: usize, age: i64| Some(Stored::new(start, age, body(n)));
+    let beyond = (WINDOW + ORDER_SLACK).as_millis() as i64 + 1;
+    let at = |n: usize, age: i64| Some(LoggedRecord::new(start, age, body(n)));
     let spooled = |n: usize| at(n, 10 * beyond).map(|s| s.with("ce_spooled", true));
     let replayed = |n: usize| at(n, 90 * beyond).map(|s| s.with("ce_replayedfrom", "q/0/7"));
     let mut log: Vec<_> = (0..50).map(|n| at(n, beyond + 10)).collect();
     log.extend((50..60).map(|n| at(n, 60_000)));
     log.extend((60..75).map(spooled));
     log.extend((75..90).map(replayed));
-    let (memory, offsets) = rebuilt(&log, &[5], start);
+    let (memory, offsets) = rebuild_new(&log, &[5], start);
     for n in 50..60 {
         assert_eq!(verdict(&memory, &body(n), start), REDELIVERY, "{n}");
     }
@@ -400,7 +438,7 @@ fn the_window_ends_the_search_and_what_waited_does_not() {
     for n in [47, 49, 70, 80] {
         assert!(matches!(
             verdict(&memory, &body(n), start),
-            Verdict::Publish(_)
+            DedupVerdict::Publish(_)
         ));
     }
 }
@@ -408,15 +446,15 @@ fn the_window_ends_the_search_and_what_waited_does_not() {
 /// An operator's copy, or what a replica with a wrong clock wrote, between the others; or at the end.
 #[test]
 fn one_record_of_another_time_ends_no_search() {
-    let start = Start::now();
-    let beyond = 10 * (WINDOW + SLACK).as_millis() as i64;
+    let start = RebuildStart::now();
+    let beyond = 10 * (WINDOW + ORDER_SLACK).as_millis() as i64;
     let body = |n: usize| occupancy(&id(n as i64, 1), n as u8, 5, 4);
     for odd in 0..60 {
         let age = |n: usize| if n == odd { beyond } else { 60_000 };
         let log: Vec<_> = (0..60)
-            .map(|n| Some(Stored::new(start, age(n), body(n))))
+            .map(|n| Some(LoggedRecord::new(start, age(n), body(n))))
             .collect();
-        let (memory, offsets) = rebuilt(&log, &[10], start);
+        let (memory, offsets) = rebuild_new(&log, &[10], start);
         assert_eq!(offsets, 60, "{odd}");
         for n in (0..60).filter(|n| *n != odd) {
             assert_eq!(verdict(&memory, &body(n), start), REDELIVERY, "{n} {odd}");
@@ -427,34 +465,35 @@ fn one_record_of_another_time_ends_no_search() {
 /// The topic had two partitions, then three: the key's records lie in one, later ones in another.
 #[test]
 fn what_lies_where_its_key_does_not_belong_tells_no_current_value() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     // In the order of storing; the key's partition of so many is what librdkafka says.
     let (first, second) = (id(100, 1), id(200, 2));
     for space in 0..20 {
         let key = format!("room_{space}");
-        let place = |of| super::place::partition_of(key.as_bytes(), of).expect("a place");
+        let place = |of| super::partitioner::partition_of(key.as_bytes(), of).expect("a place");
         let (before, after) = (place(2), place(3));
-        let old = Stored::new(start, 60_000, occupancy(&first, space, 5, 4));
-        let new = Stored::new(start, 30_000, occupancy(&second, space, 5, 5));
+        let old = LoggedRecord::new(start, 60_000, occupancy(&first, space, 5, 4));
+        let new = LoggedRecord::new(start, 30_000, occupancy(&second, space, 5, 5));
         let mut logs = [vec![], vec![], vec![]];
         logs[before as usize].push(Some(old));
         logs[after as usize].push(Some(new.with("ce_revision", 1)));
         for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
-            let memory = Memory::new(&settings(), start.instant);
+            let memory = MemoryStore::new(&settings(), start.instant);
             for place in order {
                 let log = &logs[place];
-                let mut chunk = Chunk::of(Span::new(place as i32, 0, log.len() as i64));
-                read_of(log, &mut chunk, 3, start);
-                chunk.settle(&memory, start);
+                let mut chunk =
+                    RecordChunk::new(OffsetSpan::new(place as i32, 0, log.len() as i64));
+                read_in_topic(log, &mut chunk, 3, start);
+                chunk.restore_into(&memory, start);
             }
             let is = |body: &str| verdict(&memory, body, start);
             let back = is(&occupancy(&id(300, 3), space, 5, 4));
-            assert!(revises(&back, &second, 2), "{back:?}");
+            assert!(is_revision_of(&back, &second, 2), "{back:?}");
             assert_eq!(is(&occupancy(&id(300, 3), space, 5, 5)), REPEAT);
             // Its id and its time are known all the same.
             assert_eq!(is(&occupancy(&first, space, 5, 4)), REDELIVERY);
             let older = is(&occupancy(&id(300, 3), space, 4, 1));
-            assert!(matches!(older, Verdict::Publish(marks) if marks.out_of_order));
+            assert!(matches!(older, DedupVerdict::Publish(marks) if marks.out_of_order));
         }
     }
 }
@@ -462,25 +501,25 @@ fn what_lies_where_its_key_does_not_belong_tells_no_current_value() {
 /// Deliveries overtake each other: receipt is nearly in the order of offsets, not quite.
 #[test]
 fn one_from_before_the_window_may_lie_behind_one_within() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let within = occupancy(&id(1, 1), 1, 5, 4);
     let (a_little, window) = (30_000, WINDOW.as_millis() as i64);
     let log = [
-        Some(Stored::new(start, window - a_little, within.clone())),
-        Some(Stored::new(
+        Some(LoggedRecord::new(start, window - a_little, within.clone())),
+        Some(LoggedRecord::new(
             start,
             window + a_little,
             occupancy(&id(2, 2), 2, 5, 4),
         )),
     ];
-    let (memory, _) = rebuilt(&log, &[1], start);
+    let (memory, _) = rebuild_new(&log, &[1], start);
     assert_eq!(verdict(&memory, &within, start), REDELIVERY);
 }
 
 /// A clock was put back, or what waited on disk came late: what replaced a value seems older than that, and than the window.
 #[test]
 fn what_was_replaced_by_something_that_seems_too_old_is_not_current() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let window = WINDOW.as_millis() as i64;
     let short = config::DedupConfig {
         reading_window: WINDOW / 3,
@@ -496,15 +535,15 @@ fn what_was_replaced_by_something_that_seems_too_old_is_not_current() {
         let second = occupancy(&id(200, 2), 1, 5, 5);
         let other = occupancy(&id(200, 3), 2, 5, 5);
         let log = [
-            Some(Stored::new(start, before, occupancy(&first, 1, 5, 4))),
-            Some(Stored::new(start, 60_000, other)),
-            Some(Stored::new(start, age, second).with("ce_revision", 1)),
+            Some(LoggedRecord::new(start, before, occupancy(&first, 1, 5, 4))),
+            Some(LoggedRecord::new(start, 60_000, other)),
+            Some(LoggedRecord::new(start, age, second).with("ce_revision", 1)),
         ];
         for size in 1..4 {
-            let memory = Memory::new(&settings, start.instant);
+            let memory = MemoryStore::new(&settings, start.instant);
             rebuild(&memory, &log, &[size], start, || ());
             let back = verdict(&memory, &occupancy(&id(300, 3), 1, 5, 4), start);
-            assert!(revises(&back, &first, 1), "{back:?}");
+            assert!(is_revision_of(&back, &first, 1), "{back:?}");
             // Others are in no doubt.
             let other = occupancy(&id(300, 4), 2, 5, 5);
             assert_eq!(verdict(&memory, &other, start), REPEAT);
@@ -515,35 +554,35 @@ fn what_was_replaced_by_something_that_seems_too_old_is_not_current() {
 /// Neither its id nor its time, only that it replaced something.
 #[test]
 fn what_is_too_old_tells_nothing_of_itself() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let age = WINDOW.as_millis() as i64 + 1_000;
     let old = occupancy(&id(100, 1), 1, 5, 4);
-    let log = [Some(Stored::new(start, age, old.clone()))];
-    let (memory, _) = rebuilt(&log, &[1], start);
+    let log = [Some(LoggedRecord::new(start, age, old.clone()))];
+    let (memory, _) = rebuild_new(&log, &[1], start);
     assert_eq!(
-        memory.entries(),
-        Memory::new(&settings(), start.instant).entries()
+        memory.entry_counts(),
+        MemoryStore::new(&settings(), start.instant).entry_counts()
     );
     assert_eq!(
         verdict(&memory, &old, start),
-        Verdict::Publish(crate::marks::Marks::default())
+        DedupVerdict::Publish(crate::marks::Marks::default())
     );
 }
 
 /// What made no value current replaced none.
 #[test]
 fn what_is_too_old_and_was_no_current_value_replaced_none() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let age = WINDOW.as_millis() as i64 + 1_000;
-    let late = || Stored::new(start, age, occupancy(&id(90, 2), 1, 5, 5));
+    let late = || LoggedRecord::new(start, age, occupancy(&id(90, 2), 1, 5, 5));
     for late in [
         late().with("ce_stale", true),
         late().with("ce_duplicate", "repeat"),
     ] {
-        let first = Stored::new(start, 60_000, occupancy(&id(100, 1), 1, 5, 4));
+        let first = LoggedRecord::new(start, 60_000, occupancy(&id(100, 1), 1, 5, 4));
         let log = [Some(first), Some(late)];
         for size in 1..3 {
-            let (memory, _) = rebuilt(&log, &[size], start);
+            let (memory, _) = rebuild_new(&log, &[size], start);
             let again = occupancy(&id(300, 3), 1, 5, 4);
             assert_eq!(verdict(&memory, &again, start), REPEAT);
         }
@@ -553,17 +592,24 @@ fn what_is_too_old_and_was_no_current_value_replaced_none() {
 /// It is read again, to its end, before anything that lies before it.
 #[test]
 fn half_a_chunk_leaves_no_doubt() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let age = WINDOW.as_millis() as i64 + 1_000;
     let log = [
-        Some(Stored::new(start, age, occupancy(&id(100, 1), 1, 5, 4))),
-        Some(Stored::new(start, 30_000, occupancy(&id(200, 2), 1, 5, 5)).with("ce_revision", 1)),
+        Some(LoggedRecord::new(
+            start,
+            age,
+            occupancy(&id(100, 1), 1, 5, 4),
+        )),
+        Some(
+            LoggedRecord::new(start, 30_000, occupancy(&id(200, 2), 1, 5, 5))
+                .with("ce_revision", 1),
+        ),
     ];
-    let memory = Memory::new(&settings(), start.instant);
-    let mut half = Chunk::of(Span::new(0, 0, 2));
-    assert!(half.as_mut().takes(0));
-    half.see(&log[0].as_ref().unwrap().record(), 1, start, WINDOW);
-    assert_eq!(half.settle(&memory, start), (0, 0));
+    let memory = MemoryStore::new(&settings(), start.instant);
+    let mut half = RecordChunk::new(OffsetSpan::new(0, 0, 2));
+    assert!(half.as_mut().accept_offset(0));
+    half.add_record(&log[0].as_ref().unwrap().record(), 1, start, WINDOW);
+    assert_eq!(half.restore_into(&memory, start), (0, 0));
     rebuild(&memory, &log, &[2], start, || ());
     let again = occupancy(&id(300, 3), 1, 5, 5);
     assert_eq!(verdict(&memory, &again, start), REPEAT);
@@ -572,24 +618,24 @@ fn half_a_chunk_leaves_no_doubt() {
 /// There would be very many.
 #[test]
 fn where_the_search_ends_nothing_is_left_in_doubt() {
-    let start = Start::now();
-    let beyond = (WINDOW + SLACK).as_millis() as i64 + 1;
+    let start = RebuildStart::now();
+    let beyond = (WINDOW + ORDER_SLACK).as_millis() as i64 + 1;
     let value = |id: &str| occupancy(id, 1, 5, 4);
-    let old = |n: u8| Stored::new(start, beyond, value(&id(100, n)));
+    let old = |n: u8| LoggedRecord::new(start, beyond, value(&id(100, n)));
     let waited = |n: u8| old(n).with("ce_spooled", true);
     let again = value(&id(300, 3));
     for logs in [
         (0..20).map(old).collect::<Vec<_>>(),
         (0..20).map(waited).chain([old(20)]).collect(),
     ] {
-        let memory = Memory::new(&settings(), start.instant);
+        let memory = MemoryStore::new(&settings(), start.instant);
         let log: Vec<_> = logs.into_iter().map(Some).collect();
-        let mut chunk = Chunk::of(Span::new(0, 0, log.len() as i64));
+        let mut chunk = RecordChunk::new(OffsetSpan::new(0, 0, log.len() as i64));
         read(&log, &mut chunk, start);
-        assert!(chunk.reaches_beyond());
-        chunk.settle(&memory, start);
+        assert!(chunk.is_beyond_window());
+        chunk.restore_into(&memory, start);
         // As if more were read all the same.
-        let more = [Some(Stored::new(start, 0, value(&id(90, 1))))];
+        let more = [Some(LoggedRecord::new(start, 0, value(&id(90, 1))))];
         rebuild(&memory, &more, &[1], start, || ());
         assert_eq!(verdict(&memory, &again, start), REPEAT);
     }
@@ -597,26 +643,26 @@ fn where_the_search_ends_nothing_is_left_in_doubt() {
 
 #[test]
 fn a_clock_ahead_of_ours_is_now() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let body = occupancy(&id(1, 1), 1, 5, 4);
-    let log = [Some(Stored::new(start, -3_600_000, body.clone()))];
-    let (memory, _) = rebuilt(&log, &[1], start);
+    let log = [Some(LoggedRecord::new(start, -3_600_000, body.clone()))];
+    let (memory, _) = rebuild_new(&log, &[1], start);
     assert_eq!(verdict(&memory, &body, start), REDELIVERY);
 }
 
 #[test]
 fn a_replaced_time_is_never_the_newest() {
-    let start = Start::now();
+    let start = RebuildStart::now();
     let body = occupancy(&id(1, 1), 1, 40_000_000, 4);
-    let replaced = Stored::new(start, 1_000, body).with("ce_timereplaced", "future");
-    let (memory, _) = rebuilt(&[Some(replaced)], &[1], start);
+    let replaced = LoggedRecord::new(start, 1_000, body).with("ce_timereplaced", "future");
+    let (memory, _) = rebuild_new(&[Some(replaced)], &[1], start);
     let next = verdict(&memory, &occupancy(&id(2, 2), 1, 5, 4), start);
-    assert_eq!(next, Verdict::Publish(crate::marks::Marks::default()));
+    assert_eq!(next, DedupVerdict::Publish(crate::marks::Marks::default()));
 }
 
 /// How a record of a story came to be.
 #[derive(Clone, Debug)]
-struct Step {
+struct LogStep {
     id: (i64, u8),
     space: u8,
     minute: i64,
@@ -632,10 +678,10 @@ fn odd_age() -> impl Strategy<Value = Option<i64>> {
     prop::option::of(-60_000..2 * WINDOW.as_millis() as i64)
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = LogStep> {
     let who = (0_i64..40, 0_u8..3, 0_u8..3, 0_i64..3, 0_u32..3);
     (who, 0_i64..120_000, 0_i64..59_000, 0_u8..12).prop_map(
-        |((second, salt, space, minute, data), gap, delay, mark)| Step {
+        |((second, salt, space, minute, data), gap, delay, mark)| LogStep {
             id: (second, salt),
             space,
             minute,
@@ -648,7 +694,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// A log as a bridge might have left it, gaps included, and the events in it.
-fn log_of(steps: &[Step], start: Start) -> (Vec<Option<Stored>>, Vec<String>) {
+fn build_log(steps: &[LogStep], start: RebuildStart) -> (Vec<Option<LoggedRecord>>, Vec<String>) {
     let mut stored_at: i64 = steps.iter().map(|s| s.gap).sum();
     let (mut log, mut events) = (Vec::new(), Vec::new());
     for step in steps {
@@ -665,7 +711,7 @@ fn log_of(steps: &[Step], start: Start) -> (Vec<Option<Stored>>, Vec<String>) {
             7 => WINDOW.as_millis() as i64 + 1 + step.delay,
             _ => stored_at + step.delay,
         };
-        let stored = Stored::new(start, age, body);
+        let stored = LoggedRecord::new(start, age, body);
         log.push(match step.mark {
             0 => None,
             1 => Some(stored.with("ce_stale", true)),
@@ -689,24 +735,24 @@ proptest! {
         odd in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
         sizes in prop::collection::vec(8_u64..20, 1..6),
     ) {
-        let start = Start::now();
+        let start = RebuildStart::now();
         // Without gaps and what waited on disk: then chunks begin with more others than odd ones.
         let steps: Vec<_> = steps
             .into_iter()
             .filter(|step| !matches!(step.mark, 0 | 6))
             .collect();
-        let (mut log, events) = log_of(&steps, start);
-        let (untouched, _) = rebuilt(&log, &sizes, start);
+        let (mut log, events) = build_log(&steps, start);
+        let (untouched, _) = rebuild_new(&log, &sizes, start);
         for place in odd {
             let body = occupancy(&id(1, 9), 9, 9, 9);
             let place = place.index(log.len() + 1);
-            log.insert(place, Some(Stored::new(start, 86_400_000, body)));
+            log.insert(place, Some(LoggedRecord::new(start, 86_400_000, body)));
         }
-        let (memory, _) = rebuilt(&log, &sizes, start);
-        prop_assert!(memory.entries().ids >= untouched.entries().ids);
+        let (memory, _) = rebuild_new(&log, &sizes, start);
+        prop_assert!(memory.entry_counts().ids >= untouched.entry_counts().ids);
         for body in &events {
-            if opinion(&untouched, body, start).0 == REDELIVERY {
-                prop_assert_eq!(opinion(&memory, body, start).0, REDELIVERY);
+            if local_decision(&untouched, body, start).0 == REDELIVERY {
+                prop_assert_eq!(local_decision(&memory, body, start).0, REDELIVERY);
             }
         }
     }
@@ -718,21 +764,21 @@ proptest! {
         sizes in prop::collection::vec(1_u64..20, 1..6),
         reading_window in prop::sample::select(vec![WINDOW, WINDOW / 3]),
     ) {
-        let start = Start::now();
-        let (log, events) = log_of(&steps, start);
+        let start = RebuildStart::now();
+        let (log, events) = build_log(&steps, start);
         let settings = config::DedupConfig { reading_window, ..settings() };
-        let memory = Memory::new(&settings, start.instant);
+        let memory = MemoryStore::new(&settings, start.instant);
         rebuild(&memory, &log, &sizes, start, || ());
-        let whole = Memory::new(&settings, start.instant);
-        let mut chunk = Chunk::of(Span::new(0, 0, log.len() as i64));
+        let whole = MemoryStore::new(&settings, start.instant);
+        let mut chunk = RecordChunk::new(OffsetSpan::new(0, 0, log.len() as i64));
         read(&log, &mut chunk, start);
-        chunk.settle(&whole, start);
-        prop_assert_eq!(memory.entries().ids, whole.entries().ids);
-        prop_assert_eq!(memory.entries().readings, whole.entries().readings);
+        chunk.restore_into(&whole, start);
+        prop_assert_eq!(memory.entry_counts().ids, whole.entry_counts().ids);
+        prop_assert_eq!(memory.entry_counts().readings, whole.entry_counts().readings);
         for body in &events {
-            prop_assert_eq!(opinion(&memory, body, start), opinion(&whole, body, start));
+            prop_assert_eq!(local_decision(&memory, body, start), local_decision(&whole, body, start));
             let other = body.replace("event_", "event-");
-            prop_assert_eq!(opinion(&memory, &other, start), opinion(&whole, &other, start));
+            prop_assert_eq!(local_decision(&memory, &other, start), local_decision(&whole, &other, start));
         }
     }
 
@@ -747,21 +793,21 @@ proptest! {
         reading_window in prop::sample::select(vec![WINDOW, WINDOW / 3]),
         max_readings in prop::sample::select(vec![3, 10_000]),
     ) {
-        let start = Start::now();
+        let start = RebuildStart::now();
         let (plain, ages): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
-        let (mut log, _) = log_of(&plain, start);
+        let (mut log, _) = build_log(&plain, start);
         let mut last = HashMap::new();
         for ((stored, age), step) in log.iter_mut().zip(ages).zip(&plain) {
             let Some(stored) = stored else { continue };
             if let Some(age) = age {
-                stored.receive(start, age);
+                stored.set_received(start, age);
             }
             if !matches!(step.mark, 1 | 2) {
                 last.insert((step.space, step.minute), Some(step.data));
             }
         }
         let settings = config::DedupConfig { reading_window, max_readings, ..settings() };
-        let memory = Memory::new(&settings, start.instant);
+        let memory = MemoryStore::new(&settings, start.instant);
         let (mut coming, mut now) = (live.iter(), start.instant);
         rebuild(&memory, &log, &sizes, start, || {
             for step in coming.by_ref().take(at_once) {
@@ -769,21 +815,21 @@ proptest! {
                 let id = id(step.id.0, step.id.1 + 100);
                 let body = occupancy(&id, step.space, step.minute, step.data);
                 let last = last.entry((step.space, step.minute)).or_default();
-                match memory.claim(&Facts::of(&event(&body), true), now) {
-                    Next::Publish(claim) => {
+                match memory.claim(&EventFacts::from_event(&event(&body), true), now) {
+                    MemoryDecision::Publish(claim) => {
                         // What ends unknown may be the last, or not.
                         let is_unknown = step.mark == 0;
                         if !claim.marks().stale && *last != Some(step.data) {
                             *last = (!is_unknown).then_some(step.data);
                         }
                         match is_unknown {
-                            true => claim.unknown(),
+                            true => claim.release_in_doubt(),
                             false => claim.commit(&Receipt::for_test(), now),
                         }
                     }
-                    Next::Duplicate { kind: Duplicate::Repeat, .. } => assert_eq!(*last, Some(step.data)),
-                    Next::Duplicate { .. } => {}
-                    Next::Wait(_) => panic!("nothing is undecided"),
+                    MemoryDecision::Duplicate { kind: DuplicateKind::Repeat, .. } => assert_eq!(*last, Some(step.data)),
+                    MemoryDecision::Duplicate { .. } => {}
+                    MemoryDecision::Wait(_) => panic!("nothing is undecided"),
                 }
                 memory.sweep(now);
             }
@@ -801,9 +847,9 @@ proptest! {
     fn anything_can_lie_in_a_topic(
         key: Option<Vec<u8>>, value: Vec<u8>, name in "ce_(id|receivedat|revision|spooled|stale)|[a-z_]{0,9}", header: Vec<u8>,
     ) {
-        let mut record = Record::new(key.as_deref(), &value);
-        record.header(&name, &header);
-        record.header("ce_receivedat", b"2026-11-22T19:45:36.123Z");
-        Chunk::of(Span::new(0, 0, 1)).see(&record, 3, Start::now(), Duration::MAX / 4);
+        let mut record = TailRecord::new(key.as_deref(), &value);
+        record.apply_header(&name, &header);
+        record.apply_header("ce_receivedat", b"2026-11-22T19:45:36.123Z");
+        RecordChunk::new(OffsetSpan::new(0, 0, 1)).add_record(&record, 3, RebuildStart::now(), Duration::MAX / 4);
     }
 }

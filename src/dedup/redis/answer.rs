@@ -2,14 +2,14 @@
 
 use redis::Value;
 
-use crate::dedup::Facts;
-use crate::dedup::claim::{Current, under};
-use crate::marks::{Duplicate, Marks, Revision};
+use crate::dedup::EventFacts;
+use crate::dedup::claim::{CurrentReading, published_id};
+use crate::marks::{DuplicateKind, Marks, Revision};
 use butlr_event::event_id::EventId;
 
 /// What Redis says of an event.
 #[derive(Debug, PartialEq)]
-pub enum Answer {
+pub enum ClaimAnswer {
     /// Another one has to be decided first.
     Wait,
     /// It is stored, on somebody's disk only where `spooled`.
@@ -17,37 +17,42 @@ pub enum Answer {
     /// Its value is the current one.
     Repeat,
     /// It is to be published, marked so; this becomes the current value.
-    Publish(Marks, Option<Current>),
+    Publish(Marks, Option<CurrentReading>),
     /// It is stored, and to be published again, marked so. Nothing is held for that.
-    Again(Marks),
+    Republish(Marks),
 }
 
 /// Reads the answer to a claim. `None`: that is none.
-pub fn read(value: &Value, facts: &Facts<'_>, id: &EventId) -> Option<Answer> {
+pub fn parse_answer(value: &Value, facts: &EventFacts<'_>, id: &EventId) -> Option<ClaimAnswer> {
     let Value::BulkString(bytes) = value else {
         return None;
     };
     match bytes.split_first()? {
-        (b'w', _) => Some(Answer::Wait),
-        (b'd', rest) => Some(Answer::Redelivery {
+        (b'w', _) => Some(ClaimAnswer::Wait),
+        (b'd', rest) => Some(ClaimAnswer::Redelivery {
             spooled: rest.first() == Some(&b's'),
         }),
-        (b'r', _) => Some(Answer::Repeat),
-        (b'p', rest) => {
-            publish(rest, facts, id).map(|(marks, current)| Answer::Publish(marks, current))
+        (b'r', _) => Some(ClaimAnswer::Repeat),
+        (b'p', rest) => parse_publish(rest, facts, id)
+            .map(|(marks, current)| ClaimAnswer::Publish(marks, current)),
+        (b'a', rest) => {
+            parse_publish(rest, facts, id).map(|(marks, _)| ClaimAnswer::Republish(marks))
         }
-        (b'a', rest) => publish(rest, facts, id).map(|(marks, _)| Answer::Again(marks)),
         _ => None,
     }
 }
 
-fn publish(bytes: &[u8], facts: &Facts<'_>, id: &EventId) -> Option<(Marks, Option<Current>)> {
+fn parse_publish(
+    bytes: &[u8],
+    facts: &EventFacts<'_>,
+    id: &EventId,
+) -> Option<(Marks, Option<CurrentReading>)> {
     let (&[duplicate, conflict, cell, order], replaced) = bytes.split_first_chunk()?;
     let conflict = conflict == b'c';
     let mut marks = Marks {
         duplicate: match duplicate {
-            b'd' => Some(Duplicate::Redelivery),
-            b'r' => Some(Duplicate::Repeat),
+            b'd' => Some(DuplicateKind::Redelivery),
+            b'r' => Some(DuplicateKind::Repeat),
             _ => None,
         },
         conflict: conflict.then_some(facts.reading),
@@ -57,9 +62,9 @@ fn publish(bytes: &[u8], facts: &Facts<'_>, id: &EventId) -> Option<(Marks, Opti
     };
     let revision = match cell {
         b'f' => Some(0),
-        b'k' => Some(unpack(replaced)?.revision),
+        b'k' => Some(decode_current(replaced)?.revision),
         b'v' => {
-            let replaced = unpack(replaced)?;
+            let replaced = decode_current(replaced)?;
             let number = replaced.revision.saturating_add(1);
             marks.revision = Some(Revision {
                 number,
@@ -69,34 +74,34 @@ fn publish(bytes: &[u8], facts: &Facts<'_>, id: &EventId) -> Option<(Marks, Opti
         }
         _ => None,
     };
-    let current = revision.map(|revision| Current {
+    let current = revision.map(|revision| CurrentReading {
         reading: facts.reading,
-        id: under(&marks, id.clone()),
+        id: published_id(&marks, id.clone()),
         revision,
     });
     Some((marks, current))
 }
 
 /// Version, reading, revision, second of the id (-1: none), epoch in which it can be relied on (none yet), id.
-pub fn pack(current: &Current) -> Vec<u8> {
+pub fn encode_current(current: &CurrentReading) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);
     bytes.push(b'1');
     bytes.extend(current.reading.to_le_bytes());
     bytes.extend(current.revision.to_le_bytes());
     // Seconds fit a double exactly, and Lua knows nothing else.
-    let seconds = current.id.seconds().unwrap_or(-1) as f64;
+    let seconds = current.id.ksuid_seconds().unwrap_or(-1) as f64;
     bytes.extend(seconds.to_le_bytes());
     bytes.extend([0; 8]);
     bytes.extend(current.id.to_string().into_bytes());
     bytes
 }
 
-fn unpack(bytes: &[u8]) -> Option<Current> {
+fn decode_current(bytes: &[u8]) -> Option<CurrentReading> {
     let rest = bytes.strip_prefix(b"1")?;
     let (reading, rest) = rest.split_first_chunk()?;
     let (revision, rest) = rest.split_first_chunk()?;
     let (_seconds_and_epoch, id) = rest.split_first_chunk::<16>()?;
-    Some(Current {
+    Some(CurrentReading {
         reading: u64::from_le_bytes(*reading),
         id: EventId::new(std::str::from_utf8(id).ok()?),
         revision: u32::from_le_bytes(*revision),

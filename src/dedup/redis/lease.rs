@@ -9,127 +9,131 @@ use prometheus::IntCounter;
 use redis::{Cmd, Value};
 use tokio::sync::{mpsc, oneshot};
 
-use super::circuit::Circuit;
-use super::wire::{Change, Drained, Ending, Stored, Subject, Terms, Token};
+use super::circuit::CircuitBreaker;
+use super::protocol::{
+    ClaimChange, ClaimEnd, ClaimEndState, ClaimSubject, ClaimToken, DrainedClaim, RedisProtocol,
+};
 
 /// What the thread is to do.
 #[derive(Debug)]
-pub enum Message {
+pub enum RedisMessage {
     /// Ask, and hand on the answer; none is handed on when there is none.
-    Ask(Cmd, oneshot::Sender<Value>),
+    Query(Cmd, oneshot::Sender<Value>),
     /// Say that something is stored, or may be.
-    End(Box<Ending>),
+    End(Box<ClaimEnd>),
     /// Say that what was on disk is in Kafka.
-    Drained(Box<Drained>),
+    Drained(Box<DrainedClaim>),
     /// Give back what a claim holds: it is not stored.
-    Release(Subject),
+    Release(ClaimSubject),
     /// Keep what a claim holds; whether it is that of a conflict.
-    Renew(Subject, bool),
+    Renew(ClaimSubject, bool),
     /// Keep the epoch.
-    Keep,
+    KeepEpoch,
 }
 
 /// What all claims of this process share.
 #[derive(Debug)]
-pub struct Line {
+pub struct RedisContext {
     /// What is agreed between replicas.
-    pub terms: Terms,
+    pub protocol: RedisProtocol,
     /// Whether Redis is asked.
-    pub circuit: Circuit,
+    pub circuit_breaker: CircuitBreaker,
     /// What had to be done without Redis.
     pub errors: IntCounter,
     /// Tells this process from others.
-    owner: u64,
-    numbers: AtomicU64,
-    open: Mutex<HashMap<Token, Open>>,
+    owner_id: u64,
+    next_number: AtomicU64,
+    open_leases: Mutex<HashMap<ClaimToken, OpenLease>>,
     /// Whether there is something stored that Redis will never know of.
-    has_forgotten: AtomicBool,
+    is_epoch_outdated: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Open {
-    subject: Subject,
+struct OpenLease {
+    subject: ClaimSubject,
     conflict: bool,
-    renewed: Instant,
+    renewed_at: Instant,
 }
 
-impl Line {
+impl RedisContext {
     /// Nothing is claimed yet. `owner`: a number that no other process has.
-    pub fn new(terms: Terms, owner: u64, errors: IntCounter) -> Self {
+    pub fn new(terms: RedisProtocol, owner: u64, errors: IntCounter) -> Self {
         Self {
-            terms,
-            circuit: Circuit::new(),
+            protocol: terms,
+            circuit_breaker: CircuitBreaker::new(),
             errors,
-            owner,
-            numbers: AtomicU64::new(0),
-            open: Mutex::default(),
-            has_forgotten: AtomicBool::new(false),
+            owner_id: owner,
+            next_number: AtomicU64::new(0),
+            open_leases: Mutex::default(),
+            is_epoch_outdated: AtomicBool::new(false),
         }
     }
 
     /// 16 bytes that nobody had before.
-    pub fn token(&self) -> Token {
+    pub fn next_token(&self) -> ClaimToken {
         let mut token = [0; 16];
-        token[..8].copy_from_slice(&self.owner.to_le_bytes());
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        token[..8].copy_from_slice(&self.owner_id.to_le_bytes());
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         token[8..].copy_from_slice(&number.to_le_bytes());
         token
     }
 
     /// Begins an epoch: no current value that is in Redis now is relied on any more.
-    pub fn new_epoch(&self) -> Cmd {
-        self.has_forgotten.store(false, Ordering::Relaxed);
-        self.terms.new_epoch(&self.token())
+    pub fn begin_epoch(&self) -> Cmd {
+        self.is_epoch_outdated.store(false, Ordering::Relaxed);
+        self.protocol.begin_epoch(&self.next_token())
     }
 
     /// Redis will not know of `ending`.
-    pub fn forget(&self, ending: &Ending) {
-        if ending.granted {
+    pub fn note_lost_end(&self, ending: &ClaimEnd) {
+        if ending.is_granted {
             self.errors.inc();
         }
         if ending.change.current.is_some() {
-            self.set_forgotten();
+            self.set_epoch_outdated();
         }
     }
 
     /// Redis will not know of `drained`: it may lie behind a current value.
-    pub fn forget_drained(&self, drained: &Drained) {
-        if drained.touches_current() {
-            self.set_forgotten();
+    pub fn note_lost_drain(&self, drained: &DrainedClaim) {
+        if drained.can_affect_current() {
+            self.set_epoch_outdated();
         }
     }
 
     /// Current values in Redis are not to be relied on: a new epoch has to begin.
-    pub fn set_forgotten(&self) {
-        self.has_forgotten.store(true, Ordering::Relaxed);
+    pub fn set_epoch_outdated(&self) {
+        self.is_epoch_outdated.store(true, Ordering::Relaxed);
     }
 
     /// Whether something was forgotten since [`Line::new_epoch`].
-    pub fn has_forgotten(&self) -> bool {
-        self.has_forgotten.load(Ordering::Relaxed)
+    pub fn is_epoch_outdated(&self) -> bool {
+        self.is_epoch_outdated.load(Ordering::Relaxed)
     }
 
     /// As if the process had died: nothing is renewed any more.
     #[cfg(test)]
-    pub fn die(&self) {
-        self.open().clear();
+    pub fn stop_renewals(&self) {
+        self.lock_open_leases().clear();
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<Token, Open>> {
+    fn lock_open_leases(&self) -> MutexGuard<'_, HashMap<ClaimToken, OpenLease>> {
         // A panic while this short lock is held leaves nothing half-done behind.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open_leases
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What keeps the claims that were not renewed for `age`. Commands are made of it later: delivery reports wait for this
     /// lock.
-    pub fn renewals(&self, age: Duration, now: Instant) -> Vec<Message> {
-        let mut open = self.open();
+    pub fn take_due_renewals(&self, age: Duration, now: Instant) -> Vec<RedisMessage> {
+        let mut open = self.lock_open_leases();
         let due = open
             .values_mut()
-            .filter(|open| now.saturating_duration_since(open.renewed) >= age);
+            .filter(|open| now.saturating_duration_since(open.renewed_at) >= age);
         due.map(|open| {
-            open.renewed = now;
-            Message::Renew(open.subject, open.conflict)
+            open.renewed_at = now;
+            RedisMessage::Renew(open.subject, open.conflict)
         })
         .collect()
     }
@@ -139,94 +143,101 @@ impl Line {
 #[derive(Debug)]
 #[must_use = "dropped, it is released"]
 pub struct Lease {
-    line: Arc<Line>,
-    outbox: mpsc::Sender<Message>,
-    subject: Subject,
-    state: State,
+    context: Arc<RedisContext>,
+    outbox: mpsc::Sender<RedisMessage>,
+    subject: ClaimSubject,
+    state: LeaseState,
 }
 
 #[derive(Debug)]
-enum State {
+enum LeaseState {
     /// Redis was not asked.
-    Unasked,
+    Idle,
     /// It was asked, and may have granted the claim.
-    Asked,
+    Requested,
     /// The event is on its way to Kafka.
-    Open { granted: bool, change: Change },
+    Open { granted: bool, change: ClaimChange },
     /// Nothing is held.
-    Settled,
+    Finished,
 }
 
 impl Lease {
-    pub(super) fn new(line: Arc<Line>, outbox: mpsc::Sender<Message>, subject: Subject) -> Self {
+    pub(super) fn new(
+        line: Arc<RedisContext>,
+        outbox: mpsc::Sender<RedisMessage>,
+        subject: ClaimSubject,
+    ) -> Self {
         Self {
-            line,
+            context: line,
             outbox,
             subject,
-            state: State::Unasked,
+            state: LeaseState::Idle,
         }
     }
 
     /// From now on something may be held.
-    pub(super) fn asked(&mut self) {
-        self.state = State::Asked;
+    pub(super) fn mark_requested(&mut self) {
+        self.state = LeaseState::Requested;
     }
 
     /// Nothing is held, as Redis itself says.
-    pub(super) fn refused(&mut self) {
-        self.state = State::Settled;
+    pub(super) fn mark_refused(&mut self) {
+        self.state = LeaseState::Finished;
     }
 
     /// The event is published; `granted`: as Redis says.
-    pub(super) fn open(mut self, granted: bool, change: Change) -> Self {
-        let open = Open {
+    pub(super) fn open(mut self, granted: bool, change: ClaimChange) -> Self {
+        let open = OpenLease {
             subject: self.subject,
-            conflict: change.conflict,
-            renewed: Instant::now(),
+            conflict: change.is_conflict,
+            renewed_at: Instant::now(),
         };
-        self.line.open().insert(self.subject.token, open);
-        self.state = State::Open { granted, change };
+        self.context
+            .lock_open_leases()
+            .insert(self.subject.token, open);
+        self.state = LeaseState::Open { granted, change };
         self
     }
 
     /// What was claimed is stored; `spooled`: on disk.
     pub fn commit(self, spooled: bool) {
         let state = if spooled {
-            Stored::Spooled
+            ClaimEndState::Spooled
         } else {
-            Stored::Published
+            ClaimEndState::Published
         };
-        self.end(state);
+        self.finish(state);
     }
 
     /// Whether what was claimed is stored is not known: others may claim it, and the value that it may have replaced is not
     /// relied on any more.
-    pub fn unknown(self) {
-        if matches!(&self.state, State::Open { change, .. } if change.current.is_some()) {
-            self.end(Stored::Unknown);
+    pub fn release_in_doubt(self) {
+        if matches!(&self.state, LeaseState::Open { change, .. } if change.current.is_some()) {
+            self.finish(ClaimEndState::Unknown);
         }
         // Else there is nothing that it may have replaced.
     }
 
-    fn end(mut self, stored: Stored) {
-        let State::Open { granted, change } = std::mem::replace(&mut self.state, State::Settled)
+    fn finish(mut self, stored: ClaimEndState) {
+        let LeaseState::Open { granted, change } =
+            std::mem::replace(&mut self.state, LeaseState::Finished)
         else {
             return;
         };
-        self.line.open().remove(&self.subject.token);
-        let ending = Ending {
+        self.context.lock_open_leases().remove(&self.subject.token);
+        let ending = ClaimEnd {
             subject: self.subject,
             change,
-            stored,
-            at: Instant::now(),
-            granted,
-            again: false,
+            state: stored,
+            ended_at: Instant::now(),
+            is_granted: granted,
+            is_resent: false,
         };
-        let message = Message::End(Box::new(ending));
+        let message = RedisMessage::End(Box::new(ending));
         if let Err(error) = self.outbox.try_send(message)
-            && let Message::End(ending) = error.into_inner()
+            && let RedisMessage::End(ending) = error.into_inner()
         {
-            self.line.forget(&ending);
+            self.context.note_lost_end(&ending);
         }
     }
 }
@@ -234,13 +245,13 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         match self.state {
-            State::Unasked | State::Settled => return,
-            State::Asked => {}
-            State::Open { .. } => {
-                self.line.open().remove(&self.subject.token);
+            LeaseState::Idle | LeaseState::Finished => return,
+            LeaseState::Requested => {}
+            LeaseState::Open { .. } => {
+                self.context.lock_open_leases().remove(&self.subject.token);
             }
         }
         // With a full queue it ends by itself, a lease's time from now.
-        let _ = self.outbox.try_send(Message::Release(self.subject));
+        let _ = self.outbox.try_send(RedisMessage::Release(self.subject));
     }
 }

@@ -6,20 +6,20 @@
 /// A slot is 8 bytes: an event that is new costs one miss of the cache here, where a table with its tags apart costs two.
 /// It knows of a key 31 bits, which is enough to move it; whoever asks compares the rest.
 #[derive(Debug)]
-pub(super) struct Index {
-    slots: Box<[Slot]>,
-    taken: usize,
+pub(super) struct PlaceIndex {
+    slots: Box<[IndexSlot]>,
+    occupied: usize,
 }
 
 /// 0: empty. Else a bit that says it is not, 31 bits of the key, 32 bits of the place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Slot(u64);
+struct IndexSlot(u64);
 
-const EMPTY: Slot = Slot(0);
+const EMPTY: IndexSlot = IndexSlot(0);
 const HASH_BITS: u32 = 31;
-const FEWEST_SLOTS: usize = 8;
+const MIN_SLOTS: usize = 8;
 
-impl Slot {
+impl IndexSlot {
     fn new(key: u64, place: u32) -> Self {
         Self(1 << 63 | Self::hash_of(key) << 32 | u64::from(place))
     }
@@ -37,75 +37,75 @@ impl Slot {
     }
 }
 
-impl Index {
+impl PlaceIndex {
     pub fn new() -> Self {
-        Self::with_slots(FEWEST_SLOTS)
+        Self::with_slots(MIN_SLOTS)
     }
 
     fn with_slots(slots: usize) -> Self {
         Self {
             slots: vec![EMPTY; slots].into_boxed_slice(),
-            taken: 0,
+            occupied: 0,
         }
     }
 
     /// How many slots it has at most while it holds up to `most` places: one in three is empty, or nearly.
-    pub fn most_slots(most: usize) -> usize {
-        (most + most.div_ceil(2) + 1).max(FEWEST_SLOTS)
+    pub fn max_slots(most: usize) -> usize {
+        (most + most.div_ceil(2) + 1).max(MIN_SLOTS)
     }
 
     /// How many places it holds.
     pub fn len(&self) -> usize {
-        self.taken
+        self.occupied
     }
 
     /// The bytes that so many slots take.
-    pub fn bytes(slots: usize) -> usize {
-        slots * size_of::<Slot>()
+    pub fn slot_bytes(slots: usize) -> usize {
+        slots * size_of::<IndexSlot>()
     }
 
     /// The place of `key`, which `is_at` knows when it sees it.
     pub fn find(&self, key: u64, is_at: impl Fn(u32) -> bool) -> Option<u32> {
-        let at = self.position(key, is_at).ok()?;
+        let at = self.find_slot(key, is_at).ok()?;
         Some(self.slots[at].place())
     }
 
     /// Points `key` to `place`, and no longer to where it did. It has to hold `most` places in all at the most.
-    pub fn point(&mut self, key: u64, place: u32, most: usize, is_at: impl Fn(u32) -> bool) {
-        match self.position(key, is_at) {
-            Ok(at) => self.slots[at] = Slot::new(key, place),
+    pub fn insert(&mut self, key: u64, place: u32, most: usize, is_at: impl Fn(u32) -> bool) {
+        match self.find_slot(key, is_at) {
+            Ok(at) => self.slots[at] = IndexSlot::new(key, place),
             Err(at) if self.has_room() => {
-                self.slots[at] = Slot::new(key, place);
-                self.taken += 1;
+                self.slots[at] = IndexSlot::new(key, place);
+                self.occupied += 1;
             }
             Err(_) => {
-                let doubled = (self.slots.len() * 2).min(Self::most_slots(most));
+                let doubled = (self.slots.len() * 2).min(Self::max_slots(most));
                 self.resize(doubled.max(self.slots.len() + 1));
-                self.add(Slot::new(key, place));
+                self.insert_slot(IndexSlot::new(key, place));
             }
         }
     }
 
     /// Forgets `key` if it points to `place`; whether it did.
     pub fn remove(&mut self, key: u64, place: u32) -> bool {
-        let removed = Slot::new(key, place);
-        let mut hole = self.home(removed);
+        let removed = IndexSlot::new(key, place);
+        let mut hole = self.home_slot(removed);
         while self.slots[hole] != removed {
             if self.slots[hole] == EMPTY {
                 return false;
             }
-            hole = self.after(hole);
+            hole = self.next_slot(hole);
         }
-        self.taken -= 1;
+        self.occupied -= 1;
         // What comes behind it moves up, unless it would come to stand before its home.
-        let mut next = self.after(hole);
+        let mut next = self.next_slot(hole);
         while self.slots[next] != EMPTY {
-            let home = self.home(self.slots[next]);
+            let home = self.home_slot(self.slots[next]);
             if self.distance(home, next) >= self.distance(hole, next) {
                 self.slots[hole] = self.slots[next];
                 hole = next;
             }
-            next = self.after(next);
+            next = self.next_slot(next);
         }
         self.slots[hole] = EMPTY;
         true
@@ -113,37 +113,37 @@ impl Index {
 
     /// Gives memory back, so that there is room for twice as much as there is.
     pub fn shrink(&mut self) {
-        self.resize(Self::most_slots(self.taken * 2));
+        self.resize(Self::max_slots(self.occupied * 2));
     }
 
     fn resize(&mut self, slots: usize) {
         let old = std::mem::replace(self, Self::with_slots(slots));
         for slot in old.slots {
             if slot != EMPTY {
-                self.add(slot);
+                self.insert_slot(slot);
             }
         }
     }
 
     /// Of what is not in it, and there is room for.
-    fn add(&mut self, slot: Slot) {
-        let mut at = self.home(slot);
+    fn insert_slot(&mut self, slot: IndexSlot) {
+        let mut at = self.home_slot(slot);
         while self.slots[at] != EMPTY {
-            at = self.after(at);
+            at = self.next_slot(at);
         }
         self.slots[at] = slot;
-        self.taken += 1;
+        self.occupied += 1;
     }
 
     /// Whether one more leaves a third of the slots empty.
     fn has_room(&self) -> bool {
-        self.taken < self.slots.len() * 2 / 3
+        self.occupied < self.slots.len() * 2 / 3
     }
 
     /// Where `key` is, or else the empty slot where it would be.
-    fn position(&self, key: u64, is_at: impl Fn(u32) -> bool) -> Result<usize, usize> {
-        let wanted = Slot::new(key, 0);
-        let mut at = self.home(wanted);
+    fn find_slot(&self, key: u64, is_at: impl Fn(u32) -> bool) -> Result<usize, usize> {
+        let wanted = IndexSlot::new(key, 0);
+        let mut at = self.home_slot(wanted);
         loop {
             let slot = self.slots[at];
             if slot == EMPTY {
@@ -152,16 +152,16 @@ impl Index {
             if slot.0 >> 32 == wanted.0 >> 32 && is_at(slot.place()) {
                 return Ok(at);
             }
-            at = self.after(at);
+            at = self.next_slot(at);
         }
     }
 
     /// Where the search for a slot begins. Any number of slots will do, not only powers of two.
-    fn home(&self, slot: Slot) -> usize {
+    fn home_slot(&self, slot: IndexSlot) -> usize {
         ((slot.hash() * self.slots.len() as u64) >> HASH_BITS) as usize
     }
 
-    fn after(&self, at: usize) -> usize {
+    fn next_slot(&self, at: usize) -> usize {
         if at + 1 == self.slots.len() {
             0
         } else {
@@ -180,7 +180,7 @@ impl Index {
 }
 
 #[cfg(test)]
-impl Index {
+impl PlaceIndex {
     /// How many slots it has.
     pub fn slots(&self) -> usize {
         self.slots.len()
@@ -212,7 +212,7 @@ mod tests {
         #[test]
         fn as_a_map(steps in prop::collection::vec((keys(), 0..4_u32), 0..120)) {
             const MOST: usize = 36;
-            let mut index = Index::new();
+            let mut index = PlaceIndex::new();
             let mut model = HashMap::new();
             let mut key_at = HashMap::new();
             for (place, (key, what)) in steps.into_iter().enumerate() {
@@ -228,12 +228,12 @@ mod tests {
                     }
                     1 if model.len() < 4 => index.shrink(),
                     _ => {
-                        index.point(key, place, MOST, is_at);
+                        index.insert(key, place, MOST, is_at);
                         model.insert(key, place);
                     }
                 }
                 prop_assert_eq!(index.len(), model.len());
-                prop_assert!(index.slots() <= Index::most_slots(MOST));
+                prop_assert!(index.slots() <= PlaceIndex::max_slots(MOST));
                 for key in key_at.values() {
                     let found = index.find(*key, |place| key_at[&place] == *key);
                     prop_assert_eq!(found, model.get(key).copied());

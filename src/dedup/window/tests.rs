@@ -3,37 +3,37 @@ use proptest::prelude::*;
 use super::*;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Kept {
+struct TestEntry {
     key: u64,
     value: usize,
     at: Tick,
 }
 
-impl Entry for Kept {
+impl WindowEntry for TestEntry {
     fn key(&self) -> u64 {
         self.key
     }
 
-    fn is_past(&self, horizon: Tick) -> bool {
+    fn is_expired(&self, horizon: Tick) -> bool {
         self.at < horizon
     }
 }
 
 /// The same as a list, looked through from end to end; `None` where an entry was replaced.
 #[derive(Default)]
-struct Model {
-    places: Vec<Option<Kept>>,
+struct WindowModel {
+    places: Vec<Option<TestEntry>>,
     evictions: u64,
 }
 
-impl Model {
-    fn known(&mut self, key: u64) -> Option<&mut Option<Kept>> {
+impl WindowModel {
+    fn find_entry(&mut self, key: u64) -> Option<&mut Option<TestEntry>> {
         let mut places = self.places.iter_mut();
         places.find(|place| place.is_some_and(|kept| kept.key == key))
     }
 
-    fn get(&mut self, key: u64, horizon: Tick) -> Option<Kept> {
-        self.known(key)
+    fn get(&mut self, key: u64, horizon: Tick) -> Option<TestEntry> {
+        self.find_entry(key)
             .and_then(|kept| *kept)
             .filter(|kept| kept.at >= horizon)
     }
@@ -50,29 +50,29 @@ impl Model {
         }
     }
 
-    fn insert(&mut self, kept: Kept, most: usize, horizon: Tick) {
-        self.free(horizon, FREED_AT_ONCE);
+    fn insert(&mut self, kept: TestEntry, most: usize, horizon: Tick) {
+        self.free(horizon, MAX_FREED_PER_INSERT);
         if self.places.len() == most {
             let gone = self.places.remove(0);
             self.evictions += u64::from(gone.is_some_and(|k| k.at >= horizon && k.key != kept.key));
         }
-        self.known(kept.key).map(Option::take);
+        self.find_entry(kept.key).map(Option::take);
         self.places.push(Some(kept));
     }
 
-    fn restore(&mut self, kept: Kept, most: usize, horizon: Tick) -> bool {
+    fn restore(&mut self, kept: TestEntry, most: usize, horizon: Tick) -> bool {
         let full = self.places.len() == most;
         if full || kept.at < horizon || self.get(kept.key, horizon).is_some() {
             return false;
         }
-        self.known(kept.key).map(Option::take);
+        self.find_entry(kept.key).map(Option::take);
         self.places.insert(0, Some(kept));
         true
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum WindowStep {
     Insert(u64),
     Restore(u64, Tick),
     Change(u64),
@@ -80,14 +80,14 @@ enum Step {
     Sweep,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<WindowStep>> {
     let key = 0..12_u64;
     let step = prop_oneof![
-        6 => key.clone().prop_map(Step::Insert),
-        2 => (key.clone(), 0..30_u32).prop_map(|(key, age)| Step::Restore(key, age)),
-        1 => key.prop_map(Step::Change),
-        2 => (0..12_u32).prop_map(Step::Wait),
-        1 => Just(Step::Sweep),
+        6 => key.clone().prop_map(WindowStep::Insert),
+        2 => (key.clone(), 0..30_u32).prop_map(|(key, age)| WindowStep::Restore(key, age)),
+        1 => key.prop_map(WindowStep::Change),
+        2 => (0..12_u32).prop_map(WindowStep::Wait),
+        1 => Just(WindowStep::Sweep),
     ];
     prop::collection::vec(step, 0..200)
 }
@@ -96,42 +96,42 @@ proptest! {
     #[test]
     fn as_a_list(steps in steps(), most in 1..20_usize) {
         const WINDOW: Tick = 20;
-        let mut window = Window::new(most);
+        let mut window = DedupWindow::new(most);
         // Places count on beyond the largest number.
         window.front = u32::MAX - 3;
-        let mut model = Model::default();
+        let mut model = WindowModel::default();
         let mut now = 1000;
         for (value, step) in steps.into_iter().enumerate() {
             let horizon = now - WINDOW;
-            let kept = |key: u64, at| Kept { key: key << 20, value, at };
-            let there = |window: &Window<Kept>| -> Vec<u64> {
+            let kept = |key: u64, at| TestEntry { key: key << 20, value, at };
+            let there = |window: &DedupWindow<TestEntry>| -> Vec<u64> {
                 let keys = (0..12).map(|key| key << 20);
                 keys.filter(|key| window.get(*key, 0).is_some()).collect()
             };
             let before = there(&window);
             let mut forgotten = Vec::new();
             match step {
-                Step::Insert(key) => {
-                    window.insert_telling(kept(key, now), horizon, |key| forgotten.push(key));
+                WindowStep::Insert(key) => {
+                    window.insert_with(kept(key, now), horizon, |key| forgotten.push(key));
                     // Its own, if the one before was at the front.
                     forgotten.retain(|forgotten| *forgotten != key << 20);
                     model.insert(kept(key, now), most, horizon);
                 }
-                Step::Restore(key, age) => {
+                WindowStep::Restore(key, age) => {
                     let taken = window.restore(kept(key, now - age), horizon);
                     prop_assert_eq!(taken, model.restore(kept(key, now - age), most, horizon));
                 }
-                Step::Change(key) => {
-                    let (real, modelled) = (window.get_mut(key << 20), model.known(key << 20));
+                WindowStep::Change(key) => {
+                    let (real, modelled) = (window.get_mut(key << 20), model.find_entry(key << 20));
                     prop_assert_eq!(real.is_some(), modelled.is_some());
                     if let (Some(real), Some(Some(modelled))) = (real, modelled) {
                         real.value = value;
                         modelled.value = value;
                     }
                 }
-                Step::Wait(ticks) => now += ticks,
-                Step::Sweep => {
-                    while window.sweep_telling(horizon, |key| forgotten.push(key)) {}
+                WindowStep::Wait(ticks) => now += ticks,
+                WindowStep::Sweep => {
+                    while window.sweep_with(horizon, |key| forgotten.push(key)) {}
                     model.free(horizon, 1_000);
                 }
             }
@@ -146,7 +146,7 @@ proptest! {
             prop_assert_eq!(window.len(), model.places.iter().flatten().count());
             prop_assert_eq!(window.ring.len(), model.places.len());
             prop_assert_eq!(window.evictions(), model.evictions);
-            prop_assert!(window.bytes() <= Window::<Kept>::most_bytes(most));
+            prop_assert!(window.allocated_bytes() <= DedupWindow::<TestEntry>::max_bytes(most));
         }
     }
 }
@@ -154,12 +154,12 @@ proptest! {
 #[test]
 fn never_more_memory_than_the_bound() {
     for most in [1, 7, 8, 9, 1_000, 1_025, 15_625] {
-        let mut window = Window::new(most);
+        let mut window = DedupWindow::new(most);
         for value in 0..3 * most {
             let key = (value as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
-            window.insert(Kept { key, value, at: 1 }, 0);
+            window.insert(TestEntry { key, value, at: 1 }, 0);
             assert!(
-                window.bytes() <= Window::<Kept>::most_bytes(most),
+                window.allocated_bytes() <= DedupWindow::<TestEntry>::max_bytes(most),
                 "{most} {value}"
             );
         }
@@ -168,7 +168,7 @@ fn never_more_memory_than_the_bound() {
         while window.sweep(2) {}
         assert_eq!(window.len(), 0);
         assert!(
-            window.bytes() <= Window::<Kept>::most_bytes(FEWEST_PLACES),
+            window.allocated_bytes() <= DedupWindow::<TestEntry>::max_bytes(MIN_CAPACITY),
             "given back"
         );
     }

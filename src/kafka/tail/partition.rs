@@ -1,39 +1,41 @@
 //! How far a partition is read, and what is next.
 
-use super::Span;
+use super::OffsetSpan;
 
 /// Records of a topic in the first round, and the factor from round to round: soon the newest, later in long runs, which
 /// are faster.
-const FIRST: u64 = 2_000;
-const GROWTH: u64 = 4;
+const FIRST_ROUND_RECORDS: u64 = 2_000;
+const ROUND_GROWTH: u64 = 4;
 /// Records of a topic in any round: what so many tell stands beside the engine at most.
-pub const MOST: u64 = 131_072;
+pub const MAX_ROUND_RECORDS: u64 = 131_072;
 
 /// How many records of a topic are read in a round (0 is the first), at most.
-pub fn most(round: u32) -> u64 {
-    let grown = GROWTH.checked_pow(round).and_then(|g| g.checked_mul(FIRST));
-    grown.unwrap_or(MOST).min(MOST)
+pub fn max_round_records(round: u32) -> u64 {
+    let grown = ROUND_GROWTH
+        .checked_pow(round)
+        .and_then(|g| g.checked_mul(FIRST_ROUND_RECORDS));
+    grown.unwrap_or(MAX_ROUND_RECORDS).min(MAX_ROUND_RECORDS)
 }
 
 /// A partition, read backwards from where it ended at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Partition {
+pub struct TailPartition {
     id: i32,
     /// The first offset that is there.
     low: i64,
     /// All from here on is read.
-    unread: i64,
-    wants: bool,
+    lowest_read: i64,
+    has_more: bool,
 }
 
-impl Partition {
+impl TailPartition {
     /// One with the offsets from `low` up to `high`, not including that.
     pub fn new(id: i32, low: i64, high: i64) -> Self {
         Self {
             id,
             low,
-            unread: high,
-            wants: low < high,
+            lowest_read: high,
+            has_more: low < high,
         }
     }
 
@@ -43,47 +45,47 @@ impl Partition {
     }
 
     /// All from here on is read.
-    pub fn unread(&self) -> i64 {
-        self.unread
+    pub fn lowest_read(&self) -> i64 {
+        self.lowest_read
     }
 
     /// Nothing before `offset` is wanted.
-    pub fn not_before(&mut self, offset: i64) {
+    pub fn skip_before(&mut self, offset: i64) {
         self.low = self.low.max(offset);
-        self.wants &= self.low < self.unread;
+        self.has_more &= self.low < self.lowest_read;
     }
 
     /// Whether there is more to read.
-    pub fn wants(&self) -> bool {
-        self.wants
+    pub fn has_more(&self) -> bool {
+        self.has_more
     }
 
     /// What is to be read next: `records`, at least one, or what is left.
-    pub fn next(&self, records: u64) -> Span {
+    pub fn next_span(&self, records: u64) -> OffsetSpan {
         let records = i64::try_from(records.max(1)).unwrap_or(i64::MAX);
-        let start = self.unread.saturating_sub(records).max(self.low);
-        Span::new(self.id, start, self.unread)
+        let start = self.lowest_read.saturating_sub(records).max(self.low);
+        OffsetSpan::new(self.id, start, self.lowest_read)
     }
 
     /// What became of that, and whether nothing before it matters. Returns whether it counts: it was read to its end.
     ///
     /// The partition is done where it begins. What was not read to its end is still wanted; what is of a log that is
     /// another by now ends the reading.
-    pub fn read(&mut self, span: &Span, nothing_before: bool) -> bool {
+    pub fn complete_span(&mut self, span: &OffsetSpan, is_exhausted: bool) -> bool {
         if span.is_altered() {
-            self.wants = false;
+            self.has_more = false;
         }
         let counts = span.is_read() && !span.is_altered();
         if counts {
-            self.unread = span.start();
-            self.wants = self.unread > self.low && !nothing_before;
+            self.lowest_read = span.start();
+            self.has_more = self.lowest_read > self.low && !is_exhausted;
         }
         counts
     }
 
     /// It cannot be read.
     pub fn give_up(&mut self) {
-        self.wants = false;
+        self.has_more = false;
     }
 }
 
@@ -94,61 +96,74 @@ mod tests {
 
     #[test]
     fn rounds_grow_to_a_bound() {
-        assert_eq!((most(0), most(1), most(2)), (2_000, 8_000, 32_000));
-        assert_eq!((most(4), most(200)), (MOST, MOST));
+        assert_eq!(
+            (
+                max_round_records(0),
+                max_round_records(1),
+                max_round_records(2)
+            ),
+            (2_000, 8_000, 32_000)
+        );
+        assert_eq!(
+            (max_round_records(4), max_round_records(200)),
+            (MAX_ROUND_RECORDS, MAX_ROUND_RECORDS)
+        );
     }
 
     #[test]
     fn an_empty_partition_wants_nothing() {
-        assert!(!Partition::new(0, 7, 7).wants());
-        assert!(!Partition::new(0, 0, 0).wants());
+        assert!(!TailPartition::new(0, 7, 7).has_more());
+        assert!(!TailPartition::new(0, 0, 0).has_more());
     }
 
     #[test]
     fn what_was_not_read_to_its_end_is_asked_for_again() {
-        let mut partition = Partition::new(3, 10, 100);
-        let mut span = partition.next(50);
-        assert!(span.takes(98));
-        assert!(!partition.read(&span, false));
+        let mut partition = TailPartition::new(3, 10, 100);
+        let mut span = partition.next_span(50);
+        assert!(span.accept_offset(98));
+        assert!(!partition.complete_span(&span, false));
         assert_eq!(
-            (partition.next(50).start(), partition.next(50).len()),
+            (
+                partition.next_span(50).start(),
+                partition.next_span(50).len()
+            ),
             (50, 50)
         );
-        span.takes(99);
-        assert!(partition.read(&span, false));
-        let rest = partition.next(50);
+        span.accept_offset(99);
+        assert!(partition.complete_span(&span, false));
+        let rest = partition.next_span(50);
         assert_eq!((rest.start(), rest.len()), (10, 40));
-        assert!(partition.wants());
+        assert!(partition.has_more());
     }
 
     #[test]
     fn a_log_that_is_another_by_now_is_left_alone() {
-        let mut partition = Partition::new(0, 0, 100);
-        let mut span = partition.next(10);
-        assert!(!span.takes(0));
+        let mut partition = TailPartition::new(0, 0, 100);
+        let mut span = partition.next_span(10);
+        assert!(!span.accept_offset(0));
         assert!(span.is_read());
-        assert!(!partition.read(&span, false));
-        assert!(!partition.wants());
+        assert!(!partition.complete_span(&span, false));
+        assert!(!partition.has_more());
     }
 
     #[test]
     fn what_was_read_may_say_that_it_is_enough() {
-        let mut partition = Partition::new(0, 0, 100);
-        let mut span = partition.next(10);
+        let mut partition = TailPartition::new(0, 0, 100);
+        let mut span = partition.next_span(10);
         span.finish();
-        assert!(partition.read(&span, true));
-        assert!(!partition.wants());
+        assert!(partition.complete_span(&span, true));
+        assert!(!partition.has_more());
     }
 
     #[test]
     fn a_bound_may_leave_nothing() {
-        let mut partition = Partition::new(0, 10, 100);
-        partition.not_before(5);
-        assert_eq!(partition.next(1000).start(), 10);
-        partition.not_before(90);
-        assert_eq!(partition.next(1000).start(), 90);
-        partition.not_before(100);
-        assert!(!partition.wants());
+        let mut partition = TailPartition::new(0, 10, 100);
+        partition.skip_before(5);
+        assert_eq!(partition.next_span(1000).start(), 10);
+        partition.skip_before(90);
+        assert_eq!(partition.next_span(1000).start(), 90);
+        partition.skip_before(100);
+        assert!(!partition.has_more());
     }
 
     proptest! {
@@ -157,18 +172,18 @@ mod tests {
         fn chunks_cover_everything_once(
             low in 0_i64..50, len in 0_i64..500, sizes in prop::collection::vec(0_u64..60, 1..9),
         ) {
-            let mut partition = Partition::new(0, low, low + len);
+            let mut partition = TailPartition::new(0, low, low + len);
             let mut end = low + len;
             for size in sizes.iter().cycle() {
-                if !partition.wants() {
+                if !partition.has_more() {
                     break;
                 }
-                let mut span = partition.next(*size);
+                let mut span = partition.next_span(*size);
                 prop_assert_eq!(span.start() + span.len() as i64, end);
                 prop_assert!(span.len() > 0 && span.len() <= (*size).max(1));
                 end = span.start();
                 span.finish();
-                prop_assert!(partition.read(&span, false));
+                prop_assert!(partition.complete_span(&span, false));
             }
             prop_assert_eq!(end, low);
         }

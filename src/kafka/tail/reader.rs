@@ -14,46 +14,46 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::{Bounds, Halt, Record, Span};
-pub use look::Found;
+use super::{OffsetSpan, ReadBounds, TailError, TailRecord};
+pub use lookup::LocatedTopics;
 
-mod look;
+mod lookup;
 
 /// How soon an end that is asked for is noticed.
-const GLANCE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// So long nothing of a topic may come before the others have their turn.
-const STALL: Duration = Duration::from_secs(5);
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Errors come with the records they concern; what happens to connections is in the producer's log already.
-struct Quiet;
+struct QuietConsumerContext;
 
-impl ClientContext for Quiet {
+impl ClientContext for QuietConsumerContext {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(target: "librdkafka", facility, "{message}");
     }
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for QuietConsumerContext {}
 
-type Client = BaseConsumer<Quiet>;
+type TailConsumer = BaseConsumer<QuietConsumerContext>;
 
 /// How long a topic that is there and cannot be read yet is waited for when nothing else is left to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
     /// Some tries: what it would tell is dispensable.
-    Some,
+    Limited,
     /// As long as there is time.
-    All,
+    Unlimited,
 }
 
 /// Reads the topics and leaves no trace: it joins no group and commits nothing.
-pub struct Reader {
-    client: Option<Arc<Client>>,
+pub struct TailReader {
+    client: Option<Arc<TailConsumer>>,
     /// What last went wrong.
-    trouble: Arc<Mutex<Option<String>>>,
+    last_error: Arc<Mutex<Option<String>>>,
 }
 
-impl Reader {
+impl TailReader {
     /// # Errors
     /// What librdkafka refuses in the configuration.
     pub fn new(mut config: ClientConfig) -> Result<Self, String> {
@@ -76,55 +76,55 @@ impl Reader {
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_uncommitted")
             .set("allow.auto.create.topics", "false");
-        let client: Client = config
-            .create_with_context(Quiet)
+        let client: TailConsumer = config
+            .create_with_context(QuietConsumerContext)
             .map_err(|e| e.to_string())?;
         Ok(Self {
             client: Some(Arc::new(client)),
-            trouble: Arc::default(),
+            last_error: Arc::default(),
         })
     }
 
-    fn client(&self) -> &Arc<Client> {
+    fn client(&self) -> &Arc<TailConsumer> {
         self.client.as_ref().expect("there until it is dropped")
     }
 
     /// What last went wrong with Kafka, for who wonders why it took so long.
-    pub fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).take()
+    pub fn take_last_error(&self) -> Option<String> {
+        lock(&self.last_error).take()
     }
 
     /// Those of the `wanted` topics (places, names) that are there, and where their partitions begin and end now.
     ///
     /// # Errors
     /// It was to end.
-    pub fn look(
+    pub fn find_topics(
         &self,
         wanted: Vec<(usize, String)>,
         patience: Patience,
-        bounds: &Bounds<'_>,
-    ) -> Result<Found, Halt> {
+        bounds: &ReadBounds<'_>,
+    ) -> Result<LocatedTopics, TailError> {
         // librdkafka's questions block: they are asked on a thread of their own, which nobody waits for once this is to end.
         let over = Arc::new(AtomicBool::new(false));
         let (found, finding) = mpsc::channel();
-        let look = look::Look {
+        let look = lookup::TopicLookup {
             client: Arc::clone(self.client()),
-            over: Arc::clone(&over),
-            answered: Arc::clone(&bounds.answered),
-            trouble: Arc::clone(&self.trouble),
+            cancelled: Arc::clone(&over),
+            first_answer: Arc::clone(&bounds.first_answer),
+            last_error: Arc::clone(&self.last_error),
             patience,
         };
         let spawned = std::thread::Builder::new()
             .name("tail-look".into())
-            .spawn(move || drop(found.send(look.all(&wanted))));
+            .spawn(move || drop(found.send(look.find_topics(&wanted))));
         spawned.expect("the system can start a thread");
         let halt = loop {
-            match finding.recv_timeout(GLANCE) {
+            match finding.recv_timeout(POLL_INTERVAL) {
                 Ok(found) => return Ok(found),
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Halt::Topic {
+                    return Err(TailError::TopicUnreadable {
                         reason: "looking for the topics failed".to_owned(),
-                        for_good: true,
+                        is_permanent: true,
                     });
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -144,27 +144,27 @@ impl Reader {
     ///
     /// # Errors
     /// It was to end, or this topic cannot be read. Chunks may be read to their ends all the same.
-    pub fn read<C: AsMut<Span>>(
+    pub fn read<C: AsMut<OffsetSpan>>(
         &self,
         topic: &str,
         chunks: &mut [C],
-        bounds: &Bounds<'_>,
-        each: impl FnMut(&mut C, &Record<'_>),
-    ) -> Result<(), Halt> {
+        bounds: &ReadBounds<'_>,
+        each: impl FnMut(&mut C, &TailRecord<'_>),
+    ) -> Result<(), TailError> {
         let client = self.client();
-        let read = Reading {
+        let read = TopicFetch {
             client,
             topic,
-            trouble: &self.trouble,
+            last_error: &self.last_error,
         }
-        .all(chunks, bounds, each);
+        .read_chunks(chunks, bounds, each);
         // Nothing of it is fetched while others are read.
         let _ = client.assign(&TopicPartitionList::new());
         read
     }
 }
 
-impl Drop for Reader {
+impl Drop for TailReader {
     fn drop(&mut self) {
         // Closing it may wait for connections; nobody else has to.
         let client = self.client.take();
@@ -175,37 +175,39 @@ impl Drop for Reader {
 }
 
 /// One topic being read.
-struct Reading<'r> {
-    client: &'r Client,
+struct TopicFetch<'r> {
+    client: &'r TailConsumer,
     topic: &'r str,
-    trouble: &'r Mutex<Option<String>>,
+    last_error: &'r Mutex<Option<String>>,
 }
 
-impl Reading<'_> {
-    fn all<C: AsMut<Span>>(
+impl TopicFetch<'_> {
+    fn read_chunks<C: AsMut<OffsetSpan>>(
         &self,
         chunks: &mut [C],
-        bounds: &Bounds<'_>,
-        mut each: impl FnMut(&mut C, &Record<'_>),
-    ) -> Result<(), Halt> {
+        bounds: &ReadBounds<'_>,
+        mut each: impl FnMut(&mut C, &TailRecord<'_>),
+    ) -> Result<(), TailError> {
         let mut list = TopicPartitionList::new();
         let mut unread = 0;
         for span in chunks.iter_mut().map(AsMut::as_mut) {
             let from = Offset::Offset(span.start());
             let added = list.add_partition_offset(self.topic, span.partition(), from);
-            added.map_err(|e| self.failed(&e, true))?;
+            added.map_err(|e| self.topic_error(&e, true))?;
             unread += usize::from(!span.is_read());
         }
         let assigned = self.client.assign(&list);
-        assigned.map_err(|e| self.failed(&e, true))?;
+        assigned.map_err(|e| self.topic_error(&e, true))?;
         let mut last = Instant::now();
         while unread > 0 {
             bounds.check()?;
-            let read = match self.client.poll(GLANCE) {
-                Some(Ok(message)) => self.take(&message, chunks, &mut each),
-                Some(Err(KafkaError::PartitionEOF(partition))) => end_of(chunks, partition),
+            let read = match self.client.poll(POLL_INTERVAL) {
+                Some(Ok(message)) => self.accept_message(&message, chunks, &mut each),
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    finish_partition(chunks, partition)
+                }
                 Some(Err(error)) => {
-                    self.note(&error)?;
+                    self.handle_error(&error)?;
                     None
                 }
                 None => None,
@@ -215,10 +217,10 @@ impl Reading<'_> {
                     last = Instant::now();
                     if span.is_read() {
                         unread -= 1;
-                        self.leave(span.partition());
+                        self.unassign_partition(span.partition());
                     }
                 }
-                None if last.elapsed() > STALL => return Err(self.stalled()),
+                None if last.elapsed() > STALL_TIMEOUT => return Err(self.stall_error()),
                 None => {}
             }
         }
@@ -226,65 +228,65 @@ impl Reading<'_> {
     }
 
     /// The span that a record came for.
-    fn take<'c, C: AsMut<Span>>(
+    fn accept_message<'c, C: AsMut<OffsetSpan>>(
         &self,
         message: &BorrowedMessage<'_>,
         chunks: &'c mut [C],
-        each: &mut impl FnMut(&mut C, &Record<'_>),
-    ) -> Option<&'c mut Span> {
+        each: &mut impl FnMut(&mut C, &TailRecord<'_>),
+    ) -> Option<&'c mut OffsetSpan> {
         if message.topic() != self.topic {
             return None;
         }
-        let chunk = chunk_of(chunks, message.partition())?;
-        if chunk.as_mut().takes(message.offset()) {
-            show(message, |record| each(chunk, record));
+        let chunk = find_open_chunk(chunks, message.partition())?;
+        if chunk.as_mut().accept_offset(message.offset()) {
+            visit_record(message, |record| each(chunk, record));
         }
         Some(chunk.as_mut())
     }
 
     /// What comes in a partition from now on is not wanted, and not fetched.
-    fn leave(&self, partition: i32) {
+    fn unassign_partition(&self, partition: i32) {
         let mut list = TopicPartitionList::new();
         list.add_partition(self.topic, partition);
         let _ = self.client.incremental_unassign(&list);
     }
 
     /// Most errors pass, and librdkafka goes on trying.
-    fn note(&self, error: &KafkaError) -> Result<(), Halt> {
+    fn handle_error(&self, error: &KafkaError) -> Result<(), TailError> {
         match error.rdkafka_error_code() {
             Some(
                 RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic,
-            ) => Err(self.failed(error, true)),
+            ) => Err(self.topic_error(error, true)),
             // The group is not used, so nobody needs to be allowed to.
             Some(RDKafkaErrorCode::GroupAuthorizationFailed) => Ok(()),
             _ => {
-                *lock(self.trouble) = Some(error.to_string());
+                *lock(self.last_error) = Some(error.to_string());
                 Ok(())
             }
         }
     }
 
-    fn failed(&self, error: &KafkaError, for_good: bool) -> Halt {
+    fn topic_error(&self, error: &KafkaError, for_good: bool) -> TailError {
         let code = error.rdkafka_error_code();
         let error = code.map_or_else(|| error.to_string(), |code| code.to_string());
-        Halt::Topic {
+        TailError::TopicUnreadable {
             reason: format!("topic {}: {error}", self.topic),
-            for_good,
+            is_permanent: for_good,
         }
     }
 
-    fn stalled(&self) -> Halt {
-        Halt::Topic {
-            reason: format!("topic {}: nothing came for {STALL:?}", self.topic),
-            for_good: false,
+    fn stall_error(&self) -> TailError {
+        TailError::TopicUnreadable {
+            reason: format!("topic {}: nothing came for {STALL_TIMEOUT:?}", self.topic),
+            is_permanent: false,
         }
     }
 }
 
 /// The chunk of a partition, if it still has something to come.
-fn chunk_of<C: AsMut<Span>>(chunks: &mut [C], partition: i32) -> Option<&mut C> {
+fn find_open_chunk<C: AsMut<OffsetSpan>>(chunks: &mut [C], partition: i32) -> Option<&mut C> {
     let mut same = chunks
         .iter_mut()
         .filter_map(|c| (c.as_mut().partition() == partition).then_some(c));
@@ -293,19 +295,22 @@ fn chunk_of<C: AsMut<Span>>(chunks: &mut [C], partition: i32) -> Option<&mut C> 
 }
 
 /// A partition has nothing more: its span.
-fn end_of<C: AsMut<Span>>(chunks: &mut [C], partition: i32) -> Option<&mut Span> {
-    let span = chunk_of(chunks, partition)?.as_mut();
+fn finish_partition<C: AsMut<OffsetSpan>>(
+    chunks: &mut [C],
+    partition: i32,
+) -> Option<&mut OffsetSpan> {
+    let span = find_open_chunk(chunks, partition)?.as_mut();
     span.finish();
     Some(span)
 }
 
-fn show(message: &BorrowedMessage<'_>, each: impl FnOnce(&Record<'_>)) {
+fn visit_record(message: &BorrowedMessage<'_>, each: impl FnOnce(&TailRecord<'_>)) {
     let value = message.payload().unwrap_or_default();
     // rdkafka panics on a header whose name is not UTF-8; a bridge writes none.
     let record = catch_unwind(AssertUnwindSafe(|| {
-        let mut record = Record::new(message.key(), value);
+        let mut record = TailRecord::new(message.key(), value);
         for header in message.headers().iter().flat_map(|all| all.iter()) {
-            record.header(header.key, header.value.unwrap_or_default());
+            record.apply_header(header.key, header.value.unwrap_or_default());
         }
         record
     }));

@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 /// A record, as far as it is looked at.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Record<'r> {
+pub struct TailRecord<'r> {
     /// Its key.
     pub key: Option<&'r [u8]>,
     /// Its value; empty where there is none.
@@ -29,7 +29,7 @@ pub struct Record<'r> {
     pub time_replaced: bool,
 }
 
-impl<'r> Record<'r> {
+impl<'r> TailRecord<'r> {
     /// One without headers.
     pub fn new(key: Option<&'r [u8]>, value: &'r [u8]) -> Self {
         Self {
@@ -40,25 +40,25 @@ impl<'r> Record<'r> {
     }
 
     /// Takes note of a header; those of others do not matter.
-    pub fn header(&mut self, name: &str, value: &'r [u8]) {
+    pub fn apply_header(&mut self, name: &str, value: &'r [u8]) {
         let text = || std::str::from_utf8(value).ok();
         match name {
             "ce_id" => self.id = text(),
-            "ce_receivedat" => self.received_ms = text().and_then(millis),
+            "ce_receivedat" => self.received_ms = text().and_then(parse_millis),
             "ce_revision" => self.revision = text().and_then(|t| t.parse().ok()).unwrap_or(0),
             "ce_spooled" | "ce_replayedfrom" | "butlr-spooled" => self.waited = true,
             "ce_stale" => self.stale = true,
             "ce_duplicate" => self.duplicate = true,
             "ce_idconflict" => self.conflict = true,
             "ce_timereplaced" => self.time_replaced = true,
-            "butlr-received-at" => self.quarantined_ms = text().and_then(millis),
+            "butlr-received-at" => self.quarantined_ms = text().and_then(parse_millis),
             _ => {}
         }
     }
 }
 
 /// ms since 1970 of a time in RFC 3339.
-fn millis(text: &str) -> Option<i64> {
+fn parse_millis(text: &str) -> Option<i64> {
     let time = humantime::parse_rfc3339(text).ok()?;
     let since = time.duration_since(UNIX_EPOCH).ok()?;
     i64::try_from(since.as_millis()).ok()
@@ -68,9 +68,9 @@ fn millis(text: &str) -> Option<i64> {
 mod tests {
     use super::*;
 
-    fn of(name: &str, value: &'static str) -> Record<'static> {
-        let mut record = Record::new(None, b"");
-        record.header(name, value.as_bytes());
+    fn record_with_header(name: &str, value: &'static str) -> TailRecord<'static> {
+        let mut record = TailRecord::new(None, b"");
+        record.apply_header(name, value.as_bytes());
         record
     }
 
@@ -78,19 +78,28 @@ mod tests {
     fn times_are_those_of_rfc_3339() {
         let time = "2027-01-15T07:59:59.995Z";
         let ms = Some(1_799_999_999_995);
-        assert_eq!(of("ce_receivedat", time).received_ms, ms);
-        assert_eq!(of("butlr-received-at", time).quarantined_ms, ms);
-        assert_eq!(of("ce_receivedat", "yesterday").received_ms, None);
-        assert_eq!(of("ce_receivedat", time).quarantined_ms, None);
+        assert_eq!(record_with_header("ce_receivedat", time).received_ms, ms);
+        assert_eq!(
+            record_with_header("butlr-received-at", time).quarantined_ms,
+            ms
+        );
+        assert_eq!(
+            record_with_header("ce_receivedat", "yesterday").received_ms,
+            None
+        );
+        assert_eq!(
+            record_with_header("ce_receivedat", time).quarantined_ms,
+            None
+        );
     }
 
     #[test]
     fn what_was_spooled_or_replayed_waited() {
         for name in ["ce_spooled", "ce_replayedfrom", "butlr-spooled"] {
-            assert!(of(name, "true").waited, "{name}");
+            assert!(record_with_header(name, "true").waited, "{name}");
         }
         for name in ["spooled", "ce_stale", "butlr-received-at"] {
-            assert!(!of(name, "true").waited, "{name}");
+            assert!(!record_with_header(name, "true").waited, "{name}");
         }
     }
 }

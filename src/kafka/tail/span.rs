@@ -2,7 +2,7 @@
 
 /// The offsets of a partition from one up to another, and how far they are read.
 #[derive(Clone, Debug)]
-pub struct Span {
+pub struct OffsetSpan {
     partition: i32,
     start: i64,
     end: i64,
@@ -12,7 +12,7 @@ pub struct Span {
     altered: bool,
 }
 
-impl Span {
+impl OffsetSpan {
     /// From `start` up to `end`, not including that.
     pub fn new(partition: i32, start: i64, end: i64) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Span {
     ///
     /// Offsets have gaps (markers of transactions, what was compacted away or deleted): any offset from the end on says
     /// that all is read.
-    pub fn takes(&mut self, offset: i64) -> bool {
+    pub fn accept_offset(&mut self, offset: i64) -> bool {
         if offset < self.start {
             // Only a log that was made anew since has something there for who asked from `start` on.
             self.altered = true;
@@ -94,35 +94,35 @@ mod tests {
 
     #[test]
     fn gaps_do_not_matter() {
-        let mut span = Span::new(0, 10, 20);
-        assert!(span.takes(13));
-        assert!(!span.takes(13), "once is enough");
-        assert!(span.takes(17));
+        let mut span = OffsetSpan::new(0, 10, 20);
+        assert!(span.accept_offset(13));
+        assert!(!span.accept_offset(13), "once is enough");
+        assert!(span.accept_offset(17));
         assert!(!span.is_read());
-        assert!(!span.takes(25));
+        assert!(!span.accept_offset(25));
         assert!(span.is_read() && !span.is_altered());
         assert_eq!(span.reached(), 20);
     }
 
     #[test]
     fn its_last_offset_is_its_end() {
-        let mut span = Span::new(0, 10, 20);
-        assert!(span.takes(19));
+        let mut span = OffsetSpan::new(0, 10, 20);
+        assert!(span.accept_offset(19));
         assert!(span.is_read());
-        assert!(!span.takes(20));
+        assert!(!span.accept_offset(20));
     }
 
     #[test]
     fn retention_may_have_taken_all_of_it() {
-        let mut span = Span::new(0, 10, 20);
-        assert!(!span.takes(21));
+        let mut span = OffsetSpan::new(0, 10, 20);
+        assert!(!span.accept_offset(21));
         assert!(span.is_read() && !span.is_altered());
     }
 
     #[test]
     fn an_end_that_was_only_told_is_not_reached() {
-        let mut span = Span::new(0, 10, 20);
-        span.takes(14);
+        let mut span = OffsetSpan::new(0, 10, 20);
+        span.accept_offset(14);
         span.finish();
         assert!(span.is_read());
         assert_eq!(span.reached(), 15);

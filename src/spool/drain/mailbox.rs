@@ -3,93 +3,96 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::kafka::report::{Report, Settle};
+use crate::kafka::report::{DeliveryObserver, DeliveryReport};
+use crate::spool::in_doubt::SearchOutcome;
 use crate::spool::lock;
-use crate::spool::suspects::Outcome;
 use butlr_event::destination::Destination;
 
 /// One message.
 #[derive(Debug)]
-pub(in crate::spool) enum Word {
+pub(in crate::spool) enum DrainMessage {
     /// The final word on an entry that was handed over; `None`: none will come.
-    Handed {
+    Reported {
         to: Destination,
         seq: u64,
-        report: Option<Report>,
+        report: Option<DeliveryReport>,
         took: Duration,
     },
     /// The final word on the record that an entry doubts.
-    Doubt {
+    InDoubtResolved {
         to: Destination,
         seq: u64,
         stored: bool,
     },
     /// Those of before were looked for.
-    Looked { to: Destination, found: Found },
+    SearchFinished {
+        to: Destination,
+        found: InDoubtSearchResult,
+    },
 }
 
 /// What came of looking.
 #[derive(Debug)]
-pub(in crate::spool) struct Found {
-    pub suspects: usize,
-    pub outcome: Outcome,
+pub(in crate::spool) struct InDoubtSearchResult {
+    pub in_doubt: usize,
+    pub outcome: SearchOutcome,
 }
 
 /// Messages wait here; bounded by what is in flight.
 #[derive(Debug, Default)]
 pub(in crate::spool) struct Mailbox {
-    words: Mutex<Words>,
-    came: Condvar,
+    state: Mutex<MailboxState>,
+    not_empty: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Words {
-    waiting: Vec<Word>,
-    roused: bool,
+struct MailboxState {
+    messages: Vec<DrainMessage>,
+    is_woken: bool,
 }
 
 impl Mailbox {
-    pub fn push(&self, word: Word) {
-        let mut words = lock(&self.words);
-        words.waiting.push(word);
-        if words.waiting.len() == 1 {
-            self.came.notify_one();
+    pub fn push(&self, message: DrainMessage) {
+        let mut state = lock(&self.state);
+        state.messages.push(message);
+        if state.messages.len() == 1 {
+            self.not_empty.notify_one();
         }
     }
 
     /// There is something to look at.
-    pub fn rouse(&self) {
-        lock(&self.words).roused = true;
-        self.came.notify_one();
+    pub fn wake(&self) {
+        lock(&self.state).is_woken = true;
+        self.not_empty.notify_one();
     }
 
     /// What has come, after at most `patience`.
-    pub fn take(&self, patience: Duration) -> Vec<Word> {
-        let words = lock(&self.words);
-        let idle = |words: &mut Words| words.waiting.is_empty() && !words.roused;
-        let waited = self.came.wait_timeout_while(words, patience, idle);
-        let (mut words, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        words.roused = false;
-        std::mem::take(&mut words.waiting)
+    pub fn take(&self, patience: Duration) -> Vec<DrainMessage> {
+        let state = lock(&self.state);
+        let idle = |words: &mut MailboxState| words.messages.is_empty() && !words.is_woken;
+        let waited = self.not_empty.wait_timeout_while(state, patience, idle);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.is_woken = false;
+        std::mem::take(&mut state.messages)
     }
 }
 
 /// An entry whose record librdkafka was handed.
 #[derive(Debug)]
-pub(super) struct Handed {
+pub(super) struct DrainedEntryObserver {
     pub mailbox: Arc<Mailbox>,
     pub to: Destination,
     pub seq: u64,
-    pub at: Instant,
+    pub sent_at: Instant,
 }
 
-impl Settle for Handed {
-    fn settle(self: Box<Self>, report: Option<Report>) {
-        self.mailbox.push(Word::Handed {
+impl DeliveryObserver for DrainedEntryObserver {
+    fn on_report(self: Box<Self>, report: Option<DeliveryReport>) {
+        self.mailbox.push(DrainMessage::Reported {
             to: self.to,
             seq: self.seq,
             report,
-            took: self.at.elapsed(),
+            took: self.sent_at.elapsed(),
         });
     }
 }

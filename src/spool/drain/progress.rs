@@ -2,27 +2,27 @@
 
 use std::time::{Duration, Instant};
 
-use crate::spool::Shared;
+use crate::spool::SpoolShared;
 use butlr_event::destination::Destination;
 
-const TELL: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
-pub(super) struct Progress {
+pub(super) struct DrainProgress {
     /// When it was last told, and how many were drained until then.
-    told: Option<(Instant, u64)>,
+    last_logged: Option<(Instant, u64)>,
     /// Since when there is something, and how many were drained before.
-    began: Option<(Instant, u64)>,
+    started: Option<(Instant, u64)>,
 }
 
-impl Progress {
-    pub fn tell(&mut self, shared: &Shared, now: Instant) {
+impl DrainProgress {
+    pub fn log(&mut self, shared: &SpoolShared, now: Instant) {
         let present = shared.present();
         let drained = shared.counts.drained.get();
-        let Some((began, before)) = self.began else {
+        let Some((began, before)) = self.started else {
             if present > 0 {
-                self.began = Some((now, drained));
-                self.told = Some((now, drained));
+                self.started = Some((now, drained));
+                self.last_logged = Some((now, drained));
             }
             return;
         };
@@ -35,9 +35,9 @@ impl Progress {
             *self = Self::default();
             return;
         }
-        let (at, until) = self.told.unwrap_or((now, drained));
+        let (at, until) = self.last_logged.unwrap_or((now, drained));
         let since = now.duration_since(at);
-        if since < TELL {
+        if since < LOG_INTERVAL {
             return;
         }
         let left: Vec<_> = Destination::all()
@@ -52,6 +52,6 @@ impl Progress {
             per_second = per_second.round(),
             "draining the spool"
         );
-        self.told = Some((now, drained));
+        self.last_logged = Some((now, drained));
     }
 }

@@ -4,39 +4,46 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::dedup::Facts;
-use crate::dedup::desk::Desk;
+use crate::dedup::EventFacts;
+use crate::dedup::deduplicator::Deduplicator;
 use crate::marks::Marks;
-use crate::record::{PublishOrigin, ProducerRecord, TimestampPolicy};
-use crate::spool::entry::{Content, Entry};
-use crate::spool::suspects::Suspect;
+use crate::record::{ProducerRecord, PublishOrigin, TimestampPolicy};
+use crate::spool::entry::{EntryContent, SpoolEntry};
+use crate::spool::in_doubt::InDoubtEntry;
 use butlr_event::{Event, ParseLimits, ParsedBody, parse};
 
 /// Calls `hand` with the record of the entry, and its event where it is one.
 ///
 /// # Errors
 /// Why it can never be published.
-pub(super) fn publish<T>(
+pub(super) fn with_record<T>(
     bytes: &[u8],
     topic: &str,
     stamping: TimestampPolicy,
-    hand: impl FnOnce(ProducerRecord<'_>, Option<&Event<'_>>) -> T,
+    call: impl FnOnce(ProducerRecord<'_>, Option<&Event<'_>>) -> T,
 ) -> Result<T, String> {
-    let entry = Entry::decode(bytes).map_err(|error| error.to_string())?;
-    let received_at = time(entry.received_ms);
+    let entry = SpoolEntry::decode(bytes).map_err(|error| error.to_string())?;
+    let received_at = to_system_time(entry.received_ms);
     let now = SystemTime::now();
     match &entry.content {
-        Content::Quarantined(quarantined) => {
+        EntryContent::Quarantined(quarantined) => {
             let value = &entry.value;
-            let record =
-                ProducerRecord::from_quarantined(quarantined, value, topic, stamping, received_at, now, true);
-            Ok(hand(record, None))
+            let record = ProducerRecord::from_quarantined(
+                quarantined,
+                value,
+                topic,
+                stamping,
+                received_at,
+                now,
+                true,
+            );
+            Ok(call(record, None))
         }
-        Content::Event {
+        EntryContent::Event {
             marks,
             replayed_from,
         } => {
-            let event = event(&entry.value)?;
+            let event = parse_event(&entry.value)?;
             let origin = PublishOrigin {
                 spooled: true,
                 replayed_from: replayed_from.as_ref(),
@@ -50,39 +57,39 @@ pub(super) fn publish<T>(
                 now,
                 origin,
             );
-            Ok(hand(record, Some(&event)))
+            Ok(call(record, Some(&event)))
         }
     }
 }
 
 /// An entry is in Kafka now: who looks for duplicates is told.
-pub(super) fn tell(desk: &Desk, bytes: &[u8], stamping: TimestampPolicy) {
+pub(super) fn notify_stored(desk: &Deduplicator, bytes: &[u8], stamping: TimestampPolicy) {
     with_event(bytes, |event, marks, received_at| {
         let plausible = stamping.is_plausible(event.timestamp_ms(), received_at);
-        desk.drained(&Facts::of(event, plausible), marks);
+        desk.mark_drained(&EventFacts::from_event(event, plausible), marks);
     });
 }
 
 /// An entry never gets into Kafka: likewise.
-pub(super) fn tell_set_aside(desk: &Desk, bytes: &[u8], stamping: TimestampPolicy) {
+pub(super) fn notify_dead_letter(desk: &Deduplicator, bytes: &[u8], stamping: TimestampPolicy) {
     with_event(bytes, |event, marks, received_at| {
         let plausible = stamping.is_plausible(event.timestamp_ms(), received_at);
-        desk.set_aside(&Facts::of(event, plausible), marks);
+        desk.forget_dead_letter(&EventFacts::from_event(event, plausible), marks);
     });
 }
 
 /// An entry of before that may be in Kafka already; with whether it was in doubt. `None`: it can't be published.
-pub(super) fn suspect(seq: u64, bytes: &[u8]) -> Option<(Suspect, bool)> {
-    let entry = Entry::decode(bytes).ok()?;
+pub(super) fn to_in_doubt_entry(seq: u64, bytes: &[u8]) -> Option<(InDoubtEntry, bool)> {
+    let entry = SpoolEntry::decode(bytes).ok()?;
     let id = match &entry.content {
-        Content::Quarantined(_) => None,
-        Content::Event { marks, .. } => {
-            let event = event(&entry.value).ok()?;
-            let own = marks.own_id(event.id());
+        EntryContent::Quarantined(_) => None,
+        EntryContent::Event { marks, .. } => {
+            let event = parse_event(&entry.value).ok()?;
+            let own = marks.conflict_id(event.id());
             Some(own.unwrap_or_else(|| event.id().to_owned()))
         }
     };
-    let suspect = Suspect {
+    let suspect = InDoubtEntry {
         seq,
         id,
         value_hash: xxh3_64(&entry.value),
@@ -92,23 +99,25 @@ pub(super) fn suspect(seq: u64, bytes: &[u8]) -> Option<(Suspect, bool)> {
 }
 
 fn with_event(bytes: &[u8], call: impl FnOnce(&Event<'_>, &Marks, SystemTime)) {
-    if let Ok(entry) = Entry::decode(bytes)
-        && let Content::Event { marks, .. } = &entry.content
-        && let Ok(event) = event(&entry.value)
+    if let Ok(entry) = SpoolEntry::decode(bytes)
+        && let EntryContent::Event { marks, .. } = &entry.content
+        && let Ok(event) = parse_event(&entry.value)
     {
-        call(&event, marks, time(entry.received_ms));
+        call(&event, marks, to_system_time(entry.received_ms));
     }
 }
 
-fn event(value: &[u8]) -> Result<Event<'_>, String> {
+fn parse_event(value: &[u8]) -> Result<Event<'_>, String> {
     match parse(value, None, ParseLimits::UNLIMITED) {
         Ok(ParsedBody::Single(Ok(event))) => Ok(event),
-        Ok(ParsedBody::Single(Err(_))) => Err("its value is no valid event for this release".to_owned()),
+        Ok(ParsedBody::Single(Err(_))) => {
+            Err("its value is no valid event for this release".to_owned())
+        }
         Ok(ParsedBody::Array(_)) => Err("its value is an array".to_owned()),
         Err(unreadable) => Err(format!("its value is no event: {}", unreadable.detail)),
     }
 }
 
-fn time(ms: i64) -> SystemTime {
+fn to_system_time(ms: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }

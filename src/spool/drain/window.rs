@@ -2,32 +2,32 @@
 
 use std::time::{Duration, Instant};
 
-const MOST: usize = 1_000;
+const MAX_SIZE: usize = 1_000;
 /// Fewer are never the reason for slow reports.
-const FEWEST: usize = 32;
+const MIN_SHRUNK_SIZE: usize = 32;
 /// Reports within this are prompt.
-const PROMPT: Duration = Duration::from_millis(250);
-const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const PROMPT_REPORT: Duration = Duration::from_millis(250);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// Starts at one record, doubles while reports are prompt, halves when they are not: then live traffic suffers, too.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct DrainWindow {
     size: usize,
     /// Prompt reports since it last changed.
-    prompt: usize,
-    changed: Instant,
+    prompt_reports: usize,
+    resized_at: Instant,
     /// The quickest report so far: a cluster far away is not slow because of us.
-    quickest: Duration,
+    fastest: Duration,
 }
 
-impl Window {
+impl DrainWindow {
     pub fn new(now: Instant) -> Self {
         Self {
             size: 1,
-            prompt: 0,
-            changed: now,
-            quickest: Duration::MAX,
+            prompt_reports: 0,
+            resized_at: now,
+            fastest: Duration::MAX,
         }
     }
 
@@ -36,55 +36,55 @@ impl Window {
     }
 
     /// A report that takes longer is slow.
-    pub fn prompt(&self) -> Duration {
-        let twice = self.quickest.checked_mul(2).unwrap_or(PROMPT);
-        PROMPT.max(twice.min(LONGEST_PAUSE))
+    pub fn prompt_limit(&self) -> Duration {
+        let twice = self.fastest.checked_mul(2).unwrap_or(PROMPT_REPORT);
+        PROMPT_REPORT.max(twice.min(MAX_PAUSE))
     }
 
     /// A record was confirmed.
-    pub fn confirmed(&mut self, took: Duration, now: Instant) {
-        self.quickest = self.quickest.min(took);
-        if took <= self.prompt() {
-            self.prompt += 1;
-            if self.prompt >= self.size && self.size < MOST {
-                self.change((self.size * 2).min(MOST), now);
+    pub fn record_confirmation(&mut self, took: Duration, now: Instant) {
+        self.fastest = self.fastest.min(took);
+        if took <= self.prompt_limit() {
+            self.prompt_reports += 1;
+            if self.prompt_reports >= self.size && self.size < MAX_SIZE {
+                self.resize((self.size * 2).min(MAX_SIZE), now);
             }
-        } else if self.size > FEWEST && now.duration_since(self.changed) > took {
+        } else if self.size > MIN_SHRUNK_SIZE && now.duration_since(self.resized_at) > took {
             // Not for those that were handed over before the last change.
-            self.change((self.size / 2).max(FEWEST), now);
+            self.resize((self.size / 2).max(MIN_SHRUNK_SIZE), now);
         } else {
-            self.prompt = 0;
+            self.prompt_reports = 0;
         }
     }
 
-    fn change(&mut self, size: usize, now: Instant) {
+    fn resize(&mut self, size: usize, now: Instant) {
         self.size = size;
-        self.prompt = 0;
-        self.changed = now;
+        self.prompt_reports = 0;
+        self.resized_at = now;
     }
 }
 
 /// Between two tries.
 #[derive(Debug)]
-pub(super) struct Pause {
+pub(super) struct DrainBackoff {
     until: Option<Instant>,
     next: Duration,
 }
 
-impl Default for Pause {
+impl Default for DrainBackoff {
     fn default() -> Self {
         Self {
             until: None,
-            next: PAUSE,
+            next: FIRST_PAUSE,
         }
     }
 }
 
-impl Pause {
+impl DrainBackoff {
     /// It did not work: longer each time.
-    pub fn begin(&mut self, now: Instant) {
+    pub fn start(&mut self, now: Instant) {
         self.until = Some(now + self.next);
-        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        self.next = (self.next * 2).min(MAX_PAUSE);
     }
 
     /// It worked.
@@ -93,7 +93,7 @@ impl Pause {
     }
 
     /// How much longer.
-    pub fn left(&self, now: Instant) -> Option<Duration> {
+    pub fn remaining(&self, now: Instant) -> Option<Duration> {
         let left = self.until?.saturating_duration_since(now);
         (!left.is_zero()).then_some(left)
     }
@@ -108,53 +108,53 @@ mod tests {
     #[test]
     fn a_window_grows_by_prompt_reports_and_shrinks_by_slow_ones() {
         let mut now = Instant::now();
-        let mut window = Window::new(now);
+        let mut window = DrainWindow::new(now);
         let mut sizes = vec![window.size()];
         for _ in 0..5_000 {
             now += MS;
-            window.confirmed(5 * MS, now);
+            window.record_confirmation(5 * MS, now);
             sizes.push(window.size());
         }
         sizes.dedup();
         assert_eq!(sizes, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]);
         now += 400 * MS;
         for _ in 0..1_000 {
-            window.confirmed(300 * MS, now);
+            window.record_confirmation(300 * MS, now);
         }
         assert_eq!(window.size(), 500, "one step for all that were in flight");
         for _ in 0..20 {
             now += 400 * MS;
-            window.confirmed(300 * MS, now);
+            window.record_confirmation(300 * MS, now);
         }
-        assert_eq!(window.size(), FEWEST);
+        assert_eq!(window.size(), MIN_SHRUNK_SIZE);
     }
 
     #[test]
     fn a_cluster_far_away_is_not_slow() {
         let mut now = Instant::now();
-        let mut window = Window::new(now);
+        let mut window = DrainWindow::new(now);
         for _ in 0..5_000 {
             now += 400 * MS;
-            window.confirmed(400 * MS, now);
+            window.record_confirmation(400 * MS, now);
         }
-        assert_eq!(window.size(), MOST);
+        assert_eq!(window.size(), MAX_SIZE);
     }
 
     #[test]
     fn pauses_double_up_to_two_seconds() {
         let now = Instant::now();
-        let mut pause = Pause::default();
-        assert_eq!(pause.left(now), None);
+        let mut pause = DrainBackoff::default();
+        assert_eq!(pause.remaining(now), None);
         let lengths: Vec<_> = (0..7)
             .map(|_| {
-                pause.begin(now);
-                pause.left(now).unwrap().as_millis()
+                pause.start(now);
+                pause.remaining(now).unwrap().as_millis()
             })
             .collect();
         assert_eq!(lengths, [100, 200, 400, 800, 1_600, 2_000, 2_000]);
-        assert_eq!(pause.left(now + LONGEST_PAUSE), None);
+        assert_eq!(pause.remaining(now + MAX_PAUSE), None);
         pause.reset();
-        pause.begin(now);
-        assert_eq!(pause.left(now), Some(PAUSE));
+        pause.start(now);
+        assert_eq!(pause.remaining(now), Some(FIRST_PAUSE));
     }
 }

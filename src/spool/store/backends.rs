@@ -11,17 +11,17 @@ use std::{
 
 use redb::StorageBackend;
 
-use super::disk::Backend;
+use super::disk::BoxedBackend;
 
 /// Knows how far the file was written: redb doubles its length long before it needs that.
 #[derive(Debug)]
-pub(super) struct Measured {
-    inner: Backend,
+pub(super) struct MeteredBackend {
+    inner: BoxedBackend,
     written: Arc<AtomicU64>,
 }
 
-impl Measured {
-    pub(super) fn new(inner: Backend) -> (Self, Arc<AtomicU64>) {
+impl MeteredBackend {
+    pub(super) fn new(inner: BoxedBackend) -> (Self, Arc<AtomicU64>) {
         let written = Arc::new(AtomicU64::new(0));
         (
             Self {
@@ -33,7 +33,7 @@ impl Measured {
     }
 }
 
-impl StorageBackend for Measured {
+impl StorageBackend for MeteredBackend {
     fn len(&self) -> io::Result<u64> {
         self.inner.len()
     }
@@ -61,47 +61,52 @@ impl StorageBackend for Measured {
     }
 }
 
-const PAGE: u64 = 4096;
+const PAGE_BYTES: u64 = 4096;
 
 /// Lets redb repair and mark a file as it likes, in memory: the file itself is only read. So a file of an earlier process is
 /// never changed by being opened, whatever state it is in.
 #[derive(Debug)]
-pub(super) struct Overlay {
-    below: Backend,
-    above: Mutex<Above>,
+pub(super) struct OverlayBackend {
+    file: BoxedBackend,
+    overlay: Mutex<OverlayPages>,
 }
 
 #[derive(Debug)]
-struct Above {
+struct OverlayPages {
     /// The file's bytes are seen up to here.
-    shown: u64,
+    visible_len: u64,
     len: u64,
-    pages: HashMap<u64, Box<[u8; PAGE as usize]>>,
+    pages: HashMap<u64, Box<[u8; PAGE_BYTES as usize]>>,
 }
 
-impl Overlay {
-    pub(super) fn new(below: Backend) -> io::Result<Self> {
+impl OverlayBackend {
+    pub(super) fn new(below: BoxedBackend) -> io::Result<Self> {
         let len = below.len()?;
         Ok(Self {
-            below,
-            above: Mutex::new(Above {
-                shown: len,
+            file: below,
+            overlay: Mutex::new(OverlayPages {
+                visible_len: len,
                 len,
                 pages: HashMap::new(),
             }),
         })
     }
 
-    fn read_page(&self, above: &Above, page: u64, out: &mut [u8; PAGE as usize]) -> io::Result<()> {
+    fn read_page(
+        &self,
+        above: &OverlayPages,
+        page: u64,
+        out: &mut [u8; PAGE_BYTES as usize],
+    ) -> io::Result<()> {
         if let Some(written) = above.pages.get(&page) {
             out.copy_from_slice(&written[..]);
             return Ok(());
         }
         out.fill(0);
-        let begin = page * PAGE;
-        let len = above.shown.saturating_sub(begin).min(PAGE) as usize;
+        let begin = page * PAGE_BYTES;
+        let len = above.visible_len.saturating_sub(begin).min(PAGE_BYTES) as usize;
         if len > 0 {
-            self.below.read(begin, &mut out[..len])
+            self.file.read(begin, &mut out[..len])
         } else {
             Ok(())
         }
@@ -109,7 +114,7 @@ impl Overlay {
 }
 
 /// The pieces of pages that `offset` and `len` cover: page, place in it, place in the piece's owner.
-fn pieces(
+fn page_ranges(
     offset: u64,
     len: usize,
 ) -> impl Iterator<Item = (u64, std::ops::Range<usize>, std::ops::Range<usize>)> {
@@ -117,9 +122,9 @@ fn pieces(
     let mut at = offset;
     std::iter::from_fn(move || {
         (at < end).then(|| {
-            let page = at / PAGE;
-            let until = end.min((page + 1) * PAGE);
-            let inside = (at % PAGE) as usize..(until - page * PAGE) as usize;
+            let page = at / PAGE_BYTES;
+            let until = end.min((page + 1) * PAGE_BYTES);
+            let inside = (at % PAGE_BYTES) as usize..(until - page * PAGE_BYTES) as usize;
             let outside = (at - offset) as usize..(until - offset) as usize;
             at = until;
             (page, inside, outside)
@@ -127,25 +132,25 @@ fn pieces(
     })
 }
 
-impl StorageBackend for Overlay {
+impl StorageBackend for OverlayBackend {
     fn len(&self) -> io::Result<u64> {
         Ok(self
-            .above
+            .overlay
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .len)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
+        let above = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
         if offset.saturating_add(out.len() as u64) > above.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if above.pages.is_empty() && offset + out.len() as u64 <= above.shown {
-            return self.below.read(offset, out);
+        if above.pages.is_empty() && offset + out.len() as u64 <= above.visible_len {
+            return self.file.read(offset, out);
         }
-        let mut whole = [0; PAGE as usize];
-        for (page, inside, outside) in pieces(offset, out.len()) {
+        let mut whole = [0; PAGE_BYTES as usize];
+        for (page, inside, outside) in page_ranges(offset, out.len()) {
             self.read_page(&above, page, &mut whole)?;
             out[outside].copy_from_slice(&whole[inside]);
         }
@@ -153,12 +158,12 @@ impl StorageBackend for Overlay {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut above = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
         if len < above.len {
-            above.shown = above.shown.min(len);
-            above.pages.retain(|page, _| page * PAGE < len);
-            if let Some(page) = above.pages.get_mut(&(len / PAGE)) {
-                page[(len % PAGE) as usize..].fill(0);
+            above.visible_len = above.visible_len.min(len);
+            above.pages.retain(|page, _| page * PAGE_BYTES < len);
+            if let Some(page) = above.pages.get_mut(&(len / PAGE_BYTES)) {
+                page[(len % PAGE_BYTES) as usize..].fill(0);
             }
         }
         above.len = len;
@@ -170,9 +175,9 @@ impl StorageBackend for Overlay {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
-        for (page, inside, outside) in pieces(offset, data.len()) {
-            let mut whole = Box::new([0; PAGE as usize]);
+        let mut above = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
+        for (page, inside, outside) in page_ranges(offset, data.len()) {
+            let mut whole = Box::new([0; PAGE_BYTES as usize]);
             self.read_page(&above, page, &mut whole)?;
             whole[inside].copy_from_slice(&data[outside]);
             above.pages.insert(page, whole);

@@ -13,15 +13,15 @@ use redb::{StorageBackend, backends::FileBackend};
 use crate::spool::health::free_bytes;
 
 /// A file as redb writes and reads it.
-pub(super) type Backend = Box<dyn StorageBackend>;
+pub(super) type BoxedBackend = Box<dyn StorageBackend>;
 /// Held as long as the directory is.
-pub(super) type Lock = Box<dyn Any + Send + Sync>;
+pub(super) type DirectoryLock = Box<dyn Any + Send + Sync>;
 
-pub(super) trait Disk: Debug + Send + Sync {
+pub(super) trait StoreDisk: Debug + Send + Sync {
     /// With its parents; for nobody else's eyes.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// None when another process has it.
-    fn lock(&self, file: &Path) -> io::Result<Option<Lock>>;
+    fn lock(&self, file: &Path) -> io::Result<Option<DirectoryLock>>;
     /// Names and lengths of the files in it.
     fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>>;
     fn len(&self, file: &Path) -> io::Result<u64>;
@@ -29,32 +29,32 @@ pub(super) trait Disk: Debug + Send + Sync {
     /// Makes the file anew. Durable on return, its name after [`Disk::sync_dir`].
     fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()>;
     /// A new, empty file.
-    fn create(&self, file: &Path) -> io::Result<Backend>;
-    fn open(&self, file: &Path) -> io::Result<Backend>;
-    fn open_read_only(&self, file: &Path) -> io::Result<Backend>;
+    fn create(&self, file: &Path) -> io::Result<BoxedBackend>;
+    fn open(&self, file: &Path) -> io::Result<BoxedBackend>;
+    fn open_read_only(&self, file: &Path) -> io::Result<BoxedBackend>;
     /// Replaces what is there.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// `to` holds durably what `from` holds, which stays.
-    fn keep_copy(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn copy_durably(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives up its space, keeps its name. Not where it has another one, too, as in `damaged/`.
     fn truncate(&self, file: &Path) -> io::Result<()>;
     fn remove(&self, file: &Path) -> io::Result<()>;
     /// Bytes that are left where the directory lies.
-    fn free(&self, dir: &Path) -> io::Result<u64>;
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
     /// From here on the names in it are durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
 /// The one of the operating system.
 #[derive(Debug)]
-pub(super) struct Files;
+pub(super) struct OsDisk;
 
-impl Disk for Files {
+impl StoreDisk for OsDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         if dir.is_dir() {
             return Ok(());
         }
-        let changed = to_be_changed(dir);
+        let changed = changed_directories(dir);
         let mut builder = fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -62,13 +62,13 @@ impl Disk for Files {
         changed.iter().try_for_each(|dir| self.sync_dir(dir))
     }
 
-    fn lock(&self, file: &Path) -> io::Result<Option<Lock>> {
+    fn lock(&self, file: &Path) -> io::Result<Option<DirectoryLock>> {
         let opened = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(file);
-        let file = or_only_to_read(opened, file)?;
+        let file = or_open_read_only(opened, file)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -109,8 +109,8 @@ impl Disk for Files {
         file.sync_all()
     }
 
-    fn create(&self, file: &Path) -> io::Result<Backend> {
-        backend(
+    fn create(&self, file: &Path) -> io::Result<BoxedBackend> {
+        file_backend(
             OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -119,19 +119,19 @@ impl Disk for Files {
         )
     }
 
-    fn open(&self, file: &Path) -> io::Result<Backend> {
-        backend(OpenOptions::new().read(true).write(true).open(file)?)
+    fn open(&self, file: &Path) -> io::Result<BoxedBackend> {
+        file_backend(OpenOptions::new().read(true).write(true).open(file)?)
     }
 
-    fn open_read_only(&self, file: &Path) -> io::Result<Backend> {
-        backend(File::open(file)?)
+    fn open_read_only(&self, file: &Path) -> io::Result<BoxedBackend> {
+        file_backend(File::open(file)?)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
 
-    fn keep_copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+    fn copy_durably(&self, from: &Path, to: &Path) -> io::Result<()> {
         if fs::hard_link(from, to).is_err() {
             fs::copy(from, to)?;
         }
@@ -151,7 +151,7 @@ impl Disk for Files {
         fs::remove_file(file)
     }
 
-    fn free(&self, dir: &Path) -> io::Result<u64> {
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         free_bytes(dir)
     }
 
@@ -161,16 +161,16 @@ impl Disk for Files {
 }
 
 /// Disks lose no less than a sector of this size.
-const PIECE: u64 = 4096;
+const SECTOR_BYTES: u64 = 4096;
 
 /// All of a file, with zeros where it can't be read. Errs where nothing of it can.
-pub(super) fn read_in_pieces(file: &dyn StorageBackend) -> io::Result<Vec<u8>> {
+pub(super) fn read_readable_sectors(file: &dyn StorageBackend) -> io::Result<Vec<u8>> {
     let len = file.len()?;
     let mut bytes = vec![0; len as usize];
     let (mut any, mut failed) = (false, Ok(()));
     for (piece, at) in bytes
-        .chunks_mut(PIECE as usize)
-        .zip((0..).step_by(PIECE as usize))
+        .chunks_mut(SECTOR_BYTES as usize)
+        .zip((0..).step_by(SECTOR_BYTES as usize))
     {
         match file.read(at, piece) {
             Ok(()) => any = true,
@@ -188,7 +188,7 @@ pub(super) fn read_in_pieces(file: &dyn StorageBackend) -> io::Result<Vec<u8>> {
 }
 
 /// The directories that get a new name when `dir` is made with its parents.
-fn to_be_changed(dir: &Path) -> Vec<&Path> {
+fn changed_directories(dir: &Path) -> Vec<&Path> {
     let missing = dir.ancestors().take_while(|dir| !dir.is_dir());
     let parents = missing.filter_map(Path::parent);
     parents
@@ -200,7 +200,7 @@ fn to_be_changed(dir: &Path) -> Vec<&Path> {
 }
 
 /// What lies on a disk that has become read-only is drained all the same.
-fn or_only_to_read(opened: io::Result<File>, file: &Path) -> io::Result<File> {
+fn or_open_read_only(opened: io::Result<File>, file: &Path) -> io::Result<File> {
     match opened {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
             File::open(file).map_err(|_| error)
@@ -209,7 +209,7 @@ fn or_only_to_read(opened: io::Result<File>, file: &Path) -> io::Result<File> {
     }
 }
 
-fn backend(file: File) -> io::Result<Backend> {
+fn file_backend(file: File) -> io::Result<BoxedBackend> {
     Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
 }
 
@@ -223,13 +223,13 @@ mod tests {
         let there = there.path();
         let dir = there.join("a/b/c");
         let changed = [&there.join("a/b"), &there.join("a"), there];
-        assert_eq!(to_be_changed(&dir), changed);
-        Files.create_dir(&dir).unwrap();
+        assert_eq!(changed_directories(&dir), changed);
+        OsDisk.create_dir(&dir).unwrap();
         assert!(dir.is_dir());
-        assert_eq!(to_be_changed(&dir), Vec::<&Path>::new());
-        assert_eq!(to_be_changed(&there.join("d")), [there]);
+        assert_eq!(changed_directories(&dir), Vec::<&Path>::new());
+        assert_eq!(changed_directories(&there.join("d")), [there]);
         assert_eq!(
-            to_be_changed(Path::new("not-there/b")),
+            changed_directories(Path::new("not-there/b")),
             [Path::new("not-there"), Path::new(".")]
         );
     }
@@ -239,13 +239,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("lock");
         let read_only = || Err(io::ErrorKind::ReadOnlyFilesystem.into());
-        let missing = or_only_to_read(read_only(), &file).unwrap_err();
+        let missing = or_open_read_only(read_only(), &file).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::ReadOnlyFilesystem);
-        let held = Files.lock(&file).unwrap();
-        let other = or_only_to_read(read_only(), &file).unwrap();
+        let held = OsDisk.lock(&file).unwrap();
+        let other = or_open_read_only(read_only(), &file).unwrap();
         assert!(other.try_lock().is_err());
         drop(held);
         other.try_lock().unwrap();
-        assert!(Files.lock(&file).unwrap().is_none());
+        assert!(OsDisk.lock(&file).unwrap().is_none());
     }
 }

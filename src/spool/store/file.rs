@@ -17,8 +17,8 @@ use redb::{
 };
 
 use super::{
-    backends::{Measured, Overlay},
-    disk::Backend,
+    backends::{MeteredBackend, OverlayBackend},
+    disk::BoxedBackend,
     frame::{frame, unframe},
 };
 use butlr_event::destination::Destination;
@@ -38,7 +38,7 @@ const TABLES: [TableDefinition<u64, &[u8]>; Destination::COUNT] = [
 ];
 
 /// What proves that the file can be written: when it was begun.
-const BEGUN: TableDefinition<(), i64> = TableDefinition::new("begun");
+const PROBE_TABLE: TableDefinition<(), i64> = TableDefinition::new("begun");
 
 /// What a file that is written to keeps in memory.
 const WRITE_CACHE: usize = 8 << 20;
@@ -61,9 +61,9 @@ pub(super) struct SegmentFile {
 
 impl SegmentFile {
     /// In a new, empty file.
-    pub(super) fn create(backend: Backend) -> Result<Self, FileError> {
-        let (backend, written) = Measured::new(backend);
-        let database = database(WRITE_CACHE, backend)?;
+    pub(super) fn create(backend: BoxedBackend) -> Result<Self, FileError> {
+        let (backend, written) = MeteredBackend::new(backend);
+        let database = open_database(WRITE_CACHE, backend)?;
         Ok(Self {
             database,
             written: Some(written),
@@ -71,10 +71,10 @@ impl SegmentFile {
     }
 
     /// To write on in a file that is there.
-    pub(super) fn open(backend: Backend) -> Result<Self, FileError> {
-        not_empty(&backend)?;
-        let (backend, written) = Measured::new(backend);
-        let database = database(WRITE_CACHE, backend)?;
+    pub(super) fn open(backend: BoxedBackend) -> Result<Self, FileError> {
+        require_not_empty(&backend)?;
+        let (backend, written) = MeteredBackend::new(backend);
+        let database = open_database(WRITE_CACHE, backend)?;
         Ok(Self {
             database,
             written: Some(written),
@@ -82,11 +82,11 @@ impl SegmentFile {
     }
 
     /// To read only: the file is not touched.
-    pub(super) fn read_only(backend: Backend) -> Result<Self, FileError> {
-        not_empty(&backend)?;
-        let overlay = Overlay::new(backend).map_err(|error| FileError(error.to_string()))?;
+    pub(super) fn read_only(backend: BoxedBackend) -> Result<Self, FileError> {
+        require_not_empty(&backend)?;
+        let overlay = OverlayBackend::new(backend).map_err(|error| FileError(error.to_string()))?;
         Ok(Self {
-            database: database(READ_CACHE, overlay)?,
+            database: open_database(READ_CACHE, overlay)?,
             written: None,
         })
     }
@@ -94,20 +94,20 @@ impl SegmentFile {
     /// In no file at all.
     pub(super) fn in_memory() -> Result<Self, FileError> {
         Ok(Self {
-            database: database(READ_CACHE, InMemoryBackend::new())?,
+            database: open_database(READ_CACHE, InMemoryBackend::new())?,
             written: None,
         })
     }
 
     /// How far the file was written.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(super) fn written_bytes(&self) -> u64 {
         self.written
             .as_ref()
             .map_or(0, |written| written.load(Relaxed))
     }
 
     /// Counts on while the file is written.
-    pub(super) fn written(&self) -> Option<Arc<AtomicU64>> {
+    pub(super) fn written_counter(&self) -> Option<Arc<AtomicU64>> {
         self.written.clone()
     }
 
@@ -116,7 +116,7 @@ impl SegmentFile {
         &self,
         rows: impl Iterator<Item = (usize, u64, &'r [u8])> + Clone,
     ) -> Result<(), FileError> {
-        guarded(|| {
+        catch_panics(|| {
             let mut transaction = self.database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             let mut framed = Vec::new();
@@ -140,7 +140,7 @@ impl SegmentFile {
 
     /// One row, anywhere, also in the place of one that is there. Durable on return.
     pub(super) fn put(&self, to: usize, seq: u64, bytes: &[u8]) -> Result<(), FileError> {
-        guarded(|| {
+        catch_panics(|| {
             let transaction = self.database.begin_write()?;
             let mut framed = Vec::new();
             frame(to, seq, bytes, &mut framed);
@@ -153,10 +153,10 @@ impl SegmentFile {
     }
 
     /// A commit without rows.
-    pub(super) fn prove(&self, now_ms: i64) -> Result<(), FileError> {
-        guarded(|| {
+    pub(super) fn probe_write(&self, now_ms: i64) -> Result<(), FileError> {
+        catch_panics(|| {
             let transaction = self.database.begin_write()?;
-            transaction.open_table(BEGUN)?.insert((), now_ms)?;
+            transaction.open_table(PROBE_TABLE)?.insert((), now_ms)?;
             transaction.commit()?;
             Ok(())
         })
@@ -169,7 +169,7 @@ impl SegmentFile {
         from: u64,
         mut each: impl FnMut(u64, Result<&[u8], BrokenRow>) -> ControlFlow<()>,
     ) -> Result<(), FileError> {
-        guarded(|| {
+        catch_panics(|| {
             let table = match self.database.begin_read()?.open_table(TABLES[to]) {
                 Ok(table) => table,
                 Err(TableError::TableDoesNotExist(_)) => return Ok(()),
@@ -188,11 +188,11 @@ impl SegmentFile {
 
     /// Writes what is left to be written, and lets go of the file.
     pub(super) fn close(self) -> Result<(), FileError> {
-        guarded(|| Ok(self.database.close()?))
+        catch_panics(|| Ok(self.database.close()?))
     }
 }
 
-fn not_empty(backend: &Backend) -> Result<(), FileError> {
+fn require_not_empty(backend: &BoxedBackend) -> Result<(), FileError> {
     match backend.len() {
         // redb would make a new database of it.
         Ok(0) => Err(FileError("the file is empty".to_owned())),
@@ -201,8 +201,8 @@ fn not_empty(backend: &Backend) -> Result<(), FileError> {
     }
 }
 
-fn database(cache: usize, backend: impl StorageBackend) -> Result<Database, FileError> {
-    guarded(|| {
+fn open_database(cache: usize, backend: impl StorageBackend) -> Result<Database, FileError> {
+    catch_panics(|| {
         Ok(Builder::new()
             .set_cache_size(cache)
             .create_with_backend(backend)?)
@@ -210,7 +210,7 @@ fn database(cache: usize, backend: impl StorageBackend) -> Result<Database, File
 }
 
 /// An error of the database, or its panic, as a [`FileError`].
-fn guarded<T>(call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, FileError> {
+fn catch_panics<T>(call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, FileError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| FileError(error.to_string())),
         Err(panic) => {

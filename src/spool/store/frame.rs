@@ -10,12 +10,12 @@ use butlr_event::destination::Destination;
 
 /// No text contains it: it is not UTF-8.
 const MAGIC: [u8; 8] = *b"\xffbutlr\xfe\x01";
-const HEADER: usize = MAGIC.len() + 1 + 8 + 4 + 8;
+const HEADER_LEN: usize = MAGIC.len() + 1 + 8 + 4 + 8;
 
 /// What a row is stored as: magic, destination, sequence number, length, checksum of these and the bytes, bytes.
 pub(super) fn frame(to: usize, seq: u64, bytes: &[u8], into: &mut Vec<u8>) {
     into.clear();
-    into.reserve(HEADER + bytes.len());
+    into.reserve(HEADER_LEN + bytes.len());
     into.extend_from_slice(&MAGIC);
     into.push(to as u8);
     into.extend_from_slice(&seq.to_le_bytes());
@@ -26,20 +26,20 @@ pub(super) fn frame(to: usize, seq: u64, bytes: &[u8], into: &mut Vec<u8>) {
 
 /// The bytes of the row `seq` of `to`; none where `framed` is not exactly that.
 pub(super) fn unframe(to: usize, seq: u64, framed: &[u8]) -> Option<&[u8]> {
-    let row = Row::at(framed)?;
-    (row.to == to && row.seq == seq && HEADER + row.bytes.len() == framed.len())
+    let row = FramedRow::parse(framed)?;
+    (row.to == to && row.seq == seq && HEADER_LEN + row.bytes.len() == framed.len())
         .then_some(row.bytes)
 }
 
-struct Row<'f> {
+struct FramedRow<'f> {
     to: usize,
     seq: u64,
     bytes: &'f [u8],
 }
 
-impl<'f> Row<'f> {
+impl<'f> FramedRow<'f> {
     /// The whole row that `file` begins with.
-    fn at(file: &'f [u8]) -> Option<Self> {
+    fn parse(file: &'f [u8]) -> Option<Self> {
         let rest = file.strip_prefix(&MAGIC)?;
         let (to, rest) = rest.split_first()?;
         let (seq, rest) = rest.split_first_chunk()?;
@@ -48,7 +48,7 @@ impl<'f> Row<'f> {
         let (to, seq) = (usize::from(*to), u64::from_le_bytes(*seq));
         let bytes = rest.get(..u32::from_le_bytes(*len) as usize)?;
         let whole = to < Destination::COUNT && u64::from_le_bytes(*sum) == checksum(to, seq, bytes);
-        whole.then_some(Row { to, seq, bytes })
+        whole.then_some(FramedRow { to, seq, bytes })
     }
 }
 
@@ -60,19 +60,19 @@ fn checksum(to: usize, seq: u64, bytes: &[u8]) -> u64 {
 /// All whole rows anywhere in `file`, in the order of destination and sequence number. Rows are never changed in a segment, so
 /// old copies that the database has left behind say the same as the newest. What lies inside a whole row is not looked at: a
 /// sender may have sent anything.
-pub(super) fn salvage(file: &[u8], belongs: impl Fn(u64) -> bool) -> Salvaged<'_> {
+pub(super) fn salvage(file: &[u8], belongs: impl Fn(u64) -> bool) -> SalvagedRows<'_> {
     let magic = memmem::Finder::new(&MAGIC);
     let mut whole = BTreeMap::new();
     let mut torn = BTreeSet::new();
     let mut at = 0;
     while let Some(next) = magic.find(&file[at..]) {
         at += next;
-        at += match Row::at(&file[at..]) {
+        at += match FramedRow::parse(&file[at..]) {
             Some(row) => {
                 if belongs(row.seq) {
                     whole.insert((row.to, row.seq), row.bytes);
                 }
-                HEADER + row.bytes.len()
+                HEADER_LEN + row.bytes.len()
             }
             None => {
                 torn.insert(file[at..].get(9..17).map(<[u8]>::to_vec));
@@ -85,14 +85,14 @@ pub(super) fn salvage(file: &[u8], belongs: impl Fn(u64) -> bool) -> Salvaged<'_
         .map(|row| row.1.to_le_bytes().to_vec())
         .collect();
     torn.retain(|seq| seq.as_ref().is_none_or(|seq| !seqs.contains(seq)));
-    Salvaged {
+    SalvagedRows {
         whole,
         torn: torn.len(),
     }
 }
 
 /// What [`salvage`] found.
-pub(super) struct Salvaged<'f> {
+pub(super) struct SalvagedRows<'f> {
     pub whole: BTreeMap<(usize, u64), &'f [u8]>,
     /// Rows of which there is no whole copy, by the numbers that they say they have.
     pub torn: usize,

@@ -4,17 +4,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::removed::Written;
+use super::removed_rows::WrittenRemovedRows;
 use butlr_event::destination::Destination;
 
-const FORMAT: u32 = 1;
+const FORMAT_VERSION: u32 = 1;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Manifest {
     /// No segment had this number or a greater one.
     pub next_segment: u32,
     pub segments: Vec<WrittenSegment>,
-    pub handed: Vec<WrittenHanded>,
+    pub handed: Vec<WrittenHandover>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,19 +31,19 @@ pub(super) struct WrittenSegment {
     /// Those of them that had not been removed.
     pub live: Vec<u64>,
     #[serde(default)]
-    pub removed: Option<Written>,
+    pub removed: Option<WrittenRemovedRows>,
 }
 
 /// One handing over of entries to Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct WrittenHanded {
+pub(super) struct WrittenHandover {
     pub to: usize,
     pub upto: u64,
     pub tails: Vec<(i32, i64)>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Envelope<'m> {
+struct ManifestEnvelope<'m> {
     format: u32,
     checksum: String,
     #[serde(borrow)]
@@ -54,8 +54,8 @@ impl Manifest {
     pub(super) fn encode(&self) -> Vec<u8> {
         let body = serde_json::value::to_raw_value(self).expect("numbers and strings");
         let checksum = checksum(&body);
-        let envelope = Envelope {
-            format: FORMAT,
+        let envelope = ManifestEnvelope {
+            format: FORMAT_VERSION,
             checksum,
             body: &body,
         };
@@ -66,9 +66,9 @@ impl Manifest {
 
     /// Errs in words: why not.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let envelope: Envelope =
+        let envelope: ManifestEnvelope =
             serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if envelope.format != FORMAT {
+        if envelope.format != FORMAT_VERSION {
             return Err(format!(
                 "it has the format {}, of which this release knows nothing",
                 envelope.format
@@ -92,8 +92,8 @@ impl Manifest {
 }
 
 /// Whether it was one once, damaged or of another release as it may be.
-pub(super) fn is_one(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<Envelope<'_>>(bytes).is_ok()
+pub(super) fn is_manifest(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<ManifestEnvelope<'_>>(bytes).is_ok()
 }
 
 fn checksum(body: &RawValue) -> String {

@@ -13,25 +13,25 @@ use std::{
 };
 
 use super::{
-    DAMAGED, Damaged, Found, MANIFEST, OpenError, Options, Store,
-    disk::Disk,
+    DAMAGED_DIR, DamagedFile, MANIFEST_FILE, OpenError, OpenReport, Options, SpoolStore,
+    dead_letters::DEAD_LETTER_FILE,
+    disk::StoreDisk,
     file::{FileError, SegmentFile},
     frame::salvage,
     is_unfinished, lock,
-    manifest::{self, Manifest, WrittenHanded},
-    number_of, segment_name,
-    set_aside::SET_ASIDE,
-    state::{Segment, State, place_of, segment_of},
-    writing::{Writer, received_ms},
+    manifest::{self, Manifest, WrittenHandover},
+    parse_segment_number, segment_name,
+    state::{Segment, StoreState, place_of, segment_of},
+    writing::{AppendTarget, received_ms},
 };
 use butlr_event::destination::Destination;
 
 /// So much of sealed segments is read at opening, to say what is wrong with them then. The others are when they are drained.
-const CHECKED_AT_OPENING: u64 = 256 << 20;
+const MAX_CHECKED_BYTES: u64 = 256 << 20;
 
 /// What lies in the directory.
 #[derive(Default)]
-struct Listing {
+struct DirectoryListing {
     segments: Vec<(u32, u64)>,
     retired: Vec<u32>,
     unfinished: Vec<String>,
@@ -40,23 +40,23 @@ struct Listing {
 }
 
 /// Whether there is another program's manifest, and nothing of a spool: a directory that was mistyped is left as it is.
-fn is_foreign(disk: &dyn Disk, dir: &Path) -> bool {
-    let is_others = |bytes: Vec<u8>| !manifest::is_one(&bytes);
+fn is_foreign(disk: &dyn StoreDisk, dir: &Path) -> bool {
+    let is_others = |bytes: Vec<u8>| !manifest::is_manifest(&bytes);
     let is_ours = |(name, _): &(String, u64)| {
-        let is_numbered = |extension| number_of(name, extension).is_some();
-        name == SET_ASIDE || is_numbered("redb") || is_numbered("retired")
+        let is_numbered = |extension| parse_segment_number(name, extension).is_some();
+        name == DEAD_LETTER_FILE || is_numbered("redb") || is_numbered("retired")
     };
-    disk.read(&dir.join(MANIFEST)).is_ok_and(is_others)
+    disk.read(&dir.join(MANIFEST_FILE)).is_ok_and(is_others)
         && !disk.list(dir).unwrap_or_default().iter().any(is_ours)
-        && disk.list(&dir.join(DAMAGED)).is_err()
+        && disk.list(&dir.join(DAMAGED_DIR)).is_err()
 }
 
-impl Store {
+impl SpoolStore {
     pub(super) fn open_on(
-        disk: Arc<dyn Disk>,
+        disk: Arc<dyn StoreDisk>,
         options: Options,
         read_only: bool,
-    ) -> Result<(Self, Found), OpenError> {
+    ) -> Result<(Self, OpenReport), OpenError> {
         let begun = Instant::now();
         let dir = options.dir.display().to_string();
         let io = |source| OpenError::Io {
@@ -75,48 +75,48 @@ impl Store {
         let mut store = Self {
             disk,
             dir: options.dir,
-            segment_bytes: options.segment_bytes.min(super::LARGEST_SEGMENT),
+            segment_bytes: options.segment_bytes.min(super::MAX_SEGMENT_BYTES),
             compact_above: u64::MAX,
             read_only,
-            writer: Mutex::new(Writer::Unwritable("it was not begun".to_owned())),
+            append_target: Mutex::new(AppendTarget::Unwritable("it was not begun".to_owned())),
             active: RwLock::new(None),
             readers: Mutex::new(Vec::new()),
             manifest: Mutex::new(()),
-            set_aside: Mutex::new(false),
-            set_aside_bytes: AtomicU64::new(0),
-            set_aside_count: AtomicU64::new(0),
-            state: Mutex::new(State::default()),
+            is_dead_letter_file_sound: Mutex::new(false),
+            dead_letter_bytes: AtomicU64::new(0),
+            dead_letter_count: AtomicU64::new(0),
+            state: Mutex::new(StoreState::default()),
             present: Default::default(),
             lost: Default::default(),
             damaged: Mutex::new(Vec::new()),
             unfinished: AtomicU64::new(0),
-            handed_before: Default::default(),
+            handovers_at_open: Default::default(),
             _lock: directory_lock,
         };
-        let listing = store.list().map_err(io)?;
-        let missing = store.find(listing);
-        store.begin_anew();
-        Ok(store.found(missing, begun))
+        let listing = store.list_directory().map_err(io)?;
+        let missing = store.load_segments(listing);
+        store.begin_writing();
+        Ok(store.into_opened(missing, begun))
     }
 
-    fn list(&self) -> Result<Listing, std::io::Error> {
-        let mut listing = Listing {
+    fn list_directory(&self) -> Result<DirectoryListing, std::io::Error> {
+        let mut listing = DirectoryListing {
             next_segment: 1,
-            ..Listing::default()
+            ..DirectoryListing::default()
         };
         let mut seen = 0;
         for (name, len) in self.disk.list(&self.dir)? {
             if is_unfinished(&name) {
                 listing.unfinished.push(name);
-            } else if let Some(number) = number_of(&name, "redb") {
+            } else if let Some(number) = parse_segment_number(&name, "redb") {
                 listing.segments.push((number, len));
                 seen = seen.max(number);
-            } else if let Some(number) = number_of(&name, "retired") {
+            } else if let Some(number) = parse_segment_number(&name, "retired") {
                 listing.retired.push(number);
                 seen = seen.max(number);
             }
         }
-        for (name, _) in self.disk.list(&self.path(DAMAGED)).unwrap_or_default() {
+        for (name, _) in self.disk.list(&self.path(DAMAGED_DIR)).unwrap_or_default() {
             let number = name
                 .split('.')
                 .next()
@@ -129,14 +129,14 @@ impl Store {
     }
 
     /// Finds out what is there. Returns what is not there.
-    fn find(&mut self, listing: Listing) -> Vec<String> {
+    fn load_segments(&mut self, listing: DirectoryListing) -> Vec<String> {
         if !self.read_only {
             for name in &listing.unfinished {
                 let _ = self.disk.remove(&self.path(name));
             }
         }
         let mut missing = Vec::new();
-        let manifest = self.find_manifest(&listing, &mut missing);
+        let manifest = self.load_manifest(&listing, &mut missing);
         let retired: BTreeSet<u32> = listing.retired.iter().copied().collect();
         let there: BTreeSet<u32> = listing.segments.iter().map(|(number, _)| *number).collect();
         for written in &manifest.segments {
@@ -158,11 +158,11 @@ impl Store {
             state.retired = listing.retired;
             for handed in manifest.handed {
                 if handed.to < Destination::COUNT {
-                    state.handed[handed.to].push(handed);
+                    state.handovers[handed.to].push(handed);
                 }
             }
         }
-        self.handed_before = std::array::from_fn(|to| self.state().handed(to));
+        self.handovers_at_open = std::array::from_fn(|to| self.state().handover_mark(to));
         // All of them before the first is looked at: a repair writes the manifest.
         for (number, len) in &listing.segments {
             let written = manifest
@@ -171,24 +171,24 @@ impl Store {
                 .find(|written| written.number == *number);
             let segment = match written {
                 Some(written) => Segment::from_written(written, *len),
-                None => Segment::new(super::Stage::Sealed(None), *len),
+                None => Segment::new(super::SegmentStage::Sealed(None), *len),
             };
             for (present, live) in self.present.iter().zip(segment.live) {
                 present.fetch_add(live, Relaxed);
             }
             self.state().segments.insert(*number, segment);
         }
-        let mut to_check = CHECKED_AT_OPENING;
+        let mut to_check = MAX_CHECKED_BYTES;
         for (number, len) in listing.segments {
             self.check_segment(number, len, &mut to_check);
         }
-        self.forget_set_aside();
+        self.remove_dead_lettered();
         missing
     }
 
     /// Without a manifest every entry may have been handed to Kafka.
-    fn find_manifest(&self, listing: &Listing, missing: &mut Vec<String>) -> Manifest {
-        let why = match self.disk.read(&self.path(MANIFEST)) {
+    fn load_manifest(&self, listing: &DirectoryListing, missing: &mut Vec<String>) -> Manifest {
+        let why = match self.disk.read(&self.path(MANIFEST_FILE)) {
             Ok(bytes) => match Manifest::decode(&bytes) {
                 Ok(manifest) => return manifest,
                 Err(why) => why,
@@ -198,29 +198,29 @@ impl Store {
                 if listing.segments.is_empty() {
                     return Manifest::default();
                 }
-                missing.push(MANIFEST.to_owned());
-                return Self::nothing_known();
+                missing.push(MANIFEST_FILE.to_owned());
+                return Self::unknown_manifest();
             }
             Err(error) => error.to_string(),
         };
-        let moved_to = self.keep_damaged(MANIFEST);
+        let moved_to = self.preserve_damaged(MANIFEST_FILE);
         tracing::error!(
-            file = MANIFEST,
+            file = MANIFEST_FILE,
             why,
             ?moved_to,
             "a file of the spool is damaged"
         );
-        lock(&self.damaged).push(Damaged {
-            file: MANIFEST.to_owned(),
+        lock(&self.damaged).push(DamagedFile {
+            file: MANIFEST_FILE.to_owned(),
             moved_to,
             why,
             lost: None,
         });
-        Self::nothing_known()
+        Self::unknown_manifest()
     }
 
-    fn nothing_known() -> Manifest {
-        let all = |to| WrittenHanded {
+    fn unknown_manifest() -> Manifest {
+        let all = |to| WrittenHandover {
             to,
             upto: u64::MAX,
             tails: Vec::new(),
@@ -233,7 +233,7 @@ impl Store {
 
     fn check_segment(&self, number: u32, len: u64, to_check: &mut u64) {
         let sealed = match self.state().segments.get(&number) {
-            Some(segment) => segment.sealed(),
+            Some(segment) => segment.sealed_len(),
             None => return,
         };
         let checked = match sealed {
@@ -245,18 +245,18 @@ impl Store {
                 *to_check -= len;
                 self.with_file(number, |_| Ok(()))
             }
-            None => self.count(number),
+            None => self.count_rows(number),
         };
         if let Err(FileError(why)) = checked
             && let Err(error) = self.repair(number, &why)
         {
-            self.give_up(number, &format!("{why}; {error}"));
+            self.abandon_segment(number, &format!("{why}; {error}"));
         }
     }
 
     /// Counts the rows of a segment that was not closed. Rows that the database does not know belong to its last commit, which
     /// was not finished, or whose page is damaged: what is whole of it is taken over.
-    fn count(&self, number: u32) -> Result<(), FileError> {
+    fn count_rows(&self, number: u32) -> Result<(), FileError> {
         let path = self.segment_path(number);
         let file = SegmentFile::read_only(self.disk.open_read_only(&path)?)?;
         let mut rows = BTreeSet::new();
@@ -289,29 +289,29 @@ impl Store {
         }
         let unfinished = found.whole.len() - rows.len();
         rows.extend(found.whole.keys());
-        self.counted(number, &rows, first_ms)?;
+        self.record_counts(number, &rows, first_ms)?;
         if found.torn > 0 {
-            self.tell_torn(number, found.torn);
+            self.report_torn(number, found.torn);
         }
         self.unfinished.fetch_add(unfinished as u64, Relaxed);
-        let is_anew = !self.read_only && self.write_anew(number, &found.whole);
+        let is_anew = !self.read_only && self.rewrite_segment(number, &found.whole);
         // The database may not know all of them.
         let memory = match is_anew || (self.read_only && unfinished == 0) {
             true => None,
-            false => Some(Self::in_memory(&found.whole)?),
+            false => Some(Self::build_in_memory(&found.whole)?),
         };
         let len = self.disk.len(&path).ok();
         if let Some(segment) = self.state().segments.get_mut(&number) {
-            segment.stage = super::Stage::Sealed(len.filter(|_| is_anew));
+            segment.stage = super::SegmentStage::Sealed(len.filter(|_| is_anew));
             segment.bytes = len.unwrap_or(segment.bytes);
-            segment.memory = memory;
+            segment.in_memory = memory;
         }
         Ok(())
     }
 
     /// What can be read of a file that was not closed may be known to the kernel alone, when an fsync has failed before, and no
     /// further fsync of the same file would change that. In a new one it is durable. Returns whether it is.
-    fn write_anew(&self, number: u32, whole: &super::repair::Rows) -> bool {
+    fn rewrite_segment(&self, number: u32, whole: &super::repair::SegmentRows) -> bool {
         let name = segment_name(number);
         match self.replace_file(&name, whole) {
             Ok(()) => true,
@@ -327,14 +327,14 @@ impl Store {
     }
 
     /// Entries of the last commit of which a part is there: it was interrupted by a loss of power, or is damaged since.
-    fn tell_torn(&self, number: u32, torn: usize) {
+    fn report_torn(&self, number: u32, torn: usize) {
         let file = segment_name(number);
-        let moved_to = self.keep_damaged(&file);
+        let moved_to = self.preserve_damaged(&file);
         let why = format!(
             "{torn} entries at its end are not whole: the machine was cut off while it wrote them, or they were damaged since"
         );
         tracing::error!(file, why, ?moved_to, "a file of the spool is damaged");
-        lock(&self.damaged).push(Damaged {
+        lock(&self.damaged).push(DamagedFile {
             file,
             moved_to,
             why,
@@ -343,7 +343,7 @@ impl Store {
     }
 
     /// What is known of a segment is compared with what was read.
-    fn counted(
+    fn record_counts(
         &self,
         number: u32,
         rows: &BTreeSet<(usize, u64)>,
@@ -383,9 +383,9 @@ impl Store {
     }
 
     /// An entry that was set aside when the process ended is not one of those to be drained.
-    fn forget_set_aside(&self) {
-        let aside = self.find_set_aside();
-        self.set_aside_count.store(aside.len() as u64, Relaxed);
+    fn remove_dead_lettered(&self) {
+        let aside = self.load_dead_letters();
+        self.dead_letter_count.store(aside.len() as u64, Relaxed);
         for (_, seq) in &aside {
             let mut state = self.state();
             state.next_segment = state.next_segment.max(segment_of(*seq).saturating_add(1));
@@ -394,7 +394,7 @@ impl Store {
             .into_iter()
             .filter(|(_, seq)| self.is_live(*seq))
             .collect();
-        if in_both.is_empty() || (!self.read_only && self.make_set_aside_durable().is_err()) {
+        if in_both.is_empty() || (!self.read_only && self.make_dead_letters_durable().is_err()) {
             return;
         }
         for (to, seq) in in_both {
@@ -403,31 +403,31 @@ impl Store {
     }
 
     /// Makes it ready to be written. A disk that is full is no reason not to start.
-    fn begin_anew(&self) {
+    fn begin_writing(&self) {
         if self.read_only {
             return;
         }
-        let mut writer = lock(&self.writer);
+        let mut writer = lock(&self.append_target);
         let begun = self
             .write_manifest()
-            .and_then(|()| self.begin(&mut writer))
-            .and_then(|()| self.retire_done());
+            .and_then(|()| self.begin_segment(&mut writer))
+            .and_then(|()| self.retire_drained());
         if let Err(error) = begun {
             tracing::error!(%error, "the spool can't be written to");
-            if let Writer::Unwritable(why) = &mut *writer {
+            if let AppendTarget::Unwritable(why) = &mut *writer {
                 *why = error.to_string();
             }
         }
     }
 
-    fn found(self, missing: Vec<String>, begun: Instant) -> (Self, Found) {
+    fn into_opened(self, missing: Vec<String>, begun: Instant) -> (Self, OpenReport) {
         let segments = self
             .state()
             .segments
             .values()
-            .filter(|segment| !segment.is_done())
+            .filter(|segment| !segment.is_drained())
             .count();
-        let found = Found {
+        let found = OpenReport {
             entries: std::array::from_fn(|to| self.present[to].load(Relaxed)),
             segments,
             bytes: self.bytes(),

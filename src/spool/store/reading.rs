@@ -6,37 +6,37 @@ use std::{
 };
 
 use super::{
-    Store, StoreError, Verified,
+    SpoolStore, StoreError, VerifyReport,
     file::{FileError, SegmentFile},
     lock,
-    removed::Removed,
+    removed_rows::RemovedRows,
     segment_name,
-    state::{Stage, place_of, segment_of, sequence},
+    state::{SegmentStage, place_of, segment_of, sequence},
 };
 use butlr_event::destination::Destination;
 
 /// Destinations may each be at another segment.
-const OPEN_FILES: usize = Destination::COUNT + 1;
+const MAX_OPEN_FILES: usize = Destination::COUNT + 1;
 
 /// What must be known of a segment to read from it.
-struct View {
+struct SegmentView {
     number: u32,
-    removed: Removed,
+    removed: RemovedRows,
     end: u32,
 }
 
 /// What is read, and how much of it still may be.
-struct Batch {
+struct ReadBatch {
     entries: Vec<(u64, Vec<u8>)>,
     /// Where reading goes on.
     from: u64,
-    most: usize,
+    max_entries: usize,
     bytes_left: usize,
 }
 
-impl Batch {
+impl ReadBatch {
     fn is_full(&self) -> bool {
-        self.entries.len() >= self.most || self.bytes_left == 0
+        self.entries.len() >= self.max_entries || self.bytes_left == 0
     }
 
     fn push(&mut self, seq: u64, bytes: &[u8]) {
@@ -46,7 +46,7 @@ impl Batch {
     }
 }
 
-impl Store {
+impl SpoolStore {
     /// Entries of `to` from sequence number `from` on that were not removed, ascending: at most `most`, and no further one once
     /// they have `most_bytes` together. A segment in which something is found to be wrong is replaced by what is whole in it,
     /// set aside as it was, and counted in [`Store::lost`]. So is one of which nothing can be read; it stays where it is.
@@ -60,14 +60,14 @@ impl Store {
         most: usize,
         most_bytes: usize,
     ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        let mut batch = Batch {
+        let mut batch = ReadBatch {
             entries: Vec::new(),
             from,
-            most,
+            max_entries: most,
             bytes_left: most_bytes,
         };
         while !batch.is_full() {
-            let Some(view) = self.view(to, batch.from) else {
+            let Some(view) = self.view_segment(to, batch.from) else {
                 break;
             };
             let next = sequence(view.number + 1, 0);
@@ -80,11 +80,11 @@ impl Store {
     }
 
     /// The first segment that has something of `to` from `from` on.
-    fn view(&self, to: Destination, from: u64) -> Option<View> {
+    fn view_segment(&self, to: Destination, from: u64) -> Option<SegmentView> {
         let state = self.state();
         let mut from_there = state.segments.range(segment_of(from)..);
         let (number, segment) = from_there.find(|(_, segment)| segment.live[to.index()] > 0)?;
-        Some(View {
+        Some(SegmentView {
             number: *number,
             removed: segment.removed.clone(),
             end: segment.end,
@@ -94,10 +94,10 @@ impl Store {
     fn read_segment(
         &self,
         to: Destination,
-        view: &View,
-        batch: &mut Batch,
+        view: &SegmentView,
+        batch: &mut ReadBatch,
     ) -> Result<(), StoreError> {
-        let Err(FileError(why)) = self.scan(to, view, batch) else {
+        let Err(FileError(why)) = self.scan_segment(to, view, batch) else {
             return Ok(());
         };
         self.repair(view.number, &why)?;
@@ -105,15 +105,22 @@ impl Store {
         if !still_there {
             return Ok(());
         }
-        self.scan(to, view, batch)
+        self.scan_segment(to, view, batch)
             .map_err(|FileError(why)| StoreError::Read {
                 file: segment_name(view.number),
                 why,
             })
     }
 
-    fn scan(&self, to: Destination, view: &View, batch: &mut Batch) -> Result<(), FileError> {
-        let from = batch.from.max(sequence(view.number, view.removed.below()));
+    fn scan_segment(
+        &self,
+        to: Destination,
+        view: &SegmentView,
+        batch: &mut ReadBatch,
+    ) -> Result<(), FileError> {
+        let from = batch
+            .from
+            .max(sequence(view.number, view.removed.first_live()));
         let end = sequence(view.number, view.end);
         let mut is_broken = false;
         self.with_file(view.number, |file| {
@@ -153,16 +160,16 @@ impl Store {
         {
             return read(file);
         }
-        read(&*self.reader(number)?)
+        read(&*self.open_reader(number)?)
     }
 
-    pub(super) fn reader(&self, number: u32) -> Result<Arc<SegmentFile>, FileError> {
+    pub(super) fn open_reader(&self, number: u32) -> Result<Arc<SegmentFile>, FileError> {
         {
             let state = self.state();
             if let Some(memory) = state
                 .segments
                 .get(&number)
-                .and_then(|segment| segment.memory.clone())
+                .and_then(|segment| segment.in_memory.clone())
             {
                 return Ok(memory);
             }
@@ -175,7 +182,7 @@ impl Store {
             return Ok(file);
         }
         let file = Arc::new(self.open_checked(number)?);
-        if readers.len() >= OPEN_FILES {
+        if readers.len() >= MAX_OPEN_FILES {
             readers.remove(0);
         }
         readers.push((number, Arc::clone(&file)));
@@ -194,7 +201,7 @@ impl Store {
             (segment.checked, segment.rows, segment.end)
         };
         if !checked {
-            let read = whole_rows(&file, sequence(number, 0)..sequence(number, end))?;
+            let read = count_whole_rows(&file, sequence(number, 0)..sequence(number, end))?;
             if read != rows {
                 let count = |rows: [u64; Destination::COUNT]| rows.iter().sum::<u64>();
                 return Err(FileError(format!(
@@ -214,11 +221,11 @@ impl Store {
     ///
     /// # Errors
     /// None at present: what can't be read is in [`Verified::damaged`].
-    pub fn verify(&self) -> Result<Verified, StoreError> {
+    pub fn verify(&self) -> Result<VerifyReport, StoreError> {
         let numbers: Vec<u32> = self.state().segments.keys().copied().collect();
-        let mut verified = Verified {
+        let mut verified = VerifyReport {
             damaged: self.damaged(),
-            ..Verified::default()
+            ..VerifyReport::default()
         };
         for number in numbers {
             let checked = match self.state().segments.get(&number) {
@@ -228,7 +235,7 @@ impl Store {
             let (stage, rows, live, end) = checked;
             verified.segments += 1;
             let read = self.with_verified_file(number, stage, |file| {
-                whole_rows(file, sequence(number, 0)..sequence(number, end))
+                count_whole_rows(file, sequence(number, 0)..sequence(number, end))
             });
             match read {
                 Ok(read) if read.iter().zip(&rows).all(|(read, rows)| read >= rows) => {
@@ -240,13 +247,13 @@ impl Store {
                 }
                 Ok(read) => {
                     let (read, rows): (u64, u64) = (read.iter().sum(), rows.iter().sum());
-                    verified.wrong(
+                    verified.add_damage(
                         number,
                         format!("it has {read} of {rows} entries"),
                         Some(rows - read),
                     );
                 }
-                Err(FileError(why)) => verified.wrong(number, why, None),
+                Err(FileError(why)) => verified.add_damage(number, why, None),
             }
         }
         Ok(verified)
@@ -255,16 +262,16 @@ impl Store {
     fn with_verified_file<T>(
         &self,
         number: u32,
-        stage: Stage,
+        stage: SegmentStage,
         read: impl FnOnce(&SegmentFile) -> Result<T, FileError>,
     ) -> Result<T, FileError> {
         let memory = self
             .state()
             .segments
             .get(&number)
-            .and_then(|segment| segment.memory.clone());
+            .and_then(|segment| segment.in_memory.clone());
         match (stage, memory) {
-            (Stage::Writing, _) => self.with_file(number, read),
+            (SegmentStage::Writing, _) => self.with_file(number, read),
             (_, Some(file)) => read(&file),
             // Not the one that is open: it may have read what is damaged now before.
             (_, None) => read(&SegmentFile::read_only(
@@ -274,9 +281,9 @@ impl Store {
     }
 }
 
-impl Verified {
-    fn wrong(&mut self, number: u32, why: String, lost: Option<u64>) {
-        self.damaged.push(super::Damaged {
+impl VerifyReport {
+    fn add_damage(&mut self, number: u32, why: String, lost: Option<u64>) {
+        self.damaged.push(super::DamagedFile {
             file: segment_name(number),
             moved_to: None,
             why,
@@ -286,7 +293,7 @@ impl Verified {
 }
 
 /// Reads all rows in `seqs`. Errs when one is not whole.
-pub(super) fn whole_rows(
+pub(super) fn count_whole_rows(
     file: &SegmentFile,
     seqs: std::ops::Range<u64>,
 ) -> Result<[u64; Destination::COUNT], FileError> {

@@ -9,20 +9,20 @@ use std::{
 };
 
 use super::{
-    DAMAGED, Damaged, Store, StoreError,
-    disk::read_in_pieces,
+    DAMAGED_DIR, DamagedFile, SpoolStore, StoreError,
+    disk::read_readable_sectors,
     file::{FileError, SegmentFile},
     frame::salvage,
     lock, segment_name,
-    state::{Counts, Stage, place_of, segment_of},
-    writing::Writer,
+    state::{DestinationCounts, SegmentStage, place_of, segment_of},
+    writing::AppendTarget,
 };
 use butlr_event::destination::Destination;
 
 /// Whole rows, by destination and sequence number.
-pub(super) type Rows<'f> = BTreeMap<(usize, u64), &'f [u8]>;
+pub(super) type SegmentRows<'f> = BTreeMap<(usize, u64), &'f [u8]>;
 
-impl Store {
+impl SpoolStore {
     /// `why`: what is wrong with it.
     pub(super) fn repair(&self, number: u32, why: &str) -> Result<(), StoreError> {
         self.stop_writing(number);
@@ -33,13 +33,13 @@ impl Store {
             file: segment_name(number),
             why: error.to_string(),
         };
-        let bytes = match self.read_what_can_be(&path) {
+        let bytes = match self.read_salvageable(&path) {
             Ok(bytes) => bytes,
             Err(error) => {
                 drop(readers);
                 // A disk that takes nothing either may give everything back another time.
                 self.write_manifest().map_err(|_| unreadable(&error))?;
-                self.give_up(number, &format!("{why}; {error}"));
+                self.abandon_segment(number, &format!("{why}; {error}"));
                 return Ok(());
             }
         };
@@ -52,11 +52,11 @@ impl Store {
             segment_of(seq) == number && place_of(seq) < end
         })
         .whole;
-        let moved_to = self.keep_damaged(&segment_name(number));
-        let file = self.replace(number, &rows, moved_to.is_some());
-        let lost = self.count_again(number, &rows, file);
+        let moved_to = self.preserve_damaged(&segment_name(number));
+        let file = self.replace_segment(number, &rows, moved_to.is_some());
+        let lost = self.recount(number, &rows, file);
         drop(readers);
-        let damaged = Damaged {
+        let damaged = DamagedFile {
             file: segment_name(number),
             moved_to,
             why: why.to_owned(),
@@ -75,17 +75,17 @@ impl Store {
     }
 
     /// A file with bad sectors can't be read in one go, whatever is whole in it.
-    pub(super) fn read_what_can_be(&self, path: &Path) -> io::Result<Vec<u8>> {
+    pub(super) fn read_salvageable(&self, path: &Path) -> io::Result<Vec<u8>> {
         let read = self.disk.read(path);
-        read.or_else(|_| read_in_pieces(&*self.disk.open_read_only(path)?))
+        read.or_else(|_| read_readable_sectors(&*self.disk.open_read_only(path)?))
     }
 
     /// Nothing can be read of it at all: it stays where it is, for another start, and counts for nothing.
-    pub(super) fn give_up(&self, number: u32, why: &str) {
+    pub(super) fn abandon_segment(&self, number: u32, why: &str) {
         let segment = {
             let mut state = self.state();
             let segment = state.segments.remove(&number);
-            let written = segment.as_ref().map(|segment| segment.written(number));
+            let written = segment.as_ref().map(|segment| segment.to_written(number));
             state.unreadable.extend(written);
             segment
         };
@@ -98,7 +98,7 @@ impl Store {
         });
         let file = segment_name(number);
         tracing::error!(file, why, lost, "a file of the spool can't be read at all");
-        lock(&self.damaged).push(Damaged {
+        lock(&self.damaged).push(DamagedFile {
             file,
             moved_to: None,
             why: why.to_owned(),
@@ -107,20 +107,20 @@ impl Store {
     }
 
     fn stop_writing(&self, number: u32) {
-        let mut writer = lock(&self.writer);
-        if matches!(&*writer, Writer::Ready { number: active, .. } if *active == number) {
+        let mut writer = lock(&self.append_target);
+        if matches!(&*writer, AppendTarget::Ready { number: active, .. } if *active == number) {
             self.seal(number, false);
             // Where this fails, appending says so.
-            let _ = self.begin(&mut writer);
+            let _ = self.begin_segment(&mut writer);
         }
     }
 
     /// A durable copy of a file in `damaged/`; none where that can't be.
-    pub(super) fn keep_damaged(&self, name: &str) -> Option<PathBuf> {
+    pub(super) fn preserve_damaged(&self, name: &str) -> Option<PathBuf> {
         if self.read_only {
             return None;
         }
-        let dir = self.path(DAMAGED);
+        let dir = self.path(DAMAGED_DIR);
         self.disk.create_dir(&dir).ok()?;
         let taken = self.disk.list(&dir).ok()?;
         let name_for = |turn: usize| {
@@ -134,7 +134,7 @@ impl Store {
         let to = dir.join((0..).map(name_for).find(free)?);
         let kept = self
             .disk
-            .keep_copy(&self.path(name), &to)
+            .copy_durably(&self.path(name), &to)
             .and_then(|()| self.disk.sync_dir(&dir));
         match kept {
             Ok(()) => Some(to),
@@ -147,27 +147,36 @@ impl Store {
     }
 
     /// Puts a file with these rows in the place of the damaged one, or keeps them in memory where that can't be.
-    fn replace(&self, number: u32, rows: &Rows, may_go: bool) -> Option<Arc<SegmentFile>> {
+    fn replace_segment(
+        &self,
+        number: u32,
+        rows: &SegmentRows,
+        may_go: bool,
+    ) -> Option<Arc<SegmentFile>> {
         if may_go && self.replace_file(&segment_name(number), rows).is_ok() {
             return None;
         }
-        Self::in_memory(rows).ok()
+        Self::build_in_memory(rows).ok()
     }
 
-    pub(super) fn in_memory(rows: &Rows) -> Result<Arc<SegmentFile>, FileError> {
+    pub(super) fn build_in_memory(rows: &SegmentRows) -> Result<Arc<SegmentFile>, FileError> {
         let file = SegmentFile::in_memory()?;
         file.append(rows.iter().map(|((to, seq), bytes)| (*to, *seq, *bytes)))?;
         Ok(Arc::new(file))
     }
 
-    pub(super) fn replace_file(&self, name: &str, rows: &Rows) -> Result<(), FileError> {
-        self.write_new(name, rows)?;
-        self.put_in_place(name)
+    pub(super) fn replace_file(&self, name: &str, rows: &SegmentRows) -> Result<(), FileError> {
+        self.write_replacement(name, rows)?;
+        self.install_replacement(name)
     }
 
     /// Writes a file with these rows that is yet to be put in the place of `name`.
-    pub(super) fn write_new(&self, name: &str, rows: &Rows) -> Result<(), FileError> {
-        let new = self.path(&new_name(name));
+    pub(super) fn write_replacement(
+        &self,
+        name: &str,
+        rows: &SegmentRows,
+    ) -> Result<(), FileError> {
+        let new = self.path(&temporary_name(name));
         match self.disk.remove(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -183,31 +192,31 @@ impl Store {
         })
     }
 
-    pub(super) fn put_in_place(&self, name: &str) -> Result<(), FileError> {
-        let new = self.path(&new_name(name));
+    pub(super) fn install_replacement(&self, name: &str) -> Result<(), FileError> {
+        let new = self.path(&temporary_name(name));
         self.disk.rename(&new, &self.path(name))?;
         Ok(self.disk.sync_dir(&self.dir)?)
     }
 
     /// Sets what is known of a segment to what was saved. Returns how many entries that were there are lost, by what was known.
-    fn count_again(
+    fn recount(
         &self,
         number: u32,
-        rows: &Rows,
+        rows: &SegmentRows,
         memory: Option<Arc<SegmentFile>>,
     ) -> Option<u64> {
         let len = self.disk.len(&self.segment_path(number)).ok();
         let mut state = self.state();
         let segment = state.segments.get_mut(&number)?;
-        let live = |rows: &Rows, segment: &super::state::Segment| {
-            let mut live: Counts = [0; Destination::COUNT];
+        let live = |rows: &SegmentRows, segment: &super::state::Segment| {
+            let mut live: DestinationCounts = [0; Destination::COUNT];
             for (to, seq) in rows.keys() {
                 live[*to] += u64::from(!segment.removed.contains(place_of(*seq)));
             }
             live
         };
         // What a file held that was still written to when its process ended is not known.
-        let is_known = segment.checked || matches!(segment.stage, Stage::Sealed(Some(_)));
+        let is_known = segment.checked || matches!(segment.stage, SegmentStage::Sealed(Some(_)));
         let (before, after) = (segment.live, live(rows, segment));
         // What damage took is not to be counted down once more when its record is confirmed.
         let whole: BTreeSet<u32> = rows.keys().map(|(_, seq)| place_of(*seq)).collect();
@@ -219,9 +228,9 @@ impl Store {
         rows.keys().for_each(|(to, _)| segment.rows[*to] += 1);
         segment.live = after;
         segment.checked = true;
-        segment.stage = Stage::Sealed(len.filter(|_| memory.is_none()));
+        segment.stage = SegmentStage::Sealed(len.filter(|_| memory.is_none()));
         segment.bytes = len.unwrap_or(segment.bytes);
-        segment.memory = memory;
+        segment.in_memory = memory;
         state.dirty = true;
         let mut lost = 0;
         for to in 0..Destination::COUNT {
@@ -235,6 +244,6 @@ impl Store {
     }
 }
 
-pub(super) fn new_name(name: &str) -> String {
+pub(super) fn temporary_name(name: &str) -> String {
     format!("{name}.new")
 }

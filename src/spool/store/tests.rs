@@ -13,8 +13,8 @@ use std::{fs, path::Path, sync::Arc};
 use butlr_event::EventType;
 use butlr_event::destination::Destination;
 
-use super::{Found, Options, Store, disk::Disk};
-use crate::spool::entry::{Content, Entry};
+use super::{OpenReport, Options, SpoolStore, disk::StoreDisk};
+use crate::spool::entry::{EntryContent, SpoolEntry};
 
 const TRAFFIC: Destination = Destination::Events(EventType::Traffic);
 const MOTION: Destination = Destination::Events(EventType::PirMotion);
@@ -26,12 +26,12 @@ fn options(dir: &Path, segment_bytes: u64) -> Options {
     }
 }
 
-fn open(dir: &Path) -> (Store, Found) {
-    Store::open(options(dir, 256 << 10)).unwrap()
+fn open(dir: &Path) -> (SpoolStore, OpenReport) {
+    SpoolStore::open(options(dir, 256 << 10)).unwrap()
 }
 
-fn open_on(disk: &Arc<dyn Disk>, segment_bytes: u64) -> (Store, Found) {
-    Store::open_on(
+fn open_on(disk: &Arc<dyn StoreDisk>, segment_bytes: u64) -> (SpoolStore, OpenReport) {
+    SpoolStore::open_on(
         Arc::clone(disk),
         options(Path::new("/spool"), segment_bytes),
         false,
@@ -41,7 +41,7 @@ fn open_on(disk: &Arc<dyn Disk>, segment_bytes: u64) -> (Store, Found) {
 
 /// About as long as an event, and different for each `number`.
 fn value(number: u64) -> Vec<u8> {
-    let content = Content::Event {
+    let content = EntryContent::Event {
         marks: Default::default(),
         replayed_from: None,
     };
@@ -50,7 +50,7 @@ fn value(number: u64) -> Vec<u8> {
         "x".repeat(700 + number as usize % 200)
     );
     let received_ms = 1_700_000_000_000 + number as i64;
-    Entry {
+    SpoolEntry {
         received_ms,
         in_doubt: false,
         content,
@@ -63,11 +63,11 @@ fn batch(to: Destination, numbers: std::ops::Range<u64>) -> Vec<(Destination, Ve
     numbers.map(|number| (to, value(number))).collect()
 }
 
-fn all(store: &Store, to: Destination) -> Vec<(u64, Vec<u8>)> {
+fn all(store: &SpoolStore, to: Destination) -> Vec<(u64, Vec<u8>)> {
     store.read(to, 0, usize::MAX, usize::MAX).unwrap()
 }
 
-fn values(store: &Store, to: Destination) -> Vec<Vec<u8>> {
+fn values(store: &SpoolStore, to: Destination) -> Vec<Vec<u8>> {
     all(store, to).into_iter().map(|(_, value)| value).collect()
 }
 

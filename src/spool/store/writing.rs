@@ -7,27 +7,27 @@ use std::{
 };
 
 use super::{
-    MANIFEST, Store, StoreError,
+    MANIFEST_FILE, SpoolStore, StoreError,
     file::{FileError, SegmentFile},
     lock, now_ms, retired_name, segment_name,
-    state::{PLACES, Segment, Stage, sequence},
+    state::{MAX_ROWS, Segment, SegmentStage, sequence},
 };
 use butlr_event::destination::Destination;
 
-use crate::spool::entry::Entry;
+use crate::spool::entry::SpoolEntry;
 
 /// A segment that has nothing left is replaced by a new one when it is larger than this.
-const SMALL: u64 = 1 << 20;
+const SMALL_SEGMENT_BYTES: u64 = 1 << 20;
 
 /// What appending needs to know.
-pub(super) enum Writer {
+pub(super) enum AppendTarget {
     /// To this segment, from this place on.
     Ready { number: u32, next: u32 },
     /// Nothing can be appended, because of this.
     Unwritable(String),
 }
 
-impl Store {
+impl SpoolStore {
     /// Appends all of them in one commit, durable on return. Sequence numbers ascend in the order given, over all destinations,
     /// and never come again.
     ///
@@ -35,12 +35,12 @@ impl Store {
     /// [`StoreError::Write`]: it is not known what is on disk, and nothing can be appended until
     /// [`Store::recover_writing`] has succeeded. Otherwise nothing of it is.
     pub fn append(&self, entries: &[(Destination, Vec<u8>)]) -> Result<Range<u64>, StoreError> {
-        let mut writer = lock(&self.writer);
+        let mut writer = lock(&self.append_target);
         let count = u32::try_from(entries.len())
             .ok()
-            .filter(|count| *count <= PLACES);
+            .filter(|count| *count <= MAX_ROWS);
         let count = count.ok_or(StoreError::TooMany(entries.len()))?;
-        let (number, next) = self.ready(&mut writer, count)?;
+        let (number, next) = self.prepare_append(&mut writer, count)?;
         let first = sequence(number, next);
         if count == 0 {
             return Ok(first..first);
@@ -56,33 +56,37 @@ impl Store {
         if let Err(FileError(why)) = committed {
             let file = segment_name(number);
             self.seal(number, false);
-            *writer = Writer::Unwritable(format!("writing {file} failed: {why}"));
+            *writer = AppendTarget::Unwritable(format!("writing {file} failed: {why}"));
             return Err(StoreError::Write { file, why });
         }
-        *writer = Writer::Ready {
+        *writer = AppendTarget::Ready {
             number,
             next: next + count,
         };
-        self.appended(number, next + count, entries);
+        self.record_append(number, next + count, entries);
         Ok(first..first + u64::from(count))
     }
 
     /// Where the next `count` rows go.
-    fn ready(&self, writer: &mut Writer, count: u32) -> Result<(u32, u32), StoreError> {
-        if let Writer::Ready { number, next } = *writer
+    fn prepare_append(
+        &self,
+        writer: &mut AppendTarget,
+        count: u32,
+    ) -> Result<(u32, u32), StoreError> {
+        if let AppendTarget::Ready { number, next } = *writer
             && next > 0
-            && (self.active_bytes() >= self.segment_bytes || next + count > PLACES)
+            && (self.active_bytes() >= self.segment_bytes || next + count > MAX_ROWS)
         {
             self.seal(number, true);
-            self.begin(writer)?;
+            self.begin_segment(writer)?;
         }
         match &*writer {
-            Writer::Ready { number, next } => Ok((*number, *next)),
-            Writer::Unwritable(why) => Err(StoreError::Unwritable { why: why.clone() }),
+            AppendTarget::Ready { number, next } => Ok((*number, *next)),
+            AppendTarget::Unwritable(why) => Err(StoreError::Unwritable { why: why.clone() }),
         }
     }
 
-    fn appended(&self, number: u32, end: u32, entries: &[(Destination, Vec<u8>)]) {
+    fn record_append(&self, number: u32, end: u32, entries: &[(Destination, Vec<u8>)]) {
         let mut state = self.state();
         let Some(segment) = state.segments.get_mut(&number) else {
             return;
@@ -100,10 +104,10 @@ impl Store {
     }
 
     /// Why nothing can be appended, if so.
-    pub fn unwritable(&self) -> Option<String> {
-        match &*lock(&self.writer) {
-            Writer::Ready { .. } => None,
-            Writer::Unwritable(why) => Some(why.clone()),
+    pub fn unwritable_reason(&self) -> Option<String> {
+        match &*lock(&self.append_target) {
+            AppendTarget::Ready { .. } => None,
+            AppendTarget::Unwritable(why) => Some(why.clone()),
         }
     }
 
@@ -113,16 +117,16 @@ impl Store {
     /// # Errors
     /// It still can't be written.
     pub fn recover_writing(&self) -> Result<(), StoreError> {
-        let mut writer = lock(&self.writer);
+        let mut writer = lock(&self.append_target);
         match &*writer {
-            Writer::Ready { .. } => Ok(()),
-            Writer::Unwritable(_) => self.begin(&mut writer),
+            AppendTarget::Ready { .. } => Ok(()),
+            AppendTarget::Unwritable(_) => self.begin_segment(&mut writer),
         }
     }
 
     /// Begins a segment: a file is made under another name, proved, made durable, named, noted in the manifest, and only then
     /// written to. Interrupted anywhere, it leaves an empty segment or a file that is removed at the next start.
-    pub(super) fn begin(&self, writer: &mut Writer) -> Result<(), StoreError> {
+    pub(super) fn begin_segment(&self, writer: &mut AppendTarget) -> Result<(), StoreError> {
         if self.read_only {
             return Err(StoreError::ReadOnly);
         }
@@ -131,16 +135,16 @@ impl Store {
             state.next_segment += 1;
             state.next_segment - 1
         };
-        let result = self.begin_file(number).and_then(|file| {
-            let mut segment = Segment::new(Stage::Writing, 0);
+        let result = self.create_segment_file(number).and_then(|file| {
+            let mut segment = Segment::new(SegmentStage::Writing, 0);
             (segment.end, segment.checked) = (0, true);
-            segment.written = file.written();
+            segment.written_counter = file.written_counter();
             *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some((number, file));
             self.state().segments.insert(number, segment);
             self.write_manifest()
         });
         match result {
-            Ok(()) => *writer = Writer::Ready { number, next: 0 },
+            Ok(()) => *writer = AppendTarget::Ready { number, next: 0 },
             Err(error) => {
                 // Nothing was written to it, so it is nothing; a name that stays behind is an empty segment.
                 drop(
@@ -151,19 +155,19 @@ impl Store {
                 );
                 self.state().segments.remove(&number);
                 let _ = self.disk.remove(&self.segment_path(number));
-                *writer = Writer::Unwritable(error.to_string());
+                *writer = AppendTarget::Unwritable(error.to_string());
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    fn begin_file(&self, number: u32) -> Result<SegmentFile, StoreError> {
+    fn create_segment_file(&self, number: u32) -> Result<SegmentFile, StoreError> {
         let name = segment_name(number);
         let new = self.path(&format!("{name}.new"));
         let made = || -> Result<SegmentFile, FileError> {
             let file = SegmentFile::create(self.disk.create(&new)?)?;
-            file.prove(now_ms())?;
+            file.probe_write(now_ms())?;
             self.disk.rename(&new, &self.path(&name))?;
             self.disk.sync_dir(&self.dir)?;
             Ok(file)
@@ -181,7 +185,7 @@ impl Store {
         let Some((_, file)) = active.take_if(|(active, _)| *active == number) else {
             return;
         };
-        let written = file.bytes();
+        let written = file.written_bytes();
         // A file that could not be closed properly is one that is found after a crash: redb repairs it when it is read.
         let closed = file.close();
         let len = self.disk.len(&self.segment_path(number)).ok();
@@ -190,29 +194,29 @@ impl Store {
             return;
         };
         let is_whole = whole && closed.is_ok();
-        segment.stage = Stage::Sealed(len.filter(|_| is_whole));
+        segment.stage = SegmentStage::Sealed(len.filter(|_| is_whole));
         segment.bytes = len.filter(|_| is_whole).unwrap_or(written);
         segment.checked = false;
-        segment.written = None;
+        segment.written_counter = None;
         state.dirty = true;
     }
 
     /// A large segment that has nothing left is written no more, so that an empty spool is a small one.
-    pub(super) fn renew_when_empty(&self) -> Result<(), StoreError> {
-        let mut writer = lock(&self.writer);
-        let Writer::Ready { number, .. } = *writer else {
+    pub(super) fn renew_if_empty(&self) -> Result<(), StoreError> {
+        let mut writer = lock(&self.append_target);
+        let AppendTarget::Ready { number, .. } = *writer else {
             return Ok(());
         };
         let is_done = self
             .state()
             .segments
             .get(&number)
-            .is_some_and(Segment::is_done);
-        if !is_done || self.active_bytes() <= SMALL {
+            .is_some_and(Segment::is_drained);
+        if !is_done || self.active_bytes() <= SMALL_SEGMENT_BYTES {
             return Ok(());
         }
         self.seal(number, true);
-        self.begin(&mut writer)?;
+        self.begin_segment(&mut writer)?;
         self.retire(&[number])
     }
 
@@ -249,7 +253,7 @@ impl Store {
             let segment = state.segments.remove(number);
             state.retired.push(*number);
             // One that could not be replaced may be the only one there is.
-            if segment.is_none_or(|segment| segment.memory.is_none()) {
+            if segment.is_none_or(|segment| segment.in_memory.is_none()) {
                 let _ = self.disk.truncate(&self.path(&retired_name(*number)));
             }
         }
@@ -258,9 +262,9 @@ impl Store {
     }
 
     /// Removes those that were not removed when they became empty, because of an error.
-    pub(super) fn retire_done(&self) -> Result<(), StoreError> {
+    pub(super) fn retire_drained(&self) -> Result<(), StoreError> {
         let is_done = |(number, segment): (&u32, &Segment)| {
-            (segment.is_done() && segment.stage != Stage::Writing).then_some(*number)
+            (segment.is_drained() && segment.stage != SegmentStage::Writing).then_some(*number)
         };
         let done: Vec<u32> = self.state().segments.iter().filter_map(is_done).collect();
         self.retire(&done)
@@ -277,11 +281,11 @@ impl Store {
             state.dirty = false;
             (state.manifest(), std::mem::take(&mut state.retired))
         };
-        let new = self.path(&format!("{MANIFEST}.new"));
+        let new = self.path(&format!("{MANIFEST_FILE}.new"));
         let written = self
             .disk
             .write(&new, &manifest.encode())
-            .and_then(|()| self.disk.rename(&new, &self.path(MANIFEST)))
+            .and_then(|()| self.disk.rename(&new, &self.path(MANIFEST_FILE)))
             .and_then(|()| self.disk.sync_dir(&self.dir));
         if let Err(error) = written {
             let _ = self.disk.remove(&new);
@@ -289,7 +293,7 @@ impl Store {
             state.dirty = true;
             state.retired.extend(retired);
             return Err(StoreError::Write {
-                file: MANIFEST.to_owned(),
+                file: MANIFEST_FILE.to_owned(),
                 why: error.to_string(),
             });
         }
@@ -311,10 +315,12 @@ impl Store {
 
     pub(super) fn active_bytes(&self) -> u64 {
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
-        active.as_ref().map_or(0, |(_, file)| file.bytes())
+        active.as_ref().map_or(0, |(_, file)| file.written_bytes())
     }
 }
 
 pub(super) fn received_ms(bytes: &[u8]) -> Option<i64> {
-    Entry::decode(bytes).ok().map(|entry| entry.received_ms)
+    SpoolEntry::decode(bytes)
+        .ok()
+        .map(|entry| entry.received_ms)
 }

@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use rdkafka::types::RDKafkaErrorCode;
 
-use crate::kafka::lane::{Lane, LanePermit};
-use crate::kafka::report::{Delivery, Receipt, Report, Settle, Slot, Wakeups};
+use crate::kafka::lane::{LanePermit, TopicLane};
+use crate::kafka::report::{
+    DeliveryObserver, DeliveryReport, InFlightRecord, PendingDelivery, Receipt, WakerQueue,
+};
 use crate::record::ProducerRecord;
-use crate::spool::drain::Hand;
+use crate::spool::drain::RecordSink;
 use crate::spool::lock;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mood {
+pub enum KafkaBehaviour {
     /// Stores.
     Up,
     /// Fails, so.
@@ -24,18 +26,18 @@ pub enum Mood {
     Hangs,
 }
 
-struct Queued {
+struct QueuedRecord {
     topic: String,
     key: String,
     value: Vec<u8>,
-    slot: Arc<Slot>,
+    slot: Arc<InFlightRecord>,
     timestamp_ms: i64,
 }
 
 #[derive(Default)]
-struct World {
-    queue: VecDeque<Queued>,
-    moods: HashMap<String, Mood>,
+struct FakeKafkaState {
+    queue: VecDeque<QueuedRecord>,
+    behaviours: HashMap<String, KafkaBehaviour>,
     /// Records with such values spoil the batch they are in.
     refused: HashSet<Vec<u8>>,
     /// Records stamped later than this do so, too, ms since 1970.
@@ -46,76 +48,83 @@ struct World {
     most_in_flight: usize,
 }
 
-pub struct Fake {
-    world: Arc<Mutex<World>>,
+pub struct FakeKafka {
+    state: Arc<Mutex<FakeKafkaState>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Fake {
+impl FakeKafka {
     pub fn start() -> Arc<Self> {
-        let world = Arc::<Mutex<World>>::default();
+        let world = Arc::<Mutex<FakeKafkaState>>::default();
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let (world, stop) = (Arc::clone(&world), Arc::clone(&stop));
             move || {
                 while !stop.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_millis(1));
-                    for (slot, report) in round(&mut lock(&world)) {
+                    for (slot, report) in complete_batch(&mut lock(&world)) {
                         slot.complete(report);
                     }
                 }
             }
         });
         Arc::new(Self {
-            world,
+            state: world,
             stop,
             thread: Some(thread),
         })
     }
 
-    pub fn set(&self, topic: &str, mood: Mood) {
-        lock(&self.world).moods.insert(topic.to_owned(), mood);
+    pub fn set_behaviour(&self, topic: &str, mood: KafkaBehaviour) {
+        lock(&self.state).behaviours.insert(topic.to_owned(), mood);
     }
 
     pub fn refuse(&self, value: &[u8]) {
-        lock(&self.world).refused.insert(value.to_vec());
+        lock(&self.state).refused.insert(value.to_vec());
     }
 
     /// From now on records are refused that are stamped later.
     pub fn refuse_after(&self, latest_ms: i64) {
-        lock(&self.world).latest_ms = Some(latest_ms);
+        lock(&self.state).latest_ms = Some(latest_ms);
     }
 
     pub fn log(&self) -> Vec<(String, Vec<u8>)> {
-        lock(&self.world).log.clone()
+        lock(&self.state).log.clone()
     }
 
     pub fn queued(&self) -> usize {
-        lock(&self.world).queue.len()
+        lock(&self.state).queue.len()
     }
 
     pub fn most_in_flight(&self) -> usize {
-        lock(&self.world).most_in_flight
+        lock(&self.state).most_in_flight
     }
 
     /// What it has in its hands is gone: no report will come.
     pub fn forget(&self) {
-        let queue = std::mem::take(&mut lock(&self.world).queue);
+        let queue = std::mem::take(&mut lock(&self.state).queue);
         drop(queue);
     }
 
     /// As the pipeline sends.
-    pub fn send(&self, lane: &Arc<Lane>, key: &str, value: &[u8]) -> Delivery {
-        let permit = lane.enter(value.len()).expect("room");
-        let slot = Slot::new(permit, None, true, Arc::<Wakeups>::default());
+    pub fn send(&self, lane: &Arc<TopicLane>, key: &str, value: &[u8]) -> PendingDelivery {
+        let permit = lane.acquire_permit(value.len()).expect("room");
+        let slot = InFlightRecord::new(permit, None, true, Arc::<WakerQueue>::default());
         self.push(lane.topic(), key, value, Arc::clone(&slot), 0);
-        Delivery::of(slot)
+        PendingDelivery::new(slot)
     }
 
-    fn push(&self, topic: &str, key: &str, value: &[u8], slot: Arc<Slot>, timestamp_ms: i64) {
-        let mut world = lock(&self.world);
-        world.queue.push_back(Queued {
+    fn push(
+        &self,
+        topic: &str,
+        key: &str,
+        value: &[u8],
+        slot: Arc<InFlightRecord>,
+        timestamp_ms: i64,
+    ) {
+        let mut world = lock(&self.state);
+        world.queue.push_back(QueuedRecord {
             topic: topic.to_owned(),
             key: key.to_owned(),
             value: value.to_vec(),
@@ -128,12 +137,12 @@ impl Fake {
 }
 
 /// What is decided now, each topic's records as one batch.
-fn round(world: &mut World) -> Vec<(Arc<Slot>, Report)> {
+fn complete_batch(world: &mut FakeKafkaState) -> Vec<(Arc<InFlightRecord>, DeliveryReport)> {
     let mut decided = Vec::new();
     let mut left = VecDeque::new();
     let batch = std::mem::take(&mut world.queue);
     let latest_ms = world.latest_ms.unwrap_or(i64::MAX);
-    let refusal = |q: &Queued| match q.timestamp_ms > latest_ms {
+    let refusal = |q: &QueuedRecord| match q.timestamp_ms > latest_ms {
         true => Some(RDKafkaErrorCode::InvalidTimestamp),
         false => world
             .refused
@@ -145,17 +154,19 @@ fn round(world: &mut World) -> Vec<(Arc<Slot>, Report)> {
         .filter_map(|q| Some((q.topic.clone(), refusal(q)?)));
     let spoilt: HashMap<String, RDKafkaErrorCode> = spoilt.collect();
     for queued in batch {
-        let mood = world.moods.get(&queued.topic).copied();
-        let report = match mood.unwrap_or(Mood::Up) {
-            Mood::Hangs => {
+        let mood = world.behaviours.get(&queued.topic).copied();
+        let report = match mood.unwrap_or(KafkaBehaviour::Up) {
+            KafkaBehaviour::Hangs => {
                 left.push_back(queued);
                 continue;
             }
-            Mood::Fails(code) => Report::Failed(code),
-            Mood::Up if spoilt.contains_key(&queued.topic) => Report::Failed(spoilt[&queued.topic]),
-            Mood::Up => {
+            KafkaBehaviour::Fails(code) => DeliveryReport::Failed(code),
+            KafkaBehaviour::Up if spoilt.contains_key(&queued.topic) => {
+                DeliveryReport::Failed(spoilt[&queued.topic])
+            }
+            KafkaBehaviour::Up => {
                 world.log.push((queued.key, queued.value));
-                Report::Stored(Receipt::for_test())
+                DeliveryReport::Stored(Receipt::for_test())
             }
         };
         decided.push((queued.slot, report));
@@ -164,14 +175,14 @@ fn round(world: &mut World) -> Vec<(Arc<Slot>, Report)> {
     decided
 }
 
-impl Hand for Fake {
-    fn hand(
+impl RecordSink for FakeKafka {
+    fn send_record(
         &self,
         record: ProducerRecord<'_>,
         permit: LanePermit,
-        entry: Box<dyn Settle>,
-    ) -> Result<(), (RDKafkaErrorCode, Box<dyn Settle>)> {
-        let slot = Slot::of_entry(permit, entry);
+        entry: Box<dyn DeliveryObserver>,
+    ) -> Result<(), (RDKafkaErrorCode, Box<dyn DeliveryObserver>)> {
+        let slot = InFlightRecord::with_observer(permit, entry);
         self.push(
             record.topic,
             &record.key,
@@ -182,10 +193,10 @@ impl Hand for Fake {
         Ok(())
     }
 
-    fn replace(&self, _: Duration) {}
+    fn replace_producer(&self, _: Duration) {}
 }
 
-impl Drop for Fake {
+impl Drop for FakeKafka {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {

@@ -8,13 +8,13 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Headers;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
-use super::bench::{ROOM, STAMPING, lanes, new_entry, settings, topic, value};
+use super::harness::{ROOM, STAMPING, lanes, new_entry, settings, topic, value};
 use crate::kafka::contact::Contact;
 use crate::kafka::embedded::EmbeddedKafka;
 use crate::kafka::producer::Producer;
 use crate::metrics::Metrics;
-use crate::spool::store::{Options, Store};
-use crate::spool::{Parts, Spool};
+use crate::spool::store::{Options, SpoolStore};
+use crate::spool::{Spool, SpoolParts};
 
 fn client(kafka: &EmbeddedKafka) -> ClientConfig {
     let mut client = ClientConfig::new();
@@ -32,15 +32,15 @@ async fn entries_get_into_kafka_in_order_over_an_outage() {
     let kafka = EmbeddedKafka::start(&[(topic(ROOM), 3)]).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let metrics = Arc::new(Metrics::new(&std::array::from_fn(|n| n.to_string())));
-    let (store, _) = Store::open(Options {
+    let (store, _) = SpoolStore::open(Options {
         dir: dir.path().to_owned(),
         segment_bytes: 1 << 20,
     })
     .unwrap();
-    let spool = Spool::start(Parts {
+    let spool = Spool::start(SpoolParts {
         store,
         settings: settings(dir.path()),
-        desk: None,
+        deduplicator: None,
         lanes: lanes(),
         lane_events: 10_000,
         lane_bytes: 10 << 20,
@@ -51,26 +51,28 @@ async fn entries_get_into_kafka_in_order_over_an_outage() {
     let keep = |number: usize| {
         let key = format!("key{}", number % KEYS);
         let value = value(ROOM, &key, number / KEYS);
-        spool.keep(new_entry(ROOM, &value, false), None, None)
+        spool.append(new_entry(ROOM, &value, false), None, None)
     };
     let keeping: Vec<_> = (0..KEYS * EACH).map(keep).collect();
     for keeping in keeping {
         assert_eq!(keeping.await, Ok(()));
     }
-    kafka.with(|cluster| cluster.broker_down(1)).unwrap();
+    kafka
+        .with_cluster(|cluster| cluster.broker_down(1))
+        .unwrap();
     let contact = Arc::new(Contact::default());
     let producer = Producer::start(client(&kafka), metrics, contact).unwrap();
     let producer = Arc::new(producer);
-    let draining = spool.drain(Arc::clone(&producer), STAMPING, client(&kafka));
+    let draining = spool.start_drain(Arc::clone(&producer), STAMPING, client(&kafka));
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    assert_eq!(spool.life().drained, 0);
-    kafka.with(|cluster| cluster.broker_up(1)).unwrap();
+    assert_eq!(spool.ledger().drained, 0);
+    kafka.with_cluster(|cluster| cluster.broker_up(1)).unwrap();
     let begun = Instant::now();
-    while spool.life().present > 0 {
+    while spool.ledger().present > 0 {
         assert!(
             begun.elapsed() < Duration::from_secs(30),
             "{:?}",
-            spool.life()
+            spool.ledger()
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -80,16 +82,16 @@ async fn entries_get_into_kafka_in_order_over_an_outage() {
     for (key, value, spooled) in read.await.unwrap() {
         assert!(spooled);
         let of_key: usize = key.strip_prefix("key").unwrap().parse().unwrap();
-        let expected = super::bench::value(ROOM, &key, next[of_key]);
+        let expected = super::harness::value(ROOM, &key, next[of_key]);
         assert_eq!(value, expected, "in order, byte for byte");
         next[of_key] += 1;
     }
     assert_eq!(next, [EACH; KEYS]);
     tokio::task::spawn_blocking(move || {
-        spool.end();
+        spool.shut_down();
         drop(draining);
-        assert!(spool.life().balanced());
-        producer.end(Duration::from_secs(1));
+        assert!(spool.ledger().is_balanced());
+        producer.close(Duration::from_secs(1));
     })
     .await
     .unwrap();

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::books::{ReportedLedger, MetricSamples};
+use super::ledgers::{MetricSamples, ReportedLedger};
 use super::refusals::LoggedRefusal;
-use crate::harness::{Process, HttpRequest, agent, binary};
-use crate::real::{nobody_there, within};
+use crate::harness::{BridgeProcess, HttpRequest, agent, binary};
+use crate::real_kafka::{free_address, wait_within};
 
 /// `shutdown.timeout`: so long a bridge has for its end.
 pub const SHUTDOWN: Duration = Duration::from_secs(8);
@@ -33,7 +33,7 @@ pub struct RestartableBridge {
     plan: BridgePlan,
     pub ingest: SocketAddr,
     pub admin: SocketAddr,
-    process: Option<Process>,
+    process: Option<BridgeProcess>,
     /// The processes that are over.
     pub ended_processes: Vec<EndedProcess>,
 }
@@ -65,8 +65,8 @@ impl RestartableBridge {
     pub fn start(plan: BridgePlan) -> Self {
         let mut bridge = Self {
             plan,
-            ingest: nobody_there(),
-            admin: nobody_there(),
+            ingest: free_address(),
+            admin: free_address(),
             process: None,
             ended_processes: Vec::new(),
         };
@@ -87,7 +87,7 @@ impl RestartableBridge {
         }
         let mut serve = prefix_command(&self.plan.command_prefix, serve);
         serve.envs(self.plan.environment.iter().map(|(k, v)| (k, v)));
-        let process = self.process.insert(Process::start(&mut serve));
+        let process = self.process.insert(BridgeProcess::start(&mut serve));
         assert_eq!(process.ingest(), self.ingest);
     }
 
@@ -134,7 +134,7 @@ impl RestartableBridge {
         self.record_end(process, ended, memory);
     }
 
-    fn record_end(&mut self, process: Process, ended: ProcessEnd, memory: Option<u64>) {
+    fn record_end(&mut self, process: BridgeProcess, ended: ProcessEnd, memory: Option<u64>) {
         let output = process.output();
         let number = self.ended_processes.len() + 1;
         let _ = std::fs::write(self.plan.dir.join(format!("bridge-{number}.log")), &output);
@@ -172,7 +172,7 @@ impl RestartableBridge {
         loop {
             let status = self.status();
             let busy = match &status {
-                Some(status) => super::books::describe_in_flight(status),
+                Some(status) => super::ledgers::describe_in_flight(status),
                 None => Some("no answer from /status".to_owned()),
             };
             match busy {
@@ -187,7 +187,7 @@ impl RestartableBridge {
 
     /// Waits until it is ready to take events.
     pub fn wait_until_ready(&self) {
-        within(Duration::from_secs(20), "/readyz says 200", || {
+        wait_within(Duration::from_secs(20), "/readyz says 200", || {
             self.get("/readyz").is_some()
         });
     }
@@ -205,7 +205,7 @@ impl Drop for RestartableBridge {
 }
 
 /// `None` where the process is gone.
-fn peak_memory(process: &mut Process) -> Option<u64> {
+fn peak_memory(process: &mut BridgeProcess) -> Option<u64> {
     process.is_running().then(|| process.peak_memory())
 }
 

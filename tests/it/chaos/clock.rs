@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::real::within;
+use crate::real_kafka::wait_within;
 
 /// Both have the same layout in glibc; the results are `thrd_success`, `thrd_timedout` and `thrd_error`.
 const WAIT_SHIM_SOURCE: &str = r#"
@@ -148,7 +148,7 @@ pub fn a_process_goes_by_a_clock_of_its_own() {
     };
     for seconds in [0, 3_000, -500] {
         clock.set_offset(seconds);
-        within(Duration::from_secs(3), "it is off by that", || {
+        wait_within(Duration::from_secs(3), "it is off by that", || {
             (off() - seconds).abs() <= 1
         });
     }

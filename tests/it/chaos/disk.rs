@@ -56,7 +56,8 @@ impl SmallDisk {
 
     /// Mounts one at `at`, which exists.
     pub fn mount(at: &Path) -> Self {
-        Self::try_mount(find_namespace_command().expect("possible here"), at).expect("it was possible before")
+        Self::try_mount(find_namespace_command().expect("possible here"), at)
+            .expect("it was possible before")
     }
 
     fn try_mount(entry: &'static NamespaceCommand, at: &Path) -> Option<Self> {
@@ -95,7 +96,11 @@ impl SmallDisk {
     /// Its folder, as seen from here.
     pub fn path(&self) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
-        root.join(self.mount_point.strip_prefix("/").expect("an absolute path"))
+        root.join(
+            self.mount_point
+                .strip_prefix("/")
+                .expect("an absolute path"),
+        )
     }
 
     fn ballast(&self) -> PathBuf {

@@ -13,11 +13,11 @@ use butlr_simulate::ledger::{Ledger, Summary};
 use butlr_simulate::sender::End;
 use butlr_simulate::verify::{self, Duplicates, Kafka, Options, Report};
 
-use super::act::AppliedFault;
-use super::books::{ReportedLedger, MetricSamples};
 use super::bridge::EndedProcess;
-use super::schedule::{FaultSchedule, FaultKind};
-use crate::harness::{Rec, records_of};
+use super::injection::AppliedFault;
+use super::ledgers::{MetricSamples, ReportedLedger};
+use super::schedule::{FaultKind, FaultSchedule};
+use crate::harness::{TestRecord, read_records};
 
 /// All that is known.
 #[derive(Clone)]
@@ -140,7 +140,7 @@ impl TopicRecord {
     pub fn read_all(bootstrap_servers: &str, template: &str) -> Vec<Self> {
         let of_type = |event_type: EventType| {
             let topic = template.replace("{type}", event_type.kebab_name());
-            let records = records_of(bootstrap_servers, &topic);
+            let records = read_records(bootstrap_servers, &topic);
             records.into_iter().map(move |record| Self {
                 event_type,
                 partition: record.partition,
@@ -170,8 +170,8 @@ pub struct StoredQuarantineRecord {
 impl StoredQuarantineRecord {
     /// All that is there.
     pub fn read_all(bootstrap_servers: &str, topic: &str) -> Vec<Self> {
-        let records = records_of(bootstrap_servers, topic);
-        let of = |record: &Rec| Self {
+        let records = read_records(bootstrap_servers, topic);
+        let of = |record: &TestRecord| Self {
             value_hash: hash::bytes(&record.value),
             is_valid: matches!(
                 butlr_event::parse(&record.value, None, ParseLimits::UNLIMITED),
@@ -239,7 +239,8 @@ impl TrialEvidence {
     /// room for a clock that was off; and with nothing to wait for, as the bridge is at rest.
     fn write_filtered_journal(&self, dir: &std::path::Path) -> ClosedJournal {
         let exempt = self.schedule.deleted_topics();
-        let mut offsets = vec![vec![0; super::act::PARTITIONS as usize]; EventType::ALL.len()];
+        let mut offsets =
+            vec![vec![0; super::injection::PARTITIONS as usize]; EventType::ALL.len()];
         if !exempt.is_empty() {
             let ends = verify::start_offsets(&self.kafka, &self.template).expect("ten topics");
             for event_type in &exempt {

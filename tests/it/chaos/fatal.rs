@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use super::broker::ChaosKafka;
 use super::judge::judge;
-use super::kafka::ChaosKafka;
-use super::run::run_schedule;
-use super::schedule::{ScheduledFault, FaultSchedule, FaultKind};
-use crate::real::heavy;
+use super::schedule::{FaultKind, FaultSchedule, ScheduledFault};
+use super::trial_run::run_schedule;
+use crate::real_kafka::lock_heavy;
 
 pub fn a_producer_made_fatal_under_load_is_replaced_and_loses_nothing() {
-    let _alone = heavy();
+    let _alone = lock_heavy();
     let kafka = ChaosKafka::start();
     let dir = tempfile::tempdir().expect("a temporary folder");
     let fatal = |at| ScheduledFault {
@@ -24,12 +24,20 @@ pub fn a_producer_made_fatal_under_load_is_replaced_and_loses_nothing() {
     };
     run_schedule(&schedule, &kafka, dir.path(), |evidence| {
         let judgement = judge(evidence);
-        assert!(judgement.broken_promises.is_empty(), "{:?}", judgement.broken_promises);
+        assert!(
+            judgement.broken_promises.is_empty(),
+            "{:?}",
+            judgement.broken_promises
+        );
         let log = std::fs::read_to_string(dir.path().join("bridge-1.log")).expect("its log");
         let count = |what| log.matches(what).count();
         let fatal = count("librdkafka calls the producer fatal");
         assert!((1..=2).contains(&fatal), "{fatal} times: {log}");
         assert_eq!(count("a fresh producer takes over"), fatal, "{log}");
-        assert!(evidence.applied_faults.len() >= fatal, "{:?}", evidence.applied_faults);
+        assert!(
+            evidence.applied_faults.len() >= fatal,
+            "{:?}",
+            evidence.applied_faults
+        );
     });
 }

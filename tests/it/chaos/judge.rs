@@ -1,6 +1,6 @@
 //! The promises, each held against the evidence.
 
-mod twins;
+mod documented_copies;
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use super::bridge::ProcessEnd;
 use super::evidence::{RecoveryLoad, TrialEvidence};
 use super::refusals;
 use super::schedule::FaultKind;
-use twins::DocumentedCopies;
+use documented_copies::DocumentedCopies;
 
 /// So much memory a bridge may take at most, bytes: several times what it takes under such a load.
 const MAX_MEMORY: u64 = 400 << 20;
@@ -41,7 +41,10 @@ pub struct Judgement {
 impl Judgement {
     fn report_broken(&mut self, promise: &str, what: impl Into<String>) {
         let (promise, what) = (promise.to_owned(), what.into());
-        self.broken_promises.push(BrokenPromise { promise, details: what });
+        self.broken_promises.push(BrokenPromise {
+            promise,
+            details: what,
+        });
     }
 
     /// A promise about which somebody else has an objection, or not.
@@ -133,7 +136,8 @@ fn check_ledgers(evidence: &TrialEvidence, judgement: &mut Judgement) {
             }
             (ProcessEnd::Graceful(_), Some(books)) => {
                 let objection = books.find_imbalance();
-                judgement.check_promise("books", objection.map(|o| format!("process {number}: {o}")));
+                judgement
+                    .check_promise("books", objection.map(|o| format!("process {number}: {o}")));
                 if evidence.has_spool && books.spool.is_none() {
                     let what = format!("process {number} told no ledger of the spool");
                     judgement.report_broken("books", what);
@@ -148,11 +152,17 @@ fn check_ledgers(evidence: &TrialEvidence, judgement: &mut Judgement) {
         judgement.report_broken("books", "/status told none");
         return;
     };
-    judgement.check_promise("books", last.find_imbalance().map(|o| format!("/status: {o}")));
+    judgement.check_promise(
+        "books",
+        last.find_imbalance().map(|o| format!("/status: {o}")),
+    );
     if evidence.has_spool && last.spool.is_none() {
         judgement.report_broken("books", "/status told no ledger of the spool");
     }
-    if evidence.schedule.has_fault(|what| what == FaultKind::BridgeKilled) {
+    if evidence
+        .schedule
+        .has_fault(|what| what == FaultKind::BridgeKilled)
+    {
         return;
     }
     // All but the last: of that one, before what came after the load.
@@ -164,7 +174,10 @@ fn check_ledgers(evidence: &TrialEvidence, judgement: &mut Judgement) {
     let sent = evidence.all_attempts().count() as u64;
     let unsure = evidence.answers.broken + evidence.answers.timeouts;
     // What comes while a bridge ends is refused unread.
-    let least = match evidence.schedule.has_fault(|what| what == FaultKind::BridgeEnded) {
+    let least = match evidence
+        .schedule
+        .has_fault(|what| what == FaultKind::BridgeEnded)
+    {
         true => 0,
         false => sent.saturating_sub(unsure),
     };
@@ -306,7 +319,11 @@ fn summarize_finding(finding: &Finding) -> String {
         let at = violation.position.map(|p| format!(" ({p:?})"));
         format!("{id}{}: {}", at.unwrap_or_default(), violation.text)
     });
-    format!("{} violations: {}", finding.violations, join_examples(first))
+    format!(
+        "{} violations: {}",
+        finding.violations,
+        join_examples(first)
+    )
 }
 
 fn join_examples(all: impl Iterator<Item = String>) -> String {

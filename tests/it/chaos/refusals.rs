@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::evidence::TrialEvidence;
-use super::schedule::{FaultSite, FaultKind};
+use super::schedule::{FaultKind, FaultSite};
 
 /// A full disk that is free again, or a bridge that was started again, may refuse for so long: until it has looked.
 const RECOVERY_GRACE: Duration = Duration::from_secs(5);
@@ -70,7 +70,8 @@ fn to_ms(duration: Duration) -> i64 {
 pub fn is_during_kafka_trouble(evidence: &TrialEvidence, received_at: &str) -> bool {
     let began = evidence.load_began_ms;
     let troubles = evidence.applied_faults.iter();
-    let troubles = troubles.filter(|d| matches!(d.kind.site(), FaultSite::Kafka | FaultSite::Network));
+    let troubles =
+        troubles.filter(|d| matches!(d.kind.site(), FaultSite::Kafka | FaultSite::Network));
     let first = troubles.clone().map(|d| to_ms(d.began)).min();
     let last = troubles.map(|d| to_ms(d.ended)).max();
     let Some(((first, last), at_ms)) = first.zip(last).zip(parse_ms(received_at)) else {
@@ -120,7 +121,8 @@ fn is_excused(evidence: &TrialEvidence, refused: &LoggedRefusal) -> bool {
         _ => false,
     });
     // A small one is full until what it holds is in Kafka.
-    let troubles = faults().filter(|d| matches!(d.kind.site(), FaultSite::Kafka | FaultSite::Network));
+    let troubles =
+        faults().filter(|d| matches!(d.kind.site(), FaultSite::Kafka | FaultSite::Network));
     let full = evidence.schedule.small_spool
         && refused.code == "spool_full"
         && troubles

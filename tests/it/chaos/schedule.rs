@@ -1,6 +1,6 @@
 //! What a seed means: the load, the settings, and which faults come when.
 
-mod what;
+mod fault_kind;
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use butlr_event::EventType;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-pub use what::{FaultSite, FaultKind};
+pub use fault_kind::{FaultKind, FaultSite};
 
 /// All that happens by a seed, but for what the machine adds.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +57,10 @@ impl FaultSchedule {
             faults.push(draw_fault(&mut random));
         }
         // Without a Kafka that is away nothing is written to the disk.
-        let full = faults.iter().find(|f| f.kind == FaultKind::DiskFull).cloned();
+        let full = faults
+            .iter()
+            .find(|f| f.kind == FaultKind::DiskFull)
+            .cloned();
         if let Some(full) = full
             && !faults.iter().any(|f| f.kind.is_kafka_outage())
         {
@@ -176,7 +179,12 @@ impl fmt::Display for FaultSchedule {
         let set = self.settings.iter().chain(&self.spool_settings);
         let set: Vec<_> = set.map(String::as_str).collect();
         writeln!(f, "  {} events/s; {}", self.rate, set.join(", "))?;
-        for ScheduledFault { at, lasts, kind: what } in &self.faults {
+        for ScheduledFault {
+            at,
+            lasts,
+            kind: what,
+        } in &self.faults
+        {
             let (at, lasts) = (at.as_secs_f64(), lasts.as_secs_f64());
             writeln!(f, "  at {at:4.1} s for {lasts:3.1} s: {what}")?;
         }

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::broker::ChaosKafka;
 use super::clock;
 use super::disk::SmallDisk;
 use super::evidence::TrialEvidence;
 use super::judge::{BrokenPromise, Judgement, judge};
-use super::kafka::ChaosKafka;
-use super::run::{has_spool, run_schedule};
-use super::schedule::{FaultSchedule, FaultKind};
+use super::schedule::{FaultKind, FaultSchedule};
+use super::trial_run::{has_spool, run_schedule};
 use crate::harness::clock_ms;
-use crate::real::heavy;
+use crate::real_kafka::lock_heavy;
 
 /// How many fresh seeds there are unless told.
 const DEFAULT_SEEDS: u64 = 20;
@@ -48,7 +48,7 @@ struct SeedTotals {
 }
 
 pub fn random_faults_break_no_promise() {
-    let _alone = heavy();
+    let _alone = lock_heavy();
     let seeds = choose_seeds();
     println!(
         "chaos: seeds {seeds:?}, spool {}",
@@ -169,7 +169,11 @@ fn format_success(evidence: &TrialEvidence, judgement: &Judgement, took: Duratio
     let faults = evidence.schedule.faults.iter().map(|f| f.kind.to_string());
     let faults: Vec<_> = faults.collect();
     let (heard, seed) = (&evidence.answers, evidence.schedule.seed);
-    let memory = evidence.processes.iter().map(|life| life.peak_memory >> 20).max();
+    let memory = evidence
+        .processes
+        .iter()
+        .map(|life| life.peak_memory >> 20)
+        .max();
     format!(
         "seed {seed} holds in {:.1} s ({}): {} events, {} answers 200, {} 202, {} 503, {} broken; {} copies ({:?} by one receipt); \
          {} MiB; {}",
@@ -194,7 +198,11 @@ fn format_failure(evidence: &TrialEvidence, judgement: &Judgement) -> String {
         text += &format!("  {began:.2} s to {ended:.2} s: {}\n", done.kind);
     }
     text += &format!("  {:?}\n", evidence.answers);
-    for BrokenPromise { promise, details: what } in &judgement.broken_promises {
+    for BrokenPromise {
+        promise,
+        details: what,
+    } in &judgement.broken_promises
+    {
         text += &format!("  BROKEN {promise}: {what}\n");
     }
     text
@@ -251,7 +259,11 @@ impl SeedTotals {
             }
             self.records += judgement.records;
             self.copies += judgement.copies;
-            for (all, more) in self.unexplained_copies.iter_mut().zip(judgement.unexplained_copies) {
+            for (all, more) in self
+                .unexplained_copies
+                .iter_mut()
+                .zip(judgement.unexplained_copies)
+            {
                 *all += more;
             }
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::app::{self, Launch, Listeners, Summary};
+use butlr_bridge::app::{self, LaunchOptions, Listeners, ShutdownSummary};
 use butlr_bridge::config::{self, Config, ConfigSources};
 use butlr_bridge::kafka::client::check_property;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
@@ -14,7 +14,9 @@ use butlr_event::EventType;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{HttpAnswer, PATIENCE, Rec, HttpRequest, agent, eventually, ledger, records_of};
+use super::{
+    HttpAnswer, HttpRequest, PATIENCE, TestRecord, agent, eventually, ledger, read_records,
+};
 
 /// Which Kafka a bridge gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,33 +35,33 @@ pub enum KafkaBackend {
 type BrokerSetup = Box<dyn FnOnce(&EmbeddedKafka)>;
 
 /// How a bridge is to be started: the defaults (with two workers), unless said otherwise.
-pub struct Setup {
+pub struct BridgeSetup {
     kafka: KafkaBackend,
-    set: Vec<(String, toml::Value)>,
+    settings: Vec<(String, toml::Value)>,
     create_topics: bool,
     wait_until_ready: bool,
-    before: Option<BrokerSetup>,
+    prepare_broker: Option<BrokerSetup>,
 }
 
-impl Default for Setup {
+impl Default for BridgeSetup {
     fn default() -> Self {
         Self {
             kafka: KafkaBackend::Default,
-            set: Vec::new(),
+            settings: Vec::new(),
             create_topics: true,
             wait_until_ready: true,
-            before: None,
+            prepare_broker: None,
         }
     }
 }
 
-impl Setup {
+impl BridgeSetup {
     /// An embedded broker, for tests that inject faults or time something.
     pub fn embedded() -> Self {
-        Self::on(KafkaBackend::Embedded)
+        Self::with_kafka(KafkaBackend::Embedded)
     }
 
-    pub fn on(kafka: KafkaBackend) -> Self {
+    pub fn with_kafka(kafka: KafkaBackend) -> Self {
         Self {
             kafka,
             ..Self::default()
@@ -68,7 +70,7 @@ impl Setup {
 
     /// Sets a key of the configuration, as in `("http.max_events", 3)`.
     pub fn set(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
-        self.set.push((key.to_owned(), value.into()));
+        self.settings.push((key.to_owned(), value.into()));
         self
     }
 
@@ -79,24 +81,24 @@ impl Setup {
     }
 
     /// [`Bridge::start`] returns as soon as the bridge listens.
-    pub fn not_waiting(mut self) -> Self {
+    pub fn without_waiting(mut self) -> Self {
         self.wait_until_ready = false;
         self
     }
 
     /// Does something to the embedded broker before the bridge knows of it.
-    pub fn before(mut self, act: impl FnOnce(&EmbeddedKafka) + 'static) -> Self {
-        self.before = Some(Box::new(act));
+    pub fn prepare_broker(mut self, act: impl FnOnce(&EmbeddedKafka) + 'static) -> Self {
+        self.prepare_broker = Some(Box::new(act));
         self
     }
 
-    pub fn start(self) -> Bridge {
-        Bridge::start(self)
+    pub fn start(self) -> TestBridge {
+        TestBridge::start(self)
     }
 }
 
 /// A running bridge. Its ledger is checked when it ends, by [`Bridge::finish`] or by being dropped.
-pub struct Bridge {
+pub struct TestBridge {
     /// Where events are sent.
     pub ingest: SocketAddr,
     /// Where metrics are read.
@@ -106,26 +108,28 @@ pub struct Bridge {
     /// Its Kafka.
     pub bootstrap_servers: String,
     agent: ureq::Agent,
-    set: Vec<(String, toml::Value)>,
+    settings: Vec<(String, toml::Value)>,
     reloads: mpsc::Sender<Config>,
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<Result<Summary, app::Error>>>,
+    thread: Option<JoinHandle<Result<ShutdownSummary, app::Error>>>,
     counted: AtomicU64,
     delete_topics: bool,
     kafka: Option<EmbeddedKafka>,
 }
 
-impl Bridge {
+impl TestBridge {
     #[track_caller]
-    pub fn start(setup: Setup) -> Self {
+    pub fn start(setup: BridgeSetup) -> Self {
         let backend = match (&setup.kafka, std::env::var("BUTLR_BRIDGE_TEST_KAFKA")) {
-            (KafkaBackend::Default, Ok(address)) if !address.is_empty() => KafkaBackend::Address(address),
+            (KafkaBackend::Default, Ok(address)) if !address.is_empty() => {
+                KafkaBackend::Address(address)
+            }
             (KafkaBackend::Default | KafkaBackend::Embedded, _) => KafkaBackend::Embedded,
             (KafkaBackend::Real, address) => KafkaBackend::Address(address.expect("a real Kafka")),
             (KafkaBackend::Address(address), _) => KafkaBackend::Address(address.clone()),
         };
-        let real =
-            matches!(setup.kafka, KafkaBackend::Default | KafkaBackend::Real) && backend != KafkaBackend::Embedded;
+        let real = matches!(setup.kafka, KafkaBackend::Default | KafkaBackend::Real)
+            && backend != KafkaBackend::Embedded;
 
         let mut set = base_settings();
         if real {
@@ -140,12 +144,12 @@ impl Bridge {
                 format!("{prefix}.{{type}}.v1").into(),
             ));
         }
-        set.extend(setup.set);
+        set.extend(setup.settings);
         let (kafka, bootstrap_servers) = match backend {
             KafkaBackend::Address(address) => (None, address),
             _ => {
                 let topics = match setup.create_topics {
-                    true => topics_of(&load(&set)),
+                    true => topics_of(&load_config(&set)),
                     false => Vec::new(),
                 };
                 let kafka = EmbeddedKafka::start(&topics).expect("an embedded broker");
@@ -153,12 +157,12 @@ impl Bridge {
                 (Some(kafka), address)
             }
         };
-        if let (Some(act), Some(kafka)) = (setup.before, &kafka) {
+        if let (Some(act), Some(kafka)) = (setup.prepare_broker, &kafka) {
             act(kafka);
         }
         let server = bootstrap_servers.as_str().into();
         set.push(("kafka.bootstrap_servers".into(), server));
-        let config = load(&set);
+        let config = load_config(&set);
         let create = real && setup.create_topics;
         if create {
             create_topics(&config);
@@ -169,7 +173,7 @@ impl Bridge {
         let admin = listeners.admin.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel::<()>();
         let (reloads, to_reload) = mpsc::channel(1);
-        let launch = Launch {
+        let launch = LaunchOptions {
             config: config.clone(),
             listeners,
             create_topics: false,
@@ -184,7 +188,7 @@ impl Bridge {
             config,
             bootstrap_servers,
             agent: agent(),
-            set,
+            settings: set,
             reloads,
             stop: Some(stop),
             thread: Some(thread),
@@ -214,7 +218,7 @@ impl Bridge {
     /// Makes each round trip to the embedded broker take this long.
     pub fn slow_down(&self, delay: Duration) {
         self.kafka()
-            .with(move |cluster| cluster.broker_round_trip_time(1, delay))
+            .with_cluster(move |cluster| cluster.broker_round_trip_time(1, delay))
             .unwrap();
     }
 
@@ -223,14 +227,14 @@ impl Bridge {
     }
 
     /// A request to the ingest listener.
-    pub fn request(&self, method: &str, path: &str) -> Pending<'_> {
+    pub fn request(&self, method: &str, path: &str) -> CountedRequest<'_> {
         let scheme = match self.config.http.tls {
             Some(_) => "https",
             None => "http",
         };
         // The certificates of tests are made out to localhost.
         let url = format!("{scheme}://localhost:{}{path}", self.ingest.port());
-        Pending {
+        CountedRequest {
             bridge: self,
             request: HttpRequest::new(method, &url),
         }
@@ -253,7 +257,7 @@ impl Bridge {
 
     /// A bare connection to the ingest listener, with a timeout for reading. What is answered there is counted by
     /// [`Bridge::count`].
-    pub fn raw(&self) -> TcpStream {
+    pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.ingest).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("an option");
@@ -261,8 +265,8 @@ impl Bridge {
     }
 
     /// Counts the events behind an answer that came outside of [`Bridge::request`].
-    pub fn count(&self, answer: &HttpAnswer) {
-        let events = ledger::events_behind(answer);
+    pub fn count_answer(&self, answer: &HttpAnswer) {
+        let events = ledger::count_events(answer);
         self.counted.fetch_add(events, Ordering::Relaxed);
     }
 
@@ -293,7 +297,7 @@ impl Bridge {
     #[track_caller]
     pub fn metric(&self, series: &str) -> f64 {
         let exposition = self.metrics();
-        let mut same = ledger::samples(&exposition).filter(|(s, _)| *s == series);
+        let mut same = ledger::parse_samples(&exposition).filter(|(s, _)| *s == series);
         let found = same.next().map(|(_, value)| value);
         found.unwrap_or_else(|| panic!("{series} is not in\n{exposition}"))
     }
@@ -302,7 +306,7 @@ impl Bridge {
     #[track_caller]
     pub fn metric_sum(&self, name: &str, label: &str) -> f64 {
         let exposition = self.metrics();
-        let of_metric = ledger::samples(&exposition).filter(|(series, _)| {
+        let of_metric = ledger::parse_samples(&exposition).filter(|(series, _)| {
             let rest = series.strip_prefix(name);
             rest.is_some_and(|labels| labels.is_empty() || labels.starts_with('{'))
                 && series.contains(label)
@@ -325,16 +329,18 @@ impl Bridge {
 
     /// Every record of a type's topic.
     #[track_caller]
-    pub fn records(&self, event_type: EventType) -> Vec<Rec> {
-        records_of(&self.bootstrap_servers, self.topic(event_type))
+    pub fn records(&self, event_type: EventType) -> Vec<TestRecord> {
+        read_records(&self.bootstrap_servers, self.topic(event_type))
     }
 
     /// Hands the running bridge its configuration again, with these changes, as SIGHUP does.
     #[track_caller]
     pub fn reload(&self, changes: &[(&str, toml::Value)]) {
         let changes = changes.iter().map(|(k, v)| ((*k).to_owned(), v.clone()));
-        let set: Vec<_> = self.set.iter().cloned().chain(changes).collect();
-        self.reloads.blocking_send(load(&set)).expect("it runs");
+        let set: Vec<_> = self.settings.iter().cloned().chain(changes).collect();
+        self.reloads
+            .blocking_send(load_config(&set))
+            .expect("it runs");
     }
 
     /// Begins the shutdown and returns at once.
@@ -345,15 +351,15 @@ impl Bridge {
     }
 
     /// Checks the ledger, stops the bridge and returns what it said in the end.
-    pub fn finish(mut self) -> Summary {
+    pub fn finish(mut self) -> ShutdownSummary {
         self.end().expect("not ended yet")
     }
 
-    fn end(&mut self) -> Option<Summary> {
+    fn end(&mut self) -> Option<ShutdownSummary> {
         let thread = self.thread.take()?;
         let panicking = std::thread::panicking();
         let objection = match self.stop {
-            Some(_) if !panicking => self.objection(),
+            Some(_) if !panicking => self.find_imbalance(),
             _ => None,
         };
         self.begin_stop();
@@ -375,16 +381,16 @@ impl Bridge {
     }
 
     /// What is wrong with the books. Events whose client has gone may still be on their way: they are waited for.
-    fn objection(&self) -> Option<String> {
+    fn find_imbalance(&self) -> Option<String> {
         let counted = self.counted.load(Ordering::Relaxed);
         let wait = self.config.http.answer_within + Duration::from_secs(5);
         let start = Instant::now();
         loop {
             let spool = || {
                 let spool = self.config.spool.dir.as_ref().map(|_| self.status());
-                spool.and_then(|status| ledger::spool_objection(&status["spool"]))
+                spool.and_then(|status| ledger::find_spool_imbalance(&status["spool"]))
             };
-            let objection = ledger::objection(&self.metrics(), counted).or_else(spool);
+            let objection = ledger::find_imbalance(&self.metrics(), counted).or_else(spool);
             if objection.is_none() || start.elapsed() > wait {
                 return objection;
             }
@@ -393,19 +399,19 @@ impl Bridge {
     }
 }
 
-impl Drop for Bridge {
+impl Drop for TestBridge {
     fn drop(&mut self) {
         self.end();
     }
 }
 
 /// A request of which the answer is counted.
-pub struct Pending<'b> {
-    bridge: &'b Bridge,
+pub struct CountedRequest<'b> {
+    bridge: &'b TestBridge,
     request: HttpRequest,
 }
 
-impl Pending<'_> {
+impl CountedRequest<'_> {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.request = self.request.header(name, value);
         self
@@ -426,7 +432,7 @@ impl Pending<'_> {
     #[track_caller]
     pub fn send_with(self, agent: &ureq::Agent) -> HttpAnswer {
         let answer = self.request.send(agent);
-        self.bridge.count(&answer);
+        self.bridge.count_answer(&answer);
         answer
     }
 }
@@ -445,7 +451,7 @@ fn base_settings() -> Vec<(String, toml::Value)> {
 }
 
 #[track_caller]
-fn load(set: &[(String, toml::Value)]) -> Config {
+fn load_config(set: &[(String, toml::Value)]) -> Config {
     let sources = ConfigSources {
         flags: set.to_vec(),
         ..ConfigSources::default()
@@ -492,7 +498,7 @@ fn delete_topics(config: &Config) {
     let names: Vec<&str> = topics.iter().map(|(name, _)| name.as_str()).collect();
     let bootstrap = config.require_bootstrap_servers().unwrap_or_default();
     let admin: Result<AdminClient<DefaultClientContext>, _> =
-        butlr_bridge::kafka::client::base(&config.kafka, bootstrap).create();
+        butlr_bridge::kafka::client::base_config(&config.kafka, bootstrap).create();
     if let Ok(admin) = admin {
         let _ = block_on(admin.delete_topics(&names, &AdminOptions::new()));
     }

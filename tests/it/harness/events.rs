@@ -13,7 +13,7 @@ pub fn sample(event_type: EventType) -> String {
 }
 
 /// A small valid event of a type.
-pub fn event(event_type: EventType, id: &str, timestamp_ms: i64, space_id: &str) -> String {
+pub fn minimal_event(event_type: EventType, id: &str, timestamp_ms: i64, space_id: &str) -> String {
     use EventType::*;
     let (space, data) = match event_type {
         Detections => (
@@ -39,7 +39,7 @@ pub fn clock_ms() -> i64 {
 
 /// A time for an event: now, and another one with each call. Two events of one space at the same moment would be the same
 /// reading. After many calls it is ahead of the clock: nothing was ever received then.
-pub fn fresh_ms() -> i64 {
+pub fn unique_ms() -> i64 {
     static LAST: AtomicI64 = AtomicI64::new(0);
     let now = clock_ms();
     let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {

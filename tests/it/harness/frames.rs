@@ -8,29 +8,34 @@ use std::sync::{Arc, Mutex};
 /// *Produce*.
 const PRODUCE: i16 = 0;
 /// From this version on lengths are varints; before it nothing is changed.
-const FLEXIBLE: i16 = 9;
+const FLEXIBLE_VERSION: i16 = 9;
 /// *OUT_OF_ORDER_SEQUENCE_NUMBER*: the broker has not got what was confirmed before. To librdkafka that is fatal.
-const OUT_OF_ORDER: i16 = 45;
+const OUT_OF_ORDER_SEQUENCE: i16 = 45;
 
 /// Of one connection: its requests for records to be stored, by their number, with the version of each.
-pub type Produces = Arc<Mutex<HashMap<i32, i16>>>;
+pub type ProduceRequests = Arc<Mutex<HashMap<i32, i16>>>;
 
 /// Where one direction of a connection is.
 #[derive(Default)]
-struct Cursor {
+struct FrameCursor {
     /// Bytes of a frame still to pass.
-    left: usize,
+    remaining: usize,
     /// The beginning of one that came in pieces.
     head: Vec<u8>,
 }
 
-impl Cursor {
+impl FrameCursor {
     /// Shows the first `head` bytes of each frame of which they are in `piece`, at its length, with all that there is of it.
-    fn each(&mut self, piece: &mut [u8], head: usize, mut see: impl FnMut(&[u8], &mut [u8])) {
+    fn visit_frames(
+        &mut self,
+        piece: &mut [u8],
+        head: usize,
+        mut see: impl FnMut(&[u8], &mut [u8]),
+    ) {
         let mut at = 0;
         while at < piece.len() {
-            let passing = self.left.min(piece.len() - at);
-            (self.left, at) = (self.left - passing, at + passing);
+            let passing = self.remaining.min(piece.len() - at);
+            (self.remaining, at) = (self.remaining - passing, at + passing);
             if at == piece.len() {
                 return;
             }
@@ -41,9 +46,9 @@ impl Cursor {
                 return;
             }
             let length = [0, 1, 2, 3].map(|n| self.head[n]);
-            self.left = (4 + u32::from_be_bytes(length) as usize).saturating_sub(head);
-            let rest = self.left.min(piece.len() - at);
-            let whole = rest == self.left;
+            self.remaining = (4 + u32::from_be_bytes(length) as usize).saturating_sub(head);
+            let rest = self.remaining.min(piece.len() - at);
+            let whole = rest == self.remaining;
             see(
                 &self.head,
                 if whole {
@@ -58,23 +63,23 @@ impl Cursor {
 }
 
 /// What a client sends.
-pub struct Requests {
-    cursor: Cursor,
-    produces: Produces,
+pub struct RequestObserver {
+    cursor: FrameCursor,
+    produces: ProduceRequests,
 }
 
-impl Requests {
-    pub fn of(produces: &Produces) -> Self {
+impl RequestObserver {
+    pub fn new(produces: &ProduceRequests) -> Self {
         Self {
-            cursor: Cursor::default(),
+            cursor: FrameCursor::default(),
             produces: Arc::clone(produces),
         }
     }
 
     /// Takes note of requests for records to be stored.
-    pub fn pass(&mut self, piece: &mut [u8]) {
+    pub fn observe(&mut self, piece: &mut [u8]) {
         let produces = &self.produces;
-        self.cursor.each(piece, 12, |head, _| {
+        self.cursor.visit_frames(piece, 12, |head, _| {
             let key = i16::from_be_bytes([head[4], head[5]]);
             let version = i16::from_be_bytes([head[6], head[7]]);
             let number = i32::from_be_bytes([head[8], head[9], head[10], head[11]]);
@@ -87,27 +92,29 @@ impl Requests {
 }
 
 /// What a broker answers.
-pub struct Answers {
-    cursor: Cursor,
-    produces: Produces,
+pub struct ResponseTamperer {
+    cursor: FrameCursor,
+    produces: ProduceRequests,
 }
 
-impl Answers {
-    pub fn of(produces: &Produces) -> Self {
+impl ResponseTamperer {
+    pub fn new(produces: &ProduceRequests) -> Self {
         Self {
-            cursor: Cursor::default(),
+            cursor: FrameCursor::default(),
             produces: Arc::clone(produces),
         }
     }
 
     /// Makes a contradiction of an answer "stored", if one is wanted and the answer is in one piece. Returns how many it made.
-    pub fn pass(&mut self, piece: &mut [u8], wanted: u32) -> u32 {
+    pub fn tamper(&mut self, piece: &mut [u8], wanted: u32) -> u32 {
         let produces = &self.produces;
         let mut made = 0;
-        self.cursor.each(piece, 8, |head, body| {
+        self.cursor.visit_frames(piece, 8, |head, body| {
             let number = i32::from_be_bytes([head[4], head[5], head[6], head[7]]);
             let version = produces.lock().expect("no panic holds it").remove(&number);
-            if version.is_some_and(|v| v >= FLEXIBLE) && made < wanted && contradict(body).is_some()
+            if version.is_some_and(|v| v >= FLEXIBLE_VERSION)
+                && made < wanted
+                && set_error_code(body).is_some()
             {
                 made += 1;
             }
@@ -117,14 +124,14 @@ impl Answers {
 }
 
 /// Changes the first partition's error code, if that is "none".
-fn contradict(body: &mut [u8]) -> Option<()> {
+fn set_error_code(body: &mut [u8]) -> Option<()> {
     let mut at = 0;
     // Of the header, which librdkafka and Kafka leave empty.
-    let tags = varint(body, &mut at)?;
-    let topics = varint(body, &mut at)?;
-    let name = varint(body, &mut at)?;
+    let tags = read_varint(body, &mut at)?;
+    let topics = read_varint(body, &mut at)?;
+    let name = read_varint(body, &mut at)?;
     at += name.checked_sub(1)?;
-    let partitions = varint(body, &mut at)?;
+    let partitions = read_varint(body, &mut at)?;
     if tags != 0 || topics != 2 || partitions != 2 {
         return None;
     }
@@ -132,11 +139,11 @@ fn contradict(body: &mut [u8]) -> Option<()> {
     if code != [0, 0] {
         return None;
     }
-    code.copy_from_slice(&OUT_OF_ORDER.to_be_bytes());
+    code.copy_from_slice(&OUT_OF_ORDER_SEQUENCE.to_be_bytes());
     Some(())
 }
 
-fn varint(bytes: &[u8], at: &mut usize) -> Option<usize> {
+fn read_varint(bytes: &[u8], at: &mut usize) -> Option<usize> {
     let (mut value, mut shift) = (0, 0);
     loop {
         let byte = *bytes.get(*at)?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::HttpAnswer;
 
 /// How many events the bridge took from the request that was answered so.
-pub fn events_behind(answer: &HttpAnswer) -> u64 {
+pub fn count_events(answer: &HttpAnswer) -> u64 {
     let Ok(body) = serde_json::from_slice::<Value>(&answer.body) else {
         return 0;
     };
@@ -33,7 +33,7 @@ pub fn events_behind(answer: &HttpAnswer) -> u64 {
 }
 
 /// The samples of a text exposition: `name{labels}` and value, in the order of the text.
-pub fn samples(exposition: &str) -> impl Iterator<Item = (&str, f64)> {
+pub fn parse_samples(exposition: &str) -> impl Iterator<Item = (&str, f64)> {
     let lines = exposition.lines().filter(|line| !line.starts_with('#'));
     lines.filter_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;
@@ -42,9 +42,9 @@ pub fn samples(exposition: &str) -> impl Iterator<Item = (&str, f64)> {
 }
 
 /// Received and the sum over outcomes, by type.
-pub fn ledgers(exposition: &str) -> BTreeMap<String, (u64, u64)> {
+pub fn totals_by_type(exposition: &str) -> BTreeMap<String, (u64, u64)> {
     let mut types: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    for (series, value) in samples(exposition) {
+    for (series, value) in parse_samples(exposition) {
         let Some((_, name)) = series.split_once("type=\"") else {
             continue;
         };
@@ -59,8 +59,8 @@ pub fn ledgers(exposition: &str) -> BTreeMap<String, (u64, u64)> {
 }
 
 /// What is wrong with the books, if something is. `counted`: by the harness, from the answers it saw.
-pub fn objection(exposition: &str, counted: u64) -> Option<String> {
-    let types = ledgers(exposition);
+pub fn find_imbalance(exposition: &str, counted: u64) -> Option<String> {
+    let types = totals_by_type(exposition);
     for (name, (received, outcomes)) in &types {
         if received != outcomes {
             return Some(format!(
@@ -80,7 +80,7 @@ pub fn objection(exposition: &str, counted: u64) -> Option<String> {
 }
 
 /// What is wrong with the books of the spool, as `/status` shows them: recovered + spooled = what became of them + present.
-pub fn spool_objection(spool: &Value) -> Option<String> {
+pub fn find_spool_imbalance(spool: &Value) -> Option<String> {
     let ledger = spool["ledger"].as_object()?;
     let of = |name: &str| ledger[name].as_u64().expect("a number");
     let came = of("recovered") + of("spooled");

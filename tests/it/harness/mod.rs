@@ -12,14 +12,14 @@ mod redis;
 mod trial;
 
 pub use answer::{HttpAnswer, HttpRequest, agent, read_answer, write_head};
-pub use bridge::{KafkaBackend, Bridge, Setup};
-pub use events::{clock_ms, event, fresh_ms, sample, spellings};
-pub use process::{Process, binary, without_colours};
-pub use proxy::{Proxy, Weather};
-pub use records::{Rec, records_of, topics_of};
-pub use redis::{RedisServer, needs as redis_needs};
+pub use bridge::{BridgeSetup, KafkaBackend, TestBridge};
+pub use events::{clock_ms, minimal_event, sample, spellings, unique_ms};
+pub use process::{BridgeProcess, binary, without_colours};
+pub use proxy::{FaultyProxy, NetworkCondition};
+pub use records::{TestRecord, list_topics, read_records};
+pub use redis::{RedisServer, missing_requirements as missing_redis_requirements};
 pub(crate) use trial::trials;
-pub use trial::{start_log, tell_skipped, trial};
+pub use trial::{init_log, print_skipped, trial};
 
 use std::time::{Duration, Instant};
 

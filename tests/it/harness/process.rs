@@ -23,12 +23,12 @@ pub fn binary() -> Command {
 }
 
 /// A running command with its output; killed when dropped.
-pub struct Process {
+pub struct BridgeProcess {
     child: Child,
     output: Arc<Mutex<String>>,
 }
 
-impl Process {
+impl BridgeProcess {
     #[track_caller]
     pub fn start(command: &mut Command) -> Self {
         let mut child = command
@@ -40,8 +40,8 @@ impl Process {
         let output = Arc::new(Mutex::new(String::new()));
         let out = child.stdout.take().expect("piped");
         let err = child.stderr.take().expect("piped");
-        collect(BufReader::new(out), Arc::clone(&output));
-        collect(BufReader::new(err), Arc::clone(&output));
+        collect_output(BufReader::new(out), Arc::clone(&output));
+        collect_output(BufReader::new(err), Arc::clone(&output));
         Self { child, output }
     }
 
@@ -144,7 +144,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for BridgeProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -154,7 +154,7 @@ impl Drop for Process {
     }
 }
 
-fn collect(from: impl BufRead + Send + 'static, into: Arc<Mutex<String>>) {
+fn collect_output(from: impl BufRead + Send + 'static, into: Arc<Mutex<String>>) {
     std::thread::spawn(move || {
         for line in from.split(b'\n').map_while(Result::ok) {
             let mut into = into.lock().expect("no panic holds it");

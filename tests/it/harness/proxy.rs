@@ -6,13 +6,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::frames::{Answers, Produces, Requests};
+use super::frames::{ProduceRequests, RequestObserver, ResponseTamperer};
 
 /// What happens to what is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weather {
+pub enum NetworkCondition {
     /// It passes at once.
-    Fair,
+    Normal,
     /// Each piece of up to 64 KiB is held back for so long: a slow and narrow line.
     Slow(Duration),
     /// Connections are there and new ones are taken, but nothing comes through, either way.
@@ -24,97 +24,100 @@ pub enum Weather {
 }
 
 /// How often the listener looks whether the weather has changed.
-const LOOK: Duration = Duration::from_millis(5);
+const LISTENER_POLL: Duration = Duration::from_millis(5);
 
 /// Listens on one port and passes everything on to another, in good weather. Ends with all its connections when dropped.
-pub struct Proxy {
-    sky: Arc<Sky>,
+pub struct FaultyProxy {
+    shared: Arc<ProxyShared>,
     listening: Option<JoinHandle<()>>,
 }
 
-struct Sky {
-    state: Mutex<State>,
+struct ProxyShared {
+    state: Mutex<ProxyState>,
     changed: Condvar,
 }
 
-struct State {
-    weather: Weather,
+struct ProxyState {
+    condition: NetworkCondition,
     /// So many of Kafka's answers "stored" are turned into errors that are fatal to a producer.
     contradictions: u32,
     /// Those cut off since do not go on, whatever the weather.
     cut: u64,
     /// Both ends of each connection.
     open: Vec<(TcpStream, TcpStream)>,
-    over: bool,
+    stopped: bool,
 }
 
-impl Proxy {
+impl FaultyProxy {
     /// From `listen` to `server`, which need not be there.
     ///
     /// # Errors
     /// Somebody else listens there.
     pub fn start(listen: SocketAddr, server: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind(listen)?;
-        let sky = Arc::new(Sky {
-            state: Mutex::new(State {
-                weather: Weather::Fair,
+        let sky = Arc::new(ProxyShared {
+            state: Mutex::new(ProxyState {
+                condition: NetworkCondition::Normal,
                 contradictions: 0,
                 cut: 0,
                 open: Vec::new(),
-                over: false,
+                stopped: false,
             }),
             changed: Condvar::new(),
         });
         let shared = Arc::clone(&sky);
         let listening = std::thread::spawn(move || shared.listen(listen, server, listener));
         let listening = Some(listening);
-        Ok(Self { sky, listening })
+        Ok(Self {
+            shared: sky,
+            listening,
+        })
     }
 
     /// From now on.
-    pub fn set(&self, weather: Weather) {
-        self.sky.state().weather = weather;
-        if weather == Weather::Refusing {
-            self.cut();
+    pub fn set_condition(&self, weather: NetworkCondition) {
+        self.shared.state().condition = weather;
+        if weather == NetworkCondition::Refusing {
+            self.cut_connections();
         }
-        self.sky.changed.notify_all();
+        self.shared.changed.notify_all();
     }
 
     /// The next answer of a Kafka that says "stored" becomes one that is fatal to a producer. Whether it came to that is what
     /// [`Proxy::calm`] says.
-    pub fn contradict(&self) {
-        self.sky.state().contradictions = 1;
+    pub fn arm_contradiction(&self) {
+        self.shared.state().contradictions = 1;
     }
 
     /// No further answer is changed. Whether one was since [`Proxy::contradict`].
-    pub fn calm(&self) -> bool {
-        std::mem::take(&mut self.sky.state().contradictions) == 0
+    pub fn disarm_contradiction(&self) -> bool {
+        std::mem::take(&mut self.shared.state().contradictions) == 0
     }
 
     /// Ends all connections. What was on its way is lost.
-    pub fn cut(&self) {
-        let mut state = self.sky.state();
+    pub fn cut_connections(&self) {
+        let mut state = self.shared.state();
         state.cut += 1;
         for (client, server) in state.open.drain(..) {
             let _ = client.shutdown(Shutdown::Both);
             let _ = server.shutdown(Shutdown::Both);
         }
-        self.sky.changed.notify_all();
+        self.shared.changed.notify_all();
     }
 }
 
-impl Drop for Proxy {
+impl Drop for FaultyProxy {
     fn drop(&mut self) {
-        self.sky.state().over = true;
-        self.cut();
+        self.shared.state().stopped = true;
+        self.cut_connections();
         if let Some(listening) = self.listening.take() {
             let _ = listening.join();
         }
     }
 }
 
-impl Sky {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl ProxyShared {
+    fn state(&self) -> MutexGuard<'_, ProxyState> {
         self.state.lock().expect("no panic holds it")
     }
 
@@ -123,12 +126,12 @@ impl Sky {
         loop {
             let (weather, over) = {
                 let state = self.state();
-                (state.weather, state.over)
+                (state.condition, state.stopped)
             };
             if over {
                 return;
             }
-            if weather == Weather::Refusing {
+            if weather == NetworkCondition::Refusing {
                 listener = None;
             } else if listener.is_none() {
                 listener = TcpListener::bind(at).ok();
@@ -140,7 +143,7 @@ impl Sky {
                     self.connect(client, server);
                 }
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(LISTENER_POLL);
         }
     }
 
@@ -157,19 +160,19 @@ impl Sky {
         let cut = state.cut;
         state.open.push((copy(&client), copy(&server)));
         drop(state);
-        let produces = Produces::default();
-        let mut requests = Requests::of(&produces);
-        let mut answers = Answers::of(&produces);
+        let produces = ProduceRequests::default();
+        let mut requests = RequestObserver::new(&produces);
+        let mut answers = ResponseTamperer::new(&produces);
         let (from, to) = (copy(&client), copy(&server));
         let sky = Arc::clone(self);
         std::thread::spawn(move || {
-            sky.pump(from, to, false, cut, |piece| requests.pass(piece));
+            sky.pump(from, to, false, cut, |piece| requests.observe(piece));
         });
         let sky = Arc::clone(self);
         std::thread::spawn(move || {
             sky.pump(server, client, true, cut, |piece| {
                 let wanted = sky.state().contradictions;
-                let made = answers.pass(piece, wanted);
+                let made = answers.tamper(piece, wanted);
                 let mut state = sky.state();
                 state.contradictions = state.contradictions.saturating_sub(made);
             });
@@ -210,13 +213,13 @@ impl Sky {
         let came = Instant::now();
         let mut state = self.state();
         loop {
-            if state.cut != cut || state.over {
+            if state.cut != cut || state.stopped {
                 return false;
             }
-            let left = match state.weather {
-                Weather::Fair => return true,
-                Weather::Slow(delay) => delay.saturating_sub(came.elapsed()),
-                Weather::AnswersLost if !is_answer => return true,
+            let left = match state.condition {
+                NetworkCondition::Normal => return true,
+                NetworkCondition::Slow(delay) => delay.saturating_sub(came.elapsed()),
+                NetworkCondition::AnswersLost if !is_answer => return true,
                 // Until the weather changes.
                 _ => Duration::from_secs(1),
             };

@@ -12,7 +12,7 @@ use super::PATIENCE;
 
 /// A record as it is in Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rec {
+pub struct TestRecord {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
@@ -23,7 +23,7 @@ pub struct Rec {
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
-impl Rec {
+impl TestRecord {
     /// The first header of this name, as text.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut same = self.headers.iter().filter(|(n, _)| n == name);
@@ -36,7 +36,7 @@ impl Rec {
     }
 }
 
-fn consumer(bootstrap_servers: &str) -> BaseConsumer {
+fn create_consumer(bootstrap_servers: &str) -> BaseConsumer {
     ClientConfig::new()
         .set("bootstrap.servers", bootstrap_servers)
         .set("group.id", "it")
@@ -50,8 +50,8 @@ fn consumer(bootstrap_servers: &str) -> BaseConsumer {
 
 /// Every record of a topic, partition by partition.
 #[track_caller]
-pub fn records_of(bootstrap_servers: &str, topic: &str) -> Vec<Rec> {
-    let consumer = consumer(bootstrap_servers);
+pub fn read_records(bootstrap_servers: &str, topic: &str) -> Vec<TestRecord> {
+    let consumer = create_consumer(bootstrap_servers);
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
     let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
     let mut partitions = TopicPartitionList::new();
@@ -71,7 +71,7 @@ pub fn records_of(bootstrap_servers: &str, topic: &str) -> Vec<Rec> {
         );
         match consumer.poll(Duration::from_millis(100)) {
             None => {}
-            Some(Ok(message)) => records.push(record(&message)),
+            Some(Ok(message)) => records.push(copy_record(&message)),
             Some(Err(KafkaError::PartitionEOF(_))) => unread -= 1,
             Some(Err(error)) => eprintln!("reading {topic}: {error}"),
         }
@@ -80,14 +80,14 @@ pub fn records_of(bootstrap_servers: &str, topic: &str) -> Vec<Rec> {
     records
 }
 
-fn record(message: &impl Message) -> Rec {
+fn copy_record(message: &impl Message) -> TestRecord {
     let headers = message.headers().map(|headers| {
         let header = |h: rdkafka::message::Header<'_, &[u8]>| {
             (h.key.to_owned(), h.value.unwrap_or_default().to_vec())
         };
         headers.iter().map(header).collect()
     });
-    Rec {
+    TestRecord {
         topic: message.topic().to_owned(),
         partition: message.partition(),
         offset: message.offset(),
@@ -99,8 +99,8 @@ fn record(message: &impl Message) -> Rec {
 }
 
 /// The names of all topics that the broker has; looking creates none.
-pub fn topics_of(bootstrap_servers: &str) -> Vec<String> {
-    let metadata = consumer(bootstrap_servers).fetch_metadata(None, PATIENCE);
+pub fn list_topics(bootstrap_servers: &str) -> Vec<String> {
+    let metadata = create_consumer(bootstrap_servers).fetch_metadata(None, PATIENCE);
     let metadata = metadata.expect("a broker that answers");
     let names = metadata.topics().iter().map(|t| t.name().to_owned());
     names.collect()

@@ -7,14 +7,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What such a test needs, where it is missing.
-pub fn needs() -> &'static [&'static str] {
-    match program() {
+pub fn missing_requirements() -> &'static [&'static str] {
+    match find_program() {
         Some(_) => &[],
         None => &["redis-server or valkey-server on PATH"],
     }
 }
 
-fn program() -> Option<PathBuf> {
+fn find_program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<_> = std::env::split_paths(&path).collect();
     folders.push("/usr/bin".into());
@@ -89,14 +89,14 @@ impl RedisServer {
 
     /// Starts it again, without anything it knew, but for what it had to `SAVE`.
     #[track_caller]
-    pub fn start_again(&mut self) {
+    pub fn restart(&mut self) {
         assert!(self.try_start(), "no Redis on port {}", self.port);
     }
 
     /// Whether it runs, and is the one that answers there.
     fn try_start(&mut self) -> bool {
         self.kill();
-        let program = program().expect("the test is skipped without it");
+        let program = find_program().expect("the test is skipped without it");
         let port = self.port.to_string();
         let child = Command::new(program)
             .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
@@ -116,7 +116,7 @@ impl RedisServer {
             if child.try_wait().expect("a child").is_some() {
                 return false;
             }
-            if self.answers() {
+            if self.is_answering() {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -125,7 +125,7 @@ impl RedisServer {
     }
 
     /// Whether it has loaded what it has; one that wants a password first says so.
-    fn answers(&self) -> bool {
+    fn is_answering(&self) -> bool {
         let ask = || {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;

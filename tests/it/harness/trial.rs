@@ -30,10 +30,10 @@ macro_rules! trials {
 pub(crate) use trials;
 
 /// Tests that take longer say so: what all of them take together is bounded.
-const LONG: Duration = Duration::from_secs(10);
+const SLOW_TEST: Duration = Duration::from_secs(10);
 
 /// Tests that cannot run here, and why.
-static UNMET: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+static UNMET_TESTS: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
 /// One test. `needs`: environment variables without which it cannot run.
 pub fn trial(
@@ -48,10 +48,10 @@ pub fn trial(
     let reason = format!("needs {}", missing.join(", "));
     let required = env::var("BUTLR_BRIDGE_TEST_REQUIRE_ALL").is_ok_and(|v| v == "1");
     if !met {
-        let mut unmet = UNMET.lock().expect("no panic holds it");
+        let mut unmet = UNMET_TESTS.lock().expect("no panic holds it");
         unmet.push((name.to_owned(), reason.clone()));
     }
-    let told = name.to_owned();
+    let test_name = name.to_owned();
     Trial::test(name, move || {
         if !met {
             return Err(reason.into());
@@ -59,8 +59,8 @@ pub fn trial(
         let began = Instant::now();
         run();
         let took = began.elapsed();
-        if took > LONG {
-            eprintln!("took {:.0} s: {told}", took.as_secs_f64());
+        if took > SLOW_TEST {
+            eprintln!("took {:.0} s: {test_name}", took.as_secs_f64());
         }
         Ok(())
     })
@@ -74,7 +74,7 @@ fn missing(needs: &'static [&'static str]) -> impl Iterator<Item = &'static str>
 }
 
 /// A line on standard error for each test that was asked for and is skipped.
-pub fn tell_skipped(arguments: &Arguments, trials: &[Trial]) {
+pub fn print_skipped(arguments: &Arguments, trials: &[Trial]) {
     let asked_for = |name: &str| match &arguments.filter {
         Some(filter) if arguments.exact => name == filter,
         Some(filter) => name.contains(filter.as_str()),
@@ -83,7 +83,7 @@ pub fn tell_skipped(arguments: &Arguments, trials: &[Trial]) {
     if arguments.list {
         return;
     }
-    let unmet = UNMET.lock().expect("no panic holds it");
+    let unmet = UNMET_TESTS.lock().expect("no panic holds it");
     for trial in trials.iter().filter(|t| t.has_ignored_flag()) {
         let why = unmet.iter().find(|(name, _)| name == trial.name());
         if let Some((name, reason)) = why
@@ -95,7 +95,7 @@ pub fn tell_skipped(arguments: &Arguments, trials: &[Trial]) {
 }
 
 /// Shows the log of the bridges in this process, where `BUTLR_BRIDGE_TEST_LOG` says from which level on.
-pub fn start_log() {
+pub fn init_log() {
     let Ok(level) = env::var("BUTLR_BRIDGE_TEST_LOG") else {
         return;
     };

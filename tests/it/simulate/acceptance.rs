@@ -20,16 +20,16 @@ use butlr_simulate::stream::{Behaviour, Stream};
 use butlr_simulate::verify::Duplicates;
 
 use super::HOUR_MS;
-use crate::harness::{RedisServer, clock_ms, redis_needs, trial};
-use crate::real::heavy;
-use bridges::Bridges;
+use crate::harness::{RedisServer, clock_ms, missing_redis_requirements, trial};
+use crate::real_kafka::lock_heavy;
+use bridges::BridgeReplicas;
 use outcome::run;
 
 /// The trials of this module.
 pub fn trials() -> Vec<Trial> {
     const KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_KAFKA"];
     // One of the two at a time, for what is missing is told as a whole.
-    let redis = match redis_needs() {
+    let redis = match missing_redis_requirements() {
         [] => KAFKA,
         redis => redis,
     };
@@ -55,66 +55,66 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn a_bridge_that_is_started_again_goes_on_where_it_was() {
-    let _alone = heavy();
-    let outcome = run(Bridges::start(1, None, &[]), "TERM");
-    outcome.all_was_checked();
-    outcome.nothing_was_lost(Duplicates::Expected);
-    outcome.each_reading_is_there_once();
-    outcome.counters_are_the_ledgers();
+    let _alone = lock_heavy();
+    let outcome = run(BridgeReplicas::start(1, None, &[]), "TERM");
+    outcome.assert_all_checked();
+    outcome.assert_nothing_lost(Duplicates::Expected);
+    outcome.assert_readings_unique();
+    outcome.assert_counters_match();
 }
 
 fn two_replicas_are_as_good_as_one() {
-    let _alone = heavy();
+    let _alone = lock_heavy();
     let redis = RedisServer::start(&[]);
-    let outcome = run(Bridges::start(2, Some(&redis), &[]), "TERM");
-    outcome.redis_was_there();
-    outcome.nothing_was_lost(Duplicates::Expected);
-    outcome.each_reading_is_there_once();
-    outcome.counters_are_the_ledgers();
+    let outcome = run(BridgeReplicas::start(2, Some(&redis), &[]), "TERM");
+    outcome.assert_redis_available();
+    outcome.assert_nothing_lost(Duplicates::Expected);
+    outcome.assert_readings_unique();
+    outcome.assert_counters_match();
 }
 
 fn after_a_crash_nothing_is_lost_and_copies_are_explained() {
-    let _alone = heavy();
-    let outcome = run(Bridges::start(1, None, &[]), "KILL");
-    outcome.nothing_was_lost(Duplicates::Allowed);
-    outcome.copies_are_explained();
-    outcome.what_was_not_recognised_was_counted();
-    outcome.each_process_recognises_its_own();
+    let _alone = lock_heavy();
+    let outcome = run(BridgeReplicas::start(1, None, &[]), "KILL");
+    outcome.assert_nothing_lost(Duplicates::Allowed);
+    outcome.assert_copies_explained();
+    outcome.assert_unrecognised_counted();
+    outcome.assert_unique_per_process();
 }
 
 fn after_the_crash_of_a_replica_nothing_is_lost_and_copies_are_explained() {
-    let _alone = heavy();
+    let _alone = lock_heavy();
     let redis = RedisServer::start(&[]);
-    let outcome = run(Bridges::start(2, Some(&redis), &[]), "KILL");
-    outcome.redis_was_there();
-    outcome.nothing_was_lost(Duplicates::Allowed);
-    outcome.copies_are_explained();
-    outcome.what_was_not_recognised_was_counted();
+    let outcome = run(BridgeReplicas::start(2, Some(&redis), &[]), "KILL");
+    outcome.assert_redis_available();
+    outcome.assert_nothing_lost(Duplicates::Allowed);
+    outcome.assert_copies_explained();
+    outcome.assert_unrecognised_counted();
 }
 
 /// What the others must not need: copies that are really there, so that their explanation is put to the test.
 fn after_a_crash_without_a_memory_copies_are_there_and_explained() {
-    let _alone = heavy();
+    let _alone = lock_heavy();
     let forgetful = ["dedup.rebuild_within=0s"];
-    let outcome = run(Bridges::start(1, None, &forgetful), "KILL");
-    let report = outcome.nothing_was_lost(Duplicates::Allowed);
+    let outcome = run(BridgeReplicas::start(1, None, &forgetful), "KILL");
+    let report = outcome.assert_nothing_lost(Duplicates::Allowed);
     assert!(report.copies.all > 0, "nothing to explain: {report}");
     // Of a short stream all of them may be tries that the crash cut off.
     let unrecognised = report.all_verdicts().unrecognised;
-    assert!(unrecognised > 0 || !is_long(), "{report}");
-    outcome.copies_are_explained();
-    outcome.each_process_recognises_its_own();
+    assert!(unrecognised > 0 || !is_long_run(), "{report}");
+    outcome.assert_copies_explained();
+    outcome.assert_unique_per_process();
 }
 
 /// How many events are sent before what is left over.
-fn events() -> u64 {
+fn event_count() -> u64 {
     let asked = std::env::var("BUTLR_BRIDGE_TEST_EVENTS").ok();
     asked.map_or(6_000, |n| n.parse().expect("how many events"))
 }
 
 /// Whether everything that can happen is to be expected in it.
-fn is_long() -> bool {
-    events() >= 50_000
+fn is_long_run() -> bool {
+    event_count() >= 50_000
 }
 
 const SEED: u64 = 11;
@@ -122,7 +122,9 @@ const SEED: u64 = 11;
 /// A city in which much of what is sent is occupancy, computed once; and the sender's quirks in the shares. It is
 /// as large as it must be to send all in about a quarter of an hour of its own time, however many those are.
 fn stream() -> Stream {
-    let rooms = usize::try_from(events() / 250).expect("a city").max(20);
+    let rooms = usize::try_from(event_count() / 250)
+        .expect("a city")
+        .max(20);
     let size = Size {
         rooms,
         sensors: Some(rooms / 10),
@@ -136,12 +138,12 @@ fn stream() -> Stream {
     let grow = |behaviour| Stream::grow(SEED, size, start_ms, habits.clone(), behaviour);
     let is_occupancy = |d: &Delivery| matches!(d.message.data, Data::Occupancy(_));
     // Of 100 events, 86 are no redeliveries, and follow no other.
-    let sample = events() as usize * 86 / 100;
+    let sample = event_count() as usize * 86 / 100;
     let occupancy = grow(Behaviour::plain())
         .take(sample)
         .filter(is_occupancy)
         .count();
-    let share = |of_all: f64| of_all * events() as f64 / occupancy as f64;
+    let share = |of_all: f64| of_all * event_count() as f64 / occupancy as f64;
     grow(Behaviour {
         redelivered: 0.042,
         overlapping: 0.01,

@@ -9,7 +9,9 @@ use super::super::city::plan::{
 use super::super::message::{Computation, Kind};
 use super::*;
 use butlr_event::ksuid::Ksuid;
-use butlr_event::{FieldErrorCode, EventType, ParseLimits, ParsedBody, RejectedItem, UnreadableBodyCode};
+use butlr_event::{
+    EventType, FieldErrorCode, ParseLimits, ParsedBody, RejectedItem, UnreadableBodyCode,
+};
 
 /// The samples of the documentation, in the order of [`EventType::ALL`].
 const SAMPLES: [&str; 10] = [

@@ -9,84 +9,88 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::*;
-use crate::dedup::claim::Turn;
+use crate::dedup::claim::ClaimWaiter;
 
 /// What becomes of a contender that may publish, or has to wait.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fate {
+enum PlannedEnd {
     /// Its delivery succeeds.
     Stored,
     /// It is stored on disk.
     Spooled,
     /// Its delivery fails: it is certainly not stored.
-    Fails,
+    Failed,
     /// Nobody knows what became of its delivery.
     Unknown,
     /// As `Stored`; but when it has to wait, it is given up.
     GivesUp,
 }
 
-const FATES: [Fate; 5] = [
-    Fate::Stored,
-    Fate::Spooled,
-    Fate::Fails,
-    Fate::Unknown,
-    Fate::GivesUp,
+const PLANNED_ENDS: [PlannedEnd; 5] = [
+    PlannedEnd::Stored,
+    PlannedEnd::Spooled,
+    PlannedEnd::Failed,
+    PlannedEnd::Unknown,
+    PlannedEnd::GivesUp,
 ];
 
 #[derive(Clone, Debug, PartialEq)]
-enum End {
+enum ContenderEnd {
     Stored(Marks),
     Failed,
     Unknown,
     GaveUp,
     /// And whether of something that is on disk.
-    Duplicate(Duplicate, bool),
+    Duplicate(DuplicateKind, bool),
 }
 
-enum State {
-    Begins,
-    Waits(Turn),
-    Holds(Claim),
-    Ended(End),
+enum ContenderState {
+    Ready,
+    Waiting(ClaimWaiter),
+    Claiming(Claim),
+    Ended(ContenderEnd),
 }
 
 #[derive(Clone, Copy)]
 struct Contender {
-    event: Event,
-    fate: Fate,
-    by_hold: bool,
+    event: ModelEvent,
+    planned_end: PlannedEnd,
+    by_reservation: bool,
 }
 
-struct Run<'r> {
-    memory: Arc<Memory>,
+struct InterleavingRun<'r> {
+    memory: Arc<MemoryStore>,
     contenders: &'r [Contender; 2],
-    states: [State; 2],
+    states: [ContenderState; 2],
     now: Instant,
 }
 
-impl<'r> Run<'r> {
+impl<'r> InterleavingRun<'r> {
     /// Where `before` is stored already.
-    fn new(contenders: &'r [Contender; 2], before: &[Event]) -> Self {
+    fn new(contenders: &'r [Contender; 2], before: &[ModelEvent]) -> Self {
         let now = Instant::now();
-        let memory = Memory::new(&dropping(), now);
+        let memory = MemoryStore::new(&drop_settings(), now);
         for &event in before {
             publish(&memory, event, now).expect("they are new");
         }
         Self {
             memory,
             contenders,
-            states: [State::Begins, State::Begins],
+            states: [ContenderState::Ready, ContenderState::Ready],
             now,
         }
     }
 
     fn can_step(&mut self, which: usize) -> bool {
         match &mut self.states[which] {
-            State::Begins | State::Holds(_) => true,
-            State::Ended(_) => false,
-            State::Waits(_) if self.contenders[which].fate == Fate::GivesUp => true,
-            State::Waits(turn) => {
+            ContenderState::Ready | ContenderState::Claiming(_) => true,
+            ContenderState::Ended(_) => false,
+            ContenderState::Waiting(_)
+                if self.contenders[which].planned_end == PlannedEnd::GivesUp =>
+            {
+                true
+            }
+            ContenderState::Waiting(turn) => {
                 pin!(turn).poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
             }
         }
@@ -94,65 +98,67 @@ impl<'r> Run<'r> {
 
     fn step(&mut self, which: usize) {
         let contender = self.contenders[which];
-        let state = std::mem::replace(&mut self.states[which], State::Begins);
+        let state = std::mem::replace(&mut self.states[which], ContenderState::Ready);
         self.states[which] = match state {
-            State::Waits(_) if contender.fate == Fate::GivesUp => State::Ended(End::GaveUp),
-            State::Begins | State::Waits(_) => {
+            ContenderState::Waiting(_) if contender.planned_end == PlannedEnd::GivesUp => {
+                ContenderState::Ended(ContenderEnd::GaveUp)
+            }
+            ContenderState::Ready | ContenderState::Waiting(_) => {
                 let id = contender.event.id();
                 let facts = contender.event.facts(&id);
-                let next = match contender.by_hold {
-                    true => claim_by_hold(&self.memory, &facts, self.now),
+                let next = match contender.by_reservation {
+                    true => claim_by_reservation(&self.memory, &facts, self.now),
                     false => self.memory.claim(&facts, self.now),
                 };
                 match next {
-                    Next::Publish(claim) => State::Holds(claim),
-                    Next::Duplicate { kind, spooled } => {
-                        State::Ended(End::Duplicate(kind, spooled))
+                    MemoryDecision::Publish(claim) => ContenderState::Claiming(claim),
+                    MemoryDecision::Duplicate { kind, spooled } => {
+                        ContenderState::Ended(ContenderEnd::Duplicate(kind, spooled))
                     }
-                    Next::Wait(turn) => State::Waits(turn),
+                    MemoryDecision::Wait(turn) => ContenderState::Waiting(turn),
                 }
             }
-            State::Holds(claim) if contender.fate == Fate::Fails => {
+            ContenderState::Claiming(claim) if contender.planned_end == PlannedEnd::Failed => {
                 drop(claim);
-                State::Ended(End::Failed)
+                ContenderState::Ended(ContenderEnd::Failed)
             }
-            State::Holds(claim) if contender.fate == Fate::Unknown => {
-                claim.unknown();
-                State::Ended(End::Unknown)
+            ContenderState::Claiming(claim) if contender.planned_end == PlannedEnd::Unknown => {
+                claim.release_in_doubt();
+                ContenderState::Ended(ContenderEnd::Unknown)
             }
-            State::Holds(claim) => {
+            ContenderState::Claiming(claim) => {
                 let marks = claim.marks().clone();
-                match contender.fate {
-                    Fate::Spooled => claim.commit_spooled(self.now),
+                match contender.planned_end {
+                    PlannedEnd::Spooled => claim.commit_spooled(self.now),
                     _ => claim.commit(&Receipt::for_test(), self.now),
                 }
-                State::Ended(End::Stored(marks))
+                ContenderState::Ended(ContenderEnd::Stored(marks))
             }
-            State::Ended(_) => unreachable!("it cannot step"),
+            ContenderState::Ended(_) => unreachable!("it cannot step"),
         };
     }
 
-    fn ends(self) -> Option<[End; 2]> {
+    fn ends(self) -> Option<[ContenderEnd; 2]> {
         match self.states {
-            [State::Ended(one), State::Ended(other)] => Some([one, other]),
+            [ContenderState::Ended(one), ContenderState::Ended(other)] => Some([one, other]),
             _ => None,
         }
     }
 }
 
 /// The ends of all orders.
-fn all(contenders: &[Contender; 2], before: &[Event]) -> Vec<[End; 2]> {
+fn run_all_orders(contenders: &[Contender; 2], before: &[ModelEvent]) -> Vec<[ContenderEnd; 2]> {
     let mut ends = Vec::new();
     let mut orders = vec![Vec::new()];
     while let Some(order) = orders.pop() {
-        let mut run = Run::new(contenders, before);
+        let mut run = InterleavingRun::new(contenders, before);
         order.iter().for_each(|&which| run.step(which));
         let ways: Vec<usize> = (0..2).filter(|&which| run.can_step(which)).collect();
         for &which in &ways {
             orders.push(order.iter().copied().chain([which]).collect());
         }
         if ways.is_empty() {
-            assert_eq!(run.memory.entries().open, 0);
+            assert_eq!(run.memory.entry_counts().undecided, 0);
             let end = run.ends();
             ends.push(end.unwrap_or_else(|| panic!("nobody can go on after {order:?}")));
         }
@@ -161,16 +167,16 @@ fn all(contenders: &[Contender; 2], before: &[Event]) -> Vec<[End; 2]> {
 }
 
 /// One after the other; who gave up never came.
-fn serially(
+fn run_serially(
     contenders: &[Contender; 2],
-    before: &[Event],
+    before: &[ModelEvent],
     order: [usize; 2],
     gave_up: [bool; 2],
-) -> [End; 2] {
-    let mut run = Run::new(contenders, before);
+) -> [ContenderEnd; 2] {
+    let mut run = InterleavingRun::new(contenders, before);
     for which in order {
         if gave_up[which] {
-            run.states[which] = State::Ended(End::GaveUp);
+            run.states[which] = ContenderState::Ended(ContenderEnd::GaveUp);
         }
         while run.can_step(which) {
             run.step(which);
@@ -179,9 +185,9 @@ fn serially(
     run.ends().expect("nobody waits for anybody")
 }
 
-fn pairs() -> [(Event, Event); 7] {
-    let event = Event::occupancy;
-    let other = |id, place| Event {
+fn event_pairs() -> [(ModelEvent, ModelEvent); 7] {
+    let event = ModelEvent::occupancy;
+    let other = |id, place| ModelEvent {
         is_occupancy: false,
         ..event(id, place, 0)
     };
@@ -205,25 +211,28 @@ fn pairs() -> [(Event, Event); 7] {
 #[test]
 fn as_if_one_after_the_other() {
     let mut runs = 0;
-    for (one, other) in pairs() {
-        for fates in FATES.map(|fate| FATES.map(|other| [fate, other])).concat() {
+    for (one, other) in event_pairs() {
+        for fates in PLANNED_ENDS
+            .map(|fate| PLANNED_ENDS.map(|other| [fate, other]))
+            .concat()
+        {
             for by_hold in [[false, false], [true, false], [true, true]] {
                 for before in [
                     vec![],
-                    vec![Event::occupancy(2, 0, 0)],
-                    vec![Event::occupancy(9, 0, 2)],
+                    vec![ModelEvent::occupancy(2, 0, 0)],
+                    vec![ModelEvent::occupancy(9, 0, 2)],
                 ] {
                     let events = [one, other];
                     let contenders = [0, 1].map(|which| Contender {
                         event: events[which],
-                        fate: fates[which],
-                        by_hold: by_hold[which],
+                        planned_end: fates[which],
+                        by_reservation: by_hold[which],
                     });
-                    for ends in all(&contenders, &before) {
+                    for ends in run_all_orders(&contenders, &before) {
                         runs += 1;
-                        let gave_up = [&ends[0], &ends[1]].map(|end| *end == End::GaveUp);
+                        let gave_up = [&ends[0], &ends[1]].map(|end| *end == ContenderEnd::GaveUp);
                         let serial = [[0, 1], [1, 0]]
-                            .map(|order| serially(&contenders, &before, order, gave_up));
+                            .map(|order| run_serially(&contenders, &before, order, gave_up));
                         assert!(
                             serial.contains(&ends),
                             "{events:?} {fates:?} {before:?}: {ends:?}, not {serial:?}"
@@ -239,21 +248,24 @@ fn as_if_one_after_the_other() {
 /// What goes back to a value that a revision of unknown fate may have replaced is published, in whatever order they come.
 #[test]
 fn what_may_have_been_replaced_is_published_again() {
-    let event = Event::occupancy;
+    let event = ModelEvent::occupancy;
     let contenders = [
-        (event(4, 0, 2), Fate::Unknown),
-        (event(6, 0, 1), Fate::Stored),
+        (event(4, 0, 2), PlannedEnd::Unknown),
+        (event(6, 0, 1), PlannedEnd::Stored),
     ];
     for by_hold in [false, true] {
         let contenders = contenders.map(|(event, fate)| Contender {
             event,
-            fate,
-            by_hold,
+            planned_end: fate,
+            by_reservation: by_hold,
         });
-        let all = all(&contenders, &[event(0, 0, 1)]);
-        let came_first = [End::Unknown, End::Duplicate(Duplicate::Repeat, false)];
+        let all = run_all_orders(&contenders, &[event(0, 0, 1)]);
+        let came_first = [
+            ContenderEnd::Unknown,
+            ContenderEnd::Duplicate(DuplicateKind::Repeat, false),
+        ];
         for ends in &all {
-            let End::Stored(marks) = &ends[1] else {
+            let ContenderEnd::Stored(marks) = &ends[1] else {
                 // Before the revision was claimed.
                 assert_eq!(*ends, came_first);
                 continue;
@@ -267,50 +279,50 @@ fn what_may_have_been_replaced_is_published_again() {
 
 #[test]
 fn of_two_copies_one_is_stored() {
-    let event = Event::occupancy(4, 0, 1);
-    let ends = |fates: [Fate; 2]| {
+    let event = ModelEvent::occupancy(4, 0, 1);
+    let ends = |fates: [PlannedEnd; 2]| {
         let contenders = fates.map(|fate| Contender {
             event,
-            fate,
-            by_hold: false,
+            planned_end: fate,
+            by_reservation: false,
         });
-        all(&contenders, &[])
+        run_all_orders(&contenders, &[])
     };
-    let stored = End::Stored(Marks::default());
-    let redelivery = End::Duplicate(Duplicate::Redelivery, false);
-    for ends in ends([Fate::Stored, Fate::Stored]) {
+    let stored = ContenderEnd::Stored(Marks::default());
+    let redelivery = ContenderEnd::Duplicate(DuplicateKind::Redelivery, false);
+    for ends in ends([PlannedEnd::Stored, PlannedEnd::Stored]) {
         assert!(
             ends.contains(&stored) && ends.contains(&redelivery),
             "{ends:?}"
         );
     }
     // Of one on disk, as the answer says.
-    let of_spooled = End::Duplicate(Duplicate::Redelivery, true);
-    for ends in ends([Fate::Spooled, Fate::Spooled]) {
+    let of_spooled = ContenderEnd::Duplicate(DuplicateKind::Redelivery, true);
+    for ends in ends([PlannedEnd::Spooled, PlannedEnd::Spooled]) {
         assert!(
             ends.contains(&stored) && ends.contains(&of_spooled),
             "{ends:?}"
         );
     }
     // When the first fails, the second takes its place; when it comes second, it is a redelivery.
-    for ends in ends([Fate::Fails, Fate::Stored]) {
+    for ends in ends([PlannedEnd::Failed, PlannedEnd::Stored]) {
         assert_eq!(ends[1], stored);
-        assert!([End::Failed, redelivery.clone()].contains(&ends[0]));
+        assert!([ContenderEnd::Failed, redelivery.clone()].contains(&ends[0]));
     }
     // Also when nobody knows: it may be there twice, and it is there.
-    for ends in ends([Fate::Unknown, Fate::Stored]) {
+    for ends in ends([PlannedEnd::Unknown, PlannedEnd::Stored]) {
         assert_eq!(ends[1], stored);
-        assert!([End::Unknown, redelivery.clone()].contains(&ends[0]));
+        assert!([ContenderEnd::Unknown, redelivery.clone()].contains(&ends[0]));
     }
-    for ends in ends([Fate::Fails, Fate::Fails]) {
-        assert_eq!(ends, [End::Failed, End::Failed]);
+    for ends in ends([PlannedEnd::Failed, PlannedEnd::Failed]) {
+        assert_eq!(ends, [ContenderEnd::Failed, ContenderEnd::Failed]);
     }
     let ways = [
         [stored.clone(), redelivery],
-        [stored, End::Failed],
-        [End::GaveUp, End::Failed],
+        [stored, ContenderEnd::Failed],
+        [ContenderEnd::GaveUp, ContenderEnd::Failed],
     ];
-    for ends in ends([Fate::GivesUp, Fate::Fails]) {
+    for ends in ends([PlannedEnd::GivesUp, PlannedEnd::Failed]) {
         assert!(ways.contains(&ends), "{ends:?}");
     }
 }

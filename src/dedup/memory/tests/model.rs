@@ -6,14 +6,14 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{self, DuplicateHandling};
-use crate::dedup::Facts;
-use crate::marks::{Duplicate, Marks, Revision};
+use crate::dedup::EventFacts;
+use crate::marks::{DuplicateKind, Marks, Revision};
 use butlr_event::event_id::EventId;
 use butlr_event::ksuid::Ksuid;
 
 /// An event, of few that there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Event {
+pub struct ModelEvent {
     pub id: u8,
     /// Space and timestamp: two spaces.
     pub place: u8,
@@ -23,10 +23,10 @@ pub struct Event {
 }
 
 /// Under which id something is stored or undecided; for a conflict with the reading.
-type IdKey = (u8, Option<Reading>);
-type Reading = (bool, u8, u8);
+type ModelIdKey = (u8, Option<ModelReading>);
+type ModelReading = (bool, u8, u8);
 
-impl Event {
+impl ModelEvent {
     pub fn occupancy(id: u8, place: u8, value: u8) -> Self {
         Self {
             id,
@@ -52,7 +52,7 @@ impl Event {
         (self.id % 4 != 3).then_some(self.id / 2)
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&self) -> ModelReading {
         (self.is_occupancy, self.place, self.value)
     }
 
@@ -64,23 +64,23 @@ impl Event {
         i64::from(self.place / 2)
     }
 
-    pub fn facts<'e>(&self, id: &'e str) -> Facts<'e> {
+    pub fn facts<'e>(&self, id: &'e str) -> EventFacts<'e> {
         let key = |parts: &[u8]| xxh3_64(parts);
         let occupancy = u8::from(self.is_occupancy);
-        Facts {
+        EventFacts {
             id,
-            id_key: xxh3_64(id.as_bytes()),
+            id_hash: xxh3_64(id.as_bytes()),
             reading: key(&[1, occupancy, self.place, self.value]),
-            cell: self.is_occupancy.then(|| key(&[2, self.place])),
-            source: key(&[3, occupancy, self.source().1]),
+            occupancy_key: self.is_occupancy.then(|| key(&[2, self.place])),
+            source_key: key(&[3, occupancy, self.source().1]),
             timestamp_ms: self.timestamp_ms(),
-            plausible_time: self.plausible_time,
+            has_plausible_time: self.plausible_time,
         }
     }
 }
 
-struct Current {
-    event: Event,
+struct ModelValue {
+    event: ModelEvent,
     /// Under its own id, or `<id>~…`.
     id: EventId,
     revision: u32,
@@ -91,42 +91,42 @@ struct Current {
     in_doubt: bool,
 }
 
-impl Current {
-    fn is(&self, event: Event) -> bool {
+impl ModelValue {
+    fn has_value_of(&self, event: ModelEvent) -> bool {
         self.event.value == event.value && !self.in_doubt
     }
 }
 
 /// What a claim took, and what it will leave.
-pub struct Claimed {
-    event: Event,
-    key: IdKey,
+pub struct ModelClaim {
+    event: ModelEvent,
+    key: ModelIdKey,
     place: Option<u8>,
     marks: Marks,
-    becomes: Option<u32>,
+    resulting_revision: Option<u32>,
 }
 
 /// Something undecided; each has a number of its own.
-pub type Serial = usize;
+pub type ClaimSerial = usize;
 
-pub enum Next {
-    Publish(Marks, Claimed),
+pub enum ModelDecision {
+    Publish(Marks, ModelClaim),
     /// And whether that is not in Kafka yet.
-    Duplicate(Duplicate, bool),
-    Wait(Serial),
+    Duplicate(DuplicateKind, bool),
+    Wait(ClaimSerial),
 }
 
-pub struct Model {
+pub struct MemoryModel {
     settings: config::DedupConfig,
-    open_ids: HashMap<IdKey, Serial>,
-    open_places: HashMap<u8, Serial>,
-    ids: HashMap<IdKey, (Reading, Duration, bool)>,
-    current: HashMap<u8, Current>,
+    open_ids: HashMap<ModelIdKey, ClaimSerial>,
+    open_places: HashMap<u8, ClaimSerial>,
+    ids: HashMap<ModelIdKey, (ModelReading, Duration, bool)>,
+    current: HashMap<u8, ModelValue>,
     newest: HashMap<(bool, u8), i64>,
-    serials: Serial,
+    serials: ClaimSerial,
 }
 
-impl Model {
+impl MemoryModel {
     pub fn new(settings: config::DedupConfig) -> Self {
         Self {
             settings,
@@ -147,12 +147,12 @@ impl Model {
             .retain(|_, current| now - current.at <= windows.1);
     }
 
-    pub fn claim(&mut self, event: Event, now: Duration) -> Next {
+    pub fn claim(&mut self, event: ModelEvent, now: Duration) -> ModelDecision {
         self.forget(now);
         let mut marks = Marks::default();
-        let mut key: IdKey = (event.id, None);
+        let mut key: ModelIdKey = (event.id, None);
         if let Some(&serial) = self.open_ids.get(&key) {
-            return Next::Wait(serial);
+            return ModelDecision::Wait(serial);
         }
         let mut stored = None;
         if let Some((reading, _, spooled)) = self.ids.get(&key) {
@@ -162,16 +162,18 @@ impl Model {
                 marks.conflict = Some(event.facts(&id).reading);
                 key = (event.id, Some(event.reading()));
                 if let Some(&serial) = self.open_ids.get(&key) {
-                    return Next::Wait(serial);
+                    return ModelDecision::Wait(serial);
                 }
                 stored = self.ids.get(&key).map(|(_, _, spooled)| *spooled);
             }
         }
         if let Some(spooled) = stored {
             return match self.settings.redelivery {
-                DuplicateHandling::Drop => Next::Duplicate(Duplicate::Redelivery, spooled),
+                DuplicateHandling::Drop => {
+                    ModelDecision::Duplicate(DuplicateKind::Redelivery, spooled)
+                }
                 DuplicateHandling::Tag => {
-                    marks.duplicate = Some(Duplicate::Redelivery);
+                    marks.duplicate = Some(DuplicateKind::Redelivery);
                     self.publish(event, key, None, marks, None)
                 }
                 DuplicateHandling::Off => self.publish(event, key, None, marks, None),
@@ -179,25 +181,25 @@ impl Model {
         }
         if event.is_occupancy {
             if let Some(&serial) = self.open_places.get(&event.place) {
-                return Next::Wait(serial);
+                return ModelDecision::Wait(serial);
             }
             let place = Some(event.place);
             let current = self.current.get(&event.place);
-            let is_older = |current: &Current| match (event.seconds(), current.event.seconds()) {
+            let is_older = |current: &ModelValue| match (event.seconds(), current.event.seconds()) {
                 (Some(seconds), Some(current)) => seconds < current,
                 _ => false,
             };
             match current {
                 None => {}
-                Some(current) if current.is(event) && marks.conflict.is_some() => {}
-                Some(current) if current.is(event) => match self.settings.repeat {
+                Some(current) if current.has_value_of(event) && marks.conflict.is_some() => {}
+                Some(current) if current.has_value_of(event) => match self.settings.repeat {
                     DuplicateHandling::Drop => {
                         let spooled = current.spooled;
                         self.ids.insert(key, (event.reading(), now, spooled));
-                        return Next::Duplicate(Duplicate::Repeat, spooled);
+                        return ModelDecision::Duplicate(DuplicateKind::Repeat, spooled);
                     }
                     DuplicateHandling::Tag => {
-                        marks.duplicate = Some(Duplicate::Repeat);
+                        marks.duplicate = Some(DuplicateKind::Repeat);
                         return self.publish(event, key, place, marks, None);
                     }
                     DuplicateHandling::Off => {
@@ -226,41 +228,41 @@ impl Model {
         self.publish(event, key, None, marks, None)
     }
 
-    fn is_out_of_order(&self, event: Event) -> bool {
+    fn is_out_of_order(&self, event: ModelEvent) -> bool {
         let newest = self.newest.get(&event.source());
         newest.is_some_and(|newest| *newest > event.timestamp_ms())
     }
 
     fn publish(
         &mut self,
-        event: Event,
-        key: IdKey,
+        event: ModelEvent,
+        key: ModelIdKey,
         place: Option<u8>,
         marks: Marks,
         becomes: Option<u32>,
-    ) -> Next {
+    ) -> ModelDecision {
         self.serials += 2;
         self.open_ids.insert(key, self.serials);
         if let Some(place) = place {
             self.open_places.insert(place, self.serials + 1);
         }
-        let claimed = Claimed {
+        let claimed = ModelClaim {
             event,
             key,
             place,
             marks: marks.clone(),
-            becomes,
+            resulting_revision: becomes,
         };
-        Next::Publish(marks, claimed)
+        ModelDecision::Publish(marks, claimed)
     }
 
-    pub fn commit(&mut self, claimed: Claimed, spooled: bool, now: Duration) {
+    pub fn commit(&mut self, claimed: ModelClaim, spooled: bool, now: Duration) {
         let event = claimed.event;
         self.ids
             .insert(claimed.key, (event.reading(), now, spooled));
-        if let Some(revision) = claimed.becomes {
-            let own_id = claimed.marks.own_id(&event.id());
-            let current = Current {
+        if let Some(revision) = claimed.resulting_revision {
+            let own_id = claimed.marks.conflict_id(&event.id());
+            let current = ModelValue {
                 event,
                 id: EventId::new(&own_id.unwrap_or(event.id())),
                 revision,
@@ -278,7 +280,12 @@ impl Model {
     }
 
     /// What was spooled is in Kafka, behind all that is there. Returns what still comes after it.
-    pub fn drained(&mut self, event: Event, marks: &Marks, now: Duration) -> Option<EventId> {
+    pub fn mark_drained(
+        &mut self,
+        event: ModelEvent,
+        marks: &Marks,
+        now: Duration,
+    ) -> Option<EventId> {
         self.forget(now);
         let key = (event.id, marks.conflict.map(|_| event.reading()));
         if let Some((reading, _, spooled)) = self.ids.get_mut(&key) {
@@ -288,7 +295,7 @@ impl Model {
             return None;
         }
         let current = self.current.get_mut(&event.place)?;
-        let id = marks.own_id(&event.id()).unwrap_or(event.id());
+        let id = marks.conflict_id(&event.id()).unwrap_or(event.id());
         if current.id == EventId::new(&id) {
             current.spooled = false;
         } else if current.spooled {
@@ -299,22 +306,22 @@ impl Model {
         None
     }
 
-    pub fn unknown(&mut self, claimed: Claimed) {
+    pub fn release_in_doubt(&mut self, claimed: ModelClaim) {
         let current = self.current.get_mut(&claimed.event.place);
-        if let (Some(_), Some(current)) = (claimed.becomes, current) {
+        if let (Some(_), Some(current)) = (claimed.resulting_revision, current) {
             current.in_doubt = true;
         }
         self.release(claimed);
     }
 
-    pub fn release(&mut self, claimed: Claimed) {
+    pub fn release(&mut self, claimed: ModelClaim) {
         self.open_ids.remove(&claimed.key);
         if let Some(place) = claimed.place {
             self.open_places.remove(&place);
         }
     }
 
-    pub fn is_open(&self, serial: Serial) -> bool {
+    pub fn is_open(&self, serial: ClaimSerial) -> bool {
         let mut open = self.open_ids.values().chain(self.open_places.values());
         open.any(|&open| open == serial)
     }

@@ -13,7 +13,7 @@ const KEYS: u64 = 4_000;
 /// Each thread comes with each event, and some deliveries fail: each event is stored once, and nobody waits for ever.
 #[test]
 fn each_event_is_stored_once() {
-    let memory = Memory::new(&dropping(), Instant::now());
+    let memory = MemoryStore::new(&drop_settings(), Instant::now());
     let stored: Vec<AtomicU32> = (0..KEYS).map(|_| AtomicU32::new(0)).collect();
     let [waited, failed] = [AtomicU32::new(0), AtomicU32::new(0)];
     let together = Barrier::new(usize::from(THREADS));
@@ -32,13 +32,13 @@ fn each_event_is_stored_once() {
                         loop {
                             tries += 1;
                             match memory.claim(&facts(n, thread), Instant::now()) {
-                                Next::Duplicate { .. } => break,
-                                Next::Wait(turn) => {
+                                MemoryDecision::Duplicate { .. } => break,
+                                MemoryDecision::Wait(turn) => {
                                     waited.fetch_add(1, Ordering::Relaxed);
                                     let wait = timeout(Duration::from_secs(30), turn).await;
                                     wait.expect("its turn comes");
                                 }
-                                Next::Publish(claim) => {
+                                MemoryDecision::Publish(claim) => {
                                     std::thread::yield_now();
                                     if (n + u64::from(thread) + tries).is_multiple_of(3) {
                                         failed.fetch_add(1, Ordering::Relaxed);
@@ -65,25 +65,28 @@ fn each_event_is_stored_once() {
         waited > 0 && failed > 0,
         "{waited} waits, {failed} failures"
     );
-    let entries = memory.entries();
-    assert_eq!((entries.open, entries.readings), (0, KEYS as usize / 2));
+    let entries = memory.entry_counts();
+    assert_eq!(
+        (entries.undecided, entries.readings),
+        (0, KEYS as usize / 2)
+    );
 }
 
 /// Even ones are the same event on each thread; odd ones have an id of the thread's own, and the same value.
-fn facts(n: u64, thread: u8) -> Facts<'static> {
+fn facts(n: u64, thread: u8) -> EventFacts<'static> {
     let hash = |seed| xxhash_rust::xxh3::xxh3_64_with_seed(&n.to_le_bytes(), seed);
     let is_occupancy = n % 2 == 1;
-    Facts {
+    EventFacts {
         id: "",
-        id_key: hash(if is_occupancy {
+        id_hash: hash(if is_occupancy {
             10 + u64::from(thread)
         } else {
             1
         }),
         reading: hash(2),
-        cell: is_occupancy.then(|| hash(3)),
-        source: n % 7,
+        occupancy_key: is_occupancy.then(|| hash(3)),
+        source_key: n % 7,
         timestamp_ms: n as i64,
-        plausible_time: true,
+        has_plausible_time: true,
     }
 }

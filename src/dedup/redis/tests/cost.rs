@@ -28,7 +28,7 @@ async fn claim_all(replica: &Replica, from: u32, events: u32, at_a_time: u32, ce
             let id = ksuid(number, 1);
             let cell = cells.then_some(u64::from(number));
             let mut facts = facts(&id, cell, 1, i64::from(number));
-            facts.plausible_time = true;
+            facts.has_plausible_time = true;
             let (_, claim) = replica.verdict(&facts).await;
             commit(claim.unwrap());
         }
@@ -39,8 +39,15 @@ async fn claim_all(replica: &Replica, from: u32, events: u32, at_a_time: u32, ce
 #[test]
 #[ignore = "measures"]
 fn claims_a_second_and_bytes_an_event() {
-    let Some(server) = redis(&[]) else { return };
-    let replica = Replica::new(&default(), &server.url(), &fresh_topics(), PATIENT);
+    let Some(server) = start_redis(&[]) else {
+        return;
+    };
+    let replica = Replica::new(
+        &drop_settings(),
+        &server.url(),
+        &fresh_topics(),
+        GENEROUS_TIMEOUT,
+    );
     runtime().block_on(async {
         claim_all(&replica, 0, 20_000, 64, false).await;
         let mut from = 1_000_000;
@@ -53,10 +60,10 @@ fn claims_a_second_and_bytes_an_event() {
             from += events;
         }
         for cells in [false, true] {
-            replica.shared.flush(PATIENT).await;
+            replica.shared.flush(GENEROUS_TIMEOUT).await;
             let before = used_memory(&server.url());
             claim_all(&replica, from, 100_000, 64, cells).await;
-            replica.shared.flush(PATIENT).await;
+            replica.shared.flush(GENEROUS_TIMEOUT).await;
             let bytes = (used_memory(&server.url()) - before) / 100_000;
             println!("{bytes} bytes an event, occupancy: {cells}");
             from += 100_000;

@@ -15,8 +15,8 @@ fn query<T: redis::FromRedisValue>(server: &RedisServer, command: &[&[u8]]) -> T
     redis::from_redis_value(value).unwrap()
 }
 
-fn id_key(server: &RedisServer, facts: &Facts<'_>) -> Vec<u8> {
-    let pattern = format!("butlr-bridge:*:i{:016x}", facts.id_key);
+fn id_key(server: &RedisServer, facts: &EventFacts<'_>) -> Vec<u8> {
+    let pattern = format!("butlr-bridge:*:i{:016x}", facts.id_hash);
     let keys: Vec<Vec<u8>> = query(server, &[b"KEYS", pattern.as_bytes()]);
     keys.into_iter().next().expect("a key of this id")
 }
@@ -25,23 +25,25 @@ const HELD_BY_ANOTHER: &[u8] = b"1uthe other one's..";
 
 #[test]
 fn the_claim_of_a_dead_replica_is_taken_over() {
-    let Some(server) = redis(&[]) else { return };
+    let Some(server) = start_redis(&[]) else {
+        return;
+    };
     let topics = fresh_topics();
-    let settings = default();
-    let replica = Replica::new(&settings, &server.url(), &topics, PATIENT);
+    let settings = drop_settings();
+    let replica = Replica::new(&settings, &server.url(), &topics, GENEROUS_TIMEOUT);
     let id = ksuid(1, 1);
     let facts = facts(&id, None, 1, 1);
     runtime().block_on(async {
         let (_, claim) = replica.verdict(&facts).await;
         let key = id_key(&server, &facts);
         drop(claim);
-        replica.shared.flush(PATIENT).await;
+        replica.shared.flush(GENEROUS_TIMEOUT).await;
         let () = query(&server, &[b"SET", &key, HELD_BY_ANOTHER, b"PX", b"1500"]);
         let timed_out = replica.claim(&facts, Duration::from_millis(300)).await;
-        assert!(matches!(timed_out, Decided::TimedOut));
+        assert!(matches!(timed_out, RedisDecision::TimedOut));
         let since = Instant::now();
         let (verdict, claim) = replica.verdict(&facts).await;
-        assert!(matches!(verdict, Verdict::Publish(_)));
+        assert!(matches!(verdict, DedupVerdict::Publish(_)));
         assert!(
             (900..1700).contains(&since.elapsed().as_millis()),
             "{since:?}"
@@ -53,10 +55,12 @@ fn the_claim_of_a_dead_replica_is_taken_over() {
 
 #[test]
 fn who_lost_the_lease_changes_nothing_of_the_successor() {
-    let Some(server) = redis(&[]) else { return };
+    let Some(server) = start_redis(&[]) else {
+        return;
+    };
     let topics = fresh_topics();
-    let settings = default();
-    let replica = Replica::new(&settings, &server.url(), &topics, PATIENT);
+    let settings = drop_settings();
+    let replica = Replica::new(&settings, &server.url(), &topics, GENEROUS_TIMEOUT);
     for stored in [false, true] {
         let id = ksuid(1, u8::from(stored));
         let facts = facts(&id, None, 1, 1);
@@ -69,7 +73,7 @@ fn who_lost_the_lease_changes_nothing_of_the_successor() {
             } else {
                 drop(claim);
             }
-            replica.shared.flush(PATIENT).await;
+            replica.shared.flush(GENEROUS_TIMEOUT).await;
             let value: Vec<u8> = query(&server, &[b"GET", &key]);
             assert_eq!(value, HELD_BY_ANOTHER);
             assert_eq!(replica.errors.get(), u64::from(stored));
@@ -79,19 +83,21 @@ fn who_lost_the_lease_changes_nothing_of_the_successor() {
 
 #[test]
 fn an_open_claim_is_renewed() {
-    let Some(server) = redis(&[]) else { return };
+    let Some(server) = start_redis(&[]) else {
+        return;
+    };
     let topics = fresh_topics();
-    let settings = default();
-    let [one, other] = Replica::several(&settings, &server.url(), &topics);
+    let settings = drop_settings();
+    let [one, other] = Replica::start_many(&settings, &server.url(), &topics);
     let id = ksuid(1, 1);
     let facts = facts(&id, Some(1), 1, 1);
     runtime().block_on(async {
         let (_, claim) = one.verdict(&facts).await;
         let waiting = other.claim(&facts, Duration::from_millis(4500)).await;
-        assert!(matches!(waiting, Decided::TimedOut));
+        assert!(matches!(waiting, RedisDecision::TimedOut));
         commit(claim.unwrap());
         let (verdict, _) = other.verdict(&facts).await;
-        assert_eq!(verdict, Verdict::Duplicate(Duplicate::Redelivery));
+        assert_eq!(verdict, DedupVerdict::Duplicate(DuplicateKind::Redelivery));
         // Everything has an end.
         let keys: Vec<Vec<u8>> = query(&server, &[b"KEYS", b"*"]);
         assert!(keys.len() >= 3, "{keys:?}");

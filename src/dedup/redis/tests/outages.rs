@@ -4,10 +4,12 @@ use super::*;
 
 #[test]
 fn a_redis_killed_and_started_again_is_used_again() {
-    let Some(mut server) = redis(&[]) else { return };
+    let Some(mut server) = start_redis(&[]) else {
+        return;
+    };
     let topics = fresh_topics();
-    let settings = default();
-    let [one, other] = Replica::several(&settings, &server.url(), &topics);
+    let settings = drop_settings();
+    let [one, other] = Replica::start_many(&settings, &server.url(), &topics);
     runtime().block_on(async {
         let ids: Vec<_> = (0..20).map(|n| ksuid(1, n)).collect();
         let facts = |n: usize, value| facts(&ids[n], Some(n as u64), value, 1);
@@ -20,41 +22,48 @@ fn a_redis_killed_and_started_again_is_used_again() {
         let since = Instant::now();
         for n in 3..10 {
             let (verdict, claim) = one.verdict(&facts(n, 1)).await;
-            assert!(matches!(verdict, Verdict::Publish(_)));
+            assert!(matches!(verdict, DedupVerdict::Publish(_)));
             commit(claim.unwrap());
         }
-        assert!(since.elapsed() < PATIENT, "each waited for nothing");
+        assert!(
+            since.elapsed() < GENEROUS_TIMEOUT,
+            "each waited for nothing"
+        );
         assert!(one.errors.get() >= 6, "{}", one.errors.get());
-        server.start_again();
+        server.restart();
         let since = Instant::now();
         loop {
             let errors = other.errors.get();
             let id = format!("probe {since:?} {errors}");
             drop(other.verdict(&super::facts(&id, None, 1, 1)).await);
-            if other.errors.get() == errors && one.shared.line.circuit.is_closed() {
+            if other.errors.get() == errors && one.shared.context.circuit_breaker.is_closed() {
                 break;
             }
             assert!(since.elapsed() < Duration::from_secs(10));
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        one.shared.flush(PATIENT).await;
+        one.shared.flush(GENEROUS_TIMEOUT).await;
         let errors = (one.errors.get(), other.errors.get());
         // Told afterwards: what was stored while it was away, and what was on its way.
         for n in [0, 3, 9] {
             let (verdict, _) = other.verdict(&facts(n, 1)).await;
-            assert_eq!(verdict, Verdict::Duplicate(Duplicate::Redelivery), "{n}");
+            assert_eq!(
+                verdict,
+                DedupVerdict::Duplicate(DuplicateKind::Redelivery),
+                "{n}"
+            );
         }
         // Still undecided.
         let waiting = other.claim(&facts(2, 1), Duration::from_millis(100)).await;
-        assert!(matches!(waiting, Decided::TimedOut));
+        assert!(matches!(waiting, RedisDecision::TimedOut));
         commit(open);
         let (verdict, _) = other.verdict(&facts(2, 1)).await;
-        assert_eq!(verdict, Verdict::Duplicate(Duplicate::Redelivery));
+        assert_eq!(verdict, DedupVerdict::Duplicate(DuplicateKind::Redelivery));
         // What Redis has lost, the replica that knows it brings along.
         let id = ksuid(2, 100);
         let again = super::facts(&id, Some(1), 2, 1);
         let (verdict, claim) = one.verdict(&again).await;
-        let Verdict::Publish(marks) = verdict else {
+        let DedupVerdict::Publish(marks) = verdict else {
             panic!("{verdict:?}");
         };
         assert_eq!(marks.revision.unwrap().supersedes.to_string(), ids[1]);
@@ -64,11 +73,16 @@ fn a_redis_killed_and_started_again_is_used_again() {
 }
 
 /// 4, 5 at another replica, and 4 again while Redis is away: not a repeat, nor is the 5 after it.
-fn a_value_that_goes_back(away: impl Fn(&mut RedisServer), back: impl Fn(&mut RedisServer)) {
-    let Some(mut server) = redis(&[]) else { return };
+fn assert_reverted_value_is_published(
+    away: impl Fn(&mut RedisServer),
+    back: impl Fn(&mut RedisServer),
+) {
+    let Some(mut server) = start_redis(&[]) else {
+        return;
+    };
     let topics = fresh_topics();
-    let settings = default();
-    let [one, other] = Replica::several(&settings, &server.url(), &topics);
+    let settings = drop_settings();
+    let [one, other] = Replica::start_many(&settings, &server.url(), &topics);
     runtime().block_on(async {
         let ids: Vec<_> = (0..4).map(|second| ksuid(second, 1)).collect();
         for (number, (replica, value)) in [(&one, 4), (&other, 5), (&one, 4), (&other, 5)]
@@ -81,19 +95,19 @@ fn a_value_that_goes_back(away: impl Fn(&mut RedisServer), back: impl Fn(&mut Re
             let facts = facts(&ids[number], Some(1), value, 1);
             let (verdict, claim) = replica.verdict(&facts).await;
             assert!(
-                matches!(verdict, Verdict::Publish(_)),
+                matches!(verdict, DedupVerdict::Publish(_)),
                 "{number}: {verdict:?}"
             );
             commit(claim.unwrap());
             if number == 2 {
                 back(&mut server);
                 let since = Instant::now();
-                while !one.shared.line.circuit.is_closed() {
+                while !one.shared.context.circuit_breaker.is_closed() {
                     assert!(since.elapsed() < Duration::from_secs(10));
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             }
-            replica.shared.flush(PATIENT).await;
+            replica.shared.flush(GENEROUS_TIMEOUT).await;
         }
         assert_eq!(one.errors.get(), 1);
     });
@@ -101,18 +115,25 @@ fn a_value_that_goes_back(away: impl Fn(&mut RedisServer), back: impl Fn(&mut Re
 
 #[test]
 fn a_value_that_goes_back_while_redis_is_paused() {
-    a_value_that_goes_back(|server| server.pause(), |server| server.resume());
+    assert_reverted_value_is_published(|server| server.pause(), |server| server.resume());
 }
 
 #[test]
 fn a_value_that_goes_back_while_redis_is_restarted() {
-    a_value_that_goes_back(RedisServer::kill, RedisServer::start_again);
+    assert_reverted_value_is_published(RedisServer::kill, RedisServer::restart);
 }
 
 #[test]
 fn scripts_that_were_forgotten_are_loaded_again() {
-    let Some(server) = redis(&[]) else { return };
-    let replica = Replica::new(&default(), &server.url(), &fresh_topics(), PATIENT);
+    let Some(server) = start_redis(&[]) else {
+        return;
+    };
+    let replica = Replica::new(
+        &drop_settings(),
+        &server.url(),
+        &fresh_topics(),
+        GENEROUS_TIMEOUT,
+    );
     let mut connection = Client::open(server.url())
         .unwrap()
         .get_connection()
@@ -122,7 +143,7 @@ fn scripts_that_were_forgotten_are_loaded_again() {
             let id = ksuid(1, n);
             let facts = facts(&id, Some(1), u64::from(n), 1);
             let (verdict, claim) = replica.verdict(&facts).await;
-            let Verdict::Publish(marks) = verdict else {
+            let DedupVerdict::Publish(marks) = verdict else {
                 panic!("{verdict:?}");
             };
             assert_eq!(marks.revision.map_or(0, |r| r.number), u32::from(n));
@@ -136,9 +157,11 @@ fn scripts_that_were_forgotten_are_loaded_again() {
 
 #[test]
 fn a_redis_that_stands_still_costs_one_event_its_time() {
-    let Some(server) = redis(&[]) else { return };
+    let Some(server) = start_redis(&[]) else {
+        return;
+    };
     let timeout = Duration::from_millis(100);
-    let replica = Replica::new(&default(), &server.url(), &fresh_topics(), timeout);
+    let replica = Replica::new(&drop_settings(), &server.url(), &fresh_topics(), timeout);
     runtime().block_on(async {
         let ids: Vec<_> = (0..100).map(|n| ksuid(1, n)).collect();
         let facts = |n: usize| facts(&ids[n], Some(n as u64), 1, 1);
@@ -156,33 +179,37 @@ fn a_redis_that_stands_still_costs_one_event_its_time() {
         assert_eq!(replica.errors.get(), errors + 49);
         server.resume();
         let since = Instant::now();
-        while !replica.shared.line.circuit.is_closed() {
+        while !replica.shared.context.circuit_breaker.is_closed() {
             assert!(since.elapsed() < Duration::from_secs(5));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        replica.shared.flush(PATIENT).await;
+        replica.shared.flush(GENEROUS_TIMEOUT).await;
         let errors = replica.errors.get();
         commit(replica.verdict(&facts(50)).await.1.unwrap());
         assert_eq!(replica.errors.get(), errors);
         // What was asked and told meanwhile came too late, but came.
-        let empty = Memory::new(&default(), Instant::now());
+        let empty = MemoryStore::new(&drop_settings(), Instant::now());
         let other = Replica {
             memory: empty,
             ..replica
         };
         for n in [1, 2, 49, 50] {
             let (verdict, _) = other.verdict(&facts(n)).await;
-            assert_eq!(verdict, Verdict::Duplicate(Duplicate::Redelivery), "{n}");
+            assert_eq!(
+                verdict,
+                DedupVerdict::Duplicate(DuplicateKind::Redelivery),
+                "{n}"
+            );
         }
     });
 }
 
 #[test]
 fn no_password_and_nobody_there_and_nothing_that_can_be_written_to() {
-    let Some(server) = redis(&["--requirepass", "right-secret"]) else {
+    let Some(server) = start_redis(&["--requirepass", "right-secret"]) else {
         return;
     };
-    let Some(full) = redis(&["--maxmemory", "1"]) else {
+    let Some(full) = start_redis(&["--maxmemory", "1"]) else {
         return;
     };
     let closed = RedisServer::start(&[]).url();
@@ -195,17 +222,21 @@ fn no_password_and_nobody_there_and_nothing_that_can_be_written_to() {
         (full.url(), 20),
         (right, 0),
     ] {
-        let replica = Replica::new(&default(), &url, &fresh_topics(), PATIENT);
+        let replica = Replica::new(&drop_settings(), &url, &fresh_topics(), GENEROUS_TIMEOUT);
         runtime().block_on(async {
             for n in 0..20 {
                 let id = ksuid(1, n);
                 let since = Instant::now();
                 let (verdict, claim) = replica.verdict(&facts(&id, None, 1, 1)).await;
-                assert_eq!(verdict, Verdict::Publish(Marks::default()));
+                assert_eq!(verdict, DedupVerdict::Publish(Marks::default()));
                 commit(claim.unwrap());
-                assert!(since.elapsed() < PATIENT / 2, "{:?}", since.elapsed());
+                assert!(
+                    since.elapsed() < GENEROUS_TIMEOUT / 2,
+                    "{:?}",
+                    since.elapsed()
+                );
             }
-            replica.shared.flush(PATIENT / 10).await;
+            replica.shared.flush(GENEROUS_TIMEOUT / 10).await;
         });
         assert_eq!(replica.errors.get(), errors);
     }
@@ -215,16 +246,16 @@ fn no_password_and_nobody_there_and_nothing_that_can_be_written_to() {
 fn the_address_is_shown_nowhere() {
     let redis = config::RedisConfig {
         url: SecretString::from("redis://user:hush@nowhere.invalid:1/0?protocol=none"),
-        timeout: PATIENT,
+        timeout: GENEROUS_TIMEOUT,
         prefix: "butlr-bridge".to_owned(),
     };
     let topics = fresh_topics();
     let errors = IntCounter::new("errors", "errors").unwrap();
-    let problem = Shared::start(&default(), &redis, &topics, errors.clone()).unwrap_err();
+    let problem = RedisStore::start(&drop_settings(), &redis, &topics, errors.clone()).unwrap_err();
     assert_eq!(problem, "is no address of a Redis");
     let url = "redis://user:hush@nowhere.invalid:1/0";
-    let replica = Replica::new(&default(), url, &topics, PATIENT);
-    let mut shown = format!("{:?} {:?}", replica.shared, replica.shared.line);
+    let replica = Replica::new(&drop_settings(), url, &topics, GENEROUS_TIMEOUT);
+    let mut shown = format!("{:?} {:?}", replica.shared, replica.shared.context);
     runtime().block_on(async {
         let id = ksuid(1, 1);
         let (_, claim) = replica.verdict(&facts(&id, None, 1, 1)).await;

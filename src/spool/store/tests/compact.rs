@@ -1,7 +1,7 @@
 //! Space that is given back while a few entries stay.
 
 use super::{
-    model::{Model, Trouble},
+    model::{DiskModel, ModelFault},
     *,
 };
 use crate::spool::store::StoreError;
@@ -10,7 +10,7 @@ use crate::spool::store::StoreError;
 const STAY: u64 = 10;
 
 /// Some segments, of which all that goes to MOTION was removed.
-fn sparse(model: &Model, segments: u64, each: u64) -> (Store, Vec<(u64, Vec<u8>)>) {
+fn sparse(model: &DiskModel, segments: u64, each: u64) -> (SpoolStore, Vec<(u64, Vec<u8>)>) {
     let (store, _) = open_on(&model.disk(), 100 << 10);
     for turn in 0..segments {
         let to = |n| if n % STAY == 0 { TRAFFIC } else { MOTION };
@@ -24,20 +24,20 @@ fn sparse(model: &Model, segments: u64, each: u64) -> (Store, Vec<(u64, Vec<u8>)
     (store, stay)
 }
 
-fn remove(store: &Store, to: Destination) {
+fn remove(store: &SpoolStore, to: Destination) {
     let seqs: Vec<u64> = all(store, to).into_iter().map(|(seq, _)| seq).collect();
     store.remove(to, &seqs).unwrap();
 }
 
 #[test]
 fn a_few_entries_do_not_keep_whole_segments() {
-    let model = Model::new();
+    let model = DiskModel::new();
     let (store, stay) = sparse(&model, 6, 500);
     store.flush().unwrap();
     let before = store.bytes();
-    let store = store.compacting_above(before / 2);
+    let store = store.with_compaction_above(before / 2);
     let mut flushes = 0;
-    while store.is_wasteful() {
+    while store.is_compaction_due() {
         let used = store.bytes();
         store.flush().unwrap();
         assert!(store.bytes() < used);
@@ -62,14 +62,14 @@ fn a_few_entries_do_not_keep_whole_segments() {
     assert!(found.bytes < before * 2 / 3, "{} of {before}", found.bytes);
     remove(&store, TRAFFIC);
     store.flush().unwrap();
-    assert!(store.segments().iter().all(|segment| segment.writing));
+    assert!(store.segments().iter().all(|segment| segment.is_writing));
 }
 
 #[test]
 fn interrupted_or_failing_it_loses_nothing() {
     let count = {
-        let model = Model::new();
-        let store = sparse(&model, 3, 100).0.compacting_above(0);
+        let model = DiskModel::new();
+        let store = sparse(&model, 3, 100).0.with_compaction_above(0);
         let before = model.operations().0;
         store.flush().unwrap();
         model.operations().0 - before
@@ -77,18 +77,18 @@ fn interrupted_or_failing_it_loses_nothing() {
     assert!(count > 10, "{count}");
     for n in 0..count {
         for stop in [true, false] {
-            let model = Model::new();
+            let model = DiskModel::new();
             let (store, stay) = sparse(&model, 3, 100);
-            let store = store.compacting_above(0);
+            let store = store.with_compaction_above(0);
             let at = model.operations().0 + n;
-            model.set(match stop {
-                true => Trouble::Stop(at),
-                false => Trouble::Fail { at, many: 1 },
+            model.inject(match stop {
+                true => ModelFault::Stop(at),
+                false => ModelFault::Fail { at, many: 1 },
             });
             let _ = store.flush();
-            assert!(model.struck().is_some());
+            assert!(model.first_fault().is_some());
             if !stop {
-                model.set(Trouble::None);
+                model.inject(ModelFault::None);
                 assert!(all(&store, TRAFFIC) == stay, "{n}");
                 assert_eq!((store.lost(TRAFFIC), store.damaged()), (0, vec![]));
             }
@@ -105,19 +105,19 @@ fn interrupted_or_failing_it_loses_nothing() {
 
 #[test]
 fn a_disk_that_fails_or_is_full_is_left_alone() {
-    let model = Model::new();
+    let model = DiskModel::new();
     let (store, _) = sparse(&model, 3, 100);
-    let store = store.compacting_above(0);
-    model.leave(1000);
-    assert!(!store.is_wasteful());
-    model.leave(1 << 30);
-    assert!(store.is_wasteful());
+    let store = store.with_compaction_above(0);
+    model.set_free_bytes(1000);
+    assert!(!store.is_compaction_due());
+    model.set_free_bytes(1 << 30);
+    assert!(store.is_compaction_due());
     let at = model.operations().0;
-    model.set(Trouble::Fail { at, many: 9 });
+    model.inject(ModelFault::Fail { at, many: 9 });
     let written = store.append(&batch(TRAFFIC, 0..1));
     assert!(matches!(written, Err(StoreError::Write { .. })));
-    assert!(!store.is_wasteful());
-    model.set(Trouble::None);
+    assert!(!store.is_compaction_due());
+    model.inject(ModelFault::None);
     store.recover_writing().unwrap();
-    assert!(store.is_wasteful());
+    assert!(store.is_compaction_due());
 }

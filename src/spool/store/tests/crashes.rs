@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::{
-    ledger::{Ledger, hit, live, try_open},
-    model::{Model, Trouble},
+    ledger::{StoreLedger, damage_oldest, run_story, try_open},
+    model::{DiskModel, ModelFault},
     *,
 };
 
@@ -18,17 +18,21 @@ fn dice(mut seed: u64) -> impl FnMut(u64) -> u64 {
 }
 
 /// Says in a failure where it happened.
-fn at<T>(moment: impl std::fmt::Debug, model: &Model, check: impl FnOnce() -> T) -> T {
+fn with_context<T>(
+    moment: impl std::fmt::Debug,
+    model: &DiskModel,
+    check: impl FnOnce() -> T,
+) -> T {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
     result.unwrap_or_else(|panic| {
-        eprintln!("this was {moment:?}, at {:?}", model.struck());
+        eprintln!("this was {moment:?}, at {:?}", model.first_fault());
         std::panic::resume_unwind(panic)
     })
 }
 
 fn operations() -> u64 {
-    let model = Model::new();
-    live(&model, &mut Ledger::default()).unwrap();
+    let model = DiskModel::new();
+    run_story(&model, &mut StoreLedger::default()).unwrap();
     model.operations().0
 }
 
@@ -73,11 +77,11 @@ fn a_reading_fails_once() {
 
 fn kills(step: usize) {
     for n in (0..operations()).step_by(step) {
-        let model = Model::new();
-        let mut ledger = Ledger::default();
-        model.set(Trouble::Stop(n));
-        let _ = live(&model, &mut ledger);
-        at(n, &model, || {
+        let model = DiskModel::new();
+        let mut ledger = StoreLedger::default();
+        model.inject(ModelFault::Stop(n));
+        let _ = run_story(&model, &mut ledger);
+        with_context(n, &model, || {
             let next = model.after_kill();
             let (store, found) = ledger.check_start(&next);
             assert_eq!(found.damaged, []);
@@ -88,11 +92,11 @@ fn kills(step: usize) {
 
 fn power_losses(step: usize) {
     for n in (1..operations()).step_by(step) {
-        let model = Model::new();
-        let mut ledger = Ledger::default();
-        model.set(Trouble::Stop(n));
-        let _ = live(&model, &mut ledger);
-        at(n, &model, || {
+        let model = DiskModel::new();
+        let mut ledger = StoreLedger::default();
+        model.inject(ModelFault::Stop(n));
+        let _ = run_story(&model, &mut ledger);
+        with_context(n, &model, || {
             let next = model.after_power_loss(dice(n));
             let (store, found) = ledger.check_start(&next);
             assert!(
@@ -105,7 +109,7 @@ fn power_losses(step: usize) {
 }
 
 /// Goes on after an error as the bridge does.
-fn go_on(model: &Model, ledger: &mut Ledger) -> Option<Store> {
+fn go_on(model: &DiskModel, ledger: &mut StoreLedger) -> Option<SpoolStore> {
     let (store, _) = try_open(model).ok()?;
     for _ in 0..4 {
         let _ = store.recover_writing();
@@ -118,19 +122,19 @@ fn go_on(model: &Model, ledger: &mut Ledger) -> Option<Store> {
 }
 
 /// A disk that fails `many` times from the `n`-th operation on, and works again.
-fn fails(n: u64, many: u64) -> bool {
-    let model = Model::new();
-    let mut ledger = Ledger::default();
-    model.set(Trouble::Fail { at: n, many });
+fn check_failing_disk(n: u64, many: u64) -> bool {
+    let model = DiskModel::new();
+    let mut ledger = StoreLedger::default();
+    model.inject(ModelFault::Fail { at: n, many });
     let store = go_on(&model, &mut ledger);
-    let struck = model.struck().is_some();
-    at((n, many), &model, || {
+    let struck = model.first_fault().is_some();
+    with_context((n, many), &model, || {
         if let Some(store) = store {
-            model.set(Trouble::None);
+            model.inject(ModelFault::None);
             store.recover_writing().unwrap();
             ledger.append(&store, 5).unwrap();
             store.flush().unwrap();
-            ledger.check_reading(&store);
+            ledger.check_owed(&store);
         }
         let mut again = ledger.clone();
         let next = model.after_power_loss(dice(n));
@@ -149,7 +153,7 @@ fn fails(n: u64, many: u64) -> bool {
 
 fn failures(step: usize) {
     let mut n = 0;
-    while fails(n, 1) {
+    while check_failing_disk(n, 1) {
         n += step as u64;
     }
     assert!(n > 100, "{n}");
@@ -158,21 +162,21 @@ fn failures(step: usize) {
 #[test]
 fn a_full_disk_that_is_emptied() {
     let mut n = 0;
-    while fails(n, 15) {
+    while check_failing_disk(n, 15) {
         n += 25;
     }
 }
 
 /// A spool that was ended, with an entry in it that has lost a bit.
-fn damaged() -> (Model, Ledger) {
-    let (model, mut ledger) = (Model::new(), Ledger::default());
+fn damaged() -> (DiskModel, StoreLedger) {
+    let (model, mut ledger) = (DiskModel::new(), StoreLedger::default());
     let (store, _) = try_open(&model).unwrap();
     ledger.append(&store, 40).unwrap();
     ledger.append(&store, 40).unwrap();
     ledger.append(&store, 10).unwrap();
     store.flush().unwrap();
     drop(store);
-    hit(&model, &mut ledger);
+    damage_oldest(&model, &mut ledger);
     (model, ledger)
 }
 
@@ -184,18 +188,18 @@ fn interrupted_repairs(step: usize) {
         model.operations().0
     };
     for n in (0..count).step_by(step) {
-        for trouble in [Trouble::Stop(n), Trouble::Fail { at: n, many: 1 }] {
+        for trouble in [ModelFault::Stop(n), ModelFault::Fail { at: n, many: 1 }] {
             let (model, mut ledger) = (model.after_kill(), ledger.clone());
-            model.set(trouble);
+            model.inject(trouble);
             let opened = try_open(&model);
-            at(trouble, &model, || {
+            with_context(trouble, &model, || {
                 if let Ok((store, found)) = opened {
                     let moved = found
                         .damaged
                         .iter()
                         .filter(|damaged| damaged.moved_to.is_some());
                     assert!(found.damaged.len() == 1 && moved.count() <= 1, "{found:?}");
-                    ledger.check_reading(&store);
+                    ledger.check_owed(&store);
                 }
                 let next = model.after_power_loss(dice(n));
                 let (store, _) = ledger.check_start(&next);
@@ -208,19 +212,19 @@ fn interrupted_repairs(step: usize) {
 }
 
 fn failed_readings(step: usize) {
-    let (model, mut ledger) = (Model::new(), Ledger::default());
-    live(&model, &mut ledger).unwrap();
+    let (model, mut ledger) = (DiskModel::new(), StoreLedger::default());
+    run_story(&model, &mut ledger).unwrap();
     let count = {
         let model = model.after_kill();
         let (store, _) = try_open(&model).unwrap();
-        ledger.check_reading(&store);
+        ledger.check_owed(&store);
         model.operations().1
     };
     for n in (0..count).step_by(step) {
         let (model, mut ledger) = (model.after_kill(), ledger.clone());
-        model.set(Trouble::FailReading(n));
+        model.inject(ModelFault::FailRead(n));
         let opened = try_open(&model);
-        at(n, &model, || {
+        with_context(n, &model, || {
             if let Ok((store, _)) = opened {
                 let _ = ledger.append(&store, 3);
                 let _ = store.flush();
@@ -238,9 +242,9 @@ proptest! {
     /// One life after the other, each ended by another power loss.
     #[test]
     fn power_losses_in_a_row(lives in prop::collection::vec((0u64..150, any::<u64>(), prop::collection::vec((0u8..5, 1u64..40), 1..12)), 1..5)) {
-        let (mut model, mut ledger) = (Model::new(), Ledger::default());
+        let (mut model, mut ledger) = (DiskModel::new(), StoreLedger::default());
         for (stop, seed, calls) in lives {
-            model.set(Trouble::Stop(stop));
+            model.inject(ModelFault::Stop(stop));
             if let Ok((store, _)) = try_open(&model) {
                 for (call, many) in calls {
                     let to = if many % 2 == 0 { MOTION } else { TRAFFIC };

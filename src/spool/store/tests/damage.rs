@@ -2,10 +2,10 @@
 //! of which no byte is lost.
 
 use super::{
-    model::{Model, Trouble},
+    model::{DiskModel, ModelFault},
     *,
 };
-use crate::spool::store::{Handed, MANIFEST, StoreError, disk::Files};
+use crate::spool::store::{HandoverMark, MANIFEST_FILE, StoreError, disk::OsDisk};
 
 const ENTRIES: u64 = 120;
 
@@ -29,8 +29,8 @@ fn is_part(read: &[Vec<u8>]) -> bool {
 }
 
 /// The same on a disk in memory: many cases, no fsync.
-fn modelled(closed: bool) -> (Model, Vec<u8>) {
-    let model = Model::new();
+fn modelled(closed: bool) -> (DiskModel, Vec<u8>) {
+    let model = DiskModel::new();
     let (store, _) = open_on(&model.disk(), 256 << 10);
     for turn in 0..4 {
         store
@@ -46,7 +46,7 @@ fn modelled(closed: bool) -> (Model, Vec<u8>) {
 
 const FILE: &str = "/spool/00000001.redb";
 
-fn damaged(model: &Model, bytes: &[u8]) -> Model {
+fn damaged(model: &DiskModel, bytes: &[u8]) -> DiskModel {
     let broken = model.after_kill();
     broken.damage(Path::new(FILE), Some(bytes.to_vec()));
     broken
@@ -128,7 +128,7 @@ fn without_a_manifest_every_entry_may_have_been_handed_over() {
         Some(b""),
     ] {
         let (dir, _) = spool();
-        let manifest = dir.path().join(MANIFEST);
+        let manifest = dir.path().join(MANIFEST_FILE);
         match content {
             Some(content) => fs::write(&manifest, content).unwrap(),
             None => fs::remove_file(&manifest).unwrap(),
@@ -137,8 +137,8 @@ fn without_a_manifest_every_entry_may_have_been_handed_over() {
         assert_eq!(found.missing.len() + found.damaged.len(), 1, "{found:?}");
         assert_eq!(values(&store, TRAFFIC), expected(0..ENTRIES));
         assert_eq!(
-            store.handed(TRAFFIC),
-            Some(Handed {
+            store.handover_mark(TRAFFIC),
+            Some(HandoverMark {
                 upto: u64::MAX,
                 tails: vec![]
             })
@@ -183,7 +183,7 @@ fn a_bad_sector_takes_the_entries_in_it_and_no_others() {
         for at in (0..whole.len()).step_by(6 * 4096) {
             let model = model.after_kill();
             let mut opened = later.then(|| open_on(&model.disk(), 256 << 10));
-            model.spoil(Path::new(FILE), at..at + 512);
+            model.mark_bad_sectors(Path::new(FILE), at..at + 512);
             let (store, _) = opened
                 .take()
                 .unwrap_or_else(|| open_on(&model.disk(), 256 << 10));
@@ -212,10 +212,10 @@ fn a_file_of_which_nothing_can_be_read_is_passed_until_it_can() {
     let (model, whole) = modelled(true);
     let (store, _) = open_on(&model.disk(), 256 << 10);
     store.append(&batch(TRAFFIC, 200..203)).unwrap();
-    model.spoil(Path::new(FILE), 0..whole.len());
+    model.mark_bad_sectors(Path::new(FILE), 0..whole.len());
     store.readers.lock().unwrap().clear();
     let operations = model.operations().0;
-    model.set(Trouble::Fail {
+    model.inject(ModelFault::Fail {
         at: operations,
         many: 100,
     });
@@ -226,7 +226,7 @@ fn a_file_of_which_nothing_can_be_read_is_passed_until_it_can() {
         ENTRIES + 3,
         "the disk may come back"
     );
-    model.set(Trouble::None);
+    model.inject(ModelFault::None);
     assert!(values(&store, TRAFFIC) == expected(200..203));
     assert_eq!((store.present(TRAFFIC), store.lost(TRAFFIC)), (3, ENTRIES));
     assert_eq!(store.damaged()[0].lost, Some(ENTRIES));
@@ -235,7 +235,7 @@ fn a_file_of_which_nothing_can_be_read_is_passed_until_it_can() {
     let (store, found) = open_on(&model.disk(), 256 << 10);
     assert_eq!((found.damaged.len(), store.present(TRAFFIC)), (1, 3));
     drop(store);
-    model.spoil(Path::new(FILE), 0..0);
+    model.mark_bad_sectors(Path::new(FILE), 0..0);
     let (store, found) = open_on(&model.disk(), 256 << 10);
     assert!(found.damaged.is_empty(), "{found:?}");
     assert!(values(&store, TRAFFIC) == expected((0..ENTRIES).chain(200..203)));
@@ -247,13 +247,13 @@ fn damage_makes_nobody_forget_what_lies_in_the_segments_behind() {
     let (model, whole) = modelled(true);
     let (store, _) = open_on(&model.disk(), 256 << 10);
     let seqs: Vec<u64> = store.append(&batch(MOTION, 0..9)).unwrap().collect();
-    store.hand_over(MOTION, seqs[8], &[(0, 7)]).unwrap();
+    store.record_handover(MOTION, seqs[8], &[(0, 7)]).unwrap();
     store.remove(MOTION, &seqs[..4]).unwrap();
     drop(store);
     model.damage(Path::new(FILE), Some(whole[..whole.len() / 2].to_vec()));
     for _ in 0..2 {
         let (store, _) = open_on(&model.disk(), 256 << 10);
-        let handed = store.handed(MOTION).unwrap();
+        let handed = store.handover_mark(MOTION).unwrap();
         assert_eq!((handed.upto, handed.tails), (seqs[8], vec![(0, 7)]));
         assert!(values(&store, MOTION) == expected(4..9));
     }
@@ -262,7 +262,7 @@ fn damage_makes_nobody_forget_what_lies_in_the_segments_behind() {
 /// redb goes back to the commit before, without a word.
 #[test]
 fn damage_to_the_last_commit_of_a_killed_process_is_told() {
-    let model = Model::new();
+    let model = DiskModel::new();
     let (store, _) = open_on(&model.disk(), 256 << 10);
     store.append(&batch(TRAFFIC, 0..20)).unwrap();
     store.append(&batch(TRAFFIC, 20..25)).unwrap();
@@ -297,7 +297,7 @@ fn damage_to_the_last_commit_of_a_killed_process_is_told() {
 /// On a full disk nothing can be put in the place of such a file.
 #[test]
 fn a_killed_process_s_last_commit_is_drained_and_kept_as_it_was_whatever_fails() {
-    let model = Model::new();
+    let model = DiskModel::new();
     let (store, _) = open_on(&model.disk(), 256 << 10);
     store.append(&batch(TRAFFIC, 0..20)).unwrap();
     store.append(&batch(TRAFFIC, 20..25)).unwrap();
@@ -315,12 +315,12 @@ fn a_killed_process_s_last_commit_is_drained_and_kept_as_it_was_whatever_fails()
     let mut kept = 0;
     for at in 0..count {
         let model = damaged(&killed, &torn);
-        model.set(Trouble::Fail { at, many: 1000 });
+        model.inject(ModelFault::Fail { at, many: 1000 });
         let (store, found) = open_on(&model.disk(), 256 << 10);
         assert_eq!(found.damaged.len(), 1, "{at}: {found:?}");
         assert!(values(&store, TRAFFIC) == rest(), "{at}");
         assert_eq!((store.present(TRAFFIC), found.unfinished), (24, 4), "{at}");
-        model.set(Trouble::None);
+        model.inject(ModelFault::None);
         store.recover_writing().unwrap();
         store.flush().unwrap();
         assert_eq!(store.verify().unwrap().damaged, []);
@@ -342,11 +342,11 @@ fn a_file_with_another_name_keeps_its_contents() {
     let dir = tempfile::tempdir().unwrap();
     let (file, kept) = (dir.path().join("file"), dir.path().join("kept"));
     fs::write(&file, "whole").unwrap();
-    Files.keep_copy(&file, &kept).unwrap();
-    Files.truncate(&file).unwrap();
+    OsDisk.copy_durably(&file, &kept).unwrap();
+    OsDisk.truncate(&file).unwrap();
     assert_eq!(fs::read(&kept).unwrap(), b"whole");
     fs::remove_file(&kept).unwrap();
-    Files.truncate(&file).unwrap();
+    OsDisk.truncate(&file).unwrap();
     assert_eq!(fs::read(&file).unwrap(), b"");
 }
 
@@ -355,13 +355,17 @@ fn what_was_set_aside_outlives_damage() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let seqs = store.append(&batch(TRAFFIC, 0..10)).unwrap();
-    seqs.for_each(|seq| store.set_aside(TRAFFIC, seq, "too large").unwrap());
+    seqs.for_each(|seq| {
+        store
+            .move_to_dead_letters(TRAFFIC, seq, "too large")
+            .unwrap()
+    });
     drop(store);
     let file = dir.path().join("set-aside.redb");
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, [&[0; 4096], &bytes[4096..]].concat()).unwrap();
     let (store, found) = open(dir.path());
     assert_eq!(found.damaged.len(), 1);
-    assert_eq!(store.set_aside_entries().unwrap().len(), 10);
+    assert_eq!(store.dead_letters().unwrap().len(), 10);
     assert_eq!(store.present(TRAFFIC), 0);
 }

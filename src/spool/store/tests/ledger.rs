@@ -2,40 +2,40 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{model::Model, *};
+use super::{model::DiskModel, *};
 use crate::spool::store::{OpenError, StoreError, segment_name};
 
 /// Small, so that segments are sealed and retired all the time.
 pub(super) const SEGMENT_BYTES: u64 = 24 << 10;
 pub(super) const DIR: &str = "/spool";
 
-type Key = (usize, u64);
+type RowKey = (usize, u64);
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ledger {
+pub(super) struct StoreLedger {
     /// Acknowledged and needed.
-    pub owed: BTreeMap<Key, Vec<u8>>,
+    pub owed: BTreeMap<RowKey, Vec<u8>>,
     /// Removed, or in the middle of it.
-    removed: BTreeSet<Key>,
+    removed: BTreeSet<RowKey>,
     /// By destination: how far they were handed over, or were to be.
     handed: [u64; Destination::COUNT],
-    set_aside: BTreeSet<Key>,
+    set_aside: BTreeSet<RowKey>,
     /// Setting these aside failed: they are in one place or the other.
-    either: BTreeSet<Key>,
+    either: BTreeSet<RowKey>,
     /// No new entry may have this number or a smaller one.
     greatest: u64,
     /// Different values were appended.
     appended: u64,
 }
 
-pub(super) fn try_open(model: &Model) -> Result<(Store, Found), OpenError> {
-    let opened = Store::open_on(model.disk(), options(Path::new(DIR), SEGMENT_BYTES), false);
+pub(super) fn try_open(model: &DiskModel) -> Result<(SpoolStore, OpenReport), OpenError> {
+    let opened = SpoolStore::open_on(model.disk(), options(Path::new(DIR), SEGMENT_BYTES), false);
     // Whatever can be written anew is.
-    opened.map(|(store, found)| (store.compacting_above(0), found))
+    opened.map(|(store, found)| (store.with_compaction_above(0), found))
 }
 
-impl Ledger {
-    pub(super) fn append(&mut self, store: &Store, many: u64) -> Result<(), StoreError> {
+impl StoreLedger {
+    pub(super) fn append(&mut self, store: &SpoolStore, many: u64) -> Result<(), StoreError> {
         let numbers = self.appended..self.appended + many;
         self.appended += many;
         let entries: Vec<_> = numbers
@@ -62,7 +62,7 @@ impl Ledger {
     /// As the drain does it: handed over, then removed.
     pub(super) fn drain(
         &mut self,
-        store: &Store,
+        store: &SpoolStore,
         to: Destination,
         many: usize,
     ) -> Result<(), StoreError> {
@@ -71,7 +71,7 @@ impl Ledger {
             return Ok(());
         };
         self.handed[to.index()] = self.handed[to.index()].max(*last);
-        store.hand_over(to, *last, &[(0, *last as i64)])?;
+        store.record_handover(to, *last, &[(0, *last as i64)])?;
         for seq in &seqs {
             self.owed.remove(&(to.index(), *seq));
             self.removed.insert((to.index(), *seq));
@@ -79,13 +79,17 @@ impl Ledger {
         store.remove(to, &seqs)
     }
 
-    pub(super) fn set_aside(&mut self, store: &Store, to: Destination) -> Result<(), StoreError> {
+    pub(super) fn set_aside(
+        &mut self,
+        store: &SpoolStore,
+        to: Destination,
+    ) -> Result<(), StoreError> {
         let Some(seq) = self.oldest(to, 1).pop() else {
             return Ok(());
         };
         let key = (to.index(), seq);
         self.either.insert(key);
-        store.set_aside(to, seq, "too large")?;
+        store.move_to_dead_letters(to, seq, "too large")?;
         self.either.remove(&key);
         self.owed.remove(&key);
         self.set_aside.insert(key);
@@ -93,7 +97,7 @@ impl Ledger {
     }
 
     /// All that is owed can be read now.
-    pub(super) fn check_reading(&self, store: &Store) {
+    pub(super) fn check_owed(&self, store: &SpoolStore) {
         let read = rows(store);
         for (key, value) in &self.owed {
             if !self.either.contains(key) {
@@ -103,13 +107,13 @@ impl Ledger {
     }
 
     /// Opens what the next process finds, and lets the ledger go on with it.
-    pub(super) fn check_start(&mut self, model: &Model) -> (Store, Found) {
+    pub(super) fn check_start(&mut self, model: &DiskModel) -> (SpoolStore, OpenReport) {
         let (store, found) = try_open(model).expect("damage and loss are no reason not to open");
         assert_eq!(found.missing, Vec::<String>::new());
-        assert_eq!(store.unwritable(), None);
-        self.check_reading(&store);
-        let aside: BTreeSet<Key> = store
-            .set_aside_entries()
+        assert_eq!(store.unwritable_reason(), None);
+        self.check_owed(&store);
+        let aside: BTreeSet<RowKey> = store
+            .dead_letters()
             .unwrap()
             .iter()
             .map(|entry| (entry.destination.index(), entry.seq))
@@ -139,16 +143,16 @@ impl Ledger {
 
     fn check_what_came_again(
         &self,
-        store: &Store,
-        read: &BTreeMap<Key, Vec<u8>>,
-        aside: &BTreeSet<Key>,
+        store: &SpoolStore,
+        read: &BTreeMap<RowKey, Vec<u8>>,
+        aside: &BTreeSet<RowKey>,
     ) {
         let known: BTreeSet<Vec<u8>> = (0..self.appended).map(value).collect();
         for (key, bytes) in read {
             assert!(!aside.contains(key), "{key:?} is in two places");
             assert!(known.contains(bytes), "{key:?} was never appended");
             let to = Destination::from_index(key.0).unwrap();
-            let suspect = store.handed(to).is_some_and(|handed| {
+            let suspect = store.handover_mark(to).is_some_and(|handed| {
                 key.1 <= handed.upto
                     && handed
                         .tails
@@ -163,11 +167,11 @@ impl Ledger {
     }
 
     /// After all troubles: it can be used, and stays what it is.
-    pub(super) fn check_use(&mut self, model: &Model, store: Store) {
+    pub(super) fn check_use(&mut self, model: &DiskModel, store: SpoolStore) {
         self.append(&store, 20).unwrap();
         self.drain(&store, TRAFFIC, 5).unwrap();
         store.flush().unwrap();
-        self.check_reading(&store);
+        self.check_owed(&store);
         let verified = store.verify().unwrap();
         assert_eq!(verified.damaged, vec![]);
         drop(store);
@@ -177,7 +181,7 @@ impl Ledger {
     }
 }
 
-fn rows(store: &Store) -> BTreeMap<Key, Vec<u8>> {
+fn rows(store: &SpoolStore) -> BTreeMap<RowKey, Vec<u8>> {
     let of = |to: Destination| {
         all(store, to)
             .into_iter()
@@ -187,7 +191,7 @@ fn rows(store: &Store) -> BTreeMap<Key, Vec<u8>> {
 }
 
 /// A spool of some segments, through everything that happens to one. Stops at the first error.
-pub(super) fn live(model: &Model, ledger: &mut Ledger) -> Result<(), StoreError> {
+pub(super) fn run_story(model: &DiskModel, ledger: &mut StoreLedger) -> Result<(), StoreError> {
     let Ok((store, _)) = try_open(model) else {
         return Ok(());
     };
@@ -217,7 +221,7 @@ pub(super) fn live(model: &Model, ledger: &mut Ledger) -> Result<(), StoreError>
 }
 
 /// Damages the oldest segment while nobody has it open; the entry that is hit is owed no more.
-pub(super) fn hit(model: &Model, ledger: &mut Ledger) {
+pub(super) fn damage_oldest(model: &DiskModel, ledger: &mut StoreLedger) {
     let (key, _) = ledger.owed.first_key_value().expect("something is owed");
     let key = *key;
     let file = Path::new(DIR).join(segment_name(crate::spool::store::state::segment_of(key.1)));

@@ -12,7 +12,7 @@ use std::{
 use redb::StorageBackend;
 
 use crate::spool::store::{
-    disk::{Backend, Disk, Lock},
+    disk::{BoxedBackend, DirectoryLock, StoreDisk},
     lock,
 };
 
@@ -21,7 +21,7 @@ const SECTOR: usize = 512;
 
 /// What goes wrong, by the number of the operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum ModelFault {
     #[default]
     None,
     /// The process is killed before this operation.
@@ -29,55 +29,55 @@ pub(super) enum Trouble {
     /// As many operations from this one on fail.
     Fail { at: u64, many: u64 },
     /// This reading fails.
-    FailReading(u64),
+    FailRead(u64),
 }
 
 #[derive(Clone)]
-pub(super) struct Model(Arc<Mutex<Inner>>);
+pub(super) struct DiskModel(Arc<Mutex<DiskModelState>>);
 
 #[derive(Clone, Debug, Default)]
-struct Inner {
+struct DiskModelState {
     /// What the disk says is left.
     free: u64,
-    files: BTreeMap<u64, Content>,
+    files: BTreeMap<u64, FileContent>,
     /// As the process sees them, and as they would be after a power loss.
     names: BTreeMap<PathBuf, u64>,
-    kept_names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
     /// Changes of names that are not durable, oldest first.
-    renames: Vec<Rename>,
+    renames: Vec<NameChange>,
     directories: BTreeSet<PathBuf>,
     locked: BTreeSet<PathBuf>,
     operations: u64,
     readings: u64,
-    trouble: Trouble,
+    trouble: ModelFault,
     /// The operation at which trouble began.
-    struck: Option<String>,
+    first_fault: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Content {
-    seen: Vec<u8>,
-    kept: Vec<u8>,
-    unsynced: Vec<Change>,
+struct FileContent {
+    visible: Vec<u8>,
+    durable: Vec<u8>,
+    unsynced: Vec<FileChange>,
     /// Bad sectors: no reading that touches them succeeds.
     bad: Range<usize>,
 }
 
 #[derive(Clone, Debug)]
-enum Change {
+enum FileChange {
     Write(usize, Vec<u8>),
     Length(usize),
 }
 
 /// `file` gets the second name, where there is one, and loses the first.
 #[derive(Clone, Debug)]
-struct Rename {
+struct NameChange {
     file: u64,
     from: Option<PathBuf>,
     to: Option<PathBuf>,
 }
 
-impl Change {
+impl FileChange {
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Length(len) => bytes.resize(*len, 0),
@@ -101,7 +101,7 @@ impl Change {
     }
 }
 
-impl Rename {
+impl NameChange {
     fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
         if let Some(from) = &self.from
             && names.get(from) == Some(&self.file)
@@ -119,9 +119,9 @@ impl Rename {
     }
 }
 
-impl Content {
-    fn change(&mut self, change: Change) {
-        change.apply(&mut self.seen);
+impl FileContent {
+    fn change(&mut self, change: FileChange) {
+        change.apply(&mut self.visible);
         self.unsynced.push(change);
     }
 
@@ -129,32 +129,32 @@ impl Content {
         if range.start < self.bad.end && self.bad.start < range.end {
             return Err(io::Error::other("input/output error"));
         }
-        let bytes = self.seen.get(range);
+        let bytes = self.visible.get(range);
         bytes.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     fn sync(&mut self) {
         for change in self.unsynced.drain(..) {
-            change.apply(&mut self.kept);
+            change.apply(&mut self.durable);
         }
     }
 }
 
-impl Model {
+impl DiskModel {
     pub(super) fn new() -> Self {
         let model = Self(Arc::default());
-        model.leave(u64::MAX);
+        model.set_free_bytes(u64::MAX);
         model
     }
 
-    pub(super) fn disk(&self) -> Arc<dyn Disk> {
+    pub(super) fn disk(&self) -> Arc<dyn StoreDisk> {
         Arc::new(self.clone())
     }
 
-    pub(super) fn set(&self, trouble: Trouble) {
+    pub(super) fn inject(&self, trouble: ModelFault) {
         let mut inner = self.inner();
         inner.trouble = trouble;
-        inner.struck = None;
+        inner.first_fault = None;
     }
 
     /// How many operations changed something, and how many only read.
@@ -164,15 +164,15 @@ impl Model {
     }
 
     /// What the trouble struck first.
-    pub(super) fn struck(&self) -> Option<String> {
-        self.inner().struck.clone()
+    pub(super) fn first_fault(&self) -> Option<String> {
+        self.inner().first_fault.clone()
     }
 
     /// The disk as the next process finds it, when this one was killed.
     pub(super) fn after_kill(&self) -> Self {
         let mut inner = self.inner().clone();
         inner.locked.clear();
-        inner.trouble = Trouble::None;
+        inner.trouble = ModelFault::None;
         (inner.operations, inner.readings) = (0, 0);
         Self(Arc::new(Mutex::new(inner)))
     }
@@ -187,22 +187,22 @@ impl Model {
                 let odds = [16, 8, 1, 0][dice(4) as usize];
                 for piece in std::mem::take(&mut content.unsynced)
                     .into_iter()
-                    .flat_map(Change::pieces)
+                    .flat_map(FileChange::pieces)
                 {
                     if dice(16) < odds {
-                        piece.apply(&mut content.kept);
+                        piece.apply(&mut content.durable);
                     }
                 }
-                content.seen = content.kept.clone();
+                content.visible = content.durable.clone();
             }
             let renames = std::mem::take(&mut inner.renames);
             let (in_order, first) = (dice(2) == 0, dice(renames.len() as u64 + 1) as usize);
             for (n, rename) in renames.iter().enumerate() {
                 if if in_order { n < first } else { dice(2) == 0 } {
-                    rename.apply(&mut inner.kept_names);
+                    rename.apply(&mut inner.durable_names);
                 }
             }
-            inner.names = inner.kept_names.clone();
+            inner.names = inner.durable_names.clone();
         }
         next
     }
@@ -218,7 +218,7 @@ impl Model {
 
     pub(super) fn contents(&self, file: &Path) -> Option<Vec<u8>> {
         let inner = self.inner();
-        Some(inner.files[inner.names.get(file)?].seen.clone())
+        Some(inner.files[inner.names.get(file)?].visible.clone())
     }
 
     /// Something else than the bridge changes a file, durably; none removes it.
@@ -228,9 +228,9 @@ impl Model {
             (Some(id), Some(bytes)) => {
                 inner.files.insert(
                     id,
-                    Content {
-                        seen: bytes.clone(),
-                        kept: bytes,
+                    FileContent {
+                        visible: bytes.clone(),
+                        durable: bytes,
                         unsynced: vec![],
                         bad: 0..0,
                     },
@@ -238,24 +238,24 @@ impl Model {
             }
             _ => {
                 inner.names.remove(file);
-                inner.kept_names.remove(file);
+                inner.durable_names.remove(file);
             }
         }
     }
 
     /// So many bytes are left, as far as anybody asks.
-    pub(super) fn leave(&self, free: u64) {
+    pub(super) fn set_free_bytes(&self, free: u64) {
         self.inner().free = free;
     }
 
     /// These bytes of a file can no longer be read.
-    pub(super) fn spoil(&self, file: &Path, bad: Range<usize>) {
+    pub(super) fn mark_bad_sectors(&self, file: &Path, bad: Range<usize>) {
         let mut inner = self.inner();
         let id = inner.id(file).unwrap();
         inner.content(id).bad = bad;
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, DiskModelState> {
         lock(&self.0)
     }
 }
@@ -268,18 +268,18 @@ fn bad_disk() -> io::Error {
     io::Error::from(io::ErrorKind::StorageFull)
 }
 
-impl Inner {
+impl DiskModelState {
     /// Before everything that changes something.
     fn operation(&mut self, what: &str, file: &dyn fmt::Debug) -> io::Result<()> {
         let number = self.operations;
         self.operations += 1;
         let strikes = match self.trouble {
-            Trouble::Stop(at) => number >= at,
-            Trouble::Fail { at, many } => (at..at + many).contains(&number),
-            Trouble::None | Trouble::FailReading(_) => false,
+            ModelFault::Stop(at) => number >= at,
+            ModelFault::Fail { at, many } => (at..at + many).contains(&number),
+            ModelFault::None | ModelFault::FailRead(_) => false,
         };
         if strikes {
-            self.struck
+            self.first_fault
                 .get_or_insert_with(|| format!("{what} {file:?}"));
             return Err(bad_disk());
         }
@@ -287,14 +287,14 @@ impl Inner {
     }
 
     fn is_stopped(&self) -> bool {
-        matches!(self.trouble, Trouble::Stop(at) if self.operations > at)
+        matches!(self.trouble, ModelFault::Stop(at) if self.operations > at)
     }
 
     fn reading(&mut self, file: &dyn fmt::Debug) -> io::Result<()> {
         let number = self.readings;
         self.readings += 1;
-        if self.trouble == Trouble::FailReading(number) {
-            self.struck = Some(format!("read {file:?}"));
+        if self.trouble == ModelFault::FailRead(number) {
+            self.first_fault = Some(format!("read {file:?}"));
             return Err(io::Error::other("input/output error"));
         }
         Ok(())
@@ -309,13 +309,13 @@ impl Inner {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let id = self.files.last_key_value().map_or(0, |(id, _)| id + 1);
-        self.files.insert(id, Content::default());
+        self.files.insert(id, FileContent::default());
         self.rename(id, None, Some(name));
         Ok(id)
     }
 
     fn rename(&mut self, file: u64, from: Option<&Path>, to: Option<&Path>) {
-        let rename = Rename {
+        let rename = NameChange {
             file,
             from: from.map(Path::to_owned),
             to: to.map(Path::to_owned),
@@ -324,7 +324,7 @@ impl Inner {
         self.renames.push(rename);
     }
 
-    fn content(&mut self, id: u64) -> &mut Content {
+    fn content(&mut self, id: u64) -> &mut FileContent {
         self.files.get_mut(&id).expect("files are never dropped")
     }
 
@@ -338,7 +338,8 @@ impl Inner {
             (Err(_), false) => &data[..data.len() / 2],
         };
         if !done.is_empty() {
-            self.content(id).change(Change::Write(at, done.to_vec()));
+            self.content(id)
+                .change(FileChange::Write(at, done.to_vec()));
         }
         result
     }
@@ -355,7 +356,7 @@ impl Inner {
     }
 }
 
-impl Disk for Model {
+impl StoreDisk for DiskModel {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         if !self.inner().directories.contains(dir) {
             self.inner().operation("mkdir", &dir)?;
@@ -364,10 +365,10 @@ impl Disk for Model {
         Ok(())
     }
 
-    fn lock(&self, file: &Path) -> io::Result<Option<Lock>> {
+    fn lock(&self, file: &Path) -> io::Result<Option<DirectoryLock>> {
         let is_free = self.inner().locked.insert(file.to_owned());
-        let held = Held(self.clone(), file.to_owned());
-        Ok(is_free.then(|| Box::new(held) as Lock))
+        let held = ModelLock(self.clone(), file.to_owned());
+        Ok(is_free.then(|| Box::new(held) as DirectoryLock))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
@@ -383,14 +384,14 @@ impl Disk for Model {
 
     fn len(&self, file: &Path) -> io::Result<u64> {
         let inner = self.inner();
-        Ok(inner.files[&inner.id(file)?].seen.len() as u64)
+        Ok(inner.files[&inner.id(file)?].visible.len() as u64)
     }
 
     fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
         let mut inner = self.inner();
         inner.reading(&file)?;
         let content = &inner.files[&inner.id(file)?];
-        Ok(content.read(0..content.seen.len())?.to_vec())
+        Ok(content.read(0..content.visible.len())?.to_vec())
     }
 
     fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -404,19 +405,19 @@ impl Disk for Model {
         inner.sync(id)
     }
 
-    fn create(&self, file: &Path) -> io::Result<Backend> {
+    fn create(&self, file: &Path) -> io::Result<BoxedBackend> {
         let mut inner = self.inner();
         inner.operation("create", &file)?;
         let id = inner.new_file(file)?;
-        Ok(Box::new(Opened(self.clone(), id)))
+        Ok(Box::new(ModelFile(self.clone(), id)))
     }
 
-    fn open(&self, file: &Path) -> io::Result<Backend> {
+    fn open(&self, file: &Path) -> io::Result<BoxedBackend> {
         let id = self.inner().id(file)?;
-        Ok(Box::new(Opened(self.clone(), id)))
+        Ok(Box::new(ModelFile(self.clone(), id)))
     }
 
-    fn open_read_only(&self, file: &Path) -> io::Result<Backend> {
+    fn open_read_only(&self, file: &Path) -> io::Result<BoxedBackend> {
         self.open(file)
     }
 
@@ -428,7 +429,7 @@ impl Disk for Model {
         Ok(())
     }
 
-    fn keep_copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+    fn copy_durably(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut inner = self.inner();
         inner.operation("link", &from)?;
         let id = inner.id(from)?;
@@ -442,7 +443,7 @@ impl Disk for Model {
         let id = inner.id(file)?;
         let names = inner.names.values().filter(|named| **named == id).count();
         if names == 1 {
-            inner.content(id).change(Change::Length(0));
+            inner.content(id).change(FileChange::Length(0));
         }
         Ok(())
     }
@@ -455,7 +456,7 @@ impl Disk for Model {
         Ok(())
     }
 
-    fn free(&self, _dir: &Path) -> io::Result<u64> {
+    fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
         Ok(self.inner().free)
     }
 
@@ -465,23 +466,23 @@ impl Disk for Model {
         let renames = std::mem::take(&mut inner.renames);
         let (durable, rest) = renames.into_iter().partition(|rename| rename.is_in(dir));
         inner.renames = rest;
-        let durable: Vec<Rename> = durable;
+        let durable: Vec<NameChange> = durable;
         durable
             .iter()
-            .for_each(|rename| rename.apply(&mut inner.kept_names));
+            .for_each(|rename| rename.apply(&mut inner.durable_names));
         Ok(())
     }
 }
 
-impl fmt::Debug for Model {
+impl fmt::Debug for DiskModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Model")
     }
 }
 
-struct Held(Model, PathBuf);
+struct ModelLock(DiskModel, PathBuf);
 
-impl Drop for Held {
+impl Drop for ModelLock {
     fn drop(&mut self) {
         self.0.inner().locked.remove(&self.1);
     }
@@ -489,11 +490,11 @@ impl Drop for Held {
 
 /// A file as redb has it.
 #[derive(Debug)]
-struct Opened(Model, u64);
+struct ModelFile(DiskModel, u64);
 
-impl StorageBackend for Opened {
+impl StorageBackend for ModelFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.inner().content(self.1).seen.len() as u64)
+        Ok(self.0.inner().content(self.1).visible.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -507,7 +508,9 @@ impl StorageBackend for Opened {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut inner = self.0.inner();
         inner.operation("set length", &self.1)?;
-        inner.content(self.1).change(Change::Length(len as usize));
+        inner
+            .content(self.1)
+            .change(FileChange::Length(len as usize));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What the store does when nothing is wrong.
 
 use super::*;
-use crate::spool::store::{Handed, MANIFEST, OpenError, StoreError};
+use crate::spool::store::{HandoverMark, MANIFEST_FILE, OpenError, StoreError};
 
 #[test]
 fn entries_come_back_in_order_and_by_destination() {
@@ -101,7 +101,7 @@ fn a_spool_that_was_emptied_is_small_and_its_numbers_do_not_come_again() {
 #[test]
 fn a_large_segment_that_is_emptied_while_it_is_written_goes() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(options(dir.path(), 1 << 30)).unwrap();
+    let (store, _) = SpoolStore::open(options(dir.path(), 1 << 30)).unwrap();
     let seqs = store.append(&batch(TRAFFIC, 0..5000)).unwrap();
     store
         .remove(TRAFFIC, &seqs.clone().collect::<Vec<_>>())
@@ -117,14 +117,14 @@ fn only_one_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     assert!(matches!(
-        Store::open(options(dir.path(), 1)),
+        SpoolStore::open(options(dir.path(), 1)),
         Err(OpenError::Locked { .. })
     ));
     drop(store);
     open(dir.path());
     let file = dir.path().join("lock");
     assert!(matches!(
-        Store::open(options(&file, 1)),
+        SpoolStore::open(options(&file, 1)),
         Err(OpenError::Io { .. })
     ));
 }
@@ -143,7 +143,7 @@ fn reading_only_changes_nothing() {
             .collect::<Vec<_>>()
     };
     let before = (files(kill_9.path()), contents());
-    let (copy, found) = Store::open_read_only(kill_9.path()).unwrap();
+    let (copy, found) = SpoolStore::open_read_only(kill_9.path()).unwrap();
     assert_eq!(found.entries[TRAFFIC.index()], 1000);
     assert_eq!(values(&copy, TRAFFIC), expected(0..1000));
     assert!(matches!(
@@ -166,22 +166,22 @@ fn an_entry_that_is_set_aside_lies_there_with_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let seqs = store.append(&batch(TRAFFIC, 0..10)).unwrap();
-    assert!(store.set_aside_entries().unwrap().is_empty());
+    assert!(store.dead_letters().unwrap().is_empty());
     store
-        .set_aside(TRAFFIC, seqs.start + 4, "MessageSizeTooLarge")
+        .move_to_dead_letters(TRAFFIC, seqs.start + 4, "MessageSizeTooLarge")
         .unwrap();
     store
-        .set_aside(TRAFFIC, seqs.start + 2, "InvalidRecord")
+        .move_to_dead_letters(TRAFFIC, seqs.start + 2, "InvalidRecord")
         .unwrap();
     assert!(matches!(
-        store.set_aside(TRAFFIC, seqs.start + 4, "again"),
+        store.move_to_dead_letters(TRAFFIC, seqs.start + 4, "again"),
         Err(StoreError::Missing(_))
     ));
     drop(store);
     for _ in 0..2 {
         let (store, _) = open(dir.path());
-        assert_eq!(store.set_aside_count(), 2);
-        let aside = store.set_aside_entries().unwrap();
+        assert_eq!(store.dead_letter_count(), 2);
+        let aside = store.dead_letters().unwrap();
         let told: Vec<_> = aside
             .iter()
             .map(|entry| (entry.seq - seqs.start, &*entry.reason, &entry.value))
@@ -214,31 +214,31 @@ fn how_far_was_handed_over_is_told_with_the_oldest_tails_that_matter() {
         .map(|(seq, _)| seq)
         .collect();
     store
-        .hand_over(TRAFFIC, all[10], &[(0, 100), (1, 200)])
+        .record_handover(TRAFFIC, all[10], &[(0, 100), (1, 200)])
         .unwrap();
     store
-        .hand_over(TRAFFIC, all[1999], &[(0, 150), (1, 250)])
+        .record_handover(TRAFFIC, all[1999], &[(0, 150), (1, 250)])
         .unwrap();
-    assert_eq!(store.handed(TRAFFIC), None);
+    assert_eq!(store.handover_mark(TRAFFIC), None);
     drop(store);
     let (store, _) = open(dir.path());
     assert_eq!(
-        store.handed(TRAFFIC),
-        Some(Handed {
+        store.handover_mark(TRAFFIC),
+        Some(HandoverMark {
             upto: all[1999],
             tails: vec![(0, 100), (1, 200)]
         })
     );
-    assert_eq!(store.handed(MOTION), None);
+    assert_eq!(store.handover_mark(MOTION), None);
     store.remove(TRAFFIC, &all[..2000]).unwrap();
     store
-        .hand_over(TRAFFIC, seqs.end - 1, &[(0, 9000), (1, 9000)])
+        .record_handover(TRAFFIC, seqs.end - 1, &[(0, 9000), (1, 9000)])
         .unwrap();
     drop(store);
     let (store, _) = open(dir.path());
     assert_eq!(
-        store.handed(TRAFFIC),
-        Some(Handed {
+        store.handover_mark(TRAFFIC),
+        Some(HandoverMark {
             upto: seqs.end - 1,
             tails: vec![(0, 9000), (1, 9000)]
         })
@@ -246,7 +246,7 @@ fn how_far_was_handed_over_is_told_with_the_oldest_tails_that_matter() {
     store.remove(TRAFFIC, &[seqs.end - 1]).unwrap();
     store.flush().unwrap();
     drop(store);
-    assert_eq!(open(dir.path()).0.handed(TRAFFIC), None);
+    assert_eq!(open(dir.path()).0.handover_mark(TRAFFIC), None);
 }
 
 #[test]
@@ -313,21 +313,21 @@ fn files_of_others_stay() {
 #[test]
 fn a_directory_with_the_manifest_of_another_program_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let manifest = dir.path().join(MANIFEST);
+    let manifest = dir.path().join(MANIFEST_FILE);
     for content in [r#"{"name":"an app","icons":[]}"#, "", "\0\0"] {
         fs::write(&manifest, content).unwrap();
         fs::write(dir.path().join("index.new"), "x").unwrap();
-        let opened = Store::open(options(dir.path(), 1 << 20));
+        let opened = SpoolStore::open(options(dir.path(), 1 << 20));
         let Err(error @ OpenError::Foreign { .. }) = opened else {
             panic!("{opened:?}");
         };
         assert!(error.to_string().contains("a directory of its own"));
         assert!(matches!(
-            Store::open_read_only(dir.path()),
+            SpoolStore::open_read_only(dir.path()),
             Err(OpenError::Foreign { .. })
         ));
         assert_eq!(fs::read_to_string(&manifest).unwrap(), content);
-        assert_eq!(files(dir.path()), ["index.new", MANIFEST]);
+        assert_eq!(files(dir.path()), ["index.new", MANIFEST_FILE]);
     }
     // One of a spool, damaged as it may be, and what a spool leaves beside it.
     let ours = r#"{"format":1,"checksum":"0","body":{}}"#;
@@ -335,7 +335,7 @@ fn a_directory_with_the_manifest_of_another_program_is_left_alone() {
     assert_eq!(open(dir.path()).1.damaged.len(), 1);
     for left in ["00000001.redb", "00000001.retired", "damaged"] {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(MANIFEST), "").unwrap();
+        fs::write(dir.path().join(MANIFEST_FILE), "").unwrap();
         match left {
             "damaged" => fs::create_dir(dir.path().join(left)).unwrap(),
             _ => fs::write(dir.path().join(left), "").unwrap(),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[derive(Clone, Debug)]
-enum Call {
+enum StoreCall {
     Append(Vec<(u8, u16)>),
     /// The n-th entry that is there, and as many behind it.
     Remove(u8, usize, usize),
@@ -19,23 +19,23 @@ enum Call {
     Close,
 }
 
-fn calls() -> impl Strategy<Value = Vec<Call>> {
+fn calls() -> impl Strategy<Value = Vec<StoreCall>> {
     let to = 0u8..Destination::COUNT as u8;
     let call = prop_oneof![
-        6 => prop::collection::vec((to.clone(), 0u16..3000), 0..120).prop_map(Call::Append),
-        6 => (to.clone(), 0usize..300, 1usize..100).prop_map(|(to, at, many)| Call::Remove(to, at, many)),
-        4 => (to.clone(), 0usize..300, 0usize..200).prop_map(|(to, at, most)| Call::Read(to, at, most)),
-        1 => (to, 0usize..100).prop_map(|(to, at)| Call::SetAside(to, at)),
-        1 => Just(Call::Flush),
-        1 => Just(Call::Kill),
-        1 => Just(Call::Close),
+        6 => prop::collection::vec((to.clone(), 0u16..3000), 0..120).prop_map(StoreCall::Append),
+        6 => (to.clone(), 0usize..300, 1usize..100).prop_map(|(to, at, many)| StoreCall::Remove(to, at, many)),
+        4 => (to.clone(), 0usize..300, 0usize..200).prop_map(|(to, at, most)| StoreCall::Read(to, at, most)),
+        1 => (to, 0usize..100).prop_map(|(to, at)| StoreCall::SetAside(to, at)),
+        1 => Just(StoreCall::Flush),
+        1 => Just(StoreCall::Kill),
+        1 => Just(StoreCall::Close),
     ];
     prop::collection::vec(call, 1..60)
 }
 
-type Model = BTreeMap<(usize, u64), Vec<u8>>;
+type MapModel = BTreeMap<(usize, u64), Vec<u8>>;
 
-fn of(model: &Model, to: usize) -> Vec<(u64, Vec<u8>)> {
+fn entries_of(model: &MapModel, to: usize) -> Vec<(u64, Vec<u8>)> {
     model
         .range((to, 0)..(to + 1, 0))
         .map(|((_, seq), value)| (*seq, value.clone()))
@@ -54,12 +54,12 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let mut at = dir.path().join("0");
         let mut store = Some(open_small(&at));
-        let (mut model, mut flushed) = (Model::new(), BTreeSet::new());
+        let (mut model, mut flushed) = (MapModel::new(), BTreeSet::new());
         let (mut greatest, mut aside) = (0, 0);
         for (turn, call) in calls.into_iter().enumerate() {
             let opened = store.as_ref().unwrap();
             match call {
-                Call::Append(entries) => {
+                StoreCall::Append(entries) => {
                     let entries: Vec<_> = entries.iter().map(|(to, len)| (destination(*to), vec![*to; usize::from(*len)])).collect();
                     let seqs = opened.append(&entries).unwrap();
                     prop_assert_eq!(seqs.end - seqs.start, entries.len() as u64);
@@ -67,30 +67,30 @@ proptest! {
                     greatest = greatest.max(seqs.end - 1);
                     model.extend(seqs.zip(entries).map(|(seq, (to, value))| ((to.index(), seq), value)));
                 }
-                Call::Remove(to, at, many) => {
-                    let seqs: Vec<u64> = of(&model, to.into()).iter().map(|(seq, _)| *seq).skip(at).take(many).collect();
+                StoreCall::Remove(to, at, many) => {
+                    let seqs: Vec<u64> = entries_of(&model, to.into()).iter().map(|(seq, _)| *seq).skip(at).take(many).collect();
                     opened.remove(destination(to), &seqs).unwrap();
                     seqs.iter().for_each(|seq| drop(model.remove(&(to.into(), *seq))));
                 }
-                Call::Read(to, at, most) => {
-                    let there = of(&model, to.into());
+                StoreCall::Read(to, at, most) => {
+                    let there = entries_of(&model, to.into());
                     let from = there.get(at).map_or(0, |(seq, _)| *seq);
                     let read = opened.read(destination(to), from, most, usize::MAX).unwrap();
                     let expected: Vec<_> = there.into_iter().filter(|(seq, _)| *seq >= from).take(most).collect();
                     prop_assert_eq!(read, expected);
                 }
-                Call::SetAside(to, at) => {
-                    let Some((seq, _)) = of(&model, to.into()).get(at).cloned() else { continue };
-                    opened.set_aside(destination(to), seq, "reason").unwrap();
+                StoreCall::SetAside(to, at) => {
+                    let Some((seq, _)) = entries_of(&model, to.into()).get(at).cloned() else { continue };
+                    opened.move_to_dead_letters(destination(to), seq, "reason").unwrap();
                     model.remove(&(to.into(), seq));
                     aside += 1;
                     flushed = model.keys().copied().collect();
                 }
-                Call::Flush => {
+                StoreCall::Flush => {
                     opened.flush().unwrap();
                     flushed = model.keys().copied().collect();
                 }
-                Call::Kill => {
+                StoreCall::Kill => {
                     let copied = dir.path().join(format!("{}", turn + 1));
                     copy(&at, &copied);
                     at = copied;
@@ -104,31 +104,31 @@ proptest! {
                         opened.remove(to, &again).unwrap();
                     }
                 }
-                Call::Close => {
+                StoreCall::Close => {
                     store.take().unwrap().flush().unwrap();
                     store = Some(open_small(&at));
                 }
             }
             let opened = store.as_ref().unwrap();
             for to in Destination::all() {
-                prop_assert_eq!(opened.present(to), of(&model, to.index()).len() as u64);
+                prop_assert_eq!(opened.present(to), entries_of(&model, to.index()).len() as u64);
             }
         }
         let opened = store.unwrap();
         for to in Destination::all() {
-            prop_assert_eq!(all(&opened, to), of(&model, to.index()));
+            prop_assert_eq!(all(&opened, to), entries_of(&model, to.index()));
         }
-        prop_assert_eq!(opened.set_aside_entries().unwrap().len(), aside);
+        prop_assert_eq!(opened.dead_letters().unwrap().len(), aside);
         let verified = opened.verify().unwrap();
         prop_assert_eq!((verified.damaged, verified.entries.iter().sum::<u64>()), (vec![], model.len() as u64));
     }
 }
 
-fn open_small(dir: &Path) -> Store {
-    let (store, found) = Store::open(options(dir, 150 << 10)).unwrap();
+fn open_small(dir: &Path) -> SpoolStore {
+    let (store, found) = SpoolStore::open(options(dir, 150 << 10)).unwrap();
     assert!(
         found.damaged.is_empty() && found.missing.is_empty(),
         "{found:?}"
     );
-    store.compacting_above(400 << 10)
+    store.with_compaction_above(400 << 10)
 }

@@ -9,45 +9,45 @@ use std::time::Duration;
 use butlr_simulate::sender::Target;
 use serde_json::Value;
 
-use crate::harness::{Process, RedisServer, agent, clock_ms};
-use crate::real::{
-    create_topics, delete_topics, fresh_name, kafka, nobody_there, ten_topics, within,
+use crate::harness::{BridgeProcess, RedisServer, agent, clock_ms};
+use crate::real_kafka::{
+    create_topics, delete_topics, free_address, kafka_address, ten_topics, unique_name, wait_within,
 };
 
 /// Replicas on the same topics.
-pub struct Bridges {
+pub struct BridgeReplicas {
     settings: Vec<String>,
     pub template: String,
     pub has_redis: bool,
-    all: Vec<Mutex<Served>>,
+    replicas: Vec<Mutex<BridgeReplica>>,
     /// When the first of them was away, ms since 1970.
     pub away_ms: AtomicI64,
 }
 
 /// One of them.
-struct Served {
+struct BridgeReplica {
     ingest: SocketAddr,
     admin: SocketAddr,
-    process: Process,
+    process: BridgeProcess,
     /// The last look at the counters of each process.
-    looks: Vec<Counters>,
+    samples: Vec<CounterSamples>,
     /// What the log of ended ones counted.
-    ended: Vec<Option<Value>>,
+    final_counters: Vec<Option<Value>>,
 }
 
 /// Series and their values.
-type Counters = BTreeMap<String, u64>;
+type CounterSamples = BTreeMap<String, u64>;
 
 /// For the sake of slow machines: as long as Kafka and the memory may take, nothing depends on it.
 const ANSWER_WITHIN: &str = "http.answer_within=10s";
 
-impl Bridges {
+impl BridgeReplicas {
     /// Starts so many, with these settings in addition.
     pub fn start(bridges: usize, redis: Option<&RedisServer>, settings: &[&str]) -> Self {
-        let template = format!("{}.{{type}}", fresh_name("oracle"));
-        create_topics(&kafka(), &ten_topics(&template), 3, &[]);
+        let template = format!("{}.{{type}}", unique_name("oracle"));
+        create_topics(&kafka_address(), &ten_topics(&template), 3, &[]);
         let mut all = vec![
-            format!("kafka.bootstrap_servers={}", kafka()),
+            format!("kafka.bootstrap_servers={}", kafka_address()),
             format!("topics.template={template}"),
             "log.format=json".to_owned(),
             ANSWER_WITHIN.to_owned(),
@@ -62,17 +62,17 @@ impl Bridges {
         all.extend(settings.iter().map(|&setting| setting.to_owned()));
         let settings = all;
         let start = |_| {
-            let (ingest, admin) = (nobody_there(), nobody_there());
-            Mutex::new(Served {
-                process: serve(&settings, ingest, admin),
+            let (ingest, admin) = (free_address(), free_address());
+            Mutex::new(BridgeReplica {
+                process: start_process(&settings, ingest, admin),
                 ingest,
                 admin,
-                looks: vec![Counters::new()],
-                ended: Vec::new(),
+                samples: vec![CounterSamples::new()],
+                final_counters: Vec::new(),
             })
         };
         Self {
-            all: (0..bridges).map(start).collect(),
+            replicas: (0..bridges).map(start).collect(),
             settings,
             template,
             has_redis: redis.is_some(),
@@ -80,97 +80,99 @@ impl Bridges {
         }
     }
 
-    fn served(&self) -> impl Iterator<Item = MutexGuard<'_, Served>> {
-        let all = self.all.iter();
+    fn lock_all(&self) -> impl Iterator<Item = MutexGuard<'_, BridgeReplica>> {
+        let all = self.replicas.iter();
         all.map(|bridge| bridge.lock().expect("no panic holds it"))
     }
 
     /// Where events go.
     pub fn targets(&self) -> Vec<Target> {
-        let target = |bridge: MutexGuard<'_, Served>| {
+        let target = |bridge: MutexGuard<'_, BridgeReplica>| {
             Target::parse(&format!("http://{}/v1/events", bridge.ingest)).expect("a URL")
         };
-        self.served().map(target).collect()
+        self.lock_all().map(target).collect()
     }
 
     /// Ends the first with this signal once so many events were received, and starts it again at once.
     pub fn restart(&self, signal: &str, after: u64) {
-        within(Duration::from_secs(300), "half of it has come", || {
-            let received = |bridge: MutexGuard<'_, Served>| {
-                let look = bridge.looks.last().expect("one");
-                sum(look, "butlr_bridge_received_total", &[])
+        wait_within(Duration::from_secs(300), "half of it has come", || {
+            let received = |bridge: MutexGuard<'_, BridgeReplica>| {
+                let look = bridge.samples.last().expect("one");
+                sum_series(look, "butlr_bridge_received_total", &[])
             };
-            self.served().map(received).sum::<u64>() >= after
+            self.lock_all().map(received).sum::<u64>() >= after
         });
-        let first = || self.all[0].lock().expect("no panic holds it");
+        let first = || self.replicas[0].lock().expect("no panic holds it");
         first().process.signal(signal);
         // The lock is free meanwhile, so that its counters are looked at to the end.
-        within(Duration::from_secs(40), "it ends", || {
+        wait_within(Duration::from_secs(40), "it ends", || {
             !first().process.is_running()
         });
         self.away_ms.store(clock_ms(), Ordering::Relaxed);
         let mut bridge = first();
         let output = bridge.process.output();
-        let last = final_counters(&output);
+        let last = parse_final_counters(&output);
         assert_eq!(last.is_some(), signal == "TERM", "{output}");
-        bridge.ended.push(last);
-        bridge.looks.push(Counters::new());
-        bridge.process = serve(&self.settings, bridge.ingest, bridge.admin);
+        bridge.final_counters.push(last);
+        bridge.samples.push(CounterSamples::new());
+        bridge.process = start_process(&self.settings, bridge.ingest, bridge.admin);
     }
 
     /// Looks at all counters again and again until it is `over`: what a process counts last nobody can ask it any more.
-    pub fn watch(&self, over: &AtomicBool) {
+    pub fn watch_counters(&self, over: &AtomicBool) {
         std::thread::scope(|scope| {
-            for bridge in &self.all {
-                scope.spawn(|| watch(bridge, over));
+            for bridge in &self.replicas {
+                scope.spawn(|| watch_replica(bridge, over));
             }
         });
     }
 
     /// A counter of all bridges, over all of their runs: the sum of those of its series whose labels contain these.
-    pub fn counted(&self, metric: &str, labels: &[&str]) -> u64 {
-        let of_one = |bridge: MutexGuard<'_, Served>| {
-            let looks = bridge.looks.iter();
-            looks.map(|look| sum(look, metric, labels)).sum::<u64>()
+    pub fn sum_counter(&self, metric: &str, labels: &[&str]) -> u64 {
+        let of_one = |bridge: MutexGuard<'_, BridgeReplica>| {
+            let looks = bridge.samples.iter();
+            looks
+                .map(|look| sum_series(look, metric, labels))
+                .sum::<u64>()
         };
-        self.served().map(of_one).sum()
+        self.lock_all().map(of_one).sum()
     }
 
     /// How many events ended bridges counted after the last look at them.
-    pub fn unseen(&self) -> u64 {
+    pub fn count_unseen(&self) -> u64 {
         let mut unseen = 0;
-        for bridge in self.served() {
-            for (last, look) in bridge.ended.iter().zip(&bridge.looks) {
+        for bridge in self.lock_all() {
+            for (last, look) in bridge.final_counters.iter().zip(&bridge.samples) {
                 let received = last.as_ref().and_then(|last| last["received"].as_u64());
                 let received = received.expect("counted at the end");
-                unseen += received - sum(look, "butlr_bridge_received_total", &[]);
+                unseen += received - sum_series(look, "butlr_bridge_received_total", &[]);
             }
         }
         unseen
     }
 }
 
-impl Drop for Bridges {
+impl Drop for BridgeReplicas {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            delete_topics(&kafka(), &ten_topics(&self.template));
+            delete_topics(&kafka_address(), &ten_topics(&self.template));
         }
     }
 }
 
-fn serve(settings: &[String], ingest: SocketAddr, admin: SocketAddr) -> Process {
+fn start_process(settings: &[String], ingest: SocketAddr, admin: SocketAddr) -> BridgeProcess {
     let addresses = [format!("http.bind={ingest}"), format!("admin.bind={admin}")];
     let all: Vec<_> = addresses
         .iter()
         .chain(settings)
         .map(String::as_str)
         .collect();
-    let process = Process::serve(&all);
+    let process = BridgeProcess::serve(&all);
     assert_eq!((process.ingest(), process.admin()), (ingest, admin));
     process
 }
 
-fn watch(bridge: &Mutex<Served>, over: &AtomicBool) {
+fn watch_replica(bridge: &Mutex<BridgeReplica>, over: &AtomicBool) {
     let (admin, agent) = (bridge.lock().expect("no panic holds it").admin, agent());
     let url = format!("http://{admin}/metrics");
     loop {
@@ -178,11 +180,11 @@ fn watch(bridge: &Mutex<Served>, over: &AtomicBool) {
         if let Ok(answer) = agent.get(&url).call()
             && let Ok(text) = answer.into_body().read_to_string()
         {
-            let counters = counters(&text);
+            let counters = parse_counters(&text);
             let mut bridge = bridge.lock().expect("no panic holds it");
             // One that has just been started again counts from nothing.
-            let total = |counters| sum(counters, "butlr_bridge_received_total", &[]);
-            let look = bridge.looks.last_mut().expect("one");
+            let total = |counters| sum_series(counters, "butlr_bridge_received_total", &[]);
+            let look = bridge.samples.last_mut().expect("one");
             if total(&counters) >= total(look) {
                 *look = counters;
             }
@@ -194,7 +196,7 @@ fn watch(bridge: &Mutex<Served>, over: &AtomicBool) {
     }
 }
 
-fn counters(exposition: &str) -> Counters {
+fn parse_counters(exposition: &str) -> CounterSamples {
     let lines = exposition.lines().filter(|line| !line.starts_with('#'));
     let sample = |line: &str| {
         let (series, value) = line.rsplit_once(' ')?;
@@ -203,7 +205,7 @@ fn counters(exposition: &str) -> Counters {
     lines.filter_map(sample).collect()
 }
 
-fn sum(counters: &Counters, metric: &str, labels: &[&str]) -> u64 {
+fn sum_series(counters: &CounterSamples, metric: &str, labels: &[&str]) -> u64 {
     let of_metric = counters.iter().filter(|(series, _)| {
         let found = series.strip_prefix(metric);
         let found = found.filter(|found| found.is_empty() || found.starts_with('{'));
@@ -212,7 +214,7 @@ fn sum(counters: &Counters, metric: &str, labels: &[&str]) -> u64 {
     of_metric.map(|(_, value)| value).sum()
 }
 
-fn final_counters(output: &str) -> Option<Value> {
+fn parse_final_counters(output: &str) -> Option<Value> {
     let lines = output
         .lines()
         .filter_map(|l| serde_json::from_str::<Value>(l).ok());

@@ -13,26 +13,26 @@ use butlr_simulate::progress::Progress;
 use butlr_simulate::sender::{self, End, Limits, Pace, Stop, Timings};
 use butlr_simulate::verify::{self, Duplicates, Kafka, Property, Report};
 
-use super::bridges::Bridges;
-use super::{events, is_long, stream};
-use crate::harness::{Rec, records_of};
-use crate::real::{kafka, ten_topics};
+use super::bridges::BridgeReplicas;
+use super::{event_count, is_long_run, stream};
+use crate::harness::{TestRecord, read_records};
+use crate::real_kafka::{kafka_address, ten_topics};
 
 const CONNECTIONS: usize = 64;
 
 /// Tries that a restart can leave without a known answer: those under way, and as many once more that find a connection
 /// broken.
-const MOST_UNKNOWN: u64 = 2 * CONNECTIONS as u64;
+const MAX_UNKNOWN: u64 = 2 * CONNECTIONS as u64;
 
 /// Events that a bridge may count between the last look at it and its end.
-const MOST_UNSEEN: u64 = 100;
+const MAX_UNSEEN: u64 = 100;
 
 /// Kafka answers within milliseconds here, so that after so long each event is known to be stored.
 const KNOWN_AFTER: Duration = Duration::from_secs(3);
 
 /// What came of it.
-pub struct Outcome {
-    bridges: Bridges,
+pub struct AcceptanceOutcome {
+    bridges: BridgeReplicas,
     kafka: Kafka,
     ledger: Ledger,
     journal: ClosedJournal,
@@ -40,9 +40,9 @@ pub struct Outcome {
 }
 
 /// Sends the stream, and ends the first bridge with this signal half-way to start it again at once.
-pub fn run(bridges: Bridges, signal: &str) -> Outcome {
+pub fn run(bridges: BridgeReplicas, signal: &str) -> AcceptanceOutcome {
     let kafka = Kafka {
-        bootstrap_servers: kafka(),
+        bootstrap_servers: kafka_address(),
         properties: Vec::new(),
     };
     let starts = verify::start_offsets(&kafka, &bridges.template).expect("ten topics");
@@ -57,7 +57,7 @@ pub fn run(bridges: Bridges, signal: &str) -> Outcome {
         // As fast as answers come: no connection is ever idle.
         pace: Pace::Max,
         limits: Limits {
-            events: Some(events()),
+            events: Some(event_count()),
             duration: None,
         },
         // More patient than Butlr's sender: how busy the machine is must not decide what is dropped.
@@ -70,8 +70,8 @@ pub fn run(bridges: Bridges, signal: &str) -> Outcome {
     };
     let over = AtomicBool::new(false);
     let finished = std::thread::scope(|scope| {
-        scope.spawn(|| bridges.watch(&over));
-        let restart = scope.spawn(|| bridges.restart(signal, events() / 2));
+        scope.spawn(|| bridges.watch_counters(&over));
+        let restart = scope.spawn(|| bridges.restart(signal, event_count() / 2));
         let stop = Stop::new();
         let finished = sender::run(options, stream(), Some(journal), Progress::Silent, stop);
         let restarted = restart.join();
@@ -82,7 +82,7 @@ pub fn run(bridges: Bridges, signal: &str) -> Outcome {
     println!("{}", Summary::from(&finished.ledger));
     assert!(finished.ledger.is_balanced());
     let journal = finished.journal.expect("was given");
-    Outcome {
+    AcceptanceOutcome {
         bridges,
         kafka,
         ledger: finished.ledger,
@@ -91,10 +91,10 @@ pub fn run(bridges: Bridges, signal: &str) -> Outcome {
     }
 }
 
-impl Outcome {
+impl AcceptanceOutcome {
     /// All that was accepted is there, and answers and headers are as the oracle says.
     #[track_caller]
-    pub fn nothing_was_lost(&self, duplicates: Duplicates) -> &Report {
+    pub fn assert_nothing_lost(&self, duplicates: Duplicates) -> &Report {
         assert_eq!(
             self.ledger.ended(End::Accepted),
             self.ledger.deliveries(),
@@ -103,7 +103,7 @@ impl Outcome {
         let unknown = EventType::ALL.map(|t| self.ledger.heard(t, Answer::Unknown));
         let unknown: u64 = unknown.into_iter().sum();
         assert!(
-            unknown <= MOST_UNKNOWN,
+            unknown <= MAX_UNKNOWN,
             "{unknown} tries without a known answer are more than a restart can leave"
         );
         let options = verify::Options {
@@ -132,8 +132,8 @@ impl Outcome {
 
     /// No event was published before what is stored was read back: otherwise nothing exact can be asked for.
     #[track_caller]
-    pub fn all_was_checked(&self) {
-        let unchecked = self.counted("butlr_bridge_dedup_unchecked_total");
+    pub fn assert_all_checked(&self) {
+        let unchecked = self.sum_counter("butlr_bridge_dedup_unchecked_total");
         assert_eq!(
             unchecked, 0,
             "events were published unchecked, because reading the topics back took longer than a request waits"
@@ -142,14 +142,14 @@ impl Outcome {
 
     /// No event was decided without Redis: otherwise nothing exact can be asked for.
     #[track_caller]
-    pub fn redis_was_there(&self) {
-        let errors = self.counted("butlr_bridge_redis_errors_total");
+    pub fn assert_redis_available(&self) {
+        let errors = self.sum_counter("butlr_bridge_redis_errors_total");
         assert_eq!(errors, 0, "events were decided without Redis");
     }
 
     /// No event twice, nothing taken for something that it is not, and every kind often enough to mean something.
     #[track_caller]
-    pub fn each_reading_is_there_once(&self) {
+    pub fn assert_readings_unique(&self) {
         let report = self.report();
         let all = report.all_verdicts();
         assert_eq!(report.copies.all, 0, "{report}");
@@ -164,7 +164,7 @@ impl Outcome {
         };
         assert!(all.forgotten <= most, "{report}");
         let mut ids = HashSet::new();
-        self.records(|record| {
+        self.for_each_record(|record| {
             let id = record.header("ce_id").expect("an id").to_owned();
             assert!(ids.insert(id), "twice: {record:?}");
         });
@@ -190,17 +190,17 @@ impl Outcome {
         let (out_of_order, long_older) = (all.marked.out_of_order, report.long_older);
         println!("out of order: {out_of_order}, of which {long_older} without any doubt");
         assert!(out_of_order as f64 > events / 100.0, "{report}");
-        assert!(long_older > 0 || !is_long(), "{report}");
+        assert!(long_older > 0 || !is_long_run(), "{report}");
     }
 
     /// The bridges' counters, the answers, the records and what was expected before anything was sent: all the same, but
     /// for tries of which nobody knows how they ended.
     #[track_caller]
-    pub fn counters_are_the_ledgers(&self) {
+    pub fn assert_counters_match(&self) {
         let (report, ledger) = (self.report(), &self.ledger);
-        let unseen = self.bridges.unseen();
+        let unseen = self.bridges.count_unseen();
         println!("{unseen} events were counted after the last look at the bridge that ended");
-        assert!(unseen <= MOST_UNSEEN, "{unseen}");
+        assert!(unseen <= MAX_UNSEEN, "{unseen}");
         for event_type in EventType::ALL {
             let verdicts = &report.verdicts[event_type.index()];
             let told = |verdict: Verdict| verdicts.told[verdict as usize];
@@ -217,7 +217,7 @@ impl Outcome {
             let of_type = format!("type=\"{}\"", event_type.name());
             let counted = |metric: &str, label: &str| {
                 let metric = format!("butlr_bridge_{metric}_total");
-                self.bridges.counted(&metric, &[&of_type, label])
+                self.bridges.sum_counter(&metric, &[&of_type, label])
             };
             let marked = &verdicts.marked;
             for (metric, label, other) in [
@@ -235,22 +235,22 @@ impl Outcome {
                 apart(&what, counted(metric, label), other, unknown + unseen);
             }
         }
-        let conflicts = self.counted("butlr_bridge_id_conflicts_total");
+        let conflicts = self.sum_counter("butlr_bridge_id_conflicts_total");
         assert_eq!(conflicts, 0, "the simulator sends none");
     }
 
     /// For each copy there is a try that nobody knows to have failed.
     #[track_caller]
-    pub fn copies_are_explained(&self) {
+    pub fn assert_copies_explained(&self) {
         let report = self.report();
         assert_eq!(report.copies.unexplained(), 0, "{report}");
     }
 
     /// What was taken for something new came before the memory was rebuilt, or is one that the crash cut off.
     #[track_caller]
-    pub fn what_was_not_recognised_was_counted(&self) {
+    pub fn assert_unrecognised_counted(&self) {
         let (report, all) = (self.report(), self.report().all_verdicts());
-        let unchecked = self.counted("butlr_bridge_dedup_unchecked_total");
+        let unchecked = self.sum_counter("butlr_bridge_dedup_unchecked_total");
         let most = unchecked + all.unknown;
         assert!(all.unrecognised <= most, "{most} could be: {report}");
         assert!(report.copies.all <= most, "{most} could be: {report}");
@@ -259,10 +259,10 @@ impl Outcome {
     /// Whatever is there twice is so because of the crash: of what one process received, each event is there once, and at
     /// most one of each (type, space, timestamp) is taken for the first.
     #[track_caller]
-    pub fn each_process_recognises_its_own(&self) {
+    pub fn assert_unique_per_process(&self) {
         let away_ms = self.bridges.away_ms.load(Ordering::Relaxed);
         let mut seen = HashMap::new();
-        self.records(|record| {
+        self.for_each_record(|record| {
             let header = |name: &str| record.header(name).unwrap_or_default().to_owned();
             let received = humantime::parse_rfc3339(&header("ce_receivedat")).expect("a time");
             let received = received.duration_since(std::time::UNIX_EPOCH);
@@ -280,14 +280,14 @@ impl Outcome {
         });
     }
 
-    fn counted(&self, metric: &str) -> u64 {
-        self.bridges.counted(metric, &[])
+    fn sum_counter(&self, metric: &str) -> u64 {
+        self.bridges.sum_counter(metric, &[])
     }
 
     /// Shows all records to `see`, topic by topic.
-    fn records(&self, mut see: impl FnMut(Rec)) {
+    fn for_each_record(&self, mut see: impl FnMut(TestRecord)) {
         for topic in ten_topics(&self.bridges.template) {
-            let records = records_of(&self.kafka.bootstrap_servers, &topic);
+            let records = read_records(&self.kafka.bootstrap_servers, &topic);
             records.into_iter().for_each(&mut see);
         }
     }

@@ -1,0 +1,263 @@
+//! The bridge without its listeners: what is sent here takes the path of every event.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use futures_util::future::join_all;
+use tokio::runtime::Runtime;
+
+use super::candidate::{QuarantinePosition, ReplayCandidate};
+use crate::config::Config;
+use crate::dedup::deduplicator::Deduplicator;
+use crate::dedup::rebuild_thread::RebuildThread;
+use crate::http::gate::AdmissionGate;
+use crate::kafka::client;
+use crate::kafka::lane::TopicLane;
+use crate::kafka::producer::Producer;
+use crate::kafka::report::WakerQueue;
+use crate::kafka::{contact::Contact, watch::KafkaWatch};
+use crate::metrics::Metrics;
+use crate::pipeline::{Acknowledgement, Pipeline, PipelineAnswer, PipelineRequest, RequestDetails};
+use crate::provenance::ReplayOrigin;
+use crate::record::TimestampPolicy;
+use butlr_event::ParseLimits;
+use butlr_event::destination::Destination;
+
+/// What an open batch may take beside the time of its answers.
+const LEASE_MARGIN: Duration = Duration::from_secs(2);
+/// Between two looks whether it is known what is stored.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the last reports are waited for.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// So long after an intent is written, nothing of its batch is published any more: it is begun within `answer_within`, or not
+/// at all, and librdkafka gives up what it has after as long again.
+pub fn batch_lease(config: &Config) -> Duration {
+    2 * config.http.answer_within + LEASE_MARGIN
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayOutcome {
+    /// Kafka has it.
+    Published,
+    /// Kafka had it.
+    Duplicate,
+    /// Why it is not stored, as far as is known.
+    Failed(&'static str),
+}
+
+/// Not asked: nothing is quarantined again.
+struct NoRequestDetails;
+
+impl RequestDetails for NoRequestDetails {
+    fn path(&self) -> String {
+        String::new()
+    }
+
+    fn credential(&self) -> String {
+        String::new()
+    }
+
+    fn content_type(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The parts of a bridge.
+pub struct ReplayPublisher {
+    pipeline: Pipeline,
+    gate: Arc<AdmissionGate>,
+    waker_queue: Arc<WakerQueue>,
+    answer_within: Duration,
+    runtime: Runtime,
+    _rebuilding: Option<RebuildThread>,
+    _watch: KafkaWatch,
+}
+
+impl ReplayPublisher {
+    /// Starts them, and waits until what is stored is known as far as it ever will be.
+    pub fn start(config: &Config, bootstrap: &str) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("the system can start no runtime: {error}"))?;
+        // The connection to Redis is a task.
+        let _within = runtime.enter();
+        let metrics = Arc::new(Metrics::new(&config.topics.names()));
+        let contact = Arc::new(Contact::default());
+        let refused = |error| format!("kafka.properties: {error}");
+        let producer = client::producer_config(config, bootstrap);
+        let producer = Producer::start(producer, Arc::clone(&metrics), Arc::clone(&contact));
+        let producer = Arc::new(producer.map_err(refused)?);
+        let lanes = TopicLane::all(config);
+        let of_events = |lane: &&Arc<TopicLane>| lane.destination() != Destination::Quarantine;
+        let watch = KafkaWatch::start(
+            &client::base_config(&config.kafka, bootstrap),
+            Arc::clone(&producer),
+            lanes.iter().filter(of_events).cloned().collect(),
+            Arc::clone(&contact),
+            Arc::clone(&metrics),
+            false,
+        );
+        let deduplicator = Deduplicator::open(config, &metrics)?.map(Arc::new);
+        let rebuilding = deduplicator
+            .as_ref()
+            .map(|desk| RebuildThread::start(config, bootstrap, desk));
+        while deduplicator.as_ref().is_some_and(|desk| !desk.is_rebuilt()) {
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        let wakeups = Arc::new(WakerQueue::default());
+        drop(runtime.spawn(Arc::clone(&wakeups).run()));
+        drop(_within);
+        Ok(Self {
+            pipeline: Pipeline {
+                metrics,
+                deduplicator,
+                producer,
+                contact,
+                started_at: Instant::now(),
+                lanes,
+                spool: None,
+                confirm_within: config.kafka.confirm_within,
+                spool_reserve: Duration::ZERO,
+                quarantine: config.quarantine,
+                stamping: TimestampPolicy::from_config(&config.kafka),
+                limits: ParseLimits {
+                    max_events: config.http.max_events,
+                    max_event_bytes: config.http.max_event_bytes,
+                },
+            },
+            gate: AdmissionGate::new(&config.http),
+            waker_queue: wakeups,
+            answer_within: config.http.answer_within,
+            runtime,
+            _rebuilding: rebuilding,
+            _watch: watch.map_err(refused)?,
+        })
+    }
+
+    /// `http.answer_within`
+    pub fn answer_within(&self) -> Duration {
+        self.answer_within
+    }
+
+    /// Sends events, each with the record it comes from, and waits for what becomes of them.
+    pub fn send(&self, topic: &str, items: &[(&ReplayCandidate, &[u8])]) -> Vec<ReplayOutcome> {
+        let deadline = Instant::now() + self.answer_within;
+        send_unique(items, |items| {
+            let all = items
+                .iter()
+                .map(|(kept, bytes)| self.send_one(topic, kept, bytes, deadline));
+            self.runtime.block_on(join_all(all))
+        })
+    }
+
+    async fn send_one(
+        &self,
+        topic: &str,
+        kept: &ReplayCandidate,
+        body: &[u8],
+        deadline: Instant,
+    ) -> ReplayOutcome {
+        let QuarantinePosition(partition, offset) = kept.position;
+        let replayed_from = ReplayOrigin {
+            topic: topic.to_owned(),
+            partition,
+            offset,
+        };
+        let received = Duration::from_millis(kept.received_ms.max(0).unsigned_abs());
+        let request = PipelineRequest {
+            body,
+            expected_type: kept.expected_type,
+            received_at: UNIX_EPOCH + received,
+            deadline,
+            details: &NoRequestDetails,
+            replayed_from: Some(&replayed_from),
+        };
+        let mut permit = self.gate.new_permit();
+        let answer = self
+            .pipeline
+            .process(&request, &mut permit, &self.waker_queue);
+        let PipelineAnswer::One(verdict) = answer.await else {
+            unreachable!("an event is no array");
+        };
+        match verdict.outcome {
+            Ok(Acknowledgement::Published(_)) => ReplayOutcome::Published,
+            Ok(Acknowledgement::Duplicate { .. }) => ReplayOutcome::Duplicate,
+            Ok(Acknowledgement::Spooled | Acknowledgement::Quarantined(_)) => {
+                unreachable!("there is no spool, and nothing is quarantined")
+            }
+            Err(rejection) => ReplayOutcome::Failed(rejection.code()),
+        }
+    }
+}
+
+/// Calls `send` with the same bytes only once, whether or not duplicates are looked for: the sender tries an event several times,
+/// and each try may have been quarantined. What becomes of the first becomes of all.
+fn send_unique<'k>(
+    items: &[(&'k ReplayCandidate, &'k [u8])],
+    send: impl FnOnce(&[(&'k ReplayCandidate, &'k [u8])]) -> Vec<ReplayOutcome>,
+) -> Vec<ReplayOutcome> {
+    let mut places = HashMap::new();
+    let mut firsts = Vec::new();
+    let mut is_copy = Vec::new();
+    for item in items {
+        let place = *places.entry(item.1).or_insert(firsts.len());
+        is_copy.push((place, place < firsts.len()));
+        if place == firsts.len() {
+            firsts.push(*item);
+        }
+    }
+    let sent = send(&firsts);
+    let of = |(place, is_copy): (usize, bool)| match sent[place] {
+        ReplayOutcome::Published if is_copy => ReplayOutcome::Duplicate,
+        sent => sent,
+    };
+    is_copy.into_iter().map(of).collect()
+}
+
+impl Drop for ReplayPublisher {
+    fn drop(&mut self) {
+        self.pipeline.producer.close(CLOSE_TIMEOUT);
+        if let Some(deduplicator) = &self.pipeline.deduplicator {
+            self.runtime.block_on(deduplicator.flush(CLOSE_TIMEOUT));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_bytes_are_sent_once() {
+        let kept =
+            [0, 1, 2].map(|offset| ReplayCandidate::for_test(QuarantinePosition(0, offset), "k"));
+        let item = |place: usize, bytes: &'static [u8]| (&kept[place], bytes);
+        let items = [
+            item(0, b"a"),
+            item(0, b"b"),
+            item(1, b"a"),
+            item(1, b"c"),
+            item(2, b"b"),
+            item(2, b"a"),
+        ];
+        let sent = send_unique(&items, |items| {
+            let sent = items.iter().map(|(kept, bytes)| (kept.position.1, *bytes));
+            assert!(sent.eq([(0, &b"a"[..]), (0, b"b"), (1, b"c")]));
+            vec![
+                ReplayOutcome::Published,
+                ReplayOutcome::Failed("late"),
+                ReplayOutcome::Duplicate,
+            ]
+        });
+        use ReplayOutcome::{Duplicate, Failed, Published};
+        let late = Failed("late");
+        assert_eq!(
+            sent,
+            [Published, late, Duplicate, Duplicate, late, Duplicate]
+        );
+    }
+}

@@ -1,0 +1,353 @@
+//! One schedule: a bridge, its load, its faults, its healing, and the evidence of it all.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use butlr_bridge::config;
+use butlr_event::EventType;
+use butlr_simulate::city::{Habits, Size};
+use butlr_simulate::journal::{Attempt, Journal, Run};
+use butlr_simulate::progress::Progress;
+use butlr_simulate::sender::{self, End, Finished, Limits, Pace, Stop, Target, Timings};
+use butlr_simulate::stream::{Behaviour, Stream};
+use butlr_simulate::verify;
+
+use super::bridge::{BridgePlan, RestartableBridge, SHUTDOWN};
+use super::broker::ChaosKafka;
+use super::clock::BridgeClock;
+use super::disk::SmallDisk;
+use super::evidence::{
+    RecoveryLoad, SenderTotals, StoredQuarantineRecord, TopicRecord, TrialEvidence, read_attempts,
+};
+use super::injection::{AppliedFault, ChaosEnvironment, PARTITIONS};
+use super::ledgers::ReportedLedger;
+use super::schedule::{FaultKind, FaultSchedule};
+use crate::harness::clock_ms;
+use crate::real_kafka::{create_topics, delete_topics, ten_topics, unique_name};
+
+const CONNECTIONS: usize = 48;
+/// `http.answer_within`.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// What a busy machine may add to that before a request counts as not answered.
+const SLACK: Duration = Duration::from_secs(4);
+/// The load lasts so long at most.
+const MAX_LOAD: Duration = Duration::from_secs(14);
+/// The load goes on for so long once all is well.
+const LOAD_AFTER_FAULTS: Duration = Duration::from_millis(1_000);
+/// A bridge comes to rest within this, once nothing is sent any more.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// So many events are sent in a second once all is well, to see whether all works again.
+const RECOVERY_EVENTS: u64 = 300;
+/// So many such seconds, until most events of each type go without detours: the bridge has to be itself again soon,
+/// but how fast a broker that was just started is, on a machine that may be busy, is not for it to say.
+const MAX_RECOVERY_SECONDS: u64 = 4;
+const HOUR_MS: i64 = 3_600_000;
+
+/// Whether bridges get a spool: where there is one, unless `BUTLR_BRIDGE_TEST_SPOOL=off`.
+pub fn has_spool() -> bool {
+    let off = std::env::var("BUTLR_BRIDGE_TEST_SPOOL").is_ok_and(|v| v == "off");
+    !off && config::reference().iter().any(|key| key.key == "spool.dir")
+}
+
+/// Lets a schedule happen and has it judged while its topics are there. `dir` is for what is to be kept when it fails.
+pub fn run_schedule<T>(
+    schedule: &FaultSchedule,
+    kafka: &ChaosKafka,
+    dir: &Path,
+    judge: impl FnOnce(&TrialEvidence) -> T,
+) -> (TrialEvidence, T) {
+    let name = unique_name(&format!("chaos.{}", schedule.seed));
+    let template = format!("{name}.{{type}}");
+    let mut topics = ten_topics(&template);
+    topics.push(quarantine_topic(&template));
+    create_topics(&kafka.address(), &topics, PARTITIONS, &[]);
+    let evidence = collect_evidence(schedule, kafka, dir, &template);
+    let judged = judge(&evidence);
+    delete_topics(&kafka.address(), &topics);
+    (evidence, judged)
+}
+
+fn quarantine_topic(template: &str) -> String {
+    template.replace("{type}", "quarantine")
+}
+
+fn collect_evidence(
+    schedule: &FaultSchedule,
+    kafka: &ChaosKafka,
+    dir: &Path,
+    template: &str,
+) -> TrialEvidence {
+    let spool = has_spool();
+    let mut phases = PhaseTimings::new();
+    let world = build_environment(schedule, kafka, dir, template, spool);
+    let proof = verify::Kafka {
+        bootstrap_servers: kafka.address(),
+        properties: Vec::new(),
+    };
+    let ingest = world.bridge.lock().expect("no panic holds it").ingest;
+    let journal = |name: &str| {
+        let run = Run {
+            topics: template.to_owned(),
+            starts: None,
+        };
+        Journal::create(Some(&dir.join(name)), run).expect("a folder")
+    };
+    let started_ms = clock_ms();
+    phases.end_phase("start");
+    let load_began_ms = clock_ms();
+    let (load, done) = send_through_faults(schedule, &world, journal("journal"));
+    let mut bridge = world.bridge.into_inner().expect("no panic holds it");
+    phases.end_phase("load");
+    let rest = bridge.wait_until_idle(IDLE_LIMIT);
+    phases.end_phase("rest");
+    let mut after = Vec::new();
+    for second in 0..MAX_RECOVERY_SECONDS {
+        let journal = journal(&format!("journal-after-{second}"));
+        after.push(RecoveryLoad::from_run(send_recovery_load(
+            schedule, second, ingest, journal,
+        )));
+        if RecoveryLoad::find_detour(&after).is_none() {
+            break;
+        }
+    }
+    let rest = rest.and_then(|()| bridge.wait_until_idle(IDLE_LIMIT));
+    let books = bridge
+        .status()
+        .and_then(|status| ReportedLedger::from_status(&status));
+    let metrics = bridge.metrics().unwrap_or_default();
+    bridge.terminate();
+    phases.end_phase("after");
+
+    let traffic_complete = load.whole && is_all_accepted(&load, EventType::Traffic);
+    let truth = load.truth.clone();
+    TrialEvidence {
+        schedule: schedule.clone(),
+        has_spool: spool,
+        applied_faults: done,
+        phases: phases.summary,
+        answers: SenderTotals::from_ledger(&load.ledger),
+        attempts: close_journal(load, traffic_complete),
+        recovery: after,
+        truth,
+        traffic_complete,
+        started_ms,
+        load_began_ms,
+        ended_ms: clock_ms(),
+        records: TopicRecord::read_all(&kafka.address(), template),
+        quarantined: StoredQuarantineRecord::read_all(
+            &kafka.address(),
+            &quarantine_topic(template),
+        ),
+        processes: std::mem::take(&mut bridge.ended_processes),
+        ledger: books,
+        metrics,
+        idle: rest,
+        kafka: proof,
+        template: template.to_owned(),
+        dir: dir.to_owned(),
+    }
+}
+
+/// How long what took.
+struct PhaseTimings {
+    last: Instant,
+    summary: String,
+}
+
+impl PhaseTimings {
+    fn new() -> Self {
+        Self {
+            last: Instant::now(),
+            summary: String::new(),
+        }
+    }
+
+    fn end_phase(&mut self, name: &str) {
+        let took = std::mem::replace(&mut self.last, Instant::now()).elapsed();
+        self.summary += &format!("{name} {:.1} s, ", took.as_secs_f64());
+    }
+}
+
+fn close_journal(run: Finished, traffic_complete: bool) -> Vec<Attempt> {
+    let journal = run.journal.expect("was given");
+    let journal = journal.finish(run.truth, traffic_complete);
+    read_attempts(&journal.expect("written"))
+}
+
+fn build_environment<'k>(
+    schedule: &FaultSchedule,
+    kafka: &'k ChaosKafka,
+    dir: &Path,
+    template: &str,
+    spool: bool,
+) -> ChaosEnvironment<'k> {
+    let spool_dir = dir.join("spool");
+    std::fs::create_dir(&spool_dir).expect("a folder");
+    let disk = schedule
+        .has_fault(|what| what == FaultKind::DiskFull)
+        .then(|| SmallDisk::mount(&spool_dir));
+    let clock = schedule
+        .has_fault(|what| matches!(what, FaultKind::ClockStep(_)))
+        .then(|| BridgeClock::new(dir));
+    let mut settings = vec![
+        format!("kafka.bootstrap_servers={}", kafka.proxied_address()),
+        format!("topics.template={template}"),
+        format!("topics.quarantine={}", quarantine_topic(template)),
+        // The sender knows only success or not, and would try what is invalid again and again.
+        "quarantine.answer=accept".to_owned(),
+        "log.format=json".to_owned(),
+        format!("http.answer_within={}s", ANSWER_WITHIN.as_secs()),
+        format!("shutdown.timeout={}s", SHUTDOWN.as_secs()),
+        "shutdown.drain_delay=0s".to_owned(),
+    ];
+    settings.extend(schedule.settings.iter().cloned());
+    if spool {
+        settings.push(format!("spool.dir={}", spool_dir.display()));
+        settings.extend(schedule.spool_settings.iter().cloned());
+    }
+    let bridge = RestartableBridge::start(BridgePlan {
+        settings,
+        command_prefix: disk
+            .as_ref()
+            .map_or_else(Vec::new, SmallDisk::command_prefix),
+        environment: clock
+            .as_ref()
+            .map_or_else(Vec::new, BridgeClock::environment),
+        dir: dir.to_owned(),
+    });
+    bridge.wait_until_ready();
+    ChaosEnvironment {
+        kafka,
+        template: template.to_owned(),
+        bridge: Mutex::new(bridge),
+        disk,
+        clock,
+    }
+}
+
+/// The load while the faults happen, and a little longer.
+fn send_through_faults(
+    schedule: &FaultSchedule,
+    world: &ChaosEnvironment<'_>,
+    journal: Journal,
+) -> (Finished, Vec<AppliedFault>) {
+    let ingest = world.bridge.lock().expect("no panic holds it").ingest;
+    // However long a busy machine takes to start a Kafka: no more piles up than can be sent.
+    let limits = Limits {
+        events: Some((schedule.rate * MAX_LOAD.as_secs_f64()) as u64),
+        duration: None,
+    };
+    let options = sender_options(ingest, schedule.rate, limits);
+    let stop = Stop::new();
+    let stream = small_city(schedule.seed, clock_ms() - 12 * HOUR_MS, busy_behaviour());
+    std::thread::scope(|scope| {
+        let until = stop.clone();
+        let began = Instant::now();
+        let sending = scope
+            .spawn(move || sender::run(options, stream, Some(journal), Progress::Silent, until));
+        let done = scope
+            .spawn(move || world.run_schedule(schedule, began))
+            .join();
+        std::thread::sleep(LOAD_AFTER_FAULTS);
+        stop.stop();
+        let finished = sending.join().expect("a sender").expect("a run");
+        match done {
+            Ok(done) => (finished, done),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+impl RecoveryLoad {
+    fn from_run(run: Finished) -> Self {
+        Self {
+            answers: SenderTotals::from_ledger(&run.ledger),
+            attempts: close_journal(run, false),
+        }
+    }
+}
+
+/// A second of another city's events, once all is well.
+fn send_recovery_load(
+    schedule: &FaultSchedule,
+    second: u64,
+    ingest: SocketAddr,
+    journal: Journal,
+) -> Finished {
+    let limits = Limits {
+        events: Some(RECOVERY_EVENTS),
+        duration: None,
+    };
+    let options = sender_options(ingest, RECOVERY_EVENTS as f64, limits);
+    // From just before a full minute, so that occupancies are among them: each type is to be seen in each second.
+    let minute = clock_ms() - 12 * HOUR_MS;
+    let from_ms = minute - minute % 60_000 - 2_000;
+    let stream = small_city(!schedule.seed ^ second << 32, from_ms, Behaviour::plain());
+    let run = sender::run(
+        options,
+        stream,
+        Some(journal),
+        Progress::Silent,
+        Stop::new(),
+    );
+    run.expect("a run")
+}
+
+fn sender_options(ingest: SocketAddr, rate: f64, limits: Limits) -> sender::Options {
+    let target = Target::parse(&format!("http://{ingest}/v1/events")).expect("a URL");
+    sender::Options {
+        targets: vec![target],
+        connections: CONNECTIONS,
+        pace: Pace::Rate(rate),
+        limits,
+        timings: timings(),
+    }
+}
+
+/// More patient than Butlr's sender: nothing may be given up because of how long an outage lasts.
+fn timings() -> Timings {
+    let mut pauses = vec![Duration::from_millis(300); 10];
+    pauses.extend([Duration::from_millis(1_000); 120]);
+    Timings {
+        http_timeout: ANSWER_WITHIN + SLACK,
+        pauses,
+        window: Duration::from_secs(120),
+        ..Timings::default()
+    }
+}
+
+/// A small city, in the middle of a day.
+fn small_city(seed: u64, from_ms: i64, behaviour: Behaviour) -> Stream {
+    let size = Size {
+        rooms: 40,
+        sensors: Some(8),
+    };
+    let habits = Habits {
+        // A clock that is off is the bridge's, where there is one.
+        skewed: 0.0,
+        ..Habits::default()
+    };
+    Stream::grow(seed, size, from_ms, habits, behaviour)
+}
+
+/// All that a sender does.
+fn busy_behaviour() -> Behaviour {
+    Behaviour {
+        redelivered: 0.03,
+        overlapping: 0.01,
+        shuffled: 0.05,
+        repeated: 0.02,
+        corrected: 0.02,
+        stale: 0.01,
+        invalid: 0.01,
+        ..Behaviour::plain()
+    }
+}
+
+fn is_all_accepted(finished: &Finished, event_type: EventType) -> bool {
+    let ended = |end| finished.ledger.ended_of(event_type, end);
+    let others = End::ALL.into_iter().filter(|end| *end != End::Accepted);
+    others.map(ended).sum::<u64>() == 0
+}
