@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the bridge against the smallest programs that do parts of its work, on one broker.
 
-    bench/run.py                 closed loop and open loop, about 25 minutes
+    bench/run.py                 closed loop and open loop, about 20 minutes
     bench/run.py --quick         a short run, to see that everything works; no figures to quote
     bench/run.py --write         also puts the tables into bench/README.md
     bench/run.py --only open     one of the two parts
