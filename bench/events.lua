@@ -1,89 +1,93 @@
--- Load for wrk: POST with events that are unique and cheap to make, and with copies of them.
+-- Script for wrk: posts unique events that are cheap to make, and copies of them.
 --
---   wrk -t THREADS … -s bench/events.lua URL -- EVENTS TOKEN MS THREADS EVENTS_PER_REQUEST COPIES [TOKEN_BEFORE MS_BEFORE]
+--   wrk -t THREADS … -s bench/events.lua URL -- EVENTS PREFIX MS THREADS BATCH COPIES [PREFIX_BEFORE MS_BEFORE]
 --
---   EVENTS              1,000 events of the simulator, one a line, each of another room
---   TOKEN               16 base-62 characters that no other run uses: the beginning of each id
---   MS                  the first event time, ms since 1970: now
---   THREADS             what wrk has as -t
---   EVENTS_PER_REQUEST  1: one event; more: a JSON array of so many
---   COPIES              of 100 requests so many (0 to 50) are an event sent before, byte for byte; only with one event a request
---   TOKEN_BEFORE, MS_BEFORE  TOKEN and MS of the run before this one, of whose events the first copies are; without them there
---                       are no copies in the first time round
+--   EVENTS   file with 1,000 events of the simulator, one per line, each of another room
+--   PREFIX   first 16 characters (base 62) of each id; unique to the run
+--   MS       time of the first events, ms since 1970: now
+--   THREADS  same as wrk's -t
+--   BATCH    1: one event per request; more: a JSON array of this many
+--   COPIES   percentage of requests (0 to 50) that repeat an earlier event byte for byte; needs
+--            BATCH 1
+--   PREFIX_BEFORE, MS_BEFORE
+--            PREFIX and MS of the previous run, whose events are copied first; without them the first
+--            pass has no copies
 --
--- Only ids and times are replaced. An id is event_ and 27 characters: the token, one digit for the thread, ten for the count.
--- A thread has rooms of its own and sends them in turn. Each time round, the event time moves on by one ms: no two events
--- share both room and time, and those of a room come in order of time, so a bridge that looks for repeats or for what is out
--- of order finds none. That clock starts with the real one and stays behind it below 1,000,000 events/s.
+-- Only ids and times change. An id is event_ and 27 characters: the prefix, one digit for the thread
+-- and ten for the count. Each thread has its own rooms and sends them in turn; one turn of all its
+-- rooms is a pass. The event time grows by 1 ms with each pass, so no two events share room and time,
+-- and a room's events come in order of time: the bridge finds no repeats and nothing out of order. The
+-- event time starts now and stays behind the clock below 1,000,000 events/s.
 --
--- A copy is of what the same thread sent one time round before: hundreds of requests ago, so that the first is answered.
+-- A copy repeats what its thread sent one pass before: hundreds of requests ago, so it is answered.
 --
--- wrk runs on the machine that is being measured, so what can be done once a time round is not done for each: an event
--- is the concatenation of a few ready strings.
+-- wrk shares the machine with the measured program. Work is done once per pass where possible; an
+-- event is the concatenation of a few prepared strings.
 
 local ROOMS = 1000
 
-local threads_set_up = {}
+local all_threads = {}
 
 function setup(thread)
-  thread:set("thread_number", #threads_set_up)
-  table.insert(threads_set_up, thread)
+  thread:set("thread_number", #all_threads)
+  table.insert(all_threads, thread)
 end
 
-local counts, heads, tails = {}, {}, {} -- by room: the last three digits of the id; the request's head; the event from behind the time on
-local to_id, after_id -- what all events have around their ids
-local threads, events_per_request, base_ms
-local head_start -- up to the length
-local now, before -- for `event`: what the events of this time round and of the one before have around their count
-local token, round, room = nil, -1, nil
+-- By room: the last three digits of the id, the head of the request, the event after its time.
+local counts, heads, tails = {}, {}, {}
+local before_id, after_id -- text around the id, the same in all events
+local threads, batch, base_ms
+local head_start -- of the request, up to the length
+local this_pass, last_pass -- see `pass_texts`
+local prefix, pass, room = nil, -1, nil
 local parts = {}
 
--- What each event of one time round has before its count, and between it and its tail.
-local function around(its_token, base_ms, its_round)
+-- Texts that all events of a pass share: before the count, and between the count and the tail.
+local function pass_texts(prefix, base_ms, pass)
   return {
-    to_id .. its_token .. thread_number .. string.format("%07d", its_round),
-    after_id .. string.format("%.0f", base_ms + its_round),
+    before_id .. prefix .. thread_number .. string.format("%07d", pass),
+    after_id .. string.format("%.0f", base_ms + pass),
   }
 end
 
 local function next_room()
   room = room + threads
   if room > ROOMS then
-    round = round + 1
+    pass = pass + 1
     room = thread_number + 1
-    before, now = now or before, around(token, base_ms, round)
+    last_pass, this_pass = this_pass or last_pass, pass_texts(prefix, base_ms, pass)
   end
 end
 
-local function event(of)
-  return heads[room] .. of[1] .. counts[room] .. of[2] .. tails[room]
+local function request_of(texts)
+  return heads[room] .. texts[1] .. counts[room] .. texts[2] .. tails[room]
 end
 
-local function one()
+local function new_event()
   next_room()
-  return event(now)
+  return request_of(this_pass)
 end
 
--- In turn with events that are new, so that both kinds are spread evenly.
+-- Spreads copies evenly among new events.
 local copies, owed = 0, 0
-copied = 0 -- read in `done`
+copied = 0 -- global, because `done` reads it
 
-local function one_or_a_copy()
-  if before then owed = owed + copies end
-  if owed < 100 then return one() end
+local function new_event_or_copy()
+  if last_pass then owed = owed + copies end
+  if owed < 100 then return new_event() end
   owed = owed - 100
   copied = copied + 1
-  return event(before)
+  return request_of(last_pass)
 end
 
-local function many()
+local function new_batch()
   local at = 1
-  for n = 1, events_per_request do
+  for n = 1, batch do
     next_room()
     parts[at] = n > 1 and "," or "["
-    parts[at + 1] = now[1]
+    parts[at + 1] = this_pass[1]
     parts[at + 2] = counts[room]
-    parts[at + 3] = now[2]
+    parts[at + 3] = this_pass[2]
     parts[at + 4] = tails[room]
     at = at + 5
   end
@@ -93,14 +97,14 @@ local function many()
 end
 
 function init(args)
-  token = args[2]
-  assert(#token == 16, "the token must have 16 characters")
+  prefix = args[2]
+  assert(#prefix == 16, "PREFIX must have 16 characters")
   base_ms = tonumber(args[3])
   threads = tonumber(args[4])
-  events_per_request = tonumber(args[5])
+  batch = tonumber(args[5])
   copies = tonumber(args[6])
   assert(thread_number < 10, "at most ten threads")
-  assert(copies >= 0 and copies <= 50, "0 to 50 copies")
+  assert(copies >= 0 and copies <= 50, "0 to 50 percent copies")
   head_start = string.format(
     "POST %s HTTP/1.1\r\nHost: %s:%s\r\nContent-Type: application/json\r\nContent-Length: ",
     wrk.path or "/", wrk.host, wrk.port)
@@ -110,22 +114,22 @@ function init(args)
     n = n + 1
     local start, id, middle, time, tail = event:match('^({"id":"event_)(%w+)(".-"timestamp":)(%d+)(.*)$')
     assert(start and #id == 27 and #time == 13, "not an event of the simulator: " .. event)
-    to_id, after_id = start, middle
+    before_id, after_id = start, middle
     counts[n] = string.format("%03d", n - 1)
     heads[n] = head_start .. #event .. "\r\n\r\n"
     tails[n] = tail
   end
   assert(n == ROOMS, n .. " events, not " .. ROOMS)
-  room = ROOMS -- the end of no time round
-  if args[8] then before = around(args[7], tonumber(args[8]), 0) end
-  request = events_per_request > 1 and many or copies > 0 and one_or_a_copy or one
+  room = ROOMS -- so that the first event begins a pass
+  if args[8] then last_pass = pass_texts(args[7], tonumber(args[8]), 0) end
+  request = batch > 1 and new_batch or copies > 0 and new_event_or_copy or new_event
 end
 
--- One line that bench/run.py reads. Times in µs. wrk counts a request when its answer has come, within the duration only;
--- copies are counted when they are made, a few more than are sent.
+-- Prints one line for bench/harness.py, times in µs. wrk counts a request once it is answered, within
+-- the duration; copies are counted when they are made, so a few of them may not be sent.
 function done(summary, latency, requests)
   local errors, all_copied = summary.errors, 0
-  for _, thread in ipairs(threads_set_up) do all_copied = all_copied + thread:get("copied") end
+  for _, thread in ipairs(all_threads) do all_copied = all_copied + thread:get("copied") end
   io.write(string.format(
     'BENCH {"requests":%d,"copies":%d,"duration_us":%d,"p50_us":%.0f,"p99_us":%.0f,"max_us":%.0f,' ..
     '"errors":{"connect":%d,"read":%d,"write":%d,"status":%d,"timeout":%d}}\n',
