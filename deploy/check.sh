@@ -29,6 +29,8 @@ while [[ $# -gt 0 ]]; do
 done
 cd "$root"
 mkdir -p "$work"
+# The real path, because a venv works only under the path at which it was created.
+work=$(cd "$work" && pwd -P)
 
 failed=() not_run=()
 
