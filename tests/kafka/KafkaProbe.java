@@ -36,33 +36,36 @@ import org.apache.kafka.common.resource.ResourceType;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
 /**
- * What Kafka's own Java client says about a topic: the second opinion beside librdkafka, on which the bridge is built.
+ * Reads topics with Kafka's own Java client: a second opinion beside librdkafka, which the bridge uses.
  *
- * <p>Run on a JDK: {@code tests/kafka/probe.sh COMMAND …} (compiles once), or as source: {@code java -cp
+ * <p>Run it with a JDK: {@code tests/kafka/probe.sh COMMAND …} (compiles once), or {@code java -cp
  * "$BUTLR_BRIDGE_TEST_JAVA_CP" tests/kafka/KafkaProbe.java COMMAND …}
  *
  * <pre>
- * read BOOTSTRAP [--timeout-ms N] TOPIC...   every record from the beginning to the end offsets seen at the start, one JSON
- *                                            object a line: topic, partition, offset, timestamp, timestampType
- *                                            (CreateTime | LogAppendTime), keyBase64, valueBase64 (null where there is none),
- *                                            headers: [[name, valueBase64], ...] in their order. Records of one partition come in
- *                                            the order of their offsets. A topic that does not exist is an error.
- * describe BOOTSTRAP [TOPIC...]              one JSON object a line for each topic (all but internal ones when none is named):
- *                                            topic, exists, and where it does: partitions, replicationFactor, beginningOffsets,
- *                                            endOffsets (by partition), configs: {name: {value, source}} (sources as in
- *                                            ConfigEntry.ConfigSource: DEFAULT_CONFIG, DYNAMIC_TOPIC_CONFIG, ...)
- * partitions N                               reads keys (base64, one a line) from standard input; prints for each the partition,
- *                                            of N, that the Java producer takes
- * deny-write BOOTSTRAP TOPIC USER            USER may no longer write to TOPIC; everybody else still may do everything there
+ * read BOOTSTRAP [--timeout-ms N] TOPIC...
+ *     Prints every record up to the end offsets at the start, one JSON object per line: topic,
+ *     partition, offset, timestamp, timestampType (CreateTime | LogAppendTime), keyBase64, valueBase64
+ *     (null if absent), headers: [[name, valueBase64], ...] in order. The records of a partition are in
+ *     offset order. A missing topic is an error.
+ * describe BOOTSTRAP [TOPIC...]
+ *     Prints one JSON object per line for each topic (default: all except internal ones): topic, exists,
+ *     and if it exists: partitions, replicationFactor, beginningOffsets, endOffsets (by partition),
+ *     configs: {name: {value, source}} (source as in ConfigEntry.ConfigSource: DEFAULT_CONFIG,
+ *     DYNAMIC_TOPIC_CONFIG, ...).
+ * partitions N
+ *     Reads keys (base64, one per line) from standard input and prints for each the partition, out of N,
+ *     that the Java producer chooses.
+ * deny-write BOOTSTRAP TOPIC USER
+ *     Denies USER to write to TOPIC. All other operations and users stay allowed.
  * </pre>
  *
- * <p>Exit status: 0 done, 1 failed (also: not all records came within --timeout-ms, default 30000), 2 bad usage.
+ * <p>Exit status: 0 done, 1 failed (or --timeout-ms, default 30000, exceeded), 2 bad usage.
  */
 public final class KafkaProbe {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final PrintStream OUT = new PrintStream(new java.io.FileOutputStream(java.io.FileDescriptor.out), false, StandardCharsets.UTF_8);
 
-    /** Wrong arguments: status 2. */
+    /** Wrong arguments; the exit status is 2. */
     private static final class Usage extends Exception {
         Usage(String message) {
             super(message);
@@ -70,13 +73,13 @@ public final class KafkaProbe {
     }
 
     public static void main(String[] args) {
-        // Only what goes wrong; standard output carries the answer.
+        // Log errors only.
         System.setProperty("org.slf4j.simpleLogger.defaultLogLevel", "error");
         int status = 0;
         try {
             run(new ArrayList<>(Arrays.asList(args)));
         } catch (Usage | NumberFormatException e) {
-            System.err.println("KafkaProbe: " + e.getMessage() + "; usage: read | describe | partitions | deny-write, see the head of KafkaProbe.java");
+            System.err.println("KafkaProbe: " + e.getMessage() + "; usage: read | describe | partitions | deny-write, see the comment in KafkaProbe.java");
             status = 2;
         } catch (Exception e) {
             Throwable cause = e instanceof ExecutionException && e.getCause() != null ? e.getCause() : e;
@@ -85,7 +88,7 @@ public final class KafkaProbe {
         }
         OUT.flush();
         if (OUT.checkError() && status == 0) {
-            System.err.println("KafkaProbe: standard output could not be written");
+            System.err.println("KafkaProbe: could not write to standard output");
             status = 1;
         }
         System.exit(status);
@@ -126,7 +129,7 @@ public final class KafkaProbe {
                 Map.of(
                         "bootstrap.servers", bootstrap,
                         "enable.auto.commit", false,
-                        // Asking for a topic that is missing must not make it.
+                        // A query for a missing topic must not create it.
                         "allow.auto.create.topics", false,
                         "default.api.timeout.ms", (int) timeout.toMillis(),
                         "request.timeout.ms", (int) timeout.toMillis()),
@@ -144,7 +147,7 @@ public final class KafkaProbe {
         }
         long deadline = System.nanoTime() + timeout.toNanos();
         try (KafkaConsumer<byte[], byte[]> consumer = consumer(bootstrap, timeout)) {
-            // One request for all topics: asking for a missing one by name would wait out the timeout.
+            // One request for all topics, because a query for a missing topic would wait until the timeout.
             Map<String, List<PartitionInfo>> known = consumer.listTopics();
             List<TopicPartition> partitions = new ArrayList<>();
             for (String topic : topics) {
@@ -159,7 +162,7 @@ public final class KafkaProbe {
             Set<TopicPartition> open = new TreeSet<>((a, b) -> a.toString().compareTo(b.toString()));
             open.addAll(partitions);
             while (true) {
-                // The position, not the last record's offset: transaction markers and removed records have offsets too.
+                // Compare the position, because transaction markers and deleted records have offsets too.
                 List<TopicPartition> done = new ArrayList<>();
                 for (TopicPartition partition : open) {
                     if (consumer.position(partition) >= end.get(partition)) {
@@ -172,7 +175,7 @@ public final class KafkaProbe {
                 }
                 consumer.pause(done);
                 if (System.nanoTime() > deadline) {
-                    throw new IllegalStateException("not read to the end within " + timeout.toMillis() + " ms: " + open);
+                    throw new IllegalStateException("did not reach the end within " + timeout.toMillis() + " ms: " + open);
                 }
                 ConsumerRecords<byte[], byte[]> records = consumer.poll(Duration.ofMillis(200));
                 for (ConsumerRecord<byte[], byte[]> record : records) {
@@ -257,7 +260,7 @@ public final class KafkaProbe {
             admin.createAcls(
                             List.of(
                                     new AclBinding(resource, new AccessControlEntry("User:" + user, "*", AclOperation.WRITE, AclPermissionType.DENY)),
-                                    // Without any rule all is allowed; with the first rule only what a rule allows. A denial wins.
+                                    // Without rules everything is allowed. With one, only what a rule allows; a denial wins.
                                     new AclBinding(resource, new AccessControlEntry("User:*", "*", AclOperation.ALL, AclPermissionType.ALLOW))))
                     .all()
                     .get();

@@ -1,29 +1,33 @@
 #!/usr/bin/env bash
-# A real Apache Kafka for the tests: one node, KRaft, on loopback.
+# Runs a real Apache Kafka for the tests: one KRaft node on loopback.
 #
 #   broker.sh start  [--dir D] [--port N] [--set KEY=VALUE]... [--jvm OPTION]...
-#                                           start it, wait until it answers, print what the tests need (see below); with
-#                                           further settings and options of its virtual machine, which are not remembered
-#   broker.sh stop   [--dir D] [--remove]   end it (SIGTERM, after 20 s SIGKILL); --remove also deletes D
-#   broker.sh kill   [--dir D]              end it at once (SIGKILL), as a crash would
-#   broker.sh status [--dir D]              prints whether it runs; exit 0 when it does, else 1
-#   broker.sh env    [--dir D]              prints what `start` printed
+#                                           start the broker, wait until it is ready, print the variables
+#                                           that the tests need; --set adds broker settings and --jvm adds
+#                                           JVM options for this start only
+#   broker.sh stop   [--dir D] [--remove]   stop it (SIGTERM, SIGKILL after 20 s); --remove also deletes D
+#   broker.sh kill   [--dir D]              kill it (SIGKILL) to simulate a crash
+#   broker.sh status [--dir D]              print the state; exit 0 if it is running, otherwise 1
+#   broker.sh env    [--dir D]              print the output of `start` again
 #
-# D is where it keeps everything (default: <repository>/target/kafka/broker): data, certificates, log, pid. A stopped
-# broker that is started again has its data and its ports as before. Without --port six free ports are taken; they stay
-# taken for D, also while its broker is down, so that no other broker of this script gets them.
+# D holds all files: data, certificates, log, pid (default: <repository>/target/kafka/broker). A broker
+# that is stopped and started again keeps its data and ports. Without --port, six free ports are chosen.
+# They stay reserved for D while the broker is down, so that no other broker of this script takes them.
 #
-#   port N     PLAINTEXT, everything allowed
-#   port N+1   the controller
-#   port N+2   SASL_PLAINTEXT  \  PLAIN and SCRAM-SHA-256; users bridge/bridge-secret and limited/limited-secret,
-#   port N+3   SASL_SSL        /  who may do everything until a test sets an ACL (KafkaProbe.java deny-write)
-#   port N+4   PLAINTEXT again, advertised as port N+5: where a test puts a proxy, whose clients then stay behind it
+#   port N     PLAINTEXT, all operations allowed
+#   port N+1   controller
+#   port N+2   SASL_PLAINTEXT  \  PLAIN and SCRAM-SHA-256; users bridge/bridge-secret and
+#   port N+3   SASL_SSL        /  limited/limited-secret; all operations are allowed until a test
+#                                 sets an ACL (KafkaProbe.java deny-write)
+#   port N+4   PLAINTEXT, advertised as port N+5, where a test can place a proxy
 #
-# `start` prints shell assignments and nothing else on standard output: eval "$(tests/kafka/broker.sh start)"; cargo test
+# `start` prints only shell assignments to standard output:
 #
-# It behaves as a stock broker does (it creates missing topics when a client allows it, refuses timestamps more than 1 h
-# ahead), apart from replication factors of 1 and a cleaner that runs every 2 s instead of every 5 min, so that a test can
-# wait for it.
+#   eval "$(tests/kafka/broker.sh start)"; cargo test
+#
+# The broker behaves like a default one: it creates missing topics if the client allows it, and refuses
+# timestamps more than 1 h ahead. The differences: replication factors are 1, and retention runs every
+# 2 s instead of every 5 min, so that a test can wait for it.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -41,7 +45,7 @@ set=()
 jvm=()
 while [[ $# -gt 0 ]]; do
     case $1 in
-        --dir) dir=${2:?--dir needs a folder}; shift 2 ;;
+        --dir) dir=${2:?--dir needs a directory}; shift 2 ;;
         --port) port=${2:?--port needs a number}; shift 2 ;;
         --remove) remove=true; shift ;;
         --set) set+=("${2:?--set needs KEY=VALUE}"); shift 2 ;;
@@ -50,10 +54,11 @@ while [[ $# -gt 0 ]]; do
     esac
 done
 [[ $dir == /* ]] || dir=$PWD/$dir
-[[ -z $port || $port =~ ^[0-9]{2,5}$ ]] || die "--port $port: not a port"
+[[ -z $port || $port =~ ^[0-9]{2,5}$ ]] || die "--port $port: not a port number"
 config=$dir/server.properties
 
-# The broker's process id when it runs. The command line is compared too: an old pid file may name someone else's process.
+# Prints the process id if the broker is running. Also compares the command line, because the pid in an
+# old file may belong to another process by now.
 running() {
     local pid
     [[ -f $dir/pid ]] || return 1
@@ -64,7 +69,7 @@ running() {
 
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# Whether none of a broker's ports answers; says which one does.
+# Succeeds if no port of the broker is in use; otherwise prints the port that is.
 all_free() {
     local i
     for i in 0 1 2 3 4; do
@@ -72,7 +77,7 @@ all_free() {
     done
 }
 
-# A broker that was killed just now, and has no command line any more, may still have its ports for a moment.
+# A broker that was just killed may hold its ports for a moment longer.
 await_ports() {
     local tries=$2 other
     until other=$(all_free "$1"); do
@@ -81,11 +86,11 @@ await_ports() {
     done
 }
 
-# Who has which ports: a file for each row of six, which names the folder of its broker. It counts for as long as that
-# folder's broker has these ports.
+# Reservations: one file for each row of six ports. It names the directory of the broker, and is valid as
+# long as that broker uses these ports.
 claims=/tmp/butlr-bridge-kafka-ports-$UID
 
-# A claim is made whole or not at all (ln), and one that counts no more is replaced under a lock.
+# Reserves a row of ports, unless another broker has a valid reservation. The lock prevents races.
 claim() {
     local base=$1 owner
     mkdir -p "$claims"
@@ -93,7 +98,7 @@ claim() {
         flock 9
         owner=$(cat "$claims/$base" 2>/dev/null || true)
         if [[ -n $owner && $owner != "$dir" && $(cat "$owner/port" 2>/dev/null) == "$base" ]]; then exit 1; fi
-        # Noted at once: that is what makes the claim count.
+        # This file makes the reservation valid.
         echo "$base" >"$dir/port"
         echo "$dir" >"$claims/$base"
     ) 9>>"$claims/lock"
@@ -101,7 +106,7 @@ claim() {
 
 free_port() {
     local base try
-    # Below the range from which Linux gives ports to outgoing connections; rows of eight, so that none overlap.
+    # Below the range for outgoing connections in Linux. Rows start eight ports apart, so they never overlap.
     for try in {1..100}; do
         base=$((20000 + RANDOM % 1500 * 8))
         if all_free "$base" >/dev/null && ! taken $((base + 5)) && claim "$base"; then
@@ -112,7 +117,7 @@ free_port() {
     die "no six free ports in a row found in $try tries"
 }
 
-# A certificate authority of its own and a certificate for localhost; Kafka and librdkafka both read PEM.
+# Creates a certificate authority and a certificate for localhost, as PEM for both Kafka and librdkafka.
 certificates() {
     local tls=$dir/tls
     mkdir -p "$tls"
@@ -125,7 +130,7 @@ certificates() {
         printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n' >server.ext
         openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 3650 -extfile server.ext -out server.pem
         cat server.key server.pem >keystore.pem
-    ) >"$dir/openssl.log" 2>&1 || die "making certificates failed, see $dir/openssl.log"
+    ) >"$dir/openssl.log" 2>&1 || die "could not create certificates, see $dir/openssl.log"
 }
 
 configure() {
@@ -171,7 +176,7 @@ log.retention.check.interval.ms=2000
 log.cleaner.backoff.ms=1000
 log.segment.delete.delay.ms=1000
 END
-    # The last of two settings counts.
+    # If a setting appears twice, the last one wins.
     [[ ${#set[@]} -eq 0 ]] || printf '%s\n' "${set[@]}" >>"$config"
 }
 
@@ -189,45 +194,45 @@ start() {
     mkdir -p "$dir"
     if [[ -f $dir/port && -z $port ]]; then port=$(<"$dir/port"); fi
     if [[ -n $port ]]; then
-        other=$(await_ports "$port" 150) || die "port $other is taken"
+        other=$(await_ports "$port" 150) || die "port $other is in use"
     fi
     [[ -f $dir/tls/keystore.pem ]] || certificates
     chosen=$port
-    # Somebody who does not ask us may take a port before Kafka does.
+    # Another program may take a port before Kafka does.
     for try in 1 2 3; do
         [[ -n $chosen ]] || port=$(free_port)
-        # Written anew each time: the port may have been changed.
+        # Written at each start, because the port may have changed.
         configure "$port"
         format
         launch
         if await "$pid"; then
-            echo "broker.sh: Kafka runs at 127.0.0.1:$port, pid $pid, log $dir/log" >&2
+            echo "broker.sh: Kafka is running at 127.0.0.1:$port, pid $pid, log $dir/log" >&2
             cat "$dir/env"
             return
         fi
         if ! grep -qE 'Address already in use|Socket server failed to bind' "$dir/log"; then break; fi
-        echo "broker.sh: a port of $port to $((port + 4)) was taken by somebody else, try $try" >&2
-        # Ports that clients know must be the same again.
+        echo "broker.sh: a port between $port and $((port + 4)) is in use, attempt $try" >&2
+        # With --port or at a restart the ports must not change, so wait for them.
         if [[ -n $chosen ]]; then await_ports "$port" 150 >/dev/null || break; fi
     done
     tail -n 20 "$dir/log" >&2
     stop
-    die "the broker ended while starting or did not answer within 120 s, see $dir/log"
+    die "the broker exited or was not ready within 120 s, see $dir/log"
 }
 
 format() {
     [[ ! -f $dir/data/meta.properties ]] || return 0
-    # An id of 22 base64url characters; one that starts with a dash would be taken for an option.
+    # The id has 22 base64url characters. It starts with A, because a leading dash would look like an option.
     java -Xmx128m -cp "$libs/*" kafka.tools.StorageTool format --cluster-id "A$(openssl rand 16 | base64 | tr '+/' '-_' | cut -c2-22)" \
         --config "$config" \
         --add-scram 'SCRAM-SHA-256=[name=bridge,password=bridge-secret]' \
         --add-scram 'SCRAM-SHA-256=[name=limited,password=limited-secret]' \
-        >"$dir/format.log" 2>&1 || { tail -n 20 "$dir/format.log" >&2; die "formatting the storage failed"; }
+        >"$dir/format.log" 2>&1 || { tail -n 20 "$dir/format.log" >&2; die "could not format the storage"; }
 }
 
 launch() {
     [[ ! -f $dir/log ]] || mv "$dir/log" "$dir/log.before"
-    # setsid: an interrupt meant for the test run must not reach the broker; the caller stops it.
+    # setsid keeps Ctrl-C in the test run away from the broker; the caller stops it.
     setsid java -Xms256m -Xmx768m -XX:+ExitOnOutOfMemoryError ${jvm[@]+"${jvm[@]}"} -Dorg.slf4j.simpleLogger.showDateTime=true \
         -Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS -Dorg.slf4j.simpleLogger.showThreadName=false \
         -cp "$libs/*" kafka.Kafka "$config" </dev/null >"$dir/log" 2>&1 &
@@ -243,7 +248,7 @@ launch() {
     } >"$dir/env"
 }
 
-# Until it answers at all its ports.
+# Waits until the broker is ready on all ports.
 await() {
     local i
     for ((i = 0; i < 1200; i++)); do
@@ -260,14 +265,14 @@ stop() {
     local pid i
     if pid=$(running); then
         kill -TERM "$pid" 2>/dev/null || true
-        # One that was paused by a test (SIGSTOP) can't end.
+        # A broker paused by a test (SIGSTOP) cannot exit.
         kill -CONT "$pid" 2>/dev/null || true
         for ((i = 0; i < 200; i++)); do
             running >/dev/null || break
             sleep 0.1
         done
         if running >/dev/null; then
-            echo "broker.sh: pid $pid did not end within 20 s, killed" >&2
+            echo "broker.sh: pid $pid did not exit within 20 s and was killed" >&2
             kill -KILL "$pid" 2>/dev/null || true
             sleep 0.5
         fi
@@ -276,7 +281,7 @@ stop() {
     if $remove && [[ -f $config ]]; then rm -rf "$dir"; fi
 }
 
-# Nothing is told to it: what it had not written is lost, as far as a process has such a thing.
+# Kills the broker without warning, so that it cannot write anything any more.
 crash() {
     local pid i
     pid=$(running) || die "not running"

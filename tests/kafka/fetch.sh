@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Downloads Apache Kafka and its dependencies from Maven Central into a folder and prints that folder.
+# Downloads Apache Kafka and its dependencies from Maven Central and prints the directory.
 #
 #   fetch.sh [DIR]      DIR: default <repository>/target/kafka/libs
 #
-# A folder that is complete (it was filled from this pom.xml) is used as it is; a download that fails leaves no
-# half-filled folder behind and ends with status 1.
+# A directory that was completely filled from this pom.xml is reused. A failed download leaves no partial
+# directory and exits with status 1.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -27,12 +27,12 @@ for try in 1 2 3; do
         dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$partial" >&2; then
         break
     fi
-    [[ $try -lt 3 ]] || { echo "fetch.sh: downloading Apache Kafka failed $try times" >&2; exit 1; }
-    echo "fetch.sh: download failed (try $try of 3), trying again in 5 s" >&2
+    [[ $try -lt 3 ]] || { echo "fetch.sh: the download of Apache Kafka failed $try times" >&2; exit 1; }
+    echo "fetch.sh: download failed (attempt $try of 3), retrying in 5 s" >&2
     sleep 5
 done
 
-# Maven calls an empty dependency list a success; a Kafka without these is none.
+# Maven succeeds even without any dependencies, so check for the essential files.
 for jar in kafka_2.13 kafka-clients kafka-server scala-library slf4j-simple; do
     compgen -G "$partial/$jar-[0-9]*.jar" >/dev/null || { echo "fetch.sh: $jar is missing from the download" >&2; exit 1; }
 done
