@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use super::Failure;
 use crate::commands::kafka_properties::PropertyArguments;
 use crate::commands::verify::{BridgeArguments, prove};
-use butlr_simulate::city::Truth;
-use butlr_simulate::journal::{Journal, Run};
-use butlr_simulate::verify::{Error, Kafka, Report, start_offsets};
+use butlr_simulate::city::GroundTruth;
+use butlr_simulate::journal::{JournalWriter, RunHeader};
+use butlr_simulate::verify::{Error, VerificationReport, VerifierKafka, fetch_start_offsets};
 
 #[derive(clap::Args, Debug)]
 pub struct ProofArguments {
@@ -32,18 +32,18 @@ pub struct ProofArguments {
 
 impl ProofArguments {
     /// The journal of the run, where one is wanted; to be called before the first request.
-    pub fn begin(&self) -> Result<Option<Journal>, Failure> {
+    pub fn begin(&self) -> Result<Option<JournalWriter>, Failure> {
         if self.verify.is_none() && self.journal.is_none() {
             return Ok(None);
         }
         let starts = self
             .kafka()?
-            .map(|kafka| start_offsets(&kafka, &self.topics));
-        let run = Run {
+            .map(|kafka| fetch_start_offsets(&kafka, &self.topics));
+        let run = RunHeader {
             topics: self.topics.clone(),
             starts: starts.transpose()?,
         };
-        Journal::create(self.journal.as_deref(), run)
+        JournalWriter::create(self.journal.as_deref(), run)
             .map(Some)
             .map_err(|e| Failure::Run(format!("the journal cannot be written: {e}")))
     }
@@ -51,10 +51,10 @@ impl ProofArguments {
     /// Ends the journal and proves what is to be proved; hands on the report, where there is one.
     pub fn end(
         &self,
-        journal: Journal,
-        truth: Truth,
+        journal: JournalWriter,
+        truth: GroundTruth,
         traffic_complete: bool,
-    ) -> Result<(ExitCode, Option<Report>), Failure> {
+    ) -> Result<(ExitCode, Option<VerificationReport>), Failure> {
         let journal = journal
             .finish(truth, traffic_complete)
             .map_err(|e| Failure::Run(format!("the journal cannot be written: {e}")))?;
@@ -67,11 +67,11 @@ impl ProofArguments {
         }
     }
 
-    fn kafka(&self) -> Result<Option<Kafka>, Failure> {
+    fn kafka(&self) -> Result<Option<VerifierKafka>, Failure> {
         let Some(bootstrap_servers) = &self.verify else {
             return Ok(None);
         };
-        Ok(Some(Kafka {
+        Ok(Some(VerifierKafka {
             bootstrap_servers: bootstrap_servers.clone(),
             properties: self.properties.read().map_err(Failure::Usage)?,
         }))

@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::builder::TypedValueParser;
 
 use butlr_event::EventType;
-use butlr_simulate::stream::Outages;
+use butlr_simulate::stream::OutageSettings;
 
 /// Outages now and then, or never.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Often {
     Never,
-    Sometimes(Outages),
+    Sometimes(OutageSettings),
 }
 
 /// A share of all, 0 to 1: `0.5%` or `0.005`.
@@ -72,7 +72,7 @@ pub fn outages(text: &str) -> Result<Often, String> {
         humantime::parse_duration(text.trim())
             .map_err(|e| format!("{e}; write it as 1h or 1h/20m, or never"))
     };
-    let usual = Outages::default().length;
+    let usual = OutageSettings::default().length;
     let (every, length) = match text.split_once('/') {
         Some((every, length)) => (parse(every)?, parse(length)?),
         None => (parse(text)?, usual),
@@ -84,7 +84,7 @@ pub fn outages(text: &str) -> Result<Often, String> {
     if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&length) {
         return Err("they may last from 1s to 1day".to_owned());
     }
-    Ok(Often::Sometimes(Outages { every, length }))
+    Ok(Often::Sometimes(OutageSettings { every, length }))
 }
 
 /// A moment that is over, in RFC 3339.
@@ -131,8 +131,11 @@ mod tests {
     #[test]
     fn outages_and_moments() {
         assert_eq!(outages("never"), Ok(Often::Never));
-        assert_eq!(outages("1h"), Ok(Often::Sometimes(Outages::default())));
-        let long = Outages {
+        assert_eq!(
+            outages("1h"),
+            Ok(Often::Sometimes(OutageSettings::default()))
+        );
+        let long = OutageSettings {
             every: Duration::from_secs(7200),
             length: Duration::from_secs(1200),
         };

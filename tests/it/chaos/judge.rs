@@ -4,8 +4,8 @@ mod twins;
 
 use std::collections::HashSet;
 
-use butlr_simulate::journal::Answer;
-use butlr_simulate::verify::{Finding, Property, Report};
+use butlr_simulate::journal::RecordedOutcome;
+use butlr_simulate::verify::{Property, PropertyFinding, VerificationReport};
 
 use super::bridge::Ended;
 use super::evidence::{After, Evidence};
@@ -206,7 +206,7 @@ fn deleted_topics(evidence: &Evidence, judgement: &mut Judgement) {
         );
         match by_id.get(&record.id) {
             None => judgement.broken("sent", format!("{at}: nobody sent it")),
-            Some(tries) if tries.iter().all(|t| t.value != record.value) => {
+            Some(tries) if tries.iter().all(|t| t.value_hash != record.value) => {
                 judgement.broken("intact", format!("{at}: other bytes than were sent"));
             }
             Some(_) => {}
@@ -216,7 +216,10 @@ fn deleted_topics(evidence: &Evidence, judgement: &mut Judgement) {
     let after = evidence.attempts_after();
     for attempt in after.filter(|a| deleted.contains(&a.event_type)) {
         let id = format!("event_{}", attempt.id);
-        let stored = matches!(attempt.answer, Answer::Published | Answer::Spooled);
+        let stored = matches!(
+            attempt.outcome,
+            RecordedOutcome::Published | RecordedOutcome::Spooled
+        );
         if stored && !there.contains(id.as_str()) {
             let of = attempt.event_type;
             judgement.broken("stored", format!("{id} in {of}, which was made again"));
@@ -233,14 +236,16 @@ fn quarantine(evidence: &Evidence, judgement: &mut Judgement) {
     }
     let there: HashSet<u64> = all.iter().map(|q| q.value).collect();
     let answered = evidence.all_attempts();
-    let answered = answered.filter(|a| a.answer == Answer::Quarantined);
-    let lost: Vec<_> = answered.filter(|a| !there.contains(&a.value)).collect();
+    let answered = answered.filter(|a| a.outcome == RecordedOutcome::Quarantined);
+    let lost: Vec<_> = answered
+        .filter(|a| !there.contains(&a.value_hash))
+        .collect();
     if !lost.is_empty() {
         let ids = some(lost.iter().map(|a| format!("event_{}", a.id)));
         let what = format!("{} answered so are not there: {ids}", lost.len());
         judgement.broken("quarantined", what);
     }
-    let sent: HashSet<u64> = evidence.all_attempts().map(|a| a.value).collect();
+    let sent: HashSet<u64> = evidence.all_attempts().map(|a| a.value_hash).collect();
     let strange = there.difference(&sent).count();
     if strange > 0 {
         judgement.broken("quarantined", format!("{strange} that nobody sent"));
@@ -248,15 +253,15 @@ fn quarantine(evidence: &Evidence, judgement: &mut Judgement) {
 }
 
 /// What the verifier found.
-fn verified(evidence: &Evidence, report: &Report, judgement: &mut Judgement) {
+fn verified(evidence: &Evidence, report: &VerificationReport, judgement: &mut Judgement) {
     judgement.copies = report.copies.all;
     let twins = Twins::of(evidence);
     judgement.twins = [twins.same, twins.from_spool];
-    judgement.hold("verified", report.nothing_proved().map(str::to_owned));
+    judgement.hold("verified", report.unproved_reason().map(str::to_owned));
     for property in Property::ALL {
         let finding = report.finding(property);
         let excused = match property {
-            Property::Counted => twins.events,
+            Property::RecordCount => twins.events,
             _ => 0,
         };
         if finding.violations > excused {
@@ -276,7 +281,7 @@ fn verified(evidence: &Evidence, report: &Report, judgement: &mut Judgement) {
         Property::Stored,
         Property::Sent,
         Property::Intact,
-        Property::Counted,
+        Property::RecordCount,
     ] {
         if report.finding(property).checked == 0 {
             judgement.broken(property.name(), "nothing was looked at");
@@ -300,7 +305,7 @@ fn already_stored(evidence: &Evidence) -> Option<u64> {
     dropped.sum()
 }
 
-fn told(finding: &Finding) -> String {
+fn told(finding: &PropertyFinding) -> String {
     let first = finding.first.iter().map(|violation| {
         let id = violation.id.as_deref().unwrap_or("?");
         let at = violation.position.map(|p| format!(" ({p:?})"));

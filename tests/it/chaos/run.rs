@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use butlr_bridge::config;
 use butlr_event::EventType;
-use butlr_simulate::city::{Habits, Size};
-use butlr_simulate::journal::{Attempt, Journal, Run};
-use butlr_simulate::progress::Progress;
-use butlr_simulate::sender::{self, End, Finished, Limits, Pace, Stop, Target, Timings};
-use butlr_simulate::stream::{Behaviour, Stream};
+use butlr_simulate::city::{CityBehaviour, CitySize};
+use butlr_simulate::journal::{DeliveryAttempt, JournalWriter, RunHeader};
+use butlr_simulate::progress::ProgressOutput;
+use butlr_simulate::sender::{
+    self, FinishedRun, RunLimits, SendOutcome, SendPace, SendTarget, SenderTimings, StopSignal,
+};
+use butlr_simulate::stream::{DeliveryStream, SenderBehaviour};
 use butlr_simulate::verify;
 
 use super::act::{Done, PARTITIONS, World};
@@ -75,17 +77,17 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
     let spool = has_spool();
     let mut phases = Phases::begin();
     let world = build(schedule, kafka, dir, template, spool);
-    let proof = verify::Kafka {
+    let proof = verify::VerifierKafka {
         bootstrap_servers: kafka.address(),
         properties: Vec::new(),
     };
     let ingest = world.bridge.lock().expect("no panic holds it").ingest;
     let journal = |name: &str| {
-        let run = Run {
+        let run = RunHeader {
             topics: template.to_owned(),
             starts: None,
         };
-        Journal::create(Some(&dir.join(name)), run).expect("a folder")
+        JournalWriter::create(Some(&dir.join(name)), run).expect("a folder")
     };
     let started_ms = clock_ms();
     phases.over("start");
@@ -109,7 +111,7 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
     bridge.end();
     phases.over("after");
 
-    let traffic_complete = load.whole && is_whole(&load, EventType::Traffic);
+    let traffic_complete = load.traffic_complete && is_whole(&load, EventType::Traffic);
     let truth = load.truth.clone();
     Evidence {
         schedule: schedule.clone(),
@@ -156,7 +158,7 @@ impl Phases {
     }
 }
 
-fn closed(run: Finished, traffic_complete: bool) -> Vec<Attempt> {
+fn closed(run: FinishedRun, traffic_complete: bool) -> Vec<DeliveryAttempt> {
     let journal = run.journal.expect("was given");
     let journal = journal.finish(run.truth, traffic_complete);
     attempts(&journal.expect("written"))
@@ -213,22 +215,29 @@ fn build<'k>(
 fn through_faults(
     schedule: &Schedule,
     world: &World<'_>,
-    journal: Journal,
-) -> (Finished, Vec<Done>) {
+    journal: JournalWriter,
+) -> (FinishedRun, Vec<Done>) {
     let ingest = world.bridge.lock().expect("no panic holds it").ingest;
     // However long a busy machine takes to start a Kafka: no more piles up than can be sent.
-    let limits = Limits {
+    let limits = RunLimits {
         events: Some((schedule.rate * MOST.as_secs_f64()) as u64),
         duration: None,
     };
     let options = options(ingest, schedule.rate, limits);
-    let stop = Stop::new();
+    let stop = StopSignal::new();
     let stream = stream(schedule.seed, clock_ms() - 12 * HOUR_MS, busy());
     std::thread::scope(|scope| {
         let until = stop.clone();
         let began = Instant::now();
-        let sending = scope
-            .spawn(move || sender::run(options, stream, Some(journal), Progress::Silent, until));
+        let sending = scope.spawn(move || {
+            sender::run(
+                options,
+                stream,
+                Some(journal),
+                ProgressOutput::Silent,
+                until,
+            )
+        });
         let done = scope.spawn(move || world.act(schedule, began)).join();
         std::thread::sleep(WELL);
         stop.stop();
@@ -241,7 +250,7 @@ fn through_faults(
 }
 
 impl After {
-    fn of(run: Finished) -> Self {
+    fn of(run: FinishedRun) -> Self {
         Self {
             heard: Heard::of(&run.ledger),
             attempts: closed(run, false),
@@ -250,8 +259,13 @@ impl After {
 }
 
 /// A second of another city's events, once all is well.
-fn send_after(schedule: &Schedule, second: u64, ingest: SocketAddr, journal: Journal) -> Finished {
-    let limits = Limits {
+fn send_after(
+    schedule: &Schedule,
+    second: u64,
+    ingest: SocketAddr,
+    journal: JournalWriter,
+) -> FinishedRun {
+    let limits = RunLimits {
         events: Some(AFTER),
         duration: None,
     };
@@ -259,57 +273,61 @@ fn send_after(schedule: &Schedule, second: u64, ingest: SocketAddr, journal: Jou
     // From just before a full minute, so that occupancies are among them: each type is to be seen in each second.
     let minute = clock_ms() - 12 * HOUR_MS;
     let from_ms = minute - minute % 60_000 - 2_000;
-    let stream = stream(!schedule.seed ^ second << 32, from_ms, Behaviour::plain());
+    let stream = stream(
+        !schedule.seed ^ second << 32,
+        from_ms,
+        SenderBehaviour::plain(),
+    );
     let run = sender::run(
         options,
         stream,
         Some(journal),
-        Progress::Silent,
-        Stop::new(),
+        ProgressOutput::Silent,
+        StopSignal::new(),
     );
     run.expect("a run")
 }
 
-fn options(ingest: SocketAddr, rate: f64, limits: Limits) -> sender::Options {
-    let target = Target::parse(&format!("http://{ingest}/v1/events")).expect("a URL");
+fn options(ingest: SocketAddr, rate: f64, limits: RunLimits) -> sender::Options {
+    let target = SendTarget::parse(&format!("http://{ingest}/v1/events")).expect("a URL");
     sender::Options {
         targets: vec![target],
         connections: CONNECTIONS,
-        pace: Pace::Rate(rate),
+        pace: SendPace::Rate(rate),
         limits,
         timings: timings(),
     }
 }
 
 /// More patient than Butlr's sender: nothing may be given up because of how long an outage lasts.
-fn timings() -> Timings {
+fn timings() -> SenderTimings {
     let mut pauses = vec![Duration::from_millis(300); 10];
     pauses.extend([Duration::from_millis(1_000); 120]);
-    Timings {
+    SenderTimings {
         http_timeout: ANSWER_WITHIN + SLACK,
         pauses,
         window: Duration::from_secs(120),
-        ..Timings::default()
+        ..SenderTimings::default()
     }
 }
 
 /// A small city, in the middle of a day.
-fn stream(seed: u64, from_ms: i64, behaviour: Behaviour) -> Stream {
-    let size = Size {
+fn stream(seed: u64, from_ms: i64, behaviour: SenderBehaviour) -> DeliveryStream {
+    let size = CitySize {
         rooms: 40,
         sensors: Some(8),
     };
-    let habits = Habits {
+    let habits = CityBehaviour {
         // A clock that is off is the bridge's, where there is one.
         skewed: 0.0,
-        ..Habits::default()
+        ..CityBehaviour::default()
     };
-    Stream::grow(seed, size, from_ms, habits, behaviour)
+    DeliveryStream::from_seed(seed, size, from_ms, habits, behaviour)
 }
 
 /// All that a sender does.
-fn busy() -> Behaviour {
-    Behaviour {
+fn busy() -> SenderBehaviour {
+    SenderBehaviour {
         redelivered: 0.03,
         overlapping: 0.01,
         shuffled: 0.05,
@@ -317,12 +335,14 @@ fn busy() -> Behaviour {
         corrected: 0.02,
         stale: 0.01,
         invalid: 0.01,
-        ..Behaviour::plain()
+        ..SenderBehaviour::plain()
     }
 }
 
-fn is_whole(finished: &Finished, event_type: EventType) -> bool {
-    let ended = |end| finished.ledger.ended_of(event_type, end);
-    let others = End::ALL.into_iter().filter(|end| *end != End::Accepted);
+fn is_whole(finished: &FinishedRun, event_type: EventType) -> bool {
+    let ended = |end| finished.ledger.send_outcome_count_of(event_type, end);
+    let others = SendOutcome::ALL
+        .into_iter()
+        .filter(|end| *end != SendOutcome::Accepted);
     others.map(ended).sum::<u64>() == 0
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
-use butlr_simulate::journal::{Answer, Attempt, Cause};
+use butlr_simulate::journal::{AttemptCause, DeliveryAttempt, RecordedOutcome};
 
 use super::act::Done;
 use super::books::SpoolBooks;
@@ -62,14 +62,14 @@ const TAMPERINGS: &[Tampering] = &[
     ("an answer 200 whose event is nowhere", "stored", |e| {
         let mut lost = published(e);
         lost.id = Ksuid::new(e.started_ms, [7; 16]);
-        lost.at = None;
+        lost.reported_position = None;
         e.attempts.push(lost);
     }),
     ("an answer 202 whose event is nowhere", "stored", |e| {
         let mut lost = published(e);
         lost.id = Ksuid::new(e.started_ms, [8; 16]);
-        lost.answer = Answer::Spooled;
-        lost.at = None;
+        lost.outcome = RecordedOutcome::Spooled;
+        lost.reported_position = None;
         e.attempts.push(lost);
     }),
     ("a record that nobody sent", "sent", |e| {
@@ -79,25 +79,28 @@ const TAMPERINGS: &[Tampering] = &[
         after.for_each(|second| second.attempts.retain(|a| a.id != id));
     }),
     ("a record of an event that was refused", "sent", |e| {
-        same(e, published(e).id).for_each(|a| a.answer = Answer::Refused);
+        same(e, published(e).id).for_each(|a| a.outcome = RecordedOutcome::Refused);
     }),
     ("a record with other bytes", "intact", |e| {
-        same(e, published(e).id).for_each(|a| a.value ^= 1);
+        same(e, published(e).id).for_each(|a| a.value_hash ^= 1);
     }),
     (
         "an event that is there less often than it was published",
         "counted",
         |e| {
             let again = published(e);
-            e.attempts.push(Attempt { at: None, ..again });
+            e.attempts.push(DeliveryAttempt {
+                reported_position: None,
+                ..again
+            });
         },
     ),
     (
         "an event in another place than it was answered",
         "named",
         |e| {
-            let mut placed = same(e, published(e).id).filter(|a| a.at.is_some());
-            let at = &mut placed.next().expect("one").at;
+            let mut placed = same(e, published(e).id).filter(|a| a.reported_position.is_some());
+            let at = &mut placed.next().expect("one").reported_position;
             *at = at.map(|(partition, offset)| (partition, offset + 100_000));
         },
     ),
@@ -125,7 +128,7 @@ const TAMPERINGS: &[Tampering] = &[
         |e| {
             let after = e.after.last_mut().expect("a second");
             let attempts = after.attempts.iter_mut();
-            attempts.for_each(|a| a.answer = Answer::Spooled);
+            attempts.for_each(|a| a.outcome = RecordedOutcome::Spooled);
         },
     ),
     (
@@ -138,7 +141,7 @@ const TAMPERINGS: &[Tampering] = &[
             let of = some.expect("a type");
             let first = e.after[0].attempts.iter_mut();
             let of_type = first.filter(|a| a.event_type == of);
-            of_type.for_each(|a| a.answer = Answer::Spooled);
+            of_type.for_each(|a| a.outcome = RecordedOutcome::Spooled);
             later.attempts.retain(|a| a.event_type != of);
             e.after.truncate(1);
             e.after.push(later);
@@ -254,7 +257,7 @@ const TAMPERINGS: &[Tampering] = &[
         |e| {
             let mut lost = *e
                 .attempts_after()
-                .find(|a| a.answer == Answer::Published)
+                .find(|a| a.outcome == RecordedOutcome::Published)
                 .expect("one");
             e.schedule.faults[0].what = What::TopicDeleted(lost.event_type);
             lost.id = Ksuid::new(e.started_ms, [9; 16]);
@@ -278,17 +281,19 @@ fn refused(evidence: &mut Evidence, after_ms: i64) {
 
 /// One that was published at the first try, and is there once. If Kafka is slow to begin with, all the load may have gone by
 /// the spool; not so what came once all was well.
-fn published(evidence: &Evidence) -> Attempt {
+fn published(evidence: &Evidence) -> DeliveryAttempt {
     let by_id = evidence.by_id();
     let mut all = evidence.all_attempts().filter(|a| {
         let once = by_id[&format!("event_{}", a.id)].len() == 1;
-        once && a.answer == Answer::Published && a.cause == Cause::Planned && a.at.is_some()
+        once && a.outcome == RecordedOutcome::Published
+            && a.cause == AttemptCause::Planned
+            && a.reported_position.is_some()
     });
     *all.next().expect("one of hundreds")
 }
 
 /// All tries of this event.
-fn same(evidence: &mut Evidence, id: Ksuid) -> impl Iterator<Item = &mut Attempt> {
+fn same(evidence: &mut Evidence, id: Ksuid) -> impl Iterator<Item = &mut DeliveryAttempt> {
     let after = evidence.after.iter_mut().flat_map(|a| &mut a.attempts);
     let tries = evidence.attempts.iter_mut().chain(after);
     tries.filter(move |a| a.id == id)
