@@ -18,10 +18,10 @@ use crate::spool::store::SpoolStore;
 use crate::telemetry;
 use butlr_event::EventType;
 use butlr_event::clock::now_ms;
-use butlr_simulate::city::{Habits, Size};
-use butlr_simulate::progress::Progress;
-use butlr_simulate::sender::{self, Stop, Target};
-use butlr_simulate::stream::{Behaviour, Stream};
+use butlr_simulate::city::{CityBehaviour, CitySize};
+use butlr_simulate::progress::ProgressOutput;
+use butlr_simulate::sender::{self, SendTarget, StopSignal};
+use butlr_simulate::stream::{DeliveryStream, SenderBehaviour};
 
 /// One floor of a small building.
 const ROOMS: usize = 6;
@@ -125,7 +125,7 @@ fn run_bridge(
     print_banner(&config, ingest, admin, arguments.kafka.is_none());
     if !arguments.quiet {
         let url = format!("http://{ingest}/v1/events");
-        let target = Target::parse(&url).expect("an address makes a URL");
+        let target = SendTarget::parse(&url).expect("an address makes a URL");
         std::thread::spawn(move || run_simulator(target));
     }
     std::thread::spawn(move || print_status_lines(&format!("http://{admin}/status")));
@@ -164,16 +164,22 @@ fn run_bridge(
 }
 
 /// What `simulate` does, in real time and for as long as the process lives.
-fn run_simulator(target: Target) {
+fn run_simulator(target: SendTarget) {
     const SEED: u64 = 1;
-    let size = Size {
+    let size = CitySize {
         rooms: ROOMS,
         sensors: None,
     };
-    let (habits, behaviour) = (Habits::default(), Behaviour::default());
-    let stream = Stream::grow(SEED, size, now_ms(), habits, behaviour);
-    let options = sender::Options::to(target);
-    let ended = match sender::run(options, stream, None, Progress::Silent, Stop::new()) {
+    let (habits, behaviour) = (CityBehaviour::default(), SenderBehaviour::default());
+    let stream = DeliveryStream::from_seed(SEED, size, now_ms(), habits, behaviour);
+    let options = sender::Options::new(target);
+    let ended = match sender::run(
+        options,
+        stream,
+        None,
+        ProgressOutput::Silent,
+        StopSignal::new(),
+    ) {
         Ok(finished) => finished.unreachable.unwrap_or_default(),
         Err(error) => error.to_string(),
     };

@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::kafka_properties::PropertyArguments;
 use super::{EXIT_FAILED, EXIT_MISUSED};
 use butlr_simulate::journal::ClosedJournal;
-use butlr_simulate::verify::{Duplicates, Error, Kafka, Options, Report, Timestamps, verify};
+use butlr_simulate::verify::{
+    DuplicatePolicy, Error, Options, TimestampBasis, VerificationReport, VerifierKafka, verify,
+};
 
 #[derive(clap::Args, Debug)]
 pub struct VerifyArguments {
@@ -32,7 +34,7 @@ pub struct VerifyArguments {
 pub(super) struct BridgeArguments {
     /// Which time the bridge stamps records with (its kafka.timestamp)
     #[arg(long, value_enum, value_name = "WHICH", default_value = "event")]
-    pub timestamps: Timestamps,
+    pub timestamps: TimestampBasis,
     /// An event further back than this is stamped with the time of publishing (the bridge's kafka.max_past)
     #[arg(long, value_name = "DURATION", default_value = "3d", value_parser = humantime::parse_duration)]
     pub max_past: Duration,
@@ -42,7 +44,7 @@ pub(super) struct BridgeArguments {
     /// Whether the bridge must recognise redeliveries, repeats, revisions and stale events (its dedup.redelivery and
     /// dedup.repeat); unless told, those kinds are judged of which the run shows that it recognises them
     #[arg(long, value_enum, value_name = "WHETHER", default_value = "detect")]
-    pub duplicates: Duplicates,
+    pub duplicates: DuplicatePolicy,
     /// The bridge was started again during the run, or was one of several without Redis: with --duplicates expected it need
     /// not know the ids of repeats then, of which no record tells
     #[arg(long)]
@@ -54,18 +56,18 @@ pub(super) struct BridgeArguments {
 }
 
 impl BridgeArguments {
-    pub(super) fn to_options(self, kafka: Kafka, copies: Option<String>) -> Options {
+    pub(super) fn to_options(self, kafka: VerifierKafka, copies: Option<String>) -> Options {
         Options {
             kafka,
-            copies,
+            copy_topics: copies,
             timestamps: self.timestamps,
             max_past: self.max_past,
             max_future: self.max_future,
             duplicates: self.duplicates,
             restarted: self.restarted,
             known_after: self.known_after,
-            put_back: Duration::ZERO,
-            overtaken: false,
+            clock_setback: Duration::ZERO,
+            concurrent_drain: false,
         }
     }
 }
@@ -85,7 +87,7 @@ pub fn run(arguments: VerifyArguments) -> ExitCode {
             return ExitCode::from(EXIT_MISUSED);
         }
     };
-    let kafka = Kafka {
+    let kafka = VerifierKafka {
         bootstrap_servers: arguments.kafka,
         properties,
     };
@@ -94,12 +96,15 @@ pub fn run(arguments: VerifyArguments) -> ExitCode {
 }
 
 /// Verifies, prints the report, says how to end and hands on the report, where there is one.
-pub(super) fn prove(journal: &ClosedJournal, options: &Options) -> (ExitCode, Option<Report>) {
+pub(super) fn prove(
+    journal: &ClosedJournal,
+    options: &Options,
+) -> (ExitCode, Option<VerificationReport>) {
     match verify_with_progress(journal, options) {
         Ok(report) => {
             // A closed standard output does not undo the proof.
             let _ = writeln!(std::io::stdout(), "{report}");
-            let code = match report.holds() {
+            let code = match report.is_proved() {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::from(EXIT_FAILED),
             };
@@ -117,7 +122,10 @@ pub(super) fn prove(journal: &ClosedJournal, options: &Options) -> (ExitCode, Op
 }
 
 /// Verifies; tells on a terminal how far it is.
-fn verify_with_progress(journal: &ClosedJournal, options: &Options) -> Result<Report, Error> {
+fn verify_with_progress(
+    journal: &ClosedJournal,
+    options: &Options,
+) -> Result<VerificationReport, Error> {
     let mut stderr = std::io::stderr();
     let terminal = stderr.is_terminal();
     let result = verify(journal, options, &mut |read, of| {

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use butlr_simulate::city::{Habits, Size};
-use butlr_simulate::payload::Renderer;
-use butlr_simulate::stream::{Behaviour, Stream};
+use butlr_simulate::city::{CityBehaviour, CitySize};
+use butlr_simulate::payload::PayloadRenderer;
+use butlr_simulate::stream::{DeliveryStream, SenderBehaviour};
 
 use crate::harness::{TestRecord, unique_ms};
 
@@ -85,8 +85,8 @@ impl Drop for BridgeLoad {
 
 /// Events of a day in a city, each once.
 struct CitySource {
-    stream: Stream,
-    renderer: Renderer,
+    stream: DeliveryStream,
+    renderer: PayloadRenderer,
 }
 
 impl CitySource {
@@ -94,19 +94,20 @@ impl CitySource {
     fn grow() -> Self {
         static CITIES: AtomicUsize = AtomicUsize::new(0);
         let seed = CITIES.fetch_add(1, Ordering::Relaxed) as u64;
-        let size = Size {
+        let size = CitySize {
             rooms: 100,
             sensors: Some(5),
         };
-        let habits = Habits {
+        let habits = CityBehaviour {
             skewed: 0.0,
             recompute: false,
-            ..Habits::default()
+            ..CityBehaviour::default()
         };
         let yesterday = unique_ms() - 24 * 3_600_000;
-        let stream = Stream::grow(seed, size, yesterday, habits, Behaviour::plain());
+        let stream =
+            DeliveryStream::from_seed(seed, size, yesterday, habits, SenderBehaviour::plain());
         Self {
-            renderer: Renderer::new(Arc::clone(stream.plan())),
+            renderer: PayloadRenderer::new(Arc::clone(stream.plan())),
             stream,
         }
     }

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
-use butlr_simulate::city::{Habits, Size, Truth};
-use butlr_simulate::journal::{Journal, Run};
-use butlr_simulate::message::Kind;
-use butlr_simulate::oracle::Verdict;
-use butlr_simulate::progress::Progress;
-use butlr_simulate::sender::{self, Finished, Limits, Pace, Stop, Target, Word};
-use butlr_simulate::stream::{Behaviour, Stream};
-use butlr_simulate::verify::{self, Kafka, Property};
+use butlr_simulate::city::{CityBehaviour, CitySize, GroundTruth};
+use butlr_simulate::journal::{JournalWriter, RunHeader};
+use butlr_simulate::message::DeliveryKind;
+use butlr_simulate::oracle::OracleVerdict;
+use butlr_simulate::progress::ProgressOutput;
+use butlr_simulate::sender::{
+    self, FinishedRun, ReportedOutcome, RunLimits, SendPace, SendTarget, StopSignal,
+};
+use butlr_simulate::stream::{DeliveryStream, SenderBehaviour};
+use butlr_simulate::verify::{self, Property, VerifierKafka};
 use libtest_mimic::Trial;
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -60,31 +62,42 @@ mod acceptance;
 const HOUR_MS: i64 = 3_600_000;
 
 /// A small city since some hours ago, with all of the sender's quirks.
-fn city_stream(seed: u64, behaviour: Behaviour) -> Stream {
-    let size = Size {
+fn city_stream(seed: u64, behaviour: SenderBehaviour) -> DeliveryStream {
+    let size = CitySize {
         rooms: 12,
         sensors: None,
     };
-    let habits = Habits {
+    let habits = CityBehaviour {
         skewed: 0.1,
-        ..Habits::default()
+        ..CityBehaviour::default()
     };
-    Stream::grow(seed, size, clock_ms() - 12 * HOUR_MS, habits, behaviour)
+    DeliveryStream::from_seed(seed, size, clock_ms() - 12 * HOUR_MS, habits, behaviour)
 }
 
 /// Sends so many events as fast as they are answered.
-fn send(bridge: &TestBridge, stream: Stream, events: u64, journal: Option<Journal>) -> Finished {
-    let target = Target::parse(&format!("http://{}/v1/events", bridge.ingest)).expect("a URL");
+fn send(
+    bridge: &TestBridge,
+    stream: DeliveryStream,
+    events: u64,
+    journal: Option<JournalWriter>,
+) -> FinishedRun {
+    let target = SendTarget::parse(&format!("http://{}/v1/events", bridge.ingest)).expect("a URL");
     let options = sender::Options {
         connections: 16,
-        pace: Pace::Max,
-        limits: Limits {
+        pace: SendPace::Max,
+        limits: RunLimits {
             events: Some(events),
             duration: None,
         },
-        ..sender::Options::to(target)
+        ..sender::Options::new(target)
     };
-    let finished = sender::run(options, stream, journal, Progress::Silent, Stop::new());
+    let finished = sender::run(
+        options,
+        stream,
+        journal,
+        ProgressOutput::Silent,
+        StopSignal::new(),
+    );
     let finished = finished.expect("a run");
     assert!(finished.ledger.is_balanced());
     bridge.count_events(finished.ledger.tries());
@@ -93,63 +106,66 @@ fn send(bridge: &TestBridge, stream: Stream, events: u64, journal: Option<Journa
 
 fn what_a_city_sends_is_all_there() {
     let bridge = TestBridge::start(BridgeSetup::default());
-    let kafka = Kafka {
+    let kafka = VerifierKafka {
         bootstrap_servers: bridge.bootstrap_servers.clone(),
         properties: Vec::new(),
     };
     let topics = bridge.config.topics.template.clone();
-    let starts = verify::start_offsets(&kafka, &topics).expect("ten topics");
-    let run = Run {
+    let starts = verify::fetch_start_offsets(&kafka, &topics).expect("ten topics");
+    let run = RunHeader {
         topics,
         starts: Some(starts),
     };
-    let journal = Journal::create(None, run).expect("a directory");
-    let behaviour = Behaviour {
+    let journal = JournalWriter::create(None, run).expect("a directory");
+    let behaviour = SenderBehaviour {
         redelivered: 0.03,
         late: 0.02,
         invalid: 0.02,
-        ..Behaviour::default()
+        ..SenderBehaviour::default()
     };
     let finished = send(&bridge, city_stream(7, behaviour), 4_000, Some(journal));
     let ledger = &finished.ledger;
     for kind in [
-        Kind::First,
-        Kind::Repeat,
-        Kind::Late,
-        Kind::Redelivery,
-        Kind::Invalid,
+        DeliveryKind::First,
+        DeliveryKind::Repeat,
+        DeliveryKind::Late,
+        DeliveryKind::Redelivery,
+        DeliveryKind::Invalid,
     ] {
-        assert!(ledger.of_kind(kind) > 0, "no {kind:?} among {ledger:?}");
+        assert!(ledger.kind_count(kind) > 0, "no {kind:?} among {ledger:?}");
     }
-    let invalid = ledger.of_kind(Kind::Invalid);
-    assert_eq!(ledger.answers(200), ledger.deliveries() - invalid);
+    let invalid = ledger.kind_count(DeliveryKind::Invalid);
+    assert_eq!(ledger.status_count(200), ledger.deliveries() - invalid);
     // Nobody tells the sender that trying again is in vain.
-    assert_eq!(ledger.answers(400) + ledger.answers(422), 3 * invalid);
+    assert_eq!(
+        ledger.status_count(400) + ledger.status_count(422),
+        3 * invalid
+    );
 
     let journal = finished.journal.expect("was given");
     let journal = journal.finish(finished.truth, true).expect("written");
-    let options = verify::Options::of(kafka);
+    let options = verify::Options::new(kafka);
     let report = verify::verify(&journal, &options, &mut |_, _| ()).expect("a proof");
-    assert!(report.holds(), "{report}");
+    assert!(report.is_proved(), "{report}");
     for property in Property::ALL {
         let finding = report.finding(property);
-        assert!(finding.unchecked.is_none(), "{report}");
+        assert!(finding.unchecked_reason.is_none(), "{report}");
         assert!(
             finding.checked > 0,
             "{property:?} was not looked at: {report}"
         );
     }
-    let count_word = |word| ledger.words(word);
-    assert_eq!(report.records, count_word(Word::Published));
+    let count_word = |word| ledger.reported_outcome_count(word);
+    assert_eq!(report.records, count_word(ReportedOutcome::Published));
     assert_eq!(
-        count_word(Word::Redelivery),
-        ledger.of_kind(Kind::Redelivery)
+        count_word(ReportedOutcome::Redelivery),
+        ledger.kind_count(DeliveryKind::Redelivery)
     );
-    assert!(count_word(Word::Repeat) > 0);
+    assert!(count_word(ReportedOutcome::Repeat) > 0);
     assert_eq!(report.copies.all, 0, "{report}");
-    let by_verdict = report.all_verdicts().told;
-    for verdict in Verdict::ALL {
-        let expected = EventType::ALL.map(|t| ledger.expected(t, verdict));
+    let by_verdict = report.all_verdicts().by_verdict;
+    for verdict in OracleVerdict::ALL {
+        let expected = EventType::ALL.map(|t| ledger.expected_count(t, verdict));
         let expected: u64 = expected.into_iter().sum();
         assert_eq!(
             by_verdict[verdict as usize], expected,
@@ -175,13 +191,13 @@ fn computed_at(event: &Value) -> i64 {
 /// What a consumer does that knows nothing of the model.
 fn traffic_adds_up_to_the_occupancies_and_to_the_truth() {
     let bridge = TestBridge::start(BridgeSetup::default());
-    let behaviour = Behaviour {
+    let behaviour = SenderBehaviour {
         redelivered: 0.05,
         late: 0.05,
-        ..Behaviour::default()
+        ..SenderBehaviour::default()
     };
     let finished = send(&bridge, city_stream(3, behaviour), 20_000, None);
-    let Truth { at_ms, spaces } = finished.truth;
+    let GroundTruth { at_ms, spaces } = finished.truth;
 
     // Each event once, whatever arrived twice.
     let mut seen = HashSet::new();
@@ -250,10 +266,13 @@ fn what_was_not_answered_2xx_is_dropped_and_counted() {
         .start();
     let topic_is_missing = || (bridge.topic_state(EventType::Traffic) == "missing").then_some(());
     crate::harness::eventually("the watch has looked", topic_is_missing);
-    let finished = send(&bridge, city_stream(1, Behaviour::plain()), 20, None);
+    let finished = send(&bridge, city_stream(1, SenderBehaviour::plain()), 20, None);
     let ledger = &finished.ledger;
-    assert_eq!(ledger.ended(sender::End::Dropped), ledger.deliveries());
-    assert_eq!(ledger.answers(503), 3 * ledger.deliveries());
+    assert_eq!(
+        ledger.send_outcome_count(sender::SendOutcome::Dropped),
+        ledger.deliveries()
+    );
+    assert_eq!(ledger.status_count(503), 3 * ledger.deliveries());
     bridge.finish();
 }
 

@@ -16,15 +16,15 @@ pub fn reading_key(event_type: EventType, space_id: &str, timestamp_ms: i64) -> 
 }
 
 /// The bytes of an event, or of a part of it.
-pub fn bytes(value: &[u8]) -> u64 {
+pub fn hash_bytes(value: &[u8]) -> u64 {
     xxh3_64(value)
 }
 
 /// For maps whose keys are hashes already.
 #[derive(Default)]
-pub struct AsItIs(u64);
+pub struct IdentityHasher(u64);
 
-impl Hasher for AsItIs {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }

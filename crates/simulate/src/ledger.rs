@@ -8,7 +8,7 @@
 //! known. Where some are not, only `verify` can tell: an unheard try may have been stored, and then its next one is a
 //! redelivery.
 
-mod course;
+mod fidelity;
 mod summary;
 
 use std::collections::BTreeMap;
@@ -16,93 +16,93 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-pub use course::Course;
-pub use summary::Summary;
+pub use fidelity::RunFidelity;
+pub use summary::RunSummary;
 
-use super::journal::Answer;
-use super::message::Kind;
-use super::oracle::Verdict;
-use super::sender::{Answered, End, Word};
+use super::journal::RecordedOutcome;
+use super::message::DeliveryKind;
+use super::oracle::OracleVerdict;
+use super::sender::{ReportedOutcome, SendOutcome, ServerResponse};
 use butlr_event::EventType;
 
 /// Every kind, in the order of the ledger's columns.
-pub const KINDS: [Kind; 8] = [
-    Kind::First,
-    Kind::Repeat,
-    Kind::Revision,
-    Kind::Stale,
-    Kind::Late,
-    Kind::Overlapping,
-    Kind::Redelivery,
-    Kind::Invalid,
+pub const KINDS: [DeliveryKind; 8] = [
+    DeliveryKind::First,
+    DeliveryKind::Repeat,
+    DeliveryKind::Revision,
+    DeliveryKind::Stale,
+    DeliveryKind::Late,
+    DeliveryKind::Overlapping,
+    DeliveryKind::Redelivery,
+    DeliveryKind::Invalid,
 ];
 
 /// The ledger of a run.
 #[derive(Clone, Debug)]
-pub struct Ledger {
-    begun: Instant,
-    ended: Option<Instant>,
+pub struct RunLedger {
+    started_at: Instant,
+    ended_at: Option<Instant>,
     /// Whether latencies count from the moment at which each event was due; else from the beginning of its first try.
     paced: bool,
     simulated_ms: (i64, i64),
     deliveries: [[u64; KINDS.len()]; EventType::ALL.len()],
     /// Of valid ones: what they are when all is stored.
-    expected: [[u64; Verdict::ALL.len()]; EventType::ALL.len()],
+    expected: [[u64; OracleVerdict::ALL.len()]; EventType::ALL.len()],
     /// Requests that reached a server, by what their answer says in the end, late ones included; without invalid ones.
-    heard: [[u64; Answer::ALL.len()]; EventType::ALL.len()],
+    answer_counts: [[u64; RecordedOutcome::ALL.len()]; EventType::ALL.len()],
     /// Of valid ones.
-    ends: [[u64; End::ALL.len()]; EventType::ALL.len()],
+    send_outcomes: [[u64; SendOutcome::ALL.len()]; EventType::ALL.len()],
     /// Of invalid ones apart, because they are to be refused.
-    invalid_ends: [u64; End::ALL.len()],
+    invalid_send_outcomes: [u64; SendOutcome::ALL.len()],
     tries: Vec<u64>,
-    answers: BTreeMap<u16, u64>,
-    words: [u64; Word::ALL.len()],
-    unconnected: u64,
-    broken: u64,
-    timed_out: u64,
+    status_counts: BTreeMap<u16, u64>,
+    reported_outcomes: [u64; ReportedOutcome::ALL.len()],
+    connection_failures: u64,
+    broken_connections: u64,
+    timeouts: u64,
     late_answers: BTreeMap<u16, u64>,
     /// 4xx that invalid ones were answered: as it should be.
     expected_refusals: u64,
-    last_accepted: Option<Instant>,
+    last_accepted_at: Option<Instant>,
     /// Of each accepted delivery, up to its acceptance.
     latency: Histogram<u64>,
     /// Since it was last taken ([`Ledger::take_recent`]).
-    recent: Histogram<u64>,
+    recent_latency: Histogram<u64>,
     last_connection_error: Option<String>,
-    course: Course,
+    fidelity: RunFidelity,
 }
 
 /// Latencies are kept in µs, to three digits.
-fn histogram() -> Histogram<u64> {
+fn new_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are in order")
 }
 
-impl Ledger {
+impl RunLedger {
     /// An empty one.
-    pub(super) fn begin(begun: Instant, paced: bool, simulated_ms: i64) -> Self {
+    pub(super) fn new(begun: Instant, paced: bool, simulated_ms: i64) -> Self {
         Self {
-            begun,
-            ended: None,
+            started_at: begun,
+            ended_at: None,
             paced,
             simulated_ms: (simulated_ms, simulated_ms),
             deliveries: Default::default(),
             expected: Default::default(),
-            heard: Default::default(),
-            ends: Default::default(),
-            invalid_ends: Default::default(),
+            answer_counts: Default::default(),
+            send_outcomes: Default::default(),
+            invalid_send_outcomes: Default::default(),
             tries: Vec::new(),
-            answers: BTreeMap::new(),
-            words: Default::default(),
-            unconnected: 0,
-            broken: 0,
-            timed_out: 0,
+            status_counts: BTreeMap::new(),
+            reported_outcomes: Default::default(),
+            connection_failures: 0,
+            broken_connections: 0,
+            timeouts: 0,
             late_answers: BTreeMap::new(),
             expected_refusals: 0,
-            last_accepted: None,
-            latency: histogram(),
-            recent: histogram(),
+            last_accepted_at: None,
+            latency: new_histogram(),
+            recent_latency: new_histogram(),
             last_connection_error: None,
-            course: Course::default(),
+            fidelity: RunFidelity::default(),
         }
     }
 
@@ -111,31 +111,31 @@ impl Ledger {
     }
 
     /// How the run went.
-    pub fn course(&self) -> Course {
-        self.course
+    pub fn fidelity(&self) -> RunFidelity {
+        self.fidelity
     }
 
-    pub(super) fn went(&mut self, course: Course) {
-        self.course = course;
+    pub(super) fn set_fidelity(&mut self, course: RunFidelity) {
+        self.fidelity = course;
     }
 
     /// The first try of a delivery began so long after it was due.
-    pub(super) fn begun_late(&mut self, waited: Duration) {
+    pub(super) fn record_lateness(&mut self, waited: Duration) {
         if self.paced {
-            self.course.behind_s = (waited.as_secs_f64() * 1000.0).round() / 1000.0;
+            self.fidelity.behind_s = (waited.as_secs_f64() * 1000.0).round() / 1000.0;
         }
     }
 
-    pub(super) fn end(&mut self, now: Instant, simulated_ms: i64) {
-        self.ended = Some(now);
+    pub(super) fn finish(&mut self, now: Instant, simulated_ms: i64) {
+        self.ended_at = Some(now);
         self.simulated_ms.1 = simulated_ms;
     }
 
-    pub(super) fn delivery(
+    pub(super) fn record_delivery(
         &mut self,
         event_type: EventType,
-        kind: Kind,
-        expected: Option<Verdict>,
+        kind: DeliveryKind,
+        expected: Option<OracleVerdict>,
     ) {
         self.deliveries[event_type.index()][kind_index(kind)] += 1;
         if let Some(verdict) = expected {
@@ -144,22 +144,32 @@ impl Ledger {
     }
 
     /// What is known in the end of a request that reached a server.
-    pub(super) fn told(&mut self, event_type: EventType, kind: Kind, answer: Answer) {
-        if kind != Kind::Invalid {
-            self.heard[event_type.index()][answer as usize] += 1;
+    pub(super) fn record_answer(
+        &mut self,
+        event_type: EventType,
+        kind: DeliveryKind,
+        answer: RecordedOutcome,
+    ) {
+        if kind != DeliveryKind::Invalid {
+            self.answer_counts[event_type.index()][answer as usize] += 1;
         }
     }
 
-    pub(super) fn delivered(&mut self, event_type: EventType, kind: Kind, end: End) {
+    pub(super) fn record_send_outcome(
+        &mut self,
+        event_type: EventType,
+        kind: DeliveryKind,
+        end: SendOutcome,
+    ) {
         let ends = match kind {
-            Kind::Invalid => &mut self.invalid_ends,
-            _ => &mut self.ends[event_type.index()],
+            DeliveryKind::Invalid => &mut self.invalid_send_outcomes,
+            _ => &mut self.send_outcomes[event_type.index()],
         };
         ends[end as usize] += 1;
     }
 
     /// A try began: the first, second, … (from 1) of its delivery.
-    pub(super) fn tried(&mut self, number: u8) {
+    pub(super) fn record_try(&mut self, number: u8) {
         let place = usize::from(number).saturating_sub(1);
         if self.tries.len() <= place {
             self.tries.resize(place + 1, 0);
@@ -168,47 +178,47 @@ impl Ledger {
     }
 
     /// A try of a delivery of this kind was answered in time.
-    pub(super) fn answered(&mut self, answered: &Answered, kind: Kind) {
-        *self.answers.entry(answered.status).or_default() += 1;
-        if let Some(word) = answered.word {
-            self.words[word as usize] += 1;
+    pub(super) fn record_response(&mut self, answered: &ServerResponse, kind: DeliveryKind) {
+        *self.status_counts.entry(answered.status).or_default() += 1;
+        if let Some(word) = answered.outcome {
+            self.reported_outcomes[word as usize] += 1;
         }
-        if kind == Kind::Invalid && (400..500).contains(&answered.status) {
+        if kind == DeliveryKind::Invalid && (400..500).contains(&answered.status) {
             self.expected_refusals += 1;
         }
     }
 
     /// A delivery was accepted so long after it was due, or after its first try began.
-    pub(super) fn accepted(&mut self, latency: Duration, now: Instant) {
-        self.last_accepted = Some(now);
+    pub(super) fn record_acceptance(&mut self, latency: Duration, now: Instant) {
+        self.last_accepted_at = Some(now);
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.latency.saturating_record(micros);
-        self.recent.saturating_record(micros);
+        self.recent_latency.saturating_record(micros);
     }
 
-    pub(super) fn unconnected(&mut self, error: String) {
-        self.unconnected += 1;
+    pub(super) fn record_connection_failure(&mut self, error: String) {
+        self.connection_failures += 1;
         self.last_connection_error = Some(error);
     }
 
-    pub(super) fn broken(&mut self) {
-        self.broken += 1;
+    pub(super) fn record_broken_connection(&mut self) {
+        self.broken_connections += 1;
     }
 
-    pub(super) fn timed_out(&mut self) {
-        self.timed_out += 1;
+    pub(super) fn record_timeout(&mut self) {
+        self.timeouts += 1;
     }
 
     /// The answer to a try that had timed out. It changes nothing for the delivery.
-    pub(super) fn answered_late(&mut self, answered: &Answered) {
+    pub(super) fn record_late_response(&mut self, answered: &ServerResponse) {
         *self.late_answers.entry(answered.status).or_default() += 1;
     }
 
     /// p99 of what was accepted since the last call, where anything was.
-    pub(super) fn take_recent(&mut self) -> Option<Duration> {
-        let p99 = self.recent.value_at_quantile(0.99);
-        let any = !self.recent.is_empty();
-        self.recent.reset();
+    pub(super) fn take_recent_p99(&mut self) -> Option<Duration> {
+        let p99 = self.recent_latency.value_at_quantile(0.99);
+        let any = !self.recent_latency.is_empty();
+        self.recent_latency.reset();
         any.then(|| Duration::from_micros(p99))
     }
 
@@ -218,18 +228,21 @@ impl Ledger {
     }
 
     /// How many deliveries ended so.
-    pub fn ended(&self, end: End) -> u64 {
-        let all = self.ends.iter().chain([&self.invalid_ends]);
+    pub fn send_outcome_count(&self, end: SendOutcome) -> u64 {
+        let all = self
+            .send_outcomes
+            .iter()
+            .chain([&self.invalid_send_outcomes]);
         all.map(|ends| ends[end as usize]).sum()
     }
 
     /// How many valid deliveries of this type ended so.
-    pub fn ended_of(&self, event_type: EventType, end: End) -> u64 {
-        self.ends[event_type.index()][end as usize]
+    pub fn send_outcome_count_of(&self, event_type: EventType, end: SendOutcome) -> u64 {
+        self.send_outcomes[event_type.index()][end as usize]
     }
 
     /// How many deliveries were of this kind.
-    pub fn of_kind(&self, kind: Kind) -> u64 {
+    pub fn kind_count(&self, kind: DeliveryKind) -> u64 {
         self.deliveries
             .iter()
             .map(|kinds| kinds[kind_index(kind)])
@@ -237,13 +250,13 @@ impl Ledger {
     }
 
     /// How many valid deliveries of this type are this, when all that is before them is stored.
-    pub fn expected(&self, event_type: EventType, verdict: Verdict) -> u64 {
+    pub fn expected_count(&self, event_type: EventType, verdict: OracleVerdict) -> u64 {
         self.expected[event_type.index()][verdict as usize]
     }
 
     /// How many requests with valid events of this type were answered so in the end, in time or late.
-    pub fn heard(&self, event_type: EventType, answer: Answer) -> u64 {
-        self.heard[event_type.index()][answer as usize]
+    pub fn answer_count(&self, event_type: EventType, answer: RecordedOutcome) -> u64 {
+        self.answer_counts[event_type.index()][answer as usize]
     }
 
     /// How many tries there were.
@@ -252,34 +265,34 @@ impl Ledger {
     }
 
     /// How many deliveries were dropped, whatever for; without invalid ones that were refused, as they should be.
-    pub fn dropped(&self) -> u64 {
-        let refused = EventType::ALL.map(|t| self.ended_of(t, End::Refused));
-        refused.into_iter().sum::<u64>() + self.ended(End::Dropped)
+    pub fn drop_count(&self) -> u64 {
+        let refused = EventType::ALL.map(|t| self.send_outcome_count_of(t, SendOutcome::Refused));
+        refused.into_iter().sum::<u64>() + self.send_outcome_count(SendOutcome::Dropped)
     }
 
     /// Tries that were not answered 2xx in time; without refusals of invalid ones.
     pub fn errors(&self) -> u64 {
         let not_2xx = self
-            .answers
+            .status_counts
             .iter()
             .filter(|(s, _)| !(200..300).contains(*s));
         let not_2xx = not_2xx.map(|(_, n)| n).sum::<u64>() - self.expected_refusals;
-        not_2xx + self.unconnected + self.broken + self.timed_out
+        not_2xx + self.connection_failures + self.broken_connections + self.timeouts
     }
 
     /// How many answers there were with this status, in time.
-    pub fn answers(&self, status: u16) -> u64 {
-        self.answers.get(&status).copied().unwrap_or(0)
+    pub fn status_count(&self, status: u16) -> u64 {
+        self.status_counts.get(&status).copied().unwrap_or(0)
     }
 
     /// How many 2xx said this.
-    pub fn words(&self, word: Word) -> u64 {
-        self.words[word as usize]
+    pub fn reported_outcome_count(&self, word: ReportedOutcome) -> u64 {
+        self.reported_outcomes[word as usize]
     }
 
     /// Tries that had no answer in time.
     pub fn timeouts(&self) -> u64 {
-        self.timed_out
+        self.timeouts
     }
 
     /// Answers that came after their try had timed out.
@@ -294,23 +307,26 @@ impl Ledger {
 
     /// Whether each delivery and each try has ended exactly once.
     pub fn is_balanced(&self) -> bool {
-        let ended: u64 = End::ALL.into_iter().map(|end| self.ended(end)).sum();
-        let answered: u64 = self.answers.values().sum();
-        let tries = answered + self.unconnected + self.broken + self.timed_out;
+        let ended: u64 = SendOutcome::ALL
+            .into_iter()
+            .map(|end| self.send_outcome_count(end))
+            .sum();
+        let answered: u64 = self.status_counts.values().sum();
+        let tries = answered + self.connection_failures + self.broken_connections + self.timeouts;
         ended == self.deliveries() && tries == self.tries()
     }
 }
 
-fn kind_index(kind: Kind) -> usize {
+fn kind_index(kind: DeliveryKind) -> usize {
     match kind {
-        Kind::First => 0,
-        Kind::Repeat => 1,
-        Kind::Revision => 2,
-        Kind::Stale => 3,
-        Kind::Late => 4,
-        Kind::Overlapping => 5,
-        Kind::Redelivery => 6,
-        Kind::Invalid => 7,
+        DeliveryKind::First => 0,
+        DeliveryKind::Repeat => 1,
+        DeliveryKind::Revision => 2,
+        DeliveryKind::Stale => 3,
+        DeliveryKind::Late => 4,
+        DeliveryKind::Overlapping => 5,
+        DeliveryKind::Redelivery => 6,
+        DeliveryKind::Invalid => 7,
     }
 }
 
@@ -323,56 +339,64 @@ mod tests {
         for (column, kind) in KINDS.into_iter().enumerate() {
             assert_eq!(kind_index(kind), column);
         }
-        for (column, end) in End::ALL.into_iter().enumerate() {
+        for (column, end) in SendOutcome::ALL.into_iter().enumerate() {
             assert_eq!(end as usize, column);
         }
-        for (column, word) in Word::ALL.into_iter().enumerate() {
+        for (column, word) in ReportedOutcome::ALL.into_iter().enumerate() {
             assert_eq!(word as usize, column);
         }
     }
 
     #[test]
     fn sums_agree_once_everything_has_ended() {
-        let mut ledger = Ledger::begin(Instant::now(), false, 0);
-        ledger.delivery(EventType::Traffic, Kind::First, Some(Verdict::First));
-        ledger.tried(1);
+        let mut ledger = RunLedger::new(Instant::now(), false, 0);
+        ledger.record_delivery(
+            EventType::Traffic,
+            DeliveryKind::First,
+            Some(OracleVerdict::First),
+        );
+        ledger.record_try(1);
         assert!(!ledger.is_balanced());
-        let answered = Answered {
+        let answered = ServerResponse {
             status: 503,
-            word: None,
-            at: None,
+            outcome: None,
+            position: None,
         };
-        ledger.answered(&answered, Kind::First);
+        ledger.record_response(&answered, DeliveryKind::First);
         assert!(!ledger.is_balanced());
-        ledger.delivered(EventType::Traffic, Kind::First, End::Dropped);
+        ledger.record_send_outcome(
+            EventType::Traffic,
+            DeliveryKind::First,
+            SendOutcome::Dropped,
+        );
         assert!(ledger.is_balanced());
         assert_eq!(ledger.errors(), 1);
-        assert_eq!(ledger.ended(End::Dropped), 1);
-        assert_eq!(ledger.take_recent(), None, "nothing was accepted");
-        ledger.accepted(Duration::from_millis(3), Instant::now());
-        assert_eq!(ledger.take_recent().map(|p| p.as_millis()), Some(3));
-        assert_eq!(ledger.take_recent(), None);
+        assert_eq!(ledger.send_outcome_count(SendOutcome::Dropped), 1);
+        assert_eq!(ledger.take_recent_p99(), None, "nothing was accepted");
+        ledger.record_acceptance(Duration::from_millis(3), Instant::now());
+        assert_eq!(ledger.take_recent_p99().map(|p| p.as_millis()), Some(3));
+        assert_eq!(ledger.take_recent_p99(), None);
     }
 
     #[test]
     fn a_refusal_of_an_invalid_one_is_no_error() {
-        let mut ledger = Ledger::begin(Instant::now(), false, 0);
+        let mut ledger = RunLedger::new(Instant::now(), false, 0);
         for (kind, status, end) in [
-            (Kind::Invalid, 422, End::Refused),
-            (Kind::Invalid, 503, End::Dropped),
-            (Kind::First, 422, End::Refused),
+            (DeliveryKind::Invalid, 422, SendOutcome::Refused),
+            (DeliveryKind::Invalid, 503, SendOutcome::Dropped),
+            (DeliveryKind::First, 422, SendOutcome::Refused),
         ] {
-            let answered = Answered {
+            let answered = ServerResponse {
                 status,
-                word: None,
-                at: None,
+                outcome: None,
+                position: None,
             };
-            ledger.delivery(EventType::Traffic, kind, None);
-            ledger.tried(1);
-            ledger.answered(&answered, kind);
-            ledger.delivered(EventType::Traffic, kind, end);
+            ledger.record_delivery(EventType::Traffic, kind, None);
+            ledger.record_try(1);
+            ledger.record_response(&answered, kind);
+            ledger.record_send_outcome(EventType::Traffic, kind, end);
         }
-        assert_eq!((ledger.errors(), ledger.dropped()), (2, 2));
-        assert_eq!(ledger.answers(422), 2, "but an answer");
+        assert_eq!((ledger.errors(), ledger.drop_count()), (2, 2));
+        assert_eq!(ledger.status_count(422), 2, "but an answer");
     }
 }

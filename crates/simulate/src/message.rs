@@ -5,11 +5,11 @@ use butlr_event::ksuid::Ksuid;
 
 /// One event as the sender computed it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Message {
+pub struct CityMessage {
     /// Its type.
     pub event_type: EventType,
     /// Whom it is about: an index into the plan's floors, rooms, zones or sensors, whichever the type is about.
-    pub place: Place,
+    pub place: CityPlace,
     /// The moment of sensing as the sensor's clock has it, ms since 1970.
     pub timestamp_ms: i64,
     /// The simulated moment at which the sender computed it, ms since 1970; its id's seconds.
@@ -17,14 +17,14 @@ pub struct Message {
     /// Its id, without the prefix `event_`.
     pub id: Ksuid,
     /// What it tells.
-    pub data: Data,
+    pub data: MessageData,
     /// Which computation of its reading it is.
     pub computation: Computation,
 }
 
 /// Whom a message is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Place {
+pub enum CityPlace {
     /// A floor of the plan.
     Floor(u32),
     /// A room of the plan.
@@ -37,7 +37,7 @@ pub enum Place {
 
 /// What a message tells.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Data {
+pub enum MessageData {
     /// PIR: that it came is all.
     None,
     /// How many people are there.
@@ -50,12 +50,12 @@ pub enum Data {
         left: u32,
     },
     /// Where people are.
-    Detections(Box<[Position]>),
+    Detections(Box<[DetectedPosition]>),
 }
 
 /// A person as a sensor sees them.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Position {
+pub struct DetectedPosition {
     /// Metres from the floor plan's origin.
     pub world: [f32; 2],
     /// In the sensor's field of view, 0 to 1.
@@ -75,20 +75,20 @@ pub enum Computation {
 
 /// A message on its way out: what is to be sent, and when.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Delivery {
+pub struct PlannedDelivery {
     /// When it is due on the simulated clock, ms since 1970. Deliveries come in this order.
     pub due_ms: i64,
     /// What is sent.
-    pub message: Message,
+    pub message: CityMessage,
     /// What the ledger counts it as.
-    pub kind: Kind,
+    pub kind: DeliveryKind,
     /// What is wrong with it, where it is to be refused.
-    pub fault: Option<Fault>,
+    pub fault: Option<EventFault>,
 }
 
 /// What a delivery is, each exactly one; where several fit, the later in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub enum DeliveryKind {
     /// A reading that was not sent before.
     First,
     /// Computed again, with the same value.
@@ -109,7 +109,7 @@ pub enum Kind {
 
 /// What can be wrong with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fault {
+pub enum EventFault {
     /// `version` is `v2.0.0`.
     NewerVersion,
     /// A type that does not exist yet.
@@ -122,13 +122,13 @@ pub enum Fault {
     WrongTimestamp,
 }
 
-impl Fault {
+impl EventFault {
     /// Every one.
-    pub const ALL: [Fault; 5] = [
-        Fault::NewerVersion,
-        Fault::UnknownType,
-        Fault::CutOff,
-        Fault::NoSpace,
-        Fault::WrongTimestamp,
+    pub const ALL: [EventFault; 5] = [
+        EventFault::NewerVersion,
+        EventFault::UnknownType,
+        EventFault::CutOff,
+        EventFault::NoSpace,
+        EventFault::WrongTimestamp,
     ];
 }

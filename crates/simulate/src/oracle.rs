@@ -14,7 +14,7 @@ use butlr_event::ksuid::Ksuid;
 
 /// What a delivery is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Verdict {
+pub enum OracleVerdict {
     /// Nothing like it is stored.
     First,
     /// The same event is stored, or was found to be a repeat.
@@ -27,58 +27,58 @@ pub enum Verdict {
     Stale,
 }
 
-impl Verdict {
+impl OracleVerdict {
     /// Every verdict, in the order of the ledger.
-    pub const ALL: [Verdict; 5] = [
-        Verdict::First,
-        Verdict::Redelivery,
-        Verdict::Repeat,
-        Verdict::Revision,
-        Verdict::Stale,
+    pub const ALL: [OracleVerdict; 5] = [
+        OracleVerdict::First,
+        OracleVerdict::Redelivery,
+        OracleVerdict::Repeat,
+        OracleVerdict::Revision,
+        OracleVerdict::Stale,
     ];
 
     /// As the ledger writes it.
     pub const fn name(self) -> &'static str {
         match self {
-            Verdict::First => "first",
-            Verdict::Redelivery => "redelivery",
-            Verdict::Repeat => "repeat",
-            Verdict::Revision => "revision",
-            Verdict::Stale => "stale",
+            OracleVerdict::First => "first",
+            OracleVerdict::Redelivery => "redelivery",
+            OracleVerdict::Repeat => "repeat",
+            OracleVerdict::Revision => "revision",
+            OracleVerdict::Stale => "stale",
         }
     }
 
     /// Whether it is not published again.
     pub const fn is_duplicate(self) -> bool {
-        matches!(self, Verdict::Redelivery | Verdict::Repeat)
+        matches!(self, OracleVerdict::Redelivery | OracleVerdict::Repeat)
     }
 }
 
 /// The value that a reading is taken to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Current {
+pub struct ReadingValue {
     /// Stands for its `data`: equal where that is.
     pub data: u64,
     /// Whose it is.
     pub id: Ksuid,
 }
 
-impl Current {
+impl ReadingValue {
     /// What another event about the same reading is.
-    pub fn judge(&self, id: Ksuid, data: u64) -> Verdict {
+    pub fn classify(&self, id: Ksuid, data: u64) -> OracleVerdict {
         if self.data == data {
-            Verdict::Repeat
+            OracleVerdict::Repeat
         } else if id.seconds() < self.id.seconds() {
-            Verdict::Stale
+            OracleVerdict::Stale
         } else {
-            Verdict::Revision
+            OracleVerdict::Revision
         }
     }
 }
 
 /// What is known of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Known {
+pub enum IdStatus {
     /// It was published.
     Published,
     /// It was a repeat, so that no record tells of it.
@@ -87,39 +87,39 @@ pub enum Known {
 
 /// What is known of one (type, space, timestamp).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub struct ReadingState {
     /// The value, where there is one. Only occupancy has.
-    pub current: Option<Current>,
+    pub current: Option<ReadingValue>,
     /// The ids, in their order.
-    pub ids: Vec<(Ksuid, Known)>,
+    pub ids: Vec<(Ksuid, IdStatus)>,
 }
 
-impl Reading {
+impl ReadingState {
     /// What the next delivery is.
-    pub fn judge(&self, event_type: EventType, id: Ksuid, data: u64) -> Verdict {
-        match (self.known(id), &self.current) {
-            (Some(_), _) => Verdict::Redelivery,
-            (None, Some(current)) if is_occupancy(event_type) => current.judge(id, data),
-            _ => Verdict::First,
+    pub fn classify(&self, event_type: EventType, id: Ksuid, data: u64) -> OracleVerdict {
+        match (self.id_status(id), &self.current) {
+            (Some(_), _) => OracleVerdict::Redelivery,
+            (None, Some(current)) if is_occupancy(event_type) => current.classify(id, data),
+            _ => OracleVerdict::First,
         }
     }
 
     /// What is known of this id.
-    pub fn known(&self, id: Ksuid) -> Option<Known> {
+    pub fn id_status(&self, id: Ksuid) -> Option<IdStatus> {
         let place = self.ids.binary_search_by_key(&id, |(other, _)| *other);
         place.ok().map(|place| self.ids[place].1)
     }
 
     /// The delivery was stored, or recognised, as that.
-    pub fn take(&mut self, verdict: Verdict, id: Ksuid, data: u64) {
+    pub fn apply(&mut self, verdict: OracleVerdict, id: Ksuid, data: u64) {
         let known = match verdict {
-            Verdict::Redelivery => return,
-            Verdict::Repeat => Known::Repeat,
-            Verdict::First | Verdict::Revision => {
-                self.current = Some(Current { data, id });
-                Known::Published
+            OracleVerdict::Redelivery => return,
+            OracleVerdict::Repeat => IdStatus::Repeat,
+            OracleVerdict::First | OracleVerdict::Revision => {
+                self.current = Some(ReadingValue { data, id });
+                IdStatus::Published
             }
-            Verdict::Stale => Known::Published,
+            OracleVerdict::Stale => IdStatus::Published,
         };
         match self.ids.binary_search_by_key(&id, |(other, _)| *other) {
             Ok(place) => self.ids[place].1 = known,

@@ -9,32 +9,34 @@ mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::city::plan::Plan;
-use super::message::{Data, Delivery, Fault, Message, Place, Position};
+use super::city::plan::CityPlan;
+use super::message::{
+    CityMessage, CityPlace, DetectedPosition, EventFault, MessageData, PlannedDelivery,
+};
 
 /// Writes bodies. Holds about half a kilobyte for each floor, room, zone and sensor.
 #[derive(Debug)]
-pub struct Renderer {
-    plan: Arc<Plan>,
+pub struct PayloadRenderer {
+    plan: Arc<CityPlan>,
     /// The places' `metadata` one after the other: floors, rooms, zones, sensors.
     metadata: Vec<u8>,
     /// Where each ends.
     ends: Vec<usize>,
 }
 
-impl Renderer {
+impl PayloadRenderer {
     /// A renderer for the messages of this plan.
-    pub fn new(plan: Arc<Plan>) -> Self {
+    pub fn new(plan: Arc<CityPlan>) -> Self {
         let mut metadata = Vec::new();
         let mut ends = Vec::new();
         let count = |places: usize| 0..places as u32;
         let places = count(plan.floors.len())
-            .map(Place::Floor)
-            .chain(count(plan.rooms.len()).map(Place::Room))
-            .chain(count(plan.zones.len()).map(Place::Zone))
-            .chain(count(plan.sensors.len()).map(Place::Sensor));
+            .map(CityPlace::Floor)
+            .chain(count(plan.rooms.len()).map(CityPlace::Room))
+            .chain(count(plan.zones.len()).map(CityPlace::Zone))
+            .chain(count(plan.sensors.len()).map(CityPlace::Sensor));
         for place in places {
-            metadata::write(&plan, place, true, &mut metadata);
+            metadata::write_metadata(&plan, place, true, &mut metadata);
             ends.push(metadata.len());
         }
         metadata.shrink_to_fit();
@@ -47,36 +49,38 @@ impl Renderer {
 
     /// Appends the delivery's body. Returns where in `body` the value of `data` stands: empty where there is none, or
     /// where the body is cut off.
-    pub fn render(&self, delivery: &Delivery, body: &mut Vec<u8>) -> Range<usize> {
-        let Delivery { message, fault, .. } = delivery;
+    pub fn render(&self, delivery: &PlannedDelivery, body: &mut Vec<u8>) -> Range<usize> {
+        let PlannedDelivery { message, fault, .. } = delivery;
         let fault = *fault;
         let begin = body.len();
         body.extend_from_slice(br#"{"id":"event_"#);
         message.id.write_to(body);
         body.extend_from_slice(br#"","type":""#);
         body.extend_from_slice(match fault {
-            Some(Fault::UnknownType) => b"AIR_QUALITY",
+            Some(EventFault::UnknownType) => b"AIR_QUALITY",
             _ => message.event_type.name().as_bytes(),
         });
         body.extend_from_slice(br#"","timestamp":"#);
         let quote: &[u8] = match fault {
-            Some(Fault::WrongTimestamp) => b"\"",
+            Some(EventFault::WrongTimestamp) => b"\"",
             _ => b"",
         };
         body.extend_from_slice(quote);
         write_integer(message.timestamp_ms, body);
         body.extend_from_slice(quote);
         body.extend_from_slice(match fault {
-            Some(Fault::NewerVersion) => br#","version":"v2.0.0","metadata":"#,
+            Some(EventFault::NewerVersion) => br#","version":"v2.0.0","metadata":"#,
             _ => br#","version":"v1.0.0","metadata":"#,
         });
         match fault {
-            Some(Fault::NoSpace) => metadata::write(&self.plan, message.place, false, body),
-            _ => body.extend_from_slice(self.metadata(message.place)),
+            Some(EventFault::NoSpace) => {
+                metadata::write_metadata(&self.plan, message.place, false, body)
+            }
+            _ => body.extend_from_slice(self.place_metadata(message.place)),
         }
         let data = write_data(&message.data, body);
         body.push(b'}');
-        if fault == Some(Fault::CutOff) {
+        if fault == Some(EventFault::CutOff) {
             // Anywhere after the first byte and before the last, which one its id decides.
             let length = body.len() - begin;
             let [.., by] = *message.id.as_bytes();
@@ -87,13 +91,13 @@ impl Renderer {
     }
 
     /// The space that the bridge takes the message to be about: its record's key.
-    pub fn space_id(&self, message: &Message) -> &str {
+    pub fn space_id(&self, message: &CityMessage) -> &str {
         let plan = &*self.plan;
         match message.place {
-            Place::Floor(floor) => &plan.floors[floor as usize].id,
-            Place::Room(room) => &plan.rooms[room as usize].id,
-            Place::Zone(zone) => &plan.zones[zone as usize].id,
-            Place::Sensor(sensor) => {
+            CityPlace::Floor(floor) => &plan.floors[floor as usize].id,
+            CityPlace::Room(room) => &plan.rooms[room as usize].id,
+            CityPlace::Zone(zone) => &plan.zones[zone as usize].id,
+            CityPlace::Sensor(sensor) => {
                 let sensor = &plan.sensors[sensor as usize];
                 match sensor.room {
                     Some(room) => &plan.rooms[room as usize].id,
@@ -103,13 +107,13 @@ impl Renderer {
         }
     }
 
-    fn metadata(&self, place: Place) -> &[u8] {
+    fn place_metadata(&self, place: CityPlace) -> &[u8] {
         let plan = &*self.plan;
         let number = match place {
-            Place::Floor(floor) => floor as usize,
-            Place::Room(room) => plan.floors.len() + room as usize,
-            Place::Zone(zone) => plan.floors.len() + plan.rooms.len() + zone as usize,
-            Place::Sensor(sensor) => {
+            CityPlace::Floor(floor) => floor as usize,
+            CityPlace::Room(room) => plan.floors.len() + room as usize,
+            CityPlace::Zone(zone) => plan.floors.len() + plan.rooms.len() + zone as usize,
+            CityPlace::Sensor(sensor) => {
                 plan.floors.len() + plan.rooms.len() + plan.zones.len() + sensor as usize
             }
         };
@@ -119,23 +123,23 @@ impl Renderer {
 }
 
 /// Writes `data` with its name and the comma before, if there is any. Returns where its value stands.
-fn write_data(data: &Data, body: &mut Vec<u8>) -> Range<usize> {
-    if *data == Data::None {
+fn write_data(data: &MessageData, body: &mut Vec<u8>) -> Range<usize> {
+    if *data == MessageData::None {
         return body.len()..body.len();
     }
     body.extend_from_slice(br#","data":"#);
     let begin = body.len();
     match data {
-        Data::None => {}
-        Data::Occupancy(people) => write_integer(*people, body),
-        Data::Traffic { entered, left } => {
+        MessageData::None => {}
+        MessageData::Occupancy(people) => write_integer(*people, body),
+        MessageData::Traffic { entered, left } => {
             body.extend_from_slice(br#"{"in":"#);
             write_integer(*entered, body);
             body.extend_from_slice(br#","out":"#);
             write_integer(*left, body);
             body.push(b'}');
         }
-        Data::Detections(people) => {
+        MessageData::Detections(people) => {
             body.extend_from_slice(br#"{"local":"#);
             write_points(people, |person| person.local, body);
             body.extend_from_slice(br#","world":"#);
@@ -146,7 +150,11 @@ fn write_data(data: &Data, body: &mut Vec<u8>) -> Range<usize> {
     begin..body.len()
 }
 
-fn write_points(people: &[Position], point: fn(&Position) -> [f32; 2], body: &mut Vec<u8>) {
+fn write_points(
+    people: &[DetectedPosition],
+    point: fn(&DetectedPosition) -> [f32; 2],
+    body: &mut Vec<u8>,
+) {
     body.push(b'[');
     for (number, person) in people.iter().enumerate() {
         body.extend_from_slice(if number == 0 { b"[" } else { b",[" });

@@ -6,11 +6,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::sender::Limits;
+use super::sender::RunLimits;
 
 /// How a run tells of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum ProgressOutput {
     /// Not at all.
     Silent,
     /// For somebody who watches.
@@ -19,7 +19,7 @@ pub enum Progress {
     Lines,
 }
 
-impl Progress {
+impl ProgressOutput {
     /// Tells something that is no figure, in the form of the others.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl Progress {
     }
 
     /// As it fits standard error.
-    pub fn of_stderr() -> Self {
+    pub fn from_stderr() -> Self {
         match stderr().is_terminal() {
             true => Self::Terminal,
             false => Self::Lines,
@@ -43,7 +43,7 @@ impl Progress {
 
 /// How a run stands.
 #[derive(Clone, Debug)]
-pub(super) struct Snapshot {
+pub(super) struct RunSnapshot {
     pub elapsed: Duration,
     pub simulated_ms: i64,
     pub deliveries: u64,
@@ -55,7 +55,7 @@ pub(super) struct Snapshot {
 }
 
 #[derive(Serialize)]
-struct Line {
+struct ProgressLine {
     elapsed_s: f64,
     simulated: String,
     events_per_s: u64,
@@ -65,18 +65,18 @@ struct Line {
     p99_ms: Option<f64>,
 }
 
-pub(super) struct Reporter {
-    progress: Progress,
+pub(super) struct ProgressReporter {
+    progress: ProgressOutput,
     bar: ProgressBar,
-    limits: Limits,
-    before: (Duration, u64),
-    told_caught_up: bool,
+    limits: RunLimits,
+    last: (Duration, u64),
+    catch_up_noted: bool,
 }
 
-impl Reporter {
-    pub(super) fn begin(progress: Progress, limits: Limits) -> Self {
+impl ProgressReporter {
+    pub(super) fn new(progress: ProgressOutput, limits: RunLimits) -> Self {
         let bar = match (progress, limits.events, limits.duration) {
-            (Progress::Silent | Progress::Lines, ..) => ProgressBar::hidden(),
+            (ProgressOutput::Silent | ProgressOutput::Lines, ..) => ProgressBar::hidden(),
             (_, Some(events), _) => ProgressBar::new(events),
             (_, None, Some(duration)) => ProgressBar::new(millis(duration)),
             (_, None, None) => ProgressBar::no_length(),
@@ -91,25 +91,25 @@ impl Reporter {
             progress,
             bar,
             limits,
-            before: (Duration::ZERO, 0),
-            told_caught_up: false,
+            last: (Duration::ZERO, 0),
+            catch_up_noted: false,
         }
     }
 
     /// Tells how the run stands; once, that the simulated clock has caught up with the wall clock.
-    pub(super) fn tell(&mut self, now: &Snapshot, caught_up: bool) {
-        if caught_up && !std::mem::replace(&mut self.told_caught_up, true) {
+    pub(super) fn update(&mut self, now: &RunSnapshot, caught_up: bool) {
+        if caught_up && !std::mem::replace(&mut self.catch_up_noted, true) {
             self.note("the simulated clock has caught up with the wall clock: on in real time");
         }
-        let line = self.line(now);
+        let line = self.next_line(now);
         match self.progress {
-            Progress::Silent => {}
-            Progress::Lines => {
+            ProgressOutput::Silent => {}
+            ProgressOutput::Lines => {
                 let line = serde_json::to_string(&line).expect("a line has no maps");
                 // Nobody may be reading any more; the run goes on.
                 let _ = writeln!(stderr(), "{line}");
             }
-            Progress::Terminal => {
+            ProgressOutput::Terminal => {
                 let position = match self.limits.events {
                     Some(_) => now.deliveries,
                     None => millis(now.elapsed),
@@ -126,23 +126,23 @@ impl Reporter {
 
     fn note(&self, text: &str) {
         match self.progress {
-            Progress::Silent => {}
-            Progress::Terminal => self.bar.println(text),
-            Progress::Lines => {
+            ProgressOutput::Silent => {}
+            ProgressOutput::Terminal => self.bar.println(text),
+            ProgressOutput::Lines => {
                 let line = serde_json::json!({ "note": text });
                 let _ = writeln!(stderr(), "{line}");
             }
         }
     }
 
-    fn line(&mut self, now: &Snapshot) -> Line {
-        let (elapsed, accepted) = std::mem::replace(&mut self.before, (now.elapsed, now.accepted));
+    fn next_line(&mut self, now: &RunSnapshot) -> ProgressLine {
+        let (elapsed, accepted) = std::mem::replace(&mut self.last, (now.elapsed, now.accepted));
         let since = now.elapsed.saturating_sub(elapsed).as_secs_f64();
         let events = now.accepted.saturating_sub(accepted) as f64;
         let micros = now.p99.map(|p99| p99.as_micros() as f64);
-        Line {
+        ProgressLine {
             elapsed_s: (now.elapsed.as_secs_f64() * 10.0).round() / 10.0,
-            simulated: moment(now.simulated_ms),
+            simulated: format_timestamp(now.simulated_ms),
             events_per_s: if since > 0.0 {
                 (events / since).round() as u64
             } else {
@@ -156,7 +156,7 @@ impl Reporter {
     }
 }
 
-impl Drop for Reporter {
+impl Drop for ProgressReporter {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
@@ -167,7 +167,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// RFC 3339, to the second.
-pub(super) fn moment(at_ms: i64) -> String {
+pub(super) fn format_timestamp(at_ms: i64) -> String {
     // The last that has a year of four digits.
     const LAST_MS: i64 = 253_402_300_799_999;
     let since = Duration::from_millis(at_ms.clamp(0, LAST_MS) as u64);
@@ -180,14 +180,14 @@ mod tests {
 
     #[test]
     fn every_moment_can_be_shown() {
-        assert_eq!(moment(-1), "1970-01-01T00:00:00Z");
-        assert_eq!(moment(i64::MAX), "9999-12-31T23:59:59Z");
+        assert_eq!(format_timestamp(-1), "1970-01-01T00:00:00Z");
+        assert_eq!(format_timestamp(i64::MAX), "9999-12-31T23:59:59Z");
     }
 
     #[test]
     fn a_line_tells_what_happened_since_the_one_before() {
-        let mut reporter = Reporter::begin(Progress::Silent, Limits::default());
-        let mut now = Snapshot {
+        let mut reporter = ProgressReporter::new(ProgressOutput::Silent, RunLimits::default());
+        let mut now = RunSnapshot {
             elapsed: Duration::from_millis(1000),
             simulated_ms: 1_700_000_000_000,
             deliveries: 130,
@@ -196,7 +196,7 @@ mod tests {
             errors: 1,
             p99: Some(Duration::from_micros(1_234)),
         };
-        let line = serde_json::to_string(&reporter.line(&now)).unwrap();
+        let line = serde_json::to_string(&reporter.next_line(&now)).unwrap();
         assert_eq!(
             line,
             r#"{"elapsed_s":1.0,"simulated":"2023-11-14T22:13:20Z","events_per_s":100,"accepted":100,"errors":1,"dropped":0,"p99_ms":1.23}"#
@@ -204,7 +204,7 @@ mod tests {
         now.elapsed += Duration::from_secs(2);
         now.accepted += 100;
         now.p99 = None;
-        let line = reporter.line(&now);
+        let line = reporter.next_line(&now);
         assert_eq!((line.events_per_s, line.p99_ms), (50, None));
     }
 }

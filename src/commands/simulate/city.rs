@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::values::{self, OutageFrequency};
 use butlr_event::EventType;
-use butlr_simulate::city::{Habits, Size};
+use butlr_simulate::city::{CityBehaviour, CitySize};
 use butlr_simulate::hash;
-use butlr_simulate::sender::Pace;
-use butlr_simulate::stream::{Behaviour, Stream};
+use butlr_simulate::sender::SendPace;
+use butlr_simulate::stream::{DeliveryStream, SenderBehaviour};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct CityArguments {
@@ -73,17 +73,17 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl CityArguments {
     /// Where the simulated clock begins, ms since 1970.
-    pub fn start_ms(&self, pace: Pace, duration: Option<Duration>) -> i64 {
+    pub fn start_ms(&self, pace: SendPace, duration: Option<Duration>) -> i64 {
         let now = SystemTime::now();
         let start = self.start.unwrap_or_else(|| {
             let before = match pace {
-                Pace::REAL_TIME => Duration::ZERO,
-                Pace::Speed(speed) => duration.map_or(DAY, |d| {
+                SendPace::REAL_TIME => Duration::ZERO,
+                SendPace::Speed(speed) => duration.map_or(DAY, |d| {
                     let simulated = Duration::try_from_secs_f64(d.as_secs_f64() * speed);
                     // Longer ago the bridge would no longer take events at their own time.
                     simulated.unwrap_or(MAX_START_AGE).min(MAX_START_AGE)
                 }),
-                Pace::Rate(_) | Pace::Max => MAX_START_AGE,
+                SendPace::Rate(_) | SendPace::Max => MAX_START_AGE,
             };
             now.checked_sub(before).unwrap_or(UNIX_EPOCH)
         });
@@ -96,17 +96,17 @@ impl CityArguments {
         // Short enough to be read out.
         self.seed.unwrap_or_else(|| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            hash::bytes(&now.unwrap_or_default().as_nanos().to_le_bytes()) % 1_000_000
+            hash::hash_bytes(&now.unwrap_or_default().as_nanos().to_le_bytes()) % 1_000_000
         })
     }
 
     /// What the city's sender delivers from then on.
-    pub fn stream(&self, seed: u64, start_ms: i64) -> Stream {
-        let size = Size {
+    pub fn stream(&self, seed: u64, start_ms: i64) -> DeliveryStream {
+        let size = CitySize {
             rooms: self.spaces,
             sensors: self.sensors,
         };
-        Stream::grow(seed, size, start_ms, self.habits(), self.behaviour())
+        DeliveryStream::from_seed(seed, size, start_ms, self.habits(), self.behaviour())
     }
 
     /// Whether events of this type are sent.
@@ -115,13 +115,13 @@ impl CityArguments {
     }
 
     /// `--plain` is where the others start from.
-    fn habits(&self) -> Habits {
-        let usual = Habits::default();
+    fn habits(&self) -> CityBehaviour {
+        let usual = CityBehaviour::default();
         let share = |given: Option<f64>, usual: f64| match self.plain {
             true => given.unwrap_or(0.0),
             false => given.unwrap_or(usual),
         };
-        Habits {
+        CityBehaviour {
             revised: share(self.revised, usual.revised),
             skewed: share(self.skewed, usual.skewed),
             recompute: !self.plain || self.revised.is_some_and(|revised| revised > 0.0),
@@ -129,10 +129,10 @@ impl CityArguments {
         }
     }
 
-    fn behaviour(&self) -> Behaviour {
+    fn behaviour(&self) -> SenderBehaviour {
         let mut behaviour = match self.plain {
-            true => Behaviour::plain(),
-            false => Behaviour::default(),
+            true => SenderBehaviour::plain(),
+            false => SenderBehaviour::default(),
         };
         let set = |share: &mut f64, given: Option<f64>| *share = given.unwrap_or(*share);
         set(&mut behaviour.redelivered, self.redelivered);
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn plain_is_where_the_others_start_from() {
         let plain = parse("simulate --plain");
-        assert_eq!(plain.behaviour(), Behaviour::plain());
+        assert_eq!(plain.behaviour(), SenderBehaviour::plain());
         assert_eq!(plain.habits().revised, 0.0);
         assert!(!plain.habits().recompute);
         let late = parse("simulate --plain --late 1% --outages 2h");
@@ -182,10 +182,10 @@ mod tests {
         assert_eq!(outages.length, Duration::from_secs(40));
         let unsteady = "--overlapping 1% --repeated 5% --corrected 3% --stale 2%";
         for (line, usual) in [
-            ("simulate --plain", Behaviour::plain()),
-            ("simulate", Behaviour::default()),
+            ("simulate --plain", SenderBehaviour::plain()),
+            ("simulate", SenderBehaviour::default()),
         ] {
-            let wanted = Behaviour {
+            let wanted = SenderBehaviour {
                 overlapping: 0.01,
                 repeated: 0.05,
                 corrected: 0.03,
@@ -196,9 +196,9 @@ mod tests {
             assert_eq!(parse(&line).behaviour(), wanted);
         }
         let usual = parse("simulate --outages never");
-        let wanted = Behaviour {
+        let wanted = SenderBehaviour {
             outages: None,
-            ..Behaviour::default()
+            ..SenderBehaviour::default()
         };
         assert_eq!(usual.behaviour(), wanted);
         assert!(usual.habits().recompute);
@@ -211,12 +211,12 @@ mod tests {
         let ago = |line: &str, pace, duration| now - parse(line).start_ms(pace, duration);
         let minute = Some(Duration::from_secs(60));
         let near = |ago: i64, hours: i64| (ago - hours * 3_600_000).abs() < 60_000;
-        assert!(near(ago("simulate", Pace::REAL_TIME, minute), 0));
-        assert!(near(ago("simulate", Pace::Speed(60.0), minute), 1));
-        assert!(near(ago("simulate", Pace::Speed(60.0), None), 24));
-        assert!(near(ago("simulate", Pace::Max, minute), 60));
+        assert!(near(ago("simulate", SendPace::REAL_TIME, minute), 0));
+        assert!(near(ago("simulate", SendPace::Speed(60.0), minute), 1));
+        assert!(near(ago("simulate", SendPace::Speed(60.0), None), 24));
+        assert!(near(ago("simulate", SendPace::Max, minute), 60));
         let given = parse("simulate --start 2026-05-04T08:00:00Z");
-        assert_eq!(given.start_ms(Pace::Max, None), 1_777_881_600_000);
+        assert_eq!(given.start_ms(SendPace::Max, None), 1_777_881_600_000);
     }
 
     #[test]

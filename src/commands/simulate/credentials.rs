@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::commands::parse_secret;
 use crate::config::secret;
-use butlr_simulate::sender::Credentials;
+use butlr_simulate::sender::SenderCredentials;
 
 #[derive(clap::Args, Clone, Debug)]
 #[group(multiple = false)]
@@ -30,7 +30,7 @@ impl CredentialArguments {
     ///
     /// # Errors
     /// What is wrong and what is allowed, without the secret.
-    pub fn read(&self) -> Result<Option<Credentials>, String> {
+    pub fn read(&self) -> Result<Option<SenderCredentials>, String> {
         let read = |file: &str| secret::read_file(Path::new(file)).map(SecretString::from);
         if let Some(pair) = &self.api_key {
             let (name, key) = pair
@@ -57,18 +57,20 @@ impl CredentialArguments {
     }
 }
 
-fn api_key(flag: &str, name: &str, key: &SecretString) -> Result<Credentials, String> {
+fn api_key(flag: &str, name: &str, key: &SecretString) -> Result<SenderCredentials, String> {
     let key = key.expose_secret().trim();
     secret::check_header_text(key).map_err(|e| format!("{flag}: the key: {e}"))?;
-    Credentials::api_key(name.trim(), &SecretString::from(key)).map_err(|e| format!("{flag}: {e}"))
+    SenderCredentials::api_key(name.trim(), &SecretString::from(key))
+        .map_err(|e| format!("{flag}: {e}"))
 }
 
-fn basic(flag: &str, pair: &SecretString) -> Result<Credentials, String> {
+fn basic(flag: &str, pair: &SecretString) -> Result<SenderCredentials, String> {
     let (user, password) = pair
         .expose_secret()
         .split_once(':')
         .ok_or_else(|| format!("{flag}: write it as USER:PASSWORD"))?;
-    Credentials::basic(user, &SecretString::from(password)).map_err(|e| format!("{flag}: {e}"))
+    SenderCredentials::basic(user, &SecretString::from(password))
+        .map_err(|e| format!("{flag}: {e}"))
 }
 
 #[cfg(test)]
@@ -85,7 +87,7 @@ mod tests {
         credentials: CredentialArguments,
     }
 
-    fn read(flag: &str, value: &str) -> Result<Option<Credentials>, String> {
+    fn read(flag: &str, value: &str) -> Result<Option<SenderCredentials>, String> {
         let line = CredentialCommandLine::try_parse_from(["simulate", flag, value]).unwrap();
         let shown = format!("{line:?}");
         assert!(!shown.contains("s3cret"), "{shown}");

@@ -14,10 +14,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::{EXIT_FAILED, EXIT_MISUSED};
 use butlr_event::EventType;
-use butlr_simulate::ledger::{Ledger, Summary};
-use butlr_simulate::message::Kind;
-use butlr_simulate::progress::Progress;
-use butlr_simulate::sender::{self, End, Limits, Options, Pace, Stop, Target, Timings};
+use butlr_simulate::ledger::{RunLedger, RunSummary};
+use butlr_simulate::message::DeliveryKind;
+use butlr_simulate::progress::ProgressOutput;
+use butlr_simulate::sender::{
+    self, Options, RunLimits, SendOutcome, SendPace, SendTarget, SenderTimings, StopSignal,
+};
 
 #[derive(clap::Args, Debug)]
 pub struct SimulateArguments {
@@ -72,12 +74,12 @@ struct PaceArguments {
 }
 
 impl PaceArguments {
-    fn pace(&self) -> Pace {
+    fn pace(&self) -> SendPace {
         match (self.speed, self.rate, self.max) {
-            (Some(speed), ..) => Pace::Speed(speed),
-            (_, Some(rate), _) => Pace::Rate(rate),
-            (.., true) => Pace::Max,
-            _ => Pace::REAL_TIME,
+            (Some(speed), ..) => SendPace::Speed(speed),
+            (_, Some(rate), _) => SendPace::Rate(rate),
+            (.., true) => SendPace::Max,
+            _ => SendPace::REAL_TIME,
         }
     }
 }
@@ -111,7 +113,7 @@ impl From<sender::Error> for SimulateError {
 
 fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
     let pace = arguments.pace.pace();
-    let limits = Limits {
+    let limits = RunLimits {
         events: arguments.events,
         duration: arguments.duration,
     };
@@ -124,13 +126,13 @@ fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
     let start_ms = arguments.city.start_ms(pace, limits.duration);
     let seed = arguments.city.seed();
     let stream = arguments.city.stream(seed, start_ms);
-    let stop = Stop::new();
-    let progress = Progress::of_stderr();
+    let stop = StopSignal::new();
+    let progress = ProgressOutput::from_stderr();
     signals::stop_on_signal(stop.clone(), progress)
         .map_err(|e| SimulateError::Run(format!("no signals can be received: {e}")))?;
     if targets.is_empty() {
         let mut out = std::io::stdout().lock();
-        return match sender::print(stream, pace, limits, stop, &mut out) {
+        return match sender::print_bodies(stream, pace, limits, stop, &mut out) {
             // Whoever reads has seen enough.
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
                 Err(SimulateError::Run(format!("standard output: {e}")))
@@ -150,9 +152,9 @@ fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
         connections: arguments.connections,
         pace,
         limits,
-        timings: Timings {
+        timings: SenderTimings {
             http_timeout: arguments.http_timeout,
-            ..Timings::default()
+            ..SenderTimings::default()
         },
     };
     let journal = arguments.proof.start_journal()?;
@@ -161,7 +163,7 @@ fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
     // What is proved from here on can be proved again: the next Ctrl-C ends it at once.
     sent.stop();
     let ledger = finished.ledger;
-    let summary = Summary::from(&ledger);
+    let summary = RunSummary::from(&ledger);
     // A closed standard output does not undo the run.
     let mut stdout = std::io::stdout();
     let _ = writeln!(stdout, "{summary}");
@@ -178,7 +180,7 @@ fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
         None => (ExitCode::SUCCESS, None),
         Some(journal) => {
             let whole = arguments.city.has_type(EventType::Traffic)
-                && finished.whole
+                && finished.traffic_complete
                 && is_fully_accepted(&ledger, EventType::Traffic);
             arguments.proof.finish(journal, finished.truth, whole)?
         }
@@ -204,12 +206,12 @@ fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
 
 impl SimulateArguments {
     /// None where nothing is to be sent.
-    fn targets(&self) -> Result<Vec<Target>, String> {
+    fn targets(&self) -> Result<Vec<SendTarget>, String> {
         let credentials = self.credentials.read()?;
-        let roots = self.ca_file.as_deref().map(sender::roots_of);
+        let roots = self.ca_file.as_deref().map(sender::load_roots);
         let roots = roots.transpose().map_err(|e| format!("--ca-file: {e}"))?;
         let target = |url: &String| {
-            let mut target = Target::parse(url).map_err(|e| format!("--url: {e}"))?;
+            let mut target = SendTarget::parse(url).map_err(|e| format!("--url: {e}"))?;
             if let Some(credentials) = &credentials {
                 target = target.with_credentials(credentials.clone());
             }
@@ -223,15 +225,15 @@ impl SimulateArguments {
 }
 
 /// Whether every valid event of this type was taken.
-fn is_fully_accepted(ledger: &Ledger, event_type: EventType) -> bool {
-    End::ALL
-        .iter()
-        .all(|end| *end == End::Accepted || ledger.ended_of(event_type, *end) == 0)
+fn is_fully_accepted(ledger: &RunLedger, event_type: EventType) -> bool {
+    SendOutcome::ALL.iter().all(|end| {
+        *end == SendOutcome::Accepted || ledger.send_outcome_count_of(event_type, *end) == 0
+    })
 }
 
 /// What there is to say when there were events to accept and none was.
-fn describe_none_accepted(ledger: &Ledger) -> Option<String> {
-    let valid = ledger.deliveries() - ledger.of_kind(Kind::Invalid);
-    (valid > 0 && ledger.ended(End::Accepted) == 0)
+fn describe_none_accepted(ledger: &RunLedger) -> Option<String> {
+    let valid = ledger.deliveries() - ledger.kind_count(DeliveryKind::Invalid);
+    (valid > 0 && ledger.send_outcome_count(SendOutcome::Accepted) == 0)
         .then(|| "nothing was accepted: see the answers above".to_owned())
 }

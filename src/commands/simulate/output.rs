@@ -6,12 +6,12 @@ use serde::Serialize;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use butlr_simulate::ledger::Summary;
+use butlr_simulate::ledger::RunSummary;
 
 #[derive(Serialize)]
 struct LedgerFile<'s> {
     #[serde(flatten)]
-    summary: &'s Summary,
+    summary: &'s RunSummary,
     #[serde(skip_serializing_if = "Option::is_none")]
     proof: Option<Value>,
 }
@@ -44,7 +44,7 @@ impl LedgerOutput {
     ///
     /// # Errors
     /// A sentence that names the file.
-    pub fn write(&self, summary: &Summary, proof: Option<Value>) -> Result<(), String> {
+    pub fn write(&self, summary: &RunSummary, proof: Option<Value>) -> Result<(), String> {
         let path = self.path.display().to_string();
         let describe_error =
             |e: &dyn std::fmt::Display| format!("--output {path} cannot be written: {e}");

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use super::SimulateError;
 use crate::commands::kafka_properties::PropertyArguments;
 use crate::commands::verify::{BridgeArguments, prove};
-use butlr_simulate::city::Truth;
-use butlr_simulate::journal::{Journal, Run};
-use butlr_simulate::verify::{Error, Kafka, Report, start_offsets};
+use butlr_simulate::city::GroundTruth;
+use butlr_simulate::journal::{JournalWriter, RunHeader};
+use butlr_simulate::verify::{Error, VerificationReport, VerifierKafka, fetch_start_offsets};
 
 #[derive(clap::Args, Debug)]
 pub struct ProofArguments {
@@ -32,18 +32,18 @@ pub struct ProofArguments {
 
 impl ProofArguments {
     /// The journal of the run, where one is wanted; to be called before the first request.
-    pub fn start_journal(&self) -> Result<Option<Journal>, SimulateError> {
+    pub fn start_journal(&self) -> Result<Option<JournalWriter>, SimulateError> {
         if self.verify.is_none() && self.journal.is_none() {
             return Ok(None);
         }
         let starts = self
             .kafka()?
-            .map(|kafka| start_offsets(&kafka, &self.topics));
-        let run = Run {
+            .map(|kafka| fetch_start_offsets(&kafka, &self.topics));
+        let run = RunHeader {
             topics: self.topics.clone(),
             starts: starts.transpose()?,
         };
-        Journal::create(self.journal.as_deref(), run)
+        JournalWriter::create(self.journal.as_deref(), run)
             .map(Some)
             .map_err(|e| SimulateError::Run(format!("the journal cannot be written: {e}")))
     }
@@ -51,10 +51,10 @@ impl ProofArguments {
     /// Ends the journal and proves what is to be proved; hands on the report, where there is one.
     pub fn finish(
         &self,
-        journal: Journal,
-        truth: Truth,
+        journal: JournalWriter,
+        truth: GroundTruth,
         traffic_complete: bool,
-    ) -> Result<(ExitCode, Option<Report>), SimulateError> {
+    ) -> Result<(ExitCode, Option<VerificationReport>), SimulateError> {
         let journal = journal
             .finish(truth, traffic_complete)
             .map_err(|e| SimulateError::Run(format!("the journal cannot be written: {e}")))?;
@@ -67,11 +67,11 @@ impl ProofArguments {
         }
     }
 
-    fn kafka(&self) -> Result<Option<Kafka>, SimulateError> {
+    fn kafka(&self) -> Result<Option<VerifierKafka>, SimulateError> {
         let Some(bootstrap_servers) = &self.verify else {
             return Ok(None);
         };
-        Ok(Some(Kafka {
+        Ok(Some(VerifierKafka {
             bootstrap_servers: bootstrap_servers.clone(),
             properties: self.properties.read().map_err(SimulateError::Usage)?,
         }))

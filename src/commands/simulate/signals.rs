@@ -7,14 +7,14 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::EXIT_FAILED;
-use butlr_simulate::progress::Progress;
-use butlr_simulate::sender::Stop;
+use butlr_simulate::progress::ProgressOutput;
+use butlr_simulate::sender::StopSignal;
 
 /// Listens from now on, on a thread of its own.
 ///
 /// # Errors
 /// The system does not let it.
-pub fn stop_on_signal(stop: Stop, progress: Progress) -> io::Result<()> {
+pub fn stop_on_signal(stop: StopSignal, progress: ProgressOutput) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let (mut terminate, mut interrupt) = {
         let _inside = runtime.enter();

@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::builder::TypedValueParser;
 
 use butlr_event::EventType;
-use butlr_simulate::stream::Outages;
+use butlr_simulate::stream::OutageSettings;
 
 /// Outages now and then, or never.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum OutageFrequency {
     Never,
-    Every(Outages),
+    Every(OutageSettings),
 }
 
 /// A share of all, 0 to 1: `0.5%` or `0.005`.
@@ -72,7 +72,7 @@ pub fn parse_outages(text: &str) -> Result<OutageFrequency, String> {
         humantime::parse_duration(text.trim())
             .map_err(|e| format!("{e}; write it as 1h or 1h/20m, or never"))
     };
-    let usual = Outages::default().length;
+    let usual = OutageSettings::default().length;
     let (every, length) = match text.split_once('/') {
         Some((every, length)) => (parse(every)?, parse(length)?),
         None => (parse(text)?, usual),
@@ -84,7 +84,7 @@ pub fn parse_outages(text: &str) -> Result<OutageFrequency, String> {
     if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&length) {
         return Err("they may last from 1s to 1day".to_owned());
     }
-    Ok(OutageFrequency::Every(Outages { every, length }))
+    Ok(OutageFrequency::Every(OutageSettings { every, length }))
 }
 
 /// A moment that is over, in RFC 3339.
@@ -133,9 +133,9 @@ mod tests {
         assert_eq!(parse_outages("never"), Ok(OutageFrequency::Never));
         assert_eq!(
             parse_outages("1h"),
-            Ok(OutageFrequency::Every(Outages::default()))
+            Ok(OutageFrequency::Every(OutageSettings::default()))
         );
-        let long = Outages {
+        let long = OutageSettings {
             every: Duration::from_secs(7200),
             length: Duration::from_secs(1200),
         };

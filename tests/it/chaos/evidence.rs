@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use butlr_event::{EventType, ParseLimits, ParsedBody};
-use butlr_simulate::city::Truth;
+use butlr_simulate::city::GroundTruth;
 use butlr_simulate::hash;
-use butlr_simulate::journal::buckets::BUCKETS;
-use butlr_simulate::journal::{Answer, Attempt, ClosedJournal, Journal, Run, Starts};
-use butlr_simulate::ledger::{Ledger, Summary};
-use butlr_simulate::sender::End;
-use butlr_simulate::verify::{self, Duplicates, Kafka, Options, Report};
+use butlr_simulate::journal::buckets::BUCKET_COUNT;
+use butlr_simulate::journal::{
+    ClosedJournal, DeliveryAttempt, JournalWriter, RecordedOutcome, RunHeader, StartOffsets,
+};
+use butlr_simulate::ledger::{RunLedger, RunSummary};
+use butlr_simulate::sender::SendOutcome;
+use butlr_simulate::verify::{self, DuplicatePolicy, Options, VerificationReport, VerifierKafka};
 
 use super::bridge::EndedProcess;
 use super::injection::AppliedFault;
@@ -30,10 +32,10 @@ pub struct TrialEvidence {
     pub phases: String,
     pub answers: SenderTotals,
     /// Every request that was answered or given up, by what it was about in the order in which they ended.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<DeliveryAttempt>,
     /// The same of what was sent once all was well, second by second until one went by without detours.
     pub recovery: Vec<RecoveryLoad>,
-    pub truth: Truth,
+    pub truth: GroundTruth,
     /// Whether every TRAFFIC event was taken.
     pub traffic_complete: bool,
     pub started_ms: i64,
@@ -52,7 +54,7 @@ pub struct TrialEvidence {
     /// Whether the bridge came to rest, both times.
     pub idle: Result<(), String>,
     /// Where the records are.
-    pub kafka: Kafka,
+    pub kafka: VerifierKafka,
     pub template: String,
     /// Where the journal and the logs are.
     pub dir: PathBuf,
@@ -62,7 +64,7 @@ pub struct TrialEvidence {
 #[derive(Clone)]
 pub struct RecoveryLoad {
     pub answers: SenderTotals,
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<DeliveryAttempt>,
 }
 
 impl RecoveryLoad {
@@ -80,8 +82,11 @@ impl RecoveryLoad {
     /// How many events of this type were published, and spooled.
     fn count(&self, event_type: EventType) -> (usize, usize) {
         let of_type = self.attempts.iter().filter(|a| a.event_type == event_type);
-        let count = |answer| of_type.clone().filter(|a| a.answer == answer).count();
-        (count(Answer::Published), count(Answer::Spooled))
+        let count = |answer| of_type.clone().filter(|a| a.outcome == answer).count();
+        (
+            count(RecordedOutcome::Published),
+            count(RecordedOutcome::Spooled),
+        )
     }
 }
 
@@ -104,16 +109,16 @@ pub struct SenderTotals {
 }
 
 impl SenderTotals {
-    pub fn from_ledger(ledger: &Ledger) -> Self {
-        let summary = serde_json::to_value(Summary::from(ledger)).expect("a summary");
+    pub fn from_ledger(ledger: &RunLedger) -> Self {
+        let summary = serde_json::to_value(RunSummary::from(ledger)).expect("a summary");
         Self {
             deliveries: ledger.deliveries(),
-            accepted: ledger.ended(End::Accepted),
-            dropped: ledger.dropped(),
-            unsent: ledger.ended(End::Unsent),
-            status_200: ledger.answers(200),
-            status_202: ledger.answers(202),
-            status_503: ledger.answers(503),
+            accepted: ledger.send_outcome_count(SendOutcome::Accepted),
+            dropped: ledger.drop_count(),
+            unsent: ledger.send_outcome_count(SendOutcome::Unsent),
+            status_200: ledger.status_count(200),
+            status_202: ledger.status_count(202),
+            status_503: ledger.status_count(503),
             timeouts: ledger.timeouts(),
             broken: summary["connections_broken"].as_u64().expect("a count"),
             balanced: ledger.is_balanced(),
@@ -151,7 +156,7 @@ impl TopicRecord {
                     .unwrap_or_default()
                     .to_owned(),
                 spooled: record.header("ce_spooled").is_some(),
-                value_hash: hash::bytes(&record.value),
+                value_hash: hash::hash_bytes(&record.value),
             })
         };
         EventType::ALL.into_iter().flat_map(of_type).collect()
@@ -172,7 +177,7 @@ impl StoredQuarantineRecord {
     pub fn read_all(bootstrap_servers: &str, topic: &str) -> Vec<Self> {
         let records = read_records(bootstrap_servers, topic);
         let of = |record: &TestRecord| Self {
-            value_hash: hash::bytes(&record.value),
+            value_hash: hash::hash_bytes(&record.value),
             is_valid: matches!(
                 butlr_event::parse(&record.value, None, ParseLimits::UNLIMITED),
                 Ok(ParsedBody::Single(Ok(_)))
@@ -183,25 +188,25 @@ impl StoredQuarantineRecord {
 }
 
 /// Every try in a journal.
-pub fn read_attempts(journal: &ClosedJournal) -> Vec<Attempt> {
-    let buckets = (0..BUCKETS).map(|n| journal.bucket(n).expect("a whole journal"));
+pub fn read_attempts(journal: &ClosedJournal) -> Vec<DeliveryAttempt> {
+    let buckets = (0..BUCKET_COUNT).map(|n| journal.read_bucket(n).expect("a whole journal"));
     buckets.flatten().collect()
 }
 
 impl TrialEvidence {
     /// Tries through the faults and after them.
-    pub fn all_attempts(&self) -> impl Iterator<Item = &Attempt> {
+    pub fn all_attempts(&self) -> impl Iterator<Item = &DeliveryAttempt> {
         self.attempts.iter().chain(self.recovery_attempts())
     }
 
     /// Tries once all was well.
-    pub fn recovery_attempts(&self) -> impl Iterator<Item = &Attempt> {
+    pub fn recovery_attempts(&self) -> impl Iterator<Item = &DeliveryAttempt> {
         self.recovery.iter().flat_map(|after| &after.attempts)
     }
 
     /// Tries by the id of their event.
-    pub fn attempts_by_id(&self) -> HashMap<String, Vec<&Attempt>> {
-        let mut by_id: HashMap<String, Vec<&Attempt>> = HashMap::new();
+    pub fn attempts_by_id(&self) -> HashMap<String, Vec<&DeliveryAttempt>> {
+        let mut by_id: HashMap<String, Vec<&DeliveryAttempt>> = HashMap::new();
         for attempt in self.all_attempts() {
             let id = format!("event_{}", attempt.id);
             by_id.entry(id).or_default().push(attempt);
@@ -210,18 +215,18 @@ impl TrialEvidence {
     }
 
     /// What the simulator's verifier says of all topics but those that were deleted: what was in them is exempt.
-    pub fn verify(&self) -> Result<Report, String> {
+    pub fn verify(&self) -> Result<VerificationReport, String> {
         let dir = tempfile::Builder::new()
             .prefix("judged-")
             .tempdir_in(&self.dir)
             .expect("a folder");
         let journal = self.write_filtered_journal(&dir.path().join("journal"));
         let options = Options {
-            duplicates: Duplicates::Allowed,
+            duplicates: DuplicatePolicy::Allowed,
             restarted: self.processes.len() > 1,
-            put_back: Duration::from_millis(self.max_clock_offset_ms().unsigned_abs()),
-            overtaken: self.schedule.drains_concurrently(),
-            ..Options::of(self.kafka.clone())
+            clock_setback: Duration::from_millis(self.max_clock_offset_ms().unsigned_abs()),
+            concurrent_drain: self.schedule.drains_concurrently(),
+            ..Options::new(self.kafka.clone())
         };
         verify::verify(&journal, &options, &mut |_, _| ()).map_err(|error| error.to_string())
     }
@@ -242,20 +247,21 @@ impl TrialEvidence {
         let mut offsets =
             vec![vec![0; super::injection::PARTITIONS as usize]; EventType::ALL.len()];
         if !exempt.is_empty() {
-            let ends = verify::start_offsets(&self.kafka, &self.template).expect("ten topics");
+            let ends =
+                verify::fetch_start_offsets(&self.kafka, &self.template).expect("ten topics");
             for event_type in &exempt {
                 let index = event_type.index();
                 offsets[index].clone_from(&ends.offsets[index]);
             }
         }
-        let run = Run {
+        let run = RunHeader {
             topics: self.template.clone(),
-            starts: Some(Starts { offsets }),
+            starts: Some(StartOffsets { offsets }),
         };
-        let mut journal = Journal::create(Some(dir), run).expect("a folder");
+        let mut journal = JournalWriter::create(Some(dir), run).expect("a folder");
         let judged = self.all_attempts();
         for attempt in judged.filter(|a| !exempt.contains(&a.event_type)) {
-            journal.note(attempt).expect("written");
+            journal.record_attempt(attempt).expect("written");
         }
         let complete = self.traffic_complete && !exempt.contains(&EventType::Traffic);
         let journal = journal.finish(self.truth.clone(), complete);

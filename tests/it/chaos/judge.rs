@@ -4,8 +4,8 @@ mod documented_copies;
 
 use std::collections::HashSet;
 
-use butlr_simulate::journal::Answer;
-use butlr_simulate::verify::{Finding, Property, Report};
+use butlr_simulate::journal::RecordedOutcome;
+use butlr_simulate::verify::{Property, PropertyFinding, VerificationReport};
 
 use super::bridge::ProcessEnd;
 use super::evidence::{RecoveryLoad, TrialEvidence};
@@ -219,7 +219,7 @@ fn check_deleted_topics(evidence: &TrialEvidence, judgement: &mut Judgement) {
         );
         match by_id.get(&record.id) {
             None => judgement.report_broken("sent", format!("{at}: nobody sent it")),
-            Some(tries) if tries.iter().all(|t| t.value != record.value_hash) => {
+            Some(tries) if tries.iter().all(|t| t.value_hash != record.value_hash) => {
                 judgement.report_broken("intact", format!("{at}: other bytes than were sent"));
             }
             Some(_) => {}
@@ -229,7 +229,10 @@ fn check_deleted_topics(evidence: &TrialEvidence, judgement: &mut Judgement) {
     let after = evidence.recovery_attempts();
     for attempt in after.filter(|a| deleted.contains(&a.event_type)) {
         let id = format!("event_{}", attempt.id);
-        let stored = matches!(attempt.answer, Answer::Published | Answer::Spooled);
+        let stored = matches!(
+            attempt.outcome,
+            RecordedOutcome::Published | RecordedOutcome::Spooled
+        );
         if stored && !there.contains(id.as_str()) {
             let of = attempt.event_type;
             judgement.report_broken("stored", format!("{id} in {of}, which was made again"));
@@ -246,14 +249,16 @@ fn check_quarantine(evidence: &TrialEvidence, judgement: &mut Judgement) {
     }
     let there: HashSet<u64> = all.iter().map(|q| q.value_hash).collect();
     let answered = evidence.all_attempts();
-    let answered = answered.filter(|a| a.answer == Answer::Quarantined);
-    let lost: Vec<_> = answered.filter(|a| !there.contains(&a.value)).collect();
+    let answered = answered.filter(|a| a.outcome == RecordedOutcome::Quarantined);
+    let lost: Vec<_> = answered
+        .filter(|a| !there.contains(&a.value_hash))
+        .collect();
     if !lost.is_empty() {
         let ids = join_examples(lost.iter().map(|a| format!("event_{}", a.id)));
         let what = format!("{} answered so are not there: {ids}", lost.len());
         judgement.report_broken("quarantined", what);
     }
-    let sent: HashSet<u64> = evidence.all_attempts().map(|a| a.value).collect();
+    let sent: HashSet<u64> = evidence.all_attempts().map(|a| a.value_hash).collect();
     let strange = there.difference(&sent).count();
     if strange > 0 {
         judgement.report_broken("quarantined", format!("{strange} that nobody sent"));
@@ -261,15 +266,19 @@ fn check_quarantine(evidence: &TrialEvidence, judgement: &mut Judgement) {
 }
 
 /// What the verifier found.
-fn check_verification(evidence: &TrialEvidence, report: &Report, judgement: &mut Judgement) {
+fn check_verification(
+    evidence: &TrialEvidence,
+    report: &VerificationReport,
+    judgement: &mut Judgement,
+) {
     judgement.copies = report.copies.all;
     let twins = DocumentedCopies::from_evidence(evidence);
     judgement.unexplained_copies = [twins.same_path, twins.from_spool];
-    judgement.check_promise("verified", report.nothing_proved().map(str::to_owned));
+    judgement.check_promise("verified", report.unproved_reason().map(str::to_owned));
     for property in Property::ALL {
         let finding = report.finding(property);
         let excused = match property {
-            Property::Counted => twins.events,
+            Property::RecordCount => twins.events,
             _ => 0,
         };
         if finding.violations > excused {
@@ -289,7 +298,7 @@ fn check_verification(evidence: &TrialEvidence, report: &Report, judgement: &mut
         Property::Stored,
         Property::Sent,
         Property::Intact,
-        Property::Counted,
+        Property::RecordCount,
     ] {
         if report.finding(property).checked == 0 {
             judgement.report_broken(property.name(), "nothing was looked at");
@@ -313,7 +322,7 @@ fn count_already_stored(evidence: &TrialEvidence) -> Option<u64> {
     dropped.sum()
 }
 
-fn summarize_finding(finding: &Finding) -> String {
+fn summarize_finding(finding: &PropertyFinding) -> String {
     let first = finding.first.iter().map(|violation| {
         let id = violation.id.as_deref().unwrap_or("?");
         let at = violation.position.map(|p| format!(" ({p:?})"));

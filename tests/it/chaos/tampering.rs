@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
-use butlr_simulate::journal::{Answer, Attempt, Cause};
+use butlr_simulate::journal::{AttemptCause, DeliveryAttempt, RecordedOutcome};
 
 use super::bridge::ProcessEnd;
 use super::broker::ChaosKafka;
@@ -66,14 +66,14 @@ const TAMPERINGS: &[Tampering] = &[
     ("an answer 200 whose event is nowhere", "stored", |e| {
         let mut lost = find_published(e);
         lost.id = Ksuid::new(e.started_ms, [7; 16]);
-        lost.at = None;
+        lost.reported_position = None;
         e.attempts.push(lost);
     }),
     ("an answer 202 whose event is nowhere", "stored", |e| {
         let mut lost = find_published(e);
         lost.id = Ksuid::new(e.started_ms, [8; 16]);
-        lost.answer = Answer::Spooled;
-        lost.at = None;
+        lost.outcome = RecordedOutcome::Spooled;
+        lost.reported_position = None;
         e.attempts.push(lost);
     }),
     ("a record that nobody sent", "sent", |e| {
@@ -83,25 +83,29 @@ const TAMPERINGS: &[Tampering] = &[
         after.for_each(|second| second.attempts.retain(|a| a.id != id));
     }),
     ("a record of an event that was refused", "sent", |e| {
-        attempts_of(e, find_published(e).id).for_each(|a| a.answer = Answer::Refused);
+        attempts_of(e, find_published(e).id).for_each(|a| a.outcome = RecordedOutcome::Refused);
     }),
     ("a record with other bytes", "intact", |e| {
-        attempts_of(e, find_published(e).id).for_each(|a| a.value ^= 1);
+        attempts_of(e, find_published(e).id).for_each(|a| a.value_hash ^= 1);
     }),
     (
         "an event that is there less often than it was published",
         "counted",
         |e| {
             let again = find_published(e);
-            e.attempts.push(Attempt { at: None, ..again });
+            e.attempts.push(DeliveryAttempt {
+                reported_position: None,
+                ..again
+            });
         },
     ),
     (
         "an event in another place than it was answered",
         "named",
         |e| {
-            let mut placed = attempts_of(e, find_published(e).id).filter(|a| a.at.is_some());
-            let at = &mut placed.next().expect("one").at;
+            let mut placed =
+                attempts_of(e, find_published(e).id).filter(|a| a.reported_position.is_some());
+            let at = &mut placed.next().expect("one").reported_position;
             *at = at.map(|(partition, offset)| (partition, offset + 100_000));
         },
     ),
@@ -129,7 +133,7 @@ const TAMPERINGS: &[Tampering] = &[
         |e| {
             let after = e.recovery.last_mut().expect("a second");
             let attempts = after.attempts.iter_mut();
-            attempts.for_each(|a| a.answer = Answer::Spooled);
+            attempts.for_each(|a| a.outcome = RecordedOutcome::Spooled);
         },
     ),
     (
@@ -142,7 +146,7 @@ const TAMPERINGS: &[Tampering] = &[
             let of = some.expect("a type");
             let first = e.recovery[0].attempts.iter_mut();
             let of_type = first.filter(|a| a.event_type == of);
-            of_type.for_each(|a| a.answer = Answer::Spooled);
+            of_type.for_each(|a| a.outcome = RecordedOutcome::Spooled);
             later.attempts.retain(|a| a.event_type != of);
             e.recovery.truncate(1);
             e.recovery.push(later);
@@ -261,7 +265,7 @@ const TAMPERINGS: &[Tampering] = &[
         |e| {
             let mut lost = *e
                 .recovery_attempts()
-                .find(|a| a.answer == Answer::Published)
+                .find(|a| a.outcome == RecordedOutcome::Published)
                 .expect("one");
             e.schedule.faults[0].kind = FaultKind::TopicDeleted(lost.event_type);
             lost.id = Ksuid::new(e.started_ms, [9; 16]);
@@ -285,17 +289,22 @@ fn add_refusal(evidence: &mut TrialEvidence, after_ms: i64) {
 
 /// One that was published at the first try, and is there once. If Kafka is slow to begin with, all the load may have gone by
 /// the spool; not so what came once all was well.
-fn find_published(evidence: &TrialEvidence) -> Attempt {
+fn find_published(evidence: &TrialEvidence) -> DeliveryAttempt {
     let by_id = evidence.attempts_by_id();
     let mut all = evidence.all_attempts().filter(|a| {
         let once = by_id[&format!("event_{}", a.id)].len() == 1;
-        once && a.answer == Answer::Published && a.cause == Cause::Planned && a.at.is_some()
+        once && a.outcome == RecordedOutcome::Published
+            && a.cause == AttemptCause::Planned
+            && a.reported_position.is_some()
     });
     *all.next().expect("one of hundreds")
 }
 
 /// All tries of this event.
-fn attempts_of(evidence: &mut TrialEvidence, id: Ksuid) -> impl Iterator<Item = &mut Attempt> {
+fn attempts_of(
+    evidence: &mut TrialEvidence,
+    id: Ksuid,
+) -> impl Iterator<Item = &mut DeliveryAttempt> {
     let after = evidence.recovery.iter_mut().flat_map(|a| &mut a.attempts);
     let tries = evidence.attempts.iter_mut().chain(after);
     tries.filter(move |a| a.id == id)

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use butlr_bridge::config;
 use butlr_event::EventType;
-use butlr_simulate::city::{Habits, Size};
-use butlr_simulate::journal::{Attempt, Journal, Run};
-use butlr_simulate::progress::Progress;
-use butlr_simulate::sender::{self, End, Finished, Limits, Pace, Stop, Target, Timings};
-use butlr_simulate::stream::{Behaviour, Stream};
+use butlr_simulate::city::{CityBehaviour, CitySize};
+use butlr_simulate::journal::{DeliveryAttempt, JournalWriter, RunHeader};
+use butlr_simulate::progress::ProgressOutput;
+use butlr_simulate::sender::{
+    self, FinishedRun, RunLimits, SendOutcome, SendPace, SendTarget, SenderTimings, StopSignal,
+};
+use butlr_simulate::stream::{DeliveryStream, SenderBehaviour};
 use butlr_simulate::verify;
 
 use super::bridge::{BridgePlan, RestartableBridge, SHUTDOWN};
@@ -82,17 +84,17 @@ fn collect_evidence(
     let spool = has_spool();
     let mut phases = PhaseTimings::new();
     let world = build_environment(schedule, kafka, dir, template, spool);
-    let proof = verify::Kafka {
+    let proof = verify::VerifierKafka {
         bootstrap_servers: kafka.address(),
         properties: Vec::new(),
     };
     let ingest = world.bridge.lock().expect("no panic holds it").ingest;
     let journal = |name: &str| {
-        let run = Run {
+        let run = RunHeader {
             topics: template.to_owned(),
             starts: None,
         };
-        Journal::create(Some(&dir.join(name)), run).expect("a folder")
+        JournalWriter::create(Some(&dir.join(name)), run).expect("a folder")
     };
     let started_ms = clock_ms();
     phases.end_phase("start");
@@ -120,7 +122,7 @@ fn collect_evidence(
     bridge.terminate();
     phases.end_phase("after");
 
-    let traffic_complete = load.whole && is_all_accepted(&load, EventType::Traffic);
+    let traffic_complete = load.traffic_complete && is_all_accepted(&load, EventType::Traffic);
     let truth = load.truth.clone();
     TrialEvidence {
         schedule: schedule.clone(),
@@ -170,7 +172,7 @@ impl PhaseTimings {
     }
 }
 
-fn close_journal(run: Finished, traffic_complete: bool) -> Vec<Attempt> {
+fn close_journal(run: FinishedRun, traffic_complete: bool) -> Vec<DeliveryAttempt> {
     let journal = run.journal.expect("was given");
     let journal = journal.finish(run.truth, traffic_complete);
     read_attempts(&journal.expect("written"))
@@ -231,22 +233,29 @@ fn build_environment<'k>(
 fn send_through_faults(
     schedule: &FaultSchedule,
     world: &ChaosEnvironment<'_>,
-    journal: Journal,
-) -> (Finished, Vec<AppliedFault>) {
+    journal: JournalWriter,
+) -> (FinishedRun, Vec<AppliedFault>) {
     let ingest = world.bridge.lock().expect("no panic holds it").ingest;
     // However long a busy machine takes to start a Kafka: no more piles up than can be sent.
-    let limits = Limits {
+    let limits = RunLimits {
         events: Some((schedule.rate * MAX_LOAD.as_secs_f64()) as u64),
         duration: None,
     };
     let options = sender_options(ingest, schedule.rate, limits);
-    let stop = Stop::new();
+    let stop = StopSignal::new();
     let stream = small_city(schedule.seed, clock_ms() - 12 * HOUR_MS, busy_behaviour());
     std::thread::scope(|scope| {
         let until = stop.clone();
         let began = Instant::now();
-        let sending = scope
-            .spawn(move || sender::run(options, stream, Some(journal), Progress::Silent, until));
+        let sending = scope.spawn(move || {
+            sender::run(
+                options,
+                stream,
+                Some(journal),
+                ProgressOutput::Silent,
+                until,
+            )
+        });
         let done = scope
             .spawn(move || world.run_schedule(schedule, began))
             .join();
@@ -261,7 +270,7 @@ fn send_through_faults(
 }
 
 impl RecoveryLoad {
-    fn from_run(run: Finished) -> Self {
+    fn from_run(run: FinishedRun) -> Self {
         Self {
             answers: SenderTotals::from_ledger(&run.ledger),
             attempts: close_journal(run, false),
@@ -274,9 +283,9 @@ fn send_recovery_load(
     schedule: &FaultSchedule,
     second: u64,
     ingest: SocketAddr,
-    journal: Journal,
-) -> Finished {
-    let limits = Limits {
+    journal: JournalWriter,
+) -> FinishedRun {
+    let limits = RunLimits {
         events: Some(RECOVERY_EVENTS),
         duration: None,
     };
@@ -284,57 +293,61 @@ fn send_recovery_load(
     // From just before a full minute, so that occupancies are among them: each type is to be seen in each second.
     let minute = clock_ms() - 12 * HOUR_MS;
     let from_ms = minute - minute % 60_000 - 2_000;
-    let stream = small_city(!schedule.seed ^ second << 32, from_ms, Behaviour::plain());
+    let stream = small_city(
+        !schedule.seed ^ second << 32,
+        from_ms,
+        SenderBehaviour::plain(),
+    );
     let run = sender::run(
         options,
         stream,
         Some(journal),
-        Progress::Silent,
-        Stop::new(),
+        ProgressOutput::Silent,
+        StopSignal::new(),
     );
     run.expect("a run")
 }
 
-fn sender_options(ingest: SocketAddr, rate: f64, limits: Limits) -> sender::Options {
-    let target = Target::parse(&format!("http://{ingest}/v1/events")).expect("a URL");
+fn sender_options(ingest: SocketAddr, rate: f64, limits: RunLimits) -> sender::Options {
+    let target = SendTarget::parse(&format!("http://{ingest}/v1/events")).expect("a URL");
     sender::Options {
         targets: vec![target],
         connections: CONNECTIONS,
-        pace: Pace::Rate(rate),
+        pace: SendPace::Rate(rate),
         limits,
         timings: timings(),
     }
 }
 
 /// More patient than Butlr's sender: nothing may be given up because of how long an outage lasts.
-fn timings() -> Timings {
+fn timings() -> SenderTimings {
     let mut pauses = vec![Duration::from_millis(300); 10];
     pauses.extend([Duration::from_millis(1_000); 120]);
-    Timings {
+    SenderTimings {
         http_timeout: ANSWER_WITHIN + SLACK,
         pauses,
         window: Duration::from_secs(120),
-        ..Timings::default()
+        ..SenderTimings::default()
     }
 }
 
 /// A small city, in the middle of a day.
-fn small_city(seed: u64, from_ms: i64, behaviour: Behaviour) -> Stream {
-    let size = Size {
+fn small_city(seed: u64, from_ms: i64, behaviour: SenderBehaviour) -> DeliveryStream {
+    let size = CitySize {
         rooms: 40,
         sensors: Some(8),
     };
-    let habits = Habits {
+    let habits = CityBehaviour {
         // A clock that is off is the bridge's, where there is one.
         skewed: 0.0,
-        ..Habits::default()
+        ..CityBehaviour::default()
     };
-    Stream::grow(seed, size, from_ms, habits, behaviour)
+    DeliveryStream::from_seed(seed, size, from_ms, habits, behaviour)
 }
 
 /// All that a sender does.
-fn busy_behaviour() -> Behaviour {
-    Behaviour {
+fn busy_behaviour() -> SenderBehaviour {
+    SenderBehaviour {
         redelivered: 0.03,
         overlapping: 0.01,
         shuffled: 0.05,
@@ -342,12 +355,14 @@ fn busy_behaviour() -> Behaviour {
         corrected: 0.02,
         stale: 0.01,
         invalid: 0.01,
-        ..Behaviour::plain()
+        ..SenderBehaviour::plain()
     }
 }
 
-fn is_all_accepted(finished: &Finished, event_type: EventType) -> bool {
-    let ended = |end| finished.ledger.ended_of(event_type, end);
-    let others = End::ALL.into_iter().filter(|end| *end != End::Accepted);
+fn is_all_accepted(finished: &FinishedRun, event_type: EventType) -> bool {
+    let ended = |end| finished.ledger.send_outcome_count_of(event_type, end);
+    let others = SendOutcome::ALL
+        .into_iter()
+        .filter(|end| *end != SendOutcome::Accepted);
     others.map(ended).sum::<u64>() == 0
 }

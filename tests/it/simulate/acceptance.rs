@@ -14,10 +14,10 @@ mod outcome;
 
 use libtest_mimic::Trial;
 
-use butlr_simulate::city::{Habits, Size};
-use butlr_simulate::message::{Data, Delivery};
-use butlr_simulate::stream::{Behaviour, Stream};
-use butlr_simulate::verify::Duplicates;
+use butlr_simulate::city::{CityBehaviour, CitySize};
+use butlr_simulate::message::{MessageData, PlannedDelivery};
+use butlr_simulate::stream::{DeliveryStream, SenderBehaviour};
+use butlr_simulate::verify::DuplicatePolicy;
 
 use super::HOUR_MS;
 use crate::harness::{RedisServer, clock_ms, missing_redis_requirements, trial};
@@ -58,7 +58,7 @@ fn a_bridge_that_is_started_again_goes_on_where_it_was() {
     let _alone = lock_heavy();
     let outcome = run(BridgeReplicas::start(1, None, &[]), "TERM");
     outcome.assert_all_checked();
-    outcome.assert_nothing_lost(Duplicates::Expected);
+    outcome.assert_nothing_lost(DuplicatePolicy::Expected);
     outcome.assert_readings_unique();
     outcome.assert_counters_match();
 }
@@ -68,7 +68,7 @@ fn two_replicas_are_as_good_as_one() {
     let redis = RedisServer::start(&[]);
     let outcome = run(BridgeReplicas::start(2, Some(&redis), &[]), "TERM");
     outcome.assert_redis_available();
-    outcome.assert_nothing_lost(Duplicates::Expected);
+    outcome.assert_nothing_lost(DuplicatePolicy::Expected);
     outcome.assert_readings_unique();
     outcome.assert_counters_match();
 }
@@ -76,7 +76,7 @@ fn two_replicas_are_as_good_as_one() {
 fn after_a_crash_nothing_is_lost_and_copies_are_explained() {
     let _alone = lock_heavy();
     let outcome = run(BridgeReplicas::start(1, None, &[]), "KILL");
-    outcome.assert_nothing_lost(Duplicates::Allowed);
+    outcome.assert_nothing_lost(DuplicatePolicy::Allowed);
     outcome.assert_copies_explained();
     outcome.assert_unrecognised_counted();
     outcome.assert_unique_per_process();
@@ -87,7 +87,7 @@ fn after_the_crash_of_a_replica_nothing_is_lost_and_copies_are_explained() {
     let redis = RedisServer::start(&[]);
     let outcome = run(BridgeReplicas::start(2, Some(&redis), &[]), "KILL");
     outcome.assert_redis_available();
-    outcome.assert_nothing_lost(Duplicates::Allowed);
+    outcome.assert_nothing_lost(DuplicatePolicy::Allowed);
     outcome.assert_copies_explained();
     outcome.assert_unrecognised_counted();
 }
@@ -97,7 +97,7 @@ fn after_a_crash_without_a_memory_copies_are_there_and_explained() {
     let _alone = lock_heavy();
     let forgetful = ["dedup.rebuild_within=0s"];
     let outcome = run(BridgeReplicas::start(1, None, &forgetful), "KILL");
-    let report = outcome.assert_nothing_lost(Duplicates::Allowed);
+    let report = outcome.assert_nothing_lost(DuplicatePolicy::Allowed);
     assert!(report.copies.all > 0, "nothing to explain: {report}");
     // Of a short stream all of them may be tries that the crash cut off.
     let unrecognised = report.all_verdicts().unrecognised;
@@ -121,30 +121,31 @@ const SEED: u64 = 11;
 
 /// A city in which much of what is sent is occupancy, computed once; and the sender's quirks in the shares. It is
 /// as large as it must be to send all in about a quarter of an hour of its own time, however many those are.
-fn stream() -> Stream {
+fn stream() -> DeliveryStream {
     let rooms = usize::try_from(event_count() / 250)
         .expect("a city")
         .max(20);
-    let size = Size {
+    let size = CitySize {
         rooms,
         sensors: Some(rooms / 10),
     };
-    let habits = Habits {
+    let habits = CityBehaviour {
         revised: 0.0,
         recompute: false,
-        ..Habits::default()
+        ..CityBehaviour::default()
     };
     let start_ms = clock_ms() - 12 * HOUR_MS;
-    let grow = |behaviour| Stream::grow(SEED, size, start_ms, habits.clone(), behaviour);
-    let is_occupancy = |d: &Delivery| matches!(d.message.data, Data::Occupancy(_));
+    let grow =
+        |behaviour| DeliveryStream::from_seed(SEED, size, start_ms, habits.clone(), behaviour);
+    let is_occupancy = |d: &PlannedDelivery| matches!(d.message.data, MessageData::Occupancy(_));
     // Of 100 events, 86 are no redeliveries, and follow no other.
     let sample = event_count() as usize * 86 / 100;
-    let occupancy = grow(Behaviour::plain())
+    let occupancy = grow(SenderBehaviour::plain())
         .take(sample)
         .filter(is_occupancy)
         .count();
     let share = |of_all: f64| of_all * event_count() as f64 / occupancy as f64;
-    grow(Behaviour {
+    grow(SenderBehaviour {
         redelivered: 0.042,
         overlapping: 0.01,
         // All, but those that are late altogether.
@@ -153,6 +154,6 @@ fn stream() -> Stream {
         repeated: share(0.05),
         corrected: share(0.03),
         stale: share(0.01),
-        ..Behaviour::plain()
+        ..SenderBehaviour::plain()
     })
 }

@@ -10,12 +10,12 @@ const FIRST_HOUR: i64 = 10;
 
 /// Turns moments (ms since 1970) into the city's hours and back.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub struct CityClock {
     start_ms: i64,
     tick_ms: i64,
 }
 
-impl Clock {
+impl CityClock {
     /// A city whose first moment is `start_ms` and whose story is told in ticks of `tick_ms`, which divides a second.
     pub fn new(start_ms: i64, tick_ms: i64) -> Self {
         debug_assert!(1000 % tick_ms == 0 && tick_ms % 10 == 0);
@@ -29,13 +29,13 @@ impl Clock {
     }
 
     /// Moves a moment into the part of its tick in which people walk: the first nine tenths.
-    pub fn walking(&self, at_ms: i64) -> i64 {
+    pub fn walking_moment(&self, at_ms: i64) -> i64 {
         let into = at_ms.rem_euclid(self.tick_ms);
         at_ms - into + into * 9 / 10
     }
 
     /// The rest of the tick that ends at `end_ms`, in which doors report: its first moment and its length.
-    pub fn reporting(&self, end_ms: i64) -> (i64, i64) {
+    pub fn reporting_window(&self, end_ms: i64) -> (i64, i64) {
         let length = self.tick_ms / 10;
         (end_ms - length, length)
     }
@@ -46,24 +46,24 @@ impl Clock {
     }
 
     /// So many minutes after midnight of a day.
-    pub fn at(&self, day: i64, minutes: i64) -> i64 {
+    pub fn moment_at(&self, day: i64, minutes: i64) -> i64 {
         self.start_ms - FIRST_HOUR * HOUR_MS + day * DAY_MS + minutes * MINUTE_MS
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Clock, HOUR_MS, MINUTE_MS};
+    use super::{CityClock, HOUR_MS, MINUTE_MS};
 
     #[test]
     fn it_is_ten_at_first() {
         let start = 1_800_000_000_123;
-        let clock = Clock::new(start, 1000);
-        assert_eq!((clock.day(start), clock.at(0, 10 * 60)), (0, start));
+        let clock = CityClock::new(start, 1000);
+        assert_eq!((clock.day(start), clock.moment_at(0, 10 * 60)), (0, start));
         assert_eq!(clock.day(start + 14 * HOUR_MS - 1), 0);
         assert_eq!(clock.day(start + 14 * HOUR_MS), 1);
         assert_eq!(
-            clock.at(1, 8 * 60 + 30),
+            clock.moment_at(1, 8 * 60 + 30),
             start + 22 * HOUR_MS + 30 * MINUTE_MS
         );
     }
@@ -71,14 +71,14 @@ mod tests {
     #[test]
     fn people_walk_before_doors_report() {
         for tick_ms in [1000, 200, 10] {
-            let clock = Clock::new(5, tick_ms);
+            let clock = CityClock::new(5, tick_ms);
             for at_ms in 3_000..4_000 {
                 let end = clock.tick_end(at_ms);
                 assert!(at_ms < end && at_ms >= end - tick_ms);
-                let (from, length) = clock.reporting(end);
-                let walks = clock.walking(at_ms);
+                let (from, length) = clock.reporting_window(end);
+                let walks = clock.walking_moment(at_ms);
                 assert!(walks >= end - tick_ms && walks < from && from + length == end);
-                assert!(walks >= clock.walking(at_ms - 1));
+                assert!(walks >= clock.walking_moment(at_ms - 1));
             }
         }
     }

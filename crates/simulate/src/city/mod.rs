@@ -31,21 +31,21 @@ mod clock;
 mod day;
 mod detections;
 mod doors;
-mod grow;
-mod issue;
-mod label;
-mod life;
+mod issuer;
+mod labels;
 mod meetings;
 mod motion;
 mod names;
 mod occupancy;
 mod people;
 pub mod plan;
+mod plan_generator;
 mod presence;
+mod simulation;
 mod stroll;
 
 #[cfg(test)]
 mod tests;
 
-pub use life::{Habits, Life, Truth, TypeSet};
-pub use plan::{Plan, Size};
+pub use plan::{CityPlan, CitySize};
+pub use simulation::{CityBehaviour, CitySimulation, GroundTruth, TypeSet};

@@ -32,7 +32,7 @@ pub const BUILDINGS: [&str; 12] = [
 ];
 
 /// A room's name: the `nth` on the floor at this level.
-pub fn room(use_: RoomUse, pick: u32, level: u32, nth: u32) -> String {
+pub fn room_name(use_: RoomUse, pick: u32, level: u32, nth: u32) -> String {
     let pick = pick as usize;
     match use_ {
         RoomUse::Office => format!("{} {level}.{nth:02}", OFFICES[pick % OFFICES.len()]),
@@ -45,7 +45,7 @@ pub fn room(use_: RoomUse, pick: u32, level: u32, nth: u32) -> String {
 }
 
 /// What a zone of such a room is.
-pub fn zone(use_: RoomUse) -> &'static str {
+pub fn zone_name(use_: RoomUse) -> &'static str {
     match use_ {
         RoomUse::Office => "Desks",
         RoomUse::Meeting => "Table",

@@ -5,13 +5,13 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::chance::{self, Topic};
+use super::chance::{self, ChanceTopic};
 use super::clock::MINUTE_MS;
-use super::issue::{self, Issuer};
-use super::life::{Habits, TypeSet};
-use super::plan::Plan;
+use super::issuer::{self, MessageIssuer};
+use super::plan::CityPlan;
 use super::presence::Presence;
-use crate::message::{Computation, Data, Message, Place};
+use super::simulation::{CityBehaviour, TypeSet};
+use crate::message::{CityMessage, CityPlace, Computation, MessageData};
 use butlr_event::EventType;
 
 /// How often each reading is computed: once for each minute of the window.
@@ -22,7 +22,7 @@ const COMPUTED_AFTER_MS: i64 = 1_000;
 const COMPUTED_WITHIN_MS: u64 = 2_000;
 
 /// How early computations can be off, first to last.
-const SLIPS: [[i32; COMPUTATIONS]; 8] = [
+const MISCOUNTS: [[i32; COMPUTATIONS]; 8] = [
     [1, 0, 0, 0, 0],
     [-1, 0, 0, 0, 0],
     [0, 1, 0, 0, 0],
@@ -34,37 +34,37 @@ const SLIPS: [[i32; COMPUTATIONS]; 8] = [
 ];
 
 /// The last minutes, and what is still to be computed from them.
-pub struct Occupancy {
+pub struct OccupancyCalculator {
     seed: u64,
-    issuer: Issuer,
+    issuer: MessageIssuer,
     revised: f64,
     /// How many minutes there are at most: five, or one without recomputation.
     window: usize,
     /// The spaces whose occupancy is wanted, as they stand in a [`Minute`].
-    groups: Vec<Group>,
+    groups: Vec<SpaceGroup>,
     /// The last full minutes, the newest first.
-    minutes: VecDeque<Minute>,
+    minutes: VecDeque<MinuteCounts>,
     /// When which space is computed from these, ms after the last full minute, in order; and how many have been.
     due: Vec<(i64, u32)>,
-    done: usize,
+    done_count: usize,
 }
 
 /// The occupancies at a full minute: of all floors, then rooms, then zones.
-struct Minute {
+struct MinuteCounts {
     at_ms: i64,
     people: Vec<u32>,
 }
 
 /// Floors, rooms or zones, and the types that tell their occupancy.
-struct Group {
+struct SpaceGroup {
     spaces: Range<u32>,
-    place: fn(u32) -> Place,
+    place: fn(u32) -> CityPlace,
     types: Vec<EventType>,
 }
 
-impl Occupancy {
+impl OccupancyCalculator {
     /// No minute has passed yet.
-    pub fn new(seed: u64, issuer: Issuer, plan: &Plan, habits: &Habits) -> Self {
+    pub fn new(seed: u64, issuer: MessageIssuer, plan: &CityPlan, habits: &CityBehaviour) -> Self {
         Self {
             seed,
             issuer,
@@ -74,16 +74,16 @@ impl Occupancy {
                 0.0
             },
             window: if habits.recompute { COMPUTATIONS } else { 1 },
-            groups: groups(plan, habits.types),
+            groups: space_groups(plan, habits.types),
             minutes: VecDeque::new(),
             due: Vec::new(),
-            done: 0,
+            done_count: 0,
         }
     }
 
     /// A minute is full: `presence` is how it is at its end, and what is to be computed from it is due from now on.
-    pub fn turn(&mut self, at_ms: i64, presence: &Presence) {
-        debug_assert!(at_ms % MINUTE_MS == 0 && self.done == self.due.len());
+    pub fn close_minute(&mut self, at_ms: i64, presence: &Presence) {
+        debug_assert!(at_ms % MINUTE_MS == 0 && self.done_count == self.due.len());
         if self.groups.is_empty() {
             return;
         }
@@ -97,18 +97,18 @@ impl Occupancy {
         };
         people.clear();
         people.extend(presence.counts());
-        self.minutes.push_front(Minute { at_ms, people });
+        self.minutes.push_front(MinuteCounts { at_ms, people });
 
         self.due.clear();
-        self.done = 0;
+        self.done_count = 0;
         for space in self.groups.iter().flat_map(|group| group.spaces.clone()) {
             let dice = chance::hash(
                 self.seed,
-                Topic::Computation,
+                ChanceTopic::Computation,
                 [u64::from(space), at_ms as u64, 0],
             );
             self.due.push((
-                COMPUTED_AFTER_MS + chance::below(dice, COMPUTED_WITHIN_MS) as i64,
+                COMPUTED_AFTER_MS + chance::number_below(dice, COMPUTED_WITHIN_MS) as i64,
                 space,
             ));
         }
@@ -116,22 +116,22 @@ impl Occupancy {
     }
 
     /// Computes what is due before a moment.
-    pub fn compute(&mut self, before_ms: i64, out: &mut Vec<Message>) {
+    pub fn compute(&mut self, before_ms: i64, out: &mut Vec<CityMessage>) {
         let Some(newest) = self.minutes.front() else {
             return;
         };
-        while let Some(&(after_ms, space)) = self.due.get(self.done) {
+        while let Some(&(after_ms, space)) = self.due.get(self.done_count) {
             let computed_ms = newest.at_ms + after_ms;
             if computed_ms >= before_ms {
                 break;
             }
-            self.done += 1;
-            self.space(space, computed_ms, out);
+            self.done_count += 1;
+            self.compute_space(space, computed_ms, out);
         }
     }
 
     /// Computes a space's occupancy at each minute of the window.
-    fn space(&self, space: u32, computed_ms: i64, out: &mut Vec<Message>) {
+    fn compute_space(&self, space: u32, computed_ms: i64, out: &mut Vec<CityMessage>) {
         let group = self
             .groups
             .iter()
@@ -140,15 +140,15 @@ impl Occupancy {
         let place = (group.place)(space - group.spaces.start);
         for &event_type in &group.types {
             for (nth, minute) in self.minutes.iter().enumerate() {
-                let (people, computation) = self.value(
+                let (people, computation) = self.computed_value(
                     event_type,
                     place,
                     minute.people[space as usize],
                     minute.at_ms,
                     nth,
                 );
-                let data = Data::Occupancy(people);
-                out.push(self.issuer.message(
+                let data = MessageData::Occupancy(people);
+                out.push(self.issuer.issue(
                     event_type,
                     place,
                     minute.at_ms,
@@ -161,15 +161,15 @@ impl Occupancy {
     }
 
     /// The value that the `nth` computation of a reading finds, and what that is to the one before.
-    fn value(
+    fn computed_value(
         &self,
         event_type: EventType,
-        place: Place,
+        place: CityPlace,
         truth: u32,
         at_ms: i64,
         nth: usize,
     ) -> (u32, Computation) {
-        let slips = self.slips(event_type, place, at_ms);
+        let slips = self.miscounts(event_type, place, at_ms);
         // Where nobody is, nobody can be missed: there it is one too many.
         let found = |nth: usize| truth.checked_add_signed(slips[nth]).unwrap_or(truth + 1);
         let computation = match nth.checked_sub(1) {
@@ -180,31 +180,36 @@ impl Occupancy {
         (found(nth), computation)
     }
 
-    fn slips(&self, event_type: EventType, place: Place, at_ms: i64) -> [i32; COMPUTATIONS] {
+    fn miscounts(
+        &self,
+        event_type: EventType,
+        place: CityPlace,
+        at_ms: i64,
+    ) -> [i32; COMPUTATIONS] {
         if self.revised == 0.0 {
             return [0; COMPUTATIONS];
         }
         let dice = |nth| {
             chance::hash(
                 self.seed,
-                Topic::Slip,
-                [issue::subject(event_type, place), at_ms as u64, nth],
+                ChanceTopic::Miscount,
+                [issuer::subject_code(event_type, place), at_ms as u64, nth],
             )
         };
         match chance::happens(dice(0), self.revised) {
-            true => SLIPS[chance::below(dice(1), SLIPS.len() as u64) as usize],
+            true => MISCOUNTS[chance::number_below(dice(1), MISCOUNTS.len() as u64) as usize],
             false => [0; COMPUTATIONS],
         }
     }
 }
 
-fn groups(plan: &Plan, types: TypeSet) -> Vec<Group> {
+fn space_groups(plan: &CityPlan, types: TypeSet) -> Vec<SpaceGroup> {
     let (floors, rooms, zones) = (
         plan.floors.len() as u32,
         plan.rooms.len() as u32,
         plan.zones.len() as u32,
     );
-    let group = |spaces, place, each: [EventType; 2]| Group {
+    let group = |spaces, place, each: [EventType; 2]| SpaceGroup {
         spaces,
         place,
         types: each
@@ -215,17 +220,17 @@ fn groups(plan: &Plan, types: TypeSet) -> Vec<Group> {
     let all = [
         group(
             0..floors,
-            Place::Floor,
+            CityPlace::Floor,
             [EventType::FloorOccupancy, EventType::FloorOccupancy1Min],
         ),
         group(
             floors..floors + rooms,
-            Place::Room,
+            CityPlace::Room,
             [EventType::RoomOccupancy, EventType::RoomOccupancy1Min],
         ),
         group(
             floors + rooms..floors + rooms + zones,
-            Place::Zone,
+            CityPlace::Zone,
             [EventType::ZoneOccupancy, EventType::ZoneOccupancy1Min],
         ),
     ];

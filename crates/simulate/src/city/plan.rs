@@ -7,7 +7,7 @@ use std::ops::Range;
 
 /// A city: one organisation with all that it has put sensors into. Grown by [`Plan::grow`], never changed after.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct CityPlan {
     /// `org_…`
     pub org_id: String,
     /// The organisation's name.
@@ -28,7 +28,7 @@ pub struct Plan {
 
 /// How large a city is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
+pub struct CitySize {
     /// How many rooms, at least one.
     pub rooms: usize,
     /// How many presence sensors, spread evenly over the rooms; with fewer than rooms, some rooms have none and so
@@ -89,7 +89,7 @@ pub struct Room {
     /// The customer's own id.
     pub custom_id: Option<String>,
     /// What people do there.
-    pub use_: RoomUse,
+    pub room_use: RoomUse,
     /// On the floor's plan, metres.
     pub area: Rect,
     /// More people never are in it.

@@ -1,6 +1,6 @@
 //! Who is where, right now.
 
-use super::plan::Plan;
+use super::plan::CityPlan;
 
 /// The people in each room, and how many are in each zone and on each floor.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub struct Presence {
 
 impl Presence {
     /// Nobody is anywhere.
-    pub fn none(plan: &Plan) -> Self {
+    pub fn empty(plan: &CityPlan) -> Self {
         Self {
             rooms: vec![Vec::new(); plan.rooms.len()],
             zones: vec![0; plan.zones.len()],
@@ -26,7 +26,7 @@ impl Presence {
     }
 
     /// Whether one more person may enter a room.
-    pub fn has_place(&self, plan: &Plan, room: u32) -> bool {
+    pub fn has_capacity(&self, plan: &CityPlan, room: u32) -> bool {
         self.people(room).len() < plan.rooms[room as usize].capacity as usize
     }
 
@@ -41,7 +41,7 @@ impl Presence {
     }
 
     /// Someone enters a zone.
-    pub fn enter(&mut self, plan: &Plan, person: u32, zone: u32) {
+    pub fn enter(&mut self, plan: &CityPlan, person: u32, zone: u32) {
         let room = plan.zones[zone as usize].room;
         self.rooms[room as usize].push(person);
         self.zones[zone as usize] += 1;
@@ -49,7 +49,7 @@ impl Presence {
     }
 
     /// Someone leaves a zone.
-    pub fn leave(&mut self, plan: &Plan, person: u32, zone: u32) {
+    pub fn leave(&mut self, plan: &CityPlan, person: u32, zone: u32) {
         let room = plan.zones[zone as usize].room;
         let people = &mut self.rooms[room as usize];
         let place = people

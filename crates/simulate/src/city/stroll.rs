@@ -2,7 +2,7 @@
 //!
 //! Only additions, multiplications and hashes: the same on every machine to the last bit.
 
-use super::chance::{self, Topic};
+use super::chance::{self, ChanceTopic};
 use super::plan::{Rect, RoomUse};
 
 /// Nobody stands nearer to the edge of a zone than this share of it.
@@ -26,19 +26,19 @@ pub fn position(
     let walked_ms = at_ms + i64::from(person) * 7_919;
     let leg = walked_ms.div_euclid(leg_ms);
     let spot = |leg: i64| {
-        let somewhere = share(chance::hash(
+        let somewhere = unit_pair(chance::hash(
             seed,
-            Topic::Stroll,
+            ChanceTopic::Stroll,
             [u64::from(person), u64::from(zone), leg as u64],
         ));
         if !sits {
-            return within(area, somewhere);
+            return point_within(area, somewhere);
         }
-        let seat = within(
+        let seat = point_within(
             area,
-            share(chance::hash(
+            unit_pair(chance::hash(
                 seed,
-                Topic::Seat,
+                ChanceTopic::Seat,
                 [u64::from(person), u64::from(zone), 0],
             )),
         );
@@ -53,14 +53,14 @@ pub fn position(
     [0, 1].map(|axis| from[axis] + (to[axis] - from[axis]) * way)
 }
 
-fn within(area: &Rect, share: [f32; 2]) -> [f32; 2] {
+fn point_within(area: &Rect, share: [f32; 2]) -> [f32; 2] {
     [0, 1].map(|axis| {
         area.min[axis] + area.size()[axis] * (MARGIN + (1.0 - 2.0 * MARGIN) * share[axis])
     })
 }
 
 /// Two numbers from 0 to 1.
-fn share(hash: u64) -> [f32; 2] {
+fn unit_pair(hash: u64) -> [f32; 2] {
     [(hash >> 40) as f32, (hash & 0xff_ffff) as f32].map(|bits| bits / (1 << 24) as f32)
 }
 

@@ -1,39 +1,39 @@
 //! One try to deliver an event, and what was answered.
 
-use super::buckets::{Fields, Fixed};
+use super::buckets::{FieldReader, FixedSize};
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
 /// A request that was answered or given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub struct DeliveryAttempt {
     /// Which (type, space, timestamp) the event is about: [`crate::hash::reading_key`].
-    pub key: u64,
+    pub reading_key: u64,
     /// Its id.
     pub id: Ksuid,
     /// [`crate::hash::bytes`] of the event as sent.
-    pub value: u64,
+    pub value_hash: u64,
     /// The same of its `data` alone; of nothing where it has none.
-    pub data: u64,
+    pub data_hash: u64,
     /// Its type.
     pub event_type: EventType,
     /// Why it was sent.
-    pub cause: Cause,
+    pub cause: AttemptCause,
     /// What was answered.
-    pub answer: Answer,
+    pub outcome: RecordedOutcome,
     /// Its request was given up before: it was noted when its answer came after all, or was no longer waited for, so
     /// that others may have been noted before it that were sent after it.
     pub late: bool,
     /// Status and word of the answer contradict each other.
     pub contradictory: bool,
     /// Partition and offset, where the answer named them.
-    pub at: Option<(i32, i64)>,
+    pub reported_position: Option<(i32, i64)>,
 }
 
 /// Why an event was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Cause {
+pub enum AttemptCause {
     /// It was due.
     Planned,
     /// The sender sends it once more although nothing went wrong.
@@ -47,7 +47,7 @@ pub enum Cause {
 /// What was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Answer {
+pub enum RecordedOutcome {
     /// Kafka has it.
     Published,
     /// It is on disk; Kafka gets it later.
@@ -64,43 +64,46 @@ pub enum Answer {
     Unknown,
 }
 
-const CAUSES: [Cause; 4] = [
-    Cause::Planned,
-    Cause::Redelivery,
-    Cause::AfterTimeout,
-    Cause::AfterFailure,
+const CAUSES: [AttemptCause; 4] = [
+    AttemptCause::Planned,
+    AttemptCause::Redelivery,
+    AttemptCause::AfterTimeout,
+    AttemptCause::AfterFailure,
 ];
 
-impl Answer {
+impl RecordedOutcome {
     /// Every answer.
-    pub const ALL: [Answer; 7] = [
-        Answer::Published,
-        Answer::Spooled,
-        Answer::Redelivery,
-        Answer::Repeat,
-        Answer::Refused,
-        Answer::Quarantined,
-        Answer::Unknown,
+    pub const ALL: [RecordedOutcome; 7] = [
+        RecordedOutcome::Published,
+        RecordedOutcome::Spooled,
+        RecordedOutcome::Redelivery,
+        RecordedOutcome::Repeat,
+        RecordedOutcome::Refused,
+        RecordedOutcome::Quarantined,
+        RecordedOutcome::Unknown,
     ];
 
     /// Whether the event is promised to be there, by itself or by another that tells the same.
-    pub const fn is_promise(self) -> bool {
+    pub const fn is_accepted(self) -> bool {
         matches!(
             self,
-            Answer::Published | Answer::Spooled | Answer::Redelivery | Answer::Repeat
+            RecordedOutcome::Published
+                | RecordedOutcome::Spooled
+                | RecordedOutcome::Redelivery
+                | RecordedOutcome::Repeat
         )
     }
 
     /// As reports name it.
     pub const fn name(self) -> &'static str {
         match self {
-            Answer::Published => "published",
-            Answer::Spooled => "spooled",
-            Answer::Redelivery => "duplicate (redelivery)",
-            Answer::Repeat => "duplicate (repeat)",
-            Answer::Refused => "refused",
-            Answer::Quarantined => "quarantined",
-            Answer::Unknown => "unknown",
+            RecordedOutcome::Published => "published",
+            RecordedOutcome::Spooled => "spooled",
+            RecordedOutcome::Redelivery => "duplicate (redelivery)",
+            RecordedOutcome::Repeat => "duplicate (repeat)",
+            RecordedOutcome::Refused => "refused",
+            RecordedOutcome::Quarantined => "quarantined",
+            RecordedOutcome::Unknown => "unknown",
         }
     }
 }
@@ -110,50 +113,50 @@ const LATE: u8 = 0x40;
 const CONTRADICTORY: u8 = 0x80;
 
 /// `key | id | value | data | type, cause, answer | partition (-1: none) | offset`, integers with the lowest byte first.
-impl Fixed for Attempt {
+impl FixedSize for DeliveryAttempt {
     const SIZE: usize = 8 + 20 + 8 + 8 + 3 + 4 + 8;
 
     fn key(&self) -> u64 {
-        self.key
+        self.reading_key
     }
 
-    fn put(&self, out: &mut Vec<u8>) {
-        let (partition, offset) = self.at.unwrap_or((-1, -1));
-        out.extend(self.key.to_le_bytes());
+    fn encode(&self, out: &mut Vec<u8>) {
+        let (partition, offset) = self.reported_position.unwrap_or((-1, -1));
+        out.extend(self.reading_key.to_le_bytes());
         out.extend(self.id.as_bytes());
-        out.extend(self.value.to_le_bytes());
-        out.extend(self.data.to_le_bytes());
+        out.extend(self.value_hash.to_le_bytes());
+        out.extend(self.data_hash.to_le_bytes());
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
         let bits = bit(self.late, LATE) | bit(self.contradictory, CONTRADICTORY);
         let tags = [
             self.event_type.index() as u8,
             self.cause as u8,
-            self.answer as u8 | bits,
+            self.outcome as u8 | bits,
         ];
         out.extend(tags);
         out.extend(partition.to_le_bytes());
         out.extend(offset.to_le_bytes());
     }
 
-    fn take(mut bytes: Fields<'_>) -> Option<Self> {
-        let key = u64::from_le_bytes(bytes.some()?);
-        let id = Ksuid::from_bytes(bytes.some()?);
-        let value = u64::from_le_bytes(bytes.some()?);
-        let data = u64::from_le_bytes(bytes.some()?);
-        let [event_type, cause, answer] = bytes.some()?;
-        let partition = i32::from_le_bytes(bytes.some()?);
-        let offset = i64::from_le_bytes(bytes.some()?);
+    fn decode(mut bytes: FieldReader<'_>) -> Option<Self> {
+        let key = u64::from_le_bytes(bytes.read_array()?);
+        let id = Ksuid::from_bytes(bytes.read_array()?);
+        let value = u64::from_le_bytes(bytes.read_array()?);
+        let data = u64::from_le_bytes(bytes.read_array()?);
+        let [event_type, cause, answer] = bytes.read_array()?;
+        let partition = i32::from_le_bytes(bytes.read_array()?);
+        let offset = i64::from_le_bytes(bytes.read_array()?);
         Some(Self {
-            key,
+            reading_key: key,
             id,
-            value,
-            data,
+            value_hash: value,
+            data_hash: data,
             event_type: *EventType::ALL.get(usize::from(event_type))?,
             cause: *CAUSES.get(usize::from(cause))?,
-            answer: *Answer::ALL.get(usize::from(answer & !(LATE | CONTRADICTORY)))?,
+            outcome: *RecordedOutcome::ALL.get(usize::from(answer & !(LATE | CONTRADICTORY)))?,
             late: answer & LATE != 0,
             contradictory: answer & CONTRADICTORY != 0,
-            at: (partition >= 0).then_some((partition, offset)),
+            reported_position: (partition >= 0).then_some((partition, offset)),
         })
     }
 }
@@ -167,7 +170,7 @@ mod tests {
         for (place, cause) in CAUSES.into_iter().enumerate() {
             assert_eq!(cause as usize, place);
         }
-        for (place, answer) in Answer::ALL.into_iter().enumerate() {
+        for (place, answer) in RecordedOutcome::ALL.into_iter().enumerate() {
             assert_eq!(answer as usize, place);
         }
     }

@@ -11,12 +11,12 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::hash;
 
 /// How many files. At 50 million items each holds some 390,000.
-pub const BUCKETS: usize = 128;
+pub const BUCKET_COUNT: usize = 128;
 /// What waits in memory for each file, in bytes.
-const BUFFER: usize = 32 << 10;
+const BUFFER_BYTES: usize = 32 << 10;
 
 /// Something that is always equally long on disk.
-pub trait Fixed: Sized {
+pub trait FixedSize: Sized {
     /// Its length, in bytes.
     const SIZE: usize;
 
@@ -24,18 +24,18 @@ pub trait Fixed: Sized {
     fn key(&self) -> u64;
 
     /// Appends [`Fixed::SIZE`] bytes.
-    fn put(&self, out: &mut Vec<u8>);
+    fn encode(&self, out: &mut Vec<u8>);
 
     /// From exactly [`Fixed::SIZE`] bytes; `None` when no item looks like that.
-    fn take(bytes: Fields<'_>) -> Option<Self>;
+    fn decode(bytes: FieldReader<'_>) -> Option<Self>;
 }
 
 /// Bytes that are taken field by field.
-pub struct Fields<'b>(&'b [u8]);
+pub struct FieldReader<'b>(&'b [u8]);
 
-impl Fields<'_> {
+impl FieldReader<'_> {
     /// The next `N` bytes.
-    pub fn some<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub fn read_array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*first)
@@ -44,7 +44,7 @@ impl Fields<'_> {
 
 /// What a bucket must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sum {
+pub struct BucketChecksum {
     /// How many items.
     pub items: u64,
     /// XXH3 of its bytes.
@@ -52,42 +52,42 @@ pub struct Sum {
 }
 
 /// Buckets being filled.
-pub struct Buckets<T> {
-    files: Vec<Bucket>,
+pub struct BucketWriter<T> {
+    files: Vec<BucketFile>,
     scratch: Vec<u8>,
-    holds: PhantomData<T>,
+    item_type: PhantomData<T>,
 }
 
-struct Bucket {
+struct BucketFile {
     file: BufWriter<File>,
     items: u64,
     digest: Xxh3,
 }
 
-impl<T: Fixed> Buckets<T> {
+impl<T: FixedSize> BucketWriter<T> {
     /// Makes the files, in a directory that exists.
     pub fn create(dir: &Path) -> io::Result<Self> {
         let bucket = |n| {
-            let file = File::create_new(path(dir, n))?;
-            Ok(Bucket {
-                file: BufWriter::with_capacity(BUFFER, file),
+            let file = File::create_new(bucket_path(dir, n))?;
+            Ok(BucketFile {
+                file: BufWriter::with_capacity(BUFFER_BYTES, file),
                 items: 0,
                 digest: Xxh3::new(),
             })
         };
         Ok(Self {
-            files: (0..BUCKETS).map(bucket).collect::<io::Result<_>>()?,
+            files: (0..BUCKET_COUNT).map(bucket).collect::<io::Result<_>>()?,
             scratch: Vec::with_capacity(T::SIZE),
-            holds: PhantomData,
+            item_type: PhantomData,
         })
     }
 
     /// Adds an item.
     pub fn push(&mut self, item: &T) -> io::Result<()> {
         self.scratch.clear();
-        item.put(&mut self.scratch);
+        item.encode(&mut self.scratch);
         debug_assert_eq!(self.scratch.len(), T::SIZE);
-        let bucket = &mut self.files[bucket_of(item.key())];
+        let bucket = &mut self.files[bucket_index(item.key())];
         bucket.file.write_all(&self.scratch)?;
         bucket.digest.update(&self.scratch);
         bucket.items += 1;
@@ -95,10 +95,10 @@ impl<T: Fixed> Buckets<T> {
     }
 
     /// Writes out what waits; tells what each bucket holds.
-    pub fn close(self) -> io::Result<Vec<Sum>> {
-        let close = |mut bucket: Bucket| {
+    pub fn close(self) -> io::Result<Vec<BucketChecksum>> {
+        let close = |mut bucket: BucketFile| {
             bucket.file.flush()?;
-            Ok(Sum {
+            Ok(BucketChecksum {
                 items: bucket.items,
                 xxh3: bucket.digest.digest(),
             })
@@ -111,8 +111,8 @@ impl<T: Fixed> Buckets<T> {
 ///
 /// # Errors
 /// It cannot be read, or is not as it was written (`InvalidData`).
-pub fn read<T: Fixed>(dir: &Path, n: usize, sum: Sum) -> io::Result<Vec<T>> {
-    let path = path(dir, n);
+pub fn read_bucket<T: FixedSize>(dir: &Path, n: usize, sum: BucketChecksum) -> io::Result<Vec<T>> {
+    let path = bucket_path(dir, n);
     let explain = |text: String| format!("{}: {text}", path.display());
     let other = |e: io::Error| io::Error::new(e.kind(), explain(e.to_string()));
     let damaged = || {
@@ -126,21 +126,21 @@ pub fn read<T: Fixed>(dir: &Path, n: usize, sum: Sum) -> io::Result<Vec<T>> {
     }
     let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(|_| damaged())?);
     file.read_to_end(&mut bytes).map_err(other)?;
-    if hash::bytes(&bytes) != sum.xxh3 {
+    if hash::hash_bytes(&bytes) != sum.xxh3 {
         return Err(damaged());
     }
     let items = bytes.chunks_exact(T::SIZE);
     items
-        .map(|item| T::take(Fields(item)).ok_or_else(damaged))
+        .map(|item| T::decode(FieldReader(item)).ok_or_else(damaged))
         .collect()
 }
 
 /// Where a key's items are.
-pub const fn bucket_of(key: u64) -> usize {
-    (key >> (u64::BITS - BUCKETS.ilog2())) as usize
+pub const fn bucket_index(key: u64) -> usize {
+    (key >> (u64::BITS - BUCKET_COUNT.ilog2())) as usize
 }
 
-fn path(dir: &Path, n: usize) -> PathBuf {
+fn bucket_path(dir: &Path, n: usize) -> PathBuf {
     dir.join(format!("bucket-{n:03}"))
 }
 
@@ -149,23 +149,23 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq)]
-    struct Pair(u64, u8);
+    struct TestItem(u64, u8);
 
-    impl Fixed for Pair {
+    impl FixedSize for TestItem {
         const SIZE: usize = 9;
 
         fn key(&self) -> u64 {
             self.0
         }
 
-        fn put(&self, out: &mut Vec<u8>) {
+        fn encode(&self, out: &mut Vec<u8>) {
             out.extend(self.0.to_le_bytes());
             out.push(self.1);
         }
 
-        fn take(mut bytes: Fields<'_>) -> Option<Self> {
-            let key = u64::from_le_bytes(bytes.some()?);
-            let [tag] = bytes.some()?;
+        fn decode(mut bytes: FieldReader<'_>) -> Option<Self> {
+            let key = u64::from_le_bytes(bytes.read_array()?);
+            let [tag] = bytes.read_array()?;
             (tag < 10).then_some(Self(key, tag))
         }
     }
@@ -177,20 +177,20 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        let mut buckets = Buckets::create(dir.path()).unwrap();
+        let mut buckets = BucketWriter::create(dir.path()).unwrap();
         for n in 0..10_000 {
             buckets
-                .push(&Pair(spread(n % 5_000), (n % 7) as u8))
+                .push(&TestItem(spread(n % 5_000), (n % 7) as u8))
                 .unwrap();
         }
         let sums = buckets.close().unwrap();
-        assert_eq!(sums.len(), BUCKETS);
+        assert_eq!(sums.len(), BUCKET_COUNT);
         assert_eq!(sums.iter().map(|s| s.items).sum::<u64>(), 10_000);
         for (n, sum) in sums.into_iter().enumerate() {
             let expected = (0..10_000)
-                .map(|n| Pair(spread(n % 5_000), (n % 7) as u8))
-                .filter(|pair| bucket_of(pair.0) == n);
-            let found: Vec<Pair> = read(dir.path(), n, sum).unwrap();
+                .map(|n| TestItem(spread(n % 5_000), (n % 7) as u8))
+                .filter(|pair| bucket_index(pair.0) == n);
+            let found: Vec<TestItem> = read_bucket(dir.path(), n, sum).unwrap();
             assert_eq!(found, expected.collect::<Vec<_>>());
         }
     }
@@ -198,15 +198,15 @@ mod tests {
     #[test]
     fn damage_is_told_with_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let mut buckets = Buckets::create(dir.path()).unwrap();
-        buckets.push(&Pair(1, 1)).unwrap();
-        buckets.push(&Pair(2, 2)).unwrap();
+        let mut buckets = BucketWriter::create(dir.path()).unwrap();
+        buckets.push(&TestItem(1, 1)).unwrap();
+        buckets.push(&TestItem(2, 2)).unwrap();
         let sum = buckets.close().unwrap()[0];
         let file = dir.path().join("bucket-000");
         let whole = std::fs::read(&file).unwrap();
         let error = |bytes: &[u8]| {
             std::fs::write(&file, bytes).unwrap();
-            let error = read::<Pair>(dir.path(), 0, sum).unwrap_err();
+            let error = read_bucket::<TestItem>(dir.path(), 0, sum).unwrap_err();
             assert!(error.to_string().contains("bucket-000"), "{error}");
             error.kind()
         };
@@ -217,7 +217,7 @@ mod tests {
         other[3] ^= 1;
         assert_eq!(error(&other), io::ErrorKind::InvalidData);
         std::fs::remove_file(&file).unwrap();
-        let error = read::<Pair>(dir.path(), 0, sum).unwrap_err();
+        let error = read_bucket::<TestItem>(dir.path(), 0, sum).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

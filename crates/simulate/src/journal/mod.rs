@@ -15,119 +15,120 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-pub use attempt::{Answer, Attempt, Cause};
-use buckets::{BUCKETS, Buckets, Sum};
+pub use attempt::{AttemptCause, DeliveryAttempt, RecordedOutcome};
+use buckets::{BUCKET_COUNT, BucketChecksum, BucketWriter};
 
-use crate::city::Truth;
+use crate::city::GroundTruth;
 use butlr_event::clock::now_ms;
 
 /// The version of the files' form.
-const FORM: u32 = 2;
-const FILE: &str = "journal.json";
+const FORMAT_VERSION: u32 = 2;
+const JOURNAL_FILE: &str = "journal.json";
 
 /// Where a run's topics stood before its first request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Starts {
+pub struct StartOffsets {
     /// One entry a type, in the order of [`butlr_event::EventType::ALL`]; in it the end offset of each partition.
     pub offsets: Vec<Vec<i64>>,
 }
 
 /// What is known of a run before its first request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
+pub struct RunHeader {
     /// What the topics' names are made of; `{type}` stands for the type in kebab case.
     pub topics: String,
     /// `None` where Kafka was not asked: the topics are then read from their beginning.
-    pub starts: Option<Starts>,
+    pub starts: Option<StartOffsets>,
 }
 
 /// `journal.json`.
 #[derive(Debug, Serialize, Deserialize)]
-struct Contents {
+struct JournalContents {
     form: u32,
-    run: Run,
+    run: RunHeader,
     started_ms: i64,
-    end: Option<End>,
+    end: Option<RunEnd>,
 }
 
 #[derive(Deserialize)]
-struct Form {
+struct FormatVersion {
     form: u32,
 }
 
 /// How a run ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct End {
+pub struct RunEnd {
     /// When, ms since 1970.
     pub ended_ms: i64,
     /// Tries by answer, in the order of [`Answer::ALL`].
-    pub answers: [u64; Answer::ALL.len()],
+    pub answers: [u64; RecordedOutcome::ALL.len()],
     /// The model's truth at the end.
-    pub truth: Truth,
+    pub truth: GroundTruth,
     /// Whether every TRAFFIC event up to the truth's moment was taken.
     pub traffic_complete: bool,
-    buckets: Vec<Sum>,
+    buckets: Vec<BucketChecksum>,
 }
 
 /// Where the files are: for good, or until it is dropped.
 #[derive(Debug)]
-enum Place {
-    Kept(PathBuf),
+enum JournalDir {
+    Permanent(PathBuf),
     Temporary(TempDir),
 }
 
-impl Place {
+impl JournalDir {
     fn path(&self) -> &Path {
         match self {
-            Place::Kept(path) => path,
-            Place::Temporary(dir) => dir.path(),
+            JournalDir::Permanent(path) => path,
+            JournalDir::Temporary(dir) => dir.path(),
         }
     }
 }
 
 /// A journal being written.
-pub struct Journal {
-    place: Place,
-    contents: Contents,
-    attempts: Buckets<Attempt>,
-    answers: [u64; Answer::ALL.len()],
+pub struct JournalWriter {
+    dir: JournalDir,
+    contents: JournalContents,
+    attempts: BucketWriter<DeliveryAttempt>,
+    answers: [u64; RecordedOutcome::ALL.len()],
 }
 
-impl Journal {
+impl JournalWriter {
     /// Begins a journal in `dir`, which is made where it does not exist and must not hold one yet; without `dir` in the
     /// system's directory for temporary files (`TMPDIR`), from where it goes when it is dropped.
     ///
     /// # Errors
     /// The files cannot be made.
-    pub fn create(dir: Option<&Path>, run: Run) -> io::Result<Self> {
+    pub fn create(dir: Option<&Path>, run: RunHeader) -> io::Result<Self> {
         let place = match dir {
-            None => Place::Temporary(
+            None => JournalDir::Temporary(
                 tempfile::Builder::new()
                     .prefix("butlr-journal-")
                     .tempdir()?,
             ),
             Some(dir) => {
-                fs::create_dir_all(dir).map_err(|e| told(dir, &e))?;
-                if fs::exists(dir.join(FILE)).map_err(|e| told(dir, &e))? {
+                fs::create_dir_all(dir).map_err(|e| with_path(dir, &e))?;
+                if fs::exists(dir.join(JOURNAL_FILE)).map_err(|e| with_path(dir, &e))? {
                     let text = format!("{}: holds a journal already", dir.display());
                     return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
                 }
-                Place::Kept(dir.to_owned())
+                JournalDir::Permanent(dir.to_owned())
             }
         };
-        let contents = Contents {
-            form: FORM,
+        let contents = JournalContents {
+            form: FORMAT_VERSION,
             run,
             started_ms: now_ms(),
             end: None,
         };
-        let attempts = Buckets::create(place.path()).map_err(|e| told(place.path(), &e))?;
-        write(place.path(), &contents)?;
+        let attempts =
+            BucketWriter::create(place.path()).map_err(|e| with_path(place.path(), &e))?;
+        write_contents(place.path(), &contents)?;
         Ok(Self {
-            place,
+            dir: place,
             contents,
             attempts,
-            answers: [0; Answer::ALL.len()],
+            answers: [0; RecordedOutcome::ALL.len()],
         })
     }
 
@@ -135,32 +136,32 @@ impl Journal {
     ///
     /// # Errors
     /// The disk is full or broken: what is written then proves nothing.
-    pub fn note(&mut self, attempt: &Attempt) -> io::Result<()> {
-        self.answers[attempt.answer as usize] += 1;
+    pub fn record_attempt(&mut self, attempt: &DeliveryAttempt) -> io::Result<()> {
+        self.answers[attempt.outcome as usize] += 1;
         let noted = self.attempts.push(attempt);
-        noted.map_err(|e| told(self.place.path(), &e))
+        noted.map_err(|e| with_path(self.dir.path(), &e))
     }
 
     /// Ends it. `traffic_complete`: TRAFFIC was sent, and no event of it dropped, refused or left out.
     ///
     /// # Errors
     /// As in [`Journal::note`].
-    pub fn finish(self, truth: Truth, traffic_complete: bool) -> io::Result<ClosedJournal> {
-        let dir = self.place.path();
-        let end = End {
+    pub fn finish(self, truth: GroundTruth, traffic_complete: bool) -> io::Result<ClosedJournal> {
+        let dir = self.dir.path();
+        let end = RunEnd {
             ended_ms: now_ms(),
             answers: self.answers,
             truth,
             traffic_complete,
-            buckets: self.attempts.close().map_err(|e| told(dir, &e))?,
+            buckets: self.attempts.close().map_err(|e| with_path(dir, &e))?,
         };
-        let contents = Contents {
+        let contents = JournalContents {
             end: Some(end.clone()),
             ..self.contents
         };
-        write(dir, &contents)?;
+        write_contents(dir, &contents)?;
         Ok(ClosedJournal {
-            place: self.place,
+            dir: self.dir,
             run: contents.run,
             started_ms: contents.started_ms,
             end,
@@ -171,18 +172,18 @@ impl Journal {
 /// A journal that is complete.
 #[derive(Debug)]
 pub struct ClosedJournal {
-    place: Place,
-    run: Run,
+    dir: JournalDir,
+    run: RunHeader,
     started_ms: i64,
-    end: End,
+    end: RunEnd,
 }
 
 /// Why a directory is no journal that proves anything.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `journal.json` is not there.
-    #[error("{}: holds no journal ({FILE}); `butlr-bridge simulate --journal DIR` writes one", .0.display())]
-    None(PathBuf),
+    #[error("{}: holds no journal ({JOURNAL_FILE}); `butlr-bridge simulate --journal DIR` writes one", .0.display())]
+    NotFound(PathBuf),
     /// It is something else, or of another version.
     #[error("{}: cannot be read as a journal: {reason}", .path.display())]
     Unreadable {
@@ -202,7 +203,7 @@ impl ClosedJournal {
     /// # Errors
     /// The directory holds none, or not all of one. Its other files are looked at when they are read.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join(FILE);
+        let path = dir.join(JOURNAL_FILE);
         let unreadable = |reason: String| Error::Unreadable {
             path: path.clone(),
             reason,
@@ -210,30 +211,31 @@ impl ClosedJournal {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::None(dir.to_owned()));
+                return Err(Error::NotFound(dir.to_owned()));
             }
             Err(e) => return Err(unreadable(e.to_string())),
         };
         // Of another form nothing but its number need be readable.
-        let Form { form } = serde_json::from_slice(&text).map_err(|e| unreadable(e.to_string()))?;
-        if form != FORM {
+        let FormatVersion { form } =
+            serde_json::from_slice(&text).map_err(|e| unreadable(e.to_string()))?;
+        if form != FORMAT_VERSION {
             return Err(unreadable(format!(
-                "its form is {form}, this version reads {FORM}"
+                "its form is {form}, this version reads {FORMAT_VERSION}"
             )));
         }
-        let contents: Contents =
+        let contents: JournalContents =
             serde_json::from_slice(&text).map_err(|e| unreadable(e.to_string()))?;
         let end = contents
             .end
             .ok_or_else(|| Error::Unfinished(dir.to_owned()))?;
-        if end.buckets.len() != BUCKETS {
+        if end.buckets.len() != BUCKET_COUNT {
             return Err(unreadable(format!(
-                "it lists {} files instead of {BUCKETS}",
+                "it lists {} files instead of {BUCKET_COUNT}",
                 end.buckets.len()
             )));
         }
         Ok(Self {
-            place: Place::Kept(dir.to_owned()),
+            dir: JournalDir::Permanent(dir.to_owned()),
             run: contents.run,
             started_ms: contents.started_ms,
             end,
@@ -242,11 +244,11 @@ impl ClosedJournal {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        self.place.path()
+        self.dir.path()
     }
 
     /// What was known before the first request.
-    pub fn run(&self) -> &Run {
+    pub fn run(&self) -> &RunHeader {
         &self.run
     }
 
@@ -256,17 +258,17 @@ impl ClosedJournal {
     }
 
     /// How the run ended.
-    pub fn end(&self) -> &End {
+    pub fn end(&self) -> &RunEnd {
         &self.end
     }
 
     /// How many tries were answered so.
-    pub fn answered(&self, answer: Answer) -> u64 {
+    pub fn outcome_count(&self, answer: RecordedOutcome) -> u64 {
         self.end.answers[answer as usize]
     }
 
     /// How many requests were noted.
-    pub fn attempts(&self) -> u64 {
+    pub fn attempt_count(&self) -> u64 {
         self.end.answers.iter().sum()
     }
 
@@ -274,20 +276,21 @@ impl ClosedJournal {
     ///
     /// # Errors
     /// The file cannot be read or is damaged.
-    pub fn bucket(&self, n: usize) -> io::Result<Vec<Attempt>> {
-        buckets::read(self.path(), n, self.end.buckets[n])
+    pub fn read_bucket(&self, n: usize) -> io::Result<Vec<DeliveryAttempt>> {
+        buckets::read_bucket(self.path(), n, self.end.buckets[n])
     }
 }
 
 /// Written beside and renamed, so that it is there whole or not at all.
-fn write(dir: &Path, contents: &Contents) -> io::Result<()> {
+fn write_contents(dir: &Path, contents: &JournalContents) -> io::Result<()> {
     let beside = dir.join("journal.json.new");
     let text = serde_json::to_vec_pretty(contents).map_err(io::Error::other)?;
-    let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, dir.join(FILE)));
-    written.map_err(|e| told(dir, &e))
+    let written =
+        fs::write(&beside, text).and_then(|()| fs::rename(&beside, dir.join(JOURNAL_FILE)));
+    written.map_err(|e| with_path(dir, &e))
 }
 
-fn told(dir: &Path, error: &io::Error) -> io::Error {
+fn with_path(dir: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", dir.display()))
 }
 

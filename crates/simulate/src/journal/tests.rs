@@ -2,35 +2,39 @@ use super::*;
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
-fn run() -> Run {
-    Run {
+fn run() -> RunHeader {
+    RunHeader {
         topics: "t.{type}".to_owned(),
-        starts: Some(Starts {
+        starts: Some(StartOffsets {
             offsets: vec![vec![3, 4]; 10],
         }),
     }
 }
 
-fn truth() -> Truth {
-    Truth {
+fn truth() -> GroundTruth {
+    GroundTruth {
         at_ms: 5,
         spaces: vec![("room_ü".to_owned(), 2)],
     }
 }
 
-fn attempt(n: u64) -> Attempt {
-    let causes = [Cause::Planned, Cause::Redelivery, Cause::AfterTimeout];
-    Attempt {
-        key: n.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+fn attempt(n: u64) -> DeliveryAttempt {
+    let causes = [
+        AttemptCause::Planned,
+        AttemptCause::Redelivery,
+        AttemptCause::AfterTimeout,
+    ];
+    DeliveryAttempt {
+        reading_key: n.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         id: Ksuid::from_bytes([n as u8; 20]),
-        value: !n,
-        data: n,
+        value_hash: !n,
+        data_hash: n,
         event_type: EventType::ALL[n as usize % 10],
         cause: causes[n as usize % 3],
-        answer: Answer::ALL[n as usize % Answer::ALL.len()],
+        outcome: RecordedOutcome::ALL[n as usize % RecordedOutcome::ALL.len()],
         late: n.is_multiple_of(4),
         contradictory: n.is_multiple_of(5),
-        at: n.is_multiple_of(6).then_some((n as i32, n as i64)),
+        reported_position: n.is_multiple_of(6).then_some((n as i32, n as i64)),
     }
 }
 
@@ -38,10 +42,10 @@ fn attempt(n: u64) -> Attempt {
 fn what_was_noted_is_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("made/on/the/way");
-    let mut journal = Journal::create(Some(&dir), run()).unwrap();
+    let mut journal = JournalWriter::create(Some(&dir), run()).unwrap();
     let mut noted: Vec<_> = (0..1_000).map(attempt).collect();
     for attempt in &noted {
-        journal.note(attempt).unwrap();
+        journal.record_attempt(attempt).unwrap();
     }
     drop(journal.finish(truth(), true).unwrap());
 
@@ -49,22 +53,22 @@ fn what_was_noted_is_read_back() {
     assert_eq!(journal.run(), &run());
     assert_eq!(journal.end().truth.spaces, truth().spaces);
     assert!(journal.end().traffic_complete);
-    assert_eq!(journal.attempts(), 1_000);
-    assert_eq!(journal.answered(Answer::Published), 143);
-    let read = (0..BUCKETS).flat_map(|n| journal.bucket(n).unwrap());
+    assert_eq!(journal.attempt_count(), 1_000);
+    assert_eq!(journal.outcome_count(RecordedOutcome::Published), 143);
+    let read = (0..BUCKET_COUNT).flat_map(|n| journal.read_bucket(n).unwrap());
     let mut read: Vec<_> = read.collect();
-    noted.sort_by_key(|a| a.key);
-    read.sort_by_key(|a| a.key);
+    noted.sort_by_key(|a| a.reading_key);
+    read.sort_by_key(|a| a.reading_key);
     assert_eq!(read, noted);
 }
 
 #[test]
 fn a_temporary_journal_goes_when_it_is_dropped() {
-    let mut journal = Journal::create(None, run()).unwrap();
-    journal.note(&attempt(1)).unwrap();
+    let mut journal = JournalWriter::create(None, run()).unwrap();
+    journal.record_attempt(&attempt(1)).unwrap();
     let closed = journal.finish(truth(), false).unwrap();
     let path = closed.path().to_owned();
-    assert!(path.join(FILE).exists());
+    assert!(path.join(JOURNAL_FILE).exists());
     drop(closed);
     assert!(!path.exists());
 }
@@ -72,8 +76,10 @@ fn a_temporary_journal_goes_when_it_is_dropped() {
 #[test]
 fn a_directory_takes_one_journal() {
     let dir = tempfile::tempdir().unwrap();
-    drop(Journal::create(Some(dir.path()), run()).unwrap());
-    let error = Journal::create(Some(dir.path()), run()).err().unwrap();
+    drop(JournalWriter::create(Some(dir.path()), run()).unwrap());
+    let error = JournalWriter::create(Some(dir.path()), run())
+        .err()
+        .unwrap();
     assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
 }
 
@@ -81,8 +87,8 @@ fn a_directory_takes_one_journal() {
 fn what_is_no_whole_journal_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let open = || ClosedJournal::open(dir.path()).unwrap_err();
-    assert!(matches!(open(), Error::None(_)), "{}", open());
-    drop(Journal::create(Some(dir.path()), run()).unwrap());
+    assert!(matches!(open(), Error::NotFound(_)), "{}", open());
+    drop(JournalWriter::create(Some(dir.path()), run()).unwrap());
     assert!(matches!(open(), Error::Unfinished(_)), "{}", open());
     for (text, why) in [
         ("{", "EOF"),
@@ -92,7 +98,7 @@ fn what_is_no_whole_journal_is_told() {
             "form is 1",
         ),
     ] {
-        fs::write(dir.path().join(FILE), text).unwrap();
+        fs::write(dir.path().join(JOURNAL_FILE), text).unwrap();
         assert!(matches!(open(), Error::Unreadable { .. }));
         assert!(open().to_string().contains(why), "{}", open());
     }
@@ -101,15 +107,15 @@ fn what_is_no_whole_journal_is_told() {
 #[test]
 fn a_damaged_file_is_told_when_it_is_read() {
     let dir = tempfile::tempdir().unwrap();
-    let mut journal = Journal::create(Some(dir.path()), run()).unwrap();
-    (0..1_000).for_each(|n| journal.note(&attempt(n)).unwrap());
+    let mut journal = JournalWriter::create(Some(dir.path()), run()).unwrap();
+    (0..1_000).for_each(|n| journal.record_attempt(&attempt(n)).unwrap());
     drop(journal.finish(truth(), true).unwrap());
     let file = dir.path().join("bucket-007");
     let mut bytes = fs::read(&file).unwrap();
     bytes[11] ^= 4;
     fs::write(&file, bytes).unwrap();
     let journal = ClosedJournal::open(dir.path()).unwrap();
-    assert!(journal.bucket(6).is_ok());
-    let error = journal.bucket(7).unwrap_err().to_string();
+    assert!(journal.read_bucket(6).is_ok());
+    let error = journal.read_bucket(7).unwrap_err().to_string();
     assert!(error.contains("bucket-007"), "{error}");
 }

@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Course, KINDS, Ledger};
-use crate::journal::Answer;
-use crate::message::Kind;
-use crate::oracle::Verdict;
-use crate::progress::moment;
-use crate::sender::{End, Word};
+use super::{KINDS, RunFidelity, RunLedger};
+use crate::journal::RecordedOutcome;
+use crate::message::DeliveryKind;
+use crate::oracle::OracleVerdict;
+use crate::progress::format_timestamp;
+use crate::sender::{ReportedOutcome, SendOutcome};
 use butlr_event::EventType;
 
-mod show;
 #[cfg(test)]
 mod tests;
+mod text;
 
 /// What a run came to. Serializes as the file that `--output` writes; displays as text.
 #[derive(Clone, Debug, Serialize)]
-pub struct Summary {
+pub struct RunSummary {
     elapsed_s: f64,
     simulated_from: String,
     simulated_to: String,
@@ -27,7 +27,7 @@ pub struct Summary {
     /// Accepted ones, up to the last acceptance: time in which nothing more came of what waited does not count.
     events_per_s: f64,
     ends: BTreeMap<&'static str, u64>,
-    types: BTreeMap<&'static str, OfType>,
+    types: BTreeMap<&'static str, TypeSummary>,
     kinds: BTreeMap<&'static str, u64>,
     /// What valid deliveries are when all of them are stored.
     expected: BTreeMap<&'static str, u64>,
@@ -44,16 +44,16 @@ pub struct Summary {
     timed_out: u64,
     late_answers: BTreeMap<u16, u64>,
     /// Of accepted events, up to their acceptance, all tries included. Dropped ones are not in it.
-    latency_ms: Latency,
+    latency_ms: LatencySummary,
     /// From when latencies count. `due`: from the moment at which each event was due, so that waiting counts. `begun`: from
     /// the beginning of its first try; so do in a paced run also those sent after its end.
     latency_from: &'static str,
     #[serde(flatten)]
-    course: Course,
+    fidelity: RunFidelity,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct OfType {
+struct TypeSummary {
     kinds: BTreeMap<&'static str, u64>,
     /// Without invalid ones.
     ends: BTreeMap<&'static str, u64>,
@@ -63,7 +63,7 @@ struct OfType {
 
 /// Without anything accepted there is none.
 #[derive(Clone, Debug, Serialize)]
-struct Latency {
+struct LatencySummary {
     p50: Option<f64>,
     p90: Option<f64>,
     p99: Option<f64>,
@@ -72,29 +72,29 @@ struct Latency {
     max: Option<f64>,
 }
 
-const fn kind_name(kind: Kind) -> &'static str {
+const fn kind_name(kind: DeliveryKind) -> &'static str {
     match kind {
-        Kind::First => "first",
-        Kind::Repeat => "repeat",
-        Kind::Revision => "revision",
-        Kind::Stale => "stale",
-        Kind::Late => "late",
-        Kind::Overlapping => "overlapping",
-        Kind::Redelivery => "redelivery",
-        Kind::Invalid => "invalid",
+        DeliveryKind::First => "first",
+        DeliveryKind::Repeat => "repeat",
+        DeliveryKind::Revision => "revision",
+        DeliveryKind::Stale => "stale",
+        DeliveryKind::Late => "late",
+        DeliveryKind::Overlapping => "overlapping",
+        DeliveryKind::Redelivery => "redelivery",
+        DeliveryKind::Invalid => "invalid",
     }
 }
 
-const fn answer_name(answer: Answer) -> &'static str {
+const fn answer_name(answer: RecordedOutcome) -> &'static str {
     match answer {
-        Answer::Redelivery => "redelivery",
-        Answer::Repeat => "repeat",
+        RecordedOutcome::Redelivery => "redelivery",
+        RecordedOutcome::Repeat => "repeat",
         answer => answer.name(),
     }
 }
 
 /// The same for each type, and the sum of all.
-fn by_name<T: Copy, const N: usize>(
+fn counts_by_name<T: Copy, const N: usize>(
     all: [T; N],
     name: fn(T) -> &'static str,
     count: impl Fn(T) -> u64,
@@ -104,27 +104,33 @@ fn by_name<T: Copy, const N: usize>(
         .collect()
 }
 
-impl From<&Ledger> for Summary {
-    fn from(ledger: &Ledger) -> Self {
-        let elapsed = match ledger.ended {
-            Some(ended) => ended - ledger.begun,
-            None => ledger.begun.elapsed(),
+impl From<&RunLedger> for RunSummary {
+    fn from(ledger: &RunLedger) -> Self {
+        let elapsed = match ledger.ended_at {
+            Some(ended) => ended - ledger.started_at,
+            None => ledger.started_at.elapsed(),
         };
-        let accepted = ledger.ended(End::Accepted) as f64;
-        let accepting = ledger.last_accepted.map_or(elapsed, |at| at - ledger.begun);
+        let accepted = ledger.send_outcome_count(SendOutcome::Accepted) as f64;
+        let accepting = ledger
+            .last_accepted_at
+            .map_or(elapsed, |at| at - ledger.started_at);
         let latency = |micros: u64| (!ledger.latency.is_empty()).then(|| micros as f64 / 1000.0);
         let quantile = |q| latency(ledger.latency.value_at_quantile(q));
-        let ends = |ends: &[u64; End::ALL.len()]| {
-            let ends = End::ALL.into_iter().zip(ends);
+        let ends = |ends: &[u64; SendOutcome::ALL.len()]| {
+            let ends = SendOutcome::ALL.into_iter().zip(ends);
             ends.map(|(end, n)| (end.name(), *n)).collect()
         };
         let of_type = |t: EventType| {
             let kinds = KINDS.into_iter().zip(ledger.deliveries[t.index()]);
             let kinds = kinds.map(|(kind, n)| (kind_name(kind), n)).collect();
-            let ends = ends(&ledger.ends[t.index()]);
-            let expected = by_name(Verdict::ALL, Verdict::name, |v| ledger.expected(t, v));
-            let heard = by_name(Answer::ALL, answer_name, |a| ledger.heard(t, a));
-            let of_type = OfType {
+            let ends = ends(&ledger.send_outcomes[t.index()]);
+            let expected = counts_by_name(OracleVerdict::ALL, OracleVerdict::name, |v| {
+                ledger.expected_count(t, v)
+            });
+            let heard = counts_by_name(RecordedOutcome::ALL, answer_name, |a| {
+                ledger.answer_count(t, a)
+            });
+            let of_type = TypeSummary {
                 kinds,
                 ends,
                 expected,
@@ -135,30 +141,34 @@ impl From<&Ledger> for Summary {
         let sum = |count: &dyn Fn(EventType) -> u64| EventType::ALL.into_iter().map(count).sum();
         Self {
             elapsed_s: (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
-            simulated_from: moment(ledger.simulated_ms.0),
-            simulated_to: moment(ledger.simulated_ms.1),
+            simulated_from: format_timestamp(ledger.simulated_ms.0),
+            simulated_to: format_timestamp(ledger.simulated_ms.1),
             events: ledger.deliveries(),
             events_per_s: (accepted / accepting.as_secs_f64().max(0.001) * 10.0).round() / 10.0,
-            ends: End::ALL.map(|end| (end.name(), ledger.ended(end))).into(),
+            ends: SendOutcome::ALL
+                .map(|end| (end.name(), ledger.send_outcome_count(end)))
+                .into(),
             types: EventType::ALL.into_iter().map(of_type).collect(),
             kinds: KINDS
-                .map(|kind| (kind_name(kind), ledger.of_kind(kind)))
+                .map(|kind| (kind_name(kind), ledger.kind_count(kind)))
                 .into(),
-            expected: by_name(Verdict::ALL, Verdict::name, |v| {
-                sum(&|t| ledger.expected(t, v))
+            expected: counts_by_name(OracleVerdict::ALL, OracleVerdict::name, |v| {
+                sum(&|t| ledger.expected_count(t, v))
             }),
-            heard: by_name(Answer::ALL, answer_name, |a| sum(&|t| ledger.heard(t, a))),
-            invalid: ends(&ledger.invalid_ends),
+            heard: counts_by_name(RecordedOutcome::ALL, answer_name, |a| {
+                sum(&|t| ledger.answer_count(t, a))
+            }),
+            invalid: ends(&ledger.invalid_send_outcomes),
             tries: ledger.tries.clone(),
-            answers: ledger.answers.clone(),
-            words: Word::ALL
-                .map(|word| (word.name(), ledger.words(word)))
+            answers: ledger.status_counts.clone(),
+            words: ReportedOutcome::ALL
+                .map(|word| (word.name(), ledger.reported_outcome_count(word)))
                 .into(),
-            connections_failed: ledger.unconnected,
-            connections_broken: ledger.broken,
-            timed_out: ledger.timed_out,
+            connections_failed: ledger.connection_failures,
+            connections_broken: ledger.broken_connections,
+            timed_out: ledger.timeouts,
             late_answers: ledger.late_answers.clone(),
-            latency_ms: Latency {
+            latency_ms: LatencySummary {
                 p50: quantile(0.5),
                 p90: quantile(0.9),
                 p99: quantile(0.99),
@@ -166,7 +176,7 @@ impl From<&Ledger> for Summary {
                 max: latency(ledger.latency.max()),
             },
             latency_from: if ledger.paced { "due" } else { "begun" },
-            course: ledger.course,
+            fidelity: ledger.fidelity,
         }
     }
 }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::message::{Computation, Data, Kind, Message, Place};
+use crate::message::{CityMessage, CityPlace, Computation, DeliveryKind, MessageData};
 
 const ROOM: EventType = EventType::RoomOccupancy;
 
@@ -11,12 +11,12 @@ fn id(seconds: i64, n: u8) -> Ksuid {
 }
 
 /// Deliveries as (second of the id, which id of that second, value), and what each is.
-fn told(event_type: EventType, deliveries: &[(i64, u8, u64)]) -> Vec<Verdict> {
-    let mut reading = Reading::default();
+fn classify_all(event_type: EventType, deliveries: &[(i64, u8, u64)]) -> Vec<OracleVerdict> {
+    let mut reading = ReadingState::default();
     let each = deliveries.iter().map(|&(seconds, n, data)| {
         let id = id(seconds, n);
-        let verdict = reading.judge(event_type, id, data);
-        reading.take(verdict, id, data);
+        let verdict = reading.classify(event_type, id, data);
+        reading.apply(verdict, id, data);
         verdict
     });
     each.collect()
@@ -24,9 +24,9 @@ fn told(event_type: EventType, deliveries: &[(i64, u8, u64)]) -> Vec<Verdict> {
 
 #[test]
 fn the_rules_by_hand() {
-    use Verdict::{First, Redelivery, Repeat, Revision, Stale};
-    type Case<'a> = (&'a [(i64, u8, u64)], &'a [Verdict]);
-    let cases: [Case<'_>; 10] = [
+    use OracleVerdict::{First, Redelivery, Repeat, Revision, Stale};
+    type RuleCase<'a> = (&'a [(i64, u8, u64)], &'a [OracleVerdict]);
+    let cases: [RuleCase<'_>; 10] = [
         (&[(10, 0, 4), (10, 0, 4)], &[First, Redelivery]),
         (&[(10, 0, 4), (70, 0, 4)], &[First, Repeat]),
         // There and back.
@@ -66,11 +66,11 @@ fn the_rules_by_hand() {
         (&[], &[]),
     ];
     for (deliveries, expected) in cases {
-        assert_eq!(told(ROOM, deliveries), expected, "{deliveries:?}");
+        assert_eq!(classify_all(ROOM, deliveries), expected, "{deliveries:?}");
     }
     let twice = [(10, 0, 4), (70, 0, 4), (5, 0, 6), (70, 0, 4)];
     assert_eq!(
-        told(EventType::Traffic, &twice),
+        classify_all(EventType::Traffic, &twice),
         [First, First, First, Redelivery],
         "only occupancy is repeated and revised"
     );
@@ -78,15 +78,15 @@ fn the_rules_by_hand() {
 
 #[test]
 fn verdicts_are_columns() {
-    for (column, verdict) in Verdict::ALL.into_iter().enumerate() {
+    for (column, verdict) in OracleVerdict::ALL.into_iter().enumerate() {
         assert_eq!(verdict as usize, column);
     }
 }
 
-fn message(event_type: EventType, id: Ksuid, data: Data) -> Message {
-    Message {
+fn message(event_type: EventType, id: Ksuid, data: MessageData) -> CityMessage {
+    CityMessage {
         event_type,
-        place: Place::Room(0),
+        place: CityPlace::Room(0),
         timestamp_ms: 0,
         computed_ms: 0,
         id,
@@ -99,28 +99,36 @@ fn message(event_type: EventType, id: Ksuid, data: Data) -> Message {
 fn what_is_long_over_is_forgotten_and_nothing_else() {
     let mut forecast = Forecast::new(1_000);
     let mut next = |due_ms, key, people| {
-        let message = message(ROOM, id(due_ms, 0), Data::Occupancy(people));
-        forecast.next(due_ms, key, &message, Kind::First).unwrap()
+        let message = message(ROOM, id(due_ms, 0), MessageData::Occupancy(people));
+        forecast
+            .predict(due_ms, key, &message, DeliveryKind::First)
+            .unwrap()
     };
-    assert_eq!(next(0, 1, 4), Verdict::First);
-    assert_eq!(next(900, 2, 4), Verdict::First);
+    assert_eq!(next(0, 1, 4), OracleVerdict::First);
+    assert_eq!(next(900, 2, 4), OracleVerdict::First);
     for due_ms in (1_000..10_000).step_by(999) {
-        assert_eq!(next(due_ms, 1, 4), Verdict::Repeat, "{due_ms}");
+        assert_eq!(next(due_ms, 1, 4), OracleVerdict::Repeat, "{due_ms}");
     }
-    assert_eq!(next(10_000, 2, 4), Verdict::First);
-    assert!(forecast.young.len() + forecast.old.len() <= 2);
+    assert_eq!(next(10_000, 2, 4), OracleVerdict::First);
+    assert!(forecast.recent.len() + forecast.aging.len() <= 2);
 }
 
 #[test]
 fn kinds_tell_copies_and_what_is_no_event() {
     let mut forecast = Forecast::new(1_000);
-    let traffic = message(EventType::Traffic, id(1, 0), Data::None);
-    let mut next = |kind| forecast.next(0, 1, &traffic, kind);
-    assert_eq!(next(Kind::First), Some(Verdict::First));
-    assert_eq!(next(Kind::Late), Some(Verdict::First));
-    assert_eq!(next(Kind::Redelivery), Some(Verdict::Redelivery));
-    assert_eq!(next(Kind::Overlapping), Some(Verdict::Redelivery));
-    assert_eq!(next(Kind::Invalid), None);
+    let traffic = message(EventType::Traffic, id(1, 0), MessageData::None);
+    let mut next = |kind| forecast.predict(0, 1, &traffic, kind);
+    assert_eq!(next(DeliveryKind::First), Some(OracleVerdict::First));
+    assert_eq!(next(DeliveryKind::Late), Some(OracleVerdict::First));
+    assert_eq!(
+        next(DeliveryKind::Redelivery),
+        Some(OracleVerdict::Redelivery)
+    );
+    assert_eq!(
+        next(DeliveryKind::Overlapping),
+        Some(OracleVerdict::Redelivery)
+    );
+    assert_eq!(next(DeliveryKind::Invalid), None);
 }
 
 proptest! {
@@ -130,19 +138,19 @@ proptest! {
         deliveries in prop::collection::vec((0..4_u64, 0..6_i64, 0..4_u32, prop::bool::ANY), 0..60),
     ) {
         let mut forecast = Forecast::new(1_000_000);
-        let mut readings: [Reading; 4] = Default::default();
+        let mut readings: [ReadingState; 4] = Default::default();
         let mut sent: Vec<(u64, Ksuid, u32)> = Vec::new();
         for (n, (key, seconds, people, again)) in (0..).zip(deliveries) {
             let (key, id, people, kind) = match sent.last() {
-                Some(&(key, id, people)) if again => (key, id, people, Kind::Redelivery),
-                _ => (key, id(seconds, n), people, Kind::First),
+                Some(&(key, id, people)) if again => (key, id, people, DeliveryKind::Redelivery),
+                _ => (key, id(seconds, n), people, DeliveryKind::First),
             };
             sent.push((key, id, people));
-            let message = message(ROOM, id, Data::Occupancy(people));
+            let message = message(ROOM, id, MessageData::Occupancy(people));
             let reading = &mut readings[key as usize];
-            let verdict = reading.judge(ROOM, id, u64::from(people));
-            reading.take(verdict, id, u64::from(people));
-            prop_assert_eq!(forecast.next(i64::from(n), key, &message, kind), Some(verdict));
+            let verdict = reading.classify(ROOM, id, u64::from(people));
+            reading.apply(verdict, id, u64::from(people));
+            prop_assert_eq!(forecast.predict(i64::from(n), key, &message, kind), Some(verdict));
         }
     }
 }

@@ -1,10 +1,10 @@
 //! `metadata`: where a message comes from.
 
-use super::super::city::plan::{Building, Floor, Plan, Room, Sensor, Site, Zone};
-use super::super::message::Place;
+use super::super::city::plan::{Building, CityPlan, Floor, Room, Sensor, Site, Zone};
+use super::super::message::CityPlace;
 
 /// A place and all that it lies in.
-struct Whereabouts<'p> {
+struct PlaceContext<'p> {
     site: &'p Site,
     building: &'p Building,
     floor: &'p Floor,
@@ -13,23 +13,23 @@ struct Whereabouts<'p> {
     sensor: Option<&'p Sensor>,
 }
 
-impl<'p> Whereabouts<'p> {
-    fn of(plan: &'p Plan, place: Place) -> Self {
+impl<'p> PlaceContext<'p> {
+    fn from_place(plan: &'p CityPlan, place: CityPlace) -> Self {
         match place {
-            Place::Floor(floor) => Self::floor(plan, floor),
-            Place::Room(room) => Self::room(plan, room),
-            Place::Zone(zone) => {
+            CityPlace::Floor(floor) => Self::from_floor(plan, floor),
+            CityPlace::Room(room) => Self::from_room(plan, room),
+            CityPlace::Zone(zone) => {
                 let zone = &plan.zones[zone as usize];
                 Self {
                     zone: Some(zone),
-                    ..Self::room(plan, zone.room)
+                    ..Self::from_room(plan, zone.room)
                 }
             }
-            Place::Sensor(sensor) => {
+            CityPlace::Sensor(sensor) => {
                 let sensor = &plan.sensors[sensor as usize];
                 let place = match sensor.room {
-                    Some(room) => Self::room(plan, room),
-                    None => Self::floor(plan, sensor.floor),
+                    Some(room) => Self::from_room(plan, room),
+                    None => Self::from_floor(plan, sensor.floor),
                 };
                 Self {
                     sensor: Some(sensor),
@@ -39,15 +39,15 @@ impl<'p> Whereabouts<'p> {
         }
     }
 
-    fn room(plan: &'p Plan, room: u32) -> Self {
+    fn from_room(plan: &'p CityPlan, room: u32) -> Self {
         let room = &plan.rooms[room as usize];
         Self {
             room: Some(room),
-            ..Self::floor(plan, room.floor)
+            ..Self::from_floor(plan, room.floor)
         }
     }
 
-    fn floor(plan: &'p Plan, floor: u32) -> Self {
+    fn from_floor(plan: &'p CityPlan, floor: u32) -> Self {
         let floor = &plan.floors[floor as usize];
         let building = &plan.buildings[floor.building as usize];
         Self {
@@ -62,15 +62,15 @@ impl<'p> Whereabouts<'p> {
 }
 
 /// Appends what a message about `place` has as its `metadata`; without the ids of its spaces unless they are `located`.
-pub(super) fn write(plan: &Plan, place: Place, located: bool, out: &mut Vec<u8>) {
-    let Whereabouts {
+pub(super) fn write_metadata(plan: &CityPlan, place: CityPlace, located: bool, out: &mut Vec<u8>) {
+    let PlaceContext {
         site,
         building,
         floor,
         room,
         zone,
         sensor,
-    } = Whereabouts::of(plan, place);
+    } = PlaceContext::from_place(plan, place);
     let fields = [
         ("org_id", Some(plan.org_id.as_str())),
         ("site_id", Some(&site.id)),

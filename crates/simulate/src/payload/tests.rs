@@ -1,4 +1,4 @@
-mod refused;
+mod faults;
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::super::city::plan::{
     Building, Floor, Rect, Room, RoomUse, Sensor, SensorMode, Site, Zone,
 };
-use super::super::message::{Computation, Kind};
+use super::super::message::{Computation, DeliveryKind};
 use super::*;
 use butlr_event::ksuid::Ksuid;
 use butlr_event::{
@@ -28,7 +28,7 @@ const SAMPLES: [&str; 10] = [
 ];
 
 /// The room of the samples, and a floor's entrance.
-fn quay() -> Plan {
+fn quay_plan() -> CityPlan {
     let area = Rect::default();
     let sensor = |room, mode| Sensor {
         floor: 0,
@@ -45,7 +45,7 @@ fn quay() -> Plan {
         period_ms: 0,
         phase_ms: 0,
     };
-    Plan {
+    CityPlan {
         org_id: "org_2pn2hw57pZIhZccwNV1MaqgF3dE".into(),
         org_name: "Harbour Works".into(),
         sites: vec![Site {
@@ -72,7 +72,7 @@ fn quay() -> Plan {
             id: "room_2pEPJsoyqg4pCQfnO3NWMQTjHa2".into(),
             name: "Quay Room".into(),
             custom_id: Some("P4-L2-QR".into()),
-            use_: RoomUse::Meeting,
+            room_use: RoomUse::Meeting,
             area,
             capacity: 8,
             zones: 0..1,
@@ -95,38 +95,38 @@ fn quay() -> Plan {
 }
 
 /// Whom a type is about, and what its sample tells.
-fn told(event_type: EventType) -> (Place, Data) {
+fn sample_data(event_type: EventType) -> (CityPlace, MessageData) {
     use EventType::*;
-    let position = |world, local| Position { world, local };
+    let position = |world, local| DetectedPosition { world, local };
     match event_type {
         Detections => (
-            Place::Sensor(0),
-            Data::Detections(Box::new([
+            CityPlace::Sensor(0),
+            MessageData::Detections(Box::new([
                 position([85.694, 27.829], [0.5625, 0.125]),
                 position([87.439, 28.577], [0.75, 0.5625]),
             ])),
         ),
         Traffic => (
-            Place::Sensor(1),
-            Data::Traffic {
+            CityPlace::Sensor(1),
+            MessageData::Traffic {
                 entered: 0,
                 left: 1,
             },
         ),
-        FloorOccupancy | FloorOccupancy1Min => (Place::Floor(0), Data::Occupancy(25)),
-        RoomOccupancy | RoomOccupancy1Min => (Place::Room(0), Data::Occupancy(4)),
-        ZoneOccupancy | ZoneOccupancy1Min => (Place::Zone(0), Data::Occupancy(1)),
-        PirMotion | PirNoMotion => (Place::Sensor(0), Data::None),
+        FloorOccupancy | FloorOccupancy1Min => (CityPlace::Floor(0), MessageData::Occupancy(25)),
+        RoomOccupancy | RoomOccupancy1Min => (CityPlace::Room(0), MessageData::Occupancy(4)),
+        ZoneOccupancy | ZoneOccupancy1Min => (CityPlace::Zone(0), MessageData::Occupancy(1)),
+        PirMotion | PirNoMotion => (CityPlace::Sensor(0), MessageData::None),
     }
 }
 
-fn delivery(event_type: EventType, place: Place, data: Data) -> Delivery {
+fn delivery(event_type: EventType, place: CityPlace, data: MessageData) -> PlannedDelivery {
     let sample: Value = serde_json::from_str(SAMPLES[event_type.index()]).unwrap();
     let id = sample["id"].as_str().unwrap().strip_prefix("event_");
     let id = Ksuid::parse(id.unwrap()).expect("the samples' ids are KSUIDs");
-    Delivery {
+    PlannedDelivery {
         due_ms: 0,
-        message: Message {
+        message: CityMessage {
             event_type,
             place,
             timestamp_ms: 1_727_735_832_000,
@@ -135,24 +135,26 @@ fn delivery(event_type: EventType, place: Place, data: Data) -> Delivery {
             data,
             computation: Computation::First,
         },
-        kind: Kind::First,
+        kind: DeliveryKind::First,
         fault: None,
     }
 }
 
-fn sample(event_type: EventType) -> Delivery {
-    let (place, data) = told(event_type);
+fn sample(event_type: EventType) -> PlannedDelivery {
+    let (place, data) = sample_data(event_type);
     delivery(event_type, place, data)
 }
 
-fn render(renderer: &Renderer, delivery: &Delivery) -> String {
+fn render(renderer: &PayloadRenderer, delivery: &PlannedDelivery) -> String {
     let mut body = Vec::new();
     renderer.render(delivery, &mut body);
     String::from_utf8(body).unwrap()
 }
 
 /// What the bridge says of a body: its space, or what is wrong with it.
-fn judge(body: &[u8]) -> Result<Result<String, Vec<(String, FieldErrorCode)>>, UnreadableBodyCode> {
+fn parse_body(
+    body: &[u8],
+) -> Result<Result<String, Vec<(String, FieldErrorCode)>>, UnreadableBodyCode> {
     let limits = ParseLimits {
         max_events: 1,
         max_event_bytes: 256 << 10,
@@ -169,7 +171,7 @@ fn judge(body: &[u8]) -> Result<Result<String, Vec<(String, FieldErrorCode)>>, U
 
 #[test]
 fn bodies_are_those_of_the_documentation_byte_for_byte() {
-    let renderer = Renderer::new(Arc::new(quay()));
+    let renderer = PayloadRenderer::new(Arc::new(quay_plan()));
     for event_type in EventType::ALL {
         let compact: String = SAMPLES[event_type.index()]
             .lines()
@@ -185,7 +187,7 @@ fn bodies_are_those_of_the_documentation_byte_for_byte() {
 
 #[test]
 fn a_body_is_appended_and_says_where_its_data_stand() {
-    let renderer = Renderer::new(Arc::new(quay()));
+    let renderer = PayloadRenderer::new(Arc::new(quay_plan()));
     for event_type in EventType::ALL {
         let mut body = b"before".to_vec();
         let data = renderer.render(&sample(event_type), &mut body);
@@ -203,46 +205,46 @@ fn a_body_is_appended_and_says_where_its_data_stand() {
 
 #[test]
 fn a_floors_entrance_has_no_room() {
-    let renderer = Renderer::new(Arc::new(quay()));
-    let traffic = Data::Traffic {
+    let renderer = PayloadRenderer::new(Arc::new(quay_plan()));
+    let traffic = MessageData::Traffic {
         entered: 3,
         left: 0,
     };
-    let delivery = delivery(EventType::Traffic, Place::Sensor(2), traffic);
+    let delivery = delivery(EventType::Traffic, CityPlace::Sensor(2), traffic);
     let body = render(&renderer, &delivery);
     assert!(!body.contains("room_"), "{body}");
     let space = renderer.space_id(&delivery.message);
     assert_eq!(space, "space_2p9XmFRHOU30QKJlhnvrR22UFKs");
-    assert_eq!(judge(body.as_bytes()), Ok(Ok(space.to_owned())));
+    assert_eq!(parse_body(body.as_bytes()), Ok(Ok(space.to_owned())));
 }
 
 #[test]
 fn custom_ids_stand_only_where_they_are_set() {
-    let mut plan = quay();
+    let mut plan = quay_plan();
     plan.floors[0].custom_id = None;
     plan.rooms[0].custom_id = None;
     plan.zones[0].custom_id = None;
-    let renderer = Renderer::new(Arc::new(plan));
+    let renderer = PayloadRenderer::new(Arc::new(plan));
     for event_type in EventType::ALL {
         let body = render(&renderer, &sample(event_type));
         assert!(!body.contains("custom_id"), "{body}");
-        assert!(matches!(judge(body.as_bytes()), Ok(Ok(_))), "{body}");
+        assert!(matches!(parse_body(body.as_bytes()), Ok(Ok(_))), "{body}");
     }
 }
 
 #[test]
 fn nobody_there() {
-    let renderer = Renderer::new(Arc::new(quay()));
-    let nobody = Data::Detections(Box::default());
+    let renderer = PayloadRenderer::new(Arc::new(quay_plan()));
+    let nobody = MessageData::Detections(Box::default());
     let body = render(
         &renderer,
-        &delivery(EventType::Detections, Place::Sensor(0), nobody),
+        &delivery(EventType::Detections, CityPlace::Sensor(0), nobody),
     );
     assert!(
         body.ends_with(r#","data":{"local":[],"world":[]}}"#),
         "{body}"
     );
-    assert!(matches!(judge(body.as_bytes()), Ok(Ok(_))), "{body}");
+    assert!(matches!(parse_body(body.as_bytes()), Ok(Ok(_))), "{body}");
 }
 
 proptest! {
@@ -255,40 +257,40 @@ proptest! {
         left: u32,
         timestamp_ms in 0..=butlr_event::MAX_TIMESTAMP_MS,
     ) {
-        let mut plan = quay();
+        let mut plan = quay_plan();
         let [building, floor, room, zone] = names;
         plan.buildings[0].name.clone_from(&building);
         plan.floors[0].name = floor;
         plan.rooms[0].name.clone_from(&room);
         plan.zones[0].name = zone;
         plan.rooms[0].custom_id.clone_from(&custom_id);
-        let renderer = Renderer::new(Arc::new(plan));
+        let renderer = PayloadRenderer::new(Arc::new(plan));
         for event_type in EventType::ALL {
-            let (place, data) = told(event_type);
+            let (place, data) = sample_data(event_type);
             let data = match data {
-                Data::Occupancy(_) => Data::Occupancy(people),
-                Data::Traffic { .. } => Data::Traffic { entered: people, left },
-                Data::Detections(_) => Data::Detections(
+                MessageData::Occupancy(_) => MessageData::Occupancy(people),
+                MessageData::Traffic { .. } => MessageData::Traffic { entered: people, left },
+                MessageData::Detections(_) => MessageData::Detections(
                     points
                         .iter()
-                        .map(|&[a, b, c, d]| Position { world: [a, b], local: [c, d] })
+                        .map(|&[a, b, c, d]| DetectedPosition { world: [a, b], local: [c, d] })
                         .collect(),
                 ),
-                Data::None => Data::None,
+                MessageData::None => MessageData::None,
             };
             let mut delivery = delivery(event_type, place, data.clone());
             delivery.message.timestamp_ms = timestamp_ms;
             let body = render(&renderer, &delivery);
             let space = renderer.space_id(&delivery.message).to_owned();
-            prop_assert_eq!(judge(body.as_bytes()), Ok(Ok(space)), "{}", body);
+            prop_assert_eq!(parse_body(body.as_bytes()), Ok(Ok(space)), "{}", body);
             let value: Value = serde_json::from_str(&body).unwrap();
             prop_assert_eq!(&value["timestamp"], timestamp_ms);
             prop_assert_eq!(value["metadata"]["building_name"].as_str(), Some(&*building));
-            if !matches!(place, Place::Floor(_)) {
+            if !matches!(place, CityPlace::Floor(_)) {
                 prop_assert_eq!(value["metadata"]["room_name"].as_str(), Some(&*room));
                 prop_assert_eq!(value["metadata"]["room_custom_id"].as_str(), custom_id.as_deref());
             }
-            if let Data::Detections(people) = data {
+            if let MessageData::Detections(people) = data {
                 for (number, person) in people.iter().enumerate() {
                     let read = value["data"]["world"][number][0].as_f64().unwrap() as f32;
                     prop_assert_eq!(read, person.world[0]);

@@ -14,12 +14,12 @@ use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 
-use super::answer::{self, Answered};
-use super::target::Target;
+use super::response::{self, ServerResponse};
+use super::target::SendTarget;
 use super::wire::Wire;
 
 /// The body of a request.
-pub(super) type Body = Full<Bytes>;
+pub(super) type RequestBody = Full<Bytes>;
 
 /// What is kept of an answer's body: the bridge's are far smaller.
 const MAX_KEPT_BYTES: usize = 8 << 10;
@@ -27,23 +27,23 @@ const MAX_KEPT_BYTES: usize = 8 << 10;
 /// A larger answer costs the connection.
 const MAX_READ_BYTES: usize = 1 << 20;
 
-pub(super) struct Client {
-    send: SendRequest<Body>,
-    connection: Connection<TokioIo<Wire>, Body>,
+pub(super) struct SenderClient {
+    send: SendRequest<RequestBody>,
+    connection: Connection<TokioIo<Wire>, RequestBody>,
 }
 
 /// How a request ended.
-pub(super) enum Exchanged {
+pub(super) enum ExchangeOutcome {
     /// With an answer, and the connection where it can be used again.
-    Answered(Answered, Option<Box<Client>>),
+    Answered(ServerResponse, Option<Box<SenderClient>>),
     /// The server had closed the connection before: nothing was sent.
-    Stale(Box<Request<Body>>),
+    Unsent(Box<Request<RequestBody>>),
     /// The connection broke; the server may have the request.
     Broken,
 }
 
-impl Client {
-    pub(super) async fn connect(target: &Target) -> Result<Box<Self>, String> {
+impl SenderClient {
+    pub(super) async fn connect(target: &SendTarget) -> Result<Box<Self>, String> {
         let wire = Wire::connect(target).await.map_err(|e| e.to_string())?;
         let (send, connection) = http1::handshake(TokioIo::new(wire))
             .await
@@ -54,37 +54,37 @@ impl Client {
     /// Sends a request and reads the whole answer. `places` as in [`answer::read`].
     pub(super) async fn exchange(
         mut self: Box<Self>,
-        request: Request<Body>,
-        places: bool,
-    ) -> Exchanged {
+        request: Request<RequestBody>,
+        wants_position: bool,
+    ) -> ExchangeOutcome {
         if !poll_fn(|cx| self.poll_ready(cx)).await {
-            return Exchanged::Stale(Box::new(request));
+            return ExchangeOutcome::Unsent(Box::new(request));
         }
         let response = {
             let mut response = pin!(self.send.try_send_request(request));
-            poll_fn(|cx| poll_driven(&mut self.connection, response.as_mut(), cx)).await
+            poll_fn(|cx| poll_with_connection(&mut self.connection, response.as_mut(), cx)).await
         };
         let response = match response {
             Ok(response) => response,
             Err(mut error) => {
                 return match error.take_message() {
-                    Some(request) => Exchanged::Stale(Box::new(request)),
-                    None => Exchanged::Broken,
+                    Some(request) => ExchangeOutcome::Unsent(Box::new(request)),
+                    None => ExchangeOutcome::Broken,
                 };
             }
         };
-        match self.read(response, places).await {
-            Ok((answered, true)) => Exchanged::Answered(answered, Some(self)),
-            Ok((answered, false)) => Exchanged::Answered(answered, None),
-            Err(Interrupted) => Exchanged::Broken,
+        match self.read_response(response, wants_position).await {
+            Ok((answered, true)) => ExchangeOutcome::Answered(answered, Some(self)),
+            Ok((answered, false)) => ExchangeOutcome::Answered(answered, None),
+            Err(InterruptedResponse) => ExchangeOutcome::Broken,
         }
     }
 
-    async fn read(
+    async fn read_response(
         &mut self,
         response: Response<Incoming>,
-        places: bool,
-    ) -> Result<(Answered, bool), Interrupted> {
+        wants_position: bool,
+    ) -> Result<(ServerResponse, bool), InterruptedResponse> {
         let status = response.status().as_u16();
         let mut incoming = response.into_body();
         let mut first = Bytes::new();
@@ -93,11 +93,11 @@ impl Client {
         while !incoming.is_end_stream() {
             let frame = poll_fn(|cx| {
                 let next = pin!(poll_fn(|cx| Pin::new(&mut incoming).poll_frame(cx)));
-                poll_driven(&mut self.connection, next, cx)
+                poll_with_connection(&mut self.connection, next, cx)
             });
             let data = match frame.await {
                 None => break,
-                Some(Err(_)) => return Err(Interrupted),
+                Some(Err(_)) => return Err(InterruptedResponse),
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };
             read += data.len();
@@ -108,12 +108,14 @@ impl Client {
                 rest.extend_from_slice(&data);
             }
             if read > MAX_READ_BYTES {
-                return Ok((answer::read(status, &[], places), false));
+                return Ok((response::parse_response(status, &[], wants_position), false));
             }
         }
         let answered = match rest.is_empty() {
-            true => answer::read(status, &first, places),
-            false => answer::read(status, &[&first, &rest[..]].concat(), places),
+            true => response::parse_response(status, &first, wants_position),
+            false => {
+                response::parse_response(status, &[&first, &rest[..]].concat(), wants_position)
+            }
         };
         Ok((answered, true))
     }
@@ -133,11 +135,11 @@ impl Client {
 }
 
 /// The answer broke off.
-struct Interrupted;
+struct InterruptedResponse;
 
 /// Polls what waits for the connection, and the connection.
-fn poll_driven<F: Future>(
-    connection: &mut Connection<TokioIo<Wire>, Body>,
+fn poll_with_connection<F: Future>(
+    connection: &mut Connection<TokioIo<Wire>, RequestBody>,
     mut waiting: Pin<&mut F>,
     cx: &mut Context<'_>,
 ) -> Poll<F::Output> {

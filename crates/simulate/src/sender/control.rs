@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// When the generator stops by itself.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Limits {
+pub struct RunLimits {
     /// After so many deliveries, and the rest.
     pub events: Option<u64>,
     /// After so long.
@@ -15,26 +15,26 @@ pub struct Limits {
 
 /// What other threads may know of the generator.
 #[derive(Debug, Default)]
-pub(super) struct Made {
+pub(super) struct GeneratorProgress {
     pub(super) simulated_ms: AtomicI64,
     pub(super) caught_up: AtomicBool,
-    pub(super) all: AtomicBool,
+    pub(super) complete: AtomicBool,
     pub(super) after_end: AtomicU64,
-    pub(super) untold: AtomicU64,
+    pub(super) omitted: AtomicU64,
 }
 
-impl Made {
+impl GeneratorProgress {
     pub(super) fn simulated_ms(&self) -> i64 {
         self.simulated_ms.load(Ordering::Relaxed)
     }
 
-    pub(super) fn caught_up(&self) -> bool {
+    pub(super) fn has_caught_up(&self) -> bool {
         self.caught_up.load(Ordering::Relaxed)
     }
 
     /// Whether nothing is computed any more.
-    pub(super) fn is_all(&self) -> bool {
-        self.all.load(Ordering::Relaxed)
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Relaxed)
     }
 
     /// How many events were made after the end.
@@ -43,16 +43,16 @@ impl Made {
     }
 
     /// How many would have been needed besides.
-    pub(super) fn untold(&self) -> u64 {
-        self.untold.load(Ordering::Relaxed)
+    pub(super) fn omitted(&self) -> u64 {
+        self.omitted.load(Ordering::Relaxed)
     }
 }
 
 /// Ends a run as its duration would: nothing more is computed, the rest is still sent.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct StopSignal(Arc<AtomicBool>);
 
-impl Stop {
+impl StopSignal {
     /// One that nobody has used yet.
     pub fn new() -> Self {
         Self::default()

@@ -8,12 +8,12 @@ use std::time::Instant;
 
 /// The deadline of what one task waits for.
 #[derive(Default)]
-pub(super) struct Deadline {
+pub(super) struct TaskDeadline {
     at: Cell<Option<Instant>>,
-    waiting: Cell<Option<Waker>>,
+    waker: Cell<Option<Waker>>,
 }
 
-impl Deadline {
+impl TaskDeadline {
     pub(super) fn set(&self, at: Instant) {
         self.at.set(Some(at));
     }
@@ -27,9 +27,9 @@ impl Deadline {
             if self.at.get().is_none() {
                 return Poll::Ready(None);
             }
-            let waker = self.waiting.take();
+            let waker = self.waker.take();
             let waker = waker.filter(|waker| waker.will_wake(cx.waker()));
-            self.waiting
+            self.waker
                 .set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
             Poll::Pending
         });
@@ -37,10 +37,10 @@ impl Deadline {
     }
 
     /// Ends what waits, if it is time.
-    pub(super) fn look(&self, now: Instant) {
+    pub(super) fn expire_if_due(&self, now: Instant) {
         if self.at.get().is_some_and(|at| at <= now) {
             self.at.set(None);
-            if let Some(waker) = self.waiting.take() {
+            if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
         }
@@ -57,17 +57,17 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_over_ends_and_what_is_done_does_not() {
-        let deadline = Deadline::default();
+        let deadline = TaskDeadline::default();
         let now = Instant::now();
         deadline.set(now + Duration::from_secs(1));
         assert_eq!(deadline.race(pin!(async { 3 })).await, Some(3));
         let mut waits = pin!(pending::<()>());
         let waiting = deadline.race(waits.as_mut());
         let looking = async {
-            deadline.look(now);
+            deadline.expire_if_due(now);
             tokio::task::yield_now().await;
             assert!(deadline.at.get().is_some(), "not yet");
-            deadline.look(now + Duration::from_secs(1));
+            deadline.expire_if_due(now + Duration::from_secs(1));
         };
         assert_eq!(tokio::join!(waiting, looking).0, None);
     }

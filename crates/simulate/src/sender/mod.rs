@@ -14,15 +14,15 @@
 //!
 //! Everything but `generate` is one thread.
 
-mod answer;
 mod client;
 mod control;
 mod deadline;
-mod dispatch;
-mod generate;
+mod dispatcher;
+mod generator;
 mod pace;
 mod print;
 mod queue;
+mod response;
 mod slot;
 mod target;
 #[cfg(test)]
@@ -41,66 +41,66 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::MissedTickBehavior;
 
-pub use answer::{Answered, Word};
-pub use control::{Limits, Stop};
-pub use generate::Outgoing;
-pub use pace::Pace;
-pub use print::print;
-pub use target::{Credentials, Target};
-pub use tls::roots_of;
-pub use tries::{End, Timings};
+pub use control::{RunLimits, StopSignal};
+pub use generator::OutgoingEvent;
+pub use pace::SendPace;
+pub use print::print_bodies;
+pub use response::{ReportedOutcome, ServerResponse};
+pub use target::{SendTarget, SenderCredentials};
+pub use tls::load_roots;
+pub use tries::{SendOutcome, SenderTimings};
 
-use super::city::Truth;
-use super::journal::Journal;
-use super::ledger::{Course, Ledger};
-use super::progress::{Progress, Reporter, Snapshot};
-use super::stream::Stream;
-use control::Made;
-use dispatch::Dispatch;
-use generate::{Chunk, Generator};
+use super::city::GroundTruth;
+use super::journal::JournalWriter;
+use super::ledger::{RunFidelity, RunLedger};
+use super::progress::{ProgressOutput, ProgressReporter, RunSnapshot};
+use super::stream::DeliveryStream;
+use control::GeneratorProgress;
+use dispatcher::Dispatcher;
+use generator::{EventChunk, EventGenerator};
 
 /// How to send.
 #[derive(Clone)]
 pub struct Options {
     /// Where to: events are spread over them, and a copy goes to another one than its original. At least one.
-    pub targets: Vec<Target>,
+    pub targets: Vec<SendTarget>,
     /// How many requests may be under way at a time, at least 1.
     pub connections: usize,
     /// How fast.
-    pub pace: Pace,
+    pub pace: SendPace,
     /// When the run ends by itself.
-    pub limits: Limits,
+    pub limits: RunLimits,
     /// The sender's patience.
-    pub timings: Timings,
+    pub timings: SenderTimings,
 }
 
 impl Options {
     /// In real time and without an end, as the documentation says.
-    pub fn to(target: Target) -> Self {
+    pub fn new(target: SendTarget) -> Self {
         Self {
             targets: vec![target],
             connections: 64,
-            pace: Pace::REAL_TIME,
-            limits: Limits::default(),
-            timings: Timings::default(),
+            pace: SendPace::REAL_TIME,
+            limits: RunLimits::default(),
+            timings: SenderTimings::default(),
         }
     }
 }
 
 /// A run that ended.
-pub struct Finished {
+pub struct FinishedRun {
     /// What was sent and answered.
-    pub ledger: Ledger,
+    pub ledger: RunLedger,
     /// How the city stood when the last message was computed.
-    pub truth: Truth,
+    pub truth: GroundTruth,
     /// Whether it came to its end; not where it was given up midway.
     pub complete: bool,
     /// Whether all that was sent which `truth` is made of; not where it was given up, or too slow for that.
-    pub whole: bool,
+    pub traffic_complete: bool,
     /// Why nothing could be sent at all, where that is so.
     pub unreachable: Option<String>,
     /// The journal with every request in it.
-    pub journal: Option<Journal>,
+    pub journal: Option<JournalWriter>,
 }
 
 /// Why a run could not come to its end.
@@ -125,32 +125,32 @@ pub enum Error {
 /// See [`Error`]. A server that cannot be reached is none: see [`Finished::unreachable`].
 pub fn run(
     options: Options,
-    stream: Stream,
-    journal: Option<Journal>,
-    progress: Progress,
-    stop: Stop,
-) -> Result<Finished, Error> {
+    stream: DeliveryStream,
+    journal: Option<JournalWriter>,
+    progress: ProgressOutput,
+    stop: StopSignal,
+) -> Result<FinishedRun, Error> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::Start)?;
     let limits = options.limits;
-    let paced = options.pace != Pace::Max;
+    let paced = options.pace != SendPace::Max;
     let start_ms = stream.now_ms();
-    let (generator, chunks, made) = Generator::new(
+    let (generator, chunks, generator_progress) = EventGenerator::new(
         stream,
         options.pace,
         limits,
         stop.clone(),
         journal.is_some(),
     );
-    let begun = generator.begun();
-    let ledger = Ledger::begin(begun, paced, start_ms);
+    let begun = generator.started_at();
+    let ledger = RunLedger::new(begun, paced, start_ms);
     let generator = std::thread::Builder::new()
         .name("simulated-city".to_owned())
         .spawn(move || generator.run())
         .map_err(Error::Start)?;
-    let dispatch = Dispatch::new(
+    let dispatch = Dispatcher::new(
         options.targets,
         options.timings,
         options.connections.max(1),
@@ -158,11 +158,11 @@ pub fn run(
         journal,
     );
     let dispatch = Rc::new(dispatch);
-    let reporter = Reporter::begin(progress, limits);
-    let run = Run {
+    let reporter = ProgressReporter::new(progress, limits);
+    let run = SenderRun {
         dispatch: Rc::clone(&dispatch),
-        made: Arc::clone(&made),
-        begun,
+        generator_progress: Arc::clone(&generator_progress),
+        started_at: begun,
         duration: limits.duration,
         stop,
     };
@@ -178,24 +178,28 @@ pub fn run(
         unreachable!("all tasks have ended");
     };
     let mut parts = dispatch.into_parts();
-    parts.ledger.end(Instant::now(), made.simulated_ms());
-    let untold = made.untold();
-    parts.ledger.went(Course {
+    parts
+        .ledger
+        .finish(Instant::now(), generator_progress.simulated_ms());
+    let untold = generator_progress.omitted();
+    parts.ledger.set_fidelity(RunFidelity {
         complete: !parts.given_up,
-        caught_up: made.caught_up(),
-        after_end: made.after_end().min(parts.ledger.deliveries()),
+        caught_up: generator_progress.has_caught_up(),
+        after_end: generator_progress
+            .after_end()
+            .min(parts.ledger.deliveries()),
         untold,
-        ..parts.ledger.course()
+        ..parts.ledger.fidelity()
     });
     match parts.journal_error {
         Some(error) => Err(Error::Journal(error)),
-        None => Ok(Finished {
+        None => Ok(FinishedRun {
             unreachable: match parts.unreachable {
                 true => parts.ledger.last_connection_error().map(str::to_owned),
                 false => None,
             },
             complete: !parts.given_up,
-            whole: !parts.given_up && untold == 0,
+            traffic_complete: !parts.given_up && untold == 0,
             ledger: parts.ledger,
             truth,
             journal: parts.journal,
@@ -203,19 +207,19 @@ pub fn run(
     }
 }
 
-struct Run {
-    dispatch: Rc<Dispatch>,
-    made: Arc<Made>,
-    begun: Instant,
+struct SenderRun {
+    dispatch: Rc<Dispatcher>,
+    generator_progress: Arc<GeneratorProgress>,
+    started_at: Instant,
     duration: Option<Duration>,
-    stop: Stop,
+    stop: StopSignal,
 }
 
-impl Run {
-    async fn drive(self, chunks: mpsc::Receiver<Chunk>, reporter: Reporter) {
+impl SenderRun {
+    async fn drive(self, chunks: mpsc::Receiver<EventChunk>, reporter: ProgressReporter) {
         let mut slots = JoinSet::new();
         for slot in 0..self.dispatch.deadlines.len() {
-            slots.spawn_local(slot::work(Rc::clone(&self.dispatch), slot));
+            slots.spawn_local(slot::run_slot(Rc::clone(&self.dispatch), slot));
         }
         let sent = async {
             self.dispatch.admit(chunks).await;
@@ -225,7 +229,7 @@ impl Run {
                 }
             }
             // Who has not answered in time gets as much time once more, at most.
-            self.dispatch.hear_the_last().await;
+            self.dispatch.await_late_answers().await;
         };
         tokio::select! {
             () = sent => {}
@@ -245,32 +249,32 @@ impl Run {
             ticks.tick().await;
             let now = Instant::now();
             let over = self.stop.is_stopped()
-                || self.made.is_all()
+                || self.generator_progress.is_complete()
                 || self
                     .duration
-                    .is_some_and(|d| now >= pace::after(self.begun, d));
-            self.dispatch.tick(now, self.begun, over);
+                    .is_some_and(|d| now >= pace::saturating_after(self.started_at, d));
+            self.dispatch.tick(now, self.started_at, over);
         }
     }
 
-    async fn report(&self, mut reporter: Reporter) {
+    async fn report(&self, mut reporter: ProgressReporter) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.tick().await;
         loop {
             seconds.tick().await;
             let snapshot = {
                 let mut ledger = self.dispatch.ledger.borrow_mut();
-                Snapshot {
-                    elapsed: self.begun.elapsed(),
-                    simulated_ms: self.made.simulated_ms(),
+                RunSnapshot {
+                    elapsed: self.started_at.elapsed(),
+                    simulated_ms: self.generator_progress.simulated_ms(),
                     deliveries: ledger.deliveries(),
-                    accepted: ledger.ended(End::Accepted),
-                    dropped: ledger.dropped(),
+                    accepted: ledger.send_outcome_count(SendOutcome::Accepted),
+                    dropped: ledger.drop_count(),
                     errors: ledger.errors(),
-                    p99: ledger.take_recent(),
+                    p99: ledger.take_recent_p99(),
                 }
             };
-            reporter.tell(&snapshot, self.made.caught_up());
+            reporter.update(&snapshot, self.generator_progress.has_caught_up());
         }
     }
 }

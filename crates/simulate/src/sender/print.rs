@@ -2,23 +2,23 @@
 
 use std::io::{self, Write};
 
-use super::control::{Limits, Stop};
-use super::generate::Generator;
-use super::pace::Pace;
-use crate::stream::Stream;
+use super::control::{RunLimits, StopSignal};
+use super::generator::EventGenerator;
+use super::pace::SendPace;
+use crate::stream::DeliveryStream;
 
 /// Writes the body of each delivery as a line, at the pace at which it would be sent.
 ///
 /// # Errors
 /// It cannot be written; nothing more is then generated.
-pub fn print(
-    stream: Stream,
-    pace: Pace,
-    limits: Limits,
-    stop: Stop,
+pub fn print_bodies(
+    stream: DeliveryStream,
+    pace: SendPace,
+    limits: RunLimits,
+    stop: StopSignal,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let (generator, mut chunks, _) = Generator::new(stream, pace, limits, stop, false);
+    let (generator, mut chunks, _) = EventGenerator::new(stream, pace, limits, stop, false);
     let generator = std::thread::Builder::new().spawn(move || drop(generator.run()))?;
     let mut written = Ok(());
     while let Some(chunk) = chunks.blocking_recv() {

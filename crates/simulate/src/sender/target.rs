@@ -13,14 +13,14 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::client::Body;
+use super::client::RequestBody;
 use butlr_event::EventType;
 
 /// What stands in a URL for the type's name in lower case: one URL a type, as the sender's subscriptions have it.
-pub const TYPE: &str = "{type}";
+pub const TYPE_PLACEHOLDER: &str = "{type}";
 
 /// Headers that say what a request is and where it ends.
-const TAKEN: [HeaderName; 9] = [
+const RESERVED_HEADERS: [HeaderName; 9] = [
     HOST,
     CONTENT_LENGTH,
     CONTENT_TYPE,
@@ -34,12 +34,12 @@ const TAKEN: [HeaderName; 9] = [
 
 /// As whom the sender posts. Never shown: the header's value is marked as sensitive.
 #[derive(Clone, Debug)]
-pub struct Credentials {
+pub struct SenderCredentials {
     name: HeaderName,
     value: HeaderValue,
 }
 
-impl Credentials {
+impl SenderCredentials {
     /// A custom header with the key in it.
     ///
     /// # Errors
@@ -47,7 +47,7 @@ impl Credentials {
     pub fn api_key(name: &str, key: &SecretString) -> Result<Self, String> {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| format!("{name:?} is not the name of a header"))?;
-        if TAKEN.contains(&name) {
+        if RESERVED_HEADERS.contains(&name) {
             return Err(format!(
                 "{name} is set by the sender itself and cannot carry a key"
             ));
@@ -77,8 +77,8 @@ impl Credentials {
 
 /// Where events go: everything of a request that is the same for all is made once.
 #[derive(Clone)]
-pub struct Target {
-    shown: String,
+pub struct SendTarget {
+    display_url: String,
     host: String,
     port: u16,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
@@ -86,7 +86,7 @@ pub struct Target {
     headers: HeaderMap,
 }
 
-impl Target {
+impl SendTarget {
     /// From an `http` or `https` URL, in which `{type}` stands for the type.
     ///
     /// # Errors
@@ -94,7 +94,7 @@ impl Target {
     pub fn parse(url: &str) -> Result<Self, String> {
         const ALLOWED: &str = "write it as http://HOST[:PORT]/PATH or https://…";
         let uris = EventType::ALL.map(|t| {
-            let url = url.replace(TYPE, &t.name().to_ascii_lowercase());
+            let url = url.replace(TYPE_PLACEHOLDER, &t.name().to_ascii_lowercase());
             url.parse::<Uri>()
                 .map_err(|e| format!("not a URL: {e}; {ALLOWED}"))
         });
@@ -121,7 +121,7 @@ impl Target {
         for (path, uri) in paths.iter_mut().zip(uris) {
             let uri = uri?;
             if uri.authority() != Some(authority) {
-                return Err(format!("{TYPE} may stand in the path only"));
+                return Err(format!("{TYPE_PLACEHOLDER} may stand in the path only"));
             }
             let text = uri.path_and_query().map_or("/", |p| p.as_str());
             *path = text.parse().map_err(|e| format!("not a URL: {e}"))?;
@@ -134,7 +134,7 @@ impl Target {
         let agent = concat!("butlr-bridge-simulate/", env!("CARGO_PKG_VERSION"));
         headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         Ok(Self {
-            shown: format!("{}://{authority}", if secure { "https" } else { "http" }),
+            display_url: format!("{}://{authority}", if secure { "https" } else { "http" }),
             port: authority.port_u16().unwrap_or(default_port),
             host,
             tls,
@@ -145,7 +145,7 @@ impl Target {
 
     /// Posts as somebody.
     #[must_use]
-    pub fn with_credentials(mut self, credentials: Credentials) -> Self {
+    pub fn with_credentials(mut self, credentials: SenderCredentials) -> Self {
         self.headers.insert(credentials.name, credentials.value);
         self
     }
@@ -161,7 +161,7 @@ impl Target {
 
     /// Scheme, host and port: the rest may hold what is not to be shown.
     pub fn url(&self) -> &str {
-        &self.shown
+        &self.display_url
     }
 
     pub(super) fn host(&self) -> (&str, u16) {
@@ -172,8 +172,12 @@ impl Target {
         self.tls.as_ref()
     }
 
-    pub(super) fn request(&self, event_type: EventType, body: bytes::Bytes) -> Request<Body> {
-        let mut request = Request::new(Body::new(body));
+    pub(super) fn build_request(
+        &self,
+        event_type: EventType,
+        body: bytes::Bytes,
+    ) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.paths[event_type.index()].clone();
         *request.headers_mut() = self.headers.clone();
@@ -185,24 +189,24 @@ impl Target {
 mod tests {
     use super::*;
 
-    fn request(target: &Target, event_type: EventType) -> Request<Body> {
-        target.request(event_type, bytes::Bytes::from_static(b"{}"))
+    fn request(target: &SendTarget, event_type: EventType) -> Request<RequestBody> {
+        target.build_request(event_type, bytes::Bytes::from_static(b"{}"))
     }
 
     #[test]
     fn one_url_or_one_a_type() {
-        let one = Target::parse("http://bridge:8080/v1/events?a=b").unwrap();
+        let one = SendTarget::parse("http://bridge:8080/v1/events?a=b").unwrap();
         let got = request(&one, EventType::Traffic);
         assert_eq!(got.uri(), "/v1/events?a=b");
         assert_eq!(got.headers()[HOST], "bridge:8080");
         assert_eq!(one.host(), ("bridge", 8080));
         assert_eq!(one.url(), "http://bridge:8080");
-        let each = Target::parse("http://[::1]/v1/events/{type}").unwrap();
+        let each = SendTarget::parse("http://[::1]/v1/events/{type}").unwrap();
         let got = request(&each, EventType::RoomOccupancy1Min);
         assert_eq!(got.uri(), "/v1/events/room_occupancy_1min");
         assert_eq!(each.host(), ("::1", 80));
         assert!(each.tls().is_none());
-        assert_eq!(Target::parse("http://h").unwrap().paths[0], "/");
+        assert_eq!(SendTarget::parse("http://h").unwrap().paths[0], "/");
     }
 
     #[test]
@@ -215,7 +219,7 @@ mod tests {
             ("http://u:p@bridge/", "--basic"),
             ("http://{type}.bridge/", "in the path only"),
         ] {
-            let problem = Target::parse(url).err().unwrap();
+            let problem = SendTarget::parse(url).err().unwrap();
             assert!(problem.contains(told), "{url}: {problem}");
         }
     }
@@ -223,9 +227,9 @@ mod tests {
     #[test]
     fn secrets_are_sent_and_not_shown() {
         let key = SecretString::from("s3cret");
-        let api_key = Credentials::api_key("X-Api-Key", &key).unwrap();
-        let basic = Credentials::basic("user", &key).unwrap();
-        let target = Target::parse("http://h/").unwrap();
+        let api_key = SenderCredentials::api_key("X-Api-Key", &key).unwrap();
+        let basic = SenderCredentials::basic("user", &key).unwrap();
+        let target = SendTarget::parse("http://h/").unwrap();
         let shown = format!("{api_key:?} {basic:?}");
         assert!(
             !shown.contains("s3cret") && !shown.contains("dXNlc"),
@@ -238,11 +242,11 @@ mod tests {
         assert_eq!(got.headers()["x-api-key"], "s3cret");
         let got = request(&target.with_credentials(basic), EventType::Traffic);
         assert_eq!(got.headers()[AUTHORIZATION], "Basic dXNlcjpzM2NyZXQ=");
-        let bad = Credentials::api_key("x", &SecretString::from("s3\ncret")).unwrap_err();
+        let bad = SenderCredentials::api_key("x", &SecretString::from("s3\ncret")).unwrap_err();
         assert!(!bad.contains("s3"), "{bad}");
-        assert!(Credentials::api_key("no name", &key).is_err());
+        assert!(SenderCredentials::api_key("no name", &key).is_err());
         for name in ["Host", "content-length", "Transfer-Encoding", "Connection"] {
-            let problem = Credentials::api_key(name, &key).unwrap_err();
+            let problem = SenderCredentials::api_key(name, &key).unwrap_err();
             assert!(problem.contains("set by the sender itself"), "{problem}");
         }
     }

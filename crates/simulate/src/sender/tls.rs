@@ -14,7 +14,7 @@ pub(super) fn system_roots() -> Arc<ClientConfig> {
     let read = || {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        config(roots)
+        client_config(roots)
     };
     Arc::clone(ROOTS.get_or_init(read))
 }
@@ -23,7 +23,7 @@ pub(super) fn system_roots() -> Arc<ClientConfig> {
 ///
 /// # Errors
 /// A sentence that names the file.
-pub fn roots_of(file: &Path) -> Result<Arc<ClientConfig>, String> {
+pub fn load_roots(file: &Path) -> Result<Arc<ClientConfig>, String> {
     let shown = file.display();
     let mut roots = RootCertStore::empty();
     let certificates =
@@ -38,11 +38,11 @@ pub fn roots_of(file: &Path) -> Result<Arc<ClientConfig>, String> {
         true => Err(format!(
             "{shown} holds no certificate in PEM (-----BEGIN CERTIFICATE-----)"
         )),
-        false => Ok(config(roots)),
+        false => Ok(client_config(roots)),
     }
 }
 
-fn config(roots: RootCertStore) -> Arc<ClientConfig> {
+fn client_config(roots: RootCertStore) -> Arc<ClientConfig> {
     let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .expect("the provider supports the default versions")
@@ -58,9 +58,9 @@ mod tests {
     #[test]
     fn a_file_without_certificates_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let problem = roots_of(file.path()).unwrap_err();
+        let problem = load_roots(file.path()).unwrap_err();
         assert!(problem.contains("holds no certificate"), "{problem}");
-        let problem = roots_of(Path::new("/nowhere.pem")).unwrap_err();
+        let problem = load_roots(Path::new("/nowhere.pem")).unwrap_err();
         assert!(
             problem.starts_with("/nowhere.pem cannot be read"),
             "{problem}"

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::target::Target;
+use super::target::SendTarget;
 
 pub(super) enum Wire {
     Plain(TcpStream),
@@ -17,7 +17,7 @@ pub(super) enum Wire {
 }
 
 impl Wire {
-    pub(super) async fn connect(target: &Target) -> io::Result<Self> {
+    pub(super) async fn connect(target: &SendTarget) -> io::Result<Self> {
         let stream = TcpStream::connect(target.host()).await?;
         // A request is one write; waiting for more to come would only delay it.
         stream.set_nodelay(true)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::vec::IntoIter;
 
-use crate::message::Delivery;
+use crate::message::PlannedDelivery;
 
 /// The width of a slot, as a power of two of milliseconds: small enough that a tick has several.
 const SLOT_BITS: u32 = 7;
@@ -15,16 +15,16 @@ const SLOT_BITS: u32 = 7;
 ///
 /// Invariant: nothing is put in that is due before what may have been given out already.
 #[derive(Debug, Default)]
-pub(super) struct Agenda {
-    waiting: BTreeMap<i64, Vec<Delivery>>,
-    ready: IntoIter<Delivery>,
+pub(super) struct DeliveryAgenda {
+    waiting: BTreeMap<i64, Vec<PlannedDelivery>>,
+    ready: IntoIter<PlannedDelivery>,
     /// Slots before this one are over.
     first_open: i64,
 }
 
-impl Agenda {
+impl DeliveryAgenda {
     /// Puts a delivery in. It is due no earlier than the moment up to which deliveries were asked for ([`Agenda::next_before`]).
-    pub(super) fn put(&mut self, delivery: Delivery) {
+    pub(super) fn push(&mut self, delivery: PlannedDelivery) {
         let slot = delivery.due_ms >> SLOT_BITS;
         debug_assert!(slot >= self.first_open, "due in a slot that is over");
         self.waiting
@@ -35,7 +35,7 @@ impl Agenda {
 
     /// The next delivery that is due before `until_ms`, rounded down to whole slots; `None` as long as there is none.
     /// `until_ms` never goes back, and nothing is put in afterwards that is due before it.
-    pub(super) fn next_before(&mut self, until_ms: i64) -> Option<Delivery> {
+    pub(super) fn next_before(&mut self, until_ms: i64) -> Option<PlannedDelivery> {
         if let Some(delivery) = self.ready.next() {
             return Some(delivery);
         }
@@ -45,19 +45,19 @@ impl Agenda {
             return None;
         }
         let slot = entry.remove();
-        self.begin(slot)
+        self.open_slot(slot)
     }
 
     /// The next delivery, whenever it is due.
-    pub(super) fn next(&mut self) -> Option<Delivery> {
+    pub(super) fn next(&mut self) -> Option<PlannedDelivery> {
         if let Some(delivery) = self.ready.next() {
             return Some(delivery);
         }
         let (_, slot) = self.waiting.pop_first()?;
-        self.begin(slot)
+        self.open_slot(slot)
     }
 
-    fn begin(&mut self, mut slot: Vec<Delivery>) -> Option<Delivery> {
+    fn open_slot(&mut self, mut slot: Vec<PlannedDelivery>) -> Option<PlannedDelivery> {
         slot.sort_by_key(|delivery| delivery.due_ms);
         self.ready = slot.into_iter();
         self.ready.next()
@@ -69,24 +69,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::{Computation, Data, Kind, Message, Place};
+    use crate::message::{CityMessage, CityPlace, Computation, DeliveryKind, MessageData};
     use butlr_event::EventType;
     use butlr_event::ksuid::Ksuid;
 
-    fn delivery(due_ms: i64, number: u32) -> Delivery {
-        let message = Message {
+    fn delivery(due_ms: i64, number: u32) -> PlannedDelivery {
+        let message = CityMessage {
             event_type: EventType::FloorOccupancy,
-            place: Place::Floor(0),
+            place: CityPlace::Floor(0),
             timestamp_ms: 0,
             computed_ms: 0,
             id: Ksuid::from_bytes([0; 20]),
-            data: Data::Occupancy(number),
+            data: MessageData::Occupancy(number),
             computation: Computation::First,
         };
-        Delivery {
+        PlannedDelivery {
             due_ms,
             message,
-            kind: Kind::First,
+            kind: DeliveryKind::First,
             fault: None,
         }
     }
@@ -100,7 +100,7 @@ mod tests {
                 0..30,
             ),
         ) {
-            let mut agenda = Agenda::default();
+            let mut agenda = DeliveryAgenda::default();
             let mut now_ms = 1_700_000_000_000;
             let mut expected = Vec::new();
             let mut out = Vec::new();
@@ -108,7 +108,7 @@ mod tests {
                 for delay in delays {
                     let delivery = delivery(now_ms + delay, expected.len() as u32);
                     expected.push(delivery.clone());
-                    agenda.put(delivery);
+                    agenda.push(delivery);
                 }
                 now_ms += tick_ms;
                 while let Some(delivery) = agenda.next_before(now_ms) {

@@ -6,12 +6,12 @@ use rand::{Rng, RngExt};
 use rand_pcg::Pcg64Mcg;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use crate::message::{Computation, Data, Fault, Kind, Message};
+use crate::message::{CityMessage, Computation, DeliveryKind, EventFault, MessageData};
 use butlr_event::ksuid::Ksuid;
 
 /// How often the sender does what it should not. Shares are of the messages computed, 0 to 1, each drawn by itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Behaviour {
+pub struct SenderBehaviour {
     /// Delivered once more, 1 to 20 s later.
     pub redelivered: f64,
     /// Delivered 1 to 10 min late.
@@ -30,19 +30,19 @@ pub struct Behaviour {
     /// Of occupancy: followed by one with another value, under an earlier id.
     pub stale: f64,
     /// Times in which a building's events pile up, to come in a burst then.
-    pub outages: Option<Outages>,
+    pub outages: Option<OutageSettings>,
 }
 
 /// How often a building's events pile up, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outages {
+pub struct OutageSettings {
     /// The mean time from one to the next.
     pub every: Duration,
     /// How long one lasts on average: from half to one and a half of it.
     pub length: Duration,
 }
 
-impl Default for Outages {
+impl Default for OutageSettings {
     fn default() -> Self {
         Self {
             every: Duration::from_secs(3600),
@@ -51,7 +51,7 @@ impl Default for Outages {
     }
 }
 
-impl Default for Behaviour {
+impl Default for SenderBehaviour {
     fn default() -> Self {
         Self {
             redelivered: 0.005,
@@ -62,12 +62,12 @@ impl Default for Behaviour {
             repeated: 0.0,
             corrected: 0.0,
             stale: 0.0,
-            outages: Some(Outages::default()),
+            outages: Some(OutageSettings::default()),
         }
     }
 }
 
-impl Behaviour {
+impl SenderBehaviour {
     /// A sender that delivers each message once, and at once.
     pub fn plain() -> Self {
         Self {
@@ -84,14 +84,14 @@ impl Behaviour {
     }
 
     /// What becomes of `message`: decided by its id and the seed alone, so that no quirk depends on another message.
-    pub(super) fn fate(&self, seed: u64, message: &Message) -> Fate {
+    pub(super) fn draw_plan(&self, seed: u64, message: &CityMessage) -> DeliveryPlan {
         let mut random = Pcg64Mcg::new(xxh3_128_with_seed(message.id.as_bytes(), seed));
-        let mut drawn = |share: f64| random.random::<f64>() < share;
+        let mut draw = |share: f64| random.random::<f64>() < share;
         let [late, shuffled, redelivered, invalid] = [
-            drawn(self.late),
-            drawn(self.shuffled),
-            drawn(self.redelivered),
-            drawn(self.invalid),
+            draw(self.late),
+            draw(self.shuffled),
+            draw(self.redelivered),
+            draw(self.invalid),
         ];
         let mut delay_ms = random.random_range(TRANSIT_MS);
         if late {
@@ -99,40 +99,45 @@ impl Behaviour {
         } else if shuffled {
             delay_ms += random.random_range(SHUFFLED_MS);
         }
-        Fate {
+        DeliveryPlan {
             late,
             delay_ms,
-            again_after_ms: redelivered.then(|| random.random_range(REDELIVERY_MS)),
+            redelivery_after_ms: redelivered.then(|| random.random_range(REDELIVERY_MS)),
             invalid: invalid.then(|| {
                 let mut payload = [0; 16];
                 random.fill_bytes(&mut payload);
-                let fault = Fault::ALL[random.random_range(0..Fault::ALL.len())];
+                let fault = EventFault::ALL[random.random_range(0..EventFault::ALL.len())];
                 (fault, Ksuid::new(message.computed_ms, payload))
             }),
         }
     }
 
     /// Whether `message` is delivered twice at the same moment.
-    pub(super) fn overlaps(&self, seed: u64, message: &Message) -> bool {
-        self.overlapping > 0.0 && dice(seed, OVERLAP, message).random::<f64>() < self.overlapping
+    pub(super) fn is_overlapping(&self, seed: u64, message: &CityMessage) -> bool {
+        self.overlapping > 0.0
+            && quirk_rng(seed, OVERLAP_SALT, message).random::<f64>() < self.overlapping
     }
 
     /// What follows `message` about the same reading: in which order, and so long after it. Each is computed as long after
     /// it, but for stale ones, which were computed before it.
-    pub(super) fn companions(&self, seed: u64, message: &Message) -> Vec<Companion> {
-        let Data::Occupancy(people) = message.data else {
+    pub(super) fn draw_companions(
+        &self,
+        seed: u64,
+        message: &CityMessage,
+    ) -> Vec<CompanionMessage> {
+        let MessageData::Occupancy(people) = message.data else {
             return Vec::new();
         };
         if self.repeated + self.corrected + self.stale == 0.0 {
             return Vec::new();
         }
-        let mut random = dice(seed, COMPANIONS, message);
-        let mut drawn = |share: f64| random.random::<f64>() < share;
-        let repeated = drawn(self.repeated);
+        let mut random = quirk_rng(seed, COMPANIONS_SALT, message);
+        let mut draw = |share: f64| random.random::<f64>() < share;
+        let repeated = draw(self.repeated);
         // Each comes with a quarter of one that goes back.
-        let corrected = drawn(self.corrected * CORRECTED_ONCE);
-        let (back, fewer) = (drawn(BACK), drawn(0.5));
-        let stale = drawn(self.stale);
+        let corrected = draw(self.corrected * PLAIN_CORRECTION_SHARE);
+        let (back, fewer) = (draw(REVERSAL_SHARE), draw(0.5));
+        let stale = draw(self.stale);
         let other = match people {
             1.. if fewer => people - 1,
             _ => people + 1,
@@ -140,29 +145,36 @@ impl Behaviour {
         // Neither what is there nor what it may have been corrected to.
         let before = people + 2;
         let all = [
-            (repeated, Kind::Repeat, people, REPEAT_MS),
-            (corrected, Kind::Revision, other, CORRECTION_MS),
-            (corrected && back, Kind::Revision, people, BACK_MS),
-            (stale, Kind::Stale, before, STALE_MS),
+            (repeated, DeliveryKind::Repeat, people, REPEAT_MS),
+            (corrected, DeliveryKind::Revision, other, CORRECTION_MS),
+            (
+                corrected && back,
+                DeliveryKind::Revision,
+                people,
+                REVERSAL_MS,
+            ),
+            (stale, DeliveryKind::Stale, before, STALE_MS),
         ];
         let happen = all.into_iter().filter(|(happens, ..)| *happens);
-        let companion = |(_, kind, people, after_ms): (bool, Kind, u32, Range)| {
+        let companion = |(_, kind, people, after_ms): (bool, DeliveryKind, u32, MsRange)| {
             let after_ms = random.random_range(after_ms);
             let (since_ms, computation) = match kind {
-                Kind::Stale => (-random.random_range(STALE_SINCE_MS), Computation::Revision),
-                Kind::Repeat => (after_ms, Computation::Repeat),
+                DeliveryKind::Stale => {
+                    (-random.random_range(STALE_SINCE_MS), Computation::Revision)
+                }
+                DeliveryKind::Repeat => (after_ms, Computation::Repeat),
                 _ => (after_ms, Computation::Revision),
             };
             let mut payload = [0; 16];
             random.fill_bytes(&mut payload);
             let computed_ms = message.computed_ms + since_ms;
-            Companion {
+            CompanionMessage {
                 after_ms,
                 kind,
-                message: Message {
+                message: CityMessage {
                     computed_ms,
                     id: Ksuid::new(computed_ms, payload),
-                    data: Data::Occupancy(people),
+                    data: MessageData::Occupancy(people),
                     computation,
                     ..message.clone()
                 },
@@ -173,28 +185,28 @@ impl Behaviour {
 }
 
 /// Draws of their own, so that they change nothing about the others.
-fn dice(seed: u64, about: u64, message: &Message) -> Pcg64Mcg {
+fn quirk_rng(seed: u64, about: u64, message: &CityMessage) -> Pcg64Mcg {
     let seed = seed ^ about;
     Pcg64Mcg::new(xxh3_128_with_seed(message.id.as_bytes(), seed))
 }
 
-const OVERLAP: u64 = 0x6f76_6572_6c61_7073;
-const COMPANIONS: u64 = 0x636f_6d70_616e_696f;
+const OVERLAP_SALT: u64 = 0x6f76_6572_6c61_7073;
+const COMPANIONS_SALT: u64 = 0x636f_6d70_616e_696f;
 
-type Range = std::ops::RangeInclusive<i64>;
+type MsRange = std::ops::RangeInclusive<i64>;
 
 /// From a message to what follows it: one after the other, and always by another second of their ids.
-const REPEAT_MS: Range = 1_000..=3_000;
-const CORRECTION_MS: Range = 4_000..=8_000;
-const BACK_MS: Range = 9_000..=12_000;
-const STALE_MS: Range = 13_000..=20_000;
+const REPEAT_MS: MsRange = 1_000..=3_000;
+const CORRECTION_MS: MsRange = 4_000..=8_000;
+const REVERSAL_MS: MsRange = 9_000..=12_000;
+const STALE_MS: MsRange = 13_000..=20_000;
 /// From the computation of a stale one to that of the message that it follows.
-const STALE_SINCE_MS: Range = 1_000..=20_000;
+const STALE_SINCE_MS: MsRange = 1_000..=20_000;
 
 /// Of the corrections those that do not go back.
-const CORRECTED_ONCE: f64 = 0.8;
+const PLAIN_CORRECTION_SHARE: f64 = 0.8;
 /// Of those how many are followed by one that goes back.
-const BACK: f64 = 0.25;
+const REVERSAL_SHARE: f64 = 0.25;
 
 /// From the computation to the first try.
 const TRANSIT_MS: std::ops::RangeInclusive<i64> = 100..=400;
@@ -207,64 +219,64 @@ const REDELIVERY_MS: std::ops::RangeInclusive<i64> = 1_000..=20_000;
 
 /// A further message about the same reading.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Companion {
+pub(super) struct CompanionMessage {
     /// From the delivery of what it follows to its own.
     pub(super) after_ms: i64,
     /// What it is to what it follows.
-    pub(super) kind: Kind,
+    pub(super) kind: DeliveryKind,
     /// What it is.
-    pub(super) message: Message,
+    pub(super) message: CityMessage,
 }
 
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Fate {
+pub(super) struct DeliveryPlan {
     /// Whether it is minutes late.
     pub(super) late: bool,
     /// From its computation to its delivery.
     pub(super) delay_ms: i64,
     /// From its delivery to that of a copy, where there is one.
-    pub(super) again_after_ms: Option<i64>,
+    pub(super) redelivery_after_ms: Option<i64>,
     /// What is wrong with the additional copy, where there is one, and that one's id.
-    pub(super) invalid: Option<(Fault, Ksuid)>,
+    pub(super) invalid: Option<(EventFault, Ksuid)>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Computation, Data, Place};
+    use crate::message::{CityPlace, Computation, MessageData};
     use butlr_event::EventType;
 
     /// Runs are compared across releases, so what a seed means must not change, say, with a library's version.
     #[test]
     fn a_seed_means_the_same_for_ever() {
         let id = Ksuid::parse("0ujtsYcgvSTl8PAuAdqWYSMnLOv").unwrap();
-        let message = Message {
+        let message = CityMessage {
             event_type: EventType::RoomOccupancy,
-            place: Place::Room(0),
+            place: CityPlace::Room(0),
             timestamp_ms: 1_507_608_000_000,
             computed_ms: 1_507_608_047_500,
             id,
-            data: Data::Occupancy(3),
+            data: MessageData::Occupancy(3),
             computation: Computation::First,
         };
-        let always = Behaviour {
+        let always = SenderBehaviour {
             redelivered: 1.0,
             late: 1.0,
             shuffled: 1.0,
             invalid: 1.0,
-            ..Behaviour::plain()
+            ..SenderBehaviour::plain()
         };
-        let fate = always.fate(1, &message);
+        let fate = always.draw_plan(1, &message);
         let (fault, copy) = fate.invalid.unwrap();
         assert_eq!(
-            (fate.late, fate.delay_ms, fate.again_after_ms, fault),
-            (true, 579_271, Some(10_860), Fault::UnknownType)
+            (fate.late, fate.delay_ms, fate.redelivery_after_ms, fault),
+            (true, 579_271, Some(10_860), EventFault::UnknownType)
         );
         assert_eq!(copy.to_string(), "0ujtsVll0yB0YfamJhJiUnVKJny");
-        let never = Behaviour::plain().fate(1, &message);
+        let never = SenderBehaviour::plain().draw_plan(1, &message);
         assert_eq!(
-            (never.late, never.again_after_ms, never.invalid),
+            (never.late, never.redelivery_after_ms, never.invalid),
             (false, None, None)
         );
         assert!(TRANSIT_MS.contains(&never.delay_ms));
@@ -272,57 +284,60 @@ mod tests {
 
     #[test]
     fn what_a_seed_means_for_companions_stays_the_same() {
-        let message = Message {
+        let message = CityMessage {
             event_type: EventType::RoomOccupancy,
-            place: Place::Room(0),
+            place: CityPlace::Room(0),
             timestamp_ms: 1_507_608_000_000,
             computed_ms: 1_507_608_047_500,
             id: Ksuid::parse("0ujtsYcgvSTl8PAuAdqWYSMnLOv").unwrap(),
-            data: Data::Occupancy(3),
+            data: MessageData::Occupancy(3),
             computation: Computation::First,
         };
-        let always = Behaviour {
+        let always = SenderBehaviour {
             repeated: 1.0,
             corrected: 1.0,
             stale: 1.0,
-            ..Behaviour::plain()
+            ..SenderBehaviour::plain()
         };
-        let companions = (1..).map(|seed| always.companions(seed, &message));
+        let companions = (1..).map(|seed| always.draw_companions(seed, &message));
         let all = companions.into_iter().find(|all| all.len() == 4).unwrap();
-        let told: Vec<_> = all
+        let companion_values: Vec<_> = all
             .iter()
             .map(|c| (c.kind, c.message.data.clone()))
             .collect();
-        let [other] = [&told[1].1].map(|data| match data {
-            Data::Occupancy(n @ (2 | 4)) => *n,
+        let [other] = [&companion_values[1].1].map(|data| match data {
+            MessageData::Occupancy(n @ (2 | 4)) => *n,
             other => panic!("{other:?}"),
         });
         let expected = [
-            (Kind::Repeat, 3),
-            (Kind::Revision, other),
-            (Kind::Revision, 3),
-            (Kind::Stale, 5),
+            (DeliveryKind::Repeat, 3),
+            (DeliveryKind::Revision, other),
+            (DeliveryKind::Revision, 3),
+            (DeliveryKind::Stale, 5),
         ];
-        assert_eq!(told, expected.map(|(kind, n)| (kind, Data::Occupancy(n))));
+        assert_eq!(
+            companion_values,
+            expected.map(|(kind, n)| (kind, MessageData::Occupancy(n)))
+        );
         assert!(all.is_sorted_by_key(|c| c.after_ms));
         let seconds: Vec<_> = all.iter().map(|c| c.message.id.seconds()).collect();
         assert!(seconds[..3].is_sorted_by(|a, b| a < b), "{seconds:?}");
         assert!(message.id.seconds() < seconds[0]);
         assert!(seconds[3] < message.id.seconds(), "{seconds:?}");
-        let empty = Message {
-            data: Data::Occupancy(0),
+        let empty = CityMessage {
+            data: MessageData::Occupancy(0),
             ..message.clone()
         };
         for seed in 0..100 {
-            let all = always.companions(seed, &empty);
-            if let Some(correction) = all.iter().find(|c| c.kind == Kind::Revision) {
-                assert_eq!(correction.message.data, Data::Occupancy(1));
+            let all = always.draw_companions(seed, &empty);
+            if let Some(correction) = all.iter().find(|c| c.kind == DeliveryKind::Revision) {
+                assert_eq!(correction.message.data, MessageData::Occupancy(1));
             }
         }
-        let motion = Message {
-            data: Data::None,
+        let motion = CityMessage {
+            data: MessageData::None,
             ..message
         };
-        assert_eq!(always.companions(1, &motion), []);
+        assert_eq!(always.draw_companions(1, &motion), []);
     }
 }

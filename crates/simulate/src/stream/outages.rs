@@ -6,18 +6,18 @@ use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use super::behaviour::Outages;
+use super::behaviour::OutageSettings;
 
 /// The outages of each building: each has its own, decided by the seed and the building alone.
 #[derive(Debug)]
-pub(super) struct Calendar {
-    lengths: Lengths,
-    buildings: Vec<Building>,
+pub(super) struct OutageCalendar {
+    lengths: OutageRanges,
+    buildings: Vec<BuildingOutage>,
 }
 
 /// What is drawn from, in milliseconds.
 #[derive(Clone, Debug)]
-struct Lengths {
+struct OutageRanges {
     /// From the end of an outage to the next one: up to twice the mean.
     gap: RangeInclusive<i64>,
     outage: RangeInclusive<i64>,
@@ -25,31 +25,31 @@ struct Lengths {
 
 /// A building's outage: the one under way or the next.
 #[derive(Debug)]
-struct Building {
+struct BuildingOutage {
     random: Pcg64Mcg,
     from_ms: i64,
     until_ms: i64,
 }
 
-impl Calendar {
+impl OutageCalendar {
     /// The outages from `start_ms` on.
-    pub(super) fn new(buildings: usize, seed: u64, start_ms: i64, habit: Outages) -> Self {
+    pub(super) fn new(buildings: usize, seed: u64, start_ms: i64, habit: OutageSettings) -> Self {
         // So that adding them to a moment of this or any near age does not overflow.
         let ms = |ms: u128| i64::try_from(ms).unwrap_or(i64::MAX).min(i64::MAX / 4);
         let (every, length) = (habit.every.as_millis(), habit.length.as_millis().max(1));
-        let lengths = Lengths {
+        let lengths = OutageRanges {
             gap: 0..=ms(every.saturating_mul(2)),
             outage: ms(length.div_ceil(2))..=ms(length.saturating_mul(3) / 2),
         };
         let buildings = (0..buildings as u64)
             .map(|number| {
                 let state = xxh3_128_with_seed(&number.to_le_bytes(), seed);
-                let mut building = Building {
+                let mut building = BuildingOutage {
                     random: Pcg64Mcg::new(state),
                     from_ms: start_ms,
                     until_ms: start_ms,
                 };
-                building.next(&lengths);
+                building.advance(&lengths);
                 building
             })
             .collect();
@@ -57,17 +57,17 @@ impl Calendar {
     }
 
     /// The end of the outage that `building` has at `now_ms`, if it has one. `now_ms` never goes back.
-    pub(super) fn end_at(&mut self, building: u32, now_ms: i64) -> Option<i64> {
+    pub(super) fn outage_end(&mut self, building: u32, now_ms: i64) -> Option<i64> {
         let building = &mut self.buildings[building as usize];
         while building.until_ms <= now_ms {
-            building.next(&self.lengths);
+            building.advance(&self.lengths);
         }
         (building.from_ms <= now_ms).then_some(building.until_ms)
     }
 }
 
-impl Building {
-    fn next(&mut self, lengths: &Lengths) {
+impl BuildingOutage {
+    fn advance(&mut self, lengths: &OutageRanges) {
         let mut drawn = |range: &RangeInclusive<i64>| self.random.random_range(range.clone());
         let gap = drawn(&lengths.gap);
         let outage = drawn(&lengths.outage);
@@ -86,10 +86,10 @@ mod tests {
     const START: i64 = 1_700_000_000_000;
 
     /// The building's outages within a week, as (from, until).
-    fn week(outages: &mut Calendar, building: u32) -> Vec<(i64, i64)> {
+    fn collect_week(outages: &mut OutageCalendar, building: u32) -> Vec<(i64, i64)> {
         let mut all: Vec<(i64, i64)> = Vec::new();
         for now in (START..START + 7 * 24 * 60 * MINUTE).step_by(500) {
-            if let Some(until) = outages.end_at(building, now) {
+            if let Some(until) = outages.outage_end(building, now) {
                 assert!(until > now);
                 if all.last().is_none_or(|last| last.1 != until) {
                     all.push((now, until));
@@ -99,16 +99,16 @@ mod tests {
         all
     }
 
-    fn outages(buildings: usize, seed: u64, every: Duration, length: Duration) -> Calendar {
-        Calendar::new(buildings, seed, START, Outages { every, length })
+    fn outages(buildings: usize, seed: u64, every: Duration, length: Duration) -> OutageCalendar {
+        OutageCalendar::new(buildings, seed, START, OutageSettings { every, length })
     }
 
     #[test]
     fn each_building_has_its_own_and_the_mean_is_kept() {
-        let begin = || Calendar::new(8, 7, START, Outages::default());
+        let begin = || OutageCalendar::new(8, 7, START, OutageSettings::default());
         let mut outages = begin();
         let all: Vec<_> = (0..8)
-            .map(|building| week(&mut outages, building))
+            .map(|building| collect_week(&mut outages, building))
             .collect();
         for (number, windows) in all.iter().enumerate() {
             for (from, until) in windows {
@@ -120,26 +120,26 @@ mod tests {
         let mean = all.iter().map(Vec::len).sum::<usize>() as f64 / 8.0;
         assert!((140.0..190.0).contains(&mean), "{mean}");
         // The same again, whatever else was asked for in between.
-        assert_eq!(week(&mut begin(), 5), all[5]);
+        assert_eq!(collect_week(&mut begin(), 5), all[5]);
     }
 
     #[test]
     fn the_shortest_and_the_longest_mean() {
-        let usual = Outages::default().length;
+        let usual = OutageSettings::default().length;
         let mut always = outages(1, 1, Duration::ZERO, usual);
-        assert!(week(&mut always, 0).len() > 10_000);
+        assert!(collect_week(&mut always, 0).len() > 10_000);
         let mut never = outages(1, 1, Duration::MAX, Duration::MAX);
-        assert_eq!(week(&mut never, 0), []);
+        assert_eq!(collect_week(&mut never, 0), []);
         let mut for_ever = outages(1, 1, Duration::ZERO, Duration::MAX);
-        assert_eq!(week(&mut for_ever, 0).len(), 1);
+        assert_eq!(collect_week(&mut for_ever, 0).len(), 1);
         // Ends at all.
-        outages(1, 1, Duration::ZERO, Duration::ZERO).end_at(0, START + MINUTE);
+        outages(1, 1, Duration::ZERO, Duration::ZERO).outage_end(0, START + MINUTE);
     }
 
     #[test]
     fn they_last_as_long_as_is_asked_for() {
         let length = Duration::from_secs(1200);
-        let all = week(&mut outages(1, 3, Duration::from_secs(3600), length), 0);
+        let all = collect_week(&mut outages(1, 3, Duration::from_secs(3600), length), 0);
         let lengths: Vec<_> = all.iter().map(|(from, until)| until - from).collect();
         assert!((90..160).contains(&all.len()), "{}", all.len());
         let range = 10 * MINUTE - 500..=30 * MINUTE;

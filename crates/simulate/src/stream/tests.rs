@@ -3,25 +3,25 @@ use std::time::Duration;
 
 use super::*;
 use crate::city::plan::Floor;
-use crate::city::{Habits, Size};
-use crate::message::{Data, Fault};
+use crate::city::{CityBehaviour, CitySize};
+use crate::message::{EventFault, MessageData};
 use butlr_event::ksuid::Ksuid;
 
 const START: i64 = 1_727_690_400_000;
 const SEED: u64 = 11;
 
-fn life() -> Life {
-    let size = Size {
+fn new_city() -> CitySimulation {
+    let size = CitySize {
         rooms: 60,
         sensors: Some(20),
     };
-    let plan = Arc::new(Plan::grow(SEED, size));
-    Life::begin(plan, SEED, START, Habits::default())
+    let plan = Arc::new(CityPlan::generate(SEED, size));
+    CitySimulation::new(plan, SEED, START, CityBehaviour::default())
 }
 
 /// What is computed until `until_ms`, by id.
-fn computed(until_ms: i64) -> HashMap<Ksuid, Message> {
-    let mut life = life();
+fn compute_messages(until_ms: i64) -> HashMap<Ksuid, CityMessage> {
+    let mut life = new_city();
     let mut messages = Vec::new();
     while life.now_ms() < until_ms {
         life.advance(&mut messages);
@@ -36,8 +36,8 @@ fn computed(until_ms: i64) -> HashMap<Ksuid, Message> {
 }
 
 /// All deliveries of the first `minutes`, and how far the clock was at the end.
-fn delivered(behaviour: Behaviour, minutes: i64) -> (Vec<Delivery>, i64) {
-    let mut stream = Stream::new(life(), SEED, behaviour);
+fn collect_deliveries(behaviour: SenderBehaviour, minutes: i64) -> (Vec<PlannedDelivery>, i64) {
+    let mut stream = DeliveryStream::new(new_city(), SEED, behaviour);
     let mut deliveries = Vec::new();
     while stream.now_ms() < START + minutes * 60_000 {
         deliveries.push(stream.next().expect("a stream is endless"));
@@ -49,37 +49,37 @@ fn delivered(behaviour: Behaviour, minutes: i64) -> (Vec<Delivery>, i64) {
     (deliveries, stream.now_ms())
 }
 
-fn lively() -> Behaviour {
-    Behaviour {
+fn lively_behaviour() -> SenderBehaviour {
+    SenderBehaviour {
         redelivered: 0.05,
         late: 0.05,
         shuffled: 0.1,
         invalid: 0.05,
-        outages: Some(Outages {
+        outages: Some(OutageSettings {
             every: Duration::from_secs(300),
-            ..Outages::default()
+            ..OutageSettings::default()
         }),
-        ..Behaviour::plain()
+        ..SenderBehaviour::plain()
     }
 }
 
-fn told_by(computation: Computation) -> Kind {
+fn kind_of(computation: Computation) -> DeliveryKind {
     match computation {
-        Computation::First => Kind::First,
-        Computation::Repeat => Kind::Repeat,
-        Computation::Revision => Kind::Revision,
+        Computation::First => DeliveryKind::First,
+        Computation::Repeat => DeliveryKind::Repeat,
+        Computation::Revision => DeliveryKind::Revision,
     }
 }
 
 #[test]
 fn a_plain_sender_delivers_each_message_once_and_at_once() {
-    let (deliveries, now_ms) = delivered(Behaviour::plain(), 10);
-    let mut computed = computed(now_ms);
+    let (deliveries, now_ms) = collect_deliveries(SenderBehaviour::plain(), 10);
+    let mut computed = compute_messages(now_ms);
     assert!(deliveries.is_sorted_by_key(|delivery| delivery.due_ms));
     for delivery in deliveries {
         let message = computed.remove(&delivery.message.id);
         assert_eq!(message.as_ref(), Some(&delivery.message));
-        assert_eq!(delivery.kind, told_by(delivery.message.computation));
+        assert_eq!(delivery.kind, kind_of(delivery.message.computation));
         assert_eq!(delivery.fault, None);
         let delay = delivery.due_ms - delivery.message.computed_ms;
         assert!((100..=400).contains(&delay) || delivery.due_ms == now_ms);
@@ -89,10 +89,10 @@ fn a_plain_sender_delivers_each_message_once_and_at_once() {
 
 #[test]
 fn whatever_happens_on_the_way_nothing_is_lost_and_nothing_made_up() {
-    let (deliveries, now_ms) = delivered(lively(), 20);
-    let mut computed = computed(now_ms);
+    let (deliveries, now_ms) = collect_deliveries(lively_behaviour(), 20);
+    let mut computed = compute_messages(now_ms);
     assert!(deliveries.is_sorted_by_key(|delivery| delivery.due_ms));
-    let mut seen: HashMap<Ksuid, Delivery> = HashMap::new();
+    let mut seen: HashMap<Ksuid, PlannedDelivery> = HashMap::new();
     let mut copies = 0;
     let mut invalid = 0;
     for delivery in deliveries {
@@ -100,13 +100,13 @@ fn whatever_happens_on_the_way_nothing_is_lost_and_nothing_made_up() {
         assert!(delivery.due_ms >= delivery.message.computed_ms);
         assert_eq!(id.seconds(), delivery.message.computed_ms.div_euclid(1000));
         match delivery.kind {
-            Kind::Invalid => {
+            DeliveryKind::Invalid => {
                 assert!(delivery.fault.is_some());
                 assert!(!computed.contains_key(&id) && !seen.contains_key(&id));
                 invalid += 1;
                 continue;
             }
-            Kind::Redelivery => {
+            DeliveryKind::Redelivery => {
                 let first = &seen[&id];
                 assert_eq!(first.message, delivery.message);
                 let after = delivery.due_ms - first.due_ms;
@@ -117,8 +117,8 @@ fn whatever_happens_on_the_way_nothing_is_lost_and_nothing_made_up() {
                 assert_eq!(computed.remove(&id).as_ref(), Some(&delivery.message));
                 let late = delivery.due_ms - delivery.message.computed_ms > 60_000;
                 match kind {
-                    Kind::Late => assert!(late || delivery.due_ms == now_ms),
-                    told => assert!(!late && told == told_by(delivery.message.computation)),
+                    DeliveryKind::Late => assert!(late || delivery.due_ms == now_ms),
+                    told => assert!(!late && told == kind_of(delivery.message.computation)),
                 }
                 seen.insert(id, delivery.clone());
             }
@@ -131,50 +131,61 @@ fn whatever_happens_on_the_way_nothing_is_lost_and_nothing_made_up() {
 
 #[test]
 fn quirks_are_as_frequent_as_asked_for() {
-    let behaviour = Behaviour {
+    let behaviour = SenderBehaviour {
         outages: None,
-        ..lively()
+        ..lively_behaviour()
     };
-    let (deliveries, now_ms) = delivered(behaviour, 20);
+    let (deliveries, now_ms) = collect_deliveries(behaviour, 20);
     // After the end, what waits is not as late as it would have been.
     let own: Vec<_> = deliveries
         .iter()
-        .filter(|delivery| !matches!(delivery.kind, Kind::Redelivery | Kind::Invalid))
+        .filter(|delivery| {
+            !matches!(
+                delivery.kind,
+                DeliveryKind::Redelivery | DeliveryKind::Invalid
+            )
+        })
         .collect();
-    let share = |of: &dyn Fn(&Delivery) -> bool| {
+    let share = |of: &dyn Fn(&PlannedDelivery) -> bool| {
         deliveries.iter().filter(|delivery| of(delivery)).count() as f64 / own.len() as f64
     };
-    let waited = |delivery: &Delivery| delivery.due_ms - delivery.message.computed_ms;
+    let waited = |delivery: &PlannedDelivery| delivery.due_ms - delivery.message.computed_ms;
     let close = |share: f64, expected: f64| {
         assert!(
             (share / expected - 1.0).abs() < 0.15,
             "{share} is not {expected}"
         );
     };
-    close(share(&|delivery| delivery.kind == Kind::Redelivery), 0.05);
-    close(share(&|delivery| delivery.kind == Kind::Invalid), 0.05);
-    close(share(&|delivery| delivery.kind == Kind::Late), 0.05);
+    close(
+        share(&|delivery| delivery.kind == DeliveryKind::Redelivery),
+        0.05,
+    );
+    close(
+        share(&|delivery| delivery.kind == DeliveryKind::Invalid),
+        0.05,
+    );
+    close(share(&|delivery| delivery.kind == DeliveryKind::Late), 0.05);
     // Of the shuffled, 94 % wait longer than what is usual (from 400 ms on).
     let shuffled = own
         .iter()
-        .filter(|delivery| delivery.kind != Kind::Late && waited(delivery) > 400);
+        .filter(|delivery| delivery.kind != DeliveryKind::Late && waited(delivery) > 400);
     close(
         shuffled.count() as f64 / own.len() as f64,
         0.1 * 0.95 * 0.97,
     );
     for delivery in &own {
         let range = match delivery.kind {
-            Kind::Late => 60_100..=600_400,
+            DeliveryKind::Late => 60_100..=600_400,
             _ => 100..=5_400,
         };
         assert!(range.contains(&waited(delivery)) || delivery.due_ms == now_ms);
     }
     for fault in [
-        Fault::NewerVersion,
-        Fault::UnknownType,
-        Fault::CutOff,
-        Fault::NoSpace,
-        Fault::WrongTimestamp,
+        EventFault::NewerVersion,
+        EventFault::UnknownType,
+        EventFault::CutOff,
+        EventFault::NoSpace,
+        EventFault::WrongTimestamp,
     ] {
         let share = share(&|delivery| delivery.fault == Some(fault));
         assert!((0.008..0.012).contains(&share), "{fault:?}: {share}");
@@ -182,15 +193,15 @@ fn quirks_are_as_frequent_as_asked_for() {
 }
 
 /// The building that a place is in, looked for from above.
-fn home(plan: &Plan, place: Place) -> usize {
+fn building_index(plan: &CityPlan, place: CityPlace) -> usize {
     let is_in = |floor: u32| {
         let Floor { rooms, door, .. } = &plan.floors[floor as usize];
         let mut each = plan.rooms[rooms.start as usize..rooms.end as usize].iter();
         match place {
-            Place::Floor(it) => it == floor,
-            Place::Room(it) => rooms.contains(&it),
-            Place::Zone(it) => each.any(|room| room.zones.contains(&it)),
-            Place::Sensor(it) => {
+            CityPlace::Floor(it) => it == floor,
+            CityPlace::Room(it) => rooms.contains(&it),
+            CityPlace::Zone(it) => each.any(|room| room.zones.contains(&it)),
+            CityPlace::Sensor(it) => {
                 it == *door || each.any(|room| it == room.door || room.sensors.contains(&it))
             }
         }
@@ -202,22 +213,22 @@ fn home(plan: &Plan, place: Place) -> usize {
 
 #[test]
 fn after_an_outage_of_a_building_its_messages_come_at_once_and_in_order() {
-    let behaviour = Behaviour {
-        outages: Some(Outages {
+    let behaviour = SenderBehaviour {
+        outages: Some(OutageSettings {
             every: Duration::from_secs(240),
-            ..Outages::default()
+            ..OutageSettings::default()
         }),
-        ..Behaviour::plain()
+        ..SenderBehaviour::plain()
     };
-    let (deliveries, now_ms) = delivered(behaviour, 20);
-    let plan = life().plan().clone();
+    let (deliveries, now_ms) = collect_deliveries(behaviour, 20);
+    let plan = new_city().plan().clone();
     assert!(plan.buildings.len() > 1);
     // By building and moment: what was held back until then.
     let mut held: HashMap<(usize, i64), Vec<i64>> = HashMap::new();
     for delivery in &deliveries {
         let waited = delivery.due_ms - delivery.message.computed_ms;
         if waited > 400 {
-            let building = home(&plan, delivery.message.place);
+            let building = building_index(&plan, delivery.message.place);
             let outage = held.entry((building, delivery.due_ms)).or_default();
             outage.push(delivery.message.computed_ms);
         }
@@ -229,7 +240,7 @@ fn after_an_outage_of_a_building_its_messages_come_at_once_and_in_order() {
         // Nothing of the building slipped out in between, beside what had been computed before.
         for delivery in &deliveries {
             let during = (computed_ms[0]..until_ms).contains(&delivery.message.computed_ms);
-            if during && home(&plan, delivery.message.place) == building {
+            if during && building_index(&plan, delivery.message.place) == building {
                 assert_eq!(delivery.due_ms, until_ms);
             }
         }
@@ -239,29 +250,31 @@ fn after_an_outage_of_a_building_its_messages_come_at_once_and_in_order() {
 
 #[test]
 fn the_same_seed_delivers_the_same_and_another_does_not() {
-    let first: Vec<_> = Stream::new(life(), SEED, lively()).take(20_000).collect();
-    let again = Stream::new(life(), SEED, lively()).take(20_000);
+    let first: Vec<_> = DeliveryStream::new(new_city(), SEED, lively_behaviour())
+        .take(20_000)
+        .collect();
+    let again = DeliveryStream::new(new_city(), SEED, lively_behaviour()).take(20_000);
     assert!(first.iter().cloned().eq(again));
-    let other = Stream::new(life(), SEED + 1, lively()).take(20_000);
+    let other = DeliveryStream::new(new_city(), SEED + 1, lively_behaviour()).take(20_000);
     assert!(!first.into_iter().eq(other));
 }
 
 #[test]
 fn one_quirk_does_not_change_another() {
     let with = |behaviour| {
-        let (deliveries, _) = delivered(behaviour, 5);
+        let (deliveries, _) = collect_deliveries(behaviour, 5);
         let late = deliveries
             .into_iter()
-            .filter(|delivery| delivery.kind == Kind::Late);
+            .filter(|delivery| delivery.kind == DeliveryKind::Late);
         let mut late: Vec<_> = late.map(|delivery| delivery.message.id).collect();
         late.sort();
         late
     };
-    let late = Behaviour {
+    let late = SenderBehaviour {
         late: 0.02,
-        ..Behaviour::plain()
+        ..SenderBehaviour::plain()
     };
-    let more = Behaviour {
+    let more = SenderBehaviour {
         redelivered: 0.1,
         shuffled: 0.1,
         invalid: 0.1,
@@ -272,8 +285,8 @@ fn one_quirk_does_not_change_another() {
 
 #[test]
 fn the_clock_is_not_driven_further_than_asked() {
-    let mut all = Stream::new(life(), SEED, lively());
-    let mut stream = Stream::new(life(), SEED, lively());
+    let mut all = DeliveryStream::new(new_city(), SEED, lively_behaviour());
+    let mut stream = DeliveryStream::new(new_city(), SEED, lively_behaviour());
     assert_eq!(stream.next_until(START), None);
     assert_eq!(stream.now_ms(), START);
     for until_ms in (START..START + 30_000).step_by(700) {
@@ -287,14 +300,14 @@ fn the_clock_is_not_driven_further_than_asked() {
 #[test]
 fn a_thread_of_its_own_can_run_it() {
     fn can_move<T: Send>(_: T) {}
-    can_move(Stream::new(life(), SEED, lively()));
+    can_move(DeliveryStream::new(new_city(), SEED, lively_behaviour()));
 }
 
 /// Entries and exits that were delivered add up to who is there.
 #[test]
 fn the_truth_at_the_end_was_told() {
-    let (deliveries, now_ms) = delivered(lively(), 15);
-    let mut stream = Stream::new(life(), SEED, Behaviour::plain());
+    let (deliveries, now_ms) = collect_deliveries(lively_behaviour(), 15);
+    let mut stream = DeliveryStream::new(new_city(), SEED, SenderBehaviour::plain());
     while stream.now_ms() < now_ms {
         stream.next();
     }
@@ -302,10 +315,13 @@ fn the_truth_at_the_end_was_told() {
     let plan = stream.plan().clone();
     let mut people: HashMap<&str, i64> = HashMap::new();
     for delivery in &deliveries {
-        if matches!(delivery.kind, Kind::Redelivery | Kind::Invalid) {
+        if matches!(
+            delivery.kind,
+            DeliveryKind::Redelivery | DeliveryKind::Invalid
+        ) {
             continue;
         }
-        if let (Data::Traffic { entered, left }, Place::Sensor(sensor)) =
+        if let (MessageData::Traffic { entered, left }, CityPlace::Sensor(sensor)) =
             (&delivery.message.data, delivery.message.place)
         {
             let sensor = &plan.sensors[sensor as usize];
@@ -325,25 +341,25 @@ fn the_truth_at_the_end_was_told() {
 }
 
 /// Each quirk of readings, often.
-fn unsteady() -> Behaviour {
-    Behaviour {
+fn revising_behaviour() -> SenderBehaviour {
+    SenderBehaviour {
         redelivered: 0.05,
         overlapping: 0.04,
         repeated: 0.3,
         corrected: 0.2,
         stale: 0.1,
-        ..Behaviour::plain()
+        ..SenderBehaviour::plain()
     }
 }
 
 #[test]
 fn companions_come_in_their_order_and_as_often_as_asked_for() {
-    let (deliveries, now_ms) = delivered(unsteady(), 20);
-    let (plain, _) = delivered(Behaviour::plain(), 20);
-    let mut readings: HashMap<_, Vec<&Delivery>> = HashMap::new();
+    let (deliveries, now_ms) = collect_deliveries(revising_behaviour(), 20);
+    let (plain, _) = collect_deliveries(SenderBehaviour::plain(), 20);
+    let mut readings: HashMap<_, Vec<&PlannedDelivery>> = HashMap::new();
     let mut copies = 0.0;
     for pair in deliveries.windows(2) {
-        if pair[1].kind == Kind::Overlapping {
+        if pair[1].kind == DeliveryKind::Overlapping {
             assert_eq!(pair[0].message, pair[1].message, "right behind it");
             assert_eq!(pair[0].due_ms, pair[1].due_ms);
             copies += 1.0;
@@ -354,25 +370,25 @@ fn companions_come_in_their_order_and_as_often_as_asked_for() {
         let key = (message.event_type, message.place, message.timestamp_ms);
         readings.entry(key).or_default().push(delivery);
     }
-    let occupancy = |d: &&Delivery| matches!(d.message.data, Data::Occupancy(_));
+    let occupancy = |d: &&PlannedDelivery| matches!(d.message.data, MessageData::Occupancy(_));
     let base = plain.iter().filter(occupancy).count() as f64;
-    let more = |kind: Kind| {
-        let of = |all: &[Delivery]| all.iter().filter(|d| d.kind == kind).count() as f64;
+    let more = |kind: DeliveryKind| {
+        let of = |all: &[PlannedDelivery]| all.iter().filter(|d| d.kind == kind).count() as f64;
         of(&deliveries) - of(&plain)
     };
     let close = |found: f64, expected: f64| {
         assert!((found / expected - 1.0).abs() < 0.15, "{found}, {expected}");
     };
-    close(more(Kind::Repeat) / base, 0.3);
-    close(more(Kind::Revision) / base, 0.2);
-    close(more(Kind::Stale) / base, 0.1);
-    let valid = deliveries.len() as f64 - copies - more(Kind::Redelivery);
+    close(more(DeliveryKind::Repeat) / base, 0.3);
+    close(more(DeliveryKind::Revision) / base, 0.2);
+    close(more(DeliveryKind::Stale) / base, 0.1);
+    let valid = deliveries.len() as f64 - copies - more(DeliveryKind::Redelivery);
     close(copies / valid, 0.04);
-    close(more(Kind::Redelivery) / valid, 0.05);
+    close(more(DeliveryKind::Redelivery) / valid, 0.05);
     let mut stale = 0;
     for deliveries in readings.values() {
         for (place, delivery) in deliveries.iter().enumerate() {
-            if delivery.kind != Kind::Stale || delivery.due_ms == now_ms {
+            if delivery.kind != DeliveryKind::Stale || delivery.due_ms == now_ms {
                 continue;
             }
             stale += 1;
@@ -390,23 +406,23 @@ fn companions_come_in_their_order_and_as_often_as_asked_for() {
 #[test]
 fn companions_change_nothing_about_the_others() {
     let own = |behaviour| {
-        let (deliveries, now_ms) = delivered(behaviour, 5);
+        let (deliveries, now_ms) = collect_deliveries(behaviour, 5);
         let own = deliveries.into_iter().filter(move |d| d.due_ms < now_ms);
         own.map(|d| (d.due_ms, d.message.id, d.fault))
             .collect::<std::collections::HashSet<_>>()
     };
-    let all = own(Behaviour {
+    let all = own(SenderBehaviour {
         invalid: 0.05,
         late: 0.05,
         shuffled: 0.1,
-        ..unsteady()
+        ..revising_behaviour()
     });
-    let without = own(Behaviour {
+    let without = own(SenderBehaviour {
         redelivered: 0.05,
         invalid: 0.05,
         late: 0.05,
         shuffled: 0.1,
-        ..Behaviour::plain()
+        ..SenderBehaviour::plain()
     });
     assert!(without.is_subset(&all));
     assert!(without.len() < all.len());

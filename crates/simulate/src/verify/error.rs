@@ -9,10 +9,10 @@ pub enum Error {
     #[error(
         "{0:?} is not what topics' names are made of: it must contain {{type}} once, as in butlr.event.{{type}}.v1"
     )]
-    Template(String),
+    InvalidTemplate(String),
     /// librdkafka does not take it.
     #[error("{name}: {text}")]
-    Property {
+    InvalidProperty {
         /// The property.
         name: String,
         /// What librdkafka says.
@@ -28,12 +28,12 @@ pub enum Error {
     },
     /// Topics do not exist.
     #[error("these topics do not exist: {}; `butlr-bridge topics --apply` makes the bridge's topics, `--topics` names others", .0.join(", "))]
-    Missing(Vec<String>),
+    MissingTopics(Vec<String>),
     /// The topics are not those of the run any more.
     #[error(
         "{topic} is not as it was when the run began ({what}), so that nothing can be proved from it"
     )]
-    Altered {
+    TopicChanged {
         /// The topic.
         topic: String,
         /// What is different.
@@ -66,6 +66,9 @@ impl Error {
 
     /// Whether other arguments would help.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::Template(_) | Error::Property { .. })
+        matches!(
+            self,
+            Error::InvalidTemplate(_) | Error::InvalidProperty { .. }
+        )
     }
 }

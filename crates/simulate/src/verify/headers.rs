@@ -5,14 +5,14 @@ use std::time::UNIX_EPOCH;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::entry::Duplicate;
 use super::names::{ce_type, is_occupancy};
-use super::told::Told;
+use super::parsed_value::ParsedValue;
+use super::record_digest::DuplicateHeader;
 use crate::hash;
 
 /// Which time records are stamped with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Timestamps {
+pub enum TimestampBasis {
     /// The event's own, replaced where it lies too far off.
     Event,
     /// When the bridge received it.
@@ -21,9 +21,9 @@ pub enum Timestamps {
 
 /// What holds for all records of a run.
 #[derive(Clone, Copy, Debug)]
-pub struct Expected {
+pub struct HeaderExpectations {
     /// Which time records are stamped with.
-    pub timestamps: Timestamps,
+    pub timestamps: TimestampBasis,
     /// The earliest and the latest moment at which the bridge can have received an event, ms since 1970.
     pub received_ms: (i64, i64),
     /// An event further back than this at the moment of publishing has its time replaced, ms.
@@ -34,11 +34,11 @@ pub struct Expected {
 
 /// What headers say that only the answers, or other records, can confirm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tags {
+pub struct HeaderMarks {
     /// It waited on disk.
     pub spooled: bool,
     /// It is a duplicate.
-    pub duplicate: Option<Duplicate>,
+    pub duplicate: Option<DuplicateHeader>,
     /// It is a revision of the event with this id ([`hash::bytes`]).
     pub supersedes: Option<u64>,
     /// It is stale.
@@ -46,15 +46,15 @@ pub struct Tags {
     /// Something newer came before it.
     pub out_of_order: bool,
     /// Its timestamp is not its own time.
-    pub replaced: bool,
+    pub time_replaced: bool,
 }
 
 /// A record's headers in their order.
-pub type Headers<'r> = [(&'r str, Option<&'r [u8]>)];
+pub type HeaderList<'r> = [(&'r str, Option<&'r [u8]>)];
 
-const REQUIRED: usize = 8;
+const REQUIRED_COUNT: usize = 8;
 /// The contract's headers, the required ones first.
-const NAMES: [&str; 19] = [
+const HEADER_NAMES: [&str; 19] = [
     "ce_specversion",
     "ce_id",
     "ce_source",
@@ -84,7 +84,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 /// When the bridge had a record, by its headers; ms since 1970.
-pub fn received_ms(headers: &Headers<'_>) -> Option<i64> {
+pub fn received_ms(headers: &HeaderList<'_>) -> Option<i64> {
     let mut values = headers.iter().filter(|(name, _)| *name == "ce_receivedat");
     parse_time(std::str::from_utf8(values.next()?.1?).ok()?)
 }
@@ -95,15 +95,15 @@ pub fn received_ms(headers: &Headers<'_>) -> Option<i64> {
 /// # Errors
 /// The first thing that is not as it must be.
 pub fn check(
-    headers: &Headers<'_>,
+    headers: &HeaderList<'_>,
     timestamp_ms: Option<i64>,
     published_until_ms: i64,
-    told: &Told<'_>,
-    expected: &Expected,
-) -> Result<Tags, String> {
-    let mut values = [None; NAMES.len()];
+    parsed: &ParsedValue<'_>,
+    expected: &HeaderExpectations,
+) -> Result<HeaderMarks, String> {
+    let mut values = [None; HEADER_NAMES.len()];
     for (name, value) in headers {
-        let Some(place) = NAMES.iter().position(|n| n == name) else {
+        let Some(place) = HEADER_NAMES.iter().position(|n| n == name) else {
             return Err(format!(
                 "a header {name:?}, which the contract does not have"
             ));
@@ -114,8 +114,8 @@ pub fn check(
             return Err(format!("{name} once, not twice"));
         }
     }
-    if let Some(missing) = values[..REQUIRED].iter().position(Option::is_none) {
-        return Err(format!("a header {}", NAMES[missing]));
+    if let Some(missing) = values[..REQUIRED_COUNT].iter().position(Option::is_none) {
+        return Err(format!("a header {}", HEADER_NAMES[missing]));
     }
     let [
         spec_version,
@@ -142,20 +142,20 @@ pub fn check(
         _trace,
     ] = optional;
 
-    equal("ce_specversion", spec_version.0, "1.0")?;
-    equal("content-type", content_type.0, "application/json")?;
-    equal("ce_subject", subject.0, &told.space)?;
+    expect_equal("ce_specversion", spec_version.0, "1.0")?;
+    expect_equal("content-type", content_type.0, "application/json")?;
+    expect_equal("ce_subject", subject.0, &parsed.space)?;
     if id_conflict.1 || original_id.1 {
         return Err("no ce_idconflict, as no two events were sent with one id".to_owned());
     }
-    equal("ce_id", id.0, &told.id)?;
-    if !is_source(source.0, told.org.as_deref()) {
-        let org = told.org.as_deref().unwrap_or("no organisation");
+    expect_equal("ce_id", id.0, &parsed.id)?;
+    if !is_source(source.0, parsed.org.as_deref()) {
+        let org = parsed.org.as_deref().unwrap_or("no organisation");
         return Err(format!("ce_source of {org}, not {:?}", source.0));
     }
-    equal("ce_type", event_type.0, ce_type(told.event_type))?;
-    if parse_time(time.0) != Some(told.timestamp_ms) {
-        let ms = told.timestamp_ms;
+    expect_equal("ce_type", event_type.0, ce_type(parsed.event_type))?;
+    if parse_time(time.0) != Some(parsed.timestamp_ms) {
+        let ms = parsed.timestamp_ms;
         return Err(format!("ce_time of {ms} ms, not {:?}", time.0));
     }
     let (earliest, latest) = expected.received_ms;
@@ -166,19 +166,19 @@ pub fn check(
             received_at.0
         )
     })?;
-    let rest = NAMES[REQUIRED + 1..].iter().zip(optional);
+    let rest = HEADER_NAMES[REQUIRED_COUNT + 1..].iter().zip(optional);
     for (name, (value, _)) in rest.filter(|(_, (_, given))| *given) {
-        if !allowed(name, value) {
+        if !is_allowed_value(name, value) {
             return Err(format!("{name} in its form, not {value:?}"));
         }
     }
     if revision.1 != supersedes.1 {
         return Err("ce_revision and ce_supersedes together".to_owned());
     }
-    if revision.1 && !is_occupancy(told.event_type) {
+    if revision.1 && !is_occupancy(parsed.event_type) {
         return Err("no ce_revision, as only occupancy is revised".to_owned());
     }
-    if stale.1 && !is_occupancy(told.event_type) {
+    if stale.1 && !is_occupancy(parsed.event_type) {
         return Err("no ce_stale, as only occupancy is revised".to_owned());
     }
     let marks = [
@@ -193,21 +193,23 @@ pub fn check(
     }
     let replaced = time_replaced.1.then_some(time_replaced.0);
     let moment = received_ms..=published_until_ms;
-    stamped(timestamp_ms, replaced, moment, told, expected)?;
-    Ok(Tags {
+    check_timestamp(timestamp_ms, replaced, moment, parsed, expected)?;
+    Ok(HeaderMarks {
         spooled: spooled.1,
         duplicate: duplicate.1.then_some(match duplicate.0 {
-            "repeat" => Duplicate::Repeat,
-            _ => Duplicate::Redelivery,
+            "repeat" => DuplicateHeader::Repeat,
+            _ => DuplicateHeader::Redelivery,
         }),
-        supersedes: supersedes.1.then(|| hash::bytes(supersedes.0.as_bytes())),
+        supersedes: supersedes
+            .1
+            .then(|| hash::hash_bytes(supersedes.0.as_bytes())),
         stale: stale.1,
         out_of_order: out_of_order.1,
-        replaced: time_replaced.1,
+        time_replaced: time_replaced.1,
     })
 }
 
-fn equal(name: &str, found: &str, expected: &str) -> Result<(), String> {
+fn expect_equal(name: &str, found: &str, expected: &str) -> Result<(), String> {
     match found == expected {
         true => Ok(()),
         false => Err(format!("{name} {expected:?}, not {found:?}")),
@@ -233,7 +235,7 @@ fn is_source(found: &str, org: Option<&str>) -> bool {
 }
 
 /// Whether an optional header has one of its allowed forms.
-fn allowed(name: &str, value: &str) -> bool {
+fn is_allowed_value(name: &str, value: &str) -> bool {
     match name {
         "ce_revision" => value
             .parse::<u32>()
@@ -266,12 +268,12 @@ fn parse_time(text: &str) -> Option<i64> {
 
 /// The record's timestamp: which one it must be, and that it is a replaced one where the event's own lies too far off, and
 /// only there. `moment`: when it was published, at the earliest (by the bridge's own clock) and at the latest.
-fn stamped(
+fn check_timestamp(
     timestamp_ms: Option<i64>,
     replaced: Option<&str>,
     moment: RangeInclusive<i64>,
-    told: &Told<'_>,
-    expected: &Expected,
+    parsed: &ParsedValue<'_>,
+    expected: &HeaderExpectations,
 ) -> Result<(), String> {
     let timestamp_ms = timestamp_ms.ok_or("a timestamp of the kind CreateTime")?;
     // 0 would mean "now" to the producer.
@@ -281,14 +283,14 @@ fn stamped(
             "the {whose} time {ms} as timestamp, not {timestamp_ms}"
         )),
     };
-    let Expected {
+    let HeaderExpectations {
         max_past_ms,
         max_future_ms,
         ..
     } = *expected;
     let (own_ms, whose) = match expected.timestamps {
-        Timestamps::Event => (told.timestamp_ms, "event's"),
-        Timestamps::Received => (*moment.start(), "receipt's"),
+        TimestampBasis::Event => (parsed.timestamp_ms, "event's"),
+        TimestampBasis::Received => (*moment.start(), "receipt's"),
     };
     let Some(reason) = replaced else {
         exactly(own_ms, whose)?;

@@ -5,75 +5,79 @@
 
 use std::cmp::Ordering;
 
-use super::check::{Aside, Stray};
-use super::entry::{Duplicate, Entry, Position};
-use super::options::Judging;
+use super::checker::{RecordIssues, UnmatchedRecord};
+use super::options::JudgmentRules;
 use super::order::NOTHING_NEWER;
-use super::report::{Property, Report, Violation};
-use crate::city::Truth;
-use crate::journal::{Answer, Attempt};
+use super::record_digest::{DuplicateHeader, RecordDigest, RecordPosition};
+use super::report::{Property, VerificationReport, Violation};
+use crate::city::GroundTruth;
+use crate::journal::{DeliveryAttempt, RecordedOutcome};
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
 mod copies;
-mod leftovers;
+mod hypotheses;
 mod recovered;
+mod unmatched;
 mod verdicts;
-mod worlds;
 
-use copies::explain;
-use leftovers::Short;
-use verdicts::{Readings, Repeats, readings};
+use copies::count_causes;
+use unmatched::IncompleteEvent;
+use verdicts::{RepeatFindings, StoredReadings, collect_readings};
 
 /// The join of a run.
-pub struct Join<'a> {
-    aside: &'a Aside,
-    report: Report,
+pub struct JournalJoin<'a> {
+    issues: &'a RecordIssues,
+    report: VerificationReport,
     /// The topics are those that the answers named.
-    originals: bool,
+    reads_originals: bool,
     /// Which duplicates are to be recognised, where that is judged at all.
-    judging: Option<Judging>,
-    strays: Vec<Stray>,
-    short: Vec<Short>,
+    rules: Option<JudgmentRules>,
+    unmatched: Vec<UnmatchedRecord>,
+    incomplete: Vec<IncompleteEvent>,
     /// In less out, by the truth's spaces.
-    sums: Vec<i64>,
+    net_by_space: Vec<i64>,
     /// TRAFFIC events that are there.
-    traffic_there: u64,
+    traffic_present: u64,
     /// TRAFFIC events that are not there as sent.
     traffic_lost: u64,
 }
 
-impl<'a> Join<'a> {
+impl<'a> JournalJoin<'a> {
     /// Nothing joined yet. `originals`: not copies, so that offsets are those of the answers.
     pub fn new(
-        report: Report,
-        aside: &'a Aside,
+        report: VerificationReport,
+        aside: &'a RecordIssues,
         originals: bool,
-        judging: Option<Judging>,
-        truth: &Truth,
+        judging: Option<JudgmentRules>,
+        truth: &GroundTruth,
     ) -> Self {
         Self {
-            aside,
+            issues: aside,
             report,
-            originals,
-            judging,
-            strays: Vec::new(),
-            short: Vec::new(),
-            sums: vec![0; truth.spaces.len()],
-            traffic_there: 0,
+            reads_originals: originals,
+            rules: judging,
+            unmatched: Vec::new(),
+            incomplete: Vec::new(),
+            net_by_space: vec![0; truth.spaces.len()],
+            traffic_present: 0,
             traffic_lost: 0,
         }
     }
 
     /// Joins one bucket: all tries and all records of its keys.
-    pub fn bucket(&mut self, mut attempts: Vec<Attempt>, mut entries: Vec<Entry>) {
+    pub fn join_bucket(
+        &mut self,
+        mut attempts: Vec<DeliveryAttempt>,
+        mut entries: Vec<RecordDigest>,
+    ) {
         self.report.attempts += attempts.len() as u64;
-        attempts.iter().for_each(|a| self.answer(a));
-        let readings = readings(&attempts, &entries);
-        if self.judging.is_some_and(Judging::may_have_recovered) {
-            self.report.already_stored += recovered::set_free(&mut attempts, &entries);
+        attempts.iter().for_each(|a| self.check_answer(a));
+        let readings = collect_readings(&attempts, &entries);
+        if self.rules.is_some_and(JudgmentRules::has_recovered_spool) {
+            self.report.already_stored += recovered::release_recovered(&mut attempts, &entries);
         }
-        let repeats = self.judge(&mut attempts, &mut entries);
+        let repeats = self.judge_bucket(&mut attempts, &mut entries);
         // Stable: the tries of an event stay in the order in which they were noted.
         attempts.sort_by_key(|a| a.id);
         entries.sort_unstable_by_key(|e| (e.id, e.position));
@@ -91,94 +95,100 @@ impl<'a> Join<'a> {
             let records = entries.next_if(|_| order.is_ge()).unwrap_or_default();
             let wrong = tries.first().and_then(|t| repeats.wrong.get(&t.id));
             if let Some(why) = wrong {
-                self.violated(Property::Stored, tries[0].id, None, || {
+                self.add_violation(Property::Stored, tries[0].id, None, || {
                     let event_type = tries[0].event_type;
                     format!("{event_type} was answered duplicate (repeat), but is none: {why}")
                 });
             }
             match (tries, records) {
-                ([], records) => records.iter().for_each(|e| self.stray(e)),
-                (tries, []) => self.absent(tries, &readings, &repeats),
-                (tries, records) => self.present(tries, records),
+                ([], records) => records.iter().for_each(|e| self.add_unmatched(e)),
+                (tries, []) => self.check_absent(tries, &readings, &repeats),
+                (tries, records) => self.check_present(tries, records),
             }
         }
     }
 
     /// An answer by itself.
-    fn answer(&mut self, attempt: &Attempt) {
+    fn check_answer(&mut self, attempt: &DeliveryAttempt) {
         let report = &mut self.report;
-        if attempt.answer == Answer::Published {
+        if attempt.outcome == RecordedOutcome::Published {
             report.published += 1;
-            report.named += u64::from(attempt.at.is_some());
+            report.reported_positions += u64::from(attempt.reported_position.is_some());
         }
-        report.accepted += u64::from(attempt.answer.is_promise());
-        if attempt.answer.is_promise() || attempt.answer == Answer::Quarantined {
-            report.checked(Property::Answered, 1);
+        report.accepted += u64::from(attempt.outcome.is_accepted());
+        if attempt.outcome.is_accepted() || attempt.outcome == RecordedOutcome::Quarantined {
+            report.count_checked(Property::AnswerConsistency, 1);
         }
         if attempt.contradictory {
-            let answer = attempt.answer.name();
-            self.violated(Property::Answered, attempt.id, None, || {
+            let answer = attempt.outcome.name();
+            self.add_violation(Property::AnswerConsistency, attempt.id, None, || {
                 format!("was answered {answer}, with a status that does not mean that")
             });
         }
     }
 
     /// An event that is there.
-    fn present(&mut self, tries: &[Attempt], records: &[Entry]) {
+    fn check_present(&mut self, tries: &[DeliveryAttempt], records: &[RecordDigest]) {
         let id = tries[0].id;
-        self.report.checked(Property::Sent, records.len() as u64);
-        let turned_away = |t: &Attempt| matches!(t.answer, Answer::Refused | Answer::Quarantined);
+        self.report
+            .count_checked(Property::Sent, records.len() as u64);
+        let turned_away = |t: &DeliveryAttempt| {
+            matches!(
+                t.outcome,
+                RecordedOutcome::Refused | RecordedOutcome::Quarantined
+            )
+        };
         if tries.iter().all(turned_away) {
             for entry in records {
-                self.violated(Property::Sent, id, Some(entry.position), || {
+                self.add_violation(Property::Sent, id, Some(entry.position), || {
                     "was only refused (4xx) or quarantined, and is there".to_owned()
                 });
             }
             return;
         }
-        self.report.checked(Property::Stored, 1);
+        self.report.count_checked(Property::Stored, 1);
         let mut counted_in = false;
         for entry in records {
-            self.report.checked(Property::Intact, 1);
-            if tries.iter().all(|t| t.value != entry.value) {
-                self.violated(Property::Intact, id, Some(entry.position), || {
+            self.report.count_checked(Property::Intact, 1);
+            if tries.iter().all(|t| t.value_hash != entry.value_hash) {
+                self.add_violation(Property::Intact, id, Some(entry.position), || {
                     "other bytes than were sent under this id".to_owned()
                 });
                 continue;
             }
-            self.contract(entry, tries);
-            if let Some(space) = entry.space.filter(|_| !counted_in) {
-                self.sums[space as usize] += i64::from(entry.net);
-                self.traffic_there += 1;
+            self.check_contract(entry, tries);
+            if let Some(space) = entry.space_index.filter(|_| !counted_in) {
+                self.net_by_space[space as usize] += i64::from(entry.net);
+                self.traffic_present += 1;
                 counted_in = true;
             }
         }
         if tries[0].event_type == EventType::Traffic && !counted_in {
             self.traffic_lost += 1;
         }
-        self.count(tries, records);
+        self.check_count(tries, records);
     }
 
     /// Topic, key, partition, headers, timestamp: found when it was read, reported now that the value is known to be
     /// what was sent.
-    fn contract(&mut self, entry: &Entry, tries: &[Attempt]) {
-        let aside = self.aside;
+    fn check_contract(&mut self, entry: &RecordDigest, tries: &[DeliveryAttempt]) {
+        let aside = self.issues;
         let marked = &mut self.report.verdicts[entry.event_type.index()].marked;
-        marked.redelivery += u64::from(entry.duplicate == Some(Duplicate::Redelivery));
-        marked.repeat += u64::from(entry.duplicate == Some(Duplicate::Repeat));
+        marked.redelivery += u64::from(entry.duplicate == Some(DuplicateHeader::Redelivery));
+        marked.repeat += u64::from(entry.duplicate == Some(DuplicateHeader::Repeat));
         marked.revision += u64::from(entry.supersedes.is_some());
         marked.stale += u64::from(entry.stale);
         marked.out_of_order += u64::from(entry.out_of_order);
-        let unjustified = entry.out_of_order && aside.unjustified.contains(&entry.position);
-        let misheaded = entry.misheaded || unjustified;
+        let unjustified = entry.out_of_order && aside.unjustified_marks.contains(&entry.position);
+        let misheaded = entry.wrong_headers || unjustified;
         let parts = [
-            (Property::Placed, entry.misplaced, &aside.misplaced),
-            (Property::Headed, misheaded, &aside.misheaded),
+            (Property::Placement, entry.misplaced, &aside.misplaced),
+            (Property::Headers, misheaded, &aside.wrong_headers),
         ];
         for (property, wrong, kept) in parts {
-            self.report.checked(property, 1);
+            self.report.count_checked(property, 1);
             if wrong {
-                self.violated(property, entry.id, Some(entry.position), || {
+                self.add_violation(property, entry.id, Some(entry.position), || {
                     let text = kept.get(&entry.position).map(String::as_str);
                     let text = text.or(unjustified.then_some(NOTHING_NEWER));
                     text.map_or_else(
@@ -188,89 +198,105 @@ impl<'a> Join<'a> {
                 });
             }
         }
-        let may_wait = |t: &Attempt| matches!(t.answer, Answer::Spooled | Answer::Unknown);
+        let may_wait = |t: &DeliveryAttempt| {
+            matches!(
+                t.outcome,
+                RecordedOutcome::Spooled | RecordedOutcome::Unknown
+            )
+        };
         if entry.spooled && !tries.iter().any(may_wait) {
-            self.violated(Property::Headed, entry.id, Some(entry.position), || {
+            self.add_violation(Property::Headers, entry.id, Some(entry.position), || {
                 "expected no ce_spooled, as no answer lets it have waited on disk".to_owned()
             });
         }
     }
 
     /// How many records there are, where, and why more than one.
-    fn count(&mut self, tries: &[Attempt], records: &[Entry]) {
+    fn check_count(&mut self, tries: &[DeliveryAttempt], records: &[RecordDigest]) {
         let id = tries[0].id;
-        let stored = how_many(tries, stored);
-        let unknown = how_many(tries, |t| t.answer == Answer::Unknown);
+        let stored = count_attempts(tries, is_stored);
+        let unknown = count_attempts(tries, |t| t.outcome == RecordedOutcome::Unknown);
         let found = records.len() as u64;
-        self.report.checked(Property::Counted, 1);
+        self.report.count_checked(Property::RecordCount, 1);
         if found < stored {
-            self.lacks(tries, found, stored - found);
+            self.add_incomplete(tries, found, stored - found);
         } else if found > stored + unknown {
-            self.violated(
-                Property::Counted,
+            self.add_violation(
+                Property::RecordCount,
                 id,
                 Some(records[records.len() - 1].position),
                 || {
                     format!(
                         "is there {}, answered published or spooled {}, without a known answer {}",
-                        times(found),
-                        times(stored),
-                        times(unknown)
+                        format_times(found),
+                        format_times(stored),
+                        format_times(unknown)
                     )
                 },
             );
         }
-        if found >= stored && self.originals {
-            let named = tries.iter().filter(|t| t.answer == Answer::Published);
-            for (partition, offset) in named.filter_map(|t| t.at) {
-                self.report.checked(Property::Named, 1);
-                let there =
-                    |e: &Entry| (e.position.partition, e.position.offset) == (partition, offset);
+        if found >= stored && self.reads_originals {
+            let named = tries
+                .iter()
+                .filter(|t| t.outcome == RecordedOutcome::Published);
+            for (partition, offset) in named.filter_map(|t| t.reported_position) {
+                self.report.count_checked(Property::ReportedPosition, 1);
+                let there = |e: &RecordDigest| {
+                    (e.position.partition, e.position.offset) == (partition, offset)
+                };
                 if !records.iter().any(there) {
-                    self.violated(Property::Named, id, Some(records[0].position), || {
-                        format!("the answer named partition {partition}, offset {offset}")
-                    });
+                    self.add_violation(
+                        Property::ReportedPosition,
+                        id,
+                        Some(records[0].position),
+                        || format!("the answer named partition {partition}, offset {offset}"),
+                    );
                 }
             }
         }
-        explain(tries, found, &mut self.report.copies);
+        count_causes(tries, found, &mut self.report.copies);
     }
 
     /// An event that is not there.
-    fn absent(&mut self, tries: &[Attempt], readings: &Readings, repeats: &Repeats) {
-        let answered = |answer| tries.iter().any(|t| t.answer == answer);
-        let stored = how_many(tries, stored);
-        let repeat = answered(Answer::Repeat);
-        if stored == 0 && !repeat && !answered(Answer::Redelivery) {
+    fn check_absent(
+        &mut self,
+        tries: &[DeliveryAttempt],
+        readings: &StoredReadings,
+        repeats: &RepeatFindings,
+    ) {
+        let answered = |answer| tries.iter().any(|t| t.outcome == answer);
+        let stored = count_attempts(tries, is_stored);
+        let repeat = answered(RecordedOutcome::Repeat);
+        if stored == 0 && !repeat && !answered(RecordedOutcome::Redelivery) {
             // Refused, or given up: it need not be there. TRAFFIC that was given up is in `traffic_complete`.
             return;
         }
         let id = tries[0].id;
-        if stored == 0 && repeats.before.contains(&id) {
-            self.report.repeats_before += 1;
+        if stored == 0 && repeats.before_run.contains(&id) {
+            self.report.repeats_before_run += 1;
             return;
         }
-        self.report.checked(Property::Stored, 1);
+        self.report.count_checked(Property::Stored, 1);
         if stored == 0 && repeat {
             // Answered by another's record; whether rightly so, `repeats` tells.
             return;
         }
         // A redelivery may be one of a repeat that was told to a try which did not hear it.
-        let equal = || readings.contains(&(tries[0].key, tries[0].data));
-        if stored == 0 && answered(Answer::Unknown) && equal() {
+        let equal = || readings.contains(&(tries[0].reading_key, tries[0].data_hash));
+        if stored == 0 && answered(RecordedOutcome::Unknown) && equal() {
             return;
         }
-        self.lacks(tries, 0, stored.max(1));
+        self.add_incomplete(tries, 0, stored.max(1));
     }
 
-    fn violated(
+    fn add_violation(
         &mut self,
         property: Property,
         id: Ksuid,
-        position: Option<Position>,
+        position: Option<RecordPosition>,
         text: impl FnOnce() -> String,
     ) {
-        self.report.violated(property, || Violation {
+        self.report.add_violation(property, || Violation {
             id: Some(format!("event_{id}")),
             position,
             text: text(),
@@ -278,20 +304,24 @@ impl<'a> Join<'a> {
     }
 
     /// After the last bucket: brings together what is left over, and adds up TRAFFIC.
-    pub fn end(mut self, truth: &Truth, traffic_complete: bool) -> Report {
-        self.pair();
-        if self.judging.is_none() {
+    pub fn finish(mut self, truth: &GroundTruth, traffic_complete: bool) -> VerificationReport {
+        self.pair_unmatched();
+        if self.rules.is_none() {
             let why = "no answer and no header tells of any";
-            self.report.unchecked(Property::Judged, why.to_owned());
+            self.report
+                .mark_unchecked(Property::Classification, why.to_owned());
         }
-        self.report.earlier += self.aside.earlier;
-        if self.originals && self.report.named == 0 && self.report.published > 0 {
+        self.report.records_before_run += self.issues.before_run;
+        if self.reads_originals && self.report.reported_positions == 0 && self.report.published > 0
+        {
             let why = "no answer named them";
-            self.report.unchecked(Property::Named, why.to_owned());
+            self.report
+                .mark_unchecked(Property::ReportedPosition, why.to_owned());
         }
-        if !self.originals {
+        if !self.reads_originals {
             let why = "copies of the topics have offsets of their own";
-            self.report.unchecked(Property::Named, why.to_owned());
+            self.report
+                .mark_unchecked(Property::ReportedPosition, why.to_owned());
         }
         let why = if !traffic_complete {
             Some("not every TRAFFIC event was sent and taken".to_owned())
@@ -300,41 +330,45 @@ impl<'a> Join<'a> {
                 "{} TRAFFIC events are missing or changed (see above)",
                 self.traffic_lost
             ))
-        } else if self.traffic_there == 0 && truth.spaces.iter().all(|(_, people)| *people == 0) {
+        } else if self.traffic_present == 0 && truth.spaces.iter().all(|(_, people)| *people == 0) {
             Some("nobody went anywhere".to_owned())
         } else {
             None
         };
         match why {
-            Some(why) => self.report.unchecked(Property::Occupancy, why),
-            None => self.occupancy(truth),
+            Some(why) => self.report.mark_unchecked(Property::Occupancy, why),
+            None => self.check_occupancy(truth),
         }
         self.report
     }
 
-    fn occupancy(&mut self, truth: &Truth) {
-        for ((space, there), sum) in truth.spaces.iter().zip(&self.sums) {
-            self.report.checked(Property::Occupancy, 1);
+    fn check_occupancy(&mut self, truth: &GroundTruth) {
+        for ((space, there), sum) in truth.spaces.iter().zip(&self.net_by_space) {
+            self.report.count_checked(Property::Occupancy, 1);
             if i64::from(*there) != *sum {
-                self.report.violated(Property::Occupancy, || Violation {
-                    id: Some(space.clone()),
-                    position: None,
-                    text: format!("{there} people are there, TRAFFIC adds up to {sum}"),
-                });
+                self.report
+                    .add_violation(Property::Occupancy, || Violation {
+                        id: Some(space.clone()),
+                        position: None,
+                        text: format!("{there} people are there, TRAFFIC adds up to {sum}"),
+                    });
             }
         }
     }
 }
 
-fn stored(attempt: &Attempt) -> bool {
-    matches!(attempt.answer, Answer::Published | Answer::Spooled)
+fn is_stored(attempt: &DeliveryAttempt) -> bool {
+    matches!(
+        attempt.outcome,
+        RecordedOutcome::Published | RecordedOutcome::Spooled
+    )
 }
 
-fn how_many(tries: &[Attempt], which: impl Fn(&Attempt) -> bool) -> u64 {
+fn count_attempts(tries: &[DeliveryAttempt], which: impl Fn(&DeliveryAttempt) -> bool) -> u64 {
     tries.iter().filter(|t| which(t)).count() as u64
 }
 
-fn times(n: u64) -> String {
+fn format_times(n: u64) -> String {
     match n {
         1 => "once".to_owned(),
         2 => "twice".to_owned(),

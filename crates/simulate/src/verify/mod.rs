@@ -43,61 +43,63 @@
 //! counted and not judged. The moment of publishing lies between `ce_receivedat` and the moment at which a record is read
 //! back: an event's time that is too far off only at a moment in between may be replaced or not.
 
-mod check;
-mod entry;
+mod checker;
+mod collector;
 mod error;
-mod gather;
 mod headers;
 mod join;
 mod murmur2;
 pub(super) mod names;
 mod options;
 mod order;
-mod read;
+mod parsed_value;
+mod record_digest;
 mod report;
 #[cfg(test)]
 mod samples;
-mod told;
+mod topic_reader;
 mod topics;
 
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use check::{Checker, Signs};
-pub use entry::Position;
+use checker::{MarkEvidence, RecordChecker};
+use collector::{AwaitedRecords, TopicSource, check_unchanged, collect};
 pub use error::Error;
-use gather::{Awaited, Source, gather, unaltered};
-use headers::Expected;
-pub use headers::Timestamps;
-use join::Join;
-use options::Judging;
-pub use options::{Duplicates, Options};
-use order::Order;
-pub use report::{Copies, Finding, Marked, Property, Report, Verdicts, Violation};
-pub use topics::Kafka;
+use headers::HeaderExpectations;
+pub use headers::TimestampBasis;
+use join::JournalJoin;
+use options::JudgmentRules;
+pub use options::{DuplicatePolicy, Options};
+use order::OrderTracker;
+pub use record_digest::RecordPosition;
+pub use report::{
+    CopyCounts, MarkCounts, Property, PropertyFinding, VerdictCounts, VerificationReport, Violation,
+};
+pub use topics::VerifierKafka;
 
-use super::journal::buckets::{self, Buckets};
-use super::journal::{Answer, ClosedJournal, Starts};
+use super::journal::buckets::{self, BucketWriter};
+use super::journal::{ClosedJournal, RecordedOutcome, StartOffsets};
 use butlr_event::clock::now_ms;
 
 /// Clocks of different machines may differ by so much, ms.
-const CLOCKS: i64 = 60_000;
+const MAX_CLOCK_SKEW_MS: i64 = 60_000;
 /// The directory for what is kept of records until it is joined.
-const RECORDS: &str = "records-";
+const RECORDS_PREFIX: &str = "records-";
 /// After so long nobody waits for records any more, ms.
-const LONG_OVER: i64 = 600_000;
+const RECENT_RUN_MS: i64 = 600_000;
 
 /// Where the topics end now: what a run notes before its first request.
 ///
 /// # Errors
 /// Kafka cannot be reached, or topics are missing.
-pub fn start_offsets(kafka: &Kafka, template: &str) -> Result<Starts, Error> {
-    let names = topics::names(template)?;
-    let consumer = topics::consumer(kafka)?;
-    let partitions = topics::partitions(&consumer, &names)?;
-    let (_, offsets) = topics::bounds(&consumer, &names, &partitions)?;
-    Ok(Starts { offsets })
+pub fn fetch_start_offsets(kafka: &VerifierKafka, template: &str) -> Result<StartOffsets, Error> {
+    let names = topics::topic_names(template)?;
+    let consumer = topics::create_consumer(kafka)?;
+    let partitions = topics::partition_counts(&consumer, &names)?;
+    let (_, offsets) = topics::fetch_all_watermarks(&consumer, &names, &partitions)?;
+    Ok(StartOffsets { offsets })
 }
 
 /// Reads the topics and compares them with the journal. `progress` is shown how many records were read, of how many, a
@@ -109,98 +111,109 @@ pub fn verify(
     journal: &ClosedJournal,
     options: &Options,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Report, Error> {
+) -> Result<VerificationReport, Error> {
     let begun = Instant::now();
     let run = journal.run();
-    let copies = options.copies.as_ref().filter(|t| **t != run.topics);
-    let names = topics::names(copies.unwrap_or(&run.topics))?;
-    let consumer = topics::consumer(&options.kafka)?;
-    let partitions = topics::partitions(&consumer, &names)?;
-    let (begins, ends) = topics::bounds(&consumer, &names, &partitions)?;
+    let copies = options.copy_topics.as_ref().filter(|t| **t != run.topics);
+    let names = topics::topic_names(copies.unwrap_or(&run.topics))?;
+    let consumer = topics::create_consumer(&options.kafka)?;
+    let partitions = topics::partition_counts(&consumer, &names)?;
+    let (begins, ends) = topics::fetch_all_watermarks(&consumer, &names, &partitions)?;
     let from = match (copies, &run.starts) {
         (None, Some(starts)) => starts.offsets.clone(),
         _ => begins.clone(),
     };
-    unaltered(&names, &begins, &ends, &from)?;
+    check_unchanged(&names, &begins, &ends, &from)?;
 
     let truth = &journal.end().truth;
-    let expected = Expected {
+    let expected = HeaderExpectations {
         timestamps: options.timestamps,
         received_ms: (
-            journal.started_ms() - CLOCKS,
-            journal.end().ended_ms + CLOCKS,
+            journal.started_ms() - MAX_CLOCK_SKEW_MS,
+            journal.end().ended_ms + MAX_CLOCK_SKEW_MS,
         ),
-        max_past_ms: ms(options.max_past),
-        max_future_ms: ms(options.max_future),
+        max_past_ms: to_ms(options.max_past),
+        max_future_ms: to_ms(options.max_future),
     };
     // From their beginning topics hold records of before, too.
     let whole = copies.is_some() || run.starts.is_none();
-    let mut order = Order::new(options.known_after.map(ms), ms(options.put_back));
+    let mut order = OrderTracker::new(options.known_after.map(to_ms), to_ms(options.clock_setback));
     if copies.is_none() {
-        order.reads_from(&from);
+        order.set_start_offsets(&from);
     }
-    let mut checker = Checker::new(names.clone(), partitions, expected, whole, order, truth);
-    clear(journal.path())?;
+    let mut checker = RecordChecker::new(names.clone(), partitions, expected, whole, order, truth);
+    remove_leftovers(journal.path())?;
     // Beside the journal: there is room for it, as there was for the journal.
     let dir = tempfile::Builder::new()
-        .prefix(RECORDS)
+        .prefix(RECORDS_PREFIX)
         .tempdir_in(journal.path())?;
-    let mut entries = Buckets::create(dir.path())?;
+    let mut entries = BucketWriter::create(dir.path())?;
     let awaited = match copies {
-        None => awaited(journal),
-        Some(_) => Awaited::default(),
+        None => awaited_records(journal),
+        Some(_) => AwaitedRecords::default(),
     };
-    let source = Source {
+    let source = TopicSource {
         consumer: &consumer,
         names: &names,
         partitions,
     };
-    let gathered = gather(&source, from, awaited, &mut checker, &mut entries, progress)?;
+    let gathered = collect(&source, from, awaited, &mut checker, &mut entries, progress)?;
     checker.finish();
     drop(consumer);
     let entries = entries.close()?;
 
-    let mut report = Report::new(names);
+    let mut report = VerificationReport::new(names);
     report.records = gathered.records;
     report.bytes = gathered.bytes;
-    report.gave_up = gathered.gave_up;
-    report.long_older = checker.order.long_older;
-    let signs = Signs {
-        redelivery: checker.signs.redelivery || journal.answered(Answer::Redelivery) > 0,
-        repeat: checker.signs.repeat || journal.answered(Answer::Repeat) > 0,
-        ..checker.signs
+    report.gave_up_reason = gathered.gave_up_reason;
+    report.required_marks = checker.order.required_marks;
+    let signs = MarkEvidence {
+        redelivery: checker.evidence.redelivery
+            || journal.outcome_count(RecordedOutcome::Redelivery) > 0,
+        repeat: checker.evidence.repeat || journal.outcome_count(RecordedOutcome::Repeat) > 0,
+        ..checker.evidence
     };
-    let judging = Judging::of(
+    let judging = JudgmentRules::from_policy(
         options.duplicates,
         options.restarted,
-        options.overtaken,
+        options.concurrent_drain,
         signs,
     );
-    let mut join = Join::new(report, &checker.aside, copies.is_none(), judging, truth);
+    let mut join = JournalJoin::new(report, &checker.issues, copies.is_none(), judging, truth);
     for (n, sum) in entries.into_iter().enumerate() {
-        join.bucket(journal.bucket(n)?, buckets::read(dir.path(), n, sum)?);
+        join.join_bucket(
+            journal.read_bucket(n)?,
+            buckets::read_bucket(dir.path(), n, sum)?,
+        );
     }
-    let mut report = join.end(truth, journal.end().traffic_complete);
-    report.took = begun.elapsed();
+    let mut report = join.finish(truth, journal.end().traffic_complete);
+    report.elapsed = begun.elapsed();
     Ok(report)
 }
 
-fn awaited(journal: &ClosedJournal) -> Awaited {
-    let [published, spooled, unknown] =
-        [Answer::Published, Answer::Spooled, Answer::Unknown].map(|a| journal.answered(a));
-    let recent = now_ms() - journal.end().ended_ms < LONG_OVER;
-    Awaited {
-        least: if recent { published + spooled } else { 0 },
+fn awaited_records(journal: &ClosedJournal) -> AwaitedRecords {
+    let [published, spooled, unknown] = [
+        RecordedOutcome::Published,
+        RecordedOutcome::Spooled,
+        RecordedOutcome::Unknown,
+    ]
+    .map(|a| journal.outcome_count(a));
+    let recent = now_ms() - journal.end().ended_ms < RECENT_RUN_MS;
+    AwaitedRecords {
+        min_records: if recent { published + spooled } else { 0 },
         spooled: spooled > 0,
-        unsettled: spooled + unknown > 0,
+        may_grow: spooled + unknown > 0,
     }
 }
 
 /// Removes what a verification left behind that was interrupted.
-fn clear(dir: &Path) -> io::Result<()> {
+fn remove_leftovers(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        let left = entry.file_name().to_string_lossy().starts_with(RECORDS);
+        let left = entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(RECORDS_PREFIX);
         if left && entry.file_type()?.is_dir() {
             std::fs::remove_dir_all(entry.path())?;
         }
@@ -208,7 +221,7 @@ fn clear(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn ms(duration: Duration) -> i64 {
+fn to_ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -224,7 +237,7 @@ mod tests {
             std::fs::write(dir.path().join(name).join("bucket-000"), "x").unwrap();
         }
         std::fs::write(dir.path().join("records-file"), "x").unwrap();
-        clear(dir.path()).unwrap();
+        remove_leftovers(dir.path()).unwrap();
         assert!(!dir.path().join("records-a1").exists());
         for name in ["records", "other", "records-file"] {
             assert!(dir.path().join(name).exists(), "{name}");

@@ -1,7 +1,7 @@
 //! Where Java puts a key: its client's `Utils.murmur2`, written from its description.
 
 /// The partition of a record with this key, in a topic with so many partitions (at least one).
-pub fn partition(key: &[u8], partitions: usize) -> usize {
+pub fn partition_for_key(key: &[u8], partitions: usize) -> usize {
     let positive = murmur2(key) & 0x7fff_ffff;
     positive as usize % partitions
 }
@@ -52,10 +52,10 @@ mod tests {
     #[test]
     fn a_partition_is_one_of_the_topics() {
         for n in 1..20_usize {
-            assert!(partition("room_会議室".as_bytes(), n) < n);
+            assert!(partition_for_key("room_会議室".as_bytes(), n) < n);
         }
         assert_eq!(
-            partition(b"foobar", 6),
+            partition_for_key(b"foobar", 6),
             (-790_332_482_i32 & 0x7fff_ffff) as usize % 6
         );
     }

@@ -2,26 +2,26 @@
 
 use std::time::Duration;
 
-use super::check::Signs;
-use super::headers::Timestamps;
-use super::topics::Kafka;
-use crate::oracle::Verdict;
+use super::checker::MarkEvidence;
+use super::headers::TimestampBasis;
+use super::topics::VerifierKafka;
+use crate::oracle::OracleVerdict;
 
 /// How to verify.
 #[derive(Clone)]
 pub struct Options {
     /// Where the topics are.
-    pub kafka: Kafka,
+    pub kafka: VerifierKafka,
     /// Copies of the run's topics, to be read from their beginning, instead of the originals.
-    pub copies: Option<String>,
+    pub copy_topics: Option<String>,
     /// Which time records are stamped with.
-    pub timestamps: Timestamps,
+    pub timestamps: TimestampBasis,
     /// The bridge's `kafka.max_past`.
     pub max_past: Duration,
     /// The bridge's `kafka.max_future`.
     pub max_future: Duration,
     /// Whether the bridge must recognise duplicates and revisions.
-    pub duplicates: Duplicates,
+    pub duplicates: DuplicatePolicy,
     /// Whether the bridge was started again during the run, or was one of several that share nothing. Then it need not know
     /// the ids of repeats, of which no record tells; otherwise [`Duplicates::Expected`] asks for those, too.
     pub restarted: bool,
@@ -30,33 +30,33 @@ pub struct Options {
     /// `None`: not asked for, as nothing in a record tells when it was stored.
     pub known_after: Option<Duration>,
     /// So far a bridge's clock may have been put back while it ran: what it received before may seem to have come later.
-    pub put_back: Duration,
+    pub clock_setback: Duration,
     /// Whether events may have passed those that waited on disk (`spool.drain = "concurrent"`). What waits then is stored last
     /// in the end, and a bridge that was started again takes it for the current value already.
-    pub overtaken: bool,
+    pub concurrent_drain: bool,
 }
 
 impl Options {
     /// The originals there, of a bridge with default settings.
-    pub fn of(kafka: Kafka) -> Self {
+    pub fn new(kafka: VerifierKafka) -> Self {
         Self {
             kafka,
-            copies: None,
-            timestamps: Timestamps::Event,
+            copy_topics: None,
+            timestamps: TimestampBasis::Event,
             max_past: Duration::from_secs(3 * 86_400),
             max_future: Duration::from_secs(60),
-            duplicates: Duplicates::default(),
+            duplicates: DuplicatePolicy::default(),
             restarted: false,
             known_after: None,
-            put_back: Duration::ZERO,
-            overtaken: false,
+            clock_setback: Duration::ZERO,
+            concurrent_drain: false,
         }
     }
 }
 
 /// Whether the bridge must recognise redeliveries, repeats, revisions and stale ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Duplicates {
+pub enum DuplicatePolicy {
     /// Those kinds of which an answer or a header of the run shows that it recognises them; without any, none is judged.
     #[default]
     Detect,
@@ -71,79 +71,81 @@ pub enum Duplicates {
 
 /// Which kinds must be recognised.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Judging {
-    signs: Signs,
+pub(super) struct JudgmentRules {
+    required: MarkEvidence,
     /// Whether the ids of repeats must be known, too.
-    repeats_ids: bool,
+    requires_repeat_ids: bool,
     /// Whether a current value may be in doubt, as after a crash.
-    doubts: bool,
+    allows_doubt: bool,
     /// Whether a spool may have been found by another process, after a crash.
-    recovered: bool,
+    spool_recovered: bool,
     /// Whether what that spool held counts as the current value, also where it was overtaken.
-    overtaken: bool,
+    concurrent_drain: bool,
 }
 
-impl Judging {
+impl JudgmentRules {
     /// `None`: there is nothing to judge.
-    pub(super) fn of(
-        duplicates: Duplicates,
+    pub(super) fn from_policy(
+        duplicates: DuplicatePolicy,
         restarted: bool,
         overtaken: bool,
-        signs: Signs,
+        signs: MarkEvidence,
     ) -> Option<Self> {
-        let recovered = duplicates == Duplicates::Allowed && restarted;
-        let all = |recognised| Signs {
+        let recovered = duplicates == DuplicatePolicy::Allowed && restarted;
+        let all = |recognised| MarkEvidence {
             redelivery: recognised,
             repeat: recognised,
             revision: recognised,
         };
         let signs = match duplicates {
-            Duplicates::Detect if !signs.any() => return None,
-            Duplicates::Detect => signs,
-            Duplicates::Expected => all(true),
-            Duplicates::Allowed => all(false),
+            DuplicatePolicy::Detect if !signs.has_any() => return None,
+            DuplicatePolicy::Detect => signs,
+            DuplicatePolicy::Expected => all(true),
+            DuplicatePolicy::Allowed => all(false),
         };
         Some(Self {
-            signs,
-            repeats_ids: duplicates == Duplicates::Expected && !restarted,
-            doubts: duplicates == Duplicates::Allowed,
-            recovered,
-            overtaken: recovered && overtaken,
+            required: signs,
+            requires_repeat_ids: duplicates == DuplicatePolicy::Expected && !restarted,
+            allows_doubt: duplicates == DuplicatePolicy::Allowed,
+            spool_recovered: recovered,
+            concurrent_drain: recovered && overtaken,
         })
     }
 
     /// Whether an event may be stored as a revision, of whichever value, although it is such a one by the rules: nothing is
     /// lost by it. What a bridge stored before it was started again it may not know yet, also that a value is stale.
-    pub(super) fn excuses_a_revision(self, verdict: Verdict) -> bool {
+    pub(super) fn can_excuse_revision(self, verdict: OracleVerdict) -> bool {
         match verdict {
-            Verdict::Repeat | Verdict::Revision => self.doubts,
-            Verdict::Stale => self.recovered,
-            Verdict::First | Verdict::Redelivery => false,
+            OracleVerdict::Repeat | OracleVerdict::Revision => self.allows_doubt,
+            OracleVerdict::Stale => self.spool_recovered,
+            OracleVerdict::First | OracleVerdict::Redelivery => false,
         }
     }
 
     /// Whether a revision may be taken for a repeat of a value before the current one, which waited on disk: it is stored last.
-    pub(super) fn excuses_a_repeat(self) -> bool {
-        self.overtaken
+    pub(super) fn can_excuse_repeat(self) -> bool {
+        self.concurrent_drain
     }
 
     /// Whether of several tries of an event that were answered published or spooled one record may be enough.
-    pub(super) fn may_have_recovered(self) -> bool {
-        self.recovered
+    pub(super) fn has_recovered_spool(self) -> bool {
+        self.spool_recovered
     }
 
     /// Whether redeliveries of repeats must be recognised.
-    pub(super) fn expects_repeats_ids(self) -> bool {
-        self.repeats_ids
+    pub(super) fn has_repeat_ids(self) -> bool {
+        self.requires_repeat_ids
     }
 
-    pub(super) fn expects(self, verdict: Verdict) -> bool {
-        let Self { signs, .. } = self;
+    pub(super) fn is_required(self, verdict: OracleVerdict) -> bool {
+        let Self {
+            required: signs, ..
+        } = self;
         match verdict {
-            Verdict::First => false,
-            Verdict::Redelivery => signs.redelivery,
-            Verdict::Repeat => signs.repeat,
-            Verdict::Revision | Verdict::Stale => signs.revision,
+            OracleVerdict::First => false,
+            OracleVerdict::Redelivery => signs.redelivery,
+            OracleVerdict::Repeat => signs.repeat,
+            OracleVerdict::Revision | OracleVerdict::Stale => signs.revision,
         }
     }
 }

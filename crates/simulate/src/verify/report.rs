@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::entry::Position;
-use crate::oracle::Verdict;
+use super::record_digest::RecordPosition;
+use crate::oracle::OracleVerdict;
 use butlr_event::EventType;
 
-mod show;
+mod display;
 
 /// So many violations of a property are told one by one.
-const TOLD: usize = 10;
+const MAX_LISTED_VIOLATIONS: usize = 10;
 
 /// What is proved, each for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,19 +24,19 @@ pub enum Property {
     /// Nothing is there that was not sent, or that was only refused.
     Sent,
     /// Topic, key and partition.
-    Placed,
+    Placement,
     /// Headers and timestamp.
-    Headed,
+    Headers,
     /// Duplicates, revisions and stale ones are told apart.
-    Judged,
+    Classification,
     /// As often as published.
-    Counted,
+    RecordCount,
     /// Where the answers said.
-    Named,
+    ReportedPosition,
     /// TRAFFIC adds up to the model's occupancy.
     Occupancy,
     /// Answers are consistent in themselves.
-    Answered,
+    AnswerConsistency,
 }
 
 impl Property {
@@ -45,13 +45,13 @@ impl Property {
         Property::Stored,
         Property::Intact,
         Property::Sent,
-        Property::Placed,
-        Property::Headed,
-        Property::Judged,
-        Property::Counted,
-        Property::Named,
+        Property::Placement,
+        Property::Headers,
+        Property::Classification,
+        Property::RecordCount,
+        Property::ReportedPosition,
         Property::Occupancy,
-        Property::Answered,
+        Property::AnswerConsistency,
     ];
 
     /// As programs name it.
@@ -60,13 +60,13 @@ impl Property {
             Property::Stored => "stored",
             Property::Intact => "intact",
             Property::Sent => "sent",
-            Property::Placed => "placed",
-            Property::Headed => "headed",
-            Property::Judged => "judged",
-            Property::Counted => "counted",
-            Property::Named => "named",
+            Property::Placement => "placed",
+            Property::Headers => "headed",
+            Property::Classification => "judged",
+            Property::RecordCount => "counted",
+            Property::ReportedPosition => "named",
             Property::Occupancy => "occupancy",
-            Property::Answered => "answered",
+            Property::AnswerConsistency => "answered",
         }
     }
 
@@ -75,20 +75,24 @@ impl Property {
             Property::Stored => "everything answered 2xx is there",
             Property::Intact => "bytes are those that were sent",
             Property::Sent => "nothing is there that was not sent, or only refused or quarantined",
-            Property::Placed => "topic, key and partition are the contract's",
-            Property::Headed => "headers and timestamp are such as the contract allows",
-            Property::Judged => "redeliveries, repeats, revisions and stale ones are told as such",
-            Property::Counted => "nothing is there more or less often than published",
-            Property::Named => "partition and offset are those of the answers",
+            Property::Placement => "topic, key and partition are the contract's",
+            Property::Headers => "headers and timestamp are such as the contract allows",
+            Property::Classification => {
+                "redeliveries, repeats, revisions and stale ones are told as such"
+            }
+            Property::RecordCount => "nothing is there more or less often than published",
+            Property::ReportedPosition => "partition and offset are those of the answers",
             Property::Occupancy => "TRAFFIC adds up to the model's occupancy",
-            Property::Answered => "status and word of each 2xx mean the same",
+            Property::AnswerConsistency => "status and word of each 2xx mean the same",
         }
     }
 
-    const fn counts(self) -> &'static str {
+    const fn unit(self) -> &'static str {
         match self {
-            Property::Stored | Property::Counted => "events",
-            Property::Judged | Property::Named | Property::Answered => "answers",
+            Property::Stored | Property::RecordCount => "events",
+            Property::Classification | Property::ReportedPosition | Property::AnswerConsistency => {
+                "answers"
+            }
             Property::Occupancy => "spaces",
             _ => "records",
         }
@@ -101,14 +105,14 @@ pub struct Violation {
     /// The event (`event_…`) or, for occupancy, the space.
     pub id: Option<String>,
     /// The record, where there is one.
-    pub position: Option<Position>,
+    pub position: Option<RecordPosition>,
     /// What was expected, and what there is instead.
     pub text: String,
 }
 
 /// What was found of one property.
 #[derive(Clone, Debug, Default)]
-pub struct Finding {
+pub struct PropertyFinding {
     /// How many were looked at.
     pub checked: u64,
     /// How many of those violate it.
@@ -116,12 +120,12 @@ pub struct Finding {
     /// The first ten that do.
     pub first: Vec<Violation>,
     /// Why it was not checked, where it was not.
-    pub unchecked: Option<String>,
+    pub unchecked_reason: Option<String>,
 }
 
 /// Why events are there more than once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Copies {
+pub struct CopyCounts {
     /// Records beyond the first of their event.
     pub all: u64,
     /// Of those: the sender sent it again although nothing went wrong.
@@ -132,7 +136,7 @@ pub struct Copies {
     pub after_failure: u64,
 }
 
-impl Copies {
+impl CopyCounts {
     /// Those for which no try accounts.
     pub fn unexplained(&self) -> u64 {
         self.all - self.redelivery - self.after_timeout - self.after_failure
@@ -141,25 +145,25 @@ impl Copies {
 
 /// What the bridge took events of one type for, and how that fits the rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Verdicts {
+pub struct VerdictCounts {
     /// Known answers, with the marks of their records, by [`Verdict`].
-    pub told: [u64; Verdict::ALL.len()],
+    pub by_verdict: [u64; OracleVerdict::ALL.len()],
     /// Events sent with tries whose answer is not known: for each, a verdict that nobody heard of, or none.
     pub unknown: u64,
     /// Known answers that rest on what came before the run, or on too much that is not known, and are not judged.
     pub unjudged: u64,
     /// Redeliveries of repeats that were not taken as such, but were otherwise right: no record tells of a repeat, so that
     /// a bridge that was started again does not know its id.
-    pub forgotten: u64,
+    pub forgotten_repeats: u64,
     /// Events that were taken for something new, or for something else, as if what they repeat or revise were not known.
     pub unrecognised: u64,
     /// What the headers of the records say.
-    pub marked: Marked,
+    pub marked: MarkCounts,
 }
 
 /// Records by their marks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Marked {
+pub struct MarkCounts {
     /// `ce_duplicate` redelivery.
     pub redelivery: u64,
     /// `ce_duplicate` repeat.
@@ -174,7 +178,7 @@ pub struct Marked {
 
 /// The result.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct VerificationReport {
     /// The topics' names, by [`EventType::index`].
     pub topics: [String; EventType::ALL.len()],
     /// Requests that were answered or given up.
@@ -184,33 +188,33 @@ pub struct Report {
     /// Bytes of their values.
     pub bytes: u64,
     /// What reading and joining took.
-    pub took: Duration,
+    pub elapsed: Duration,
     /// What is there more than once.
-    pub copies: Copies,
+    pub copies: CopyCounts,
     /// What duplicates were taken for, by [`EventType::index`].
-    pub verdicts: [Verdicts; EventType::ALL.len()],
+    pub verdicts: [VerdictCounts; EventType::ALL.len()],
     /// Answers that promise that an event is there.
     pub accepted: u64,
     /// Answers `published`.
     pub published: u64,
     /// Those of them that named partition and offset.
-    pub named: u64,
+    pub reported_positions: u64,
     /// Events that were answered `repeat`, of readings of which no answer of this run tells.
-    pub repeats_before: u64,
+    pub repeats_before_run: u64,
     /// Answers `spooled` without a record of their own, of events that are there: a bridge that was started again drops what
     /// its spool holds of what the topics hold already.
     pub already_stored: u64,
     /// Records that nobody sent and that came before the run.
-    pub earlier: u64,
+    pub records_before_run: u64,
     /// Records that had to be marked as out of order, because something newer was known for long; see
     /// [`Options::known_after`](super::Options::known_after).
-    pub long_older: u64,
+    pub required_marks: u64,
     /// Why more records were to come, but were not waited for any longer.
-    pub gave_up: Option<String>,
-    findings: [Finding; Property::ALL.len()],
+    pub gave_up_reason: Option<String>,
+    findings: [PropertyFinding; Property::ALL.len()],
 }
 
-impl Report {
+impl VerificationReport {
     /// Nothing found yet.
     pub fn new(topics: [String; EventType::ALL.len()]) -> Self {
         Self {
@@ -218,37 +222,40 @@ impl Report {
             attempts: 0,
             records: 0,
             bytes: 0,
-            took: Duration::ZERO,
-            copies: Copies::default(),
+            elapsed: Duration::ZERO,
+            copies: CopyCounts::default(),
             verdicts: Default::default(),
             accepted: 0,
             published: 0,
-            named: 0,
-            repeats_before: 0,
+            reported_positions: 0,
+            repeats_before_run: 0,
             already_stored: 0,
-            earlier: 0,
-            long_older: 0,
-            gave_up: None,
+            records_before_run: 0,
+            required_marks: 0,
+            gave_up_reason: None,
             findings: Default::default(),
         }
     }
 
     /// What was found of the verdicts of all types together.
-    pub fn all_verdicts(&self) -> Verdicts {
-        let mut all = Verdicts::default();
+    pub fn all_verdicts(&self) -> VerdictCounts {
+        let mut all = VerdictCounts::default();
         for of_type in &self.verdicts {
-            let Verdicts {
-                told,
+            let VerdictCounts {
+                by_verdict: told,
                 unknown,
                 unjudged,
-                forgotten,
+                forgotten_repeats: forgotten,
                 unrecognised,
                 marked,
             } = of_type;
-            all.told.iter_mut().zip(told).for_each(|(all, n)| *all += n);
+            all.by_verdict
+                .iter_mut()
+                .zip(told)
+                .for_each(|(all, n)| *all += n);
             all.unknown += unknown;
             all.unjudged += unjudged;
-            all.forgotten += forgotten;
+            all.forgotten_repeats += forgotten;
             all.unrecognised += unrecognised;
             all.marked.redelivery += marked.redelivery;
             all.marked.repeat += marked.repeat;
@@ -260,23 +267,25 @@ impl Report {
     }
 
     /// What was found of a property.
-    pub fn finding(&self, property: Property) -> &Finding {
+    pub fn finding(&self, property: Property) -> &PropertyFinding {
         &self.findings[property as usize]
     }
 
     /// Whether something was proved, and no property is violated.
-    pub fn holds(&self) -> bool {
-        self.nothing_proved().is_none() && self.findings.iter().all(|f| f.violations == 0)
+    pub fn is_proved(&self) -> bool {
+        self.unproved_reason().is_none() && self.findings.iter().all(|f| f.violations == 0)
     }
 
     /// Why nothing was proved, one way or the other.
-    pub fn nothing_proved(&self) -> Option<&'static str> {
+    pub fn unproved_reason(&self) -> Option<&'static str> {
         // That answers are consistent says nothing of what is there.
-        let about_records = Property::ALL.iter().filter(|p| **p != Property::Answered);
+        let about_records = Property::ALL
+            .iter()
+            .filter(|p| **p != Property::AnswerConsistency);
         if self.accepted == 0 {
             Some("nothing was accepted: there is nothing to prove")
         } else if about_records.map(|p| self.finding(*p)).all(|f| {
-            let proved = f.checked > 0 && f.unchecked.is_none();
+            let proved = f.checked > 0 && f.unchecked_reason.is_none();
             !proved && f.violations == 0
         }) {
             Some("nothing at all was proved")
@@ -286,20 +295,20 @@ impl Report {
     }
 
     /// Counts what was looked at.
-    pub(super) fn checked(&mut self, property: Property, how_many: u64) {
+    pub(super) fn count_checked(&mut self, property: Property, how_many: u64) {
         self.findings[property as usize].checked += how_many;
     }
 
     /// Notes why a property is not checked.
-    pub(super) fn unchecked(&mut self, property: Property, why: String) {
-        self.findings[property as usize].unchecked = Some(why);
+    pub(super) fn mark_unchecked(&mut self, property: Property, why: String) {
+        self.findings[property as usize].unchecked_reason = Some(why);
     }
 
     /// Notes a violation; `what` makes the text only when it is told.
-    pub(super) fn violated(&mut self, property: Property, what: impl FnOnce() -> Violation) {
+    pub(super) fn add_violation(&mut self, property: Property, what: impl FnOnce() -> Violation) {
         let finding = &mut self.findings[property as usize];
         finding.violations += 1;
-        if finding.first.len() < TOLD {
+        if finding.first.len() < MAX_LISTED_VIOLATIONS {
             finding.first.push(what());
         }
     }

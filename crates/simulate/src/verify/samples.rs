@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::Duplicates;
-use super::check::{Checker, Record, Signs};
-use super::entry::{Entry, Position};
-use super::headers::{Expected, Timestamps};
-use super::join::Join;
+use super::DuplicatePolicy;
+use super::checker::{ConsumedRecord, MarkEvidence, RecordChecker};
+use super::headers::{HeaderExpectations, TimestampBasis};
+use super::join::JournalJoin;
 use super::murmur2;
-use super::options::Judging;
-use super::order::Order;
-use super::report::Report;
-use crate::city::Truth;
+use super::options::JudgmentRules;
+use super::order::OrderTracker;
+use super::record_digest::{RecordDigest, RecordPosition};
+use super::report::VerificationReport;
+use crate::city::GroundTruth;
 use crate::hash;
-use crate::journal::buckets::bucket_of;
-use crate::journal::{Answer, Attempt, Cause};
+use crate::journal::buckets::bucket_index;
+use crate::journal::{AttemptCause, DeliveryAttempt, RecordedOutcome};
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
@@ -24,7 +24,7 @@ pub const PARTITIONS: usize = 6;
 
 /// An event of a room.
 #[derive(Clone)]
-pub struct Sample {
+pub struct SampleEvent {
     pub id: Ksuid,
     pub event_type: EventType,
     pub room: String,
@@ -32,7 +32,7 @@ pub struct Sample {
     pub data: &'static str,
 }
 
-impl Sample {
+impl SampleEvent {
     /// With an id of its own, that was made at [`NOW`].
     pub fn new(n: u64, event_type: EventType, data: &'static str) -> Self {
         let mut payload = [7; 16];
@@ -61,23 +61,28 @@ impl Sample {
     }
 
     /// A try of it.
-    pub fn answered(&self, cause: Cause, answer: Answer, at: Option<Position>) -> Attempt {
-        Attempt {
-            key: hash::reading_key(self.event_type, &self.room, self.timestamp_ms),
+    pub fn attempt(
+        &self,
+        cause: AttemptCause,
+        answer: RecordedOutcome,
+        at: Option<RecordPosition>,
+    ) -> DeliveryAttempt {
+        DeliveryAttempt {
+            reading_key: hash::reading_key(self.event_type, &self.room, self.timestamp_ms),
             id: self.id,
-            value: hash::bytes(self.value().as_bytes()),
-            data: hash::bytes(self.data.as_bytes()),
+            value_hash: hash::hash_bytes(self.value().as_bytes()),
+            data_hash: hash::hash_bytes(self.data.as_bytes()),
             event_type: self.event_type,
             cause,
-            answer,
+            outcome: answer,
             late: false,
             contradictory: false,
-            at: at.map(|p| (p.partition, p.offset)),
+            reported_position: at.map(|p| (p.partition, p.offset)),
         }
     }
 
     /// Its record as the contract says, at the next offset of its partition.
-    pub fn record(&self, offset: i64) -> Stored {
+    pub fn record(&self, offset: i64) -> SampleRecord {
         let time = |ms: i64| {
             let time = UNIX_EPOCH + Duration::from_millis(ms as u64);
             humantime::format_rfc3339_millis(time).to_string()
@@ -94,10 +99,10 @@ impl Sample {
             ("content-type", "application/json".to_owned()),
         ];
         let headers = headers.into_iter();
-        Stored {
-            position: Position {
+        SampleRecord {
+            position: RecordPosition {
                 topic: self.event_type.index() as u8,
-                partition: murmur2::partition(self.room.as_bytes(), PARTITIONS) as i32,
+                partition: murmur2::partition_for_key(self.room.as_bytes(), PARTITIONS) as i32,
                 offset,
             },
             timestamp_ms: Some(self.timestamp_ms),
@@ -112,42 +117,42 @@ impl Sample {
 
 /// A record as it lies in Kafka.
 #[derive(Clone)]
-pub struct Stored {
-    pub position: Position,
+pub struct SampleRecord {
+    pub position: RecordPosition,
     pub timestamp_ms: Option<i64>,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
-impl Stored {
+impl SampleRecord {
     pub fn header(&mut self, name: &str) -> &mut Vec<u8> {
         let mut headers = self.headers.iter_mut();
         &mut headers.find(|(n, _)| n == name).unwrap().1
     }
 
     /// Replaces a part of the value that is there once.
-    pub fn change(&mut self, from: &str, to: &str) {
+    pub fn replace_in_value(&mut self, from: &str, to: &str) {
         let value = String::from_utf8(self.value.take().unwrap()).unwrap();
         assert_eq!(value.matches(from).count(), 1, "{value}");
         self.value = Some(value.replace(from, to).into_bytes());
     }
 }
 
-pub fn checker(truth: &Truth) -> Checker {
-    checker_that(truth, false)
+pub fn new_checker(truth: &GroundTruth) -> RecordChecker {
+    checker_with(truth, false)
 }
 
-fn checker_that(truth: &Truth, skip_earlier: bool) -> Checker {
-    let expected = Expected {
-        timestamps: Timestamps::Event,
+fn checker_with(truth: &GroundTruth, skip_earlier: bool) -> RecordChecker {
+    let expected = HeaderExpectations {
+        timestamps: TimestampBasis::Event,
         received_ms: (NOW - 60_000, NOW),
         max_past_ms: 3 * 86_400_000,
         max_future_ms: 60_000,
     };
     let names = EventType::ALL.map(|t| format!("t.{}", t.kebab_name()));
-    let order = Order::new(None, 0);
-    Checker::new(
+    let order = OrderTracker::new(None, 0);
+    RecordChecker::new(
         names,
         [PARTITIONS; 10],
         expected,
@@ -157,13 +162,13 @@ fn checker_that(truth: &Truth, skip_earlier: bool) -> Checker {
     )
 }
 
-pub fn look(checker: &mut Checker, stored: &Stored) -> Option<Entry> {
+pub fn check_record(checker: &mut RecordChecker, stored: &SampleRecord) -> Option<RecordDigest> {
     let headers = stored.headers.iter();
     let headers: Vec<_> = headers.map(|(n, v)| (n.as_str(), Some(&v[..]))).collect();
-    checker.look(&Record {
+    checker.check(&ConsumedRecord {
         position: stored.position,
         timestamp_ms: stored.timestamp_ms,
-        published_until_ms: NOW,
+        latest_publish_ms: NOW,
         key: stored.key.as_deref(),
         value: stored.value.as_deref(),
         headers: Some(&headers),
@@ -172,74 +177,82 @@ pub fn look(checker: &mut Checker, stored: &Stored) -> Option<Entry> {
 
 /// What was sent and what is there.
 #[derive(Clone)]
-pub struct World {
-    pub attempts: Vec<Attempt>,
-    pub records: Vec<Stored>,
-    pub truth: Truth,
+pub struct SampleRun {
+    pub attempts: Vec<DeliveryAttempt>,
+    pub records: Vec<SampleRecord>,
+    pub truth: GroundTruth,
     pub originals: bool,
-    pub duplicates: Duplicates,
+    pub duplicates: DuplicatePolicy,
     pub restarted: bool,
-    pub overtaken: bool,
-    pub skip_earlier: bool,
+    pub concurrent_drain: bool,
+    pub skip_before_run: bool,
     /// Partitions are read from their first records on.
-    pub whole: bool,
+    pub read_from_start: bool,
     pub traffic_complete: bool,
 }
 
-impl World {
+impl SampleRun {
     pub fn empty() -> Self {
         Self {
             attempts: Vec::new(),
             records: Vec::new(),
-            truth: Truth {
+            truth: GroundTruth {
                 at_ms: NOW,
                 spaces: Vec::new(),
             },
             originals: true,
-            duplicates: Duplicates::Detect,
+            duplicates: DuplicatePolicy::Detect,
             restarted: true,
-            overtaken: false,
-            skip_earlier: false,
-            whole: false,
+            concurrent_drain: false,
+            skip_before_run: false,
+            read_from_start: false,
             traffic_complete: true,
         }
     }
 
     /// Stores an event, as a try with this cause that was answered `published`.
-    pub fn publish(&mut self, sample: &Sample, cause: Cause) -> Position {
+    pub fn publish(&mut self, sample: &SampleEvent, cause: AttemptCause) -> RecordPosition {
         let record = sample.record(self.records.len() as i64);
         let at = record.position;
         self.records.push(record);
-        let attempt = sample.answered(cause, Answer::Published, Some(at));
+        let attempt = sample.attempt(cause, RecordedOutcome::Published, Some(at));
         self.attempts.push(attempt);
         at
     }
 
     /// Notes a try, and nothing else.
-    pub fn note(&mut self, sample: &Sample, cause: Cause, answer: Answer) {
-        self.attempts.push(sample.answered(cause, answer, None));
+    pub fn add_attempt(
+        &mut self,
+        sample: &SampleEvent,
+        cause: AttemptCause,
+        answer: RecordedOutcome,
+    ) {
+        self.attempts.push(sample.attempt(cause, answer, None));
     }
 
     /// Stores a record without a try.
-    pub fn store(&mut self, sample: &Sample) {
+    pub fn add_record(&mut self, sample: &SampleEvent) {
         self.records.push(sample.record(self.records.len() as i64));
     }
 
-    pub fn verify(&self) -> Report {
-        let mut checker = checker_that(&self.truth, self.skip_earlier);
-        if self.whole {
+    pub fn verify(&self) -> VerificationReport {
+        let mut checker = checker_with(&self.truth, self.skip_before_run);
+        if self.read_from_start {
             let from = vec![vec![0; PARTITIONS]; EventType::ALL.len()];
-            checker.order.reads_from(&from);
+            checker.order.set_start_offsets(&from);
         }
-        let mut buckets: BTreeMap<usize, (Vec<Attempt>, Vec<Entry>)> = BTreeMap::new();
+        let mut buckets: BTreeMap<usize, (Vec<DeliveryAttempt>, Vec<RecordDigest>)> =
+            BTreeMap::new();
         for attempt in &self.attempts {
-            let bucket = buckets.entry(bucket_of(attempt.key)).or_default();
+            let bucket = buckets
+                .entry(bucket_index(attempt.reading_key))
+                .or_default();
             bucket.0.push(*attempt);
         }
         for record in &self.records {
-            if let Some(entry) = look(&mut checker, record) {
+            if let Some(entry) = check_record(&mut checker, record) {
                 buckets
-                    .entry(bucket_of(entry.key))
+                    .entry(bucket_index(entry.reading_key))
                     .or_default()
                     .1
                     .push(entry);
@@ -247,18 +260,29 @@ impl World {
         }
         checker.finish();
         let names = EventType::ALL.map(|t| format!("t.{}", t.kebab_name()));
-        let report = Report::new(names);
-        let answered = |answer| self.attempts.iter().any(|a| a.answer == answer);
-        let signs = Signs {
-            redelivery: checker.signs.redelivery || answered(Answer::Redelivery),
-            repeat: checker.signs.repeat || answered(Answer::Repeat),
-            ..checker.signs
+        let report = VerificationReport::new(names);
+        let answered = |answer| self.attempts.iter().any(|a| a.outcome == answer);
+        let signs = MarkEvidence {
+            redelivery: checker.evidence.redelivery || answered(RecordedOutcome::Redelivery),
+            repeat: checker.evidence.repeat || answered(RecordedOutcome::Repeat),
+            ..checker.evidence
         };
-        let judging = Judging::of(self.duplicates, self.restarted, self.overtaken, signs);
-        let mut join = Join::new(report, &checker.aside, self.originals, judging, &self.truth);
+        let judging = JudgmentRules::from_policy(
+            self.duplicates,
+            self.restarted,
+            self.concurrent_drain,
+            signs,
+        );
+        let mut join = JournalJoin::new(
+            report,
+            &checker.issues,
+            self.originals,
+            judging,
+            &self.truth,
+        );
         for (attempts, entries) in buckets.into_values() {
-            join.bucket(attempts, entries);
+            join.join_bucket(attempts, entries);
         }
-        join.end(&self.truth, self.traffic_complete)
+        join.finish(&self.truth, self.traffic_complete)
     }
 }

@@ -12,17 +12,17 @@ use super::names::kebab;
 use butlr_event::EventType;
 
 /// The longest wait for one answer.
-const ANSWER: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Topics just created may not be known everywhere yet, nor have their leaders: so long they are asked for again.
-const UNKNOWN: Duration = Duration::from_secs(1);
-const UNREADY: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(200);
+const MISSING_GRACE: Duration = Duration::from_secs(1);
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// What stands for the type in a template.
-const TYPE: &str = "{type}";
+const TYPE_PLACEHOLDER: &str = "{type}";
 
 /// Where the records are, and how to log in there.
 #[derive(Clone)]
-pub struct Kafka {
+pub struct VerifierKafka {
     /// `host:port`, separated by commas.
     pub bootstrap_servers: String,
     /// librdkafka's properties, such as `security.protocol`; they may hold secrets.
@@ -30,19 +30,19 @@ pub struct Kafka {
 }
 
 /// The names of the ten topics, in the order of [`EventType::ALL`].
-pub type Names = [String; EventType::ALL.len()];
+pub type EventTopicNames = [String; EventType::ALL.len()];
 
 /// One number for each partition of each topic.
-pub type Offsets = Vec<Vec<i64>>;
+pub type TopicOffsets = Vec<Vec<i64>>;
 
 /// The names that a template makes.
 ///
 /// # Errors
 /// It does not contain `{type}` once.
-pub fn names(template: &str) -> Result<Names, Error> {
-    match template.matches(TYPE).count() {
-        1 => Ok(EventType::ALL.map(|t| template.replace(TYPE, kebab(t)))),
-        _ => Err(Error::Template(template.to_owned())),
+pub fn topic_names(template: &str) -> Result<EventTopicNames, Error> {
+    match template.matches(TYPE_PLACEHOLDER).count() {
+        1 => Ok(EventType::ALL.map(|t| template.replace(TYPE_PLACEHOLDER, kebab(t)))),
+        _ => Err(Error::InvalidTemplate(template.to_owned())),
     }
 }
 
@@ -50,7 +50,7 @@ pub fn names(template: &str) -> Result<Names, Error> {
 ///
 /// # Errors
 /// librdkafka does not take a property.
-pub fn consumer(kafka: &Kafka) -> Result<BaseConsumer, Error> {
+pub fn create_consumer(kafka: &VerifierKafka) -> Result<BaseConsumer, Error> {
     let mut config = ClientConfig::new();
     config
         .set("client.id", "butlr-bridge-verify")
@@ -77,12 +77,12 @@ pub fn consumer(kafka: &Kafka) -> Result<BaseConsumer, Error> {
         .set("isolation.level", "read_uncommitted")
         .set("allow.auto.create.topics", "false");
     config.create().map_err(|e| match e {
-        KafkaError::ClientConfig(_, text, name, _) => Error::Property { name, text },
-        KafkaError::ClientCreation(text) => Error::Property {
+        KafkaError::ClientConfig(_, text, name, _) => Error::InvalidProperty { name, text },
+        KafkaError::ClientCreation(text) => Error::InvalidProperty {
             name: "kafka".to_owned(),
             text,
         },
-        other => Error::Property {
+        other => Error::InvalidProperty {
             name: "kafka".to_owned(),
             text: other.to_string(),
         },
@@ -93,30 +93,30 @@ pub fn consumer(kafka: &Kafka) -> Result<BaseConsumer, Error> {
 ///
 /// # Errors
 /// Kafka cannot be reached, or topics are missing: all of them are named.
-pub fn partitions(
+pub fn partition_counts(
     consumer: &BaseConsumer,
-    names: &Names,
+    names: &EventTopicNames,
 ) -> Result<[usize; EventType::ALL.len()], Error> {
     let mut found = [0; EventType::ALL.len()];
     let mut missing = Vec::new();
     let begun = Instant::now();
     for (name, found) in names.iter().zip(&mut found) {
-        match look(consumer, name, begun)? {
+        match partition_count(consumer, name, begun)? {
             0 => missing.push(name.clone()),
             partitions => *found = partitions,
         }
     }
     match missing.is_empty() {
         true => Ok(found),
-        false => Err(Error::Missing(missing)),
+        false => Err(Error::MissingTopics(missing)),
     }
 }
 
 /// How many partitions a topic has; 0 when there is no such topic.
-fn look(consumer: &BaseConsumer, name: &str, begun: Instant) -> Result<usize, Error> {
+fn partition_count(consumer: &BaseConsumer, name: &str, begun: Instant) -> Result<usize, Error> {
     loop {
         let asked = |e: &dyn std::fmt::Display| Error::kafka(format!("topic {name}"), e);
-        let metadata = consumer.fetch_metadata(Some(name), ANSWER);
+        let metadata = consumer.fetch_metadata(Some(name), REQUEST_TIMEOUT);
         let metadata = metadata.map_err(|e| asked(&e))?;
         let topic = metadata.topics().iter().find(|t| t.name() == name);
         let topic = topic.ok_or_else(|| asked(&"it is not in the answer"))?;
@@ -129,16 +129,16 @@ fn look(consumer: &BaseConsumer, name: &str, begun: Instant) -> Result<usize, Er
             error,
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
         );
-        if unknown && begun.elapsed() >= UNKNOWN {
+        if unknown && begun.elapsed() >= MISSING_GRACE {
             return Ok(0);
         }
-        if begun.elapsed() >= UNREADY {
+        if begun.elapsed() >= READY_TIMEOUT {
             return Err(match error {
                 Some(error) => asked(&error),
                 None => asked(&format!("{unready} partitions have no leader")),
             });
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(RETRY_PAUSE);
     }
 }
 
@@ -146,15 +146,15 @@ fn look(consumer: &BaseConsumer, name: &str, begun: Instant) -> Result<usize, Er
 ///
 /// # Errors
 /// Kafka does not tell.
-pub fn bounds(
+pub fn fetch_all_watermarks(
     consumer: &BaseConsumer,
-    names: &Names,
+    names: &EventTopicNames,
     partitions: &[usize; EventType::ALL.len()],
-) -> Result<(Offsets, Offsets), Error> {
-    let (mut begins, mut ends) = (Offsets::new(), Offsets::new());
+) -> Result<(TopicOffsets, TopicOffsets), Error> {
+    let (mut begins, mut ends) = (TopicOffsets::new(), TopicOffsets::new());
     for (name, partitions) in names.iter().zip(partitions) {
         let count = i32::try_from(*partitions).expect("Kafka numbers partitions so");
-        let bounds = (0..count).map(|partition| bound(consumer, name, partition));
+        let bounds = (0..count).map(|partition| fetch_watermarks(consumer, name, partition));
         let (begin, end) = bounds.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         begins.push(begin);
         ends.push(end);
@@ -166,13 +166,17 @@ pub fn bounds(
 ///
 /// # Errors
 /// Kafka does not tell.
-pub fn bound(consumer: &BaseConsumer, name: &str, partition: i32) -> Result<(i64, i64), Error> {
+pub fn fetch_watermarks(
+    consumer: &BaseConsumer,
+    name: &str,
+    partition: i32,
+) -> Result<(i64, i64), Error> {
     let begun = Instant::now();
     loop {
-        match consumer.fetch_watermarks(name, partition, ANSWER) {
+        match consumer.fetch_watermarks(name, partition, REQUEST_TIMEOUT) {
             Ok(bounds) => return Ok(bounds),
-            Err(error) if passes(&error) && begun.elapsed() < UNREADY => {
-                std::thread::sleep(PAUSE);
+            Err(error) if is_transient(&error) && begun.elapsed() < READY_TIMEOUT => {
+                std::thread::sleep(RETRY_PAUSE);
             }
             Err(error) => {
                 let what = format!("partition {partition} of {name}");
@@ -184,7 +188,7 @@ pub fn bound(consumer: &BaseConsumer, name: &str, partition: i32) -> Result<(i64
 
 /// Whether it goes by itself, and librdkafka goes on trying. Or does not matter: the group that librdkafka asks for a name
 /// of is not used, so nobody needs to be allowed to.
-pub fn passes(error: &KafkaError) -> bool {
+pub fn is_transient(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
@@ -210,9 +214,12 @@ mod tests {
 
     #[test]
     fn a_template_has_one_place_for_the_type() {
-        assert_eq!(names("a.{type}.b").unwrap()[8], "a.pir-motion.b");
+        assert_eq!(topic_names("a.{type}.b").unwrap()[8], "a.pir-motion.b");
         for template in ["", "a", "{type}{type}", "{Type}"] {
-            assert!(matches!(names(template), Err(Error::Template(_))));
+            assert!(matches!(
+                topic_names(template),
+                Err(Error::InvalidTemplate(_))
+            ));
         }
     }
 
@@ -224,19 +231,21 @@ mod tests {
             RDKafkaErrorCode::CoordinatorNotAvailable,
             RDKafkaErrorCode::SSL,
         ] {
-            assert!(passes(&error(code)), "{code:?}");
+            assert!(is_transient(&error(code)), "{code:?}");
         }
-        assert!(!passes(&error(RDKafkaErrorCode::TopicAuthorizationFailed)));
-        assert!(!passes(&error(RDKafkaErrorCode::OffsetOutOfRange)));
+        assert!(!is_transient(&error(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+        )));
+        assert!(!is_transient(&error(RDKafkaErrorCode::OffsetOutOfRange)));
     }
 
     #[test]
     fn a_property_that_librdkafka_does_not_know_is_told() {
-        let kafka = Kafka {
+        let kafka = VerifierKafka {
             bootstrap_servers: "127.0.0.1:1".to_owned(),
             properties: vec![("no.such".to_owned(), "1".to_owned())],
         };
-        let error = consumer(&kafka).err().unwrap();
+        let error = create_consumer(&kafka).err().unwrap();
         assert!(error.to_string().contains("no.such"), "{error}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use butlr_simulate::journal::Answer;
+use butlr_simulate::journal::RecordedOutcome;
 
 use crate::chaos::evidence::{TopicRecord, TrialEvidence};
 use crate::chaos::refusals::is_during_kafka_trouble;
@@ -48,8 +48,10 @@ impl DocumentedCopies {
             twins.from_spool += found - different - same;
             let may_be = tries.get(id).into_iter().flatten().filter(|t| {
                 matches!(
-                    t.answer,
-                    Answer::Published | Answer::Spooled | Answer::Unknown
+                    t.outcome,
+                    RecordedOutcome::Published
+                        | RecordedOutcome::Spooled
+                        | RecordedOutcome::Unknown
                 )
             });
             let may_be = may_be.count() as u64;

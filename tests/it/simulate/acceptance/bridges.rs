@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use butlr_simulate::sender::Target;
+use butlr_simulate::sender::SendTarget;
 use serde_json::Value;
 
 use crate::harness::{BridgeProcess, RedisServer, agent, clock_ms};
@@ -86,9 +86,9 @@ impl BridgeReplicas {
     }
 
     /// Where events go.
-    pub fn targets(&self) -> Vec<Target> {
+    pub fn targets(&self) -> Vec<SendTarget> {
         let target = |bridge: MutexGuard<'_, BridgeReplica>| {
-            Target::parse(&format!("http://{}/v1/events", bridge.ingest)).expect("a URL")
+            SendTarget::parse(&format!("http://{}/v1/events", bridge.ingest)).expect("a URL")
         };
         self.lock_all().map(target).collect()
     }

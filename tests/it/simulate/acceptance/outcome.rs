@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use butlr_event::EventType;
-use butlr_simulate::journal::{Answer, ClosedJournal, Journal, Run};
-use butlr_simulate::ledger::{Ledger, Summary};
-use butlr_simulate::oracle::Verdict;
-use butlr_simulate::progress::Progress;
-use butlr_simulate::sender::{self, End, Limits, Pace, Stop, Timings};
-use butlr_simulate::verify::{self, Duplicates, Kafka, Property, Report};
+use butlr_simulate::journal::{ClosedJournal, JournalWriter, RecordedOutcome, RunHeader};
+use butlr_simulate::ledger::{RunLedger, RunSummary};
+use butlr_simulate::oracle::OracleVerdict;
+use butlr_simulate::progress::ProgressOutput;
+use butlr_simulate::sender::{self, RunLimits, SendOutcome, SendPace, SenderTimings, StopSignal};
+use butlr_simulate::verify::{self, DuplicatePolicy, Property, VerificationReport, VerifierKafka};
 
 use super::bridges::BridgeReplicas;
 use super::{event_count, is_long_run, stream};
@@ -33,53 +33,59 @@ const KNOWN_AFTER: Duration = Duration::from_secs(3);
 /// What came of it.
 pub struct AcceptanceOutcome {
     bridges: BridgeReplicas,
-    kafka: Kafka,
-    ledger: Ledger,
+    kafka: VerifierKafka,
+    ledger: RunLedger,
     journal: ClosedJournal,
-    report: OnceCell<Report>,
+    report: OnceCell<VerificationReport>,
 }
 
 /// Sends the stream, and ends the first bridge with this signal half-way to start it again at once.
 pub fn run(bridges: BridgeReplicas, signal: &str) -> AcceptanceOutcome {
-    let kafka = Kafka {
+    let kafka = VerifierKafka {
         bootstrap_servers: kafka_address(),
         properties: Vec::new(),
     };
-    let starts = verify::start_offsets(&kafka, &bridges.template).expect("ten topics");
-    let run = Run {
+    let starts = verify::fetch_start_offsets(&kafka, &bridges.template).expect("ten topics");
+    let run = RunHeader {
         topics: bridges.template.clone(),
         starts: Some(starts),
     };
-    let journal = Journal::create(None, run).expect("a directory");
+    let journal = JournalWriter::create(None, run).expect("a directory");
     let options = sender::Options {
         targets: bridges.targets(),
         connections: CONNECTIONS,
         // As fast as answers come: no connection is ever idle.
-        pace: Pace::Max,
-        limits: Limits {
+        pace: SendPace::Max,
+        limits: RunLimits {
             events: Some(event_count()),
             duration: None,
         },
         // More patient than Butlr's sender: how busy the machine is must not decide what is dropped.
-        timings: Timings {
+        timings: SenderTimings {
             http_timeout: Duration::from_secs(15),
             pauses: [1, 3, 5, 10].map(Duration::from_secs).to_vec(),
             window: Duration::from_secs(300),
-            ..Timings::default()
+            ..SenderTimings::default()
         },
     };
     let over = AtomicBool::new(false);
     let finished = std::thread::scope(|scope| {
         scope.spawn(|| bridges.watch_counters(&over));
         let restart = scope.spawn(|| bridges.restart(signal, event_count() / 2));
-        let stop = Stop::new();
-        let finished = sender::run(options, stream(), Some(journal), Progress::Silent, stop);
+        let stop = StopSignal::new();
+        let finished = sender::run(
+            options,
+            stream(),
+            Some(journal),
+            ProgressOutput::Silent,
+            stop,
+        );
         let restarted = restart.join();
         over.store(true, Ordering::Relaxed);
         restarted.expect("a bridge that starts again");
         finished.expect("a run")
     });
-    println!("{}", Summary::from(&finished.ledger));
+    println!("{}", RunSummary::from(&finished.ledger));
     assert!(finished.ledger.is_balanced());
     let journal = finished.journal.expect("was given");
     AcceptanceOutcome {
@@ -94,13 +100,13 @@ pub fn run(bridges: BridgeReplicas, signal: &str) -> AcceptanceOutcome {
 impl AcceptanceOutcome {
     /// All that was accepted is there, and answers and headers are as the oracle says.
     #[track_caller]
-    pub fn assert_nothing_lost(&self, duplicates: Duplicates) -> &Report {
+    pub fn assert_nothing_lost(&self, duplicates: DuplicatePolicy) -> &VerificationReport {
         assert_eq!(
-            self.ledger.ended(End::Accepted),
+            self.ledger.send_outcome_count(SendOutcome::Accepted),
             self.ledger.deliveries(),
             "a restart drops nothing"
         );
-        let unknown = EventType::ALL.map(|t| self.ledger.heard(t, Answer::Unknown));
+        let unknown = EventType::ALL.map(|t| self.ledger.answer_count(t, RecordedOutcome::Unknown));
         let unknown: u64 = unknown.into_iter().sum();
         assert!(
             unknown <= MAX_UNKNOWN,
@@ -109,24 +115,24 @@ impl AcceptanceOutcome {
         let options = verify::Options {
             duplicates,
             restarted: !self.bridges.has_redis,
-            known_after: (duplicates == Duplicates::Expected).then_some(KNOWN_AFTER),
-            ..verify::Options::of(self.kafka.clone())
+            known_after: (duplicates == DuplicatePolicy::Expected).then_some(KNOWN_AFTER),
+            ..verify::Options::new(self.kafka.clone())
         };
         let report = verify::verify(&self.journal, &options, &mut |_, _| ());
         let report = report.expect("a proof");
         println!("{report}");
-        assert!(report.holds(), "{report}");
+        assert!(report.is_proved(), "{report}");
         for property in Property::ALL {
             let finding = report.finding(property);
             assert!(
-                finding.unchecked.is_none() && finding.checked > 0,
+                finding.unchecked_reason.is_none() && finding.checked > 0,
                 "{report}"
             );
         }
         self.report.get_or_init(|| report)
     }
 
-    fn report(&self) -> &Report {
+    fn report(&self) -> &VerificationReport {
         self.report.get().expect("nothing was lost")
     }
 
@@ -156,13 +162,13 @@ impl AcceptanceOutcome {
         assert_eq!(all.unrecognised, 0, "{report}");
         assert!(all.unjudged <= all.unknown, "{report}");
         // A restart forgets the ids of repeats, of which no record tells; few of them are delivered again later.
-        let redeliveries = all.told[Verdict::Redelivery as usize];
+        let redeliveries = all.by_verdict[OracleVerdict::Redelivery as usize];
         let most = if self.bridges.has_redis {
             0
         } else {
             redeliveries / 100
         };
-        assert!(all.forgotten <= most, "{report}");
+        assert!(all.forgotten_repeats <= most, "{report}");
         let mut ids = HashSet::new();
         self.for_each_record(|record| {
             let id = record.header("ce_id").expect("an id").to_owned();
@@ -171,12 +177,12 @@ impl AcceptanceOutcome {
         assert_eq!(ids.len() as u64, report.records);
         let events = self.ledger.deliveries() as f64;
         for (verdict, share) in [
-            (Verdict::Redelivery, 0.05),
-            (Verdict::Repeat, 0.05),
-            (Verdict::Revision, 0.03),
-            (Verdict::Stale, 0.01),
+            (OracleVerdict::Redelivery, 0.05),
+            (OracleVerdict::Repeat, 0.05),
+            (OracleVerdict::Revision, 0.03),
+            (OracleVerdict::Stale, 0.01),
         ] {
-            let (found, expected) = (all.told[verdict as usize] as f64, share * events);
+            let (found, expected) = (all.by_verdict[verdict as usize] as f64, share * events);
             println!("{verdict:?}: {:.2} %", 100.0 * found / events);
             // Of few events, chance has its share.
             let most = f64::max(0.15, 4.0 / expected.sqrt());
@@ -187,7 +193,7 @@ impl AcceptanceOutcome {
         }
         // Nearly everything is shuffled, so that much of each source is. Without any doubt: what came so long after something
         // newer that this was stored by then; a short stream may have none.
-        let (out_of_order, long_older) = (all.marked.out_of_order, report.long_older);
+        let (out_of_order, long_older) = (all.marked.out_of_order, report.required_marks);
         println!("out of order: {out_of_order}, of which {long_older} without any doubt");
         assert!(out_of_order as f64 > events / 100.0, "{report}");
         assert!(long_older > 0 || !is_long_run(), "{report}");
@@ -203,15 +209,15 @@ impl AcceptanceOutcome {
         assert!(unseen <= MAX_UNSEEN, "{unseen}");
         for event_type in EventType::ALL {
             let verdicts = &report.verdicts[event_type.index()];
-            let told = |verdict: Verdict| verdicts.told[verdict as usize];
-            let unknown = ledger.heard(event_type, Answer::Unknown);
+            let told = |verdict: OracleVerdict| verdicts.by_verdict[verdict as usize];
+            let unknown = ledger.answer_count(event_type, RecordedOutcome::Unknown);
             let apart = |what: &str, one: u64, other: u64, most: u64| {
                 let text = format!("{event_type}, {what}: {one} and {other}, {most} unknown");
                 assert!(one.abs_diff(other) <= most, "{text}; {report}");
             };
-            for verdict in Verdict::ALL {
-                let most = unknown + verdicts.forgotten;
-                let expected = ledger.expected(event_type, verdict);
+            for verdict in OracleVerdict::ALL {
+                let most = unknown + verdicts.forgotten_repeats;
+                let expected = ledger.expected_count(event_type, verdict);
                 apart(verdict.name(), expected, told(verdict), most);
             }
             let of_type = format!("type=\"{}\"", event_type.name());
@@ -224,9 +230,9 @@ impl AcceptanceOutcome {
                 (
                     "duplicates",
                     "kind=\"redelivery\"",
-                    told(Verdict::Redelivery),
+                    told(OracleVerdict::Redelivery),
                 ),
-                ("duplicates", "kind=\"repeat\"", told(Verdict::Repeat)),
+                ("duplicates", "kind=\"repeat\"", told(OracleVerdict::Repeat)),
                 ("revisions", "", marked.revision),
                 ("stale", "", marked.stale),
                 ("out_of_order", "", marked.out_of_order),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::plan;
-use crate::city::plan::{Plan, RoomUse, SensorMode};
+use crate::city::plan::{CityPlan, RoomUse, SensorMode};
 
 #[test]
 fn everything_belongs_together() {
@@ -42,7 +42,10 @@ fn everything_belongs_together() {
                 (door.mode, door.floor, door.room),
                 (SensorMode::Traffic, index, None)
             );
-            assert_eq!(plan.rooms[floor.rooms.start as usize].use_, RoomUse::Office);
+            assert_eq!(
+                plan.rooms[floor.rooms.start as usize].room_use,
+                RoomUse::Office
+            );
         }
         for (room, index) in plan.rooms.iter().zip(0..) {
             assert!((1..=4).contains(&room.zones.len()) && room.capacity > 0);
@@ -178,7 +181,7 @@ fn a_larger_city_begins_with_the_smaller() {
     assert_eq!(small.zones[..], large.zones[..small.zones.len()]);
     // More sensors do not rename the spaces.
     let dense = plan(9, 95, Some(300));
-    let ids = |plan: &Plan| {
+    let ids = |plan: &CityPlan| {
         plan.rooms
             .iter()
             .map(|room| (room.id.clone(), room.area))

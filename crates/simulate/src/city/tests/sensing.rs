@@ -2,24 +2,25 @@
 
 use std::collections::HashMap;
 
-use super::{START_MS, only, plan, story, telling};
+use super::{START_MS, behaviour_with, compute_messages, plan, types_of};
 use crate::city::plan::{Rect, SensorMode};
-use crate::city::{Habits, Life};
-use crate::message::{Data, Message, Place};
+use crate::city::{CityBehaviour, CitySimulation};
+use crate::message::{CityMessage, CityPlace, MessageData};
 use butlr_event::EventType;
 
 #[test]
 fn detections_are_in_the_room_and_in_the_sensors_part() {
     let plan = plan(1, 20, Some(45));
-    let habits = Habits {
-        types: only(&[EventType::Detections]),
+    let habits = CityBehaviour {
+        types: types_of(&[EventType::Detections]),
         skewed: 0.0,
-        ..Habits::default()
+        ..CityBehaviour::default()
     };
-    let mut last: HashMap<Place, i64> = HashMap::new();
+    let mut last: HashMap<CityPlace, i64> = HashMap::new();
     let (mut some, mut none) = (0, 0);
-    for message in story(&plan, 1, START_MS, &habits, 12) {
-        let (Place::Sensor(index), Data::Detections(positions)) = (message.place, &message.data)
+    for message in compute_messages(&plan, 1, START_MS, &habits, 12) {
+        let (CityPlace::Sensor(index), MessageData::Detections(positions)) =
+            (message.place, &message.data)
         else {
             panic!("{message:?}")
         };
@@ -65,12 +66,12 @@ fn detections_are_in_the_room_and_in_the_sensors_part() {
 fn sensors_of_a_room_never_read_at_the_same_moment() {
     let plan = plan(2, 10, Some(30));
     for skewed in [0.0, 0.6] {
-        let habits = Habits {
-            types: only(&[EventType::Detections]),
+        let habits = CityBehaviour {
+            types: types_of(&[EventType::Detections]),
             skewed,
-            ..Habits::default()
+            ..CityBehaviour::default()
         };
-        let mut readings: Vec<_> = story(&plan, 2, START_MS, &habits, 6)
+        let mut readings: Vec<_> = compute_messages(&plan, 2, START_MS, &habits, 6)
             .iter()
             .map(|message| (room(&plan, message), message.timestamp_ms))
             .collect();
@@ -84,11 +85,11 @@ fn sensors_of_a_room_never_read_at_the_same_moment() {
 #[test]
 fn sensors_of_a_room_see_everybody_once() {
     let plan = plan(3, 14, Some(40));
-    let mut life = Life::begin(
+    let mut life = CitySimulation::new(
         plan.clone(),
         3,
         START_MS,
-        telling(only(&[EventType::Detections, EventType::Traffic])),
+        behaviour_with(types_of(&[EventType::Detections, EventType::Traffic])),
     );
     let (mut seen_in_all, mut there_in_all) = (0.0, 0.0);
     let mut messages = Vec::new();
@@ -100,7 +101,7 @@ fn sensors_of_a_room_see_everybody_once() {
             let people = before.spaces[index].1;
             let crossed = messages
                 .iter()
-                .any(|message| message.place == Place::Sensor(room.door));
+                .any(|message| message.place == CityPlace::Sensor(room.door));
             if crossed {
                 continue;
             }
@@ -108,9 +109,9 @@ fn sensors_of_a_room_see_everybody_once() {
             let seen = |index| {
                 messages
                     .iter()
-                    .filter(move |message| message.place == Place::Sensor(index))
+                    .filter(move |message| message.place == CityPlace::Sensor(index))
                     .filter_map(|message| match &message.data {
-                        Data::Detections(positions) => Some(positions.len() as u32),
+                        MessageData::Detections(positions) => Some(positions.len() as u32),
                         _ => None,
                     })
             };
@@ -143,28 +144,28 @@ fn sensors_of_a_room_see_everybody_once() {
 #[test]
 fn a_wrong_clock_moves_the_timestamp_and_nothing_else() {
     let plan = plan(4, 100, None);
-    let types = only(&[
+    let types = types_of(&[
         EventType::Detections,
         EventType::PirMotion,
         EventType::PirNoMotion,
         EventType::Traffic,
     ]);
-    let tell = |skewed| {
-        story(
+    let compute = |skewed| {
+        compute_messages(
             &plan,
             4,
             START_MS,
-            &Habits {
+            &CityBehaviour {
                 types,
                 skewed,
-                ..Habits::default()
+                ..CityBehaviour::default()
             },
             3,
         )
     };
-    let (right, wrong) = (tell(0.0), tell(0.4));
+    let (right, wrong) = (compute(0.0), compute(0.4));
     assert_eq!(right.len(), wrong.len());
-    let mut off: HashMap<Place, i64> = HashMap::new();
+    let mut off: HashMap<CityPlace, i64> = HashMap::new();
     for (right, wrong) in right.iter().zip(&wrong) {
         let skew = wrong.timestamp_ms - right.timestamp_ms;
         assert_eq!(
@@ -172,7 +173,7 @@ fn a_wrong_clock_moves_the_timestamp_and_nothing_else() {
             skew,
             "it is the sensor's"
         );
-        let put_right = Message {
+        let put_right = CityMessage {
             timestamp_ms: right.timestamp_ms,
             id: right.id,
             ..wrong.clone()
@@ -184,7 +185,7 @@ fn a_wrong_clock_moves_the_timestamp_and_nothing_else() {
             "doors are right"
         );
         assert!(skew.abs() <= 7_200_000);
-        let Place::Sensor(sensor) = right.place else {
+        let CityPlace::Sensor(sensor) = right.place else {
             panic!("{right:?}")
         };
         assert!(skew == 0 || skew % i64::from(plan.sensors[sensor as usize].period_ms) == 0);
@@ -205,7 +206,7 @@ fn rooms_without_sensors_tell_no_detections_and_no_motion() {
         .filter(|room| !room.sensors.is_empty())
         .collect();
     assert_eq!(with.len(), 5);
-    for message in story(&plan, 5, START_MS, &Habits::default(), 6) {
+    for message in compute_messages(&plan, 5, START_MS, &CityBehaviour::default(), 6) {
         match message.event_type {
             EventType::Detections | EventType::PirMotion | EventType::PirNoMotion => {
                 let room = room(&plan, &message);
@@ -242,8 +243,8 @@ fn parts_cover_and_do_not_overlap() {
     }
 }
 
-fn room(plan: &crate::city::Plan, message: &Message) -> u32 {
-    let Place::Sensor(index) = message.place else {
+fn room(plan: &crate::city::CityPlan, message: &CityMessage) -> u32 {
+    let CityPlace::Sensor(index) = message.place else {
         panic!("{message:?}")
     };
     plan.sensors[index as usize]

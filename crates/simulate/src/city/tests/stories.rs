@@ -1,102 +1,110 @@
 //! Whole stories: what people do, and what doors, motion sensors and occupancies make of it.
 
-use super::witness::Witness;
-use super::{HOUR_MS, MINUTE_MS, START_MS, only, plan, story, telling, without_detections};
-use crate::city::{Habits, Life};
-use crate::message::{Computation, Message};
+use super::reference_model::CityReferenceModel;
+use super::{
+    HOUR_MS, MINUTE_MS, START_MS, behaviour_with, compute_messages, plan, types_of,
+    without_detections,
+};
+use crate::city::{CityBehaviour, CitySimulation};
+use crate::message::{CityMessage, Computation};
 use butlr_event::EventType;
 
 #[test]
 fn a_day_adds_up() {
-    let habits = Habits {
+    let habits = CityBehaviour {
         types: without_detections(),
         revised: 0.2,
         skewed: 0.5,
-        ..Habits::default()
+        ..CityBehaviour::default()
     };
     for (seed, hours) in [(1, 25), (2, 5), (3, 5)] {
         let plan = plan(seed, 7, Some(9));
-        let seen = Witness::new(&plan, &habits).watch(
-            Life::begin(plan.clone(), seed, START_MS, habits.clone()),
+        let model = CityReferenceModel::new(&plan, &habits).watch(
+            CitySimulation::new(plan.clone(), seed, START_MS, habits.clone()),
             hours,
         );
-        assert!(seen.most_people > 15, "{}", seen.most_people);
+        assert!(model.most_people > 15, "{}", model.most_people);
         let spaces = plan.floors.len() + plan.rooms.len() + plan.zones.len();
         assert!(
-            seen.finished >= 2 * spaces * (hours as usize * 60 - 5),
+            model.finished_readings >= 2 * spaces * (hours as usize * 60 - 5),
             "{}",
-            seen.finished
+            model.finished_readings
         );
         // Some slips are two revisions (0, +1, 0), some one (+1, 0).
-        let revised = seen.revisions as f64 / seen.finished as f64;
+        let revised = model.revisions as f64 / model.finished_readings as f64;
         assert!((0.25..0.40).contains(&revised), "{revised}");
     }
 }
 
 #[test]
 fn the_smallest_cities_add_up() {
-    let habits = telling(without_detections());
+    let habits = behaviour_with(without_detections());
     for rooms in 1..=8 {
         let plan = plan(rooms, rooms as usize, Some(rooms as usize / 2));
-        let life = Life::begin(plan.clone(), rooms, START_MS, habits.clone());
-        let seen = Witness::new(&plan, &habits).watch(life, 3);
-        assert!(seen.most_people > 0);
+        let life = CitySimulation::new(plan.clone(), rooms, START_MS, habits.clone());
+        let model = CityReferenceModel::new(&plan, &habits).watch(life, 3);
+        assert!(model.most_people > 0);
     }
 }
 
 #[test]
 fn shorter_ticks_add_up() {
-    let habits = telling(without_detections());
+    let habits = behaviour_with(without_detections());
     let plan = plan(2, 9, None);
     for tick_ms in [500, 20] {
-        let life = Life::with_ticks(plan.clone(), 2, START_MS, habits.clone(), tick_ms);
-        let seen = Witness::new(&plan, &habits).watch(life, 1);
-        assert!(seen.most_people > 5);
+        let life = CitySimulation::with_tick_ms(plan.clone(), 2, START_MS, habits.clone(), tick_ms);
+        let model = CityReferenceModel::new(&plan, &habits).watch(life, 1);
+        assert!(model.most_people > 5);
     }
 }
 
 #[test]
 fn a_city_of_several_buildings_adds_up() {
-    let habits = telling(without_detections());
+    let habits = behaviour_with(without_detections());
     let plan = plan(3, 90, None);
     assert!(plan.buildings.len() > 1);
-    Witness::new(&plan, &habits).watch(Life::begin(plan.clone(), 3, START_MS, habits.clone()), 1);
+    CityReferenceModel::new(&plan, &habits).watch(
+        CitySimulation::new(plan.clone(), 3, START_MS, habits.clone()),
+        1,
+    );
 }
 
 #[test]
 fn without_recomputation_each_reading_is_computed_once_and_right() {
-    let habits = Habits {
+    let habits = CityBehaviour {
         types: without_detections(),
         revised: 1.0,
         recompute: false,
-        ..Habits::default()
+        ..CityBehaviour::default()
     };
     let plan = plan(4, 12, None);
     // The witness compares each last computation, so the only one, with the truth.
-    let seen = Witness::new(&plan, &habits)
-        .watch(Life::begin(plan.clone(), 4, START_MS, habits.clone()), 8);
-    assert_eq!(seen.revisions, 0);
+    let model = CityReferenceModel::new(&plan, &habits).watch(
+        CitySimulation::new(plan.clone(), 4, START_MS, habits.clone()),
+        8,
+    );
+    assert_eq!(model.revisions, 0);
 }
 
 #[test]
 fn every_reading_can_be_revised_and_none_need_be() {
     let plan = plan(4, 6, None);
-    let rooms = only(&[EventType::RoomOccupancy]);
-    let told = |revised| {
-        story(
+    let rooms = types_of(&[EventType::RoomOccupancy]);
+    let compute = |revised| {
+        compute_messages(
             &plan,
             4,
             START_MS,
-            &Habits {
+            &CityBehaviour {
                 revised,
                 types: rooms,
-                ..Habits::default()
+                ..CityBehaviour::default()
             },
             30,
         )
     };
     let revisions = |revised| {
-        let messages = told(revised);
+        let messages = compute(revised);
         messages
             .iter()
             .filter(|message| message.computation == Computation::Revision)
@@ -107,7 +115,7 @@ fn every_reading_can_be_revised_and_none_need_be() {
     assert!(most >= 6 * 25, "{most}");
     // What is computed, and when, does not depend on it.
     let moments = |revised| {
-        told(revised)
+        compute(revised)
             .iter()
             .map(|message| (message.computed_ms, message.id))
             .collect::<Vec<_>>()
@@ -118,14 +126,14 @@ fn every_reading_can_be_revised_and_none_need_be() {
 #[test]
 fn people_come_at_once_go_home_and_come_again() {
     let plan = plan(5, 30, None);
-    let types = only(&[EventType::Traffic]);
-    let mut life = Life::begin(
+    let types = types_of(&[EventType::Traffic]);
+    let mut life = CitySimulation::new(
         plan.clone(),
         5,
         START_MS,
-        Habits {
+        CityBehaviour {
             types,
-            ..Habits::default()
+            ..CityBehaviour::default()
         },
     );
     let mut messages = Vec::new();
@@ -166,7 +174,7 @@ fn people_come_at_once_go_home_and_come_again() {
 #[test]
 fn people_meet_and_visit_every_kind_of_room() {
     let plan = plan(6, 14, None);
-    let mut life = Life::begin(plan.clone(), 6, START_MS, telling(only(&[])));
+    let mut life = CitySimulation::new(plan.clone(), 6, START_MS, behaviour_with(types_of(&[])));
     let mut most = vec![0; plan.rooms.len()];
     while life.now_ms() < START_MS + 7 * HOUR_MS {
         life.advance(&mut Vec::new());
@@ -185,18 +193,19 @@ fn people_meet_and_visit_every_kind_of_room() {
 #[test]
 fn same_seed_and_start_same_story() {
     let plan = plan(7, 8, None);
-    let tell = |seed, start_ms| story(&plan, seed, start_ms, &Habits::default(), 12);
-    let told = tell(7, START_MS);
-    assert!(told.len() > 1_000);
-    assert!(told == tell(7, START_MS));
-    assert!(told != tell(8, START_MS));
-    assert!(told != tell(7, START_MS + MINUTE_MS));
+    let compute =
+        |seed, start_ms| compute_messages(&plan, seed, start_ms, &CityBehaviour::default(), 12);
+    let messages = compute(7, START_MS);
+    assert!(messages.len() > 1_000);
+    assert!(messages == compute(7, START_MS));
+    assert!(messages != compute(8, START_MS));
+    assert!(messages != compute(7, START_MS + MINUTE_MS));
     // Not the same shifted, either.
     let traffic = |start_ms| {
-        let mut doors = tell(7, start_ms);
+        let mut doors = compute(7, start_ms);
         doors.retain(|message| message.event_type == EventType::Traffic);
         doors.sort_unstable_by_key(|message| (message.timestamp_ms, message.place));
-        let crossing = |message: &Message| (message.timestamp_ms - start_ms, message.place);
+        let crossing = |message: &CityMessage| (message.timestamp_ms - start_ms, message.place);
         doors.iter().map(crossing).collect::<Vec<_>>()
     };
     assert_ne!(traffic(START_MS), traffic(START_MS + MINUTE_MS));
@@ -205,27 +214,27 @@ fn same_seed_and_start_same_story() {
 #[test]
 fn a_type_left_out_changes_nothing_else() {
     let plan = plan(8, 10, Some(14));
-    let all = story(
+    let all = compute_messages(
         &plan,
         8,
         START_MS,
-        &Habits {
+        &CityBehaviour {
             skewed: 0.3,
-            ..Habits::default()
+            ..CityBehaviour::default()
         },
         25,
     );
     for (nth, &one) in EventType::ALL.iter().enumerate() {
         let other = EventType::ALL[(nth + 3) % EventType::ALL.len()];
-        for types in [only(&[one]), only(&[one, other])] {
-            let some = story(
+        for types in [types_of(&[one]), types_of(&[one, other])] {
+            let some = compute_messages(
                 &plan,
                 8,
                 START_MS,
-                &Habits {
+                &CityBehaviour {
                     skewed: 0.3,
                     types,
-                    ..Habits::default()
+                    ..CityBehaviour::default()
                 },
                 25,
             );

@@ -1,47 +1,51 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::sender::Answered;
+use crate::sender::ServerResponse;
 
-fn ledger() -> Ledger {
+fn sample_ledger() -> RunLedger {
     let begun = Instant::now();
-    let mut ledger = Ledger::begin(begun, true, 1_700_000_000_000);
-    for kind in [Kind::First, Kind::Redelivery, Kind::Invalid] {
+    let mut ledger = RunLedger::new(begun, true, 1_700_000_000_000);
+    for kind in [
+        DeliveryKind::First,
+        DeliveryKind::Redelivery,
+        DeliveryKind::Invalid,
+    ] {
         let expected = match kind {
-            Kind::First => Some(Verdict::First),
-            Kind::Redelivery => Some(Verdict::Redelivery),
+            DeliveryKind::First => Some(OracleVerdict::First),
+            DeliveryKind::Redelivery => Some(OracleVerdict::Redelivery),
             _ => None,
         };
-        ledger.delivery(EventType::Traffic, kind, expected);
+        ledger.record_delivery(EventType::Traffic, kind, expected);
         let answer = match kind {
-            Kind::Invalid => Answer::Refused,
-            _ => Answer::Published,
+            DeliveryKind::Invalid => RecordedOutcome::Refused,
+            _ => RecordedOutcome::Published,
         };
-        ledger.told(EventType::Traffic, kind, answer);
-        ledger.tried(1);
+        ledger.record_answer(EventType::Traffic, kind, answer);
+        ledger.record_try(1);
         let (status, end) = match kind {
-            Kind::Invalid => (422, End::Refused),
-            _ => (200, End::Accepted),
+            DeliveryKind::Invalid => (422, SendOutcome::Refused),
+            _ => (200, SendOutcome::Accepted),
         };
-        let word = (status == 200).then_some(Word::Published);
-        let answered = Answered {
+        let word = (status == 200).then_some(ReportedOutcome::Published);
+        let answered = ServerResponse {
             status,
-            word,
-            at: None,
+            outcome: word,
+            position: None,
         };
-        ledger.answered(&answered, kind);
-        if end == End::Accepted {
-            ledger.accepted(Duration::from_micros(1500), begun + Duration::from_secs(1));
+        ledger.record_response(&answered, kind);
+        if end == SendOutcome::Accepted {
+            ledger.record_acceptance(Duration::from_micros(1500), begun + Duration::from_secs(1));
         }
-        ledger.delivered(EventType::Traffic, kind, end);
+        ledger.record_send_outcome(EventType::Traffic, kind, end);
     }
-    ledger.end(begun + Duration::from_secs(2), 1_700_000_060_000);
+    ledger.finish(begun + Duration::from_secs(2), 1_700_000_060_000);
     ledger
 }
 
 #[test]
 fn the_text_says_all_there_is() {
-    let text = Summary::from(&ledger()).to_string();
+    let text = RunSummary::from(&sample_ledger()).to_string();
     for part in [
         "3 events in 2.0 s, 2 accepted a second; simulated 2023-11-14T22:13:20Z to 2023-11-14T22:14:20Z",
         "answers       200 2   422 1",
@@ -61,7 +65,7 @@ fn the_text_says_all_there_is() {
 
 #[test]
 fn the_json_has_the_same_sums() {
-    let json = serde_json::to_value(Summary::from(&ledger())).unwrap();
+    let json = serde_json::to_value(RunSummary::from(&sample_ledger())).unwrap();
     assert_eq!(json["events"], 3);
     assert_eq!(json["ends"]["accepted"], 2);
     assert_eq!(json["types"]["TRAFFIC"]["kinds"]["invalid"], 1);
@@ -78,8 +82,8 @@ fn the_json_has_the_same_sums() {
 
 #[test]
 fn without_acceptance_there_is_no_latency() {
-    let ledger = Ledger::begin(Instant::now(), false, 0);
-    let summary = Summary::from(&ledger);
+    let ledger = RunLedger::new(Instant::now(), false, 0);
+    let summary = RunSummary::from(&ledger);
     let json = serde_json::to_value(&summary).unwrap();
     for name in ["p50", "p90", "p99", "p99.9", "max"] {
         assert_eq!(json["latency_ms"][name], serde_json::Value::Null, "{name}");

@@ -4,36 +4,36 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::super::answer::Answered;
-use super::super::dispatch::admit::MAX_OUTSTANDING;
-use super::super::generate::tests::outgoing;
-use super::super::pace::Moment;
-use super::super::tries::{Job, Tried};
+use super::super::dispatcher::admission::MAX_OUTSTANDING;
+use super::super::generator::tests::outgoing;
+use super::super::pace::SendTime;
+use super::super::response::ServerResponse;
+use super::super::tries::{SendJob, TryOutcome};
 use super::*;
 
 /// Counts how often it was used.
 #[derive(Default)]
-struct Woken(AtomicUsize);
+struct WakeCounter(AtomicUsize);
 
-impl Wake for Woken {
+impl Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Woken {
-    fn take(&self) -> usize {
+impl WakeCounter {
+    fn take_count(&self) -> usize {
         self.0.swap(0, Ordering::Relaxed)
     }
 }
 
-fn dispatch(slots: usize, paced: bool, timings: Timings) -> Dispatch {
-    let target = Target::parse("http://127.0.0.1:9/").unwrap();
-    let ledger = Ledger::begin(Instant::now(), paced, 0);
-    Dispatch::new(vec![target], timings, slots, ledger, None)
+fn dispatch(slots: usize, paced: bool, timings: SenderTimings) -> Dispatcher {
+    let target = SendTarget::parse("http://127.0.0.1:9/").unwrap();
+    let ledger = RunLedger::new(Instant::now(), paced, 0);
+    Dispatcher::new(vec![target], timings, slots, ledger, None)
 }
 
-fn next(dispatch: &Dispatch, slot: usize, waker: &Waker) -> Option<Job> {
+fn next(dispatch: &Dispatcher, slot: usize, waker: &Waker) -> Option<SendJob> {
     match dispatch.poll_next(slot, &mut [None], &mut Context::from_waker(waker)) {
         Poll::Ready(job) => job,
         Poll::Pending => None,
@@ -42,55 +42,62 @@ fn next(dispatch: &Dispatch, slot: usize, waker: &Waker) -> Option<Job> {
 
 #[test]
 fn who_took_work_without_being_woken_for_it_is_not_woken_for_more() {
-    let dispatch = dispatch(3, false, Timings::default());
+    let dispatch = dispatch(3, false, SenderTimings::default());
     let (to, chunks) = mpsc::channel(1);
     let mut admitting = pin!(dispatch.admit(chunks));
     let mut admit = |key| {
-        let chunk = vec![(outgoing(key, Kind::First), Moment::Any)];
+        let chunk = vec![(outgoing(key, DeliveryKind::First), SendTime::Any)];
         to.try_send(chunk).unwrap();
         let mut cx = Context::from_waker(Waker::noop());
         assert!(admitting.as_mut().poll(&mut cx).is_pending());
     };
-    let woken: [Arc<Woken>; 3] = Default::default();
+    let woken: [Arc<WakeCounter>; 3] = Default::default();
     let wakers = woken.clone().map(Waker::from);
     for (slot, waker) in wakers.iter().enumerate() {
         assert!(next(&dispatch, slot, waker).is_none());
     }
     admit(1);
-    assert_eq!(woken.each_ref().map(|w| w.take()), [0, 0, 1]);
+    assert_eq!(woken.each_ref().map(|w| w.take_count()), [0, 0, 1]);
     // The end of its idle connection has woken another one, which is faster.
     assert!(next(&dispatch, 1, &wakers[1]).is_some());
     assert!(next(&dispatch, 2, &wakers[2]).is_none());
     admit(2);
-    assert_eq!(woken.each_ref().map(|w| w.take()), [0, 0, 1]);
+    assert_eq!(woken.each_ref().map(|w| w.take_count()), [0, 0, 1]);
     assert!(next(&dispatch, 2, &wakers[2]).is_some());
     admit(3);
-    assert_eq!(woken.each_ref().map(|w| w.take()), [1, 0, 0], "who idles");
+    assert_eq!(
+        woken.each_ref().map(|w| w.take_count()),
+        [1, 0, 0],
+        "who idles"
+    );
 }
 
 /// What has no moment goes out whenever there is a connection: in a closed loop, and after the end.
 #[test]
 fn only_what_had_its_moment_is_dropped_for_having_waited() {
     for (paced, moment, is_dropped) in [
-        (true, Moment::At(Instant::now()), true),
-        (true, Moment::Any, false),
-        (false, Moment::At(Instant::now()), false),
-        (false, Moment::Any, false),
+        (true, SendTime::At(Instant::now()), true),
+        (true, SendTime::Any, false),
+        (false, SendTime::At(Instant::now()), false),
+        (false, SendTime::Any, false),
     ] {
-        let timings = Timings {
+        let timings = SenderTimings {
             window: Duration::from_millis(20),
-            ..Timings::default()
+            ..SenderTimings::default()
         };
         let dispatch = dispatch(1, paced, timings);
         let (to, chunks) = mpsc::channel(1);
-        to.try_send(vec![(outgoing(1, Kind::First), moment)])
+        to.try_send(vec![(outgoing(1, DeliveryKind::First), moment)])
             .unwrap();
         let mut cx = Context::from_waker(Waker::noop());
         assert!(pin!(dispatch.admit(chunks)).poll(&mut cx).is_pending());
         std::thread::sleep(Duration::from_millis(25));
         let job = next(&dispatch, 0, Waker::noop());
         assert_eq!(job.is_none(), is_dropped, "{paced} {moment:?}");
-        let dropped = dispatch.ledger.borrow().ended(End::Dropped);
+        let dropped = dispatch
+            .ledger
+            .borrow()
+            .send_outcome_count(SendOutcome::Dropped);
         assert_eq!(dropped, u64::from(is_dropped));
     }
 }
@@ -98,11 +105,11 @@ fn only_what_had_its_moment_is_dropped_for_having_waited() {
 #[test]
 fn an_open_loop_drops_the_oldest_rather_than_to_wait() {
     for (paced, more, dropped) in [(true, 20, 10), (false, 0, 0)] {
-        let dispatch = dispatch(1, paced, Timings::default());
+        let dispatch = dispatch(1, paced, SenderTimings::default());
         let (to, chunks) = mpsc::channel(2);
-        let now = Moment::At(Instant::now());
+        let now = SendTime::At(Instant::now());
         let chunk = |keys: std::ops::Range<usize>| {
-            let jobs = keys.map(|key| (outgoing(key as u64, Kind::First), now));
+            let jobs = keys.map(|key| (outgoing(key as u64, DeliveryKind::First), now));
             jobs.collect::<Vec<_>>()
         };
         to.try_send(chunk(10..MAX_OUTSTANDING)).unwrap();
@@ -111,59 +118,84 @@ fn an_open_loop_drops_the_oldest_rather_than_to_wait() {
         let mut cx = Context::from_waker(Waker::noop());
         assert!(pin!(dispatch.admit(chunks)).poll(&mut cx).is_pending());
         let first = next(&dispatch, 0, Waker::noop()).unwrap();
-        assert_eq!(first.outgoing.key, 10 + dropped, "the oldest");
+        assert_eq!(first.outgoing.reading_key, 10 + dropped, "the oldest");
         let ledger = dispatch.ledger.borrow();
-        assert_eq!(ledger.ended(End::Dropped), dropped);
+        assert_eq!(ledger.send_outcome_count(SendOutcome::Dropped), dropped);
         assert_eq!(ledger.deliveries(), MAX_OUTSTANDING as u64 - 10 + more);
     }
 }
 
 /// A job whose first try was answered 422, and which pauses.
-fn refused_once(timings: Timings) -> Dispatch {
+fn refused_once(timings: SenderTimings) -> Dispatcher {
     let dispatch = dispatch(1, false, timings);
     let (to, chunks) = mpsc::channel(1);
-    to.try_send(vec![(outgoing(1, Kind::First), Moment::Any)])
+    to.try_send(vec![(outgoing(1, DeliveryKind::First), SendTime::Any)])
         .unwrap();
     let mut cx = Context::from_waker(Waker::noop());
     assert!(pin!(dispatch.admit(chunks)).poll(&mut cx).is_pending());
     let mut job = next(&dispatch, 0, Waker::noop()).unwrap();
     let now = Instant::now();
-    job.begin(now);
-    let refused = Answered {
+    job.begin_try(now);
+    let refused = ServerResponse {
         status: 422,
-        word: None,
-        at: None,
+        outcome: None,
+        position: None,
     };
-    dispatch.conclude(job, Tried::Answered(refused), now);
-    assert_eq!(dispatch.ledger.borrow().ended(End::Refused), 0, "it pauses");
+    dispatch.conclude_try(job, TryOutcome::Answered(refused), now);
+    assert_eq!(
+        dispatch
+            .ledger
+            .borrow()
+            .send_outcome_count(SendOutcome::Refused),
+        0,
+        "it pauses"
+    );
     dispatch
 }
 
 #[test]
 fn what_was_refused_and_comes_too_late_counts_as_refused() {
-    let dispatch = refused_once(Timings {
+    let dispatch = refused_once(SenderTimings {
         window: Duration::from_millis(20),
         pauses: vec![Duration::from_millis(10)],
-        ..Timings::default()
+        ..SenderTimings::default()
     });
     std::thread::sleep(Duration::from_millis(25));
     let now = Instant::now();
     dispatch.tick(now, now, false);
     assert!(next(&dispatch, 0, Waker::noop()).is_none());
-    assert_eq!(dispatch.ledger.borrow().ended(End::Refused), 1);
+    assert_eq!(
+        dispatch
+            .ledger
+            .borrow()
+            .send_outcome_count(SendOutcome::Refused),
+        1
+    );
 }
 
 #[test]
 fn what_was_refused_and_is_given_up_counts_as_refused() {
-    let dispatch = refused_once(Timings {
+    let dispatch = refused_once(SenderTimings {
         pauses: vec![Duration::from_secs(5)],
-        ..Timings::default()
+        ..SenderTimings::default()
     });
     let now = Instant::now();
     dispatch.tick(now, now, true);
-    assert_eq!(dispatch.ledger.borrow().ended(End::Refused), 0);
+    assert_eq!(
+        dispatch
+            .ledger
+            .borrow()
+            .send_outcome_count(SendOutcome::Refused),
+        0
+    );
     // It would be tried then, if that were not hopeless.
     let hopeless = now + Duration::from_secs(20);
     dispatch.tick(hopeless, now, true);
-    assert_eq!(dispatch.ledger.borrow().ended(End::Refused), 1);
+    assert_eq!(
+        dispatch
+            .ledger
+            .borrow()
+            .send_outcome_count(SendOutcome::Refused),
+        1
+    );
 }

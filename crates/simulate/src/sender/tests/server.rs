@@ -12,13 +12,13 @@ use tokio_rustls::TlsAcceptor;
 
 /// What to do with a request.
 #[derive(Clone, Debug)]
-pub enum Act {
+pub enum ServerAction {
     Answer(u16, &'static str),
     /// And then the connection is of no use any more.
     AnswerAndClose(u16, &'static str),
     AnswerAfter(Duration, u16, &'static str),
     Close,
-    Never,
+    Hang,
 }
 
 pub const PUBLISHED: &str =
@@ -28,7 +28,7 @@ pub const REDELIVERY: &str = r#"{"status":"duplicate","kind":"redelivery","id":"
 
 /// A request that was seen.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct SeenRequest {
     pub head: String,
     /// Type, space and timestamp.
     pub reading: String,
@@ -37,25 +37,25 @@ pub struct Seen {
     pub at: (Instant, Instant),
 }
 
-pub struct Server {
+pub struct TestServer {
     pub address: SocketAddr,
     scheme: &'static str,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    requests: Arc<Mutex<Vec<SeenRequest>>>,
     // Ends the server with the test.
     _runtime: tokio::runtime::Runtime,
 }
 
 /// Told how often this event was seen before.
-type Script = dyn Fn(usize) -> Act + Send + Sync;
+type ServerScript = dyn Fn(usize) -> ServerAction + Send + Sync;
 
-impl Server {
-    pub fn start(script: impl Fn(usize) -> Act + Send + Sync + 'static) -> Self {
-        Self::with(None, script)
+impl TestServer {
+    pub fn start(script: impl Fn(usize) -> ServerAction + Send + Sync + 'static) -> Self {
+        Self::start_with(None, script)
     }
 
     /// With a certificate for 127.0.0.1, to be found in the file.
     pub fn start_tls(
-        script: impl Fn(usize) -> Act + Send + Sync + 'static,
+        script: impl Fn(usize) -> ServerAction + Send + Sync + 'static,
     ) -> (Self, tempfile::NamedTempFile) {
         let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
@@ -68,12 +68,15 @@ impl Server {
             .with_no_client_auth()
             .with_single_cert(vec![made.cert.der().clone()], key)
             .unwrap();
-        (Self::with(Some(Arc::new(config).into()), script), file)
+        (
+            Self::start_with(Some(Arc::new(config).into()), script),
+            file,
+        )
     }
 
-    fn with(
+    fn start_with(
         tls: Option<TlsAcceptor>,
-        script: impl Fn(usize) -> Act + Send + Sync + 'static,
+        script: impl Fn(usize) -> ServerAction + Send + Sync + 'static,
     ) -> Self {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -83,8 +86,8 @@ impl Server {
             .unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let script: Arc<Script> = Arc::new(script);
+        let seen: Arc<Mutex<Vec<SeenRequest>>> = Arc::default();
+        let script: Arc<ServerScript> = Arc::new(script);
         let counts: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
         let noted = Arc::clone(&seen);
         runtime.spawn(async move {
@@ -106,7 +109,7 @@ impl Server {
         Self {
             address,
             scheme,
-            seen,
+            requests: seen,
             _runtime: runtime,
         }
     }
@@ -115,20 +118,20 @@ impl Server {
         format!("{}://{}/v1/events", self.scheme, self.address)
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+    pub fn requests(&self) -> Vec<SeenRequest> {
+        self.requests.lock().unwrap().clone()
     }
 }
 
 async fn serve(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    script: &Script,
-    noted: &Mutex<Vec<Seen>>,
+    script: &ServerScript,
+    noted: &Mutex<Vec<SeenRequest>>,
     counts: &Mutex<HashMap<String, usize>>,
 ) -> Option<()> {
     let mut buffer = Vec::new();
     loop {
-        let (head, body) = request(&mut stream, &mut buffer).await?;
+        let (head, body) = read_request(&mut stream, &mut buffer).await?;
         let read = Instant::now();
         let event: Value = serde_json::from_slice(&body).ok()?;
         let id = event["id"].as_str()?.to_owned();
@@ -139,23 +142,25 @@ async fn serve(
             *count - 1
         };
         let act = script(before);
-        if let Act::AnswerAfter(after, ..) = &act {
+        if let ServerAction::AnswerAfter(after, ..) = &act {
             tokio::time::sleep(*after).await;
         }
         let metadata = &event["metadata"];
         let space = ["zone_id", "room_id", "floor_id"].map(|name| &metadata[name]);
         let space = space.into_iter().find(|id| id.is_string());
-        noted.lock().unwrap().push(Seen {
+        noted.lock().unwrap().push(SeenRequest {
             head,
             id,
             reading: format!("{} {space:?} {}", event["type"], event["timestamp"]),
             at: (read, Instant::now()),
         });
         let (status, body, close) = match act {
-            Act::Answer(status, body) | Act::AnswerAfter(_, status, body) => (status, body, false),
-            Act::AnswerAndClose(status, body) => (status, body, true),
-            Act::Close => return None,
-            Act::Never => std::future::pending().await,
+            ServerAction::Answer(status, body) | ServerAction::AnswerAfter(_, status, body) => {
+                (status, body, false)
+            }
+            ServerAction::AnswerAndClose(status, body) => (status, body, true),
+            ServerAction::Close => return None,
+            ServerAction::Hang => std::future::pending().await,
         };
         let close = if close { "connection: close\r\n" } else { "" };
         let length = body.len();
@@ -168,7 +173,7 @@ async fn serve(
     }
 }
 
-async fn request(
+async fn read_request(
     stream: &mut (impl AsyncRead + Unpin),
     buffer: &mut Vec<u8>,
 ) -> Option<(String, Vec<u8>)> {

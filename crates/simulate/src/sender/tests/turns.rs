@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::server::Seen;
+use super::server::SeenRequest;
 use super::*;
-use crate::oracle::Verdict;
+use crate::oracle::OracleVerdict;
 
 /// What was seen of each reading, in the order in which it came.
-fn readings(server: &Server) -> HashMap<String, Vec<Seen>> {
-    let mut readings: HashMap<String, Vec<Seen>> = HashMap::new();
-    for seen in server.seen() {
+fn readings(server: &TestServer) -> HashMap<String, Vec<SeenRequest>> {
+    let mut readings: HashMap<String, Vec<SeenRequest>> = HashMap::new();
+    for seen in server.requests() {
         readings.entry(seen.reading.clone()).or_default().push(seen);
     }
     for seen in readings.values_mut() {
@@ -21,13 +21,16 @@ fn readings(server: &Server) -> HashMap<String, Vec<Seen>> {
 
 #[test]
 fn readings_go_out_one_after_the_other() {
-    let server = Server::start(|before| match before {
-        0 => Act::AnswerAfter(Duration::from_millis(3), 503, ""),
-        1 => Act::Close,
-        _ => Act::AnswerAfter(Duration::from_millis(3), 200, PUBLISHED),
+    let server = TestServer::start(|before| match before {
+        0 => ServerAction::AnswerAfter(Duration::from_millis(3), 503, ""),
+        1 => ServerAction::Close,
+        _ => ServerAction::AnswerAfter(Duration::from_millis(3), 200, PUBLISHED),
     });
     let ledger = run_with(options(&server, 300), None).ledger;
-    assert_eq!(ledger.ended(End::Accepted), ledger.deliveries());
+    assert_eq!(
+        ledger.send_outcome_count(SendOutcome::Accepted),
+        ledger.deliveries()
+    );
     let readings = readings(&server);
     assert!(readings.values().any(|seen| seen.len() > 10));
     for (reading, seen) in readings {
@@ -47,18 +50,21 @@ fn readings_go_out_one_after_the_other() {
 #[test]
 fn nothing_overtakes_a_try_that_timed_out() {
     let first = AtomicUsize::new(0);
-    let server = Server::start(move |before| {
+    let server = TestServer::start(move |before| {
         let held = before == 0 && first.fetch_add(1, Ordering::Relaxed).is_multiple_of(8);
         match held {
-            true => Act::AnswerAfter(Duration::from_millis(400), 200, PUBLISHED),
-            false => Act::Answer(200, REDELIVERY),
+            true => ServerAction::AnswerAfter(Duration::from_millis(400), 200, PUBLISHED),
+            false => ServerAction::Answer(200, REDELIVERY),
         }
     });
     let mut options = options(&server, 300);
     options.timings.http_timeout = Duration::from_millis(300);
     let ledger = run_with(options, None).ledger;
     assert!(ledger.timeouts() > 0);
-    assert_eq!(ledger.ended(End::Accepted), ledger.deliveries());
+    assert_eq!(
+        ledger.send_outcome_count(SendOutcome::Accepted),
+        ledger.deliveries()
+    );
     let mut followed = 0;
     for (reading, seen) in readings(&server) {
         for (place, one) in seen.iter().enumerate() {
@@ -75,54 +81,61 @@ fn nothing_overtakes_a_try_that_timed_out() {
 #[test]
 fn what_waits_for_a_lost_try_is_sent_in_the_end() {
     let first = AtomicUsize::new(0);
-    let server = Server::start(move |before| {
+    let server = TestServer::start(move |before| {
         let lost = before == 0 && first.fetch_add(1, Ordering::Relaxed).is_multiple_of(50);
         match lost {
-            true => Act::Never,
-            false => Act::Answer(200, PUBLISHED),
+            true => ServerAction::Hang,
+            false => ServerAction::Answer(200, PUBLISHED),
         }
     });
     let mut options = options(&server, 300);
     options.timings.http_timeout = Duration::from_millis(200);
-    options.timings.listen = Duration::from_secs(600);
+    options.timings.late_answer_timeout = Duration::from_secs(600);
     let finished = run_with(options, None);
     let ledger = finished.ledger;
     assert!(finished.complete);
     assert!(ledger.timeouts() > 0);
-    assert_eq!(ledger.ended(End::Accepted), ledger.deliveries());
+    assert_eq!(
+        ledger.send_outcome_count(SendOutcome::Accepted),
+        ledger.deliveries()
+    );
 }
 
 /// Each copy is on its way together with its original, and nothing else about the reading is; each goes elsewhere.
 #[test]
 fn overlapping_copies_go_out_together_and_to_another_target() {
-    let slow = |_| Act::AnswerAfter(Duration::from_millis(20), 200, PUBLISHED);
-    let servers = [Server::start(slow), Server::start(slow)];
+    let slow = |_| ServerAction::AnswerAfter(Duration::from_millis(20), 200, PUBLISHED);
+    let servers = [TestServer::start(slow), TestServer::start(slow)];
     let mut options = options(&servers[0], 400);
     options
         .targets
-        .push(Target::parse(&servers[1].url()).unwrap());
-    let behaviour = Behaviour {
+        .push(SendTarget::parse(&servers[1].url()).unwrap());
+    let behaviour = SenderBehaviour {
         overlapping: 0.2,
         redelivered: 0.0,
-        ..Behaviour::default()
+        ..SenderBehaviour::default()
     };
     let finished = run(
         options,
-        stream(behaviour),
+        small_stream(behaviour),
         None,
-        Progress::Silent,
-        Stop::new(),
+        ProgressOutput::Silent,
+        StopSignal::new(),
     );
     let ledger = finished.unwrap().ledger;
-    let copies = ledger.of_kind(Kind::Overlapping);
+    let copies = ledger.kind_count(DeliveryKind::Overlapping);
     assert!(copies > 20, "{ledger:?}");
-    assert_eq!(ledger.ended(End::Accepted), ledger.deliveries());
-    let redeliveries = |t| ledger.expected(t, Verdict::Redelivery);
+    assert_eq!(
+        ledger.send_outcome_count(SendOutcome::Accepted),
+        ledger.deliveries()
+    );
+    let redeliveries = |t| ledger.expected_count(t, OracleVerdict::Redelivery);
     let redeliveries: u64 = EventType::ALL.into_iter().map(redeliveries).sum();
     assert_eq!(redeliveries, copies);
     let [one, other] = [0, 1].map(|n| readings(&servers[n]));
-    let seen =
-        |readings: &HashMap<String, Vec<Seen>>| readings.values().map(Vec::len).sum::<usize>();
+    let seen = |readings: &HashMap<String, Vec<SeenRequest>>| {
+        readings.values().map(Vec::len).sum::<usize>()
+    };
     assert!(seen(&one).min(seen(&other)) > 100, "spread over both");
     let mut together = 0;
     for (reading, seen) in &one {

@@ -5,27 +5,27 @@ use butlr_event::EventType;
 
 const NOW: i64 = 1_800_000_000_000;
 
-const EXPECTED: Expected = Expected {
-    timestamps: Timestamps::Event,
+const EXPECTED: HeaderExpectations = HeaderExpectations {
+    timestamps: TimestampBasis::Event,
     received_ms: (NOW - 10_000, NOW),
     max_past_ms: 3 * 86_400_000,
     max_future_ms: 60_000,
 };
 
-fn told() -> Told<'static> {
-    Told {
+fn parsed_value() -> ParsedValue<'static> {
+    ParsedValue {
         id: Cow::Borrowed("event_1"),
         event_type: EventType::RoomOccupancy1Min,
         timestamp_ms: NOW - 1_234,
         space: Cow::Borrowed("room_ü"),
         org: Some(Cow::Borrowed("org_ä/1")),
-        data: 0,
-        source: 0,
+        data_hash: 0,
+        source_hash: 0,
         net: 0,
     }
 }
 
-const GOOD: [(&str, &str); REQUIRED] = [
+const GOOD: [(&str, &str); REQUIRED_COUNT] = [
     ("ce_specversion", "1.0"),
     ("ce_id", "event_1"),
     ("ce_source", "/butlr/org_%C3%A4%2F1"),
@@ -37,11 +37,11 @@ const GOOD: [(&str, &str); REQUIRED] = [
 ];
 
 /// The good headers, with these instead or in addition.
-fn with(
+fn check_with(
     changes: &[(&str, &str)],
     timestamp_ms: i64,
-    told: &Told<'_>,
-    expected: &Expected,
+    told: &ParsedValue<'_>,
+    expected: &HeaderExpectations,
 ) -> Result<(), String> {
     let mut headers: Vec<_> = GOOD.to_vec();
     for (name, value) in changes {
@@ -57,20 +57,23 @@ fn with(
     check(&headers, Some(timestamp_ms), NOW, told, expected).map(drop)
 }
 
-fn changed(changes: &[(&str, &str)]) -> Result<(), String> {
-    with(changes, NOW - 1_234, &told(), &EXPECTED)
+fn check_changed(changes: &[(&str, &str)]) -> Result<(), String> {
+    check_with(changes, NOW - 1_234, &parsed_value(), &EXPECTED)
 }
 
 #[test]
 fn what_the_contract_says_is_good() {
-    assert_eq!(changed(&[]), Ok(()));
-    let without_org = Told {
+    assert_eq!(check_changed(&[]), Ok(()));
+    let without_org = ParsedValue {
         org: None,
-        ..told()
+        ..parsed_value()
     };
     let source = [("ce_source", "/butlr")];
-    assert_eq!(with(&source, NOW - 1_234, &without_org, &EXPECTED), Ok(()));
-    assert!(with(&[], NOW - 1_234, &without_org, &EXPECTED).is_err());
+    assert_eq!(
+        check_with(&source, NOW - 1_234, &without_org, &EXPECTED),
+        Ok(())
+    );
+    assert!(check_with(&[], NOW - 1_234, &without_org, &EXPECTED).is_err());
 }
 
 #[test]
@@ -78,18 +81,20 @@ fn each_required_header_is_needed_once_with_its_value() {
     for (missing, (name, value)) in GOOD.iter().enumerate() {
         let mut headers: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
         headers.remove(missing);
-        let error = check(&headers, Some(NOW - 1_234), NOW, &told(), &EXPECTED).unwrap_err();
+        let error =
+            check(&headers, Some(NOW - 1_234), NOW, &parsed_value(), &EXPECTED).unwrap_err();
         assert!(error.contains(name), "{error}");
         headers.push((name, Some(value.as_bytes())));
         assert_eq!(
-            check(&headers, Some(NOW - 1_234), NOW, &told(), &EXPECTED),
-            Ok(Tags::default())
+            check(&headers, Some(NOW - 1_234), NOW, &parsed_value(), &EXPECTED),
+            Ok(HeaderMarks::default())
         );
         headers.push((name, Some(value.as_bytes())));
-        let error = check(&headers, Some(NOW - 1_234), NOW, &told(), &EXPECTED).unwrap_err();
+        let error =
+            check(&headers, Some(NOW - 1_234), NOW, &parsed_value(), &EXPECTED).unwrap_err();
         assert!(error.contains(name) && error.contains("twice"), "{error}");
         let other = format!("{value}x");
-        let error = changed(&[(name, &other)]).unwrap_err();
+        let error = check_changed(&[(name, &other)]).unwrap_err();
         assert!(error.contains(name), "{error}");
     }
 }
@@ -108,11 +113,11 @@ fn optional_headers_are_good_in_their_forms_only() {
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
         ),
     ] {
-        assert_eq!(changed(&[(name, good)]), Ok(()));
-        assert!(changed(&[(name, bad)]).unwrap_err().contains(name));
+        assert_eq!(check_changed(&[(name, good)]), Ok(()));
+        assert!(check_changed(&[(name, bad)]).unwrap_err().contains(name));
     }
     assert!(
-        changed(&[("x-other", "1")])
+        check_changed(&[("x-other", "1")])
             .unwrap_err()
             .contains("x-other")
     );
@@ -120,22 +125,25 @@ fn optional_headers_are_good_in_their_forms_only() {
 
 #[test]
 fn a_revision_is_one_of_an_occupancy_and_names_what_it_replaces() {
-    let revision = |n, id| changed(&[("ce_revision", n), ("ce_supersedes", id)]);
+    let revision = |n, id| check_changed(&[("ce_revision", n), ("ce_supersedes", id)]);
     assert_eq!(revision("1", "event_0"), Ok(()));
     assert_eq!(revision("12", "event_0"), Ok(()));
     assert!(revision("0", "event_0").is_err());
     assert!(revision("012", "event_0").is_err());
     assert!(revision("1", "").is_err());
-    assert!(changed(&[("ce_revision", "1")]).is_err());
-    assert!(changed(&[("ce_supersedes", "event_0")]).is_err());
-    let motion = Told {
+    assert!(check_changed(&[("ce_revision", "1")]).is_err());
+    assert!(check_changed(&[("ce_supersedes", "event_0")]).is_err());
+    let motion = ParsedValue {
         event_type: EventType::PirMotion,
-        ..told()
+        ..parsed_value()
     };
     let mut headers = vec![("ce_type", "io.butlr.pir-motion.v1")];
-    assert_eq!(with(&headers, NOW - 1_234, &motion, &EXPECTED), Ok(()));
+    assert_eq!(
+        check_with(&headers, NOW - 1_234, &motion, &EXPECTED),
+        Ok(())
+    );
     headers.extend([("ce_revision", "1"), ("ce_supersedes", "event_0")]);
-    let error = with(&headers, NOW - 1_234, &motion, &EXPECTED).unwrap_err();
+    let error = check_with(&headers, NOW - 1_234, &motion, &EXPECTED).unwrap_err();
     assert!(error.contains("ce_revision"), "{error}");
 }
 
@@ -151,7 +159,7 @@ fn no_id_is_in_conflict() {
         &[("ce_idconflict", "true")],
         &[("ce_originalid", "event_1")],
     ] {
-        assert!(changed(changes).is_err(), "{changes:?}");
+        assert!(check_changed(changes).is_err(), "{changes:?}");
     }
 }
 
@@ -160,49 +168,49 @@ fn what_the_answers_must_confirm_is_told() {
     let tags = |more: &[(&'static str, &'static str)]| {
         let mut headers: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
         headers.extend(more.iter().map(|(n, v)| (*n, Some(v.as_bytes()))));
-        check(&headers, Some(NOW - 1_234), NOW, &told(), &EXPECTED)
+        check(&headers, Some(NOW - 1_234), NOW, &parsed_value(), &EXPECTED)
     };
-    let none = Tags::default();
-    let wanted: [(&[_], Tags); 6] = [
+    let none = HeaderMarks::default();
+    let wanted: [(&[_], HeaderMarks); 6] = [
         (
             &[("ce_spooled", "true")],
-            Tags {
+            HeaderMarks {
                 spooled: true,
                 ..none
             },
         ),
         (
             &[("ce_stale", "true")],
-            Tags {
+            HeaderMarks {
                 stale: true,
                 ..none
             },
         ),
         (
             &[("ce_outoforder", "true")],
-            Tags {
+            HeaderMarks {
                 out_of_order: true,
                 ..none
             },
         ),
         (
             &[("ce_duplicate", "redelivery")],
-            Tags {
-                duplicate: Some(Duplicate::Redelivery),
+            HeaderMarks {
+                duplicate: Some(DuplicateHeader::Redelivery),
                 ..none
             },
         ),
         (
             &[("ce_duplicate", "repeat")],
-            Tags {
-                duplicate: Some(Duplicate::Repeat),
+            HeaderMarks {
+                duplicate: Some(DuplicateHeader::Repeat),
                 ..none
             },
         ),
         (
             &[("ce_revision", "1"), ("ce_supersedes", "event_0")],
-            Tags {
-                supersedes: Some(hash::bytes(b"event_0")),
+            HeaderMarks {
+                supersedes: Some(hash::hash_bytes(b"event_0")),
                 ..none
             },
         ),
@@ -222,18 +230,18 @@ fn one_is_a_revision_or_stale_or_a_duplicate_or_out_of_order() {
         &[("ce_outoforder", "true")],
     ];
     for (n, one) in all.iter().enumerate() {
-        assert_eq!(changed(one), Ok(()));
+        assert_eq!(check_changed(one), Ok(()));
         for other in &all[n + 1..] {
-            let error = changed(&[*one, *other].concat()).unwrap_err();
+            let error = check_changed(&[*one, *other].concat()).unwrap_err();
             assert!(error.contains("not both"), "{error}");
         }
     }
-    let motion = Told {
+    let motion = ParsedValue {
         event_type: EventType::PirMotion,
-        ..told()
+        ..parsed_value()
     };
     let stale = [("ce_type", "io.butlr.pir-motion.v1"), ("ce_stale", "true")];
-    let error = with(&stale, NOW - 1_234, &motion, &EXPECTED).unwrap_err();
+    let error = check_with(&stale, NOW - 1_234, &motion, &EXPECTED).unwrap_err();
     assert!(error.contains("ce_stale"), "{error}");
 }
 
@@ -242,7 +250,8 @@ fn values_are_text() {
     for value in [None, Some(&[0xff_u8][..])] {
         let mut headers: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
         headers.push(("ce_stale", value));
-        let error = check(&headers, Some(NOW - 1_234), NOW, &told(), &EXPECTED).unwrap_err();
+        let error =
+            check(&headers, Some(NOW - 1_234), NOW, &parsed_value(), &EXPECTED).unwrap_err();
         assert!(error.contains("ce_stale"), "{error}");
     }
 }
@@ -257,16 +266,20 @@ fn receipt_lies_within_the_run() {
         ("2027-01-15T07:59:59Z", false),
         ("2027-01-15 07:59:59.995Z", false),
     ] {
-        assert_eq!(changed(&[("ce_receivedat", time)]).is_ok(), good, "{time}");
+        assert_eq!(
+            check_changed(&[("ce_receivedat", time)]).is_ok(),
+            good,
+            "{time}"
+        );
     }
 }
 
 #[test]
 fn the_timestamp_is_the_events_or_replaced_on_the_side_told() {
     let at = |timestamp_ms, replaced: Option<&str>, event_ms| {
-        let told = Told {
+        let told = ParsedValue {
             timestamp_ms: event_ms,
-            ..told()
+            ..parsed_value()
         };
         let time = humantime::format_rfc3339_millis(
             UNIX_EPOCH + std::time::Duration::from_millis(event_ms as u64),
@@ -274,7 +287,7 @@ fn the_timestamp_is_the_events_or_replaced_on_the_side_told() {
         let time = time.to_string();
         let mut changes = vec![("ce_time", time.as_str())];
         changes.extend(replaced.map(|r| ("ce_timereplaced", r)));
-        with(&changes, timestamp_ms, &told, &EXPECTED).is_ok()
+        check_with(&changes, timestamp_ms, &told, &EXPECTED).is_ok()
     };
     assert!(at(NOW - 5, None, NOW - 5));
     assert!(!at(NOW - 4, None, NOW - 5));
@@ -300,31 +313,39 @@ fn the_timestamp_is_the_events_or_replaced_on_the_side_told() {
     // It was not published before it was received.
     assert!(!at(NOW - 6, Some("past"), old));
     let good: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
-    assert!(check(&good, None, NOW, &told(), &EXPECTED).is_err());
+    assert!(check(&good, None, NOW, &parsed_value(), &EXPECTED).is_err());
 }
 
 #[test]
 fn the_time_of_receipt_may_stamp_all() {
-    let expected = Expected {
-        timestamps: Timestamps::Received,
+    let expected = HeaderExpectations {
+        timestamps: TimestampBasis::Received,
         ..EXPECTED
     };
-    assert_eq!(with(&[], NOW - 5, &told(), &expected), Ok(()));
-    assert!(with(&[], NOW - 1_234, &told(), &expected).is_err());
-    assert!(with(&[("ce_timereplaced", "past")], NOW - 5, &told(), &expected).is_err());
+    assert_eq!(check_with(&[], NOW - 5, &parsed_value(), &expected), Ok(()));
+    assert!(check_with(&[], NOW - 1_234, &parsed_value(), &expected).is_err());
+    assert!(
+        check_with(
+            &[("ce_timereplaced", "past")],
+            NOW - 5,
+            &parsed_value(),
+            &expected
+        )
+        .is_err()
+    );
 }
 
 #[test]
 fn the_first_moment_of_all_is_stamped_with_the_next() {
-    let expected = Expected {
+    let expected = HeaderExpectations {
         max_past_ms: i64::MAX,
         ..EXPECTED
     };
-    let first = Told {
+    let first = ParsedValue {
         timestamp_ms: 0,
-        ..told()
+        ..parsed_value()
     };
     let time = [("ce_time", "1970-01-01T00:00:00.000Z")];
-    assert_eq!(with(&time, 1, &first, &expected), Ok(()));
-    assert!(with(&time, 0, &first, &expected).is_err());
+    assert_eq!(check_with(&time, 1, &first, &expected), Ok(()));
+    assert!(check_with(&time, 0, &first, &expected).is_err());
 }

@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 
-use crate::journal::{Answer, Attempt};
-use crate::verify::entry::Entry;
+use crate::journal::{DeliveryAttempt, RecordedOutcome};
+use crate::verify::record_digest::RecordDigest;
 use butlr_event::ksuid::Ksuid;
 
 /// Of an event.
 #[derive(Default)]
-struct Tally {
+struct RecoveryTally {
     published: u64,
     spooled: u64,
     records: u64,
@@ -20,12 +20,12 @@ struct Tally {
 
 /// Takes so many tries that were answered spooled for such whose record may be there or not as there are too few records,
 /// where each event is there at least once, and as often as it was answered published. Returns how many.
-pub fn set_free(attempts: &mut [Attempt], entries: &[Entry]) -> u64 {
-    let mut tallies: HashMap<Ksuid, Tally> = HashMap::new();
+pub fn release_recovered(attempts: &mut [DeliveryAttempt], entries: &[RecordDigest]) -> u64 {
+    let mut tallies: HashMap<Ksuid, RecoveryTally> = HashMap::new();
     for attempt in &*attempts {
-        let tally = match attempt.answer {
-            Answer::Published => &mut tallies.entry(attempt.id).or_default().published,
-            Answer::Spooled => &mut tallies.entry(attempt.id).or_default().spooled,
+        let tally = match attempt.outcome {
+            RecordedOutcome::Published => &mut tallies.entry(attempt.id).or_default().published,
+            RecordedOutcome::Spooled => &mut tallies.entry(attempt.id).or_default().spooled,
             _ => continue,
         };
         *tally += 1;
@@ -49,12 +49,12 @@ pub fn set_free(attempts: &mut [Attempt], entries: &[Entry]) -> u64 {
     let mut set_free = 0;
     // The last ones: what is there is the first one's more likely than not.
     for attempt in attempts.iter_mut().rev() {
-        if attempt.answer == Answer::Spooled
+        if attempt.outcome == RecordedOutcome::Spooled
             && let Some(lacks) = missing.get_mut(&attempt.id)
             && *lacks > 0
         {
             *lacks -= 1;
-            attempt.answer = Answer::Unknown;
+            attempt.outcome = RecordedOutcome::Unknown;
             set_free += 1;
         }
     }

@@ -1,17 +1,17 @@
-use super::super::report::Copies;
-use super::super::samples::{Sample, World};
+use super::super::report::CopyCounts;
+use super::super::samples::{SampleEvent, SampleRun};
 use super::*;
-use crate::journal::Cause;
-use crate::verify::Duplicates;
+use crate::journal::AttemptCause;
+use crate::verify::DuplicatePolicy;
 
 const OCCUPANCY: EventType = EventType::RoomOccupancy;
 
 /// Forty events of two types, of which each was published once and named in its answer; TRAFFIC adds up to 7 × 20.
-fn world() -> World {
-    let mut world = World::empty();
+fn sample_run() -> SampleRun {
+    let mut world = SampleRun::empty();
     for n in 0..20 {
-        world.publish(&Sample::new(n, OCCUPANCY, "4"), Cause::Planned);
-        world.publish(&traffic(n), Cause::Planned);
+        world.publish(&SampleEvent::new(n, OCCUPANCY, "4"), AttemptCause::Planned);
+        world.publish(&traffic(n), AttemptCause::Planned);
     }
     for n in 0..7 {
         let there = (0..20).filter(|k| k % 7 == n).count() as u32 * 2;
@@ -20,8 +20,8 @@ fn world() -> World {
     world
 }
 
-fn traffic(n: u64) -> Sample {
-    Sample::new(
+fn traffic(n: u64) -> SampleEvent {
+    SampleEvent::new(
         1_000 + 7 * n + n % 7,
         EventType::Traffic,
         r#"{"in":3,"out":1}"#,
@@ -29,14 +29,14 @@ fn traffic(n: u64) -> Sample {
     .in_room(n)
 }
 
-impl Sample {
+impl SampleEvent {
     fn in_room(mut self, n: u64) -> Self {
         self.room = format!("room_ü{}", n % 7);
         self
     }
 }
 
-fn violations(report: &Report) -> Vec<(Property, u64)> {
+fn violations(report: &VerificationReport) -> Vec<(Property, u64)> {
     let violated = |p: &Property| (*p, report.finding(*p).violations);
     let all = Property::ALL.iter().map(violated);
     all.filter(|(_, n)| *n > 0).collect()
@@ -44,17 +44,19 @@ fn violations(report: &Report) -> Vec<(Property, u64)> {
 
 /// The only violation, in this property.
 #[track_caller]
-fn only(world: &World, property: Property) -> Violation {
+fn only_violation(world: &SampleRun, property: Property) -> Violation {
     let report = world.verify();
     assert_eq!(violations(&report), [(property, 1)], "{report}");
     report.finding(property).first[0].clone()
 }
 
 /// Of an occupancy record and of a TRAFFIC record, of originals and of copies, the world with it changed.
-fn changed(change: impl Fn(&mut World, usize)) -> impl Iterator<Item = (World, String)> {
+fn changed_runs(
+    change: impl Fn(&mut SampleRun, usize),
+) -> impl Iterator<Item = (SampleRun, String)> {
     let cases = [(6, true), (6, false), (7, true), (7, false)];
     cases.into_iter().map(move |(n, originals)| {
-        let mut world = world();
+        let mut world = sample_run();
         world.originals = originals;
         let id = format!("event_{}", world.attempts[n].id);
         change(&mut world, n);
@@ -64,25 +66,25 @@ fn changed(change: impl Fn(&mut World, usize)) -> impl Iterator<Item = (World, S
 
 #[test]
 fn a_whole_world_holds() {
-    let mut world = world();
-    world.duplicates = Duplicates::Expected;
+    let mut world = sample_run();
+    world.duplicates = DuplicatePolicy::Expected;
     let report = world.verify();
-    assert!(report.holds(), "{report}");
+    assert!(report.is_proved(), "{report}");
     for property in Property::ALL {
         let finding = report.finding(property);
         assert!(
-            finding.unchecked.is_none() && finding.checked > 0,
+            finding.unchecked_reason.is_none() && finding.checked > 0,
             "{report}"
         );
     }
     assert_eq!(report.finding(Property::Stored).checked, 40);
-    assert_eq!(report.copies, Copies::default());
+    assert_eq!(report.copies, CopyCounts::default());
 }
 
 #[test]
 fn one_missing_is_one_violation() {
-    for (world, id) in changed(|world, n| drop(world.records.remove(n))) {
-        let violation = only(&world, Property::Stored);
+    for (world, id) in changed_runs(|world, n| drop(world.records.remove(n))) {
+        let violation = only_violation(&world, Property::Stored);
         assert_eq!(violation.id, Some(id));
         assert!(violation.text.contains("published"), "{}", violation.text);
     }
@@ -90,12 +92,12 @@ fn one_missing_is_one_violation() {
 
 #[test]
 fn one_there_twice_is_one_violation() {
-    for (world, id) in changed(|world, n| {
+    for (world, id) in changed_runs(|world, n| {
         let mut copy = world.records[n].clone();
         copy.position.offset = 1_000;
         world.records.push(copy);
     }) {
-        let violation = only(&world, Property::Counted);
+        let violation = only_violation(&world, Property::RecordCount);
         assert_eq!(violation.id, Some(id));
         assert_eq!(violation.position.unwrap().offset, 1_000);
         assert!(violation.text.contains("twice"), "{}", violation.text);
@@ -105,25 +107,25 @@ fn one_there_twice_is_one_violation() {
 
 #[test]
 fn one_changed_is_one_violation_whatever_was_changed() {
-    type Change<'a> = &'a dyn Fn(&mut World, usize);
-    let changes: [Change<'_>; 9] = [
-        &|world, n| world.records[n].change("v1.0.0", "v1.0.1"),
-        &|world, n| world.records[n].change("\"timestamp\":1", "\"timestamp\":2"),
-        &|world, n| world.records[n].change("room_ü", "room_u"),
-        &|world, n| world.records[n].change("\"id\":\"event_", "\"id\":\"event-"),
+    type RunChange<'a> = &'a dyn Fn(&mut SampleRun, usize);
+    let changes: [RunChange<'_>; 9] = [
+        &|world, n| world.records[n].replace_in_value("v1.0.0", "v1.0.1"),
+        &|world, n| world.records[n].replace_in_value("\"timestamp\":1", "\"timestamp\":2"),
+        &|world, n| world.records[n].replace_in_value("room_ü", "room_u"),
+        &|world, n| world.records[n].replace_in_value("\"id\":\"event_", "\"id\":\"event-"),
         &|world, n| {
             let id = world.attempts[n].id.to_string();
-            let other = Sample::new(77, OCCUPANCY, "4").id.to_string();
-            world.records[n].change(&id, &other);
+            let other = SampleEvent::new(77, OCCUPANCY, "4").id.to_string();
+            world.records[n].replace_in_value(&id, &other);
         },
-        &|world, n| world.records[n].change("\"metadata\":", "\"metadata\""),
+        &|world, n| world.records[n].replace_in_value("\"metadata\":", "\"metadata\""),
         &|world, n| world.records[n].value = None,
         &|world, n| world.records[n].value = Some(Vec::new()),
-        &|world, n| world.records[n].change("\"data\":", "\"data\": "),
+        &|world, n| world.records[n].replace_in_value("\"data\":", "\"data\": "),
     ];
     for change in changes {
-        for (world, id) in changed(change) {
-            let violation = only(&world, Property::Intact);
+        for (world, id) in changed_runs(change) {
+            let violation = only_violation(&world, Property::Intact);
             assert_eq!(violation.id, Some(id));
             assert!(violation.position.is_some());
         }
@@ -132,94 +134,118 @@ fn one_changed_is_one_violation_whatever_was_changed() {
 
 #[test]
 fn one_put_elsewhere_is_one_violation() {
-    for (world, id) in changed(|world, n| world.records[n].key = Some(b"x".to_vec())) {
-        assert_eq!(only(&world, Property::Placed).id, Some(id));
+    for (world, id) in changed_runs(|world, n| world.records[n].key = Some(b"x".to_vec())) {
+        assert_eq!(only_violation(&world, Property::Placement).id, Some(id));
     }
-    let elsewhere = changed(|world, n| {
+    let elsewhere = changed_runs(|world, n| {
         let record = &mut world.records[n];
         record.position.partition = (record.position.partition + 1) % 6;
-        world.attempts[n].at = Some((record.position.partition, record.position.offset));
+        world.attempts[n].reported_position =
+            Some((record.position.partition, record.position.offset));
     });
     for (world, id) in elsewhere {
-        assert_eq!(only(&world, Property::Placed).id, Some(id));
+        assert_eq!(only_violation(&world, Property::Placement).id, Some(id));
     }
 }
 
 #[test]
 fn one_with_another_header_or_timestamp_is_one_violation() {
-    for (world, id) in changed(|world, n| *world.records[n].header("ce_time") = b"now".to_vec()) {
-        let violation = only(&world, Property::Headed);
+    for (world, id) in
+        changed_runs(|world, n| *world.records[n].header("ce_time") = b"now".to_vec())
+    {
+        let violation = only_violation(&world, Property::Headers);
         assert_eq!(violation.id, Some(id));
         assert!(violation.text.contains("ce_time"), "{}", violation.text);
     }
-    for (world, _) in changed(|world, n| world.records[n].timestamp_ms = Some(5)) {
-        only(&world, Property::Headed);
+    for (world, _) in changed_runs(|world, n| world.records[n].timestamp_ms = Some(5)) {
+        only_violation(&world, Property::Headers);
     }
 }
 
 #[test]
 fn one_that_was_not_sent_is_one_violation() {
-    for sample in [Sample::new(500, OCCUPANCY, "4"), traffic(500)] {
-        let mut world = world();
-        world.store(&sample);
-        let violation = only(&world, Property::Sent);
+    for sample in [SampleEvent::new(500, OCCUPANCY, "4"), traffic(500)] {
+        let mut world = sample_run();
+        world.add_record(&sample);
+        let violation = only_violation(&world, Property::Sent);
         assert_eq!(violation.id, Some(format!("event_{}", sample.id)));
     }
-    let mut world = world();
-    world.store(&Sample::new(500, OCCUPANCY, "4"));
+    let mut world = sample_run();
+    world.add_record(&SampleEvent::new(500, OCCUPANCY, "4"));
     world.records.last_mut().unwrap().value = None;
     *world.records.last_mut().unwrap().header("ce_id") = b"?".to_vec();
-    only(&world, Property::Sent);
+    only_violation(&world, Property::Sent);
 }
 
 #[test]
 fn one_that_was_refused_must_not_be_there() {
-    let sample = Sample::new(500, OCCUPANCY, "4");
-    let mut world = world();
-    world.note(&sample, Cause::Planned, Answer::Refused);
-    assert!(world.verify().holds());
-    world.store(&sample);
-    only(&world, Property::Sent);
+    let sample = SampleEvent::new(500, OCCUPANCY, "4");
+    let mut world = sample_run();
+    world.add_attempt(&sample, AttemptCause::Planned, RecordedOutcome::Refused);
+    assert!(world.verify().is_proved());
+    world.add_record(&sample);
+    only_violation(&world, Property::Sent);
     // A try that was not heard may have stored it.
-    world.note(&sample, Cause::Planned, Answer::Unknown);
-    assert!(world.verify().holds());
+    world.add_attempt(&sample, AttemptCause::Planned, RecordedOutcome::Unknown);
+    assert!(world.verify().is_proved());
 }
 
 #[test]
 fn offsets_are_those_of_the_answers() {
-    let mut world = world();
-    world.attempts[4].at = Some((world.records[4].position.partition, 999));
-    let violation = only(&world, Property::Named);
+    let mut world = sample_run();
+    world.attempts[4].reported_position = Some((world.records[4].position.partition, 999));
+    let violation = only_violation(&world, Property::ReportedPosition);
     assert!(violation.text.contains("offset 999"), "{}", violation.text);
     world.originals = false;
     let report = world.verify();
-    assert!(report.holds());
-    assert!(report.finding(Property::Named).unchecked.is_some());
+    assert!(report.is_proved());
+    assert!(
+        report
+            .finding(Property::ReportedPosition)
+            .unchecked_reason
+            .is_some()
+    );
 }
 
 #[test]
 fn without_a_known_answer_it_may_be_there_or_not() {
-    let sample = Sample::new(500, OCCUPANCY, "4");
+    let sample = SampleEvent::new(500, OCCUPANCY, "4");
     for (answers, least, most) in [
-        (&[Answer::Unknown][..], 0, 1),
-        (&[Answer::Unknown, Answer::Unknown], 0, 2),
-        (&[Answer::Unknown, Answer::Published], 1, 2),
-        (&[Answer::Unknown, Answer::Redelivery], 1, 1),
-        (&[Answer::Spooled], 1, 1),
-        (&[Answer::Spooled, Answer::Redelivery], 1, 1),
-        (&[Answer::Published, Answer::Published], 2, 2),
+        (&[RecordedOutcome::Unknown][..], 0, 1),
+        (&[RecordedOutcome::Unknown, RecordedOutcome::Unknown], 0, 2),
+        (
+            &[RecordedOutcome::Unknown, RecordedOutcome::Published],
+            1,
+            2,
+        ),
+        (
+            &[RecordedOutcome::Unknown, RecordedOutcome::Redelivery],
+            1,
+            1,
+        ),
+        (&[RecordedOutcome::Spooled], 1, 1),
+        (
+            &[RecordedOutcome::Spooled, RecordedOutcome::Redelivery],
+            1,
+            1,
+        ),
+        (
+            &[RecordedOutcome::Published, RecordedOutcome::Published],
+            2,
+            2,
+        ),
     ] {
         for found in 0..4 {
-            let mut world = world();
+            let mut world = sample_run();
             for answer in answers {
-                world.note(&sample, Cause::Planned, *answer);
+                world.add_attempt(&sample, AttemptCause::Planned, *answer);
             }
-            (0..found).for_each(|_| world.store(&sample));
+            (0..found).for_each(|_| world.add_record(&sample));
             let report = world.verify();
             let expected = match found {
                 n if (least..=most).contains(&n) => vec![],
                 0 => vec![(Property::Stored, 1)],
-                _ => vec![(Property::Counted, 1)],
+                _ => vec![(Property::RecordCount, 1)],
             };
             assert_eq!(
                 violations(&report),
@@ -232,49 +258,61 @@ fn without_a_known_answer_it_may_be_there_or_not() {
 
 #[test]
 fn a_repeat_needs_its_equal() {
-    let first = Sample::new(500, OCCUPANCY, "4");
-    let repeat = Sample {
-        id: Sample::new(501, OCCUPANCY, "4").id,
+    let first = SampleEvent::new(500, OCCUPANCY, "4");
+    let repeat = SampleEvent {
+        id: SampleEvent::new(501, OCCUPANCY, "4").id,
         ..first.clone()
     };
-    let revision = Sample {
+    let revision = SampleEvent {
         data: "5",
         ..repeat.clone()
     };
-    let with = |sample: &Sample, answers: &[Answer]| {
-        let mut world = world();
-        world.publish(&first, Cause::Planned);
+    let with = |sample: &SampleEvent, answers: &[RecordedOutcome]| {
+        let mut world = sample_run();
+        world.publish(&first, AttemptCause::Planned);
         for answer in answers {
-            world.note(sample, Cause::Planned, *answer);
+            world.add_attempt(sample, AttemptCause::Planned, *answer);
         }
         violations(&world.verify())
     };
     let missing = [(Property::Stored, 1)];
-    assert_eq!(with(&repeat, &[Answer::Repeat]), []);
-    assert_eq!(with(&repeat, &[Answer::Repeat, Answer::Redelivery]), []);
-    assert_eq!(with(&repeat, &[Answer::Unknown, Answer::Redelivery]), []);
-    assert_eq!(with(&repeat, &[Answer::Redelivery]), missing);
-    assert_eq!(with(&revision, &[Answer::Repeat]), missing);
-    assert_eq!(with(&revision, &[Answer::Unknown]), []);
+    assert_eq!(with(&repeat, &[RecordedOutcome::Repeat]), []);
+    assert_eq!(
+        with(
+            &repeat,
+            &[RecordedOutcome::Repeat, RecordedOutcome::Redelivery]
+        ),
+        []
+    );
+    assert_eq!(
+        with(
+            &repeat,
+            &[RecordedOutcome::Unknown, RecordedOutcome::Redelivery]
+        ),
+        []
+    );
+    assert_eq!(with(&repeat, &[RecordedOutcome::Redelivery]), missing);
+    assert_eq!(with(&revision, &[RecordedOutcome::Repeat]), missing);
+    assert_eq!(with(&revision, &[RecordedOutcome::Unknown]), []);
 
-    let mut world = world();
-    world.publish(&first, Cause::Planned);
-    world.note(&repeat, Cause::Planned, Answer::Repeat);
+    let mut world = sample_run();
+    world.publish(&first, AttemptCause::Planned);
+    world.add_attempt(&repeat, AttemptCause::Planned, RecordedOutcome::Repeat);
     world.records.pop();
-    let violation = only(&world, Property::Stored);
+    let violation = only_violation(&world, Property::Stored);
     assert_eq!(violation.id, Some(format!("event_{}", first.id)));
 }
 
 #[test]
 fn copies_have_their_causes() {
-    use Answer::{Published, Unknown};
-    use Cause::{AfterFailure, AfterTimeout, Planned, Redelivery};
-    let copies = |tries: &[(Cause, Answer)], found: u64| {
-        let sample = Sample::new(1, OCCUPANCY, "4");
-        let tries = tries.iter().map(|(c, a)| sample.answered(*c, *a, None));
-        let mut copies = Copies::default();
-        explain(&tries.collect::<Vec<_>>(), found, &mut copies);
-        let Copies {
+    use AttemptCause::{AfterFailure, AfterTimeout, Planned, Redelivery};
+    use RecordedOutcome::{Published, Unknown};
+    let copies = |tries: &[(AttemptCause, RecordedOutcome)], found: u64| {
+        let sample = SampleEvent::new(1, OCCUPANCY, "4");
+        let tries = tries.iter().map(|(c, a)| sample.attempt(*c, *a, None));
+        let mut copies = CopyCounts::default();
+        count_causes(&tries.collect::<Vec<_>>(), found, &mut copies);
+        let CopyCounts {
             all,
             redelivery,
             after_timeout,
@@ -305,24 +343,29 @@ fn copies_have_their_causes() {
 
 #[test]
 fn traffic_adds_up_over_distinct_ids() {
-    let mut world = world();
-    world.publish(&traffic(3), Cause::Redelivery);
-    assert!(world.verify().holds(), "{}", world.verify());
+    let mut world = sample_run();
+    world.publish(&traffic(3), AttemptCause::Redelivery);
+    assert!(world.verify().is_proved(), "{}", world.verify());
     world.truth.spaces[2].1 += 1;
-    let violation = only(&world, Property::Occupancy);
+    let violation = only_violation(&world, Property::Occupancy);
     assert_eq!(violation.id, Some(world.truth.spaces[2].0.clone()));
     world.traffic_complete = false;
     let report = world.verify();
-    assert!(report.holds());
-    assert!(report.finding(Property::Occupancy).unchecked.is_some());
+    assert!(report.is_proved());
+    assert!(
+        report
+            .finding(Property::Occupancy)
+            .unchecked_reason
+            .is_some()
+    );
 }
 
 #[test]
 fn traffic_is_not_added_up_when_some_of_it_is_missing() {
-    let mut world = world();
+    let mut world = sample_run();
     world.records.remove(5);
     let report = world.verify();
-    let why = report.finding(Property::Occupancy).unchecked.clone();
+    let why = report.finding(Property::Occupancy).unchecked_reason.clone();
     assert!(why.unwrap().contains("1 TRAFFIC"), "{report}");
 }
 

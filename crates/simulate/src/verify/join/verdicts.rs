@@ -2,141 +2,171 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::worlds::{Fit, Group, Heard, Mark, Worlds};
-use super::{Join, stored};
-use crate::journal::{Answer, Attempt};
-use crate::oracle::Verdict;
-use crate::verify::entry::{Duplicate, Entry};
+use super::hypotheses::{AttemptGroup, Explanation, Hypotheses, ObservedOutcome, RecordMark};
+use super::{JournalJoin, is_stored};
+use crate::journal::{DeliveryAttempt, RecordedOutcome};
+use crate::oracle::OracleVerdict;
 use crate::verify::names::is_occupancy;
-use crate::verify::options::Judging;
+use crate::verify::options::JudgmentRules;
+use crate::verify::record_digest::{DuplicateHeader, RecordDigest};
 use crate::verify::report::Property;
 use butlr_event::ksuid::Ksuid;
 
 /// (type, space, timestamp) and `data`, both hashed.
-pub type Readings = HashSet<(u64, u64)>;
+pub type StoredReadings = HashSet<(u64, u64)>;
 
 /// What was found of the repeats of a bucket.
 #[derive(Debug, Default)]
-pub struct Repeats {
+pub struct RepeatFindings {
     /// Those that are none, and why.
     pub wrong: HashMap<Ksuid, &'static str>,
     /// Those of readings of which no answer of this run tells.
-    pub before: HashSet<Ksuid>,
+    pub before_run: HashSet<Ksuid>,
 }
 
 /// What repeats are compared with: all that is there, and all that must be: when one of those is missing, that is told of
 /// itself and not of its repeats. Empty when no event needs it.
-pub fn readings(attempts: &[Attempt], entries: &[Entry]) -> Readings {
-    let is_duplicate = |a: &Attempt| matches!(a.answer, Answer::Redelivery | Answer::Repeat);
+pub fn collect_readings(attempts: &[DeliveryAttempt], entries: &[RecordDigest]) -> StoredReadings {
+    let is_duplicate = |a: &DeliveryAttempt| {
+        matches!(
+            a.outcome,
+            RecordedOutcome::Redelivery | RecordedOutcome::Repeat
+        )
+    };
     if !attempts.iter().any(is_duplicate) {
         return HashSet::new();
     }
-    let there = entries.iter().map(|e| (e.key, e.data));
-    let must_be = attempts.iter().filter(|a| stored(a));
-    there.chain(must_be.map(|a| (a.key, a.data))).collect()
+    let there = entries.iter().map(|e| (e.reading_key, e.data_hash));
+    let must_be = attempts.iter().filter(|a| is_stored(a));
+    there
+        .chain(must_be.map(|a| (a.reading_key, a.data_hash)))
+        .collect()
 }
 
-impl Join<'_> {
+impl JournalJoin<'_> {
     /// Judges the answers of a bucket, which are in the order in which they were noted.
-    pub(super) fn judge(&mut self, attempts: &mut [Attempt], entries: &mut [Entry]) -> Repeats {
-        let mut repeats = Repeats::default();
-        let Some(judging) = self.judging else {
+    pub(super) fn judge_bucket(
+        &mut self,
+        attempts: &mut [DeliveryAttempt],
+        entries: &mut [RecordDigest],
+    ) -> RepeatFindings {
+        let mut repeats = RepeatFindings::default();
+        let Some(judging) = self.rules else {
             return repeats;
         };
         // Stable: the tries of a reading stay in their order.
-        attempts.sort_by_key(|a| a.key);
-        entries.sort_unstable_by_key(|e| (e.key, e.id, e.position));
+        attempts.sort_by_key(|a| a.reading_key);
+        entries.sort_unstable_by_key(|e| (e.reading_key, e.id, e.position));
         let mut rest = &*entries;
-        for tries in attempts.chunk_by(|a, b| a.key == b.key) {
-            let key = tries[0].key;
-            let from = rest.partition_point(|e| e.key < key);
-            let until = rest.partition_point(|e| e.key <= key);
+        for tries in attempts.chunk_by(|a, b| a.reading_key == b.reading_key) {
+            let key = tries[0].reading_key;
+            let from = rest.partition_point(|e| e.reading_key < key);
+            let until = rest.partition_point(|e| e.reading_key <= key);
             let records = &rest[from..until];
             rest = &rest[until..];
-            self.reading(tries, records, judging, &mut repeats);
+            self.judge_reading(tries, records, judging, &mut repeats);
         }
         repeats
     }
 
     /// All tries and all records of one reading.
-    fn reading(
+    fn judge_reading(
         &mut self,
-        tries: &[Attempt],
-        records: &[Entry],
-        judging: Judging,
-        repeats: &mut Repeats,
+        tries: &[DeliveryAttempt],
+        records: &[RecordDigest],
+        judging: JudgmentRules,
+        repeats: &mut RepeatFindings,
     ) {
-        let mut worlds = Worlds::new();
+        let mut worlds = Hypotheses::new();
         for group in tries.chunk_by(|a, b| a.id == b.id) {
             let (attempt, own) = (&group[0], group);
-            let group = self.group(own, tries, records);
-            let fit = worlds.hear(&group);
+            let group = self.build_group(own, tries, records);
+            let fit = worlds.observe(&group);
             let verdicts = &mut self.report.verdicts[attempt.event_type.index()];
-            verdicts.unknown += u64::from(group.unknown);
-            let heard = group.heard.len() as u64;
+            verdicts.unknown += u64::from(group.has_unknown);
+            let heard = group.answered.len() as u64;
             let says = match fit {
-                Fit::Before => {
-                    repeats.before.insert(group.id);
+                Explanation::BeforeRun => {
+                    repeats.before_run.insert(group.id);
                     verdicts.unjudged += heard;
                     continue;
                 }
-                Fit::Unsure => {
+                Explanation::Undetermined => {
                     verdicts.unjudged += heard;
                     continue;
                 }
-                Fit::Right(says) | Fit::ForgotRepeat(says) => says,
-                Fit::Unrecognised(says) | Fit::Wrong(says) => says,
+                Explanation::Consistent(says) | Explanation::ForgotRepeat(says) => says,
+                Explanation::Unrecognised(says) | Explanation::Contradicted(says) => says,
             };
-            for heard in &group.heard {
-                verdicts.told[told(*heard, says) as usize] += 1;
+            for heard in &group.answered {
+                verdicts.by_verdict[reported_verdict(*heard, says) as usize] += 1;
             }
-            let as_revision =
-                |heard: &Heard| matches!(heard, Heard::Stored(Some(Mark::Revision(_))));
+            let as_revision = |heard: &ObservedOutcome| {
+                matches!(
+                    heard,
+                    ObservedOutcome::Stored(Some(RecordMark::Revision(_)))
+                )
+            };
             let fit = match fit {
-                Fit::Wrong(says)
-                    if judging.excuses_a_revision(says) && group.heard.iter().any(as_revision) =>
+                Explanation::Contradicted(says)
+                    if judging.can_excuse_revision(says)
+                        && group.answered.iter().any(as_revision) =>
                 {
-                    Fit::Unrecognised(says)
+                    Explanation::Unrecognised(says)
                 }
-                Fit::Wrong(Verdict::Revision)
-                    if judging.excuses_a_repeat()
-                        && group.heard.contains(&Heard::Repeat)
-                        && waited_before(tries, attempt) =>
+                Explanation::Contradicted(OracleVerdict::Revision)
+                    if judging.can_excuse_repeat()
+                        && group.answered.contains(&ObservedOutcome::Repeat)
+                        && has_spooled_before(tries, attempt) =>
                 {
-                    Fit::Unrecognised(Verdict::Revision)
+                    Explanation::Unrecognised(OracleVerdict::Revision)
                 }
                 fit => fit,
             };
             match fit {
-                Fit::ForgotRepeat(_) => verdicts.forgotten += 1,
-                Fit::Unrecognised(_) => verdicts.unrecognised += 1,
+                Explanation::ForgotRepeat(_) => verdicts.forgotten_repeats += 1,
+                Explanation::Unrecognised(_) => verdicts.unrecognised += 1,
                 _ => {}
             }
-            self.report.checked(Property::Judged, heard);
+            self.report.count_checked(Property::Classification, heard);
             match fit {
-                Fit::Unrecognised(says) if judging.expects(says) => self.misjudged(&group, says),
-                // By the rules its last tries are redeliveries, whatever the first one was.
-                Fit::ForgotRepeat(_) if judging.expects_repeats_ids() => {
-                    self.misjudged(&group, Verdict::Redelivery);
+                Explanation::Unrecognised(says) if judging.is_required(says) => {
+                    self.report_misjudged(&group, says)
                 }
-                Fit::Wrong(_) if own.iter().any(|t| t.answer == Answer::Repeat) => {
+                // By the rules its last tries are redeliveries, whatever the first one was.
+                Explanation::ForgotRepeat(_) if judging.has_repeat_ids() => {
+                    self.report_misjudged(&group, OracleVerdict::Redelivery);
+                }
+                Explanation::Contradicted(_)
+                    if own.iter().any(|t| t.outcome == RecordedOutcome::Repeat) =>
+                {
                     let why = match is_occupancy(group.event_type) {
                         true => "the reading's value was another one then",
                         false => "no type of which readings are repeated",
                     };
                     repeats.wrong.insert(group.id, why);
                 }
-                Fit::Wrong(says) if own.iter().any(stored) => self.misjudged(&group, says),
+                Explanation::Contradicted(says) if own.iter().any(is_stored) => {
+                    self.report_misjudged(&group, says)
+                }
                 // Of what was answered redelivery and is none, `absent` and `count` tell.
                 _ => {}
             }
         }
     }
 
-    fn misjudged(&mut self, group: &Group, says: Verdict) {
-        let heard: Vec<_> = group.heard.iter().map(|heard| shown(*heard)).collect();
-        let unknown = if group.unknown { ", and unknown" } else { "" };
-        self.violated(Property::Judged, group.id, None, || {
+    fn report_misjudged(&mut self, group: &AttemptGroup, says: OracleVerdict) {
+        let heard: Vec<_> = group
+            .answered
+            .iter()
+            .map(|heard| describe_outcome(*heard))
+            .collect();
+        let unknown = if group.has_unknown {
+            ", and unknown"
+        } else {
+            ""
+        };
+        self.add_violation(Property::Classification, group.id, None, || {
             let heard = heard.join(", ");
             format!(
                 "is a {} by the rules, and was {heard}{unknown}",
@@ -146,49 +176,61 @@ impl Join<'_> {
     }
 
     /// What is known of tries of one event, of all `tries` and `records` of its reading.
-    fn group(&self, group: &[Attempt], tries: &[Attempt], records: &[Entry]) -> Group {
+    fn build_group(
+        &self,
+        group: &[DeliveryAttempt],
+        tries: &[DeliveryAttempt],
+        records: &[RecordDigest],
+    ) -> AttemptGroup {
         let id = group[0].id;
         let from = records.partition_point(|e| e.id < id);
         let until = records.partition_point(|e| e.id <= id);
         let records = &records[from..until];
-        let at = |attempt: &Attempt| {
-            let (partition, offset) = attempt.at.filter(|_| self.originals && stored(attempt))?;
-            let place =
-                |e: &&Entry| (e.position.partition, e.position.offset) == (partition, offset);
+        let at = |attempt: &DeliveryAttempt| {
+            let (partition, offset) = attempt
+                .reported_position
+                .filter(|_| self.reads_originals && is_stored(attempt))?;
+            let place = |e: &&RecordDigest| {
+                (e.position.partition, e.position.offset) == (partition, offset)
+            };
             records.iter().find(place)
         };
         let of_id = || tries.iter().filter(|t| t.id == id);
         let named: Vec<_> = of_id().filter_map(at).map(|e| e.position).collect();
-        let unnamed = of_id().filter(|t| stored(t) && at(t).is_none()).count();
+        let unnamed = of_id().filter(|t| is_stored(t) && at(t).is_none()).count();
         let left = records.iter().filter(|e| !named.contains(&e.position));
-        let left: Vec<&Entry> = left.collect();
+        let left: Vec<&RecordDigest> = left.collect();
         // Without a place in the answer, only what is left over can be its record. Which one, matters only where they differ.
         let only = match (unnamed, &left[..]) {
-            (1, [only, others @ ..]) if others.iter().all(|e| is_alike(e, only)) => Some(*only),
+            (1, [only, others @ ..]) if others.iter().all(|e| has_same_marks(e, only)) => {
+                Some(*only)
+            }
             _ => None,
         };
-        let heard = |attempt: &Attempt| match attempt.answer {
-            Answer::Published | Answer::Spooled => {
+        let heard = |attempt: &DeliveryAttempt| match attempt.outcome {
+            RecordedOutcome::Published | RecordedOutcome::Spooled => {
                 let entry = at(attempt).or(only);
                 Some(match entry.and_then(|e| e.duplicate) {
-                    Some(Duplicate::Redelivery) => Heard::Redelivery,
-                    Some(Duplicate::Repeat) => Heard::Repeat,
-                    None => Heard::Stored(entry.and_then(mark)),
+                    Some(DuplicateHeader::Redelivery) => ObservedOutcome::Redelivery,
+                    Some(DuplicateHeader::Repeat) => ObservedOutcome::Repeat,
+                    None => ObservedOutcome::Stored(entry.and_then(record_mark)),
                 })
             }
-            Answer::Redelivery => Some(Heard::Redelivery),
-            Answer::Repeat => Some(Heard::Repeat),
-            Answer::Refused | Answer::Quarantined | Answer::Unknown => None,
+            RecordedOutcome::Redelivery => Some(ObservedOutcome::Redelivery),
+            RecordedOutcome::Repeat => Some(ObservedOutcome::Repeat),
+            RecordedOutcome::Refused | RecordedOutcome::Quarantined | RecordedOutcome::Unknown => {
+                None
+            }
         };
-        Group {
+        AttemptGroup {
             id,
             event_type: group[0].event_type,
-            data: group[0].data,
-            heard: group.iter().filter_map(heard).collect(),
-            unknown: group.iter().any(|t| t.answer == Answer::Unknown),
-            unheard: match (unnamed, only) {
-                (0, _) => left.into_iter().map(mark).collect(),
-                (_, Some(_)) => left.into_iter().skip(1).map(mark).collect(),
+            data: group[0].data_hash,
+            answered: group.iter().filter_map(heard).collect(),
+            has_unknown: group.iter().any(|t| t.outcome == RecordedOutcome::Unknown),
+            unanswered: match (unnamed, only) {
+                (0, _) => left.into_iter().map(record_mark).collect(),
+                (_, Some(_)) => left.into_iter().skip(1).map(record_mark).collect(),
                 _ => None,
             },
         }
@@ -196,51 +238,51 @@ impl Join<'_> {
 }
 
 /// Whether the same value was spooled before, under another id.
-fn waited_before(tries: &[Attempt], attempt: &Attempt) -> bool {
+fn has_spooled_before(tries: &[DeliveryAttempt], attempt: &DeliveryAttempt) -> bool {
     let before = tries.iter().take_while(|t| t.id != attempt.id);
-    let mut spooled = before.filter(|t| t.answer == Answer::Spooled);
-    spooled.any(|t| t.data == attempt.data)
+    let mut spooled = before.filter(|t| t.outcome == RecordedOutcome::Spooled);
+    spooled.any(|t| t.data_hash == attempt.data_hash)
 }
 
 /// Whether two records say the same of what their event is.
-fn is_alike(one: &Entry, other: &Entry) -> bool {
-    let said = |e: &Entry| (e.duplicate, mark(e));
+fn has_same_marks(one: &RecordDigest, other: &RecordDigest) -> bool {
+    let said = |e: &RecordDigest| (e.duplicate, record_mark(e));
     said(one) == said(other)
 }
 
 /// `None` where the headers are not to be trusted.
-fn mark(entry: &Entry) -> Option<Mark> {
-    if entry.misheaded {
+fn record_mark(entry: &RecordDigest) -> Option<RecordMark> {
+    if entry.wrong_headers {
         return None;
     }
     Some(match (entry.supersedes, entry.stale) {
-        (Some(of), _) => Mark::Revision(of),
-        (None, true) => Mark::Stale,
-        (None, false) => Mark::Plain,
+        (Some(of), _) => RecordMark::Revision(of),
+        (None, true) => RecordMark::Stale,
+        (None, false) => RecordMark::Plain,
     })
 }
 
 /// What the bridge took it for.
-fn told(heard: Heard, says: Verdict) -> Verdict {
+fn reported_verdict(heard: ObservedOutcome, says: OracleVerdict) -> OracleVerdict {
     match heard {
-        Heard::Redelivery => Verdict::Redelivery,
-        Heard::Repeat => Verdict::Repeat,
-        Heard::Stored(Some(Mark::Plain)) => Verdict::First,
-        Heard::Stored(Some(Mark::Revision(_))) => Verdict::Revision,
-        Heard::Stored(Some(Mark::Stale)) => Verdict::Stale,
-        Heard::Stored(None) if says.is_duplicate() => Verdict::First,
-        Heard::Stored(None) => says,
+        ObservedOutcome::Redelivery => OracleVerdict::Redelivery,
+        ObservedOutcome::Repeat => OracleVerdict::Repeat,
+        ObservedOutcome::Stored(Some(RecordMark::Plain)) => OracleVerdict::First,
+        ObservedOutcome::Stored(Some(RecordMark::Revision(_))) => OracleVerdict::Revision,
+        ObservedOutcome::Stored(Some(RecordMark::Stale)) => OracleVerdict::Stale,
+        ObservedOutcome::Stored(None) if says.is_duplicate() => OracleVerdict::First,
+        ObservedOutcome::Stored(None) => says,
     }
 }
 
-fn shown(heard: Heard) -> &'static str {
+fn describe_outcome(heard: ObservedOutcome) -> &'static str {
     match heard {
-        Heard::Redelivery => "answered duplicate (redelivery)",
-        Heard::Repeat => "answered duplicate (repeat)",
-        Heard::Stored(Some(Mark::Plain)) => "stored without a mark",
-        Heard::Stored(Some(Mark::Revision(_))) => "stored as a revision",
-        Heard::Stored(Some(Mark::Stale)) => "stored as a stale one",
-        Heard::Stored(None) => "stored",
+        ObservedOutcome::Redelivery => "answered duplicate (redelivery)",
+        ObservedOutcome::Repeat => "answered duplicate (repeat)",
+        ObservedOutcome::Stored(Some(RecordMark::Plain)) => "stored without a mark",
+        ObservedOutcome::Stored(Some(RecordMark::Revision(_))) => "stored as a revision",
+        ObservedOutcome::Stored(Some(RecordMark::Stale)) => "stored as a stale one",
+        ObservedOutcome::Stored(None) => "stored",
     }
 }
 

@@ -1,15 +1,17 @@
-use super::super::samples::{NOW, PARTITIONS, Sample, Stored, World, checker, look};
+use super::super::samples::{
+    NOW, PARTITIONS, SampleEvent, SampleRecord, SampleRun, check_record, new_checker,
+};
 use super::*;
-use crate::journal::Cause;
-use crate::verify::check::Checker;
-use crate::verify::entry::Entry as Looked;
+use crate::journal::AttemptCause;
+use crate::verify::checker::RecordChecker;
+use crate::verify::record_digest::RecordDigest as Looked;
 use crate::verify::report::Property;
 
-fn of(timestamp_ms: i64, room: &str, tagged: bool, offset: i64) -> Stored {
-    let event = Sample {
+fn motion_record(timestamp_ms: i64, room: &str, tagged: bool, offset: i64) -> SampleRecord {
+    let event = SampleEvent {
         timestamp_ms,
         room: room.to_owned(),
-        ..Sample::new(offset as u64, EventType::PirMotion, "null")
+        ..SampleEvent::new(offset as u64, EventType::PirMotion, "null")
     };
     let mut record = event.record(offset);
     if tagged {
@@ -20,17 +22,17 @@ fn of(timestamp_ms: i64, room: &str, tagged: bool, offset: i64) -> Stored {
 }
 
 /// Which of the records are marked as out of order, or not, as they should be.
-fn justified(checker: &mut Checker, records: &[Stored]) -> Vec<bool> {
-    let entries = records.iter().map(|r| look(checker, r).unwrap());
+fn check_marks(checker: &mut RecordChecker, records: &[SampleRecord]) -> Vec<bool> {
+    let entries = records.iter().map(|r| check_record(checker, r).unwrap());
     let entries: Vec<_> = entries.collect();
     checker.finish();
-    let unjustified = &checker.aside.unjustified;
-    let good = |e: &Looked| !e.misheaded && !unjustified.contains(&e.position);
+    let unjustified = &checker.issues.unjustified_marks;
+    let good = |e: &Looked| !e.wrong_headers && !unjustified.contains(&e.position);
     entries.iter().map(good).collect()
 }
 
 /// The same, received so long before now.
-fn received(mut record: Stored, before_ms: i64) -> Stored {
+fn with_receipt(mut record: SampleRecord, before_ms: i64) -> SampleRecord {
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis((NOW - before_ms) as u64);
     let at = humantime::format_rfc3339_millis(at).to_string();
     *record.header("ce_receivedat") = at.into_bytes();
@@ -39,14 +41,16 @@ fn received(mut record: Stored, before_ms: i64) -> Stored {
 
 #[test]
 fn out_of_order_is_what_something_newer_came_before() {
-    let good = |records: &[Stored], from: i64| {
-        let mut checker = checker(&World::empty().truth);
-        checker.order.reads_from(&vec![vec![from; PARTITIONS]; 10]);
-        justified(&mut checker, records)
+    let good = |records: &[SampleRecord], from: i64| {
+        let mut checker = new_checker(&SampleRun::empty().truth);
+        checker
+            .order
+            .set_start_offsets(&vec![vec![from; PARTITIONS]; 10]);
+        check_marks(&mut checker, records)
     };
-    let first = of(NOW - 50, "room_1", false, 0);
-    let untagged = of(NOW - 60, "room_1", false, 1);
-    let late = |ms, room| of(NOW - ms, room, true, 2);
+    let first = motion_record(NOW - 50, "room_1", false, 0);
+    let untagged = motion_record(NOW - 60, "room_1", false, 1);
+    let late = |ms, room| motion_record(NOW - ms, room, true, 2);
     assert_eq!(
         good(&[first.clone(), untagged, late(60, "room_1")], 0),
         [true; 3]
@@ -57,7 +61,7 @@ fn out_of_order_is_what_something_newer_came_before() {
         assert_eq!(good(&[first.clone(), wrong], 1), [true, true]);
     }
     // A time that was replaced is nobody's measure.
-    let mut ahead = of(NOW + 90_000, "room_1", false, 0);
+    let mut ahead = motion_record(NOW + 90_000, "room_1", false, 0);
     ahead
         .headers
         .push(("ce_timereplaced".to_owned(), b"future".to_vec()));
@@ -67,28 +71,30 @@ fn out_of_order_is_what_something_newer_came_before() {
 
 #[test]
 fn what_was_received_before_and_comes_later_justifies_a_mark() {
-    let good = |put_back: i64, records: &[Stored]| {
-        let mut checker = checker(&World::empty().truth);
-        checker.order = Order::new(None, put_back);
-        checker.order.reads_from(&vec![vec![0; PARTITIONS]; 10]);
-        justified(&mut checker, records)
+    let good = |put_back: i64, records: &[SampleRecord]| {
+        let mut checker = new_checker(&SampleRun::empty().truth);
+        checker.order = OrderTracker::new(None, put_back);
+        checker
+            .order
+            .set_start_offsets(&vec![vec![0; PARTITIONS]; 10]);
+        check_marks(&mut checker, records)
     };
-    let mark = |time| received(of(NOW - time, "room_1", true, 0), 1_000);
-    let later = |time, before| received(of(NOW - time, "room_1", false, 1), before);
+    let mark = |time| with_receipt(motion_record(NOW - time, "room_1", true, 0), 1_000);
+    let later = |time, before| with_receipt(motion_record(NOW - time, "room_1", false, 1), before);
     // It waited on disk while the other passed it by.
     for before in [3_000, 1_001, 1_000] {
         assert_eq!(good(0, &[mark(60), later(50, before)]), [true; 2]);
     }
     // Received after it; as old as it; older; of another source; of another type; marked for its time was replaced.
-    let elsewhere = received(of(NOW - 50, "room_2", false, 1), 3_000);
-    let mut other = Sample {
+    let elsewhere = with_receipt(motion_record(NOW - 50, "room_2", false, 1), 3_000);
+    let mut other = SampleEvent {
         timestamp_ms: NOW - 50,
         room: "room_1".to_owned(),
-        ..Sample::new(1, EventType::PirNoMotion, "null")
+        ..SampleEvent::new(1, EventType::PirNoMotion, "null")
     }
     .record(1);
-    other = received(other, 3_000);
-    let mut replaced = received(of(NOW + 90_000, "room_1", false, 1), 3_000);
+    other = with_receipt(other, 3_000);
+    let mut replaced = with_receipt(motion_record(NOW + 90_000, "room_1", false, 1), 3_000);
     let ahead = ("ce_timereplaced".to_owned(), b"future".to_vec());
     replaced.headers.push(ahead);
     replaced.timestamp_ms = Some(NOW - 3_000);
@@ -106,7 +112,7 @@ fn what_was_received_before_and_comes_later_justifies_a_mark() {
     assert_eq!(good(1, &[mark(60), later(50, 999)]), [true; 2]);
     assert_eq!(good(1, &[mark(60), later(50, 998)]), [false, true]);
     // Each mark by itself; the last record may be the one.
-    let mut second = received(of(NOW - 40, "room_1", true, 2), 500);
+    let mut second = with_receipt(motion_record(NOW - 40, "room_1", true, 2), 500);
     second.position.offset = 2;
     let mut last = later(45, 2_000);
     last.position.offset = 3;
@@ -117,29 +123,32 @@ fn what_was_received_before_and_comes_later_justifies_a_mark() {
 
 #[test]
 fn no_more_marks_wait_than_there_is_room_for() {
-    let mut checker = checker(&World::empty().truth);
-    checker.order.reads_from(&vec![vec![0; PARTITIONS]; 10]);
-    checker.order.unjustified = WAITING - 1;
-    let marks = [60, 70].map(|time| received(of(NOW - time, "room_1", true, time), 1_000));
+    let mut checker = new_checker(&SampleRun::empty().truth);
+    checker
+        .order
+        .set_start_offsets(&vec![vec![0; PARTITIONS]; 10]);
+    checker.order.pending_count = MAX_PENDING_MARKS - 1;
+    let marks =
+        [60, 70].map(|time| with_receipt(motion_record(NOW - time, "room_1", true, time), 1_000));
     // Two marks for one source: the first is its newest, so that the second is right.
-    let elsewhere = received(of(NOW - 60, "room_2", true, 1), 1_000);
-    let looks = [&marks[0], &marks[1], &elsewhere].map(|r| look(&mut checker, r).unwrap());
-    assert_eq!(looks.map(|e| e.misheaded), [false, false, true]);
+    let elsewhere = with_receipt(motion_record(NOW - 60, "room_2", true, 1), 1_000);
+    let looks = [&marks[0], &marks[1], &elsewhere].map(|r| check_record(&mut checker, r).unwrap());
+    assert_eq!(looks.map(|e| e.wrong_headers), [false, false, true]);
     checker.finish();
-    assert_eq!(checker.aside.unjustified.len(), 1);
+    assert_eq!(checker.issues.unjustified_marks.len(), 1);
 }
 
 #[test]
 fn what_is_marked_without_reason_is_told() {
-    let mut world = World::empty();
-    let sample = Sample::new(1, EventType::PirMotion, "null");
-    world.publish(&sample, Cause::Planned);
-    world.whole = true;
-    assert!(world.verify().holds());
+    let mut world = SampleRun::empty();
+    let sample = SampleEvent::new(1, EventType::PirMotion, "null");
+    world.publish(&sample, AttemptCause::Planned);
+    world.read_from_start = true;
+    assert!(world.verify().is_proved());
     let mark = ("ce_outoforder".to_owned(), b"true".to_vec());
     world.records[0].headers.push(mark);
     let report = world.verify();
-    let headed = report.finding(Property::Headed);
+    let headed = report.finding(Property::Headers);
     assert_eq!(headed.violations, 1, "{report}");
     assert!(
         headed.first[0].text.contains("nothing newer came before"),
@@ -151,17 +160,17 @@ fn what_is_marked_without_reason_is_told() {
 fn what_came_long_after_something_newer_is_out_of_order() {
     /// Rooms' events as (time, received), ms before now, and whether they are marked; which of them are right.
     fn good(records: &[(i64, i64, bool)]) -> (Vec<bool>, u64) {
-        let mut checker = checker(&World::empty().truth);
-        checker.order = Order::new(Some(1_000), 0);
+        let mut checker = new_checker(&SampleRun::empty().truth);
+        checker.order = OrderTracker::new(Some(1_000), 0);
         let looks = (0..)
             .zip(records)
             .map(|(offset, &(time, received, tagged))| {
-                let record = of(NOW - time, "room_1", tagged, offset);
-                let record = self::received(record, received);
-                !look(&mut checker, &record).unwrap().misheaded
+                let record = motion_record(NOW - time, "room_1", tagged, offset);
+                let record = self::with_receipt(record, received);
+                !check_record(&mut checker, &record).unwrap().wrong_headers
             });
         let looks = looks.collect();
-        (looks, checker.order.long_older)
+        (looks, checker.order.required_marks)
     }
     let newer = (50, 9_000, false);
     // Received at the same time, or so shortly before that it may have been undecided.

@@ -1,20 +1,20 @@
 use super::*;
 
-fn report() -> Report {
+fn report() -> VerificationReport {
     let topics = EventType::ALL.map(|t| format!("t.{}", t.kebab_name()));
-    let mut report = Report::new(topics);
+    let mut report = VerificationReport::new(topics);
     report.attempts = 1_234_567;
     report.records = 1_000;
     report.accepted = 999;
-    report.checked(Property::Stored, 999);
-    report.unchecked(Property::Named, "they are copies".to_owned());
+    report.count_checked(Property::Stored, 999);
+    report.mark_unchecked(Property::ReportedPosition, "they are copies".to_owned());
     report
 }
 
 #[test]
 fn each_property_has_a_line() {
     let text = report().to_string();
-    assert!(report().holds());
+    assert!(report().is_proved());
     assert!(text.starts_with("read 1,000 records back and compared them with 1,234,567 answers"));
     assert!(
         text.contains("ok           everything answered 2xx is there (999 events)\n"),
@@ -36,11 +36,11 @@ fn ten_violations_are_told() {
     let mut report = report();
     let mut made = 0;
     for n in 0..12 {
-        report.violated(Property::Intact, || {
+        report.add_violation(Property::Intact, || {
             made += 1;
             Violation {
                 id: Some(format!("event_{n}")),
-                position: Some(Position {
+                position: Some(RecordPosition {
                     topic: 1,
                     partition: 2,
                     offset: n,
@@ -50,7 +50,7 @@ fn ten_violations_are_told() {
         });
     }
     assert_eq!(made, 10);
-    assert!(!report.holds());
+    assert!(!report.is_proved());
     let text = report.to_string();
     assert!(
         text.contains(
@@ -87,27 +87,27 @@ fn what_was_not_looked_at_is_not_ok() {
 fn where_nothing_was_proved_nothing_holds() {
     let mut nothing = report();
     nothing.accepted = 0;
-    assert!(!nothing.holds());
+    assert!(!nothing.is_proved());
     let text = nothing.to_string();
     assert!(
         text.ends_with("nothing was accepted: there is nothing to prove"),
         "{text}"
     );
-    let mut unproved = Report::new(report().topics);
+    let mut unproved = VerificationReport::new(report().topics);
     unproved.accepted = 5;
-    unproved.checked(Property::Answered, 5);
-    assert!(!unproved.holds());
+    unproved.count_checked(Property::AnswerConsistency, 5);
+    assert!(!unproved.is_proved());
     assert_eq!(unproved.to_json()["holds"], false);
 }
 
 #[test]
 fn what_was_left_out_is_told() {
     let mut report = report();
-    report.repeats_before = 1_234;
-    report.earlier = 5;
-    report.gave_up = Some("after 60 s".to_owned());
+    report.repeats_before_run = 1_234;
+    report.records_before_run = 5;
+    report.gave_up_reason = Some("after 60 s".to_owned());
     let text = report.to_string();
-    assert!(report.holds());
+    assert!(report.is_proved());
     for part in [
         "1,234 repeats rest on",
         "5 records that came before",
@@ -115,9 +115,9 @@ fn what_was_left_out_is_told() {
     ] {
         assert!(text.contains(part), "{text}");
     }
-    report.findings[Property::Named as usize] = Finding::default();
-    report.checked(Property::Named, 3);
-    (report.named, report.published) = (3, 40);
+    report.findings[Property::ReportedPosition as usize] = PropertyFinding::default();
+    report.count_checked(Property::ReportedPosition, 3);
+    (report.reported_positions, report.published) = (3, 40);
     let text = report.to_string();
     assert!(text.contains("3 of 40 published"), "{text}");
 }

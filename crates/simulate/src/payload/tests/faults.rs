@@ -1,15 +1,15 @@
 //! What is to be refused is, and nothing else.
 
 use super::*;
-use crate::city::{Habits, Life, Size};
-use crate::stream::{Behaviour, Stream};
+use crate::city::{CityBehaviour, CitySimulation, CitySize};
+use crate::stream::{DeliveryStream, SenderBehaviour};
 
 /// Each fault is refused, and for nothing but itself.
 #[test]
 fn what_is_wrong_with_a_fault() {
-    let renderer = Renderer::new(Arc::new(quay()));
+    let renderer = PayloadRenderer::new(Arc::new(quay_plan()));
     for event_type in EventType::ALL {
-        for fault in Fault::ALL {
+        for fault in EventFault::ALL {
             let mut delivery = sample(event_type);
             delivery.fault = Some(fault);
             let mut body = Vec::new();
@@ -17,24 +17,24 @@ fn what_is_wrong_with_a_fault() {
             let wrong = |pointer: &str, code| Ok(Err(vec![(pointer.to_owned(), code)]));
             let space = renderer.space_id(&delivery.message);
             let expected = match fault {
-                Fault::NewerVersion => wrong("/version", FieldErrorCode::UnsupportedVersion),
-                Fault::UnknownType => wrong("/type", FieldErrorCode::UnknownType),
-                Fault::CutOff => Err(UnreadableBodyCode::NotJson),
-                Fault::NoSpace => {
+                EventFault::NewerVersion => wrong("/version", FieldErrorCode::UnsupportedVersion),
+                EventFault::UnknownType => wrong("/type", FieldErrorCode::UnknownType),
+                EventFault::CutOff => Err(UnreadableBodyCode::NotJson),
+                EventFault::NoSpace => {
                     assert!(!String::from_utf8_lossy(&body).contains(space));
                     let missing = match delivery.message.place {
-                        Place::Zone(_) => "/metadata/zone_id",
-                        Place::Room(_) => "/metadata/room_id",
-                        _ if delivery.message.data == Data::None => "/metadata/room_id",
+                        CityPlace::Zone(_) => "/metadata/zone_id",
+                        CityPlace::Room(_) => "/metadata/room_id",
+                        _ if delivery.message.data == MessageData::None => "/metadata/room_id",
                         // Either would do, so the bridge names the wider one.
                         _ => "/metadata/floor_id",
                     };
                     wrong(missing, FieldErrorCode::Missing)
                 }
-                Fault::WrongTimestamp => wrong("/timestamp", FieldErrorCode::WrongType),
+                EventFault::WrongTimestamp => wrong("/timestamp", FieldErrorCode::WrongType),
             };
-            let said = judge(&body);
-            assert_eq!(said, expected, "{}", String::from_utf8_lossy(&body));
+            let parsed = parse_body(&body);
+            assert_eq!(parsed, expected, "{}", String::from_utf8_lossy(&body));
         }
     }
 }
@@ -42,12 +42,12 @@ fn what_is_wrong_with_a_fault() {
 /// Wherever the cut is, also within a character: it is no JSON, and never a whole body.
 #[test]
 fn a_body_is_cut_off_anywhere() {
-    let mut plan = quay();
+    let mut plan = quay_plan();
     plan.rooms[0].name = "会議室".repeat(20);
-    let renderer = Renderer::new(Arc::new(plan));
+    let renderer = PayloadRenderer::new(Arc::new(plan));
     let mut delivery = sample(EventType::RoomOccupancy);
     let whole = render(&renderer, &delivery);
-    delivery.fault = Some(Fault::CutOff);
+    delivery.fault = Some(EventFault::CutOff);
     let mut lengths = Vec::new();
     for last in 0..=255 {
         let mut bytes = *delivery.message.id.as_bytes();
@@ -56,7 +56,7 @@ fn a_body_is_cut_off_anywhere() {
         let mut body = b"before".to_vec();
         let data = renderer.render(&delivery, &mut body);
         assert!(data.is_empty() && data.end == body.len());
-        assert!(judge(&body[6..]).is_err(), "{last}");
+        assert!(parse_body(&body[6..]).is_err(), "{last}");
         lengths.push(body.len() - 6);
     }
     assert_eq!(lengths[0], 1);
@@ -65,23 +65,23 @@ fn a_body_is_cut_off_anywhere() {
 
 #[test]
 fn of_a_whole_city_all_is_accepted_but_faults() {
-    let size = Size {
+    let size = CitySize {
         rooms: 40,
         sensors: None,
     };
-    let plan = Arc::new(Plan::grow(3, size));
-    let renderer = Renderer::new(plan.clone());
-    let behaviour = Behaviour {
+    let plan = Arc::new(CityPlan::generate(3, size));
+    let renderer = PayloadRenderer::new(plan.clone());
+    let behaviour = SenderBehaviour {
         invalid: 0.1,
-        ..Behaviour::default()
+        ..SenderBehaviour::default()
     };
     let stream = |types| {
-        let habits = Habits {
+        let habits = CityBehaviour {
             types,
-            ..Habits::default()
+            ..CityBehaviour::default()
         };
-        let life = Life::begin(plan.clone(), 3, 1_727_690_400_000, habits);
-        Stream::new(life, 3, behaviour)
+        let life = CitySimulation::new(plan.clone(), 3, 1_727_690_400_000, habits);
+        DeliveryStream::new(life, 3, behaviour)
     };
     let all = stream([true; EventType::ALL.len()]).take(10_000);
     // It takes a while until everybody has left some room.
@@ -93,14 +93,14 @@ fn of_a_whole_city_all_is_accepted_but_faults() {
     for delivery in all.chain(moves) {
         let mut body = Vec::new();
         renderer.render(&delivery, &mut body);
-        let said = judge(&body);
+        let parsed = parse_body(&body);
         if delivery.fault.is_some() {
-            assert!(!matches!(said, Ok(Ok(_))), "{delivery:?}");
+            assert!(!matches!(parsed, Ok(Ok(_))), "{delivery:?}");
             refused += 1;
             continue;
         }
         let space = renderer.space_id(&delivery.message).to_owned();
-        assert_eq!(said, Ok(Ok(space)), "{delivery:?}");
+        assert_eq!(parsed, Ok(Ok(space)), "{delivery:?}");
         let value: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(value["type"], delivery.message.event_type.name());
         assert_eq!(value["timestamp"], delivery.message.timestamp_ms);

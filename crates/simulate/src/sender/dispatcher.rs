@@ -1,7 +1,7 @@
 //! What all tasks of the sender share: the queue, the ledger, the journal. They run on one thread, so nothing is locked.
 
-pub(super) mod admit;
-mod late;
+pub(super) mod admission;
+mod late_answers;
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
@@ -9,76 +9,76 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::answer::Answered;
-use super::client::Client;
-use super::deadline::Deadline;
-use super::generate::Outgoing;
-use super::queue::Queue;
-use super::target::Target;
-use super::tries::{End, Job, Next, Timings, Tried};
-use crate::journal::{Answer, Attempt, Cause, Journal};
-use crate::ledger::Ledger;
+use super::client::SenderClient;
+use super::deadline::TaskDeadline;
+use super::generator::OutgoingEvent;
+use super::queue::SendQueue;
+use super::response::ServerResponse;
+use super::target::SendTarget;
+use super::tries::{SendJob, SendOutcome, SenderTimings, TryDecision, TryOutcome};
+use crate::journal::{AttemptCause, DeliveryAttempt, JournalWriter, RecordedOutcome};
+use crate::ledger::RunLedger;
 
-pub(super) struct Dispatch {
+pub(super) struct Dispatcher {
     /// At least one.
-    pub targets: Vec<Target>,
-    pub timings: Timings,
-    pub ledger: RefCell<Ledger>,
-    pub deadlines: Vec<Deadline>,
-    journal: RefCell<Option<Journal>>,
+    pub targets: Vec<SendTarget>,
+    pub timings: SenderTimings,
+    pub ledger: RefCell<RunLedger>,
+    pub deadlines: Vec<TaskDeadline>,
+    journal: RefCell<Option<JournalWriter>>,
     /// Why the journal could not be written: then nothing goes on.
     journal_error: RefCell<Option<std::io::Error>>,
-    queue: RefCell<Queue>,
+    queue: RefCell<SendQueue>,
     /// Slots without work, the last one to become so last: it is the next to get some.
     idle: RefCell<Vec<usize>>,
     /// Of each slot without work, and of no other.
     wakers: RefCell<Vec<Option<Waker>>>,
     /// Who waits for room in the queue.
-    admitting: Cell<Option<Waker>>,
+    admission_waker: Cell<Option<Waker>>,
     /// Each event has its moment, whether or not there is a connection for it: an open loop.
-    open: Cell<bool>,
+    is_open_loop: Cell<bool>,
     /// Nothing more will be admitted.
-    closed: Cell<bool>,
+    is_admission_closed: Cell<bool>,
     /// Nothing more will be tried.
-    given_up: Cell<bool>,
+    has_given_up: Cell<bool>,
     over_since: Cell<Option<Instant>>,
     last_accepted: Cell<Option<Instant>>,
-    connected: Cell<bool>,
-    listening: Cell<usize>,
+    has_connected: Cell<bool>,
+    listener_count: Cell<usize>,
     /// Since when all work waits for those who listen.
-    held_up_since: Cell<Option<Instant>>,
+    blocked_since: Cell<Option<Instant>>,
     /// Ends those who listen for late answers.
-    pub hang_up: Notify,
+    pub stop_listening: Notify,
 }
 
-impl Dispatch {
+impl Dispatcher {
     pub(super) fn new(
-        targets: Vec<Target>,
-        timings: Timings,
+        targets: Vec<SendTarget>,
+        timings: SenderTimings,
         connections: usize,
-        ledger: Ledger,
-        journal: Option<Journal>,
+        ledger: RunLedger,
+        journal: Option<JournalWriter>,
     ) -> Self {
         Self {
             targets,
             timings,
-            open: Cell::new(ledger.is_paced()),
+            is_open_loop: Cell::new(ledger.is_paced()),
             ledger: RefCell::new(ledger),
-            deadlines: (0..connections).map(|_| Deadline::default()).collect(),
+            deadlines: (0..connections).map(|_| TaskDeadline::default()).collect(),
             journal: RefCell::new(journal),
             journal_error: RefCell::default(),
             queue: RefCell::default(),
             idle: RefCell::default(),
             wakers: RefCell::new(vec![None; connections]),
-            admitting: Cell::default(),
-            closed: Cell::new(false),
-            given_up: Cell::new(false),
+            admission_waker: Cell::default(),
+            is_admission_closed: Cell::new(false),
+            has_given_up: Cell::new(false),
             over_since: Cell::default(),
             last_accepted: Cell::default(),
-            connected: Cell::new(false),
-            listening: Cell::new(0),
-            held_up_since: Cell::default(),
-            hang_up: Notify::new(),
+            has_connected: Cell::new(false),
+            listener_count: Cell::new(0),
+            blocked_since: Cell::default(),
+            stop_listening: Notify::new(),
         }
     }
 
@@ -86,15 +86,15 @@ impl Dispatch {
     pub(super) fn poll_next(
         &self,
         slot: usize,
-        connections: &mut [Option<Box<Client>>],
+        connections: &mut [Option<Box<SenderClient>>],
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Job>> {
+    ) -> Poll<Option<SendJob>> {
         loop {
             let job = self.queue.borrow_mut().next();
             let Some(job) = job else { break };
-            self.admit_more();
+            self.wake_admission();
             if job.is_too_late(Instant::now(), &self.timings) {
-                self.end(&job.outgoing, job.drop_end());
+                self.finish_delivery(&job.outgoing, job.drop_outcome());
                 continue;
             }
             // Its connection may have woken it: nobody must take it for idle any more.
@@ -123,10 +123,10 @@ impl Dispatch {
     }
 
     fn is_done(&self) -> bool {
-        self.closed.get() && self.queue.borrow().outstanding() == 0
+        self.is_admission_closed.get() && self.queue.borrow().outstanding() == 0
     }
 
-    fn wake(&self, slots: usize) {
+    fn wake_slots(&self, slots: usize) {
         let mut idle = self.idle.borrow_mut();
         for _ in 0..slots.min(idle.len()) {
             let slot = idle.pop();
@@ -136,88 +136,105 @@ impl Dispatch {
         }
     }
 
-    pub(super) fn connected(&self) {
-        self.connected.set(true);
+    pub(super) fn mark_connected(&self) {
+        self.has_connected.set(true);
     }
 
     /// A try ended: the ledger and the journal hear of it, and the job is tried again, or ends.
-    pub(super) fn conclude(&self, mut job: Job, tried: Tried, now: Instant) {
+    pub(super) fn conclude_try(&self, mut job: SendJob, tried: TryOutcome, now: Instant) {
         {
             let mut ledger = self.ledger.borrow_mut();
             match &tried {
-                Tried::Answered(answered) => ledger.answered(answered, job.outgoing.kind),
+                TryOutcome::Answered(answered) => {
+                    ledger.record_response(answered, job.outgoing.kind)
+                }
                 // Counted where its reason is known.
-                Tried::Unconnected => {}
-                Tried::Broken => ledger.broken(),
-                Tried::TimedOut => ledger.timed_out(),
+                TryOutcome::Unconnected => {}
+                TryOutcome::Broken => ledger.record_broken_connection(),
+                TryOutcome::TimedOut => ledger.record_timeout(),
             }
         }
         match &tried {
-            Tried::Answered(answered) => {
-                self.journal(&job.outgoing, job.cause, Some(answered), false)
+            TryOutcome::Answered(answered) => {
+                self.journal_attempt(&job.outgoing, job.cause, Some(answered), false)
             }
-            Tried::Broken => self.journal(&job.outgoing, job.cause, None, false),
+            TryOutcome::Broken => self.journal_attempt(&job.outgoing, job.cause, None, false),
             // Nothing was sent, and what was may still be answered.
-            Tried::Unconnected | Tried::TimedOut => {}
+            TryOutcome::Unconnected | TryOutcome::TimedOut => {}
         }
-        match job.conclude(tried, now, &self.timings) {
-            Next::End(end) => {
-                if end == End::Accepted {
+        match job.conclude_try(tried, now, &self.timings) {
+            TryDecision::Finish(end) => {
+                if end == SendOutcome::Accepted {
                     self.last_accepted.set(Some(now));
                     let latency = job.latency(now);
-                    self.ledger.borrow_mut().accepted(latency, now);
+                    self.ledger.borrow_mut().record_acceptance(latency, now);
                 }
-                self.end(&job.outgoing, end);
+                self.finish_delivery(&job.outgoing, end);
             }
-            Next::TryAt(_) if self.given_up.get() => self.end(&job.outgoing, job.drop_end()),
-            Next::TryAt(at) => self.queue.borrow_mut().pause(job, at),
+            TryDecision::RetryAt(_) if self.has_given_up.get() => {
+                self.finish_delivery(&job.outgoing, job.drop_outcome())
+            }
+            TryDecision::RetryAt(at) => self.queue.borrow_mut().pause(job, at),
         }
     }
 
-    fn end(&self, outgoing: &Outgoing, end: End) {
-        self.count_end(outgoing, end);
-        let ready = self.queue.borrow_mut().ended(outgoing.key);
+    fn finish_delivery(&self, outgoing: &OutgoingEvent, end: SendOutcome) {
+        self.count_outcome(outgoing, end);
+        let ready = self.queue.borrow_mut().finish(outgoing.reading_key);
         // Whoever ended this one looks for the next one itself.
-        self.wake(ready.saturating_sub(1));
-        self.admit_more();
+        self.wake_slots(ready.saturating_sub(1));
+        self.wake_admission();
         if self.is_done() {
-            self.wake(usize::MAX);
+            self.wake_slots(usize::MAX);
         }
     }
 
-    fn count_end(&self, outgoing: &Outgoing, end: End) {
+    fn count_outcome(&self, outgoing: &OutgoingEvent, end: SendOutcome) {
         let mut ledger = self.ledger.borrow_mut();
-        ledger.delivered(outgoing.event_type, outgoing.kind, end);
+        ledger.record_send_outcome(outgoing.event_type, outgoing.kind, end);
     }
 
     /// Notes a request that was given up in the journal, with its late answer. `None`: whether the server has it is not
     /// known.
-    pub(super) fn note(&self, outgoing: &Outgoing, cause: Cause, answered: Option<&Answered>) {
-        self.journal(outgoing, cause, answered, true);
+    pub(super) fn journal_late_answer(
+        &self,
+        outgoing: &OutgoingEvent,
+        cause: AttemptCause,
+        answered: Option<&ServerResponse>,
+    ) {
+        self.journal_attempt(outgoing, cause, answered, true);
     }
 
     /// Notes what is known in the end of a request that reached a server.
-    fn journal(&self, outgoing: &Outgoing, cause: Cause, answered: Option<&Answered>, late: bool) {
-        let answer = answered.map_or(Answer::Unknown, Answered::meaning);
+    fn journal_attempt(
+        &self,
+        outgoing: &OutgoingEvent,
+        cause: AttemptCause,
+        answered: Option<&ServerResponse>,
+        late: bool,
+    ) {
+        let answer = answered.map_or(RecordedOutcome::Unknown, ServerResponse::journal_answer);
         let (event_type, kind) = (outgoing.event_type, outgoing.kind);
-        self.ledger.borrow_mut().told(event_type, kind, answer);
+        self.ledger
+            .borrow_mut()
+            .record_answer(event_type, kind, answer);
         let mut journal = self.journal.borrow_mut();
         let Some(journal) = journal.as_mut() else {
             return;
         };
-        let attempt = Attempt {
-            key: outgoing.key,
+        let attempt = DeliveryAttempt {
+            reading_key: outgoing.reading_key,
             id: outgoing.id,
-            value: outgoing.value,
-            data: outgoing.data,
+            value_hash: outgoing.body_hash,
+            data_hash: outgoing.data_hash,
             event_type,
             cause,
-            answer,
+            outcome: answer,
             late,
-            contradictory: answered.is_some_and(Answered::is_contradictory),
-            at: answered.and_then(|a| a.at),
+            contradictory: answered.is_some_and(ServerResponse::is_contradictory),
+            reported_position: answered.and_then(|a| a.position),
         };
-        if let Err(error) = journal.note(&attempt) {
+        if let Err(error) = journal.record_attempt(&attempt) {
             self.journal_error.borrow_mut().get_or_insert(error);
         }
     }
@@ -230,16 +247,16 @@ impl Dispatch {
     /// What has to be done every few milliseconds. `over`: the run has come to its end but for what is on its way.
     pub(super) fn tick(&self, now: Instant, begun: Instant, over: bool) {
         for deadline in &self.deadlines {
-            deadline.look(now);
+            deadline.expire_if_due(now);
         }
         let resumed = self.queue.borrow_mut().resume(now);
-        self.wake(resumed);
-        self.admit_more();
+        self.wake_slots(resumed);
+        self.wake_admission();
         if over && self.over_since.get().is_none() {
             self.over_since.set(Some(now));
         }
         if over {
-            self.hold_up_no_longer(now);
+            self.release_blocked_work(now);
         }
         // Without any success for as long as a delivery may take, none is to be expected.
         let patience = self.timings.window + self.timings.http_timeout;
@@ -253,32 +270,32 @@ impl Dispatch {
     }
 
     fn is_unreachable(&self, now: Instant, begun: Instant) -> bool {
-        !self.connected.get()
-            && now >= begun + self.timings.give_up
+        !self.has_connected.get()
+            && now >= begun + self.timings.unreachable_timeout
             && self.ledger.borrow().last_connection_error().is_some()
     }
 
     fn give_up(&self) {
-        if self.given_up.replace(true) {
+        if self.has_given_up.replace(true) {
             return;
         }
-        let waiting = self.queue.borrow_mut().give_up();
+        let waiting = self.queue.borrow_mut().drain_waiting();
         for job in waiting {
             let end = match job.tries {
-                0 => End::Unsent,
-                _ => job.drop_end(),
+                0 => SendOutcome::Unsent,
+                _ => job.drop_outcome(),
             };
-            self.count_end(&job.outgoing, end);
+            self.count_outcome(&job.outgoing, end);
         }
-        self.admitting.take().inspect(Waker::wake_by_ref);
-        self.wake(usize::MAX);
+        self.admission_waker.take().inspect(Waker::wake_by_ref);
+        self.wake_slots(usize::MAX);
     }
 
-    pub(super) fn into_parts(self) -> Parts {
+    pub(super) fn into_parts(self) -> DispatcherParts {
         debug_assert!(self.ledger.borrow().is_balanced());
-        Parts {
-            unreachable: !self.connected.get() && self.given_up.get(),
-            given_up: self.given_up.get(),
+        DispatcherParts {
+            unreachable: !self.has_connected.get() && self.has_given_up.get(),
+            given_up: self.has_given_up.get(),
             ledger: self.ledger.into_inner(),
             journal: self.journal.into_inner(),
             journal_error: self.journal_error.into_inner(),
@@ -287,9 +304,9 @@ impl Dispatch {
 }
 
 /// What is left when all tasks have ended.
-pub(super) struct Parts {
-    pub ledger: Ledger,
-    pub journal: Option<Journal>,
+pub(super) struct DispatcherParts {
+    pub ledger: RunLedger,
+    pub journal: Option<JournalWriter>,
     pub journal_error: Option<std::io::Error>,
     pub given_up: bool,
     pub unreachable: bool,

@@ -1,33 +1,33 @@
 //! Making messages: each with an id of its own.
 
-use super::chance::{self, Topic};
-use crate::message::{Computation, Data, Message, Place};
+use super::chance::{self, ChanceTopic};
+use crate::message::{CityMessage, CityPlace, Computation, MessageData};
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
 /// Gives messages their ids: hashes of what a message is about and when it was computed, so an id does not depend on
 /// which other messages there are.
 #[derive(Clone, Copy, Debug)]
-pub struct Issuer {
+pub struct MessageIssuer {
     seed: u64,
 }
 
-impl Issuer {
+impl MessageIssuer {
     /// Another seed gives other ids for the same messages.
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }
 
     /// A message whose reading is computed only once.
-    pub fn once(
+    pub fn issue_once(
         &self,
         event_type: EventType,
-        place: Place,
+        place: CityPlace,
         timestamp_ms: i64,
         computed_ms: i64,
-        data: Data,
-    ) -> Message {
-        self.message(
+        data: MessageData,
+    ) -> CityMessage {
+        self.issue(
             event_type,
             place,
             timestamp_ms,
@@ -38,25 +38,25 @@ impl Issuer {
     }
 
     /// A message.
-    pub fn message(
+    pub fn issue(
         &self,
         event_type: EventType,
-        place: Place,
+        place: CityPlace,
         timestamp_ms: i64,
         computed_ms: i64,
-        data: Data,
+        data: MessageData,
         computation: Computation,
-    ) -> Message {
+    ) -> CityMessage {
         let about = [
-            subject(event_type, place),
+            subject_code(event_type, place),
             timestamp_ms as u64,
             computed_ms as u64,
         ];
         let id = Ksuid::new(
             computed_ms,
-            chance::payload(self.seed, Topic::Computation, about),
+            chance::payload(self.seed, ChanceTopic::Computation, about),
         );
-        Message {
+        CityMessage {
             event_type,
             place,
             timestamp_ms,
@@ -69,12 +69,12 @@ impl Issuer {
 }
 
 /// A type and a place in one number.
-pub fn subject(event_type: EventType, place: Place) -> u64 {
+pub fn subject_code(event_type: EventType, place: CityPlace) -> u64 {
     let (kind, index) = match place {
-        Place::Floor(index) => (0, index),
-        Place::Room(index) => (1, index),
-        Place::Zone(index) => (2, index),
-        Place::Sensor(index) => (3, index),
+        CityPlace::Floor(index) => (0, index),
+        CityPlace::Room(index) => (1, index),
+        CityPlace::Zone(index) => (2, index),
+        CityPlace::Sensor(index) => (3, index),
     };
     (event_type.index() as u64) << 40 | kind << 32 | u64::from(index)
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// How a run went.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Course {
+pub struct RunFidelity {
     /// Whether it came to its end; not where it was given up midway.
     pub complete: bool,
     /// Whether the simulated clock caught up with the wall clock, and so went on in real time: what was asked for was not
@@ -20,7 +20,7 @@ pub struct Course {
     pub untold: u64,
 }
 
-impl Default for Course {
+impl Default for RunFidelity {
     fn default() -> Self {
         Self {
             complete: true,
@@ -33,32 +33,32 @@ impl Default for Course {
 }
 
 /// Whoever is less behind keeps the pace.
-const KEPT_S: f64 = 0.5;
+const BEHIND_TOLERANCE_S: f64 = 0.5;
 
-impl Course {
+impl RunFidelity {
     /// Lines about what did not go as asked.
-    pub(super) fn write(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let mut tell = |name: &str, text: String| write!(f, "\n{name:14}{text}");
+    pub(super) fn write_deviations(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut write_line = |name: &str, text: String| write!(f, "\n{name:14}{text}");
         if !self.complete {
-            tell(
+            write_line(
                 "incomplete",
                 "the run was given up before its end".to_owned(),
             )?;
         }
         if self.caught_up {
             let text = "the simulated clock caught up with the wall clock and went on in real time";
-            tell("pace not kept", text.to_owned())?;
+            write_line("pace not kept", text.to_owned())?;
         }
-        if self.behind_s >= KEPT_S {
+        if self.behind_s >= BEHIND_TOLERANCE_S {
             let text = format!("{:.1} s behind at the end", self.behind_s);
-            tell("pace not kept", text)?;
+            write_line("pace not kept", text)?;
         }
         if self.untold > 0 {
             let text = format!(
                 "{} events more: TRAFFIC does not add up to who is where",
                 self.untold
             );
-            tell("not sent", text)?;
+            write_line("not sent", text)?;
         }
         Ok(())
     }
@@ -69,13 +69,13 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::ledger::{Ledger, Summary};
+    use crate::ledger::{RunLedger, RunSummary};
 
     #[test]
     fn what_went_as_asked_is_not_worth_a_line() {
-        let mut ledger = Ledger::begin(Instant::now(), true, 0);
-        ledger.begun_late(Duration::from_millis(20));
-        let text = Summary::from(&ledger).to_string();
+        let mut ledger = RunLedger::new(Instant::now(), true, 0);
+        ledger.record_lateness(Duration::from_millis(20));
+        let text = RunSummary::from(&ledger).to_string();
         for part in ["incomplete", "not kept", "not sent", "after the end"] {
             assert!(!text.contains(part), "{text}");
         }
@@ -83,16 +83,16 @@ mod tests {
 
     #[test]
     fn what_went_wrong_is_told() {
-        let mut ledger = Ledger::begin(Instant::now(), true, 0);
-        ledger.begun_late(Duration::from_millis(12_345));
-        ledger.went(Course {
+        let mut ledger = RunLedger::new(Instant::now(), true, 0);
+        ledger.record_lateness(Duration::from_millis(12_345));
+        ledger.set_fidelity(RunFidelity {
             complete: false,
             caught_up: true,
             after_end: 7,
             untold: 3,
-            ..ledger.course()
+            ..ledger.fidelity()
         });
-        let summary = Summary::from(&ledger);
+        let summary = RunSummary::from(&ledger);
         let text = summary.to_string();
         for part in [
             "7 of them after the end",

@@ -8,14 +8,14 @@ use std::ops::Range;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64Mcg;
 
-use super::label::{Labels, Thing};
+use super::labels::{AssetKind, AssetLabels};
 use super::names;
 use super::plan::{
-    Building, Floor, Plan, Rect, Room, RoomUse, Sensor, SensorMode, Site, Size, Zone,
+    Building, CityPlan, CitySize, Floor, Rect, Room, RoomUse, Sensor, SensorMode, Site, Zone,
 };
 
 /// What the rooms of a floor are, first to last.
-const USES: [RoomUse; 14] = [
+const ROOM_USES: [RoomUse; 14] = [
     RoomUse::Office,
     RoomUse::Meeting,
     RoomUse::Restroom,
@@ -36,16 +36,16 @@ const USES: [RoomUse; 14] = [
 const ROW_DEPTH: f32 = 7.0;
 const CORRIDOR: f32 = 2.4;
 
-impl Plan {
+impl CityPlan {
     /// A city of this size. The same seed and size give the same city, always; another seed another one.
-    pub fn grow(seed: u64, size: Size) -> Plan {
+    pub fn generate(seed: u64, size: CitySize) -> CityPlan {
         let rooms = size.rooms.max(1);
-        let mut grower = Grower {
-            labels: Labels::new(seed),
+        let mut grower = PlanGenerator {
+            labels: AssetLabels::new(seed),
             rng: Pcg64Mcg::seed_from_u64(seed),
-            rooms,
-            sensors: size.sensors.unwrap_or(rooms),
-            plan: Plan {
+            target_rooms: rooms,
+            target_sensors: size.sensors.unwrap_or(rooms),
+            plan: CityPlan {
                 org_id: String::new(),
                 org_name: names::ORGANISATIONS[(seed % names::ORGANISATIONS.len() as u64) as usize]
                     .to_owned(),
@@ -57,46 +57,48 @@ impl Plan {
                 sensors: Vec::new(),
             },
         };
-        grower.plan.org_id = grower.labels.id("org_", Thing::Org, 0);
-        while grower.wants_rooms() {
-            grower.site();
+        grower.plan.org_id = grower.labels.id("org_", AssetKind::Org, 0);
+        while grower.is_incomplete() {
+            grower.add_site();
         }
         grower.plan
     }
 }
 
-struct Grower {
-    labels: Labels,
+struct PlanGenerator {
+    labels: AssetLabels,
     rng: Pcg64Mcg,
-    rooms: usize,
-    sensors: usize,
-    plan: Plan,
+    target_rooms: usize,
+    target_sensors: usize,
+    plan: CityPlan,
 }
 
-impl Grower {
-    fn wants_rooms(&self) -> bool {
-        self.plan.rooms.len() < self.rooms
+impl PlanGenerator {
+    fn is_incomplete(&self) -> bool {
+        self.plan.rooms.len() < self.target_rooms
     }
 
-    fn site(&mut self) {
+    fn add_site(&mut self) {
         let number = self.plan.sites.len();
         let name = names::SITES[number % names::SITES.len()];
         let name = match number / names::SITES.len() {
             0 => name.to_owned(),
             again => format!("{name} {}", again + 1),
         };
-        let id = self.labels.id("site_", Thing::Site, number as u64);
+        let id = self.labels.id("site_", AssetKind::Site, number as u64);
         self.plan.sites.push(Site { id, name });
         for _ in 0..self.rng.random_range(1..=4) {
-            if self.wants_rooms() {
-                self.building(number as u32);
+            if self.is_incomplete() {
+                self.add_building(number as u32);
             }
         }
     }
 
-    fn building(&mut self, site: u32) {
+    fn add_building(&mut self, site: u32) {
         let number = self.plan.buildings.len();
-        let id = self.labels.id("building_", Thing::Building, number as u64);
+        let id = self
+            .labels
+            .id("building_", AssetKind::Building, number as u64);
         let name = format!(
             "{} {}",
             names::BUILDINGS[number % names::BUILDINGS.len()],
@@ -104,8 +106,8 @@ impl Grower {
         );
         let first = self.plan.floors.len() as u32;
         for level in 0..self.rng.random_range(3..=8) {
-            if self.wants_rooms() {
-                self.floor(number as u32, level);
+            if self.is_incomplete() {
+                self.add_floor(number as u32, level);
             }
         }
         let floors = first..self.plan.floors.len() as u32;
@@ -117,27 +119,31 @@ impl Grower {
         });
     }
 
-    fn floor(&mut self, building: u32, level: u32) {
+    fn add_floor(&mut self, building: u32, level: u32) {
         let number = self.plan.floors.len() as u32;
         let code = format!("B{:02}-L{level}", building + 1);
         let first = self.plan.rooms.len() as u32;
         let mut rows = [0.0; 2];
         for nth in 0..self.rng.random_range(6..=14) {
-            if self.wants_rooms() {
-                self.room(number, level, nth, &code, &mut rows);
+            if self.is_incomplete() {
+                self.add_room(number, level, nth, &code, &mut rows);
             }
         }
-        self.sensor(number, None, Thing::FloorDoor, u64::from(number));
+        self.add_sensor(number, None, AssetKind::FloorDoor, u64::from(number));
         let door = self.plan.sensors.len() as u32 - 1;
         self.plan.floors.push(Floor {
             building,
-            id: self.labels.id("space_", Thing::Floor, u64::from(number)),
+            id: self
+                .labels
+                .id("space_", AssetKind::Floor, u64::from(number)),
             name: if level == 0 {
                 "Ground Floor".to_owned()
             } else {
                 format!("Level {level}")
             },
-            custom_id: self.labels.custom(Thing::Floor, u64::from(number), code),
+            custom_id: self
+                .labels
+                .custom_id(AssetKind::Floor, u64::from(number), code),
             rooms: first..self.plan.rooms.len() as u32,
             door,
             size: [rows[0].max(rows[1]), 2.0 * ROW_DEPTH + CORRIDOR],
@@ -145,9 +151,9 @@ impl Grower {
     }
 
     /// The `nth` room of a floor, at the end of one of its rows.
-    fn room(&mut self, floor: u32, level: u32, nth: u32, code: &str, rows: &mut [f32; 2]) {
+    fn add_room(&mut self, floor: u32, level: u32, nth: u32, code: &str, rows: &mut [f32; 2]) {
         let number = self.plan.rooms.len() as u32;
-        let use_ = USES[nth as usize % USES.len()];
+        let use_ = ROOM_USES[nth as usize % ROOM_USES.len()];
         let (people, square_metres, zones) = match use_ {
             RoomUse::Office => (6..=20, 6.0, 2..=4),
             RoomUse::Meeting => (4..=14, 2.5, 1..=2),
@@ -158,7 +164,7 @@ impl Grower {
         };
         let capacity = self.rng.random_range(people);
         let zones = self.rng.random_range(zones);
-        let name = names::room(use_, self.rng.random_range(0..60), level, nth + 1);
+        let name = names::room_name(use_, self.rng.random_range(0..60), level, nth + 1);
         let period_ms = self.rng.random_range(333..=1000);
         let phase_ms = self.rng.random_range(0..period_ms);
 
@@ -172,16 +178,18 @@ impl Grower {
         };
 
         let code = format!("{code}-{:02}", nth + 1);
-        let zones = self.zones(number, use_, area, zones, &code);
-        let sensors = self.presence(floor, number, area, period_ms, phase_ms);
-        self.sensor(floor, Some(number), Thing::RoomDoor, u64::from(number));
+        let zones = self.add_zones(number, use_, area, zones, &code);
+        let sensors = self.add_presence_sensors(floor, number, area, period_ms, phase_ms);
+        self.add_sensor(floor, Some(number), AssetKind::RoomDoor, u64::from(number));
         let door = self.plan.sensors.len() as u32 - 1;
         self.plan.rooms.push(Room {
             floor,
-            id: self.labels.id("room_", Thing::Room, u64::from(number)),
+            id: self.labels.id("room_", AssetKind::Room, u64::from(number)),
             name,
-            custom_id: self.labels.custom(Thing::Room, u64::from(number), code),
-            use_,
+            custom_id: self
+                .labels
+                .custom_id(AssetKind::Room, u64::from(number), code),
+            room_use: use_,
             area,
             capacity,
             zones,
@@ -190,7 +198,7 @@ impl Grower {
         });
     }
 
-    fn zones(
+    fn add_zones(
         &mut self,
         room: u32,
         use_: RoomUse,
@@ -206,11 +214,13 @@ impl Grower {
             let place = u64::from(room) << 32 | u64::from(number - first);
             self.plan.zones.push(Zone {
                 room,
-                id: self.labels.id("zone_", Thing::Zone, place),
-                name: format!("{} {letter}", names::zone(use_)),
-                custom_id: self
-                    .labels
-                    .custom(Thing::Zone, place, format!("{code}-{letter}")),
+                id: self.labels.id("zone_", AssetKind::Zone, place),
+                name: format!("{} {letter}", names::zone_name(use_)),
+                custom_id: self.labels.custom_id(
+                    AssetKind::Zone,
+                    place,
+                    format!("{code}-{letter}"),
+                ),
                 area,
             });
         });
@@ -218,7 +228,7 @@ impl Grower {
     }
 
     /// A room's presence sensors take turns within one period.
-    fn presence(
+    fn add_presence_sensors(
         &mut self,
         floor: u32,
         room: u32,
@@ -227,13 +237,13 @@ impl Grower {
         phase_ms: u32,
     ) -> Range<u32> {
         let first = self.plan.sensors.len() as u32;
-        let share = |rooms: u32| (rooms as usize * self.sensors / self.rooms) as u32;
+        let share = |rooms: u32| (rooms as usize * self.target_sensors / self.target_rooms) as u32;
         let count = share(room + 1) - share(room);
         let mut nth = 0;
         if count > 0 {
             area.divide(count, &mut |area| {
                 let place = u64::from(room) << 32 | u64::from(nth);
-                let sensor = self.sensor(floor, Some(room), Thing::Presence, place);
+                let sensor = self.add_sensor(floor, Some(room), AssetKind::Presence, place);
                 sensor.mode = SensorMode::Presence;
                 sensor.area = area;
                 sensor.period_ms = period_ms;
@@ -245,8 +255,14 @@ impl Grower {
     }
 
     /// Adds a sensor: one at a door, unless it is told otherwise.
-    fn sensor(&mut self, floor: u32, room: Option<u32>, thing: Thing, number: u64) -> &mut Sensor {
-        let hive = self.labels.hardware(Thing::Hive, u64::from(floor));
+    fn add_sensor(
+        &mut self,
+        floor: u32,
+        room: Option<u32>,
+        thing: AssetKind,
+        number: u64,
+    ) -> &mut Sensor {
+        let hive = self.labels.hardware(AssetKind::Hive, u64::from(floor));
         let own = self.labels.hardware(thing, number);
         let [.., a, b, c, d, e] = own.to_be_bytes();
         let model = |hardware: u64, rarely: &str, mostly: &str| match hardware >> 62 {
@@ -259,7 +275,7 @@ impl Grower {
             mode: SensorMode::Traffic,
             id: self.labels.id("", thing, number),
             mac_address: format!("00-17-0d-{a:02x}-{b:02x}-{c:02x}-{d:02x}-{e:02x}"),
-            hive_id: self.labels.id("hive_", Thing::Hive, u64::from(floor)),
+            hive_id: self.labels.id("hive_", AssetKind::Hive, u64::from(floor)),
             hive_serial: format!("{hive:016x}"),
             sensor_model: model(own, "Heatic 2", "Heatic 2+"),
             hive_model: "2.0".to_owned(),

@@ -10,7 +10,7 @@ use butlr_event::EventType;
 
 /// An event as it stands in a value.
 #[derive(Debug, PartialEq)]
-pub struct Told<'v> {
+pub struct ParsedValue<'v> {
     /// `event_…`.
     pub id: Cow<'v, str>,
     /// The type that it names.
@@ -22,48 +22,48 @@ pub struct Told<'v> {
     /// Its organisation.
     pub org: Option<Cow<'v, str>>,
     /// [`hash::bytes`] of its `data`, of nothing where it has none.
-    pub data: u64,
+    pub data_hash: u64,
     /// [`hash::bytes`] of whom it is about as far as order goes: the sensor for DETECTIONS and TRAFFIC, the space for all
     /// else.
-    pub source: u64,
+    pub source_hash: u64,
     /// TRAFFIC: how many went in, less those that went out.
     pub net: i32,
 }
 
 #[derive(Deserialize)]
-struct Value<'v> {
+struct ValueJson<'v> {
     #[serde(borrow)]
     id: Cow<'v, str>,
     #[serde(rename = "type", borrow)]
     event_type: Cow<'v, str>,
     timestamp: i64,
     #[serde(borrow)]
-    metadata: Metadata<'v>,
+    metadata: MetadataJson<'v>,
     #[serde(borrow)]
     data: Option<&'v RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Metadata<'v> {
+struct MetadataJson<'v> {
     #[serde(borrow)]
-    org_id: Option<Text<'v>>,
+    org_id: Option<TextJson<'v>>,
     #[serde(borrow)]
-    floor_id: Option<Text<'v>>,
+    floor_id: Option<TextJson<'v>>,
     #[serde(borrow)]
-    room_id: Option<Text<'v>>,
+    room_id: Option<TextJson<'v>>,
     #[serde(borrow)]
-    zone_id: Option<Text<'v>>,
+    zone_id: Option<TextJson<'v>>,
     #[serde(borrow)]
-    sensor_id: Option<Text<'v>>,
+    sensor_id: Option<TextJson<'v>>,
 }
 
 /// serde borrows a `Cow`, but not one in an `Option`.
 #[derive(Deserialize)]
 #[serde(transparent)]
-struct Text<'v>(#[serde(borrow)] Cow<'v, str>);
+struct TextJson<'v>(#[serde(borrow)] Cow<'v, str>);
 
 #[derive(Deserialize)]
-struct Traffic {
+struct TrafficJson {
     #[serde(rename = "in")]
     entered: u32,
     #[serde(rename = "out")]
@@ -74,10 +74,10 @@ struct Traffic {
 ///
 /// # Errors
 /// What keeps it from being an event.
-pub fn read(value: &[u8]) -> Result<Told<'_>, String> {
+pub fn parse(value: &[u8]) -> Result<ParsedValue<'_>, String> {
     // Once for all of it is faster than string by string.
     let value = std::str::from_utf8(value).map_err(|e| e.to_string())?;
-    let value: Value<'_> = serde_json::from_str(value).map_err(|e| e.to_string())?;
+    let value: ValueJson<'_> = serde_json::from_str(value).map_err(|e| e.to_string())?;
     let event_type = EventType::parse(&value.event_type)
         .ok_or_else(|| format!("its type is {:?}", value.event_type))?;
     let metadata = value.metadata;
@@ -98,7 +98,7 @@ pub fn read(value: &[u8]) -> Result<Told<'_>, String> {
     let data = value.data.map_or("", RawValue::get);
     let net = match event_type {
         EventType::Traffic => {
-            let Traffic { entered, left } =
+            let TrafficJson { entered, left } =
                 serde_json::from_str(data).map_err(|e| format!("its data: {e}"))?;
             i32::try_from(i64::from(entered) - i64::from(left))
                 .map_err(|_| "its data: too many people".to_owned())?
@@ -111,15 +111,15 @@ pub fn read(value: &[u8]) -> Result<Told<'_>, String> {
         _ => None,
     };
     let source = sensor.as_ref().map_or(&*space, |sensor| &*sensor.0);
-    let source = hash::bytes(source.as_bytes());
-    Ok(Told {
+    let source = hash::hash_bytes(source.as_bytes());
+    Ok(ParsedValue {
         id: value.id,
         event_type,
         timestamp_ms: value.timestamp,
         space,
-        source,
+        source_hash: source,
         org: metadata.org_id.map(|text| text.0),
-        data: hash::bytes(data.as_bytes()),
+        data_hash: hash::hash_bytes(data.as_bytes()),
         net,
     })
 }
@@ -139,7 +139,7 @@ mod tests {
         let all = r#"{"org_id":"o","floor_id":"f","room_id":"r","zone_id":"z","x":[1]}"#;
         for event_type in EventType::ALL {
             let text = event(event_type.name(), all, r#"{"in":3,"out":5}"#);
-            let told = read(text.as_bytes()).unwrap();
+            let told = parse(text.as_bytes()).unwrap();
             let expected = match event_type.name().split('_').next() {
                 Some("FLOOR") => "f",
                 Some("ZONE") => "z",
@@ -147,7 +147,7 @@ mod tests {
             };
             assert_eq!((told.event_type, &*told.space), (event_type, expected));
             assert_eq!((told.org.as_deref(), told.timestamp_ms), (Some("o"), 17));
-            assert_eq!(told.data, hash::bytes(br#"{"in":3,"out":5}"#));
+            assert_eq!(told.data_hash, hash::hash_bytes(br#"{"in":3,"out":5}"#));
             assert_eq!(
                 told.net,
                 if event_type == EventType::Traffic {
@@ -161,23 +161,29 @@ mod tests {
         let of_sensor = |event_type: &str| {
             let metadata = r#"{"room_id":"r","sensor_id":"s"}"#;
             let text = event(event_type, metadata, r#"{"in":1,"out":0}"#);
-            read(text.as_bytes()).unwrap().source
+            parse(text.as_bytes()).unwrap().source_hash
         };
-        assert_eq!(of_sensor("TRAFFIC"), hash::bytes(b"s"));
-        assert_eq!(of_sensor("DETECTIONS"), hash::bytes(b"s"));
-        assert_eq!(of_sensor("PIR_MOTION"), hash::bytes(b"r"));
+        assert_eq!(of_sensor("TRAFFIC"), hash::hash_bytes(b"s"));
+        assert_eq!(of_sensor("DETECTIONS"), hash::hash_bytes(b"s"));
+        assert_eq!(of_sensor("PIR_MOTION"), hash::hash_bytes(b"r"));
         let floor = event("TRAFFIC", r#"{"floor_id":"f"}"#, r#"{"in":1,"out":0}"#);
-        assert_eq!(read(floor.as_bytes()).unwrap().space, "f");
+        assert_eq!(parse(floor.as_bytes()).unwrap().space, "f");
     }
 
     #[test]
     fn data_is_hashed_as_it_stands() {
         let text = event("ROOM_OCCUPANCY", r#"{"room_id":"\u00e9"}"#, " 4 ");
-        let told = read(text.as_bytes()).unwrap();
-        assert_eq!((told.data, &*told.space), (hash::bytes(b"4"), "é"));
+        let told = parse(text.as_bytes()).unwrap();
+        assert_eq!(
+            (told.data_hash, &*told.space),
+            (hash::hash_bytes(b"4"), "é")
+        );
         let none =
             r#"{"id":"event_1","type":"PIR_MOTION","timestamp":1,"metadata":{"room_id":"r"}}"#;
-        assert_eq!(read(none.as_bytes()).unwrap().data, hash::bytes(b""));
+        assert_eq!(
+            parse(none.as_bytes()).unwrap().data_hash,
+            hash::hash_bytes(b"")
+        );
     }
 
     #[test]
@@ -202,9 +208,9 @@ mod tests {
                 "too many",
             ),
         ] {
-            let error = read(text.as_bytes()).unwrap_err();
+            let error = parse(text.as_bytes()).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
         }
-        assert!(read(&[b'"', 0xff, b'"']).is_err());
+        assert!(parse(&[b'"', 0xff, b'"']).is_err());
     }
 }

@@ -3,22 +3,22 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
-use super::{Summary, answer_name, kind_name};
-use crate::journal::Answer;
+use super::{RunSummary, answer_name, kind_name};
+use crate::journal::RecordedOutcome;
 use crate::ledger::KINDS;
-use crate::oracle::Verdict;
-use crate::sender::{End, Word};
+use crate::oracle::OracleVerdict;
+use crate::sender::{ReportedOutcome, SendOutcome};
 use butlr_event::EventType;
 
-impl Display for Summary {
+impl Display for RunSummary {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
             "{} events in {:.1} s, {:.0} accepted a second; simulated {} to {}",
             self.events, self.elapsed_s, self.events_per_s, self.simulated_from, self.simulated_to
         )?;
-        if self.course.after_end > 0 {
-            let after_end = self.course.after_end;
+        if self.fidelity.after_end > 0 {
+            let after_end = self.fidelity.after_end;
             writeln!(
                 f,
                 "{after_end} of them after the end, to make the story whole"
@@ -30,18 +30,18 @@ impl Display for Summary {
         self.write_verdicts(f)?;
         writeln!(f)?;
         let tries: Vec<_> = self.tries.iter().map(u64::to_string).collect();
-        line(f, "tries", &[("first, second, …", tries.join(", "))])?;
-        line(f, "answers", &pairs(&self.answers))?;
-        let words = Word::ALL.map(|word| (word.name(), self.words[word.name()]));
-        line(f, "of 2xx", &words)?;
+        write_line(f, "tries", &[("first, second, …", tries.join(", "))])?;
+        write_line(f, "answers", &status_pairs(&self.answers))?;
+        let words = ReportedOutcome::ALL.map(|word| (word.name(), self.words[word.name()]));
+        write_line(f, "of 2xx", &words)?;
         let failures = [
             ("connections failed", self.connections_failed),
             ("broken", self.connections_broken),
             ("timed out", self.timed_out),
         ];
-        line(f, "no answer", &failures)?;
+        write_line(f, "no answer", &failures)?;
         if !self.late_answers.is_empty() {
-            line(f, "late answers", &pairs(&self.late_answers))?;
+            write_line(f, "late answers", &status_pairs(&self.late_answers))?;
         }
         let latency = &self.latency_ms;
         let latency = [
@@ -52,7 +52,7 @@ impl Display for Summary {
             ("max", latency.max),
         ]
         .map(|(name, ms)| (name, ms.map_or("–".to_owned(), |ms| format!("{ms:.2} ms"))));
-        line(f, "latency", &latency)?;
+        write_line(f, "latency", &latency)?;
         let from = match self.latency_from {
             "due" => {
                 "from the moment at which each event was due to its acceptance, all tries included"
@@ -62,32 +62,32 @@ impl Display for Summary {
             }
         };
         write!(f, "{:14}{from}", "")?;
-        self.course.write(f)
+        self.fidelity.write_deviations(f)
     }
 }
 
-impl Summary {
+impl RunSummary {
     fn write_types(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{:22}", "")?;
         for kind in KINDS {
             write!(f, "{:>12}", kind_name(kind))?;
         }
         write!(f, "  |")?;
-        for end in End::ALL {
+        for end in SendOutcome::ALL {
             write!(f, "{:>10}", end.name())?;
         }
         writeln!(f)?;
         for event_type in EventType::ALL {
             let of_type = &self.types[event_type.name()];
-            row(f, event_type.name(), &of_type.kinds, &of_type.ends)?;
+            write_row(f, event_type.name(), &of_type.kinds, &of_type.ends)?;
         }
         let none = BTreeMap::new();
-        row(f, "invalid ones", &none, &self.invalid)?;
-        row(f, "all", &self.kinds, &self.ends)
+        write_row(f, "invalid ones", &none, &self.invalid)?;
+        write_row(f, "all", &self.kinds, &self.ends)
     }
 }
 
-impl Summary {
+impl RunSummary {
     /// What valid events are expected to be, and what was heard of them.
     fn write_verdicts(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let row = |f: &mut Formatter<'_>, name: &str, expected: &[String], heard: &[String]| {
@@ -97,7 +97,10 @@ impl Summary {
             heard.iter().try_for_each(|n| write!(f, "{n:>12}"))?;
             writeln!(f)
         };
-        let (expected, heard) = (Verdict::ALL.map(Verdict::name), HEARD.map(answer_name));
+        let (expected, heard) = (
+            OracleVerdict::ALL.map(OracleVerdict::name),
+            SHOWN_ANSWERS.map(answer_name),
+        );
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
         row(f, "expected | heard", &names(&expected), &names(&heard))?;
         let counts = |counts: &BTreeMap<&'static str, u64>, of: &[&str]| {
@@ -107,30 +110,30 @@ impl Summary {
         };
         for event_type in EventType::ALL {
             let of_type = &self.types[event_type.name()];
-            let told = (
+            let type_counts = (
                 counts(&of_type.expected, &expected),
                 counts(&of_type.heard, &heard),
             );
-            row(f, event_type.name(), &told.0, &told.1)?;
+            row(f, event_type.name(), &type_counts.0, &type_counts.1)?;
         }
-        let all = (
+        let total_counts = (
             counts(&self.expected, &expected),
             counts(&self.heard, &heard),
         );
-        row(f, "all", &all.0, &all.1)
+        row(f, "all", &total_counts.0, &total_counts.1)
     }
 }
 
 /// Answers that a valid event may get, as the text shows them.
-const HEARD: [Answer; 5] = [
-    Answer::Published,
-    Answer::Spooled,
-    Answer::Redelivery,
-    Answer::Repeat,
-    Answer::Unknown,
+const SHOWN_ANSWERS: [RecordedOutcome; 5] = [
+    RecordedOutcome::Published,
+    RecordedOutcome::Spooled,
+    RecordedOutcome::Redelivery,
+    RecordedOutcome::Repeat,
+    RecordedOutcome::Unknown,
 ];
 
-fn row(
+fn write_row(
     f: &mut Formatter<'_>,
     name: &str,
     kinds: &BTreeMap<&'static str, u64>,
@@ -144,20 +147,20 @@ fn row(
         }
     }
     write!(f, "  |")?;
-    for end in End::ALL {
+    for end in SendOutcome::ALL {
         write!(f, "{:>10}", ends.get(end.name()).copied().unwrap_or(0))?;
     }
     writeln!(f)
 }
 
-fn pairs(counts: &BTreeMap<u16, u64>) -> Vec<(String, u64)> {
+fn status_pairs(counts: &BTreeMap<u16, u64>) -> Vec<(String, u64)> {
     counts
         .iter()
         .map(|(status, n)| (status.to_string(), *n))
         .collect()
 }
 
-fn line<N: Display, V: Display>(
+fn write_line<N: Display, V: Display>(
     f: &mut Formatter<'_>,
     name: &str,
     values: &[(N, V)],

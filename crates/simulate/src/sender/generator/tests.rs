@@ -4,23 +4,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use super::*;
-use crate::city::{Habits, Life, Plan, Size};
-use crate::sender::queue::Queue;
-use crate::sender::tries::Job;
-use crate::stream::Behaviour;
+use crate::city::{CityBehaviour, CityPlan, CitySimulation, CitySize};
+use crate::sender::queue::SendQueue;
+use crate::sender::tries::SendJob;
+use crate::stream::SenderBehaviour;
 
 /// An event that is about `key`.
-pub(in crate::sender) fn outgoing(key: u64, kind: Kind) -> Outgoing {
-    Outgoing {
+pub(in crate::sender) fn outgoing(key: u64, kind: DeliveryKind) -> OutgoingEvent {
+    OutgoingEvent {
         due_ms: 0,
-        key,
+        reading_key: key,
         event_type: EventType::Traffic,
         kind,
-        expected: Some(Verdict::First),
+        expected: Some(OracleVerdict::First),
         id: Ksuid::new(1_700_000_000_000, [7; 16]),
         body: Bytes::from_static(b"{}"),
-        value: 1,
-        data: 2,
+        body_hash: 1,
+        data_hash: 2,
         after_end: false,
     }
 }
@@ -34,39 +34,47 @@ fn now_ms() -> i64 {
 
 /// A city whose clocks are right.
 fn generator(
-    pace: Pace,
+    pace: SendPace,
     start_ms: i64,
-    limits: Limits,
-) -> (Generator, mpsc::Receiver<Chunk>, Arc<Made>) {
-    let size = Size {
+    limits: RunLimits,
+) -> (
+    EventGenerator,
+    mpsc::Receiver<EventChunk>,
+    Arc<GeneratorProgress>,
+) {
+    let size = CitySize {
         rooms: 200,
         sensors: None,
     };
-    let habits = Habits {
+    let habits = CityBehaviour {
         skewed: 0.0,
-        ..Habits::default()
+        ..CityBehaviour::default()
     };
-    let life = Life::begin(Arc::new(Plan::grow(3, size)), 3, start_ms, habits);
-    let stream = Stream::new(life, 3, Behaviour::default());
-    Generator::new(stream, pace, limits, Stop::new(), false)
+    let life = CitySimulation::new(Arc::new(CityPlan::generate(3, size)), 3, start_ms, habits);
+    let stream = DeliveryStream::new(life, 3, SenderBehaviour::default());
+    EventGenerator::new(stream, pace, limits, StopSignal::new(), false)
 }
 
-fn after_events(events: u64) -> Limits {
-    Limits {
+fn after_events(events: u64) -> RunLimits {
+    RunLimits {
         events: Some(events),
         duration: None,
     }
 }
 
 /// All that is generated, which never comes before its moment, and the truth.
-fn all(
-    (generator, mut chunks, _): (Generator, mpsc::Receiver<Chunk>, Arc<Made>),
-) -> (Vec<(Outgoing, Moment)>, Truth) {
+fn collect_all(
+    (generator, mut chunks, _): (
+        EventGenerator,
+        mpsc::Receiver<EventChunk>,
+        Arc<GeneratorProgress>,
+    ),
+) -> (Vec<(OutgoingEvent, SendTime)>, GroundTruth) {
     let generator = std::thread::spawn(move || generator.run());
     let mut all = Vec::new();
     while let Some(chunk) = chunks.blocking_recv() {
         for (outgoing, moment) in chunk {
-            if let Moment::At(at) = moment {
+            if let SendTime::At(at) = moment {
                 assert!(at <= Instant::now(), "sent before its moment");
             }
             let event: Value = serde_json::from_slice(&outgoing.body).unwrap();
@@ -78,10 +86,10 @@ fn all(
 }
 
 /// Whether entries and exits add up to who is where.
-fn assert_whole(all: &[(Outgoing, Moment)], truth: &Truth) {
+fn assert_totals(all: &[(OutgoingEvent, SendTime)], truth: &GroundTruth) {
     let mut people: HashMap<String, i64> = HashMap::new();
     for (outgoing, _) in all {
-        if outgoing.event_type != EventType::Traffic || outgoing.kind == Kind::Redelivery {
+        if outgoing.event_type != EventType::Traffic || outgoing.kind == DeliveryKind::Redelivery {
             continue;
         }
         let event: Value = serde_json::from_slice(&outgoing.body).unwrap();
@@ -99,15 +107,15 @@ fn assert_whole(all: &[(Outgoing, Moment)], truth: &Truth) {
 
 #[test]
 fn the_rest_makes_the_story_whole_and_keeps_the_rate() {
-    let parts = generator(Pace::Rate(1_000.0), LONG_AGO, after_events(2_000));
-    let (made, begun) = (Arc::clone(&parts.2), parts.0.begun());
-    let (all, truth) = all(parts);
-    assert_whole(&all, &truth);
+    let parts = generator(SendPace::Rate(1_000.0), LONG_AGO, after_events(2_000));
+    let (made, begun) = (Arc::clone(&parts.2), parts.0.started_at());
+    let (all, truth) = collect_all(parts);
+    assert_totals(&all, &truth);
     assert!(truth.spaces.iter().any(|(_, count)| *count > 0));
     let rest: Vec<_> = all.iter().filter(|(o, _)| o.after_end).collect();
     assert_eq!(all.len() - rest.len(), 2_000);
     assert!(!rest.is_empty() && rest.len() < 200, "{}", rest.len());
-    assert_eq!((made.after_end(), made.untold()), (rest.len() as u64, 0));
+    assert_eq!((made.after_end(), made.omitted()), (rest.len() as u64, 0));
     assert!(rest.iter().all(|(o, _)| o.event_type == EventType::Traffic));
     // The first is due at once.
     let least = Duration::from_secs_f64((all.len() - 1) as f64 / 1_000.0);
@@ -116,20 +124,20 @@ fn the_rest_makes_the_story_whole_and_keeps_the_rate() {
 
 #[test]
 fn a_rate_and_a_duration_make_a_count() {
-    let limits = Limits {
+    let limits = RunLimits {
         events: None,
         duration: Some(Duration::from_millis(500)),
     };
-    let (all, _) = all(generator(Pace::Rate(20.0), LONG_AGO, limits));
+    let (all, _) = collect_all(generator(SendPace::Rate(20.0), LONG_AGO, limits));
     let before_end = all.iter().filter(|(o, _)| !o.after_end).count();
     assert!(before_end <= 10, "{before_end}");
 }
 
 #[test]
 fn a_closed_loop_sends_all_that_waits() {
-    let parts = generator(Pace::Max, LONG_AGO, after_events(2_000));
-    let (all, truth) = all(parts);
-    assert_whole(&all, &truth);
+    let parts = generator(SendPace::Max, LONG_AGO, after_events(2_000));
+    let (all, truth) = collect_all(parts);
+    assert_totals(&all, &truth);
     assert!(
         all.iter()
             .any(|(o, _)| o.after_end && o.event_type != EventType::Traffic)
@@ -141,41 +149,42 @@ fn what_is_not_due_yet_when_the_run_ends_waits_until_it_has_happened() {
     // Ticks end with the second. In the third one people come, and it has just begun when the run ends.
     let start_ms = now_ms();
     let until_second = 1_000 - start_ms as u64 % 1_000;
-    let limits = Limits {
+    let limits = RunLimits {
         events: None,
         duration: Some(Duration::from_millis(until_second + 1_100)),
     };
-    let (all, truth) = all(generator(Pace::REAL_TIME, start_ms, limits));
-    assert_whole(&all, &truth);
+    let (all, truth) = collect_all(generator(SendPace::REAL_TIME, start_ms, limits));
+    assert_totals(&all, &truth);
     assert!(all.iter().any(|(o, _)| o.after_end));
 }
 
 #[test]
 fn what_is_due_does_not_wait_for_the_city() {
-    let (mut generator, mut chunks, _) = generator(Pace::Rate(1.0), LONG_AGO, Limits::default());
+    let (mut generator, mut chunks, _) =
+        generator(SendPace::Rate(1.0), LONG_AGO, RunLimits::default());
     let delivery = generator.stream.next().unwrap();
-    assert!(generator.push(&delivery, Moment::Any, false).is_ok());
+    assert!(generator.push(&delivery, SendTime::Any, false).is_ok());
     assert!(chunks.try_recv().is_err());
     assert!(generator.compute().is_ok());
     assert_eq!(chunks.try_recv().unwrap().len(), 1);
     // The city's time is nobody's delay; what was due before it began is late all the same.
     let now = Instant::now();
     let ms = Duration::from_millis;
-    generator.stalled = (now, now + ms(10));
+    generator.last_stall = (now, now + ms(10));
     for (at, shifted) in [(now - ms(1), now - ms(1)), (now + ms(1), now + ms(10))] {
-        let moment = generator.without_stall(Moment::At(at));
-        assert_eq!(moment, Moment::At(shifted));
+        let moment = generator.shift_past_stall(SendTime::At(at));
+        assert_eq!(moment, SendTime::At(shifted));
     }
-    assert_eq!(generator.without_stall(Moment::Any), Moment::Any);
+    assert_eq!(generator.shift_past_stall(SendTime::Any), SendTime::Any);
 }
 
 #[test]
 fn no_limit_is_too_long() {
-    let limits = Limits {
+    let limits = RunLimits {
         events: None,
         duration: Some(Duration::MAX),
     };
-    let (generator, _chunks, _) = generator(Pace::Max, LONG_AGO, limits);
+    let (generator, _chunks, _) = generator(SendPace::Max, LONG_AGO, limits);
     assert!(!generator.is_over());
 }
 
@@ -183,11 +192,11 @@ fn no_limit_is_too_long() {
 fn what_is_put_aside_does_not_keep_its_chunk() {
     let chunk = Bytes::from(vec![b'x'; 100_000]);
     let job = || {
-        let mut outgoing = outgoing(1, Kind::First);
+        let mut outgoing = outgoing(1, DeliveryKind::First);
         outgoing.body = chunk.slice(5..10);
-        Job::new(outgoing, None)
+        SendJob::new(outgoing, None)
     };
-    let mut queue = Queue::default();
+    let mut queue = SendQueue::default();
     assert!(queue.admit(job()));
     assert!(!queue.admit(job()), "it waits behind the first");
     let first = queue.next().unwrap();

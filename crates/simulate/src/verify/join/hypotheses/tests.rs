@@ -9,41 +9,46 @@ fn id(second: i64, n: u8) -> Ksuid {
 }
 
 /// Tries of the event that was computed in this second.
-fn group(second: i64, data: u64, heard: &[Heard]) -> Group {
-    Group {
+fn group(second: i64, data: u64, heard: &[ObservedOutcome]) -> AttemptGroup {
+    AttemptGroup {
         id: id(second, 0),
         event_type: ROOM,
         data,
-        heard: heard.to_vec(),
-        unknown: false,
-        unheard: Some(Vec::new()),
+        answered: heard.to_vec(),
+        has_unknown: false,
+        unanswered: Some(Vec::new()),
     }
 }
 
 /// The same with a try more, of which nobody heard; `left`: the marks of records that nobody named.
-fn unheard(second: i64, data: u64, heard: &[Heard], left: &[Mark]) -> Group {
-    Group {
-        unknown: true,
-        unheard: Some(left.to_vec()),
+fn unanswered_group(
+    second: i64,
+    data: u64,
+    heard: &[ObservedOutcome],
+    left: &[RecordMark],
+) -> AttemptGroup {
+    AttemptGroup {
+        has_unknown: true,
+        unanswered: Some(left.to_vec()),
         ..group(second, data, heard)
     }
 }
 
-fn fits(groups: &[Group]) -> Vec<Fit> {
-    let mut worlds = Worlds::new();
-    groups.iter().map(|group| worlds.hear(group)).collect()
+fn explain(groups: &[AttemptGroup]) -> Vec<Explanation> {
+    let mut worlds = Hypotheses::new();
+    groups.iter().map(|group| worlds.observe(group)).collect()
 }
 
-const PLAIN: Heard = Heard::Stored(Some(Mark::Plain));
-const STALE: Heard = Heard::Stored(Some(Mark::Stale));
+const PLAIN: ObservedOutcome = ObservedOutcome::Stored(Some(RecordMark::Plain));
+const STALE: ObservedOutcome = ObservedOutcome::Stored(Some(RecordMark::Stale));
 
-fn revision(of: i64) -> Heard {
-    Heard::Stored(Some(Mark::Revision(superseded(id(of, 0)))))
+fn revision(of: i64) -> ObservedOutcome {
+    ObservedOutcome::Stored(Some(RecordMark::Revision(hash_superseded_id(id(of, 0)))))
 }
 
-use Fit::{Before, ForgotRepeat, Right, Unrecognised, Wrong};
-use Heard::{Redelivery, Repeat};
-use Verdict as V;
+use Explanation::{BeforeRun, Consistent, Contradicted, ForgotRepeat, Unrecognised};
+use ObservedOutcome::{Redelivery, Repeat};
+use OracleVerdict as V;
 
 #[test]
 fn what_the_rules_say_is_right() {
@@ -55,7 +60,7 @@ fn what_the_rules_say_is_right() {
         group(190, 4, &[revision(130), Redelivery]),
         group(10, 4, &[Redelivery, Redelivery]),
         group(5, 6, &[Redelivery, STALE]),
-        group(250, 7, &[Heard::Stored(None)]),
+        group(250, 7, &[ObservedOutcome::Stored(None)]),
     ];
     let right = [
         V::First,
@@ -67,7 +72,7 @@ fn what_the_rules_say_is_right() {
         V::Stale,
         V::Revision,
     ];
-    assert_eq!(fits(&groups), right.map(Right));
+    assert_eq!(explain(&groups), right.map(Consistent));
 }
 
 #[test]
@@ -85,8 +90,8 @@ fn what_is_taken_for_something_new_was_not_recognised() {
         (group(70, 5, &[PLAIN]), V::Revision),
         (group(5, 5, &[PLAIN]), V::Stale),
     ] {
-        let fits = fits(&[first.clone(), next.clone()]);
-        assert_eq!(fits, [Right(V::First), Unrecognised(says)], "{next:?}");
+        let fits = explain(&[first.clone(), next.clone()]);
+        assert_eq!(fits, [Consistent(V::First), Unrecognised(says)], "{next:?}");
     }
     // What follows is judged by what the bridge then knows.
     let after = [
@@ -96,12 +101,12 @@ fn what_is_taken_for_something_new_was_not_recognised() {
         group(190, 6, &[revision(70)]),
         group(10, 4, &[Redelivery]),
     ];
-    let [.., repeat, revised, again] = fits(&after)[..] else {
+    let [.., repeat, revised, again] = explain(&after)[..] else {
         unreachable!()
     };
     assert_eq!(
         [repeat, revised, again],
-        [V::Repeat, V::Revision, V::Redelivery].map(Right)
+        [V::Repeat, V::Revision, V::Redelivery].map(Consistent)
     );
 }
 
@@ -116,12 +121,15 @@ fn what_is_taken_for_a_duplicate_or_a_revision_and_is_none_is_wrong() {
         (group(5, 5, &[revision(10)]), V::Stale),
         (group(70, 4, &[revision(10)]), V::Repeat),
     ] {
-        let fits = fits(&[first.clone(), next.clone()]);
-        assert_eq!(fits, [Right(V::First), Wrong(says)], "{next:?}");
+        let fits = explain(&[first.clone(), next.clone()]);
+        assert_eq!(fits, [Consistent(V::First), Contradicted(says)], "{next:?}");
     }
     let mut motion = group(70, 4, &[Repeat]);
     motion.event_type = EventType::PirMotion;
-    assert_eq!(fits(&[first, motion]), [Right(V::First), Wrong(V::First)]);
+    assert_eq!(
+        explain(&[first, motion]),
+        [Consistent(V::First), Contradicted(V::First)]
+    );
 }
 
 #[test]
@@ -131,40 +139,46 @@ fn a_repeat_may_be_forgotten_because_no_record_tells_of_it() {
         group(70, 4, &[Repeat]),
         group(130, 5, &[revision(10)]),
     ];
-    let with = |next: Group| *fits(&[&repeated[..], &[next]].concat()).last().unwrap();
-    assert_eq!(with(group(70, 4, &[Redelivery])), Right(V::Redelivery));
+    let with = |next: AttemptGroup| *explain(&[&repeated[..], &[next]].concat()).last().unwrap();
+    assert_eq!(with(group(70, 4, &[Redelivery])), Consistent(V::Redelivery));
     assert_eq!(with(group(70, 4, &[STALE])), ForgotRepeat(V::Redelivery));
     assert_eq!(with(group(70, 4, &[PLAIN])), Unrecognised(V::Redelivery));
     assert_eq!(with(group(10, 4, &[STALE])), Unrecognised(V::Redelivery));
     let twice = [group(10, 4, &[PLAIN]), group(70, 4, &[Repeat, Repeat])];
-    assert_eq!(fits(&twice)[1], ForgotRepeat(V::Repeat));
+    assert_eq!(explain(&twice)[1], ForgotRepeat(V::Repeat));
 }
 
 #[test]
 fn what_rests_on_something_from_before_the_run_fixes_the_value() {
     let before = group(70, 4, &[Repeat]);
-    let with = |next: Group| fits(&[before.clone(), next]);
-    assert_eq!(with(group(130, 4, &[Repeat])), [Before, Right(V::Repeat)]);
-    assert_eq!(with(group(130, 5, &[Repeat])), [Before, Wrong(V::Revision)]);
-    assert_eq!(fits(&[group(70, 4, &[STALE])]), [Before]);
-    assert_eq!(fits(&[group(70, 4, &[revision(3)])]), [Before]);
+    let with = |next: AttemptGroup| explain(&[before.clone(), next]);
+    assert_eq!(
+        with(group(130, 4, &[Repeat])),
+        [BeforeRun, Consistent(V::Repeat)]
+    );
+    assert_eq!(
+        with(group(130, 5, &[Repeat])),
+        [BeforeRun, Contradicted(V::Revision)]
+    );
+    assert_eq!(explain(&[group(70, 4, &[STALE])]), [BeforeRun]);
+    assert_eq!(explain(&[group(70, 4, &[revision(3)])]), [BeforeRun]);
 }
 
 #[test]
 fn an_unheard_try_was_stored_or_not() {
-    let lost = unheard(10, 4, &[], &[Mark::Plain]);
+    let lost = unanswered_group(10, 4, &[], &[RecordMark::Plain]);
     for (next, fit) in [
         // It was stored …
-        (group(70, 4, &[Repeat]), Right(V::Repeat)),
-        (group(70, 5, &[revision(10)]), Right(V::Revision)),
-        (group(5, 5, &[STALE]), Right(V::Stale)),
-        (group(10, 4, &[Redelivery]), Right(V::Redelivery)),
+        (group(70, 4, &[Repeat]), Consistent(V::Repeat)),
+        (group(70, 5, &[revision(10)]), Consistent(V::Revision)),
+        (group(5, 5, &[STALE]), Consistent(V::Stale)),
+        (group(10, 4, &[Redelivery]), Consistent(V::Redelivery)),
         // … or not, or later.
-        (group(70, 4, &[PLAIN]), Right(V::First)),
-        (group(10, 4, &[PLAIN]), Right(V::First)),
-        (group(70, 5, &[STALE]), Before),
+        (group(70, 4, &[PLAIN]), Consistent(V::First)),
+        (group(10, 4, &[PLAIN]), Consistent(V::First)),
+        (group(70, 5, &[STALE]), BeforeRun),
     ] {
-        let fits = fits(&[lost.clone(), next.clone()]);
+        let fits = explain(&[lost.clone(), next.clone()]);
         assert_eq!(fits[1], fit, "{next:?}");
     }
     // Later it is what is then said of it.
@@ -175,48 +189,52 @@ fn an_unheard_try_was_stored_or_not() {
         group(10, 4, &[Redelivery]),
         group(190, 6, &[revision(70)]),
     ];
-    assert!(fits(&late).iter().all(|fit| matches!(fit, Right(_))));
+    assert!(
+        explain(&late)
+            .iter()
+            .all(|fit| matches!(fit, Consistent(_)))
+    );
     // Heard of is that the other try was stored.
-    let both = unheard(10, 4, &[Redelivery], &[Mark::Plain]);
-    let then = fits(&[both, group(70, 4, &[PLAIN])]);
-    assert_eq!(then, [Right(V::First), Unrecognised(V::Repeat)]);
+    let both = unanswered_group(10, 4, &[Redelivery], &[RecordMark::Plain]);
+    let then = explain(&[both, group(70, 4, &[PLAIN])]);
+    assert_eq!(then, [Consistent(V::First), Unrecognised(V::Repeat)]);
 }
 
 #[test]
 fn a_try_that_left_no_record_was_not_stored() {
-    let nothing = unheard(10, 4, &[], &[]);
-    let next = |heard| fits(&[nothing.clone(), group(70, 4, &[heard])])[1];
-    assert_eq!(next(PLAIN), Right(V::First));
-    assert_eq!(next(Repeat), Before);
+    let nothing = unanswered_group(10, 4, &[], &[]);
+    let next = |heard| explain(&[nothing.clone(), group(70, 4, &[heard])])[1];
+    assert_eq!(next(PLAIN), Consistent(V::First));
+    assert_eq!(next(Repeat), BeforeRun);
     // One of a repeat needs no record.
     let repeat = [
         group(10, 4, &[PLAIN]),
-        unheard(70, 4, &[], &[]),
+        unanswered_group(70, 4, &[], &[]),
         group(70, 4, &[Redelivery]),
     ];
-    assert_eq!(fits(&repeat)[2], Right(V::Redelivery));
+    assert_eq!(explain(&repeat)[2], Consistent(V::Redelivery));
     let repeat = [
         group(10, 4, &[PLAIN]),
-        unheard(70, 4, &[], &[]),
+        unanswered_group(70, 4, &[], &[]),
         group(70, 4, &[Repeat]),
     ];
-    assert_eq!(fits(&repeat)[2], Right(V::Repeat));
+    assert_eq!(explain(&repeat)[2], Consistent(V::Repeat));
 }
 
 /// A bridge that works, seen through a network that loses answers.
 #[derive(Clone, Debug)]
-struct Send {
+struct SimulatedSend {
     second: i64,
     data: u64,
     /// Of each try: whether it reaches the bridge, and whether its answer comes back.
     tries: Vec<(bool, bool)>,
 }
 
-fn sends() -> impl Strategy<Value = Vec<Send>> {
+fn sends() -> impl Strategy<Value = Vec<SimulatedSend>> {
     let arrives =
         prop_oneof![4 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, false))];
     let send = (0..8_i64, 0..3_u64, prop::collection::vec(arrives, 1..3));
-    let send = send.prop_map(|(second, data, tries)| Send {
+    let send = send.prop_map(|(second, data, tries)| SimulatedSend {
         second,
         data,
         tries,
@@ -229,8 +247,8 @@ proptest! {
     /// whose answers are all heard, not everything is.
     #[test]
     fn who_follows_the_rules_is_right(sends in sends(), mistake in prop::option::of(0..14_usize)) {
-        let mut reading = Reading::default();
-        let mut groups: Vec<Group> = Vec::new();
+        let mut reading = ReadingState::default();
+        let mut groups: Vec<AttemptGroup> = Vec::new();
         let mut values: std::collections::HashMap<i64, u64> = Default::default();
         let mut mistaken = false;
         let lost = sends.iter().any(|s| s.tries.iter().any(|(_, heard)| !heard));
@@ -241,39 +259,39 @@ proptest! {
             let mut next = group(send.second, data, &[]);
             let mut left = Vec::new();
             for (arrives, heard) in &send.tries {
-                next.unknown |= !heard;
+                next.has_unknown |= !heard;
                 if !arrives {
                     continue;
                 }
-                let verdict = reading.judge(ROOM, id, data);
+                let verdict = reading.classify(ROOM, id, data);
                 let mark = match (&reading.current, verdict) {
-                    (Some(current), V::Revision) => Mark::Revision(superseded(current.id)),
-                    (_, V::Stale) => Mark::Stale,
-                    _ => Mark::Plain,
+                    (Some(current), V::Revision) => RecordMark::Revision(hash_superseded_id(current.id)),
+                    (_, V::Stale) => RecordMark::Stale,
+                    _ => RecordMark::Plain,
                 };
-                reading.take(verdict, id, data);
+                reading.apply(verdict, id, data);
                 let mut said = match verdict {
                     V::Redelivery => Redelivery,
                     V::Repeat => Repeat,
-                    _ => Heard::Stored(Some(mark)),
+                    _ => ObservedOutcome::Stored(Some(mark)),
                 };
                 if mistake == Some(n) && !mistaken && verdict != V::First {
                     mistaken = true;
                     said = PLAIN;
                 }
                 match (heard, said) {
-                    (true, said) => next.heard.push(said),
-                    (false, Heard::Stored(Some(mark))) => left.push(mark),
+                    (true, said) => next.answered.push(said),
+                    (false, ObservedOutcome::Stored(Some(mark))) => left.push(mark),
                     _ => {}
                 }
             }
-            next.unheard = Some(left);
+            next.unanswered = Some(left);
             // Tries that follow one another are one group.
             match groups.last_mut().filter(|last| last.id == next.id) {
                 Some(last) => {
-                    last.heard.extend(next.heard);
-                    last.unknown |= next.unknown;
-                    last.unheard.as_mut().unwrap().extend(next.unheard.unwrap());
+                    last.answered.extend(next.answered);
+                    last.has_unknown |= next.has_unknown;
+                    last.unanswered.as_mut().unwrap().extend(next.unanswered.unwrap());
                 }
                 None => groups.push(next),
             }
@@ -282,13 +300,13 @@ proptest! {
         let all = groups.clone();
         for group in &mut groups {
             let same = all.iter().filter(|other| other.id == group.id);
-            group.unheard = Some(same.flat_map(|other| other.unheard.clone().unwrap()).collect());
+            group.unanswered = Some(same.flat_map(|other| other.unanswered.clone().unwrap()).collect());
         }
-        let fits = fits(&groups);
-        let right = fits.iter().all(|fit| matches!(fit, Right(_) | Fit::Unsure));
+        let fits = explain(&groups);
+        let right = fits.iter().all(|fit| matches!(fit, Consistent(_) | Explanation::Undetermined));
         if !mistaken {
             prop_assert!(right, "{fits:?} of {groups:#?}");
-            prop_assert!(lost || !fits.contains(&Fit::Unsure));
+            prop_assert!(lost || !fits.contains(&Explanation::Undetermined));
         } else if !lost {
             prop_assert!(!right, "{groups:#?}");
         }

@@ -4,12 +4,14 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::{Finding, Property, Report, TOLD, Verdicts, Violation};
-use crate::oracle::Verdict;
-use crate::verify::entry::Position;
+use super::{
+    MAX_LISTED_VIOLATIONS, Property, PropertyFinding, VerdictCounts, VerificationReport, Violation,
+};
+use crate::oracle::OracleVerdict;
+use crate::verify::record_digest::RecordPosition;
 use butlr_event::EventType;
 
-impl Report {
+impl VerificationReport {
     /// The same for programs.
     pub fn to_json(&self) -> Value {
         let violation = |v: &Violation| {
@@ -26,28 +28,28 @@ impl Report {
             let finding = self.finding(property);
             json!({
                 "property": property.name(),
-                "result": finding.word(),
+                "result": finding.status(),
                 "checked": finding.checked,
                 "violations": finding.violations,
                 "first_violations": finding.first.iter().map(violation).collect::<Vec<_>>(),
-                "not_checked_because": finding.why_not(),
+                "not_checked_because": finding.skip_reason(),
             })
         });
         json!({
-            "holds": self.holds(),
-            "nothing_proved_because": self.nothing_proved(),
+            "holds": self.is_proved(),
+            "nothing_proved_because": self.unproved_reason(),
             "accepted": self.accepted,
             "published": self.published,
-            "named": self.named,
-            "repeats_of_readings_before_the_run": self.repeats_before,
+            "named": self.reported_positions,
+            "repeats_of_readings_before_the_run": self.repeats_before_run,
             "spooled_and_already_stored": self.already_stored,
-            "records_before_the_run": self.earlier,
-            "long_older_than_what_was_known": self.long_older,
-            "not_waited_longer": self.gave_up,
+            "records_before_the_run": self.records_before_run,
+            "long_older_than_what_was_known": self.required_marks,
+            "not_waited_longer": self.gave_up_reason,
             "attempts": self.attempts,
             "records": self.records,
             "value_bytes": self.bytes,
-            "seconds": self.took.as_secs_f64(),
+            "seconds": self.elapsed.as_secs_f64(),
             "copies": {
                 "all": self.copies.all,
                 "redelivery": self.copies.redelivery,
@@ -61,14 +63,14 @@ impl Report {
     }
 
     fn verdicts_to_json(&self) -> Value {
-        let of = |verdicts: &Verdicts| {
-            let told =
-                Verdict::ALL.map(|v| (v.name().to_owned(), verdicts.told[v as usize].into()));
+        let of = |verdicts: &VerdictCounts| {
+            let told = OracleVerdict::ALL
+                .map(|v| (v.name().to_owned(), verdicts.by_verdict[v as usize].into()));
             json!({
                 "told": Value::Object(told.into_iter().collect()),
                 "unknown": verdicts.unknown,
                 "unjudged": verdicts.unjudged,
-                "forgotten": verdicts.forgotten,
+                "forgotten": verdicts.forgotten_repeats,
                 "unrecognised": verdicts.unrecognised,
                 "marked": verdicts.marked,
             })
@@ -80,62 +82,65 @@ impl Report {
         })
     }
 
-    fn topic(&self, position: Position) -> &str {
+    fn topic(&self, position: RecordPosition) -> &str {
         &self.topics[usize::from(position.topic)]
     }
 }
 
-impl Finding {
-    fn word(&self) -> &'static str {
+impl PropertyFinding {
+    fn status(&self) -> &'static str {
         match self {
-            Finding {
+            PropertyFinding {
                 violations: 1.., ..
             } => "failed",
-            _ if self.why_not().is_some() => "not checked",
+            _ if self.skip_reason().is_some() => "not checked",
             _ => "ok",
         }
     }
 
     /// Why it was not checked.
-    fn why_not(&self) -> Option<&str> {
+    fn skip_reason(&self) -> Option<&str> {
         let nothing = (self.checked == 0).then_some("there was nothing to check");
-        self.unchecked.as_deref().or(nothing)
+        self.unchecked_reason.as_deref().or(nothing)
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for VerificationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
             "read {} records back and compared them with {} answers, in {:.1} s",
-            grouped(self.records),
-            grouped(self.attempts),
-            self.took.as_secs_f64()
+            format_grouped(self.records),
+            format_grouped(self.attempts),
+            self.elapsed.as_secs_f64()
         )?;
         for property in Property::ALL {
             let finding = self.finding(property);
-            let (claim, counts) = (property.claim(), property.counts());
+            let (claim, counts) = (property.claim(), property.unit());
             match finding {
-                Finding {
+                PropertyFinding {
                     violations: violations @ 1..,
                     ..
                 } => {
-                    let shown = match *violations > TOLD as u64 {
-                        true => format!("; the first {TOLD}:"),
+                    let shown = match *violations > MAX_LISTED_VIOLATIONS as u64 {
+                        true => format!("; the first {MAX_LISTED_VIOLATIONS}:"),
                         false => ":".to_owned(),
                     };
-                    let violations = grouped(*violations);
+                    let violations = format_grouped(*violations);
                     writeln!(f, "FAILED       {claim}: violated by {violations}{shown}")?;
                     for violation in &finding.first {
-                        self.tell(f, violation)?;
+                        self.write_violation(f, violation)?;
                     }
                 }
                 _ => {
-                    let checked = grouped(finding.checked);
-                    match finding.why_not() {
+                    let checked = format_grouped(finding.checked);
+                    match finding.skip_reason() {
                         Some(why) => writeln!(f, "not checked  {claim}: {why}")?,
-                        None if property == Property::Named => {
-                            let (named, published) = (grouped(self.named), grouped(self.published));
+                        None if property == Property::ReportedPosition => {
+                            let (named, published) = (
+                                format_grouped(self.reported_positions),
+                                format_grouped(self.published),
+                            );
                             let of = format!("{named} of {published} published ones named them");
                             writeln!(f, "ok           {claim} ({checked} {counts}; {of})")?;
                         }
@@ -144,29 +149,39 @@ impl fmt::Display for Report {
                 }
             }
         }
-        self.tell_verdicts(f)?;
-        self.tell_aside(f)?;
-        self.tell_copies(f)?;
-        match self.nothing_proved() {
+        self.write_verdicts(f)?;
+        self.write_exclusions(f)?;
+        self.write_copies(f)?;
+        match self.unproved_reason() {
             None => Ok(()),
             Some(why) => write!(f, "\nFAILED       {why}"),
         }
     }
 }
 
-impl Report {
-    fn tell_verdicts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.finding(Property::Judged).why_not().is_some() {
+impl VerificationReport {
+    fn write_verdicts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self
+            .finding(Property::Classification)
+            .skip_reason()
+            .is_some()
+        {
             return Ok(());
         }
         let all = self.all_verdicts();
-        let told = Verdict::ALL.map(|v| format!("{} {}", grouped(all.told[v as usize]), v.name()));
+        let told = OracleVerdict::ALL.map(|v| {
+            format!(
+                "{} {}",
+                format_grouped(all.by_verdict[v as usize]),
+                v.name()
+            )
+        });
         writeln!(f, "told apart   {}", told.join(", "))?;
         for (n, what) in [
             (all.unknown, "had tries without a known answer"),
             (all.unjudged, "rest on what is not known"),
             (
-                all.forgotten,
+                all.forgotten_repeats,
                 "are redeliveries of repeats, which were not known any more",
             ),
             (
@@ -175,63 +190,63 @@ impl Report {
             ),
         ] {
             if n > 0 {
-                writeln!(f, "             {} of all {what}", grouped(n))?;
+                writeln!(f, "             {} of all {what}", format_grouped(n))?;
             }
         }
         Ok(())
     }
 
-    fn tell_aside(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.repeats_before > 0 {
-            let repeats = grouped(self.repeats_before);
+    fn write_exclusions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.repeats_before_run > 0 {
+            let repeats = format_grouped(self.repeats_before_run);
             writeln!(
                 f,
                 "not checked  {repeats} repeats rest on readings from before the run"
             )?;
         }
         if self.already_stored > 0 {
-            let stored = grouped(self.already_stored);
+            let stored = format_grouped(self.already_stored);
             writeln!(
                 f,
                 "spooled      {stored} tries of events of which the topics held a record already"
             )?;
         }
-        if self.earlier > 0 {
-            let earlier = grouped(self.earlier);
+        if self.records_before_run > 0 {
+            let earlier = format_grouped(self.records_before_run);
             writeln!(
                 f,
                 "left out     {earlier} records that came before the run, and are none of it"
             )?;
         }
-        match &self.gave_up {
+        match &self.gave_up_reason {
             Some(why) => writeln!(f, "not waited   {why}"),
             None => Ok(()),
         }
     }
 
-    fn tell_copies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_copies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let copies = &self.copies;
         match copies.all {
             0 => return write!(f, "no event is there more than once"),
             1 => write!(f, "1 record is a copy: ")?,
-            n => write!(f, "{} records are copies: ", grouped(n))?,
+            n => write!(f, "{} records are copies: ", format_grouped(n))?,
         }
         write!(
             f,
             "{} sent again as planned, {} after a time-out, {} after a failure",
-            grouped(copies.redelivery),
-            grouped(copies.after_timeout),
-            grouped(copies.after_failure)
+            format_grouped(copies.redelivery),
+            format_grouped(copies.after_timeout),
+            format_grouped(copies.after_failure)
         )?;
         match copies.unexplained() {
             0 => Ok(()),
-            n => write!(f, ", {} for no reason that is known", grouped(n)),
+            n => write!(f, ", {} for no reason that is known", format_grouped(n)),
         }
     }
 }
 
-impl Report {
-    fn tell(&self, f: &mut fmt::Formatter<'_>, violation: &Violation) -> fmt::Result {
+impl VerificationReport {
+    fn write_violation(&self, f: &mut fmt::Formatter<'_>, violation: &Violation) -> fmt::Result {
         f.write_str("               ")?;
         if let Some(id) = &violation.id {
             write!(f, "{id}  ")?;
@@ -245,7 +260,7 @@ impl Report {
 }
 
 /// `1234567` as `1,234,567`.
-fn grouped(n: u64) -> String {
+fn format_grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.chars().enumerate() {

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::chance::{self, Topic};
-use super::clock::{Clock, MINUTE_MS};
-use super::detections::{self, Detections};
-use super::doors::Doors;
-use super::issue::Issuer;
-use super::motion::Motion;
-use super::occupancy::Occupancy;
-use super::people::{Move, People};
-use super::plan::Plan;
+use super::chance::{self, ChanceTopic};
+use super::clock::{CityClock, MINUTE_MS};
+use super::detections::{self, DetectionSensors};
+use super::doors::DoorCounters;
+use super::issuer::MessageIssuer;
+use super::motion::MotionSensors;
+use super::occupancy::OccupancyCalculator;
+use super::people::{People, PersonMove};
+use super::plan::CityPlan;
 use super::presence::Presence;
-use crate::message::Message;
+use crate::message::CityMessage;
 use butlr_event::EventType;
 
 /// Which types are wanted, by [`EventType::index`].
@@ -22,7 +22,7 @@ pub type TypeSet = [bool; EventType::ALL.len()];
 
 /// How the city's sensors and computers behave.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Habits {
+pub struct CityBehaviour {
     /// How likely a reading of occupancy is revised, 0 to 1.
     pub revised: f64,
     /// Which share of the presence sensors has a clock that is off, 0 to 1.
@@ -33,7 +33,7 @@ pub struct Habits {
     pub types: TypeSet,
 }
 
-impl Default for Habits {
+impl Default for CityBehaviour {
     fn default() -> Self {
         Self {
             revised: 0.03,
@@ -47,75 +47,76 @@ impl Default for Habits {
 /// A city whose simulated clock runs.
 ///
 /// All that comes of it is a function of the plan, the seed, the start and the habits.
-pub struct Life {
-    plan: Arc<Plan>,
-    clock: Clock,
+pub struct CitySimulation {
+    plan: Arc<CityPlan>,
+    clock: CityClock,
     now_ms: i64,
     people: People,
     presence: Presence,
-    doors: Doors,
-    motion: Motion,
-    detections: Detections,
-    occupancy: Occupancy,
+    doors: DoorCounters,
+    motion: MotionSensors,
+    detections: DetectionSensors,
+    occupancy: OccupancyCalculator,
 }
 
 /// Where people are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Truth {
+pub struct GroundTruth {
     /// When, ms since 1970.
     pub at_ms: i64,
     /// How many are in each room and on each floor, by the space's id.
     pub spaces: Vec<(String, u32)>,
 }
 
-impl Life {
+impl CitySimulation {
     /// The first moment of a city: it is ten o'clock there, and everybody is outside.
-    pub fn begin(plan: Arc<Plan>, seed: u64, start_ms: i64, habits: Habits) -> Self {
+    pub fn new(plan: Arc<CityPlan>, seed: u64, start_ms: i64, habits: CityBehaviour) -> Self {
         let spaces = plan.floors.len() + plan.rooms.len() + plan.zones.len();
         let tick_ms = tick_ms(spaces, plan.sensors.len());
-        Self::with_ticks(plan, seed, start_ms, habits, tick_ms)
+        Self::with_tick_ms(plan, seed, start_ms, habits, tick_ms)
     }
 
     /// The same, in ticks of this length.
-    pub(super) fn with_ticks(
-        plan: Arc<Plan>,
+    pub(super) fn with_tick_ms(
+        plan: Arc<CityPlan>,
         seed: u64,
         start_ms: i64,
-        habits: Habits,
+        habits: CityBehaviour,
         tick_ms: i64,
     ) -> Self {
         // Another start is another life.
-        let seed = chance::hash(seed, Topic::Clock, [start_ms as u64, 0, 0]);
-        let clock = Clock::new(start_ms, tick_ms);
-        let issuer = Issuer::new(seed);
-        let skews = detections::skews(&plan, seed, habits.skewed);
+        let seed = chance::hash(seed, ChanceTopic::Clock, [start_ms as u64, 0, 0]);
+        let clock = CityClock::new(start_ms, tick_ms);
+        let issuer = MessageIssuer::new(seed);
+        let skews = detections::draw_clock_skews(&plan, seed, habits.skewed);
         Self {
             clock,
             now_ms: start_ms,
-            people: People::begin(&plan, seed, clock.tick_end(start_ms), clock),
-            presence: Presence::none(&plan),
-            doors: Doors::new(seed, issuer, plan.sensors.len(), habits.types),
-            motion: Motion::new(seed, issuer, &plan, &skews, habits.types),
-            detections: Detections::new(seed, issuer, &plan, &skews, habits.types),
-            occupancy: Occupancy::new(seed, issuer, &plan, &habits),
+            people: People::new(&plan, seed, clock.tick_end(start_ms), clock),
+            presence: Presence::empty(&plan),
+            doors: DoorCounters::new(seed, issuer, plan.sensors.len(), habits.types),
+            motion: MotionSensors::new(seed, issuer, &plan, &skews, habits.types),
+            detections: DetectionSensors::new(seed, issuer, &plan, &skews, habits.types),
+            occupancy: OccupancyCalculator::new(seed, issuer, &plan, &habits),
             plan,
         }
     }
 
     /// Lets one tick pass (a second, or less where the city is huge) and appends what was computed in it, in the order
     /// of `computed_ms`; nothing in a later tick is computed earlier.
-    pub fn advance(&mut self, out: &mut Vec<Message>) {
+    pub fn advance(&mut self, out: &mut Vec<CityMessage>) {
         let (from_ms, until_ms) = (self.now_ms, self.clock.tick_end(self.now_ms));
         let first = out.len();
         if from_ms % MINUTE_MS == 0 {
-            self.occupancy.turn(from_ms, &self.presence);
+            self.occupancy.close_minute(from_ms, &self.presence);
         }
-        for reading in self.detections.due(from_ms, until_ms) {
-            self.walk(reading.at_ms, out);
+        for reading in self.detections.due_readings(from_ms, until_ms) {
+            self.advance_people(reading.at_ms, out);
             let (plan, presence, people) = (&self.plan, &self.presence, &self.people);
-            self.detections.read(plan, presence, people, reading, out);
+            self.detections
+                .read_sensor(plan, presence, people, reading, out);
         }
-        self.walk(until_ms, out);
+        self.advance_people(until_ms, out);
         self.doors.report(&self.clock, until_ms, out);
         self.occupancy.compute(until_ms, out);
         // Three sorted runs by now, nearly; and what was computed in the same ms keeps its order.
@@ -129,7 +130,7 @@ impl Life {
     }
 
     /// Where people are now.
-    pub fn truth(&self) -> Truth {
+    pub fn truth(&self) -> GroundTruth {
         let mut rooms = vec![0; self.plan.rooms.len()];
         let mut floors = vec![0; self.plan.floors.len()];
         for zone in self.people.positions().flatten() {
@@ -139,7 +140,7 @@ impl Life {
         }
         let rooms = self.plan.rooms.iter().map(|room| &room.id).zip(rooms);
         let floors = self.plan.floors.iter().map(|floor| &floor.id).zip(floors);
-        Truth {
+        GroundTruth {
             at_ms: self.now_ms,
             spaces: rooms
                 .chain(floors)
@@ -149,21 +150,21 @@ impl Life {
     }
 
     /// The city.
-    pub fn plan(&self) -> &Arc<Plan> {
+    pub fn plan(&self) -> &Arc<CityPlan> {
         &self.plan
     }
 
     /// Everything that happens before a moment, in order.
-    fn walk(&mut self, before_ms: i64, out: &mut Vec<Message>) {
-        while let Some(step) = self.people.next(before_ms, &self.plan, &self.presence) {
-            self.take(step, out);
+    fn advance_people(&mut self, before_ms: i64, out: &mut Vec<CityMessage>) {
+        while let Some(step) = self.people.next_move(before_ms, &self.plan, &self.presence) {
+            self.apply_move(step, out);
         }
-        self.motion.settle(before_ms, out);
+        self.motion.report_still_rooms(before_ms, out);
     }
 
     /// Someone goes from here to there, at one moment, through all the doors between.
-    fn take(&mut self, step: Move, out: &mut Vec<Message>) {
-        let Move {
+    fn apply_move(&mut self, step: PersonMove, out: &mut Vec<CityMessage>) {
+        let PersonMove {
             at_ms,
             person,
             from,
@@ -183,7 +184,7 @@ impl Life {
             if let Some(room) = old {
                 self.doors.leave(plan.rooms[room as usize].door, at_ms);
                 if self.presence.people(room).is_empty() {
-                    self.motion.empty(room, at_ms);
+                    self.motion.vacate(room, at_ms);
                 }
             }
             if let Some(room) = new {
@@ -206,10 +207,10 @@ impl Life {
 fn tick_ms(spaces: usize, sensors: usize) -> i64 {
     const MESSAGES: usize = 200_000;
     // In the two seconds after each full minute, every space has ten computations.
-    let a_second = spaces * 5 + sensors * 3;
+    let messages_per_second = spaces * 5 + sensors * 3;
     [1_000, 500, 200, 100, 50, 20]
         .into_iter()
-        .find(|&tick| a_second * tick / 1_000 <= MESSAGES)
+        .find(|&tick| messages_per_second * tick / 1_000 <= MESSAGES)
         .unwrap_or(10) as i64
 }
 
@@ -217,17 +218,17 @@ fn tick_ms(spaces: usize, sensors: usize) -> i64 {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Habits, Life, Move, tick_ms};
+    use super::{CityBehaviour, CitySimulation, PersonMove, tick_ms};
     use crate::city::plan::Room;
-    use crate::city::{Plan, Size};
-    use crate::message::{Data, Place};
+    use crate::city::{CityPlan, CitySize};
+    use crate::message::{CityPlace, MessageData};
 
-    fn plan() -> Arc<Plan> {
-        let size = Size {
+    fn plan() -> Arc<CityPlan> {
+        let size = CitySize {
             rooms: 30,
             sensors: None,
         };
-        Arc::new(Plan::grow(1, size))
+        Arc::new(CityPlan::generate(1, size))
     }
 
     #[test]
@@ -241,15 +242,15 @@ mod tests {
     #[test]
     fn one_passes_the_doors_between_and_no_others() {
         let plan = plan();
-        let mut life = Life::begin(plan.clone(), 1, 0, Habits::default());
+        let mut life = CitySimulation::new(plan.clone(), 1, 0, CityBehaviour::default());
         let [home, above] = [0, 1].map(|floor| plan.floors[floor].rooms.start as usize);
         let [a, b, c] = [home, home + 1, above].map(|room| &plan.rooms[room]);
         let desk = a.zones.start;
         let doors = |floor: usize, room: &Room| [plan.floors[floor].door, room.door];
         let mut pass = |from, to| {
             let mut told = Vec::new();
-            life.take(
-                Move {
+            life.apply_move(
+                PersonMove {
                     at_ms: 5,
                     person: 0,
                     from,
@@ -262,7 +263,9 @@ mod tests {
             let passed = told
                 .into_iter()
                 .map(|message| match (message.place, message.data) {
-                    (Place::Sensor(door), Data::Traffic { entered, left }) => (door, entered, left),
+                    (CityPlace::Sensor(door), MessageData::Traffic { entered, left }) => {
+                        (door, entered, left)
+                    }
                     other => panic!("{other:?}"),
                 });
             let mut passed: Vec<_> = passed.collect();
@@ -296,11 +299,11 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let plan = plan();
-        let habits = Habits {
+        let habits = CityBehaviour {
             types: [false; 10],
-            ..Habits::default()
+            ..CityBehaviour::default()
         };
-        let mut life = Life::begin(plan.clone(), 1, 0, habits);
+        let mut life = CitySimulation::new(plan.clone(), 1, 0, habits);
         let mut nothing = Vec::new();
         while life.now_ms() < 3 * 86_400_000 {
             life.advance(&mut nothing);

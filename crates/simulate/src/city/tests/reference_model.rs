@@ -3,71 +3,77 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{HOUR_MS, MINUTE_MS};
-use crate::city::{Habits, Life, Plan};
-use crate::message::{Computation, Data, Message, Place};
+use crate::city::{CityBehaviour, CityPlan, CitySimulation};
+use crate::message::{CityMessage, CityPlace, Computation, MessageData};
 use butlr_event::EventType;
 
 /// What was told so far.
-pub struct Witness {
-    habits: Habits,
+pub struct CityReferenceModel {
+    habits: CityBehaviour,
     computed_ms: i64,
     /// The ids of the second that was computed last; others cannot be the same.
     ids: HashSet<[u8; 20]>,
     /// People behind each door, by its sensor, by what doors told.
-    behind: Vec<i64>,
+    people_behind_door: Vec<i64>,
     /// By room: whether PIR sees motion, and since when it is empty.
     motion: Vec<bool>,
     empty_since: Vec<Option<i64>>,
     /// The truth at full minutes: floors, rooms.
     truths: HashMap<i64, [Vec<u32>; 2]>,
     /// The computations of each reading of occupancy so far.
-    computations: HashMap<(EventType, Place, i64), Vec<u32>>,
+    computations: HashMap<(EventType, CityPlace, i64), Vec<u32>>,
     /// The last ones' sums of zones (by room) and of rooms (by floor).
-    sums: HashMap<(EventType, Place, i64), u32>,
-    pub finished: usize,
+    sums: HashMap<(EventType, CityPlace, i64), u32>,
+    pub finished_readings: usize,
     pub revisions: usize,
     pub most_people: u32,
 }
 
-impl Witness {
-    pub fn new(plan: &Plan, habits: &Habits) -> Self {
+impl CityReferenceModel {
+    pub fn new(plan: &CityPlan, habits: &CityBehaviour) -> Self {
         Self {
             habits: habits.clone(),
             computed_ms: 0,
             ids: HashSet::new(),
-            behind: vec![0; plan.sensors.len()],
+            people_behind_door: vec![0; plan.sensors.len()],
             motion: vec![false; plan.rooms.len()],
             empty_since: vec![None; plan.rooms.len()],
             truths: HashMap::new(),
             computations: HashMap::new(),
             sums: HashMap::new(),
-            finished: 0,
+            finished_readings: 0,
             revisions: 0,
             most_people: 0,
         }
     }
 
     /// Watches a life from its beginning for some hours.
-    pub fn watch(mut self, mut life: Life, hours: i64) -> Self {
+    pub fn watch(mut self, mut life: CitySimulation, hours: i64) -> Self {
         let plan = life.plan().clone();
         let until_ms = life.now_ms() + hours * HOUR_MS;
         let mut messages = Vec::new();
         while life.now_ms() < until_ms {
             let from_ms = life.now_ms();
             life.advance(&mut messages);
-            self.hear(&plan, &messages, from_ms, life.now_ms());
+            self.check_messages(&plan, &messages, from_ms, life.now_ms());
             let moved = messages
                 .iter()
                 .any(|message| message.event_type == EventType::Traffic);
             if moved || life.now_ms() % MINUTE_MS == 0 {
-                self.look(&life);
+                self.check_truth(&life);
             }
             messages.clear();
         }
         self
     }
 
-    fn hear(&mut self, plan: &Plan, messages: &[Message], from_ms: i64, until_ms: i64) {
+    fn check_messages(
+        &mut self,
+        plan: &CityPlan,
+        messages: &[CityMessage],
+        from_ms: i64,
+        until_ms: i64,
+    ) {
         for message in messages {
             let computed_ms = message.computed_ms;
             assert!((from_ms..until_ms).contains(&computed_ms), "{message:?}");
@@ -82,15 +88,20 @@ impl Witness {
                 "twice: {message:?}"
             );
             match (message.event_type, message.place, &message.data) {
-                (EventType::Traffic, Place::Sensor(sensor), Data::Traffic { entered, left }) => {
+                (
+                    EventType::Traffic,
+                    CityPlace::Sensor(sensor),
+                    MessageData::Traffic { entered, left },
+                ) => {
                     assert!(entered + left > 0);
                     assert!(message.timestamp_ms >= from_ms && message.timestamp_ms < computed_ms);
-                    self.behind[sensor as usize] += i64::from(*entered) - i64::from(*left);
+                    self.people_behind_door[sensor as usize] +=
+                        i64::from(*entered) - i64::from(*left);
                 }
                 (
                     EventType::PirMotion | EventType::PirNoMotion,
-                    Place::Sensor(sensor),
-                    Data::None,
+                    CityPlace::Sensor(sensor),
+                    MessageData::None,
                 ) => {
                     let room = plan.sensors[sensor as usize].room.expect("PIR is in rooms");
                     assert_eq!(sensor, plan.rooms[room as usize].sensors.start);
@@ -101,14 +112,16 @@ impl Witness {
                     );
                     self.motion[room as usize] = moves;
                 }
-                (_, _, &Data::Occupancy(people)) => self.occupancy(plan, message, people),
+                (_, _, &MessageData::Occupancy(people)) => {
+                    self.check_occupancy(plan, message, people)
+                }
                 _ => panic!("{message:?}"),
             }
         }
     }
 
-    fn occupancy(&mut self, plan: &Plan, message: &Message, people: u32) {
-        let Message {
+    fn check_occupancy(&mut self, plan: &CityPlan, message: &CityMessage, people: u32) {
+        let CityMessage {
             event_type,
             place,
             timestamp_ms,
@@ -139,16 +152,19 @@ impl Witness {
         }
 
         self.computations.remove(&key);
-        self.finished += 1;
+        self.finished_readings += 1;
         let [floors, rooms] = &self.truths[&timestamp_ms];
         let (whole, of) = match place {
-            Place::Floor(floor) => (floors[floor as usize], None),
-            Place::Room(room) => (
+            CityPlace::Floor(floor) => (floors[floor as usize], None),
+            CityPlace::Room(room) => (
                 rooms[room as usize],
-                Some(Place::Floor(plan.rooms[room as usize].floor)),
+                Some(CityPlace::Floor(plan.rooms[room as usize].floor)),
             ),
-            Place::Zone(zone) => (people, Some(Place::Room(plan.zones[zone as usize].room))),
-            Place::Sensor(_) => panic!("{message:?}"),
+            CityPlace::Zone(zone) => (
+                people,
+                Some(CityPlace::Room(plan.zones[zone as usize].room)),
+            ),
+            CityPlace::Sensor(_) => panic!("{message:?}"),
         };
         assert_eq!(people, whole, "{message:?}");
         if let Some(of) = of {
@@ -157,7 +173,7 @@ impl Witness {
     }
 
     /// Compares what was told with where people are.
-    fn look(&mut self, life: &Life) {
+    fn check_truth(&mut self, life: &CitySimulation) {
         let plan = life.plan();
         let truth = life.truth();
         assert_eq!(truth.at_ms, life.now_ms());
@@ -166,7 +182,7 @@ impl Witness {
             assert_eq!(id, &room.id);
             assert!(*people <= room.capacity, "{people} people in {room:?}");
             assert_eq!(
-                self.behind[room.door as usize],
+                self.people_behind_door[room.door as usize],
                 i64::from(*people),
                 "{room:?}"
             );
@@ -174,7 +190,7 @@ impl Witness {
         for ((id, people), floor) in floors.iter().zip(&plan.floors) {
             assert_eq!(id, &floor.id);
             assert_eq!(
-                self.behind[floor.door as usize],
+                self.people_behind_door[floor.door as usize],
                 i64::from(*people),
                 "{floor:?}"
             );
@@ -183,14 +199,14 @@ impl Witness {
             |spaces: &[(String, u32)]| spaces.iter().map(|space| space.1).collect::<Vec<_>>();
         let (rooms, floors) = (count(rooms), count(floors));
         self.most_people = self.most_people.max(rooms.iter().sum());
-        self.motion(plan, &rooms, truth.at_ms);
+        self.check_motion(plan, &rooms, truth.at_ms);
         if truth.at_ms % MINUTE_MS == 0 {
             self.truths.insert(truth.at_ms, [floors, rooms]);
-            self.add_up(plan, truth.at_ms - 5 * MINUTE_MS);
+            self.check_sums(plan, truth.at_ms - 5 * MINUTE_MS);
         }
     }
 
-    fn motion(&mut self, plan: &Plan, rooms: &[u32], now_ms: i64) {
+    fn check_motion(&mut self, plan: &CityPlan, rooms: &[u32], now_ms: i64) {
         for (room, &people) in rooms.iter().enumerate() {
             let since = &mut self.empty_since[room];
             *since = if people > 0 {
@@ -213,7 +229,7 @@ impl Witness {
     }
 
     /// By now, all that was to be computed about this minute has been.
-    fn add_up(&mut self, plan: &Plan, minute_ms: i64) {
+    fn check_sums(&mut self, plan: &CityPlan, minute_ms: i64) {
         let Some([floors, rooms]) = self.truths.remove(&minute_ms) else {
             return;
         };
@@ -221,7 +237,7 @@ impl Witness {
         for zones in [ZoneOccupancy, ZoneOccupancy1Min] {
             for (room, people) in (0..).zip(&rooms) {
                 assert_eq!(
-                    self.sums.remove(&(zones, Place::Room(room), minute_ms)),
+                    self.sums.remove(&(zones, CityPlace::Room(room), minute_ms)),
                     Some(*people)
                 );
             }
@@ -229,13 +245,14 @@ impl Witness {
         for rooms in [RoomOccupancy, RoomOccupancy1Min] {
             for (floor, people) in (0..).zip(&floors) {
                 assert_eq!(
-                    self.sums.remove(&(rooms, Place::Floor(floor), minute_ms)),
+                    self.sums
+                        .remove(&(rooms, CityPlace::Floor(floor), minute_ms)),
                     Some(*people)
                 );
             }
         }
         let spaces = plan.floors.len() + plan.rooms.len() + plan.zones.len();
-        assert!(self.finished >= 2 * spaces);
+        assert!(self.finished_readings >= 2 * spaces);
         assert!(
             self.computations
                 .keys()

@@ -8,43 +8,43 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::control::{Limits, Made, Stop};
-use super::pace::{Moment, Pace, Pacer, after};
-use crate::city::Truth;
+use super::control::{GeneratorProgress, RunLimits, StopSignal};
+use super::pace::{Pacer, SendPace, SendTime, saturating_after};
+use crate::city::GroundTruth;
 use crate::hash;
-use crate::message::{Delivery, Kind};
-use crate::oracle::{Forecast, Verdict};
-use crate::payload::Renderer;
-use crate::stream::Stream;
+use crate::message::{DeliveryKind, PlannedDelivery};
+use crate::oracle::{Forecast, OracleVerdict};
+use crate::payload::PayloadRenderer;
+use crate::stream::DeliveryStream;
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
 /// An event ready to be sent.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
+pub struct OutgoingEvent {
     /// When it is due on the simulated clock, ms since 1970.
     pub due_ms: i64,
     /// Which (type, space, timestamp) it is about; such with the same key go out one after the other.
-    pub key: u64,
+    pub reading_key: u64,
     /// Its type; of an invalid one, the type of what it is a copy of.
     pub event_type: EventType,
     /// What the ledger counts it as.
-    pub kind: Kind,
+    pub kind: DeliveryKind,
     /// What it is when all before it is stored; `None` for an invalid one.
-    pub expected: Option<Verdict>,
+    pub expected: Option<OracleVerdict>,
     /// Its id.
     pub id: Ksuid,
     /// The JSON.
     pub body: Bytes,
     /// Hash of the JSON, and of its `data`: 0 unless they are asked for.
-    pub value: u64,
+    pub body_hash: u64,
     /// See `value`.
-    pub data: u64,
+    pub data_hash: u64,
     /// Whether it is of the rest that goes out after the end.
     pub after_end: bool,
 }
 
-impl Outgoing {
+impl OutgoingEvent {
     /// A body is a part of its chunk's: what waits for long takes its own along.
     pub(super) fn detach(&mut self) {
         self.body = Bytes::copy_from_slice(&self.body);
@@ -52,165 +52,168 @@ impl Outgoing {
 }
 
 /// Events that go out one after the other, each with its moment.
-pub(super) type Chunk = Vec<(Outgoing, Moment)>;
+pub(super) type EventChunk = Vec<(OutgoingEvent, SendTime)>;
 
-const CHUNK: usize = 128;
+const CHUNK_LEN: usize = 128;
 
 /// Chunks that wait to be taken: the generator is never far ahead.
-const CHUNKS: usize = 4;
+const MAX_CHUNKS: usize = 4;
 
 /// How soon a stop is noticed.
-const NAP: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-pub(super) struct Generator {
-    stream: Stream,
-    renderer: Renderer,
+pub(super) struct EventGenerator {
+    stream: DeliveryStream,
+    renderer: PayloadRenderer,
     forecast: Forecast,
     pacer: Pacer,
-    limits: Limits,
-    stop: Stop,
-    progress: Arc<Made>,
+    limits: RunLimits,
+    stop: StopSignal,
+    progress: Arc<GeneratorProgress>,
     /// Whether bodies are hashed, for the journal.
-    hashed: bool,
-    to: mpsc::Sender<Chunk>,
+    hashes_bodies: bool,
+    chunk_sender: mpsc::Sender<EventChunk>,
     /// The last look at the clock, and how far the simulated one may run.
     now: Instant,
     until_ms: i64,
     /// When the last tick was computed: from when to when.
-    stalled: (Instant, Instant),
-    made: u64,
+    last_stall: (Instant, Instant),
+    generated: u64,
     bodies: Vec<u8>,
-    chunk: Vec<Rendered>,
+    chunk: Vec<RenderedEvent>,
 }
 
 /// A delivery whose body stands in the chunk's buffer.
-struct Rendered {
-    outgoing: Outgoing,
-    moment: Moment,
+struct RenderedEvent {
+    outgoing: OutgoingEvent,
+    send_time: SendTime,
     end: usize,
 }
 
 /// The receiver is gone: nothing needs to be made any more.
-struct Unwanted;
+struct ReceiverGone;
 
-impl Generator {
+impl EventGenerator {
     /// The run begins with the return: what takes long is done by then.
     pub(super) fn new(
-        mut stream: Stream,
-        pace: Pace,
-        limits: Limits,
-        stop: Stop,
+        mut stream: DeliveryStream,
+        pace: SendPace,
+        limits: RunLimits,
+        stop: StopSignal,
         hashed: bool,
-    ) -> (Self, mpsc::Receiver<Chunk>, Arc<Made>) {
-        let (to, chunks) = mpsc::channel(CHUNKS);
-        let progress = Arc::new(Made::default());
+    ) -> (Self, mpsc::Receiver<EventChunk>, Arc<GeneratorProgress>) {
+        let (to, chunks) = mpsc::channel(MAX_CHUNKS);
+        let progress = Arc::new(GeneratorProgress::default());
         let start_ms = stream.now_ms();
         progress.simulated_ms.store(start_ms, Ordering::Relaxed);
-        let renderer = Renderer::new(Arc::clone(stream.plan()));
+        let renderer = PayloadRenderer::new(Arc::clone(stream.plan()));
         stream.compute();
-        let pacer = Pacer::begin(pace, start_ms);
-        let begun = pacer.begun();
+        let pacer = Pacer::new(pace, start_ms);
+        let begun = pacer.started_at();
         let generator = Self {
             renderer,
-            forecast: Forecast::new(stream.span_ms()),
+            forecast: Forecast::new(stream.max_reading_span_ms()),
             stream,
             now: begun,
-            until_ms: pacer.until_ms(begun, 2 * NAP),
+            until_ms: pacer.clock_limit_ms(begun, 2 * POLL_INTERVAL),
             pacer,
             limits,
             stop,
             progress: Arc::clone(&progress),
-            hashed,
-            to,
-            stalled: (begun, begun),
-            made: 0,
+            hashes_bodies: hashed,
+            chunk_sender: to,
+            last_stall: (begun, begun),
+            generated: 0,
             bodies: Vec::new(),
-            chunk: Vec::with_capacity(CHUNK),
+            chunk: Vec::with_capacity(CHUNK_LEN),
         };
         (generator, chunks, progress)
     }
 
-    pub(super) fn begun(&self) -> Instant {
-        self.pacer.begun()
+    pub(super) fn started_at(&self) -> Instant {
+        self.pacer.started_at()
     }
 
     /// Generates until a limit or the stop, then the rest. Returns how the city stood at the end.
-    pub(super) fn run(mut self) -> Truth {
+    pub(super) fn run(mut self) -> GroundTruth {
         let _ = self.generate();
         self.stream.truth()
     }
 
-    fn generate(&mut self) -> Result<(), Unwanted> {
+    fn generate(&mut self) -> Result<(), ReceiverGone> {
         let mut kept = None;
         while !self.is_over() {
-            let Some(delivery) = self.stream.next_known() else {
+            let Some(delivery) = self.stream.next_ready() else {
                 if self.stream.now_ms() < self.until_ms {
                     self.compute()?;
                 } else {
                     // Nothing is due for a while.
                     self.flush()?;
-                    std::thread::sleep(NAP);
-                    self.look();
+                    std::thread::sleep(POLL_INTERVAL);
+                    self.update_clock();
                 }
                 continue;
             };
-            let moment = self.pacer.next(delivery.due_ms);
-            if let Moment::At(at) = moment
+            let moment = self.pacer.schedule_next(delivery.due_ms);
+            if let SendTime::At(at) = moment
                 && !self.wait_until(at, delivery.due_ms)?
             {
                 kept = Some(delivery);
                 break;
             }
-            self.push(&delivery, self.without_stall(moment), false)?;
+            self.push(&delivery, self.shift_past_stall(moment), false)?;
         }
         self.flush()?;
-        self.end(kept)
+        self.send_rest(kept)
     }
 
     /// Sends the rest, at the pace. In an open loop that is only what is needed for the story to be whole.
-    fn end(&mut self, kept: Option<Delivery>) -> Result<(), Unwanted> {
+    fn send_rest(&mut self, kept: Option<PlannedDelivery>) -> Result<(), ReceiverGone> {
         // What is computed must not go out before it has happened.
-        self.sleep_until(self.pacer.happened_at(self.stream.now_ms()))?;
+        self.sleep_until(self.pacer.instant_of(self.stream.now_ms()))?;
         self.stream.end();
-        self.progress.all.store(true, Ordering::Relaxed);
-        self.pacer.end(Instant::now());
+        self.progress.complete.store(true, Ordering::Relaxed);
+        self.pacer.start_rest(Instant::now());
         let mut kept = kept;
         while let Some(delivery) = kept.take().or_else(|| self.stream.next()) {
-            if self.pacer.is_paced() && !is_needed(&delivery) {
+            if self.pacer.is_paced() && !is_needed_for_totals(&delivery) {
                 continue;
             }
-            let Some(moment) = self.pacer.next_of_rest() else {
-                self.progress.untold.fetch_add(1, Ordering::Relaxed);
+            let Some(moment) = self.pacer.schedule_rest() else {
+                self.progress.omitted.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
-            if let Moment::At(at) = moment {
+            if let SendTime::At(at) = moment {
                 self.flush()?;
                 self.sleep_until(at)?;
             }
             self.progress.after_end.fetch_add(1, Ordering::Relaxed);
             // However long it waits for a connection now, it is not to be dropped for that.
-            self.push(&delivery, Moment::Any, true)?;
+            self.push(&delivery, SendTime::Any, true)?;
         }
         self.flush()
     }
 
     fn is_over(&self) -> bool {
         self.stop.is_stopped()
-            || self.to.is_closed()
-            || self.limits.events.is_some_and(|events| self.made >= events)
+            || self.chunk_sender.is_closed()
+            || self
+                .limits
+                .events
+                .is_some_and(|events| self.generated >= events)
             || self.end_at().is_some_and(|end| self.now >= end)
     }
 
     fn end_at(&self) -> Option<Instant> {
         let duration = self.limits.duration?;
-        Some(after(self.pacer.begun(), duration))
+        Some(saturating_after(self.pacer.started_at(), duration))
     }
 
     /// Waits for the moment of a delivery that is due at `due_ms`. Returns whether it has come: not where the run is over
     /// before.
-    fn wait_until(&mut self, at: Instant, due_ms: i64) -> Result<bool, Unwanted> {
+    fn wait_until(&mut self, at: Instant, due_ms: i64) -> Result<bool, ReceiverGone> {
         while at > self.now {
-            self.look();
+            self.update_clock();
             if at <= self.now {
                 break;
             }
@@ -219,104 +222,104 @@ impl Generator {
                 return Ok(false);
             }
             let free = at.saturating_duration_since(self.now);
-            let ahead_ms = self.pacer.ahead_ms(self.until_ms, due_ms);
-            if self.stream.now_ms() < ahead_ms && free > self.stalled.1 - self.stalled.0 {
+            let ahead_ms = self.pacer.lookahead_limit_ms(self.until_ms, due_ms);
+            if self.stream.now_ms() < ahead_ms && free > self.last_stall.1 - self.last_stall.0 {
                 self.compute()?;
             } else {
-                std::thread::sleep(free.min(NAP));
+                std::thread::sleep(free.min(POLL_INTERVAL));
             }
         }
         Ok(self.end_at().is_none_or(|end| at < end))
     }
 
     /// Naps until then, but not when nobody listens any more.
-    fn sleep_until(&self, at: Instant) -> Result<(), Unwanted> {
+    fn sleep_until(&self, at: Instant) -> Result<(), ReceiverGone> {
         loop {
-            if self.to.is_closed() {
-                return Err(Unwanted);
+            if self.chunk_sender.is_closed() {
+                return Err(ReceiverGone);
             }
             let left = at.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(());
             }
-            std::thread::sleep(left.min(NAP));
+            std::thread::sleep(left.min(POLL_INTERVAL));
         }
     }
 
     /// Lets the city live for a tick. What is due already does not wait for that.
-    fn compute(&mut self) -> Result<(), Unwanted> {
+    fn compute(&mut self) -> Result<(), ReceiverGone> {
         if self.pacer.is_paced() {
             self.flush()?;
         }
         let begun = Instant::now();
         self.stream.compute();
-        self.look();
-        self.stalled = (begun, self.now);
+        self.update_clock();
+        self.last_stall = (begun, self.now);
         Ok(())
     }
 
     /// What became due while a tick was computed was not held up by the server.
-    fn without_stall(&self, moment: Moment) -> Moment {
-        let (from, until) = self.stalled;
+    fn shift_past_stall(&self, moment: SendTime) -> SendTime {
+        let (from, until) = self.last_stall;
         match moment {
-            Moment::At(at) if at > from && at < until => Moment::At(until),
+            SendTime::At(at) if at > from && at < until => SendTime::At(until),
             moment => moment,
         }
     }
 
     fn push(
         &mut self,
-        delivery: &Delivery,
-        moment: Moment,
+        delivery: &PlannedDelivery,
+        moment: SendTime,
         after_end: bool,
-    ) -> Result<(), Unwanted> {
+    ) -> Result<(), ReceiverGone> {
         let begin = self.bodies.len();
         let data = self.renderer.render(delivery, &mut self.bodies);
         let message = &delivery.message;
-        let (value, data) = match self.hashed {
+        let (value, data) = match self.hashes_bodies {
             true => (
-                hash::bytes(&self.bodies[begin..]),
-                hash::bytes(&self.bodies[data]),
+                hash::hash_bytes(&self.bodies[begin..]),
+                hash::hash_bytes(&self.bodies[data]),
             ),
             false => (0, 0),
         };
         let space_id = self.renderer.space_id(message);
         let (due_ms, kind) = (delivery.due_ms, delivery.kind);
         let key = hash::reading_key(message.event_type, space_id, message.timestamp_ms);
-        let outgoing = Outgoing {
+        let outgoing = OutgoingEvent {
             due_ms,
-            key,
+            reading_key: key,
             event_type: message.event_type,
             kind,
-            expected: self.forecast.next(due_ms, key, message, kind),
+            expected: self.forecast.predict(due_ms, key, message, kind),
             id: message.id,
             body: Bytes::new(),
-            value,
-            data,
+            body_hash: value,
+            data_hash: data,
             after_end,
         };
         let end = self.bodies.len();
-        self.chunk.push(Rendered {
+        self.chunk.push(RenderedEvent {
             outgoing,
-            moment,
+            send_time: moment,
             end,
         });
-        self.made += 1;
-        if self.chunk.len() < CHUNK {
+        self.generated += 1;
+        if self.chunk.len() < CHUNK_LEN {
             return Ok(());
         }
         self.flush()?;
-        self.look();
+        self.update_clock();
         Ok(())
     }
 
-    fn look(&mut self) {
+    fn update_clock(&mut self) {
         self.now = Instant::now();
-        self.until_ms = self.pacer.until_ms(self.now, 2 * NAP);
+        self.until_ms = self.pacer.clock_limit_ms(self.now, 2 * POLL_INTERVAL);
     }
 
     /// Hands over what there is, and waits until there is room for it.
-    fn flush(&mut self) -> Result<(), Unwanted> {
+    fn flush(&mut self) -> Result<(), ReceiverGone> {
         let Some(last) = self.chunk.last() else {
             return Ok(());
         };
@@ -324,7 +327,7 @@ impl Generator {
         self.progress
             .simulated_ms
             .store(simulated_ms, Ordering::Relaxed);
-        let caught_up = self.pacer.caught_up();
+        let caught_up = self.pacer.has_caught_up();
         self.progress.caught_up.store(caught_up, Ordering::Relaxed);
         let capacity = self.bodies.len() + self.bodies.len() / 8;
         let bodies = std::mem::replace(&mut self.bodies, Vec::with_capacity(capacity));
@@ -334,18 +337,20 @@ impl Generator {
             let mut outgoing = rendered.outgoing;
             outgoing.body = bodies.slice(begin..rendered.end);
             begin = rendered.end;
-            (outgoing, rendered.moment)
+            (outgoing, rendered.send_time)
         });
-        self.to.blocking_send(chunk.collect()).map_err(|_| Unwanted)
+        self.chunk_sender
+            .blocking_send(chunk.collect())
+            .map_err(|_| ReceiverGone)
     }
 }
 
 /// Whether it is needed for entries and exits to add up to who is where.
-fn is_needed(delivery: &Delivery) -> bool {
+fn is_needed_for_totals(delivery: &PlannedDelivery) -> bool {
     delivery.message.event_type == EventType::Traffic
         && !matches!(
             delivery.kind,
-            Kind::Overlapping | Kind::Redelivery | Kind::Invalid
+            DeliveryKind::Overlapping | DeliveryKind::Redelivery | DeliveryKind::Invalid
         )
 }
 
