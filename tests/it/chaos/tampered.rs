@@ -269,7 +269,7 @@ fn add_refusal(evidence: &mut TrialEvidence, after_ms: i64) {
     evidence.schedule.small_spool = false;
     evidence.answers.status_503 = 1;
     let (began, ended) = (Duration::from_secs(1), Duration::from_secs(2));
-    let what = FaultKind::DiskFull;
+    let kind = FaultKind::DiskFull;
     evidence.applied_faults = vec![AppliedFault { kind, began, ended }];
     let at_ms = evidence.load_began_ms + 2_000 + after_ms;
     let code = "spool_full".to_owned();
