@@ -185,7 +185,7 @@ fn build_table(
     nodes
 }
 
-/// Describes the value by its type only: it may be a secret at a wrong path.
+/// Describes a value by its type only: it may be a secret, written under a wrong key.
 fn describe_wrong_shape(expected: KeyShape, found: &Value, path: &KeyPath) -> String {
     let found = describe_type(found);
     let table = path.key.as_str();
