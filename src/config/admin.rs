@@ -1,4 +1,4 @@
-//! `[admin]`: the listener for metrics, probes and the status pages.
+//! `[admin]`: listener for metrics, probes and status pages.
 
 use super::reader::SectionReader;
 use super::secret;
@@ -8,59 +8,52 @@ use std::net::SocketAddr;
 /// The admin listener.
 #[derive(Clone, Debug)]
 pub struct AdminConfig {
-    /// Where to listen. Default 127.0.0.1:9464.
+    /// Address of the listener.
     pub bind: SocketAddr,
-    /// Who may see the status pages. Beyond loopback and without these, only metrics and probes are served.
+    /// Credentials for the status pages. Without them, an address that other machines can reach
+    /// serves only metrics and probes.
     pub credentials: Option<AdminCredentials>,
 }
 
 /// User name and password of the status pages (HTTP Basic).
 #[derive(Clone, Debug)]
 pub struct AdminCredentials {
-    /// The user name: visible ASCII without a colon.
+    /// Visible ASCII without a colon.
     pub username: String,
-    /// The password: visible ASCII.
+    /// Visible ASCII.
     pub password: SecretString,
 }
 
 pub(super) fn read(section: &SectionReader<'_>) -> AdminConfig {
-    let credentials = ["username", "password", "password_file"]
+    let has_credentials = ["username", "password", "password_file"]
         .iter()
         .any(|name| section.is_set(name));
+    let read_credentials = || {
+        let username = read_username(section);
+        let password = secret::read_required(section, "password");
+        Some(AdminCredentials {
+            username: username?,
+            password: password?,
+        })
+    };
     AdminConfig {
-        bind: section
-            .address("bind")
-            .expect("the table of keys has a default for it"),
-        credentials: if credentials {
-            read_credentials(section)
-        } else {
-            None
-        },
+        bind: section.address("bind"),
+        credentials: has_credentials.then(read_credentials).flatten(),
     }
 }
 
-fn read_credentials(section: &SectionReader<'_>) -> Option<AdminCredentials> {
-    let (username, password) = (
-        read_username(section),
-        secret::read_required(section, "password"),
-    );
-    Some(AdminCredentials {
-        username: username?,
-        password: password?,
-    })
-}
-
-/// The user name of a section with HTTP Basic credentials. It is not repeated in a mistake: people swap the two.
+/// Reads the user name of HTTP Basic credentials. Errors do not quote it, because users confuse it
+/// with the password.
 pub(super) fn read_username(section: &SectionReader<'_>) -> Option<String> {
-    section.report_missing("username", "missing; it is needed next to the password");
+    section.report_missing("username", "missing; a password needs a user name");
     let username = section.text("username")?;
-    let problem = match secret::check_header_text(&username) {
-        Ok(()) if username.contains(':') => {
-            "contains a colon, which ends the user name in HTTP Basic".to_owned()
+    let checked = secret::check_header_text(&username).and_then(|()| {
+        if username.contains(':') {
+            Err("contains a colon, which HTTP Basic does not allow in a user name".to_owned())
+        } else {
+            Ok(())
         }
-        Ok(()) => return Some(username),
-        Err(problem) => problem,
-    };
-    section.report_error("username", problem);
-    None
+    });
+    section.ok_or_report("username", checked)?;
+    Some(username)
 }

@@ -1,4 +1,4 @@
-//! `[auth]`: who may send events.
+//! `[auth]`: credentials of senders.
 
 use super::admin::read_username;
 use super::reader::SectionReader;
@@ -6,17 +6,17 @@ use super::secret;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The credentials of which a request needs one; without any, every request is let in.
+/// Credentials of senders. A request needs one of them; without any, every request is accepted.
 #[derive(Clone, Debug, Default)]
 pub struct AuthConfig {
-    /// Keys in a header.
+    /// Keys that senders put into a header.
     pub api_keys: Vec<ApiKey>,
-    /// HTTP Basic.
+    /// Users of HTTP Basic authentication.
     pub basic: Vec<BasicCredentials>,
 }
 
 impl AuthConfig {
-    /// Whether no credentials are configured at all.
+    /// Returns `true` if no credentials are configured.
     pub fn is_empty(&self) -> bool {
         self.api_keys.is_empty() && self.basic.is_empty()
     }
@@ -25,26 +25,26 @@ impl AuthConfig {
 /// A key that the sender puts into a header.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
-    /// What metrics and logs call it: 1 to 64 of `A-Z a-z 0-9 _ . -`, unique among all credentials.
+    /// Name in metrics and logs: 1 to 64 of `A-Z a-z 0-9 _ . -`, unique among all credentials.
     pub name: String,
-    /// The header's name, in lower case.
+    /// Name of the header, in lower case.
     pub header: String,
-    /// The key: visible ASCII.
+    /// Visible ASCII.
     pub value: SecretString,
 }
 
 /// A user of HTTP Basic authentication.
 #[derive(Clone, Debug)]
 pub struct BasicCredentials {
-    /// What metrics and logs call it: 1 to 64 of `A-Z a-z 0-9 _ . -`, unique among all credentials.
+    /// Name in metrics and logs: 1 to 64 of `A-Z a-z 0-9 _ . -`, unique among all credentials.
     pub name: String,
-    /// The user name: visible ASCII without a colon.
+    /// Visible ASCII without a colon.
     pub username: String,
-    /// The password: visible ASCII.
+    /// Visible ASCII.
     pub password: SecretString,
 }
 
-/// Headers that HTTP itself, or the bridge's reading of the body, gives a meaning.
+/// Headers that HTTP or the bridge itself uses.
 const RESERVED_HEADERS: &[&str] = &[
     "connection",
     "content-encoding",
@@ -71,25 +71,15 @@ pub(super) fn read(section: &SectionReader<'_>) -> AuthConfig {
             read_header(item),
             secret::read_required(item, "value"),
         );
-        let (Some(name), Some(header), Some(value)) = (name, header, value) else {
-            continue;
-        };
-        match seen.insert(
-            (header.clone(), value.expose_secret().to_owned()),
-            item.key().to_owned(),
-        ) {
-            Some(other) => item.report_error(
-                "",
-                format!(
-                    "the same header and value as {other}, so nobody could tell the two apart; \
-                     allowed: another value"
-                ),
-            ),
-            None => auth.api_keys.push(ApiKey {
+        if let (Some(name), Some(header), Some(value)) = (name, header, value)
+            && is_unique(item, (&header, &value), &mut seen)
+        {
+            let key = ApiKey {
                 name,
                 header,
                 value,
-            }),
+            };
+            auth.api_keys.push(key);
         }
     }
     seen.clear();
@@ -99,50 +89,55 @@ pub(super) fn read(section: &SectionReader<'_>) -> AuthConfig {
             read_username(item),
             secret::read_required(item, "password"),
         );
-        let (Some(name), Some(username), Some(password)) = (name, username, password) else {
-            continue;
-        };
-        match seen.insert(
-            (username.clone(), password.expose_secret().to_owned()),
-            item.key().to_owned(),
-        ) {
-            Some(other) => item.report_error(
-                "",
-                format!(
-                    "the same user name and password as {other}, so nobody could tell the two \
-                     apart; allowed: another password"
-                ),
-            ),
-            None => auth.basic.push(BasicCredentials {
+        if let (Some(name), Some(username), Some(password)) = (name, username, password)
+            && is_unique(item, (&username, &password), &mut seen)
+        {
+            let credentials = BasicCredentials {
                 name,
                 username,
                 password,
-            }),
+            };
+            auth.basic.push(credentials);
         }
     }
     auth
 }
 
-/// The name of a credential: a label in metrics, so it must be short, plain and its own.
+/// Returns `true` if no other item has this header or user name with this secret. Reports it
+/// otherwise, because metrics and logs could not tell the two apart.
+fn is_unique(
+    item: &SectionReader<'_>,
+    (name, secret): (&str, &SecretString),
+    seen: &mut BTreeMap<(String, String), String>,
+) -> bool {
+    let pair = (name.to_owned(), secret.expose_secret().to_owned());
+    let other = seen.insert(pair, item.key().to_owned());
+    if let Some(other) = &other {
+        item.report_error(
+            "",
+            format!("identical to {other}; remove one, or change its secret"),
+        );
+    }
+    other.is_none()
+}
+
+/// Reads the name of a credential, which is a label in metrics: short, plain and unique.
 fn read_name(item: &SectionReader<'_>, names: &mut BTreeSet<String>) -> Option<String> {
-    item.report_missing(
-        "name",
-        "missing; metrics and logs need a name for this credential",
-    );
+    item.report_missing("name", "missing; name this credential for metrics and logs");
     let name = item.text("name")?;
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
-        // Not repeated: it may be the value, swapped.
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(is_plain) {
+        // Not quoted: it may be the secret, put into the wrong key.
         item.report_error(
             "name",
-            "not a name; allowed are 1 to 64 letters, digits, underscores, dots and hyphens",
+            "not a valid name; use 1 to 64 letters, digits, underscores, dots and hyphens",
         );
         return None;
     }
     if !names.insert(name.clone()) {
         item.report_error(
             "name",
-            format!("{name} is taken by another credential; allowed: a name of its own"),
+            format!("{name} is the name of another credential; use a unique name"),
         );
         return None;
     }
@@ -155,11 +150,11 @@ fn read_header(item: &SectionReader<'_>) -> Option<String> {
         "missing; name the header that carries the key, such as x-api-key",
     );
     let header = item.text("header")?.to_ascii_lowercase();
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if header.is_empty() || header.len() > 64 || !header.bytes().all(token) {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if header.is_empty() || header.len() > 64 || !header.bytes().all(is_token) {
         item.report_error(
             "header",
-            "not the name of a header; allowed is one such as x-api-key, at most 64 characters",
+            "not a valid header name; use one such as x-api-key, with at most 64 characters",
         );
         return None;
     }
@@ -167,7 +162,7 @@ fn read_header(item: &SectionReader<'_>) -> Option<String> {
         item.report_error(
             "header",
             format!(
-                "{header} has a meaning of its own in HTTP; allowed is another, such as x-api-key"
+                "{header} is used by HTTP or by the bridge; use another header, such as x-api-key"
             ),
         );
         return None;

@@ -1,26 +1,25 @@
-//! The names of environment variables that are nearly the bridge's.
+//! Environment variables whose names are almost those of the bridge.
 
 use super::keys::KEYS;
 use super::suggestion::find_nearest;
 
-/// What every variable of the bridge's starts with.
+/// Prefix of the bridge's variables.
 pub(super) const PREFIX: &str = "BUTLR_BRIDGE__";
-/// The same with the underscore that people write.
+/// The prefix with a single underscore, which users write by mistake.
 pub(super) const NEAR_PREFIX: &str = "BUTLR_BRIDGE_";
-/// Variables that the bridge's own tests read.
+/// Prefix of the variables that the bridge's own tests read.
 const TEST_PREFIX: &str = "BUTLR_BRIDGE_TEST_";
 
-/// What is wrong with the name of a variable that does not start with [`PREFIX`], if it should have.
+/// Returns the problem of a variable that lacks [`PREFIX`] but was meant for the bridge.
 pub(super) fn describe_misspelling(name: &str) -> Option<String> {
     let rest = name.strip_prefix(NEAR_PREFIX)?;
-    let meant = !name.starts_with(TEST_PREFIX) && !is_service_link(name);
-    meant.then(|| suggest_variable(rest))
+    let is_misspelled = !name.starts_with(TEST_PREFIX) && !is_service_link(name);
+    is_misspelled.then(|| suggest_variable(rest))
 }
 
 fn suggest_variable(rest: &str) -> String {
-    let single = |key: &str| key.replace('.', "_").to_ascii_uppercase();
-    // Arrays and tables of the user's own names are given whole.
-    let whole = |key: &'static str| {
+    // Arrays, and tables whose names the user chooses, are given as a whole.
+    let settable_key = |key: &'static str| {
         key.split(['*', '['])
             .next()
             .unwrap_or(key)
@@ -29,21 +28,23 @@ fn suggest_variable(rest: &str) -> String {
     let written = rest.replace("__", "_").to_ascii_uppercase();
     let known: Vec<(String, &str)> = KEYS
         .iter()
-        .map(|known| whole(known.key))
-        .map(|key| (single(key), key))
+        .map(|known| settable_key(known.key))
+        .map(|key| (key.replace('.', "_").to_ascii_uppercase(), key))
         .collect();
     let near = find_nearest(&written, known.iter().map(|(name, _)| name.as_str()));
     match known.iter().find(|(name, _)| Some(name.as_str()) == near) {
         Some((_, key)) => {
             let name = key.replace('.', "__").to_ascii_uppercase();
-            format!("two underscores part the levels of a key; did you mean {PREFIX}{name}?")
+            format!("separate the levels of a key by two underscores; did you mean {PREFIX}{name}?")
         }
-        None => format!("two underscores part the levels of a key, as in {PREFIX}HTTP__BIND"),
+        None => {
+            format!("separate the levels of a key by two underscores, as in {PREFIX}HTTP__BIND")
+        }
     }
 }
 
-/// Kubernetes sets such variables in every container for each Service of the namespace; one named `butlr-bridge`, or
-/// `butlr-bridge-admin`, would otherwise keep the bridge from starting.
+/// Returns `true` for the variables that Kubernetes sets in every container for each Service of the
+/// namespace. Otherwise a Service named `butlr-bridge` would keep the bridge from starting.
 fn is_service_link(name: &str) -> bool {
     let protocol = |rest: &str| {
         let mut parts = rest.split('_');
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kubernetes_service_links_are_no_mistakes() {
+    fn kubernetes_service_links_are_accepted() {
         for link in [
             "BUTLR_BRIDGE_SERVICE_HOST",
             "BUTLR_BRIDGE_SERVICE_PORT",

@@ -1,9 +1,10 @@
-//! What is wrong with a configuration, and the list in which all of it is collected.
+//! Errors in a configuration, and the list that collects them.
 
+use super::written_value::Typing;
 use std::cell::RefCell;
 use std::fmt;
 
-/// Where a value was written.
+/// Place where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueOrigin {
     /// In the TOML file, or nowhere.
@@ -14,20 +15,29 @@ pub enum ValueOrigin {
     CommandLine,
 }
 
-/// One thing that is wrong with the configuration. Never contains a secret.
+impl ValueOrigin {
+    pub(super) fn typing(&self) -> Typing {
+        match self {
+            ValueOrigin::File => Typing::Typed,
+            ValueOrigin::Environment(_) | ValueOrigin::CommandLine => Typing::TextOnly,
+        }
+    }
+}
+
+/// An error in the configuration. Never contains a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The key, such as `http.bind`, `kafka.properties."sasl.username"` or `auth.api_keys[0].header`; the path of the
-    /// configuration file or the name of a variable where that is what cannot be read.
+    /// Key, such as `http.bind`, `kafka.properties."sasl.username"` or `auth.api_keys[0].header`.
+    /// If a file or a variable as a whole is wrong, its path or name.
     pub key: String,
-    /// Where the value was written.
+    /// Place where the value was written.
     pub origin: ValueOrigin,
-    /// What is wrong and what is allowed.
+    /// The problem, and what is allowed instead.
     pub problem: String,
 }
 
 impl ConfigError {
-    /// A mistake that was not written at one particular place outside the file.
+    /// Makes an error without a particular origin.
     pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self {
             key: key.into(),
@@ -57,32 +67,36 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The list of all mistakes, in the order in which they are found.
+/// The list of all errors, without repetitions, in the order in which they were found.
 #[derive(Default)]
 pub(super) struct ConfigErrors(RefCell<Vec<ConfigError>>);
 
 impl ConfigErrors {
     pub fn add(&self, key: impl Into<String>, origin: ValueOrigin, problem: impl Into<String>) {
-        let mistake = ConfigError {
+        let error = ConfigError {
             key: key.into(),
             origin,
             problem: problem.into(),
         };
-        let mut found = self.0.borrow_mut();
-        if !found.contains(&mistake) {
-            found.push(mistake);
+        let mut errors = self.0.borrow_mut();
+        if !errors.contains(&error) {
+            errors.push(error);
         }
     }
 
-    /// Whether none of these keys, nor anything in them, was found mistaken. A mistaken key reads as its default, and
-    /// a rule between keys must not blame the user for that.
+    /// Returns `true` if no error was found in these keys or inside them. A wrong value reads as
+    /// its default; a rule between keys must not report the default as an error of the user.
     pub fn has_none_in(&self, keys: &[&str]) -> bool {
-        self.0.borrow().iter().all(|mistake| {
-            keys.iter().all(|key| match mistake.key.strip_prefix(key) {
-                Some(rest) => !(rest.is_empty() || rest.starts_with(['.', '['])),
-                None => true,
-            })
-        })
+        let is_in = |error: &ConfigError, key: &&str| {
+            error
+                .key
+                .strip_prefix(key)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let errors = self.0.borrow();
+        !errors
+            .iter()
+            .any(|error| keys.iter().any(|key| is_in(error, key)))
     }
 
     pub fn into_vec(self) -> Vec<ConfigError> {

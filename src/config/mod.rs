@@ -1,8 +1,12 @@
-//! The configuration: a TOML file, over it the environment, over that the command line.
+//! The configuration: a TOML file, overridden by the environment, overridden by the command line.
 //!
-//! [`load`] finds every mistake at once. Its path: `sources` reads the layers into one `tree`, which knows from `keys`
-//! what may stand where; each section is read from there by its own module; `validate` holds the rules between them.
-//! Nothing that comes out of here, be it a mistake or the `Debug` of a [`Config`], contains a secret.
+//! [`load`] reports all errors at once:
+//!
+//! 1. `sources` merges the layers into one `tree`. Its shape follows the table of `keys`.
+//! 2. Each section is read by a module of its own, through `reader`.
+//! 3. `validation` checks the rules between sections.
+//!
+//! No error, and no `Debug` output of a [`Config`], contains a secret.
 
 mod admin;
 mod auth;
@@ -35,7 +39,6 @@ pub use dedup::{DedupConfig, DedupStore, DuplicateHandling, RedisConfig};
 pub use error::{ConfigError, ValueOrigin};
 pub use http::{HttpConfig, TlsFiles};
 pub use kafka::{KafkaConfig, LINGER_PROPERTIES, RECORD_OVERHEAD, TimestampMode};
-pub use keys::{KeyDoc, reference};
 pub use process::{LogConfig, LogFormat, ShutdownConfig};
 pub use properties::PropertyCheck;
 pub use sources::ConfigSources;
@@ -45,46 +48,46 @@ pub use topics::{TopicSpec, TopicsConfig};
 use error::ConfigErrors;
 use reader::SectionReader;
 
-/// Everything that can be configured, checked as far as that is possible without Kafka.
+/// The whole configuration, checked as far as possible without Kafka.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The ingest listener.
     pub http: HttpConfig,
     /// The admin listener.
     pub admin: AdminConfig,
-    /// The brokers.
+    /// Connection to Kafka.
     pub kafka: KafkaConfig,
     /// The topics.
     pub topics: TopicsConfig,
-    /// Who may send events.
+    /// Credentials of senders.
     pub auth: AuthConfig,
-    /// What becomes of events that came before.
+    /// Duplicate detection.
     pub dedup: DedupConfig,
-    /// Where events wait while Kafka does not confirm them.
+    /// Spool on disk for events that Kafka does not confirm in time.
     pub spool: SpoolConfig,
-    /// What becomes of what is no valid event.
+    /// Handling of rejected items.
     pub quarantine: QuarantineConfig,
     /// The log.
     pub log: LogConfig,
-    /// The end of the process.
+    /// Timing of the shutdown.
     pub shutdown: ShutdownConfig,
 }
 
-/// Reads the configuration and the files of its secrets. Without any source, the defaults hold.
+/// Reads the configuration and the files of its secrets. Without any source, the defaults apply.
 ///
-/// `property_check` is asked once for each librdkafka property that the bridge itself has nothing against.
+/// Calls `property_check` once for each librdkafka property that the bridge itself accepts.
 ///
 /// # Errors
-/// All mistakes, in the order in which they were found; never an empty list.
+/// All errors, in the order in which they were found; never an empty list.
 pub fn load(
     sources: &ConfigSources,
     property_check: &PropertyCheck,
 ) -> Result<Config, Vec<ConfigError>> {
-    let mistakes = ConfigErrors::default();
-    let Some(tree) = sources.build_tree(&mistakes) else {
-        return Err(mistakes.into_vec());
+    let errors = ConfigErrors::default();
+    let Some(tree) = sources.build_tree(&errors) else {
+        return Err(errors.into_vec());
     };
-    let root = SectionReader::root(&tree, &mistakes);
+    let root = SectionReader::root(&tree, &errors);
     let config = Config {
         http: http::read(&root.section("http")),
         admin: admin::read(&root.section("admin")),
@@ -98,35 +101,35 @@ pub fn load(
         shutdown: process::read_shutdown(&root.section("shutdown")),
     };
     validation::check(&config, &root);
-    let mistakes = mistakes.into_vec();
-    if mistakes.is_empty() {
+    let errors = errors.into_vec();
+    if errors.is_empty() {
         Ok(config)
     } else {
-        Err(mistakes)
+        Err(errors)
     }
 }
 
 impl Config {
-    /// The topics that records go to: the ten of the types, and the quarantine where that is kept.
+    /// Returns the topics that records go to: one per event type, and the quarantine if it is kept.
     pub fn required_topics(&self) -> impl Iterator<Item = &TopicSpec> {
         let quarantine = self.quarantine.keep.then_some(&self.topics.quarantine);
         self.topics.per_type.iter().chain(quarantine)
     }
 
-    /// The brokers to start from, for what cannot do without.
+    /// Returns the brokers to connect to first, for commands that need Kafka.
     ///
     /// # Errors
-    /// None are configured.
+    /// `kafka.bootstrap_servers` is not set.
     pub fn require_bootstrap_servers(&self) -> Result<&str, ConfigError> {
         self.kafka.bootstrap_servers.as_deref().ok_or_else(|| {
             ConfigError::new(
                 "kafka.bootstrap_servers",
-                "missing; name the brokers to start from, as in \"kafka-1:9092,kafka-2:9092\"",
+                "missing; list the brokers, as in \"kafka-1:9092,kafka-2:9092\"",
             )
         })
     }
 
-    /// What is legal but weak, one sentence each.
+    /// Returns a sentence for each setting that is legal but weak.
     pub fn warnings(&self) -> Vec<String> {
         warnings::collect_warnings(self)
     }

@@ -1,41 +1,37 @@
-//! `[log]` and `[shutdown]`: how the process tells what it does, and how it ends.
+//! `[log]` and `[shutdown]`: log output, and timing of the shutdown.
 
 use super::reader::SectionReader;
 use super::units::format_duration;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 use tracing::Level;
 
-/// What is logged, and how.
+/// The log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// For whom. Default text.
+    /// Format of a line.
     pub format: LogFormat,
-    /// From which level on. Default info.
+    /// Lowest level that is logged.
     pub level: Level,
 }
 
-/// How a line of the log looks.
+/// Format of a line of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// How the process ends.
+/// Timing of the shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShutdownConfig {
-    /// How long `/readyz` says 503 before the listener closes, so that load balancers have time to notice. Default 0 s.
+    /// Time for which `/readyz` returns 503 before the listener closes, so that load balancers
+    /// notice.
     pub drain_delay: Duration,
-    /// Bound of the whole shutdown, `drain_delay` included. Default 10 s.
+    /// Maximum time for the whole shutdown, `drain_delay` included.
     pub timeout: Duration,
 }
-
-const HAS_DEFAULT: &str = "the table of keys has a default for it";
-const DRAIN_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
-const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 
 const LEVELS: [(&str, Level); 5] = [
     ("error", Level::ERROR),
@@ -48,30 +44,31 @@ const LEVELS: [(&str, Level); 5] = [
 pub(super) fn read_log(section: &SectionReader<'_>) -> LogConfig {
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     LogConfig {
-        format: section.choice("format", &formats).expect(HAS_DEFAULT),
-        level: section.choice("level", &LEVELS).expect(HAS_DEFAULT),
+        format: section.choice("format", &formats),
+        level: section.choice("level", &LEVELS),
     }
 }
 
 pub(super) fn read_shutdown(section: &SectionReader<'_>) -> ShutdownConfig {
     ShutdownConfig {
-        drain_delay: section
-            .duration("drain_delay", DRAIN_DELAY)
-            .expect(HAS_DEFAULT),
-        timeout: section.duration("timeout", TIMEOUT).expect(HAS_DEFAULT),
+        drain_delay: section.duration("drain_delay"),
+        timeout: section.duration("timeout"),
     }
 }
 
-/// The rules between the keys of these sections.
+/// Checks the rule between the keys of `[shutdown]`.
 pub(super) fn check(shutdown: &ShutdownConfig, root: &SectionReader<'_>) {
-    if root.is_valid(&["shutdown"]) && shutdown.drain_delay >= shutdown.timeout {
-        let [delay, timeout] = [shutdown.drain_delay, shutdown.timeout].map(format_duration);
-        root.section("shutdown").report_error(
-            "drain_delay",
+    root.check_rule(&["shutdown.drain_delay", "shutdown.timeout"], || {
+        let ShutdownConfig {
+            drain_delay,
+            timeout,
+        } = *shutdown;
+        let [delay, limit] = [drain_delay, timeout].map(format_duration);
+        (drain_delay >= timeout).then(|| {
             format!(
-                "{delay} leaves nothing of shutdown.timeout ({timeout}) for what is still in \
-                 flight; allowed: less than that"
-            ),
-        );
-    }
+                "{delay} leaves no time of shutdown.timeout ({limit}) for events in flight; \
+                 make it shorter than that"
+            )
+        })
+    });
 }

@@ -1,4 +1,4 @@
-//! `[kafka.properties]` and `[kafka.secret_files]`: what librdkafka is told besides the bridge's own settings.
+//! `[kafka.properties]` and `[kafka.secret_files]`: properties of librdkafka.
 
 use super::reader::SectionReader;
 use super::secret;
@@ -6,14 +6,15 @@ use secrecy::SecretString;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Asks librdkafka whether it knows a property and takes its value; `Err` is its answer, which may repeat the value.
+/// Check of a property's name and value by librdkafka. `Err` is its message, which may quote the
+/// value.
 pub type PropertyCheck = dyn Fn(&str, &str) -> Result<(), String>;
 
-/// What the bridge's promises rest on, and why nobody else may set it.
+/// Properties that the guarantee of a 2xx depends on, and the reason why users may not set them.
 const RESERVED_PROPERTIES: &[(&[&str], &str)] = &[
     (
         &["bootstrap.servers", "metadata.broker.list"],
-        "the brokers are given by kafka.bootstrap_servers",
+        "kafka.bootstrap_servers names the brokers",
     ),
     (
         &["acks", "request.required.acks"],
@@ -21,21 +22,20 @@ const RESERVED_PROPERTIES: &[(&[&str], &str)] = &[
     ),
     (
         &["enable.idempotence", "enable.gapless.guarantee"],
-        "the bridge sets enable.idempotence=true without the gapless guarantee: \
-         retries must not store a record twice, and one record that failed must not \
-         stop all others",
+        "the bridge sets enable.idempotence=true without the gapless guarantee: a retry must not \
+         store a record twice, and a failed record must not stop all others",
     ),
     (
         &["transactional.id", "transaction.timeout.ms"],
-        "the bridge uses no transactions: a 2xx promises a record that readers see",
+        "the bridge uses no transactions: a 2xx promises a record that consumers see",
     ),
     (
         &["partitioner", "partitioner_cb"],
-        "the bridge sets murmur2_random, so that keys land where Java's clients expect them",
+        "the bridge sets murmur2_random, so that keys go to the same partitions as with Java clients",
     ),
     (
         &["allow.auto.create.topics"],
-        "the bridge never creates topics by writing to them; see `butlr-bridge topics --apply`",
+        "the bridge never creates topics by publishing; use `butlr-bridge topics --apply`",
     ),
     (
         &[
@@ -45,19 +45,19 @@ const RESERVED_PROPERTIES: &[(&[&str], &str)] = &[
             "socket.timeout.ms",
             "topic.metadata.propagation.max.ms",
         ],
-        "the bridge sets it, so that every request is answered within http.answer_within",
+        "the bridge sets it, so that every request gets its response within http.answer_within",
     ),
     (
         &["queue.buffering.max.messages", "queue.buffering.max.kbytes"],
-        "the bridge sets it above its own limits, such as kafka.max_in_flight_per_topic",
+        "the bridge sets it higher than its own limits, such as kafka.max_in_flight_per_topic",
     ),
     (
         &["delivery.report.only.error"],
-        "the bridge answers 2xx only once a record's delivery was reported",
+        "a 2xx needs the delivery report of each record",
     ),
     (
         &["statistics.interval.ms"],
-        "the bridge's metrics and its readiness rest on librdkafka's statistics",
+        "metrics and readiness depend on librdkafka's statistics",
     ),
     (
         &["api.version.request", "broker.version.fallback"],
@@ -65,10 +65,10 @@ const RESERVED_PROPERTIES: &[(&[&str], &str)] = &[
     ),
 ];
 
-/// Names of this start make librdkafka a broker in memory, from which nothing is ever stored.
+/// Prefix of the properties that replace Kafka by a mock broker, which stores nothing.
 const MOCK_PREFIX: &str = "test.mock.";
 
-/// What stands in the names of properties whose values are secrets.
+/// Words in the names of properties whose values are secrets.
 const SECRET_WORDS: &[&str] = &[
     "password",
     "secret",
@@ -79,84 +79,91 @@ const SECRET_WORDS: &[&str] = &[
     "oauthbearer.config",
 ];
 
+/// Secrecy of a property's value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sensitivity {
+    Public,
+    Secret,
+}
+
 pub(super) fn read(
     kafka: &SectionReader<'_>,
     check: &PropertyCheck,
 ) -> BTreeMap<String, SecretString> {
     let (plain, files) = (kafka.section("properties"), kafka.section("secret_files"));
     let mut properties = BTreeMap::new();
+    let mut insert = |section: &SectionReader<'_>, name: &str, value: Result<String, String>| {
+        if let Some(value) = section.ok_or_report(name, value) {
+            properties.insert(name.to_owned(), SecretString::from(value));
+        }
+    };
     for name in plain.key_names() {
         if files.is_set(name) {
             plain.report_error(
                 name,
-                "kafka.secret_files has it too; allowed is one of the two",
+                "kafka.secret_files has it, too; remove one of the two",
             );
-            continue;
-        }
-        let value = plain.read(name, |written| written.parse_property());
-        if let Some(value) =
-            value.filter(|value| is_accepted(&plain, name, value, check, is_secret(name)))
-        {
-            properties.insert(name.to_owned(), SecretString::from(value));
+        } else if let Some(value) = plain.read_optional(name, |written| written.parse_property()) {
+            insert(
+                &plain,
+                name,
+                check_value(name, value, sensitivity(name), check),
+            );
         }
     }
     for name in files.key_names() {
-        let Some(path) = files.text(name) else {
-            continue;
-        };
-        match secret::read_file(Path::new(&path)) {
-            Ok(value) if is_accepted(&files, name, &value, check, true) => {
-                properties.insert(name.to_owned(), SecretString::from(value));
-            }
-            Ok(_) => {}
-            Err(problem) => files.report_error(name, problem),
+        if let Some(path) = files.text(name) {
+            let value = secret::read_file(Path::new(&path))
+                .and_then(|value| check_value(name, value, Sensitivity::Secret, check));
+            insert(&files, name, value);
         }
     }
     properties
 }
 
-fn is_secret(name: &str) -> bool {
+fn sensitivity(name: &str) -> Sensitivity {
     let name = name.to_ascii_lowercase();
-    SECRET_WORDS.iter().any(|word| name.contains(word))
+    if SECRET_WORDS.iter().any(|word| name.contains(word)) {
+        Sensitivity::Secret
+    } else {
+        Sensitivity::Public
+    }
 }
 
-/// Reports what is wrong with a property; whether nothing is.
-fn is_accepted(
-    section: &SectionReader<'_>,
+/// Returns the value if the bridge and librdkafka accept it for this property.
+fn check_value(
     name: &str,
-    value: &str,
+    value: String,
+    sensitivity: Sensitivity,
     check: &PropertyCheck,
-    secret: bool,
-) -> bool {
-    let result = match find_refusal(name, value) {
-        Some(problem) => Err(problem),
-        None => check(name, value).map_err(|told| match secret {
-            true => {
-                "librdkafka refuses this property or its value (which is not shown here)".to_owned()
-            }
-            false => format!("librdkafka refuses it: {told}"),
-        }),
-    };
-    result
-        .map_err(|problem| section.report_error(name, problem))
-        .is_ok()
+) -> Result<String, String> {
+    if let Some(problem) = find_refusal(name, &value) {
+        return Err(problem);
+    }
+    check(name, &value).map_err(|answer| match sensitivity {
+        Sensitivity::Secret => {
+            "librdkafka refuses this property or its value (which is not shown here)".to_owned()
+        }
+        Sensitivity::Public => format!("librdkafka refuses it: {answer}"),
+    })?;
+    Ok(value)
 }
 
-/// Why the bridge cannot let this property have this value.
+/// Returns the reason for which the bridge refuses this value of a property.
 fn find_refusal(name: &str, value: &str) -> Option<String> {
     if name.contains('\0') || value.contains('\0') {
-        return Some("contains a NUL character, which librdkafka cannot take".to_owned());
+        return Some("contains a NUL character, which librdkafka does not accept".to_owned());
     }
     if let Some((_, reason)) = RESERVED_PROPERTIES
         .iter()
         .find(|(names, _)| names.contains(&name))
     {
-        return Some(format!("not to be set here: {reason}"));
+        return Some(format!("must not be set: {reason}"));
     }
     if name.starts_with(MOCK_PREFIX) {
         return Some(
-            "not to be set here: it replaces Kafka by a memory of this process, and a 2xx \
-             would promise nothing"
+            "must not be set: it replaces Kafka by a mock broker in memory, so a 2xx would promise \
+             nothing"
                 .to_owned(),
         );
     }
@@ -166,16 +173,16 @@ fn find_refusal(name: &str, value: &str) -> Option<String> {
             if number.is_some_and(|n| !(1..=5).contains(&n)) =>
         {
             Some(format!(
-                "{value} is out of bounds: the idempotent producer keeps order with 5 at \
-                 most; allowed: 1 to 5"
+                "{value} is out of range: the idempotent producer keeps records in order only up \
+                 to 5; allowed: 1 to 5"
             ))
         }
         "retries" | "message.send.max.retries" if number.is_some_and(|n| n < 1) => Some(format!(
-            "{value} is out of bounds: the idempotent producer needs retries, which \
-             http.answer_within ends in time; allowed: from 1 on"
+            "{value} is out of range: the idempotent producer needs retries, and \
+             http.answer_within limits their time; allowed: 1 or more"
         )),
         "queuing.strategy" if value != "fifo" => {
-            Some("the idempotent producer keeps the order of records; allowed: fifo".to_owned())
+            Some("the idempotent producer keeps records in order; allowed: fifo".to_owned())
         }
         _ => None,
     }
@@ -186,12 +193,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bridges_own_are_refused_with_the_reason() {
+    fn reserved_properties_are_refused_with_the_reason() {
         for name in RESERVED_PROPERTIES.iter().flat_map(|(names, _)| *names) {
             assert!(
                 find_refusal(name, "1")
                     .unwrap()
-                    .starts_with("not to be set here: "),
+                    .starts_with("must not be set: "),
                 "{name}"
             );
         }
@@ -208,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_break_idempotence_is_refused() {
+    fn values_that_break_idempotence_are_refused() {
         for (name, good, bad) in [
             ("max.in.flight", "5", "6"),
             ("max.in.flight.requests.per.connection", "1", "1000000"),
@@ -231,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_known_by_their_names() {
+    fn secrets_are_recognised_by_their_names() {
         for name in [
             "sasl.password",
             "ssl.key.password",
@@ -240,10 +247,10 @@ mod tests {
             "sasl.oauthbearer.config",
             "SASL.JAAS.config",
         ] {
-            assert!(is_secret(name), "{name}");
+            assert!(sensitivity(name) == Sensitivity::Secret, "{name}");
         }
         for name in ["sasl.username", "linger.ms", "security.protocol"] {
-            assert!(!is_secret(name), "{name}");
+            assert!(sensitivity(name) == Sensitivity::Public, "{name}");
         }
     }
 }

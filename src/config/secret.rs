@@ -1,83 +1,72 @@
-//! Secrets: written in the configuration itself, or in a file of their own.
+//! Secrets, given in the configuration itself or in files of their own.
 
 use super::reader::SectionReader;
 use secrecy::SecretString;
 use std::io::Read;
 use std::path::Path;
 
-/// Larger files are no secrets but a wrong path.
+/// A larger file is not a secret but a wrong path.
 const MAX_SECRET_BYTES: u64 = 64 << 10;
 
-/// What a secret that travels in an HTTP header may consist of.
-pub(super) const HEADER_TEXT: &str = "visible ASCII characters, with spaces inside at most";
-
-/// Reads the secret `name` of a section, or the file that `name`_file names. A mistake is reported; the value never is.
-pub(super) fn read(section: &SectionReader<'_>, name: &str) -> Option<String> {
-    let file_name = format!("{name}_file");
-    if section.is_set(name) && section.is_set(&file_name) {
-        section.report_error(
-            &file_name,
-            format!("{name} is given too; allowed is one of the two"),
-        );
-        return None;
-    }
-    let (name, secret) = match section.text(&file_name) {
-        Some(path) => match read_file(Path::new(&path)) {
-            Ok(secret) => (file_name.as_str(), secret),
-            Err(problem) => {
-                section.report_error(&file_name, problem);
-                return None;
-            }
-        },
-        None => (name, section.secret(name)?),
-    };
-    match check_header_text(&secret) {
-        Ok(()) => Some(secret),
-        Err(problem) => {
-            section.report_error(name, problem);
-            None
-        }
-    }
-}
-
-/// The same for a secret without which its section makes no sense.
+/// Reads a secret that its section requires: the value of `name`, or the content of the file that
+/// `name`_file names. Errors never contain the secret.
 pub(super) fn read_required(section: &SectionReader<'_>, name: &str) -> Option<SecretString> {
-    let file_name = format!("{name}_file");
-    if !section.is_set(name) && !section.is_set(&file_name) {
-        section.report_missing(name, format!("missing; give {name} or {file_name}"));
-        return None;
-    }
-    read(section, name).map(SecretString::from)
+    let file_key = format!("{name}_file");
+    let (key, secret) = match (section.is_set(name), section.is_set(&file_key)) {
+        (true, true) => {
+            section.report_error(
+                &file_key,
+                format!("{name} is set too; remove one of the two"),
+            );
+            return None;
+        }
+        (false, false) => {
+            section.report_missing(name, format!("missing; set {name} or {file_key}"));
+            return None;
+        }
+        (true, false) => (name, Ok(section.text(name)?)),
+        (false, true) => {
+            let path = section.text(&file_key)?;
+            (file_key.as_str(), read_file(Path::new(&path)))
+        }
+    };
+    let checked = secret.and_then(|secret| check_header_text(&secret).map(|()| secret));
+    section.ok_or_report(key, checked).map(SecretString::from)
 }
 
-/// The content of a secret's file, without the line ends after it. The problem names the path, never the content.
+/// Reads the content of a secret's file, without the line ends at its end. Errors contain the path,
+/// never the content.
 pub(crate) fn read_file(path: &Path) -> Result<String, String> {
-    let shown = path.display();
+    let path_text = path.display();
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("{shown} cannot be read: {error}"))?;
+        .map_err(|error| format!("{path_text} cannot be read: {error}"))?;
     if bytes.len() as u64 > MAX_SECRET_BYTES {
-        return Err(format!("{shown} is larger than a secret may be (64KiB)"));
+        return Err(format!(
+            "{path_text} is larger than a secret may be (64KiB)"
+        ));
     }
-    let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8"))?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{path_text} is not UTF-8"))?;
     let secret = text.trim_end_matches(['\n', '\r']);
     if secret.is_empty() {
-        return Err(format!("{shown} is empty"));
+        return Err(format!("{path_text} is empty"));
     }
     Ok(secret.to_owned())
 }
 
-/// Whether a secret can come in a header at all: HTTP cuts white space around a header's value, and other characters
-/// than ASCII have no agreed reading there.
+/// Checks that an HTTP header can carry a secret. HTTP strips white space around the value of a
+/// header, and non-ASCII characters have no agreed encoding there.
 pub(crate) fn check_header_text(text: &str) -> Result<(), String> {
     if text.is_empty() {
-        return Err("empty; allowed are visible ASCII characters, at least one".to_owned());
+        return Err("is empty; use at least one visible ASCII character".to_owned());
     }
     if text.trim() != text || !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-        return Err(format!(
-            "contains white space around it or other characters than allowed: {HEADER_TEXT}"
-        ));
+        return Err(
+            "contains other characters than visible ASCII characters and spaces between \
+                    them; remove them"
+                .to_owned(),
+        );
     }
     Ok(())
 }
@@ -94,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_line_ends_after_it_are_cut() {
+    fn only_line_ends_at_the_end_are_removed() {
         for (content, secret) in [
             ("s", "s"),
             ("s\n", "s"),
@@ -107,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_holds_no_secret_is_named_but_not_told() {
+    fn an_invalid_file_is_named_but_not_quoted() {
         let large = vec![b'x'; MAX_SECRET_BYTES as usize + 1];
         for (content, problem) in [
             (&b"\n"[..], "is empty"),
@@ -139,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_header_can_carry() {
+    fn header_texts() {
         for good in ["a", "a b", "~!@#", "Bearer abc=="] {
             assert_eq!(check_header_text(good), Ok(()));
         }

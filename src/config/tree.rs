@@ -1,8 +1,8 @@
-//! The configuration as a tree in which every value remembers where it was written, and the laying of one layer over
-//! another.
+//! The configuration as a tree. Each value remembers its origin, and one layer merges over another.
 //!
-//! A [`Node`] has the shape that [`keys`] demands: building one reports unknown keys and wrong shapes and leaves them out,
-//! so that whoever reads the tree only meets values to interpret. A node has no `Debug`: it holds secrets.
+//! A [`ConfigNode`] has the shape that [`keys`] requires. Building a node reports unknown keys and
+//! wrong shapes and leaves them out, so readers only interpret values. A node has no `Debug`,
+//! because it holds secrets.
 
 use super::error::{ConfigErrors, ValueOrigin};
 use super::keys::{self, KeyShape};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use toml::Value;
 
-/// Where the names of tables are event types, which have several spellings.
+/// Table whose names are event types, which have several spellings.
 const TYPES_TABLE: &str = "topics.types";
 
 #[derive(Clone)]
@@ -25,7 +25,7 @@ pub(super) struct ConfigNode {
 #[derive(Clone)]
 pub(super) enum NodeData {
     Value(Value),
-    /// With their places in the array as written: an item that is none is left out.
+    /// Items with their index in the array as written; an item of a wrong shape is left out.
     Items(Vec<(usize, ConfigNode)>),
     Table(BTreeMap<String, ConfigNode>),
 }
@@ -38,7 +38,7 @@ impl ConfigNode {
         }
     }
 
-    /// Lays `over` on this node: tables merge by key, all else is replaced whole.
+    /// Merges `over` into this node: tables merge by key, everything else is replaced as a whole.
     pub fn merge(&mut self, over: ConfigNode) {
         match (&mut self.data, over.data) {
             (NodeData::Table(under), NodeData::Table(over)) => {
@@ -52,16 +52,14 @@ impl ConfigNode {
                 }
             }
             (_, data) => {
-                *self = ConfigNode {
-                    origin: over.origin,
-                    data,
-                }
+                let origin = over.origin;
+                *self = ConfigNode { origin, data };
             }
         }
     }
 }
 
-/// A place in the tree: its key as the user knows it, and as [`keys`] knows it.
+/// Path of a node: the key as the user writes it, and its pattern in [`keys`].
 #[derive(Clone, Default)]
 pub(super) struct KeyPath {
     pub key: String,
@@ -69,7 +67,8 @@ pub(super) struct KeyPath {
 }
 
 impl KeyPath {
-    /// The place of `name` in the table at this place; `Err` says that there is none and what is near.
+    /// Returns the path of `name` in the table at this path, and its canonical name. The error
+    /// suggests a name.
     pub fn child(&self, name: &str) -> Result<(KeyPath, String), String> {
         let pattern =
             keys::child_pattern(&self.pattern, name).ok_or_else(|| self.describe_unknown(name))?;
@@ -100,12 +99,12 @@ impl KeyPath {
             return format!("unknown key; did you mean {near}?");
         }
         // The right name in the wrong section.
-        let elsewhere =
+        let has_name =
             |key: &&str| key.rsplit('.').next() == Some(name) && !key.contains(['*', '[']);
-        if let Some(elsewhere) = keys::KEYS.iter().map(|known| known.key).find(elsewhere) {
-            return format!("unknown key; did you mean {elsewhere}?");
+        if let Some(key) = keys::KEYS.iter().map(|known| known.key).find(has_name) {
+            return format!("unknown key; did you mean {key}?");
         }
-        format!("unknown key; known here: {}", siblings.join(", "))
+        format!("unknown key; known keys here: {}", siblings.join(", "))
     }
 }
 
@@ -114,42 +113,40 @@ fn parse_type_name(name: &str) -> Result<&'static str, String> {
         let names = EventType::ALL.map(EventType::name);
         match find_nearest(name, names) {
             Some(near) => format!("unknown event type; did you mean {near}?"),
-            None => format!("unknown event type; known: {}", names.join(", ")),
+            None => format!("unknown event type; known types: {}", names.join(", ")),
         }
     })
 }
 
-/// Makes a node of what was written at a place. What does not belong there is reported and left out.
+/// Makes a node of the value written at a path. Reports and leaves out everything that does not
+/// belong there.
 pub(super) fn build_node(
     value: Value,
-    place: &KeyPath,
+    path: &KeyPath,
     origin: &ValueOrigin,
-    mistakes: &ConfigErrors,
+    errors: &ConfigErrors,
 ) -> Option<ConfigNode> {
-    let data = match (keys::find_shape(&place.pattern)?, value) {
+    let data = match (keys::find_shape(&path.pattern)?, value) {
         (KeyShape::Table, Value::Table(table)) => {
-            NodeData::Table(build_table(table, place, origin, mistakes))
+            NodeData::Table(build_table(table, path, origin, errors))
         }
         (KeyShape::Array, Value::Array(items)) => NodeData::Items(
             items
                 .into_iter()
                 .enumerate()
                 .filter_map(|(index, item)| {
-                    Some((
-                        index,
-                        build_node(item, &place.item(index), origin, mistakes)?,
-                    ))
+                    Some((index, build_node(item, &path.item(index), origin, errors)?))
                 })
                 .collect(),
         ),
         (KeyShape::Value, value) if !matches!(value, Value::Table(_) | Value::Array(_)) => {
             NodeData::Value(value)
         }
-        (wanted, value) => {
-            mistakes.add(
-                &place.key,
+        (expected, value) => {
+            errors.add(
+                &path.key,
                 origin.clone(),
-                describe_wrong_shape(wanted, &value, place),
+                describe_wrong_shape(expected, &value, path),
             );
             return None;
         }
@@ -162,24 +159,24 @@ pub(super) fn build_node(
 
 fn build_table(
     table: toml::Table,
-    place: &KeyPath,
+    path: &KeyPath,
     origin: &ValueOrigin,
-    mistakes: &ConfigErrors,
+    errors: &ConfigErrors,
 ) -> BTreeMap<String, ConfigNode> {
     let mut nodes = BTreeMap::new();
     for (written, value) in table {
-        let key = keys::join_quoted(&place.key, &written);
-        match place.child(&written) {
-            Err(problem) => mistakes.add(key, origin.clone(), problem),
+        let key = keys::join_quoted(&path.key, &written);
+        match path.child(&written) {
+            Err(problem) => errors.add(key, origin.clone(), problem),
             Ok((_, name)) if nodes.contains_key(&name) => {
-                mistakes.add(
+                errors.add(
                     key,
                     origin.clone(),
-                    format!("{name} is given twice, in two spellings"),
+                    format!("{name} is given twice, in two spellings; remove one"),
                 );
             }
             Ok((child, name)) => {
-                if let Some(node) = build_node(value, &child, origin, mistakes) {
+                if let Some(node) = build_node(value, &child, origin, errors) {
                     nodes.insert(name, node);
                 }
             }
@@ -188,15 +185,15 @@ fn build_table(
     nodes
 }
 
-/// Says what stands there by its type alone: the value may be a secret that slipped to the wrong place.
-fn describe_wrong_shape(wanted: KeyShape, found: &Value, place: &KeyPath) -> String {
+/// Describes a value by its type only: it may be a secret, written under a wrong key.
+fn describe_wrong_shape(expected: KeyShape, found: &Value, path: &KeyPath) -> String {
     let found = describe_type(found);
-    let table = place.key.as_str();
-    match wanted {
-        KeyShape::Value if place.pattern.starts_with("kafka.") && place.pattern.ends_with(".*") => {
+    let table = path.key.as_str();
+    match expected {
+        KeyShape::Value if path.pattern.starts_with("kafka.") && path.pattern.ends_with(".*") => {
             format!(
-                "one value is expected, not {found}; a property's name contains dots and \
-                 needs quotes, as in \"sasl.username\" = \"…\""
+                "one value is expected, not {found}; write the name of a property in quotes, \
+                 as in \"sasl.username\" = \"…\""
             )
         }
         KeyShape::Value => format!("one value is expected, not {found}"),

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+const DAY_SECONDS: u64 = 86_400;
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Unit and bytes, largest first, so that writing a size takes the largest that fits.
+/// Units and their bytes, the largest first: a size is written in the largest that fits.
 const UNITS: [(&str, u64); 8] = [
     ("GiB", GIB),
     ("GB", 1_000_000_000),
@@ -18,19 +20,18 @@ const UNITS: [(&str, u64); 8] = [
     ("B", 1),
 ];
 
-/// Reads `"3s"`, `"500ms"` or `"1h 30m"`. A number without a unit is none: it has meant seconds here and milliseconds
-/// there once too often.
+/// Reads `"3s"`, `"500ms"` or `"1h 30m"`. A number without a unit is refused, because it could
+/// mean seconds or milliseconds.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if text.parse::<f64>().is_ok() {
         return Err(format!(
-            "{text} has no unit; write it with one, such as \"{text}s\" or \"{text}ms\""
+            "{text} has no unit; add one, as in \"{text}s\" or \"{text}ms\""
         ));
     }
     humantime::parse_duration(text).map_err(|_| {
         format!(
-            "{text:?} is not a duration; allowed are texts such as \"500ms\", \"3s\", \
-             \"1h 30m\", \"7d\""
+            "{text:?} is not a duration; write it as in \"500ms\", \"3s\", \"1h 30m\" or \"7d\""
         )
     })
 }
@@ -56,13 +57,12 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
         .and_then(|(number, factor)| number.checked_mul(factor));
     bytes.ok_or_else(|| {
         format!(
-            "{text:?} is not a size; allowed are bytes such as 65536, and texts such as \
-             \"64KiB\", \"1MiB\", \"64kB\""
+            "{text:?} is not a size; write it in bytes, or as in \"64KiB\", \"1MiB\" or \"64kB\""
         )
     })
 }
 
-/// A size as a user would write it.
+/// Formats a size as a user would write it.
 pub(super) fn format_size(bytes: u64) -> String {
     let unit = UNITS
         .iter()
@@ -73,9 +73,17 @@ pub(super) fn format_size(bytes: u64) -> String {
     )
 }
 
-/// A duration as a user would write it.
+/// Formats a duration as a user would write it, with days as the largest unit.
 pub(super) fn format_duration(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
+    let days = duration.as_secs() / DAY_SECONDS;
+    let rest = duration - Duration::from_secs(days * DAY_SECONDS);
+    if days == 0 {
+        humantime::format_duration(rest).to_string()
+    } else if rest.is_zero() {
+        format!("{days}d")
+    } else {
+        format!("{days}d {}", humantime::format_duration(rest))
+    }
 }
 
 #[cfg(test)]
@@ -88,16 +96,18 @@ mod tests {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration(" 1h 30m "), Ok(Duration::from_secs(5400)));
         assert_eq!(parse_duration("3d"), Ok(Duration::from_secs(3 * 86_400)));
-        for none in ["", "s", "3 parsecs", "-1s", "99999999999999999999s"] {
+        for invalid in ["", "s", "3 parsecs", "-1s", "99999999999999999999s"] {
             assert!(
-                parse_duration(none).unwrap_err().contains("not a duration"),
-                "{none}"
+                parse_duration(invalid)
+                    .unwrap_err()
+                    .contains("not a duration"),
+                "{invalid}"
             );
         }
-        for none in ["3", "0", "2.5", "-1"] {
+        for invalid in ["3", "0", "2.5", "-1"] {
             assert!(
-                parse_duration(none).unwrap_err().contains("has no unit"),
-                "{none}"
+                parse_duration(invalid).unwrap_err().contains("has no unit"),
+                "{invalid}"
             );
         }
     }
@@ -112,7 +122,7 @@ mod tests {
         assert_eq!(parse_size("64MB"), Ok(64_000_000));
         assert_eq!(parse_size("1GiB"), Ok(1 << 30));
         assert_eq!(parse_size("7B"), Ok(7));
-        for none in [
+        for invalid in [
             "",
             "KiB",
             "-1",
@@ -122,16 +132,25 @@ mod tests {
             "99999999999999999999",
             "18446744073709551615GiB",
         ] {
-            assert!(parse_size(none).is_err(), "{none}");
+            assert!(parse_size(invalid).is_err(), "{invalid}");
         }
     }
 
     #[test]
-    fn written_back() {
+    fn values_are_formatted_as_users_write_them() {
         assert_eq!(format_size(1 << 20), "1MiB");
         assert_eq!(format_size(1_000_000), "1MB");
         assert_eq!(format_size(1_000_001), "1000001B");
         assert_eq!(format_size(0), "0B");
         assert_eq!(format_duration(Duration::from_secs(90)), "1m 30s");
+        assert_eq!(
+            format_duration(Duration::from_secs(36_500 * 86_400)),
+            "36500d"
+        );
+        assert_eq!(
+            format_duration(Duration::from_millis(86_400_250)),
+            "1d 250ms"
+        );
+        assert_eq!(format_duration(Duration::ZERO), "0s");
     }
 }

@@ -1,4 +1,4 @@
-//! The rules between sections.
+//! Rules between sections.
 
 use super::reader::SectionReader;
 use super::{Config, admin, http, kafka, process, spool, topics};
@@ -18,34 +18,28 @@ fn check_listeners(http: &http::HttpConfig, admin: &admin::AdminConfig, root: &S
     let (ingest, admin) = (http.bind, admin.bind);
     let same_address =
         ingest.ip() == admin.ip() || ingest.ip().is_unspecified() || admin.ip().is_unspecified();
-    if root.is_valid(&["http.bind", "admin.bind"])
-        && ingest.port() == admin.port()
-        && ingest.port() != 0
-        && same_address
-    {
-        root.section("admin").report_error(
-            "bind",
-            format!("{admin} is taken by http.bind ({ingest}); allowed: another port"),
-        );
-    }
+    root.check_rule(&["admin.bind", "http.bind"], || {
+        (ingest.port() == admin.port() && ingest.port() != 0 && same_address)
+            .then(|| format!("{admin} is used by http.bind ({ingest}); use another port"))
+    });
 }
 
 fn check_unauthenticated_bind(config: &Config, root: &SectionReader<'_>) {
     let bind = config.http.bind;
-    if root.is_valid(&["http.bind", "auth"]) && !is_loopback(bind) && config.auth.is_empty() {
-        root.section("http").report_error(
-            "bind",
+    root.check_rule(&["http.bind", "auth"], || {
+        (!is_loopback(bind) && config.auth.is_empty()).then(|| {
             format!(
-                "{bind} can be reached from other machines, and no credentials are \
-                 configured, so anybody could write to Kafka; either give credentials \
-                 (auth.api_keys or auth.basic), or bind to loopback, as in 127.0.0.1:{}",
+                "other machines can reach {bind}, and without credentials anybody could write to \
+                 Kafka; configure credentials (auth.api_keys or auth.basic), or bind to loopback, \
+                 as in 127.0.0.1:{}",
                 bind.port()
-            ),
-        );
-    }
+            )
+        })
+    });
 }
 
-/// Whether only this machine can reach this address. The unspecified address is every address.
+/// Returns `true` if only this machine can reach the address. The unspecified address stands for
+/// all addresses, so it is not loopback.
 pub(super) fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }

@@ -1,122 +1,120 @@
-//! One value as somebody wrote it, and what it can be read as.
+//! A value as the user wrote it, and its readings.
 
 use super::units;
-use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 use toml::Value;
 
-/// A value as somebody wrote it.
+/// A value as the user wrote it.
 pub(super) struct WrittenValue<'v> {
     value: &'v Value,
-    /// The environment and the command line know only texts: there `"5"` is also a number.
-    is_text_only: bool,
+    typing: Typing,
+}
+
+/// Types that values have where they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Typing {
+    /// The types of TOML.
+    Typed,
+    /// Texts only, as in the environment and on the command line: `"5"` is also a number.
+    TextOnly,
 }
 
 impl<'v> WrittenValue<'v> {
-    pub fn new(value: &'v Value, any_text: bool) -> Self {
-        Self {
-            value,
-            is_text_only: any_text,
-        }
+    pub fn new(value: &'v Value, typing: Typing) -> Self {
+        Self { value, typing }
     }
 
-    /// A text. Where it is none only the type is told: any text may be a secret.
+    /// Returns the text. The error names only the type of another value, which may be a secret.
     pub fn text(&self) -> Result<&'v str, String> {
-        self.value.as_str().ok_or_else(|| {
-            format!(
-                "a text in quotes is expected, not {}",
-                describe_type(self.value)
-            )
-        })
+        self.value
+            .as_str()
+            .ok_or_else(|| describe_expected("a text in quotes", self.value))
     }
 
-    /// A whole number.
     pub fn parse_integer(&self) -> Result<i64, String> {
         match self.value {
             Value::Integer(number) => Ok(*number),
-            Value::String(text) if self.is_text_only => parse_as(text.trim(), "a whole number"),
-            other => Err(format!(
-                "a whole number is expected, not {}",
-                describe_type(other)
-            )),
+            Value::String(text) if self.typing == Typing::TextOnly => {
+                parse_as(text.trim(), "a whole number")
+            }
+            other => Err(describe_expected("a whole number", other)),
         }
     }
 
-    /// Yes or no.
     pub fn parse_boolean(&self) -> Result<bool, String> {
         match self.value {
-            Value::Boolean(yes) => Ok(*yes),
-            Value::String(text) if self.is_text_only => parse_as(text.trim(), "true or false"),
-            other => Err(format!(
-                "true or false is expected, not {}",
-                describe_type(other)
-            )),
+            Value::Boolean(value) => Ok(*value),
+            Value::String(text) if self.typing == Typing::TextOnly => {
+                parse_as(text.trim(), "true or false")
+            }
+            other => Err(describe_expected("true or false", other)),
         }
     }
 
-    /// A number of bytes.
+    /// Reads a number of bytes.
     pub fn parse_size(&self) -> Result<u64, String> {
         match self.value {
             Value::Integer(number) => units::parse_size(&number.to_string()),
             Value::String(text) => units::parse_size(text),
-            other => Err(format!(
-                "a size is expected, such as \"64KiB\", not {}",
-                describe_type(other)
-            )),
+            other => Err(describe_expected("a size such as \"64KiB\"", other)),
         }
     }
 
-    /// A duration.
     pub fn parse_duration(&self) -> Result<Duration, String> {
         match self.value {
             Value::Integer(number) => units::parse_duration(&number.to_string()),
             Value::Float(number) => units::parse_duration(&number.to_string()),
             Value::String(text) => units::parse_duration(text),
-            other => Err(format!(
-                "a duration is expected, such as \"3s\", not {}",
-                describe_type(other)
-            )),
+            other => Err(describe_expected("a duration such as \"3s\"", other)),
         }
     }
 
-    /// What librdkafka takes: it knows texts only, users write numbers and booleans as such.
+    pub fn parse_duration_within(
+        &self,
+        bounds: &RangeInclusive<Duration>,
+    ) -> Result<Duration, String> {
+        check_bounds(self.parse_duration()?, bounds, units::format_duration)
+    }
+
+    /// Reads the value of a librdkafka property. librdkafka takes only texts; users also write
+    /// numbers and booleans.
     pub fn parse_property(&self) -> Result<String, String> {
         match self.value {
             Value::String(text) => Ok(text.clone()),
             Value::Integer(number) => Ok(number.to_string()),
             Value::Float(number) => Ok(number.to_string()),
-            Value::Boolean(yes) => Ok(yes.to_string()),
-            other => Err(format!(
-                "a text, a number or a boolean is expected, not {}",
-                describe_type(other)
-            )),
+            Value::Boolean(value) => Ok(value.to_string()),
+            other => Err(describe_expected("a text, a number or a boolean", other)),
         }
     }
 }
 
-/// The duration, if it lies within these bounds.
-pub(super) fn check_bounds(
-    duration: Duration,
-    bounds: &RangeInclusive<Duration>,
-) -> Result<Duration, String> {
-    if bounds.contains(&duration) {
-        return Ok(duration);
+/// Returns the value if it lies within these bounds.
+pub(super) fn check_bounds<T: Copy + PartialOrd>(
+    value: T,
+    bounds: &RangeInclusive<T>,
+    format: impl Fn(T) -> String,
+) -> Result<T, String> {
+    if bounds.contains(&value) {
+        return Ok(value);
     }
-    let [duration, from, to] =
-        [duration, *bounds.start(), *bounds.end()].map(units::format_duration);
-    Err(format!(
-        "{duration} is out of bounds; allowed: {from} to {to}"
-    ))
+    let [value, min, max] = [value, *bounds.start(), *bounds.end()].map(format);
+    Err(format!("{value} is out of range; allowed: {min} to {max}"))
 }
 
-pub(super) fn parse_as<T: FromStr>(text: &str, allowed: impl Display) -> Result<T, String> {
+pub(super) fn parse_as<T: FromStr>(text: &str, expected: &str) -> Result<T, String> {
     text.parse()
-        .map_err(|_| format!("{text:?} is not {allowed}"))
+        .map_err(|_| format!("{text:?} is not {expected}"))
 }
 
-/// The type of a value, for a sentence. Where a type is wrong, only this is told: any value may be a secret.
+fn describe_expected(expected: &str, found: &Value) -> String {
+    format!("{expected} is expected, not {}", describe_type(found))
+}
+
+/// Returns the type of a value, for a sentence. Errors about types contain nothing else of the
+/// value, which may be a secret.
 pub(super) fn describe_type(value: &Value) -> &'static str {
     match value {
         Value::String(_) => "a text",

@@ -27,6 +27,7 @@ mod replay;
 mod restart;
 mod shutdown;
 mod simulate;
+mod snapshots;
 mod spool;
 mod spool_commands;
 mod tls;
@@ -67,6 +68,7 @@ fn main() {
         topics::trials(),
         kafka_real::trials(),
         shutdown::trials(),
+        snapshots::trials(),
         admin::trials(),
         command_line::trials(),
     ];

@@ -25,7 +25,9 @@ fn collect_help(path: &[&str], pages: &mut String) {
         .expect("the binary runs");
     let text = String::from_utf8(output.stdout).expect("help is UTF-8");
     pages.push_str(&format!("==== butlr-bridge {}\n{text}\n", path.join(" ")));
-    let listed = text.split_once("\nCommands:\n").map_or("", |(_, rest)| rest);
+    let listed = text
+        .split_once("\nCommands:\n")
+        .map_or("", |(_, rest)| rest);
     let listed = listed.split("\n\n").next().unwrap_or_default();
     for line in listed.lines() {
         let is_entry = line.starts_with("  ") && !line.starts_with("   ");
@@ -56,7 +58,10 @@ fn problem_bodies() {
         ("/v1/events", "{"),
         ("/v1/events", "42"),
         ("/v1/events", "[]"),
-        ("/v1/events", r#"{"id":"","type":"NOISE","timestamp":-1,"version":"v2"}"#),
+        (
+            "/v1/events",
+            r#"{"id":"","type":"NOISE","timestamp":-1,"version":"v2"}"#,
+        ),
         (
             "/v1/events",
             r#"[{"id":"a","type":"PIR_MOTION","timestamp":1,"version":"v1","metadata":{}}]"#,
@@ -73,7 +78,10 @@ fn problem_bodies() {
         let answer = bridge.post(path, body);
         let shown: String = body.chars().take(100).collect();
         let problem = serde_json::to_string_pretty(&answer.json()).expect("JSON");
-        text.push_str(&format!("==== POST {path}\n{shown}\n---- {}\n{problem}\n\n", answer.status));
+        text.push_str(&format!(
+            "==== POST {path}\n{shown}\n---- {}\n{problem}\n\n",
+            answer.status
+        ));
     }
     assert_snapshot!("problems", text);
 }
@@ -105,15 +113,24 @@ fn report_of_the_simulator() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("ledger.json");
     let output = binary()
-        .args(["simulate", "--url", &url, "--plain", "--seed", "7", "--spaces", "12"])
+        .args([
+            "simulate", "--url", &url, "--plain", "--seed", "7", "--spaces", "12",
+        ])
         .args(["--events", "200", "--speed", "600", "--output"])
         .arg(&file)
         .output()
         .expect("the binary runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let ledger = std::fs::read(&file).expect("a ledger");
     let mut report: Value = serde_json::from_slice(&ledger).expect("JSON");
     bridge.count_events(report["deliveries"].as_u64().unwrap_or(200));
     mask(&mut report);
-    assert_snapshot!("simulator_report", serde_json::to_string_pretty(&report).expect("JSON"));
+    assert_snapshot!(
+        "simulator_report",
+        serde_json::to_string_pretty(&report).expect("JSON")
+    );
 }

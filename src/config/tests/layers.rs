@@ -7,7 +7,7 @@ use toml::Value;
 use tracing::Level;
 
 #[test]
-fn without_sources_the_defaults_hold() {
+fn without_sources_the_defaults_apply() {
     let config = load(&ConfigSources::default(), &check_property).unwrap();
     assert_eq!(config.http.bind, "127.0.0.1:8080".parse().unwrap());
     assert!(config.http.workers >= 1);
@@ -90,7 +90,7 @@ fn without_sources_the_defaults_hold() {
 }
 
 #[test]
-fn the_documented_file_loads() {
+fn a_typical_file_loads() {
     let (cert, key) = (temp_file("cert"), temp_file("key"));
     let config = load_valid(&format!(
         r#"
@@ -201,7 +201,7 @@ fn each_layer_overrides_the_one_before() {
         ],
     };
     let config = load(&sources, &check_property)
-        .unwrap_or_else(|mistakes| panic!("{}", format_errors(&mistakes)));
+        .unwrap_or_else(|errors| panic!("{}", format_errors(&errors)));
     assert_eq!(
         (
             config.http.max_events,
@@ -261,7 +261,7 @@ fn tables_from_the_environment_merge_and_arrays_replace() {
         ),
     ];
     let config =
-        load_with(text, &env).unwrap_or_else(|mistakes| panic!("{}", format_errors(&mistakes)));
+        load_with(text, &env).unwrap_or_else(|errors| panic!("{}", format_errors(&errors)));
     let property = |name: &str| config.kafka.properties[name].expose_secret();
     assert_eq!(
         (
@@ -278,7 +278,7 @@ fn tables_from_the_environment_merge_and_arrays_replace() {
         (topic.partitions, topic.retention),
         (4, Some(Duration::from_secs(9 * 86_400)))
     );
-    // The narrower variable wins.
+    // The more specific variable wins.
     assert_eq!(
         (config.shutdown.timeout, config.shutdown.drain_delay),
         (Duration::from_secs(7), Duration::from_secs(1))
@@ -286,14 +286,13 @@ fn tables_from_the_environment_merge_and_arrays_replace() {
 }
 
 #[test]
-fn an_environment_text_is_taken_as_it_is() {
+fn a_text_from_the_environment_is_used_as_it_is() {
     let env = [
         ("BUTLR_BRIDGE__ADMIN__USERNAME", "\"quoted\""),
         ("BUTLR_BRIDGE__ADMIN__PASSWORD", "12345"),
         ("BUTLR_BRIDGE__TOPICS__TEMPLATE", "{type}"),
     ];
-    let config =
-        load_with("", &env).unwrap_or_else(|mistakes| panic!("{}", format_errors(&mistakes)));
+    let config = load_with("", &env).unwrap_or_else(|errors| panic!("{}", format_errors(&errors)));
     let credentials = config.admin.credentials.unwrap();
     assert_eq!(
         (

@@ -1,8 +1,8 @@
-//! The configuration as a whole: layers, mistakes, rules, secrets. What one module does alone is tested beside it.
+//! Tests of the configuration as a whole; those of a single module are in its file.
 
+mod errors;
 mod layers;
-mod mistakes;
-mod readme;
+mod reference;
 mod rules;
 mod secrets;
 
@@ -10,7 +10,8 @@ use super::{Config, ConfigError, ConfigSources, load};
 use std::io::Write;
 use tempfile::NamedTempFile;
 
-/// A stand-in for librdkafka: it knows all but `no.such.property`, and takes all but `refused`.
+/// Stands in for librdkafka: knows all properties but `no.such.property`, and accepts all values
+/// but `refused`.
 pub(super) fn check_property(name: &str, value: &str) -> Result<(), String> {
     match (name, value) {
         ("no.such.property", _) => Err(format!("No such configuration property: \"{name}\"")),
@@ -27,7 +28,7 @@ pub(super) fn temp_file(text: &str) -> NamedTempFile {
     file
 }
 
-/// Loads a file with this text under these environment variables.
+/// Loads a file with this text, and these environment variables.
 pub(super) fn load_with(text: &str, env: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
     let file = temp_file(text);
     let env = env
@@ -45,27 +46,24 @@ pub(super) fn load_with(text: &str, env: &[(&str, &str)]) -> Result<Config, Vec<
 }
 
 pub(super) fn load_valid(text: &str) -> Config {
-    load_with(text, &[]).unwrap_or_else(|mistakes| panic!("{}", format_errors(&mistakes)))
+    load_with(text, &[]).unwrap_or_else(|errors| panic!("{}", format_errors(&errors)))
 }
 
-/// All mistakes of a file, a line each.
+/// Returns the errors of a file, one per line.
 pub(super) fn load_errors(text: &str) -> String {
     load_errors_with(text, &[])
 }
 
 pub(super) fn load_errors_with(text: &str, env: &[(&str, &str)]) -> String {
-    format_errors(&load_with(text, env).expect_err("a mistake"))
+    format_errors(&load_with(text, env).expect_err("an error"))
 }
 
-pub(super) fn format_errors(mistakes: &[ConfigError]) -> String {
-    assert!(!mistakes.is_empty());
-    mistakes
-        .iter()
-        .map(|mistake| format!("{mistake}\n"))
-        .collect()
+pub(super) fn format_errors(errors: &[ConfigError]) -> String {
+    assert!(!errors.is_empty());
+    errors.iter().map(|error| format!("{error}\n")).collect()
 }
 
-/// Asserts that a file has exactly one mistake, with this key, whose text contains this.
+/// Asserts that a file has exactly one error, at this key, and that its text contains `problem`.
 #[track_caller]
 pub(super) fn assert_one_error(text: &str, key: &str, problem: &str) {
     let found = load_with(text, &[]).expect_err(key);

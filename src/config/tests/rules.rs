@@ -3,13 +3,13 @@ use super::*;
 const KEY: &str = "[[auth.api_keys]]\nname = 'a'\nheader = 'x-a'\nvalue = '1'\n";
 
 #[test]
-fn ingest_beyond_loopback_needs_credentials() {
+fn ingest_beyond_loopback_requires_credentials() {
     for bind in ["0.0.0.0:8080", "[::]:8080", "10.1.2.3:8080"] {
         let text = format!("[http]\nbind = '{bind}'\n");
         assert_one_error(
             &text,
             "http.bind",
-            "either give credentials (auth.api_keys or auth.basic), or bind to loopback, as in 127.0.0.1:8080",
+            "configure credentials (auth.api_keys or auth.basic), or bind to loopback, as in 127.0.0.1:8080",
         );
         load_valid(&format!("{text}{KEY}"));
     }
@@ -21,7 +21,7 @@ fn ingest_beyond_loopback_needs_credentials() {
     ] {
         load_valid(&format!("[http]\nbind = '{bind}'"));
     }
-    // Credentials that are mistaken are not missing.
+    // Credentials with an error are not missing.
     assert_one_error(
         "auth.api_key = []\n[http]\nbind = '0.0.0.0:1'",
         "auth.api_key",
@@ -34,12 +34,12 @@ fn the_two_listeners_need_two_ports() {
     assert_one_error(
         "[http]\nbind = '127.0.0.1:9464'",
         "admin.bind",
-        "is taken by http.bind",
+        "is used by http.bind",
     );
     assert_one_error(
         "[admin]\nbind = '0.0.0.0:8080'",
         "admin.bind",
-        "is taken by http.bind",
+        "is used by http.bind",
     );
     load_valid("http.bind = '127.0.0.1:0'\nadmin.bind = '127.0.0.1:0'");
     load_valid("http.bind = '127.0.0.1:1'\nadmin.bind = '127.0.0.2:1'");
@@ -47,13 +47,13 @@ fn the_two_listeners_need_two_ports() {
 
 #[test]
 fn tls_needs_both_files() {
-    // A section that somebody began must not end as plain HTTP.
+    // An empty section must not fall back to plain HTTP.
     assert_eq!(load_errors("[http.tls]").lines().count(), 2);
     let pem = temp_file("pem");
     assert_one_error(
         &format!("http.tls.key_file = {:?}", pem.path()),
         "http.tls.cert_file",
-        "missing; TLS needs it next to key_file",
+        "missing; TLS needs it together with key_file",
     );
     assert_one_error(
         &format!(
@@ -85,7 +85,7 @@ fn sizes_fit_into_each_other() {
     assert_one_error(
         "[http]\nmax_event_bytes = '961KiB'",
         "http.max_event_bytes",
-        "do not fit into librdkafka's message.max.bytes (1MB)",
+        "exceed librdkafka's message.max.bytes (1MB)",
     );
     load_valid("[http]\nmax_event_bytes = 983616");
     assert_one_error(
@@ -102,29 +102,29 @@ fn sizes_fit_into_each_other() {
     assert_one_error(
         "[http]\nmax_event_bytes = 1",
         "http.max_event_bytes",
-        "1B is out of bounds; allowed: 1KiB to 1GiB",
+        "1B is out of range; allowed: 1KiB to 1GiB",
     );
 }
 
 #[test]
-fn the_answer_comes_before_the_sender_gives_up() {
+fn the_response_comes_before_the_sender_gives_up() {
     assert_one_error(
         "[http]\nsender_timeout = '2s'",
         "http.answer_within",
-        "the sender has given up already",
+        "2s is too long: the sender gives up after 2s",
     );
     load_valid("[http]\nsender_timeout = '2001ms'");
     assert_one_error(
         "[http]\nanswer_within = '99ms'",
         "http.answer_within",
-        "99ms is out of bounds; allowed: 100ms to 1m",
+        "99ms is out of range; allowed: 100ms to 1m",
     );
     assert_one_error(
         "[http]\nanswer_within = '61s'",
         "http.answer_within",
-        "1m 1s is out of bounds",
+        "1m 1s is out of range",
     );
-    // A mistaken value does not break further rules.
+    // A value with an error violates no further rules.
     assert_one_error(
         "[http]\nanswer_within = 'x'\nsender_timeout = '1s'",
         "http.answer_within",
@@ -133,7 +133,7 @@ fn the_answer_comes_before_the_sender_gives_up() {
 }
 
 #[test]
-fn lingering_leaves_time_for_the_broker() {
+fn linger_leaves_time_for_the_broker() {
     for name in ["linger.ms", "queue.buffering.max.ms"] {
         let key = format!("kafka.properties.\"{name}\"");
         load_valid(&format!("{key} = 999.5"));
@@ -142,11 +142,11 @@ fn lingering_leaves_time_for_the_broker() {
 }
 
 #[test]
-fn properties_of_the_bridges_own_are_refused() {
+fn reserved_properties_are_refused() {
     assert_one_error(
         "kafka.properties.\"enable.idempotence\" = false",
         "kafka.properties.\"enable.idempotence\"",
-        "not to be set here",
+        "must not be set",
     );
     assert_one_error(
         "kafka.properties.\"bootstrap.servers\" = 'a'",
@@ -167,17 +167,17 @@ fn properties_of_the_bridges_own_are_refused() {
     assert_one_error(
         &format!("kafka.secret_files.acks = {:?}", file.path()),
         "kafka.secret_files.acks",
-        "not to be set here",
+        "must not be set",
     );
 }
 
 #[test]
-fn topics_have_names_of_their_own() {
+fn topic_names_are_valid_and_unique() {
     for (template, problem) in [
         ("{type}{type}", "must contain {type} once"),
         (
             "butlr/{type}",
-            "\"butlr/detections\" is not the name of a topic",
+            "\"butlr/detections\" is not a valid topic name",
         ),
         ("{Type}", "must contain {type} once"),
     ] {
@@ -196,7 +196,7 @@ fn topics_have_names_of_their_own() {
         assert_one_error(
             &format!("topics.types.TRAFFIC.name = '{name}'"),
             "topics.types.TRAFFIC.name",
-            "is not the name of a topic",
+            "is not a valid topic name",
         );
     }
     assert_one_error(
@@ -212,7 +212,7 @@ fn topics_have_names_of_their_own() {
 }
 
 #[test]
-fn replicas_suffice() {
+fn min_insync_replicas_is_at_most_replication_factor() {
     assert_one_error(
         "topics.replication_factor = 2\ntopics.min_insync_replicas = 3",
         "topics.min_insync_replicas",
@@ -241,16 +241,27 @@ fn replicas_suffice() {
 }
 
 #[test]
-fn records_outlive_what_the_past_allows() {
+fn max_future_has_a_range() {
+    for value in ["0s", "999us"] {
+        assert_one_error(
+            &format!("kafka.max_future = '{value}'"),
+            "kafka.max_future",
+            "out of range",
+        );
+    }
+}
+
+#[test]
+fn retention_is_longer_than_max_past() {
     assert_one_error(
         "topics.retention = '3d'",
         "topics.retention",
-        "3days is not more than kafka.max_past (3days): Kafka counts from a record's timestamp",
+        "3d is not more than kafka.max_past (3d): retention counts from a record's timestamp",
     );
     assert_one_error(
         "kafka.max_past = '8d'",
         "topics.retention",
-        "not more than kafka.max_past (8days)",
+        "not more than kafka.max_past (8d)",
     );
     assert_one_error(
         "topics.types.TRAFFIC.retention = '1h'",
@@ -260,7 +271,7 @@ fn records_outlive_what_the_past_allows() {
     assert_one_error(
         "topics.retention = '0s'",
         "topics.retention",
-        "out of bounds",
+        "out of range",
     );
     load_valid("topics.retention = 'forever'\nkafka.max_past = '300d'");
     let errors = load_errors("topics.retention = '1d'\ntopics.types.TRAFFIC.retention = '2d'");
@@ -268,30 +279,30 @@ fn records_outlive_what_the_past_allows() {
 }
 
 #[test]
-fn the_shutdown_has_time_left() {
+fn the_drain_delay_leaves_time_for_the_shutdown() {
     assert_one_error(
         "shutdown.drain_delay = '10s'",
         "shutdown.drain_delay",
-        "leaves nothing of shutdown.timeout (10s)",
+        "leaves no time of shutdown.timeout (10s)",
     );
 }
 
 #[test]
-fn redis_has_an_address_and_a_use() {
+fn redis_has_a_valid_address_and_is_used() {
     assert_one_error(
         "dedup.store = 'redis'",
         "dedup.redis_url",
-        "missing; give redis_url or redis_url_file",
+        "missing; set redis_url or redis_url_file",
     );
     assert_one_error(
         "dedup.redis_url = 'redis://host'",
         "dedup.redis_url",
-        "is of no use while dedup.store is \"memory\"",
+        "has no effect while dedup.store is \"memory\"",
     );
     assert_one_error(
         "dedup.store = 'disk'",
         "dedup.store",
-        "\"disk\" is not known; allowed: memory, redis",
+        "\"disk\" is not allowed; use one of: memory, redis",
     );
     let redis = |url: &str| format!("dedup.store = 'redis'\ndedup.redis_url = '{url}'");
     for url in [
@@ -315,7 +326,7 @@ fn redis_has_an_address_and_a_use() {
     ] {
         let errors = load_errors(&redis(url));
         assert!(
-            errors.starts_with("dedup.redis_url: is no such address"),
+            errors.starts_with("dedup.redis_url: is not a valid address"),
             "{errors}"
         );
         assert!(!errors.contains("hunter2"), "{errors}");
@@ -324,17 +335,17 @@ fn redis_has_an_address_and_a_use() {
 
 #[test]
 fn dedup_is_bounded() {
-    assert_one_error("dedup.max_ids = 10", "dedup.max_ids", "out of bounds");
-    assert_one_error("dedup.id_window = '0s'", "dedup.id_window", "out of bounds");
+    assert_one_error("dedup.max_ids = 10", "dedup.max_ids", "out of range");
+    assert_one_error("dedup.id_window = '0s'", "dedup.id_window", "out of range");
     assert_one_error(
         "dedup.repeat = 'no'",
         "dedup.repeat",
-        "\"no\" is not known; allowed: drop, tag, off",
+        "\"no\" is not allowed; use one of: drop, tag, off",
     );
     assert_one_error(
         "dedup.redelivery = 'off'",
         "dedup.redelivery",
-        "\"off\" goes only together with repeat = \"off\"",
+        "\"off\" requires repeat = \"off\"",
     );
     let prefix = |prefix: &str| {
         format!(
@@ -342,7 +353,11 @@ fn dedup_is_bounded() {
         )
     };
     load_valid(&prefix("staging:1"));
-    assert_one_error(&prefix("a b"), "dedup.redis_prefix", "is no prefix");
+    assert_one_error(
+        &prefix("a b"),
+        "dedup.redis_prefix",
+        "is not a valid prefix",
+    );
     assert!(load_valid("dedup.repeat = 'off'").dedup.is_enabled());
     assert!(
         !load_valid("dedup.repeat = 'off'\ndedup.redelivery = 'off'")
@@ -352,7 +367,7 @@ fn dedup_is_bounded() {
 }
 
 #[test]
-fn credentials_can_be_told_apart() {
+fn credentials_are_unique() {
     let second = |name: &str, header: &str, value: &str| {
         format!("{KEY}[[auth.api_keys]]\nname = '{name}'\nheader = '{header}'\nvalue = '{value}'")
     };
@@ -361,19 +376,23 @@ fn credentials_can_be_told_apart() {
     assert_one_error(
         &second("a", "x-a", "2"),
         "auth.api_keys[1].name",
-        "a is taken by another credential",
+        "a is the name of another credential",
     );
     assert_one_error(
         &second("b", "X-A", "1"),
         "auth.api_keys[1]",
-        "the same header and value as auth.api_keys[0]",
+        "identical to auth.api_keys[0]",
     );
     let basic = |name: &str, username: &str, password: &str| {
         format!(
             "{KEY}[[auth.basic]]\nname = '{name}'\nusername = '{username}'\npassword = '{password}'\n"
         )
     };
-    assert_one_error(&basic("a", "u", "p"), "auth.basic[0].name", "taken");
+    assert_one_error(
+        &basic("a", "u", "p"),
+        "auth.basic[0].name",
+        "another credential",
+    );
     assert_one_error(
         &basic("b", "u:v", "p"),
         "auth.basic[0].username",
@@ -386,7 +405,7 @@ fn credentials_can_be_told_apart() {
             basic("b", "u", "p")
         ),
         "auth.basic[1]",
-        "as auth.basic[0]",
+        "identical to auth.basic[0]",
     );
 }
 
@@ -397,20 +416,24 @@ fn names_headers_and_values_are_plain() {
     };
     load_valid(&key(&"a".repeat(64), "authorization", "Bearer abc"));
     for name in ["", "a b", "é", &"a".repeat(65)] {
-        assert_one_error(&key(name, "x", "v"), "auth.api_keys[0].name", "not a name");
+        assert_one_error(
+            &key(name, "x", "v"),
+            "auth.api_keys[0].name",
+            "not a valid name",
+        );
     }
     for header in ["", "a b", "x:", "é"] {
         assert_one_error(
             &key("a", header, "v"),
             "auth.api_keys[0].header",
-            "not the name of a header",
+            "not a valid header name",
         );
     }
     for header in ["Host", "Content-Type", "Transfer-Encoding", "connection"] {
         assert_one_error(
             &key("a", header, "v"),
             "auth.api_keys[0].header",
-            "has a meaning of its own",
+            "is used by HTTP",
         );
     }
     for value in ["", " v", "v\n", "é"] {
@@ -419,11 +442,11 @@ fn names_headers_and_values_are_plain() {
 }
 
 #[test]
-fn admin_credentials_are_whole() {
+fn admin_credentials_are_complete() {
     assert_one_error(
         "admin.username = 'a'",
         "admin.password",
-        "missing; give password or password_file",
+        "missing; set password or password_file",
     );
     assert_one_error("admin.password = 'a'", "admin.username", "missing");
     assert_one_error(
@@ -434,47 +457,47 @@ fn admin_credentials_are_whole() {
 }
 
 #[test]
-fn what_is_weak_is_warned_of() {
-    let warned = |text: &str, warning: &str| {
+fn weak_settings_cause_warnings() {
+    let assert_warning = |text: &str, warning: &str| {
         let warnings = load_valid(&format!("spool.dir = '/spool'\n{text}")).warnings();
         assert!(
             warnings.len() == 1 && warnings[0].contains(warning),
             "{warnings:?}"
         );
     };
-    warned(
+    assert_warning(
         "admin.bind = '0.0.0.0:9464'",
-        "admin.bind: 0.0.0.0:9464 can be reached from other machines and has no credentials",
+        "admin.bind: other machines can reach 0.0.0.0:9464, and it has no credentials",
     );
-    warned(&format!("http.bind = '0.0.0.0:1'\n{KEY}"), "without TLS");
-    warned(
+    assert_warning(&format!("http.bind = '0.0.0.0:1'\n{KEY}"), "has no TLS");
+    assert_warning(
         "kafka.max_in_flight_per_topic = 300000",
         "one topic can stall the others",
     );
-    warned(
+    assert_warning(
         "kafka.max_in_flight_per_topic = 10",
-        "a full array of one type",
+        "a full array of one event type",
     );
     assert_eq!(load_valid("").warnings().len(), 1, "no spool");
-    warned("shutdown.timeout = '1s'", "may cut requests off");
-    warned("dedup.reading_window = '5m'", "5m is too short");
-    warned(
+    assert_warning("shutdown.timeout = '1s'", "can interrupt requests");
+    assert_warning("dedup.reading_window = '5m'", "5m is too short");
+    assert_warning(
         "dedup.store = 'redis'\ndedup.redis_url = 'redis://:p@host'",
-        "dedup.redis_url: redis:// sends Redis' password in the clear",
+        "dedup.redis_url: redis:// sends the password for Redis unencrypted",
     );
-    warned("kafka.properties.\"compression.type\" = 'zstd'", "Flink");
-    warned(
+    assert_warning("kafka.properties.\"compression.type\" = 'zstd'", "Flink");
+    assert_warning(
         "kafka.properties.\"security.protocol\" = 'SASL_PLAINTEXT'",
-        "in the clear",
+        "unencrypted",
     );
-    warned(
+    assert_warning(
         "topics.types.TRAFFIC.min_insync_replicas = 1",
         "a single replica for TRAFFIC;",
     );
 }
 
 #[test]
-fn the_spool_has_time_and_room() {
+fn the_spool_has_enough_time_and_space() {
     load_valid("spool.dir = '/spool'\nspool.max_bytes = '64MiB'");
     assert_one_error(
         "spool.dir = '/spool'\nkafka.confirm_within = '2s'",
@@ -502,6 +525,6 @@ fn the_spool_has_time_and_room() {
     assert_one_error(
         "topics.quarantine = 'butlr_event_traffic_v1'",
         "topics.quarantine",
-        "TRAFFIC would share",
+        "TRAFFIC and the quarantine would share",
     );
 }

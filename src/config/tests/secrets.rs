@@ -2,7 +2,7 @@ use super::*;
 use secrecy::ExposeSecret;
 use std::fs;
 
-/// Stands for every secret; must never be seen.
+/// Stands for every secret; must never appear in an output.
 const SECRET: &str = "hunter2-s3cret";
 
 #[test]
@@ -51,18 +51,18 @@ fn secrets_come_inline_or_from_files() {
     ] {
         assert_eq!(secret.expose_secret(), SECRET);
     }
-    for told in [
+    for output in [
         format!("{config:?}"),
         format!("{config:#?}"),
         format!("{:?}", config.clone()),
         config.warnings().join("\n"),
     ] {
-        assert!(!told.contains(SECRET), "{told}");
+        assert!(!output.contains(SECRET), "{output}");
     }
 }
 
 #[test]
-fn no_mistake_tells_a_secret() {
+fn no_error_contains_a_secret() {
     let secret = temp_file(SECRET);
     let path = secret.path();
     let with_nul = temp_file(&format!("{SECRET}\0"));
@@ -79,13 +79,13 @@ fn no_mistake_tells_a_secret() {
         format!("auth.api_keys = '{SECRET}'"),
         format!("auth.api_keys = ['{SECRET}']"),
         format!("admin = '{SECRET}'"),
-        // Wrong characters, unknown and doubled keys.
+        // Wrong characters, unknown and duplicate keys.
         format!("[admin]\nusername = 'a'\npassword = ' {SECRET}'"),
         format!("[admin]\nusername = 'a'\npasswort = '{SECRET}'"),
         format!("[admin]\nusername = 'a'\npassword = '{SECRET}'\npassword_file = {path:?}"),
         format!("[admin]\nusername = '{SECRET}:'\npassword = '{SECRET}'"),
         format!("[[auth.api_keys]]\nname = '{SECRET} '\nheader = '{SECRET}:'\nvalue = '{SECRET}é'"),
-        // librdkafka's own answers.
+        // Messages of librdkafka.
         "kafka.properties.\"sasl.password\" = 'refused'".to_owned(),
         format!(
             "kafka.properties.\"sasl.password\" = '{SECRET}'\nkafka.secret_files.\"sasl.password\" = {path:?}"
@@ -129,7 +129,7 @@ fn no_mistake_tells_a_secret() {
 }
 
 #[test]
-fn a_secret_is_given_once() {
+fn a_secret_is_set_once() {
     let path = temp_file("x");
     assert_one_error(
         &format!(
@@ -137,7 +137,7 @@ fn a_secret_is_given_once() {
             path.path()
         ),
         "admin.password_file",
-        "password is given too",
+        "password is set too",
     );
     assert_one_error(
         &format!(
@@ -145,12 +145,12 @@ fn a_secret_is_given_once() {
             path.path()
         ),
         "kafka.properties.\"sasl.password\"",
-        "kafka.secret_files has it too",
+        "kafka.secret_files has it, too",
     );
 }
 
 #[test]
-fn a_file_without_a_secret_is_a_mistake() {
+fn a_file_without_a_secret_is_an_error() {
     let empty = temp_file("\n\n");
     let directory = tempfile::tempdir().unwrap();
     let large = directory.path().join("large");

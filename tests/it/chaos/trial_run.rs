@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use butlr_bridge::config;
 use butlr_event::EventType;
 use butlr_simulate::city::{CityBehaviour, CitySize};
 use butlr_simulate::journal::{DeliveryAttempt, JournalWriter, RunHeader};
@@ -47,10 +46,9 @@ const RECOVERY_EVENTS: u64 = 300;
 const MAX_RECOVERY_SECONDS: u64 = 4;
 const HOUR_MS: i64 = 3_600_000;
 
-/// Whether bridges get a spool: where there is one, unless `BUTLR_BRIDGE_TEST_SPOOL=off`.
+/// Returns `true` unless `BUTLR_BRIDGE_TEST_SPOOL=off`: the bridges get a spool.
 pub fn has_spool() -> bool {
-    let off = std::env::var("BUTLR_BRIDGE_TEST_SPOOL").is_ok_and(|v| v == "off");
-    !off && config::reference().iter().any(|key| key.key == "spool.dir")
+    !std::env::var("BUTLR_BRIDGE_TEST_SPOOL").is_ok_and(|v| v == "off")
 }
 
 /// Lets a schedule happen and has it judged while its topics are there. `dir` is for what is to be kept when it fails.

@@ -3,7 +3,7 @@ use crate::config::ValueOrigin;
 use toml::Value;
 
 #[test]
-fn all_mistakes_of_a_file_are_told_at_once() {
+fn all_errors_of_a_file_are_reported_at_once() {
     let text = r#"
         colour = "red"
         [http]
@@ -38,30 +38,30 @@ fn all_mistakes_of_a_file_are_told_at_once() {
     let found = load_with(text, &[]).unwrap_err();
     let mut errors: Vec<(&str, &str)> = found
         .iter()
-        .map(|m| (m.key.as_str(), m.problem.as_str()))
+        .map(|error| (error.key.as_str(), error.problem.as_str()))
         .collect();
     errors.sort_unstable();
-    let mut wanted = [
+    let mut expected = [
         (
             "colour",
-            "unknown key; known here: http, admin, kafka, topics, auth, dedup, spool, quarantine, log, shutdown",
+            "unknown key; known keys here: http, admin, kafka, topics, auth, dedup, spool, quarantine, log, shutdown",
         ),
         ("http.bnid", "unknown key; did you mean bind?"),
         ("http.max_events", "a whole number is expected, not a text"),
         (
             "http.max_connections",
-            "0 is out of bounds; allowed: 1 to 1000000",
+            "0 is out of range; allowed: 1 to 1000000",
         ),
         ("http.max_body_bytes", "\"1 megabyte\" is not a size"),
+        ("http.answer_within", "2 has no unit; add one, as in \"2s\""),
         (
-            "http.answer_within",
-            "2 has no unit; write it with one, such as \"2s\"",
+            "http.keep_alive",
+            "\"soon\" is not a duration; write it as in",
         ),
-        ("http.keep_alive", "\"soon\" is not a duration; allowed are"),
         ("http.tls.cert_file", "/nowhere/cert.pem cannot be read"),
         (
             "http.tls.key_file",
-            "missing; TLS needs it next to cert_file",
+            "missing; TLS needs it together with cert_file",
         ),
         (
             "admin.bind",
@@ -73,16 +73,16 @@ fn all_mistakes_of_a_file_are_told_at_once() {
         ),
         (
             "kafka.timestamp",
-            "\"mine\" is not known; allowed: event, received",
+            "\"mine\" is not allowed; use one of: event, received",
         ),
-        ("kafka.max_future", "2h is too far"),
         (
-            "kafka.properties.acks",
-            "not to be set here: a 2xx promises",
+            "kafka.max_future",
+            "2h is too long: a broker refuses the whole batch",
         ),
+        ("kafka.properties.acks", "must not be set: a 2xx promises"),
         (
             "kafka.properties.sasl",
-            "one value is expected, not a table; a property's name contains dots and needs quotes",
+            "one value is expected, not a table; write the name of a property in quotes",
         ),
         (
             "kafka.properties.\"no.such.property\"",
@@ -91,38 +91,32 @@ fn all_mistakes_of_a_file_are_told_at_once() {
         ("topics.template", "\"events\" must contain {type} once"),
         (
             "topics.partitions",
-            "0 is out of bounds; allowed: 1 to 10000",
+            "0 is out of range; allowed: 1 to 10000",
         ),
         (
             "topics.types.ROOMS",
-            "unknown event type; known: DETECTIONS, TRAFFIC",
+            "unknown event type; known types: DETECTIONS, TRAFFIC",
         ),
-        ("auth.api_keys[0].name", "not a name; allowed are 1 to 64"),
-        (
-            "auth.api_keys[0].header",
-            "content-length has a meaning of its own in HTTP",
-        ),
-        (
-            "auth.api_keys[0].value",
-            "missing; give value or value_file",
-        ),
+        ("auth.api_keys[0].name", "not a valid name; use 1 to 64"),
+        ("auth.api_keys[0].header", "content-length is used by HTTP"),
+        ("auth.api_keys[0].value", "missing; set value or value_file"),
         (
             "log.level",
             "a text in quotes is expected, not a whole number",
         ),
     ];
-    wanted.sort_unstable();
-    assert_eq!(errors.len(), wanted.len(), "{}", format_errors(&found));
-    for (told, wanted) in errors.iter().zip(wanted) {
+    expected.sort_unstable();
+    assert_eq!(errors.len(), expected.len(), "{}", format_errors(&found));
+    for (error, expected) in errors.iter().zip(expected) {
         assert!(
-            told.0 == wanted.0 && told.1.contains(wanted.1),
-            "told {told:?}\nwanted {wanted:?}"
+            error.0 == expected.0 && error.1.contains(expected.1),
+            "reported {error:?}\nexpected {expected:?}"
         );
     }
 }
 
 #[test]
-fn a_mistake_says_where_it_was_written() {
+fn an_error_names_its_origin() {
     let file = temp_file("[http]\nworkers = \"x\"");
     let sources = ConfigSources {
         file: Some(file.path().to_owned()),
@@ -149,7 +143,7 @@ fn a_mistake_says_where_it_was_written() {
         "{errors}"
     );
     assert!(
-        errors.contains("http.max_events (command line): 0 is out of bounds"),
+        errors.contains("http.max_events (command line): 0 is out of range"),
         "{errors}"
     );
     assert!(
@@ -159,8 +153,8 @@ fn a_mistake_says_where_it_was_written() {
 }
 
 #[test]
-fn an_unknown_key_is_told_the_nearest() {
-    for (text, told) in [
+fn a_key_is_suggested_for_an_unknown_one() {
+    for (text, expected) in [
         ("[htpp]", "htpp: unknown key; did you mean http?"),
         (
             "[kafka]\nboostrap_servers = 'a'",
@@ -172,11 +166,11 @@ fn an_unknown_key_is_told_the_nearest() {
         ),
         (
             "[log]\nx = 1",
-            "log.x: unknown key; known here: format, level",
+            "log.x: unknown key; known keys here: format, level",
         ),
         (
             "[[auth.basic]]\nname='a'\nusername='b'\npassword='c'\nrealm='d'",
-            "auth.basic[0].realm: unknown key; known here: name,",
+            "auth.basic[0].realm: unknown key; known keys here: name,",
         ),
         (
             "[topics.types.room_occupanci]",
@@ -187,16 +181,20 @@ fn an_unknown_key_is_told_the_nearest() {
             "http.\"tls.cert_file\": unknown key",
         ),
     ] {
-        assert!(load_errors(text).contains(told), "{}", load_errors(text));
+        assert!(
+            load_errors(text).contains(expected),
+            "{}",
+            load_errors(text)
+        );
     }
 }
 
 #[test]
 fn names_of_variables_are_checked() {
-    for (name, told) in [
+    for (name, expected) in [
         (
             "BUTLR_BRIDGE_HTTP__BIND",
-            "environment BUTLR_BRIDGE_HTTP__BIND: two underscores part the levels of a key; did you mean BUTLR_BRIDGE__HTTP__BIND?",
+            "environment BUTLR_BRIDGE_HTTP__BIND: separate the levels of a key by two underscores; did you mean BUTLR_BRIDGE__HTTP__BIND?",
         ),
         (
             "BUTLR_BRIDGE_KAFKA_BOOTSTRAP_SERVERS",
@@ -224,25 +222,25 @@ fn names_of_variables_are_checked() {
         ),
         (
             "BUTLR_BRIDGE__AUTH__API_KEYS__0__VALUE",
-            "auth.api_keys (environment BUTLR_BRIDGE__AUTH__API_KEYS__0__VALUE): an array is given whole",
+            "auth.api_keys (environment BUTLR_BRIDGE__AUTH__API_KEYS__0__VALUE): give an array as a whole",
         ),
     ] {
-        let errors_now = load_errors_with("", &[(name, "v")]);
+        let errors = load_errors_with("", &[(name, "v")]);
         assert!(
-            errors_now.contains(told) && errors_now.lines().count() == 1,
-            "{name}: {errors_now}"
+            errors.contains(expected) && errors.lines().count() == 1,
+            "{name}: {errors}"
         );
     }
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_one_mistake_with_its_place() {
+fn invalid_toml_is_one_error_with_its_position() {
     let found = load_with("[http]\n  bind = ?\n", &[]).unwrap_err();
     assert_eq!(found.len(), 1);
     assert!(
         found[0]
             .problem
-            .starts_with("not TOML, line 2, column 10: "),
+            .starts_with("not valid TOML at line 2, column 10: "),
         "{}",
         format_errors(&found)
     );
@@ -253,7 +251,7 @@ fn a_file_that_is_no_toml_is_one_mistake_with_its_place() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_named() {
+fn an_unreadable_file_is_named() {
     let load_file = |path: &str| {
         load(
             &ConfigSources {
@@ -278,7 +276,7 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn what_is_wrong_elsewhere_is_told_even_without_the_file() {
+fn errors_elsewhere_are_reported_even_without_the_file() {
     let errors = load_errors_with(
         "[http",
         &[("BUTLR_BRIDGE__HTTP__X", "1"), ("BUTLR_BRIDGE_X", "1")],
@@ -287,8 +285,8 @@ fn what_is_wrong_elsewhere_is_told_even_without_the_file() {
 }
 
 #[test]
-fn wrong_shapes_are_told_by_type_alone() {
-    for (text, told) in [
+fn wrong_shapes_are_described_by_type_only() {
+    for (text, expected) in [
         (
             "http = 'a'",
             "http: a table is expected, such as { … }, not a text",
@@ -312,11 +310,11 @@ fn wrong_shapes_are_told_by_type_alone() {
         ("[[topics]]", "topics: a table is expected"),
         (
             "[http]\nmax_body_bytes = true",
-            "http.max_body_bytes: a size is expected, such as \"64KiB\", not a boolean",
+            "http.max_body_bytes: a size such as \"64KiB\" is expected, not a boolean",
         ),
         (
             "[http]\nkeep_alive = true",
-            "http.keep_alive: a duration is expected, such as \"3s\", not a boolean",
+            "http.keep_alive: a duration such as \"3s\" is expected, not a boolean",
         ),
         (
             "[http]\nkeep_alive = 1.5",
@@ -329,12 +327,16 @@ fn wrong_shapes_are_told_by_type_alone() {
             "{}",
             load_errors(text)
         );
-        assert!(load_errors(text).starts_with(told), "{}", load_errors(text));
+        assert!(
+            load_errors(text).starts_with(expected),
+            "{}",
+            load_errors(text)
+        );
     }
 }
 
 #[test]
-fn items_keep_their_number_beside_an_item_that_is_none() {
+fn items_keep_their_index_next_to_an_invalid_item() {
     let errors = load_errors("auth.basic = [1, {name = 'a', username = 'b'}]");
     assert!(
         errors.contains("auth.basic[0]: a table")
@@ -344,7 +346,7 @@ fn items_keep_their_number_beside_an_item_that_is_none() {
 }
 
 #[test]
-fn two_spellings_of_one_type_are_a_mistake() {
+fn two_spellings_of_one_type_are_an_error() {
     assert_one_error(
         "[topics.types.ROOM_OCCUPANCY_1M]\n[topics.types.room_occupancy_1min]",
         "topics.types.room_occupancy_1min",
@@ -353,7 +355,7 @@ fn two_spellings_of_one_type_are_a_mistake() {
 }
 
 #[test]
-fn inline_toml_that_is_none_is_a_mistake() {
+fn invalid_inline_toml_is_an_error() {
     let errors = load_errors_with(
         "",
         &[(
@@ -361,7 +363,7 @@ fn inline_toml_that_is_none_is_a_mistake() {
             "[{name='a' header='s3cret'}]",
         )],
     );
-    assert!(errors.starts_with("auth.api_keys (environment BUTLR_BRIDGE__AUTH__API_KEYS): a table or an array is given as inline TOML; not TOML, line 1, column "), "{errors}");
+    assert!(errors.starts_with("auth.api_keys (environment BUTLR_BRIDGE__AUTH__API_KEYS): write a table or an array as inline TOML; not valid TOML at line 1, column "), "{errors}");
     assert!(!errors.contains("s3cret"));
     let errors = load_errors_with("", &[("BUTLR_BRIDGE__AUTH__API_KEYS", "{name='a'}")]);
     assert!(
@@ -369,19 +371,19 @@ fn inline_toml_that_is_none_is_a_mistake() {
         "{errors}"
     );
     let errors = load_errors_with("", &[("BUTLR_BRIDGE__HTTP__BIND", "\u{fffd}")]);
-    assert!(errors.contains("not UTF-8"), "{errors}");
+    assert!(errors.contains("not valid UTF-8"), "{errors}");
 }
 
 #[test]
-fn kafka_is_missed_only_by_those_who_need_it() {
-    let mistake = load_valid("").require_bootstrap_servers().unwrap_err();
+fn bootstrap_servers_are_required_only_on_demand() {
+    let error = load_valid("").require_bootstrap_servers().unwrap_err();
     assert_eq!(
-        (mistake.key.as_str(), mistake.origin.clone()),
+        (error.key.as_str(), error.origin.clone()),
         ("kafka.bootstrap_servers", ValueOrigin::File)
     );
     assert!(
-        mistake
+        error
             .to_string()
-            .starts_with("kafka.bootstrap_servers: missing; name the brokers")
+            .starts_with("kafka.bootstrap_servers: missing; list the brokers")
     );
 }
