@@ -21,7 +21,7 @@ use super::contact::Contact;
 use super::lane::LanePermit;
 use super::report::{Delivery, Places, Report, Settle, Slot, Wakeups};
 use crate::dedup::claim::Claim;
-use crate::metrics::Metrics;
+use crate::metrics::{LateReport, Metrics, TransmitTotals};
 use crate::record::ProducerRecord;
 use crate::rejection::Rejection;
 
@@ -92,10 +92,10 @@ impl ClientContext for Callbacks {
         kafka
             .requests_in_flight
             .set(brokers().map(|b| b.waitresp_cnt).sum());
-        kafka.update_transmit_totals(
-            brokers().map(|b| b.txerrs + b.req_timeouts).sum(),
-            brokers().map(|b| b.txretries).sum(),
-        );
+        kafka.update_transmit_totals(TransmitTotals {
+            errors: brokers().map(|b| b.txerrs + b.req_timeouts).sum(),
+            retries: brokers().map(|b| b.txretries).sum(),
+        });
         let round_trips = || brokers().filter_map(|b| b.rtt.as_ref());
         let seconds = |micros: Option<i64>| micros.unwrap_or(0) as f64 / 1e6;
         let set = |quantile, value| {
@@ -131,8 +131,10 @@ impl ProducerContext for Callbacks {
             }
         };
         if !slot.complete(report) {
-            self.metrics
-                .count_late_report(matches!(report, Report::Stored(_)));
+            self.metrics.count_late_report(match report {
+                Report::Stored(_) => LateReport::Stored,
+                Report::Presumed | Report::Failed(_) => LateReport::Failed,
+            });
         }
     }
 }
