@@ -26,7 +26,7 @@ use crate::kafka::report::{Delivery, Report, Wakeups};
 use crate::marks::{Duplicate, MarkSet};
 use crate::metrics::{Metrics, EventOutcome, PendingOutcome};
 use crate::provenance::ReplayedFrom;
-use crate::record::{PublishOrigin, ProducerRecord, TimestampPolicy};
+use crate::record::{ProducerRecord, PublishContext, TimestampPolicy};
 use crate::rejection::Rejection;
 use crate::spool::{Route, Spool};
 use butlr_event::destination::Destination;
@@ -371,13 +371,16 @@ impl Pipeline {
             None => received_at,
             Some(_) => SystemTime::now(),
         };
-        let origin = PublishOrigin {
-            spooled: false,
+        let marks = claim.as_ref().map(Claim::marks);
+        let context = PublishContext {
+            topic: lane.topic(),
+            policy: self.stamping,
+            received_at,
+            now,
+            is_spooled: false,
             replayed_from: request.replayed_from,
         };
-        let marks = claim.as_ref().map(Claim::marks);
-        let topic = lane.topic();
-        let record = ProducerRecord::from_event(event, topic, self.stamping, marks, received_at, now, origin);
+        let record = ProducerRecord::from_event(event, marks, context);
         let replaced = record.timestamp_replacement;
         let keeping = self.spool.is_some();
         let delivery = self

@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::dedup::Facts;
 use crate::dedup::desk::Desk;
 use crate::marks::Marks;
-use crate::record::{PublishOrigin, ProducerRecord, TimestampPolicy};
+use crate::record::{ProducerRecord, PublishContext, TimestampPolicy};
 use crate::spool::entry::{Content, Entry};
 use crate::spool::suspects::Suspect;
 use butlr_event::{Event, ParseLimits, ParsedBody, parse};
@@ -23,13 +23,18 @@ pub(super) fn publish<T>(
     hand: impl FnOnce(ProducerRecord<'_>, Option<&Event<'_>>) -> T,
 ) -> Result<T, String> {
     let entry = Entry::decode(bytes).map_err(|error| error.to_string())?;
-    let received_at = time(entry.received_ms);
-    let now = SystemTime::now();
+    let context = PublishContext {
+        topic,
+        policy: stamping,
+        received_at: time(entry.received_ms),
+        now: SystemTime::now(),
+        is_spooled: true,
+        replayed_from: None,
+    };
     match &entry.content {
         Content::Quarantined(quarantined) => {
             let value = &entry.value;
-            let record =
-                ProducerRecord::from_quarantined(quarantined, value, topic, stamping, received_at, now, true);
+            let record = ProducerRecord::from_quarantined(quarantined, value, context);
             Ok(hand(record, None))
         }
         Content::Event {
@@ -37,19 +42,11 @@ pub(super) fn publish<T>(
             replayed_from,
         } => {
             let event = event(&entry.value)?;
-            let origin = PublishOrigin {
-                spooled: true,
+            let context = PublishContext {
                 replayed_from: replayed_from.as_ref(),
+                ..context
             };
-            let record = ProducerRecord::from_event(
-                &event,
-                topic,
-                stamping,
-                Some(marks),
-                received_at,
-                now,
-                origin,
-            );
+            let record = ProducerRecord::from_event(&event, Some(marks), context);
             Ok(hand(record, Some(&event)))
         }
     }
