@@ -1,7 +1,8 @@
-//! The typed pass: reads a valid event in one go and says no to everything else, without saying why.
+//! Reader of valid events: one pass over an event, without an explanation if it is not valid.
 //!
-//! It is on the path of every event, so it allocates nothing: strings are borrowed from the body (those with escapes
-//! are copied), the points of DETECTIONS are checked and let go. The errors it makes inside are only a way to stop.
+//! Every event goes through it, so it allocates nothing: strings are borrowed from the body (only
+//! those with escapes are copied), and the points of DETECTIONS are checked and hashed, not stored.
+//! Its errors only stop the pass; `diagnosis` explains them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,7 +16,8 @@ use super::rules::{self, DataKind, FieldNameSeed, FieldNames, SpaceIdField, enve
 use super::value_hash::{ListHasher, ObjectHasher, ValueHash};
 use super::{Event, EventType};
 
-/// The event that `text` is, if it is a valid one of the expected type. `text` has no white space around it.
+/// Reads `text` as an event of the expected type; `None` if it is not a valid one. `text` has no
+/// surrounding white space.
 pub(crate) fn read_event(text: &str, expected: Option<EventType>) -> Option<Event<'_>> {
     let mut json = serde_json::Deserializer::from_str(text);
     let event = EventSeed { text, expected }.deserialize(&mut json).ok()?;
@@ -23,13 +25,13 @@ pub(crate) fn read_event(text: &str, expected: Option<EventType>) -> Option<Even
     Some(event)
 }
 
-/// Which of an object's documented fields were there.
+/// Documented fields of an object seen so far, as a bit set.
 #[derive(Default)]
 struct SeenFields(u32);
 
 impl SeenFields {
-    fn mark<E: Error>(&mut self, place: usize) -> Result<(), E> {
-        let bit = 1 << place;
+    fn add<E: Error>(&mut self, index: usize) -> Result<(), E> {
+        let bit = 1 << index;
         if self.0 & bit != 0 {
             return Err(invalid_event());
         }
@@ -38,13 +40,13 @@ impl SeenFields {
     }
 }
 
-/// The error of this pass.
+/// Error that stops the pass.
 #[cold]
 fn invalid_event<E: Error>() -> E {
     E::custom("not valid")
 }
 
-/// A string. (An `Option<Cow<str>>` of serde's own would always be copied.)
+/// String that is borrowed if it has no escapes. (Serde always copies in an `Option<Cow<str>>`.)
 struct CowText<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for CowText<'a> {
@@ -71,7 +73,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for CowText<'a> {
     }
 }
 
-/// A string that is looked at and let go.
+/// Checks or converts a string without storing it.
 struct StringCheck<T>(fn(&str) -> Option<T>);
 
 impl<'de, T> DeserializeSeed<'de> for StringCheck<T> {
@@ -96,7 +98,7 @@ impl<T> Visitor<'_> for StringCheck<T> {
     }
 }
 
-/// A string or null that nothing is read from.
+/// Checks that a value is a string or null.
 struct StringOrNull;
 
 impl<'de> Deserialize<'de> for StringOrNull {
@@ -124,7 +126,7 @@ impl<'de> Deserialize<'de> for StringOrNull {
     }
 }
 
-/// The whole event.
+/// Reads a whole event.
 struct EventSeed<'a> {
     text: &'a str,
     expected: Option<EventType>,
@@ -151,30 +153,39 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
         let mut event_type = None;
         let mut timestamp_ms = None;
         let mut version = None;
-        let mut place = None;
+        let mut metadata = None;
         let mut data = DataField::Absent;
         while let Some(key) = map.next_key_seed(FieldNameSeed(&rules::ENVELOPE))? {
             let Some(key) = key else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            seen.mark(key)?;
+            seen.add(key)?;
             match key {
                 envelope::ID => id = Some(map.next_value::<CowText<'_>>()?.0),
-                envelope::TYPE => event_type = Some(map.next_value_seed(StringCheck(EventType::parse))?),
+                envelope::TYPE => {
+                    event_type = Some(map.next_value_seed(StringCheck(EventType::parse))?)
+                }
                 envelope::TIMESTAMP => {
                     let number = map.next_value::<&RawValue>()?.get();
-                    timestamp_ms =
-                        Some(rules::parse_integer(number, rules::MAX_TIMESTAMP_MS).map_err(|_| invalid_event())?);
+                    timestamp_ms = Some(
+                        rules::parse_integer(number, rules::MAX_TIMESTAMP_MS)
+                            .map_err(|_| invalid_event())?,
+                    );
                 }
                 envelope::VERSION => {
-                    version = Some(map.next_value_seed(StringCheck(|text| rules::check_version(text).ok()))?);
+                    version =
+                        Some(map.next_value_seed(StringCheck(|text| {
+                            rules::check_version(text).ok()
+                        }))?);
                 }
-                envelope::METADATA => place = Some(map.next_value::<EventMetadata<'_>>()?),
+                envelope::METADATA => metadata = Some(map.next_value::<EventMetadata<'_>>()?),
                 _ => {
                     data = match event_type {
-                        // The usual order of fields: the data need no second look.
-                        Some(event_type) if rules::data_kind(event_type) == DataKind::Detections => {
+                        // In the usual order of fields, type comes first and data needs one pass.
+                        Some(event_type)
+                            if rules::data_kind(event_type) == DataKind::Detections =>
+                        {
                             DataField::Checked(map.next_value::<DetectionsHash>()?.0)
                         }
                         _ => DataField::Unchecked(map.next_value::<&RawValue>()?),
@@ -182,29 +193,35 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
                 }
             }
         }
-        let (Some(id), Some(event_type), Some(timestamp_ms), Some(()), Some(place)) =
-            (id, event_type, timestamp_ms, version, place)
+        let (Some(id), Some(event_type), Some(timestamp_ms), Some(()), Some(metadata)) =
+            (id, event_type, timestamp_ms, version, metadata)
         else {
             return Err(invalid_event());
         };
-        if self.expected.is_some_and(|expected| expected != event_type) || rules::check_id(&id).is_err() {
+        if self.expected.is_some_and(|expected| expected != event_type)
+            || rules::check_id(&id).is_err()
+        {
             return Err(invalid_event());
         }
-        let data = data.validate(rules::data_kind(event_type)).ok_or_else(invalid_event)?;
+        let data = data
+            .validate(rules::data_kind(event_type))
+            .ok_or_else(invalid_event)?;
         let EventMetadata {
             org_id,
             sensor_id,
             floor_id,
             room_id,
             zone_id,
-        } = place;
+        } = metadata;
         let space_id = match rules::space_id_field(event_type) {
             SpaceIdField::RoomOrFloor => room_id.or(floor_id),
             SpaceIdField::Named(metadata::FLOOR_ID) => floor_id,
             SpaceIdField::Named(metadata::ROOM_ID) => room_id,
             SpaceIdField::Named(_) => zone_id,
         };
-        let space_id = space_id.filter(|id| rules::check_id(id).is_ok()).ok_or_else(invalid_event)?;
+        let space_id = space_id
+            .filter(|id| rules::check_id(id).is_ok())
+            .ok_or_else(invalid_event)?;
         Ok(Event {
             raw: self.text,
             id,
@@ -218,7 +235,7 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
     }
 }
 
-/// What the bridge reads from `metadata`; null is as good as absent.
+/// Fields of `metadata` that the bridge reads; null counts as absent.
 #[derive(Default)]
 struct EventMetadata<'a> {
     org_id: Option<Cow<'a, str>>,
@@ -246,7 +263,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for EventMetadata<'a> {
                         map.next_value::<IgnoredAny>()?;
                         continue;
                     };
-                    seen.mark(key)?;
+                    seen.add(key)?;
                     let field = match key {
                         metadata::ORG_ID => &mut read.org_id,
                         metadata::FLOOR_ID => &mut read.floor_id,
@@ -267,39 +284,47 @@ impl<'de: 'a, 'a> Deserialize<'de> for EventMetadata<'a> {
     }
 }
 
-/// The event's `data`.
+/// Field `data` of an event.
 enum DataField<'a> {
     Absent,
-    /// DETECTIONS', and they are valid.
+    /// Valid data of DETECTIONS.
     Checked(ValueHash),
     Unchecked(&'a RawValue),
 }
 
 impl DataField<'_> {
-    /// Its hash, if it is what the rule says.
-    fn validate(&self, rule: DataKind) -> Option<ValueHash> {
+    /// Returns the hash of the data; `None` if it is not valid data of this kind.
+    fn validate(&self, kind: DataKind) -> Option<ValueHash> {
         let raw = match self {
-            DataField::Absent => return (rule == DataKind::OptionalObject).then_some(ValueHash::NULL),
-            DataField::Checked(hash) => return (rule == DataKind::Detections).then_some(*hash),
+            DataField::Absent => {
+                return (kind == DataKind::OptionalObject).then_some(ValueHash::NULL);
+            }
+            DataField::Checked(hash) => return (kind == DataKind::Detections).then_some(*hash),
             DataField::Unchecked(raw) => raw,
         };
         let text = raw.get();
-        match rule {
+        match kind {
             DataKind::Count => hash_count(text),
-            DataKind::Traffic => serde_json::from_str::<TrafficHash>(text).ok().map(|t| t.0),
-            DataKind::Detections => serde_json::from_str::<DetectionsHash>(text).ok().map(|d| d.0),
-            DataKind::OptionalObject => (text == "null" || text.starts_with('{')).then(|| ValueHash::from_json(raw)),
+            DataKind::Traffic => serde_json::from_str::<TrafficHash>(text)
+                .ok()
+                .map(|traffic| traffic.0),
+            DataKind::Detections => serde_json::from_str::<DetectionsHash>(text)
+                .ok()
+                .map(|detections| detections.0),
+            DataKind::OptionalObject => {
+                (text == "null" || text.starts_with('{')).then(|| ValueHash::from_json(raw))
+            }
         }
     }
 }
 
-/// A valid count's hash.
+/// Hash of a valid count.
 fn hash_count(text: &str) -> Option<ValueHash> {
     let count = rules::parse_integer(text, rules::MAX_COUNT).ok()?;
     Some(ValueHash::from_integer(count))
 }
 
-/// Valid data of TRAFFIC.
+/// Hash of valid data of TRAFFIC.
 struct TrafficHash(ValueHash);
 
 impl<'de> Deserialize<'de> for TrafficHash {
@@ -316,25 +341,27 @@ impl<'de> Deserialize<'de> for TrafficHash {
                 hash_count(number).map(CountHash).ok_or_else(invalid_event)
             }
         }
-        let both = RequiredFields::<CountHash, 2>(&rules::TRAFFIC, PhantomData);
-        deserializer.deserialize_map(both).map(TrafficHash)
+        let fields = RequiredFields::<CountHash, 2>(&rules::TRAFFIC, PhantomData);
+        deserializer.deserialize_map(fields).map(TrafficHash)
     }
 }
 
-/// Valid data of DETECTIONS.
+/// Hash of valid data of DETECTIONS.
 struct DetectionsHash(ValueHash);
 
 impl<'de> Deserialize<'de> for DetectionsHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let both = RequiredFields::<PointsHash, 2>(&rules::DETECTIONS, PhantomData);
-        deserializer.deserialize_map(both).map(DetectionsHash)
+        let fields = RequiredFields::<PointsHash, 2>(&rules::DETECTIONS, PhantomData);
+        deserializer.deserialize_map(fields).map(DetectionsHash)
     }
 }
 
-/// An object in which each of the named fields is there, once, and a valid `T`.
+/// Reads an object that has each of the named fields exactly once, with a valid `T`.
 struct RequiredFields<T, const N: usize>(&'static FieldNames<N>, PhantomData<T>);
 
-impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de> for RequiredFields<T, N> {
+impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de>
+    for RequiredFields<T, N>
+{
     type Value = ValueHash;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -346,13 +373,16 @@ impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de> fo
         let mut object = ObjectHasher::new();
         while let Some(key) = map.next_key_seed(FieldKeySeed(self.0))? {
             match key {
-                Ok(known) => {
-                    seen.mark(known)?;
-                    let key = ValueHash::from_integer(known as i64);
+                Ok(index) => {
+                    seen.add(index)?;
+                    let key = ValueHash::from_integer(index as i64);
                     object.insert(key, map.next_value::<T>()?.into());
                 }
-                Err(unknown) => {
-                    object.insert(unknown, ValueHash::from_json(map.next_value::<&RawValue>()?));
+                Err(unknown_key) => {
+                    object.insert(
+                        unknown_key,
+                        ValueHash::from_json(map.next_value::<&RawValue>()?),
+                    );
                 }
             }
         }
@@ -364,7 +394,7 @@ impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de> fo
     }
 }
 
-/// A key: its place among the documented ones, or else its hash.
+/// Reads a key as its index among the documented ones, or as its hash if it is not documented.
 struct FieldKeySeed<const N: usize>(&'static FieldNames<N>);
 
 impl<'de, const N: usize> DeserializeSeed<'de> for FieldKeySeed<N> {
@@ -385,11 +415,14 @@ impl<const N: usize> Visitor<'_> for FieldKeySeed<N> {
 
     #[inline]
     fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.index_of(key).ok_or_else(|| ValueHash::from_text(key)))
+        Ok(self
+            .0
+            .index_of(key)
+            .ok_or_else(|| ValueHash::from_text(key)))
     }
 }
 
-/// A valid list of points.
+/// Hash of a valid list of points.
 struct PointsHash(ValueHash);
 
 impl From<PointsHash> for ValueHash {
