@@ -3,12 +3,16 @@
 //! Every event goes through it, so it allocates nothing: strings are borrowed from the body (only
 //! those with escapes are copied), and the points of DETECTIONS are checked and hashed, not stored.
 //! Its errors only stop the pass; `diagnosis` explains them.
+//!
+//! The code for `metadata` is derived. The envelope and `data` are read by hand-written visitors,
+//! because the type decides how `data` is read, in the same pass.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -47,31 +51,8 @@ fn invalid_event<E: Error>() -> E {
 }
 
 /// String that is borrowed if it has no escapes. (Serde always copies in an `Option<Cow<str>>`.)
-struct CowText<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for CowText<'a> {
-    #[inline]
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct CowTextVisitor<'a>(PhantomData<&'a str>);
-        impl<'de: 'a, 'a> Visitor<'de> for CowTextVisitor<'a> {
-            type Value = CowText<'a>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            #[inline]
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(CowText(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(CowText(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(CowTextVisitor(PhantomData))
-    }
-}
+#[derive(Deserialize)]
+struct CowText<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Checks or converts a string without storing it.
 struct StringCheck<T>(fn(&str) -> Option<T>);
@@ -99,6 +80,7 @@ impl<T> Visitor<'_> for StringCheck<T> {
 }
 
 /// Checks that a value is a string or null.
+#[derive(Default)]
 struct StringOrNull;
 
 impl<'de> Deserialize<'de> for StringOrNull {
@@ -179,7 +161,9 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
                             rules::check_version(text).ok()
                         }))?);
                 }
-                envelope::METADATA => metadata = Some(map.next_value::<EventMetadata<'_>>()?),
+                envelope::METADATA => {
+                    metadata = Some(map.next_value::<ObjectOnly<EventMetadata<'_>>>()?.0)
+                }
                 _ => {
                     data = match event_type {
                         // In the usual order of fields, type comes first and data needs one pass.
@@ -212,6 +196,7 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
             floor_id,
             room_id,
             zone_id,
+            ..
         } = metadata;
         let space_id = match rules::space_id_field(event_type) {
             SpaceIdField::RoomOrFloor => room_id.or(floor_id),
@@ -220,6 +205,7 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
             SpaceIdField::Named(_) => zone_id,
         };
         let space_id = space_id
+            .map(|text| text.0)
             .filter(|id| rules::check_id(id).is_ok())
             .ok_or_else(invalid_event)?;
         Ok(Event {
@@ -228,59 +214,86 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
             event_type,
             timestamp_ms,
             space_id,
-            org_id,
-            sensor_id,
+            org_id: org_id.map(|text| text.0),
+            sensor_id: sensor_id.map(|text| text.0),
             data_hash: data.0,
         })
     }
 }
 
-/// Fields of `metadata` that the bridge reads; null counts as absent.
-#[derive(Default)]
+/// Documented fields of `metadata`, as in [`rules::METADATA`]. An absent field counts as null.
+///
+/// Derived code refuses a repeated field and ignores the unknown ones, as the rules require, but it
+/// would also accept an array: see [`ObjectOnly`].
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct EventMetadata<'a> {
-    org_id: Option<Cow<'a, str>>,
-    floor_id: Option<Cow<'a, str>>,
-    room_id: Option<Cow<'a, str>>,
-    zone_id: Option<Cow<'a, str>>,
-    sensor_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    org_id: Option<CowText<'a>>,
+    #[serde(rename = "site_id")]
+    _site_id: StringOrNull,
+    #[serde(rename = "building_id")]
+    _building_id: StringOrNull,
+    #[serde(borrow)]
+    floor_id: Option<CowText<'a>>,
+    #[serde(borrow)]
+    room_id: Option<CowText<'a>>,
+    #[serde(borrow)]
+    zone_id: Option<CowText<'a>>,
+    #[serde(rename = "org_name")]
+    _org_name: StringOrNull,
+    #[serde(rename = "site_name")]
+    _site_name: StringOrNull,
+    #[serde(rename = "building_name")]
+    _building_name: StringOrNull,
+    #[serde(rename = "floor_name")]
+    _floor_name: StringOrNull,
+    #[serde(rename = "room_name")]
+    _room_name: StringOrNull,
+    #[serde(rename = "zone_name")]
+    _zone_name: StringOrNull,
+    #[serde(rename = "floor_custom_id")]
+    _floor_custom_id: StringOrNull,
+    #[serde(rename = "room_custom_id")]
+    _room_custom_id: StringOrNull,
+    #[serde(rename = "zone_custom_id")]
+    _zone_custom_id: StringOrNull,
+    #[serde(rename = "hive_id")]
+    _hive_id: StringOrNull,
+    #[serde(borrow)]
+    sensor_id: Option<CowText<'a>>,
+    #[serde(rename = "hive_serial")]
+    _hive_serial: StringOrNull,
+    #[serde(rename = "mac_address")]
+    _mac_address: StringOrNull,
+    #[serde(rename = "sensor_mode")]
+    _sensor_mode: StringOrNull,
+    #[serde(rename = "sensor_model")]
+    _sensor_model: StringOrNull,
+    #[serde(rename = "hive_model")]
+    _hive_model: StringOrNull,
+    #[serde(rename = "hive_version")]
+    _hive_version: StringOrNull,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for EventMetadata<'a> {
+/// Reads a derived struct from an object only.
+struct ObjectOnly<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectOnly<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MetadataVisitor<'a>(PhantomData<&'a str>);
-        impl<'de: 'a, 'a> Visitor<'de> for MetadataVisitor<'a> {
-            type Value = EventMetadata<'a>;
+        struct ObjectVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = ObjectOnly<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("metadata")
+                f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut seen = SeenFields::default();
-                let mut read = EventMetadata::default();
-                while let Some(key) = map.next_key_seed(FieldNameSeed(&rules::METADATA))? {
-                    let Some(key) = key else {
-                        map.next_value::<IgnoredAny>()?;
-                        continue;
-                    };
-                    seen.add(key)?;
-                    let field = match key {
-                        metadata::ORG_ID => &mut read.org_id,
-                        metadata::FLOOR_ID => &mut read.floor_id,
-                        metadata::ROOM_ID => &mut read.room_id,
-                        metadata::ZONE_ID => &mut read.zone_id,
-                        metadata::SENSOR_ID => &mut read.sensor_id,
-                        _ => {
-                            map.next_value::<StringOrNull>()?;
-                            continue;
-                        }
-                    };
-                    *field = map.next_value::<Option<CowText<'_>>>()?.map(|text| text.0);
-                }
-                Ok(read)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(ObjectOnly)
             }
         }
-        deserializer.deserialize_map(MetadataVisitor(PhantomData))
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
     }
 }
 
@@ -451,5 +464,44 @@ impl<'de> Deserialize<'de> for PointsHash {
             }
         }
         deserializer.deserialize_seq(PointsVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::forward_to_deserialize_any;
+
+    use super::*;
+
+    /// Returns the field names that a derived struct asks for, as an error text.
+    struct FieldNamesOnly;
+
+    impl<'de> Deserializer<'de> for FieldNamesOnly {
+        type Error = serde::de::value::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(Error::custom("not a struct"))
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Self::Error> {
+            Err(Error::custom(fields.join(" ")))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+            option unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier
+            ignored_any
+        }
+    }
+
+    #[test]
+    fn metadata_has_the_documented_fields() {
+        let fields = EventMetadata::deserialize(FieldNamesOnly).err().unwrap();
+        assert_eq!(fields.to_string(), rules::METADATA.as_array().join(" "));
     }
 }

@@ -32,7 +32,7 @@ pub(crate) mod envelope {
 }
 
 /// Documented fields of `metadata`: those of a space, then those of a sensor. All are checked in
-/// events of every type.
+/// events of every type. `event_reader` has the same fields in a struct.
 pub(crate) static METADATA: FieldNames<23> = FieldNames::new([
     "org_id",
     "site_id",
@@ -59,13 +59,11 @@ pub(crate) static METADATA: FieldNames<23> = FieldNames::new([
     "hive_version",
 ]);
 
-/// Indexes in [`METADATA`] of the fields that the bridge reads.
+/// Indexes in [`METADATA`] of the fields that can hold the space id.
 pub(crate) mod metadata {
-    pub(crate) const ORG_ID: usize = 0;
     pub(crate) const FLOOR_ID: usize = 3;
     pub(crate) const ROOM_ID: usize = 4;
     pub(crate) const ZONE_ID: usize = 5;
-    pub(crate) const SENSOR_ID: usize = 16;
 }
 
 /// Fields of the data of TRAFFIC.
@@ -492,11 +490,9 @@ mod tests {
         assert_eq!(ENVELOPE.as_array()[envelope::VERSION], "version");
         assert_eq!(ENVELOPE.as_array()[envelope::METADATA], "metadata");
         assert_eq!(ENVELOPE.as_array()[envelope::DATA], "data");
-        assert_eq!(METADATA.as_array()[metadata::ORG_ID], "org_id");
         assert_eq!(METADATA.as_array()[metadata::FLOOR_ID], "floor_id");
         assert_eq!(METADATA.as_array()[metadata::ROOM_ID], "room_id");
         assert_eq!(METADATA.as_array()[metadata::ZONE_ID], "zone_id");
-        assert_eq!(METADATA.as_array()[metadata::SENSOR_ID], "sensor_id");
     }
 
     /// JSON pointers contain these names, so none may need the escapes of RFC 6901.
