@@ -223,7 +223,7 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
 
 /// Documented fields of `metadata`, as in [`rules::METADATA`]. An absent field counts as null.
 ///
-/// Derived code refuses a repeated field and ignores the unknown ones, as the rules require, but it
+/// Derived code rejects a repeated field and ignores unknown ones, as the rules require, but it
 /// would also accept an array: see [`ObjectOnly`].
 #[derive(Default, Deserialize)]
 #[serde(default)]
