@@ -1,21 +1,21 @@
-//! What a published event is to the events already stored: the content of its `ce_…` marks.
+//! Marks of a published event: its relation to the stored events, as its `ce_…` headers give it.
 
 use butlr_event::event_id::{self, EventId};
 
-/// Why an event is not new.
+/// Reason why an event is not new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DuplicateKind {
     /// The same event, delivered again: its id and its reading are stored.
     Redelivery,
-    /// Another event with the value that is current for its (type, space, timestamp).
+    /// Another event with the current value of its (type, space, timestamp).
     Repeat,
 }
 
 impl DuplicateKind {
-    /// Both.
+    /// Both kinds.
     pub const ALL: [DuplicateKind; 2] = [DuplicateKind::Redelivery, DuplicateKind::Repeat];
 
-    /// As answers, the metric's label and `ce_duplicate` name it.
+    /// Name in responses, in the metric's label and in `ce_duplicate`.
     pub const fn as_str(self) -> &'static str {
         match self {
             DuplicateKind::Redelivery => "redelivery",
@@ -24,35 +24,37 @@ impl DuplicateKind {
     }
 }
 
-/// What an event to be published is to what is stored; what its headers say.
+/// Marks of an event with their values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// It is a duplicate that is published all the same.
+    /// Kind of duplicate, if the event is one and is published anyway.
     pub duplicate: Option<DuplicateKind>,
-    /// It replaces the current value.
+    /// The revision, if the event replaces the current value.
     pub revision: Option<Revision>,
-    /// It is an earlier computation than the current value.
+    /// `true` if the event was computed before the current value.
     pub stale: bool,
-    /// It is older than the newest stored event of its source.
+    /// `true` if the event is older than the newest stored event of its source.
     pub out_of_order: bool,
-    /// Another event is stored under its id; this is the hash of its reading, by which it is told apart.
+    /// Hash of the event's reading, if another event is stored under its id. It distinguishes the
+    /// two.
     pub conflict: Option<u64>,
 }
 
 impl Marks {
-    /// Whether there is nothing to say.
+    /// Returns `true` if the event has no marks.
     pub fn is_plain(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The id under which an event with the id `id` is published, where that is another: `<id>~<8 hex digits>`.
+    /// Id under which an event with the id `id` is published, if it cannot be its own:
+    /// `<id>~<8 hex digits>`.
     pub fn conflict_id(&self, id: &str) -> Option<String> {
         let reading = self.conflict?;
         Some(event_id::conflict_id(id, reading))
     }
 }
 
-/// Which marks an event has, without what they say.
+/// Marks of an event without their values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MarkSet {
     /// See [`Marks::duplicate`].
@@ -65,7 +67,7 @@ pub struct MarkSet {
     pub out_of_order: bool,
     /// See [`Marks::conflict`].
     pub conflict: bool,
-    /// What is stored was not known yet when it was published.
+    /// `true` if the event was published before the dedup window was rebuilt.
     pub unchecked: bool,
 }
 
@@ -82,11 +84,11 @@ impl From<&Marks> for MarkSet {
     }
 }
 
-/// A value that replaces another.
+/// Revision of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revision {
-    /// 1 for the first revision of a (type, space, timestamp), and so on.
+    /// Number within the (type, space, timestamp), from 1.
     pub number: u32,
-    /// The id of the event that it replaces.
+    /// Id of the event that it replaces.
     pub supersedes: EventId,
 }

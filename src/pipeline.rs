@@ -26,7 +26,7 @@ use crate::kafka::report::{DeliveryReport, PendingDelivery, WakerQueue};
 use crate::marks::{DuplicateKind, MarkSet};
 use crate::metrics::{EventOutcome, Metrics, PendingOutcome};
 use crate::provenance::ReplayOrigin;
-use crate::record::{ProducerRecord, PublishOrigin, TimestampPolicy};
+use crate::record::{ProducerRecord, PublishContext, TimestampPolicy};
 use crate::rejection::Rejection;
 use crate::spool::{Route, Spool};
 use butlr_event::destination::Destination;
@@ -385,21 +385,16 @@ impl Pipeline {
             None => received_at,
             Some(_) => SystemTime::now(),
         };
-        let origin = PublishOrigin {
-            spooled: false,
-            replayed_from: request.replayed_from,
-        };
         let marks = claim.as_ref().map(Claim::marks);
-        let topic = lane.topic();
-        let record = ProducerRecord::from_event(
-            event,
-            topic,
-            self.stamping,
-            marks,
+        let context = PublishContext {
+            topic: lane.topic(),
+            policy: self.stamping,
             received_at,
             now,
-            origin,
-        );
+            is_spooled: false,
+            replayed_from: request.replayed_from,
+        };
+        let record = ProducerRecord::from_event(event, marks, context);
         let replaced = record.timestamp_replacement;
         let keeping = self.spool.is_some();
         let delivery = self

@@ -1,32 +1,32 @@
-//! Where a record comes from when it is not simply an event on its way: a quarantined request, or a replay of one.
+//! Provenance of a record: the request behind a quarantined item, and the source of a replay.
 
 use serde::{Deserialize, Serialize};
 
-/// What the quarantine's headers say.
+/// Request details recorded with a quarantined item, in the record's headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct QuarantineDetails {
-    /// Of the mistakes.
+    /// Problem code, or the codes of the field errors.
     pub codes: Vec<String>,
-    /// The mistakes in words.
+    /// The errors as text.
     pub detail: String,
-    /// Of the request.
+    /// Path of the request.
     pub path: String,
-    /// The configured name of the credential that it came with.
+    /// Configured name of the request's credential.
     pub credential: String,
-    /// The type that it says it has.
+    /// Event type that the item claims to have.
     pub claimed_type: Option<String>,
-    /// Of the request.
+    /// Content type of the request.
     pub content_type: Option<String>,
 }
 
-/// The place of a record.
+/// Position of the quarantined record that an event is replayed from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayOrigin {
-    /// Its topic.
+    /// Topic.
     pub topic: String,
-    /// Its partition.
+    /// Partition.
     pub partition: i32,
-    /// Its offset.
+    /// Offset.
     pub offset: i64,
 }

@@ -1,6 +1,7 @@
-//! From an event to the Kafka record that carries it: topic, key, value, timestamp, CloudEvents headers.
+//! Kafka records of events and rejected items: topic, key, value, timestamp and headers.
 //!
-//! Decided purely, from the event, the settings and the moment; nothing here touches the network or a counter.
+//! Everything here is a pure function of the event, the settings and the time; nothing touches the
+//! network or a counter.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -12,47 +13,135 @@ use rdkafka::message::{Header, OwnedHeaders};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::config::{self, TimestampMode};
-use crate::marks::{Marks, Revision};
+use crate::marks::{DuplicateKind, Marks, Revision};
 use crate::metrics::TimestampReplacement;
 use crate::provenance::{QuarantineDetails, ReplayOrigin};
 use butlr_event::clock::unix_ms;
 use butlr_event::{Event, EventType};
 
-/// Which time a record is stamped with.
+/// Rules for the timestamp of a record.
 #[derive(Clone, Copy, Debug)]
 pub struct TimestampPolicy {
-    /// The event's own time, or that of receipt.
+    /// Source of the timestamp: the event, or its receipt.
     pub mode: TimestampMode,
-    /// A time further ahead of publishing than this is replaced by that of publishing.
+    /// A timestamp further ahead of publishing is replaced by the time of publishing.
     pub max_future: Duration,
-    /// One further back than this likewise.
+    /// A timestamp longer before publishing is replaced by the time of publishing.
     pub max_past: Duration,
 }
 
-/// Which way an event came to be published.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PublishOrigin<'o> {
-    /// It waited on disk.
-    pub spooled: bool,
-    /// It was quarantined, and lies there.
-    pub replayed_from: Option<&'o ReplayOrigin>,
+impl TimestampPolicy {
+    /// Takes the rules from the configuration.
+    pub fn from_config(kafka: &config::KafkaConfig) -> Self {
+        Self {
+            mode: kafka.timestamp,
+            max_future: kafka.max_future,
+            max_past: kafka.max_past,
+        }
+    }
+
+    /// Replaces every timestamp by the time of publishing.
+    pub fn with_publish_time(self) -> Self {
+        Self {
+            max_future: Duration::ZERO,
+            max_past: Duration::ZERO,
+            ..self
+        }
+    }
+
+    /// Returns `true` if an event's timestamp is close enough to `now` to be believed. Otherwise a
+    /// timestamp far in the future would put every later event out of order.
+    pub fn is_plausible(&self, event_ms: i64, now: SystemTime) -> bool {
+        choose_timestamp(event_ms, unix_ms(now), *self).1.is_none()
+    }
 }
 
-/// A record, borrowed from the event it carries.
+/// Circumstances in which a record is published.
+#[derive(Clone, Copy, Debug)]
+pub struct PublishContext<'c> {
+    /// Topic of the record.
+    pub topic: &'c str,
+    /// Rules for its timestamp.
+    pub policy: TimestampPolicy,
+    /// Receipt of the request.
+    pub received_at: SystemTime,
+    /// Time of publishing.
+    pub now: SystemTime,
+    /// `true` if the item was in the spool.
+    pub is_spooled: bool,
+    /// QuarantineDetails record from which the event is replayed.
+    pub replayed_from: Option<&'c ReplayOrigin>,
+}
+
+/// Kafka record that borrows from the event or rejected item that it carries.
 #[derive(Debug)]
 pub struct ProducerRecord<'e> {
-    /// Its topic.
+    /// Topic.
     pub topic: &'e str,
-    /// The space id, raw UTF-8.
+    /// Space id of an event, as UTF-8; hash of a rejected item's value.
     pub key: Cow<'e, str>,
-    /// The event's JSON exactly as received, without white space around it.
+    /// JSON exactly as received, without surrounding white space.
     pub value: &'e [u8],
-    /// CreateTime, ms since 1970.
+    /// CreateTime, in milliseconds since 1970.
     pub timestamp_ms: i64,
-    /// Why that is not the event's own time.
+    /// Reason why the timestamp is not the event's own.
     pub timestamp_replacement: Option<TimestampReplacement>,
-    /// CloudEvents 1.0, binary content mode. Every header is an attribute, because SDKs drop others.
+    /// CloudEvents 1.0 in binary content mode. Every header is an attribute, because SDKs drop
+    /// others.
     pub headers: OwnedHeaders,
+}
+
+impl<'e> ProducerRecord<'e> {
+    /// Builds the record of an event; `marks` describe its relation to the stored events.
+    pub fn from_event(
+        event: &'e Event<'_>,
+        marks: Option<&Marks>,
+        context: PublishContext<'e>,
+    ) -> Self {
+        let own_ms = match context.policy.mode {
+            TimestampMode::Received => unix_ms(context.received_at),
+            TimestampMode::Event => event.timestamp_ms(),
+        };
+        let (timestamp_ms, replacement) =
+            choose_timestamp(own_ms, unix_ms(context.now), context.policy);
+        Self {
+            topic: context.topic,
+            key: Cow::Borrowed(event.space_id()),
+            value: event.raw(),
+            // To librdkafka 0 means now.
+            timestamp_ms: timestamp_ms.max(1),
+            timestamp_replacement: replacement,
+            headers: event_headers(event, replacement, marks, &context),
+        }
+    }
+
+    /// Builds the record of a rejected item; `value` is the item as received. It is not a
+    /// CloudEvent, because the item is not an event.
+    pub fn from_quarantined(
+        quarantined: &QuarantineDetails,
+        value: &'e [u8],
+        context: PublishContext<'e>,
+    ) -> Self {
+        let received_ms = unix_ms(context.received_at);
+        let (timestamp_ms, _) = choose_timestamp(received_ms, unix_ms(context.now), context.policy);
+        let headers = HeaderBuilder::with_capacity(8)
+            .add("butlr-error-codes", &quarantined.codes.join(","))
+            .add("butlr-error-detail", &quarantined.detail)
+            .add("butlr-received-at", &format_rfc3339(received_ms))
+            .add("butlr-path", &quarantined.path)
+            .add("butlr-credential", &quarantined.credential)
+            .add_optional("butlr-claimed-type", quarantined.claimed_type.as_deref())
+            .add_flag("butlr-spooled", context.is_spooled)
+            .add_optional("content-type", quarantined.content_type.as_deref());
+        Self {
+            topic: context.topic,
+            key: Cow::Owned(format!("{:032x}", xxh3_128(value))),
+            value,
+            timestamp_ms: timestamp_ms.max(1),
+            timestamp_replacement: None,
+            headers: headers.0,
+        }
+    }
 }
 
 /// Unreserved characters of RFC 3986 stay as they are.
@@ -62,109 +151,12 @@ const URI_ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-impl TimestampPolicy {
-    /// As it is configured.
-    pub fn from_config(kafka: &config::KafkaConfig) -> Self {
-        Self {
-            mode: kafka.timestamp,
-            max_future: kafka.max_future,
-            max_past: kafka.max_past,
-        }
-    }
-
-    /// The time of publishing, whatever an event says.
-    pub fn with_publish_time(self) -> Self {
-        Self {
-            max_future: Duration::ZERO,
-            max_past: Duration::ZERO,
-            ..self
-        }
-    }
-
-    /// Whether an event's time is near enough to now to be believed: else no event would be in order after it.
-    pub fn is_plausible(&self, event_ms: i64, now: SystemTime) -> bool {
-        choose_timestamp(event_ms, unix_ms(now), *self).1.is_none()
-    }
-}
-
-impl<'e> ProducerRecord<'e> {
-    /// The record of `event`, received at `received_at` and published at `now`; `marks`: what it is to what is stored.
-    pub fn from_event(
-        event: &'e Event<'_>,
-        topic: &'e str,
-        stamping: TimestampPolicy,
-        marks: Option<&Marks>,
-        received_at: SystemTime,
-        now: SystemTime,
-        origin: PublishOrigin<'_>,
-    ) -> Self {
-        let own_ms = match stamping.mode {
-            TimestampMode::Received => unix_ms(received_at),
-            TimestampMode::Event => event.timestamp_ms(),
-        };
-        let (timestamp_ms, replaced) = choose_timestamp(own_ms, unix_ms(now), stamping);
-        Self {
-            topic,
-            key: Cow::Borrowed(event.space_id()),
-            value: event.raw(),
-            // To librdkafka 0 means now.
-            timestamp_ms: timestamp_ms.max(1),
-            timestamp_replacement: replaced,
-            headers: event_headers(event, replaced, marks, received_at, origin),
-        }
-    }
-
-    /// The record of what is no valid event: `value` as it was received at `received_at` and is published at `now`;
-    /// `spooled`: it waited on disk. No CloudEvent, for it is none.
-    pub fn from_quarantined(
-        of: &QuarantineDetails,
-        value: &'e [u8],
-        topic: &'e str,
-        stamping: TimestampPolicy,
-        received_at: SystemTime,
-        now: SystemTime,
-        spooled: bool,
-    ) -> Self {
-        let received_ms = unix_ms(received_at);
-        let codes = of.codes.join(",");
-        let received = format_rfc3339(received_ms);
-        let mut headers = OwnedHeaders::new_with_capacity(7);
-        headers = add_header(headers, "butlr-error-codes", &codes);
-        headers = add_header(headers, "butlr-error-detail", &of.detail);
-        headers = add_header(headers, "butlr-received-at", &received);
-        headers = add_header(headers, "butlr-path", &of.path);
-        headers = add_header(headers, "butlr-credential", &of.credential);
-        if let Some(claimed) = &of.claimed_type {
-            headers = add_header(headers, "butlr-claimed-type", claimed);
-        }
-        if spooled {
-            headers = add_header(headers, "butlr-spooled", "true");
-        }
-        if let Some(content_type) = &of.content_type {
-            headers = add_header(headers, "content-type", content_type);
-        }
-        Self {
-            topic,
-            key: Cow::Owned(format!("{:032x}", xxh3_128(value))),
-            value,
-            timestamp_ms: choose_timestamp(received_ms, unix_ms(now), stamping)
-                .0
-                .max(1),
-            timestamp_replacement: None,
-            headers,
-        }
-    }
-}
-
 fn event_headers(
     event: &Event<'_>,
-    replaced: Option<TimestampReplacement>,
+    replacement: Option<TimestampReplacement>,
     marks: Option<&Marks>,
-    received_at: SystemTime,
-    origin: PublishOrigin<'_>,
+    context: &PublishContext<'_>,
 ) -> OwnedHeaders {
-    let time = format_rfc3339(event.timestamp_ms());
-    let received = format_rfc3339(unix_ms(received_at));
     let mut source = String::with_capacity(48);
     source.push_str("/butlr");
     if let Some(org) = event.org_id() {
@@ -172,75 +164,91 @@ fn event_headers(
         source.extend(utf8_percent_encode(org, URI_ESCAPED));
     }
     let own_id = marks.and_then(|marks| marks.conflict_id(event.id()));
-    let mut headers = OwnedHeaders::new_with_capacity(9);
-    headers = add_header(headers, "ce_specversion", "1.0");
-    headers = add_header(headers, "ce_id", own_id.as_deref().unwrap_or(event.id()));
-    headers = add_header(headers, "ce_source", &source);
-    headers = add_header(headers, "ce_type", cloud_event_type(event.event_type()));
-    headers = add_header(headers, "ce_time", &time);
-    headers = add_header(headers, "ce_subject", event.space_id());
-    headers = add_header(headers, "ce_receivedat", &received);
-    headers = add_header(headers, "content-type", "application/json");
-    if let Some(reason) = replaced {
-        headers = add_header(headers, "ce_timereplaced", reason.as_str());
-    }
-    if origin.spooled {
-        headers = add_header(headers, "ce_spooled", "true");
-    }
-    if let Some(place) = origin.replayed_from {
-        let ReplayOrigin {
-            topic,
-            partition,
-            offset,
-        } = place;
-        let place = format!("{topic}/{partition}/{offset}");
-        headers = add_header(headers, "ce_replayedfrom", &place);
+    let mut headers = HeaderBuilder::with_capacity(9)
+        .add("ce_specversion", "1.0")
+        .add("ce_id", own_id.as_deref().unwrap_or(event.id()))
+        .add("ce_source", &source)
+        .add("ce_type", cloud_event_type(event.event_type()))
+        .add("ce_time", &format_rfc3339(event.timestamp_ms()))
+        .add("ce_subject", event.space_id())
+        .add(
+            "ce_receivedat",
+            &format_rfc3339(unix_ms(context.received_at)),
+        )
+        .add("content-type", "application/json")
+        .add_optional(
+            "ce_timereplaced",
+            replacement.map(TimestampReplacement::as_str),
+        )
+        .add_flag("ce_spooled", context.is_spooled);
+    if let Some(ReplayOrigin {
+        topic,
+        partition,
+        offset,
+    }) = context.replayed_from
+    {
+        headers = headers.add("ce_replayedfrom", &format!("{topic}/{partition}/{offset}"));
     }
     match marks {
-        Some(marks) if !marks.is_plain() => add_mark_headers(headers, marks, event.id()),
-        _ => headers,
+        Some(marks) if !marks.is_plain() => headers.add_marks(marks, event.id()).0,
+        _ => headers.0,
     }
 }
 
-/// What an event is to what is stored. Most are nothing.
-#[cold]
-fn add_mark_headers(mut headers: OwnedHeaders, marks: &Marks, id: &str) -> OwnedHeaders {
-    if let Some(Revision { number, supersedes }) = &marks.revision {
-        headers = add_header(headers, "ce_revision", &number.to_string());
-        headers = add_header(headers, "ce_supersedes", &supersedes.to_string());
+/// Headers under construction.
+struct HeaderBuilder(OwnedHeaders);
+
+impl HeaderBuilder {
+    fn with_capacity(headers: usize) -> Self {
+        Self(OwnedHeaders::new_with_capacity(headers))
     }
-    if marks.stale {
-        headers = add_header(headers, "ce_stale", "true");
+
+    fn add(self, key: &str, value: &str) -> Self {
+        Self(self.0.insert(Header {
+            key,
+            value: Some(value),
+        }))
     }
-    if let Some(kind) = marks.duplicate {
-        headers = add_header(headers, "ce_duplicate", kind.as_str());
+
+    fn add_optional(self, key: &str, value: Option<&str>) -> Self {
+        match value {
+            Some(value) => self.add(key, value),
+            None => self,
+        }
     }
-    if marks.out_of_order {
-        headers = add_header(headers, "ce_outoforder", "true");
+
+    /// Adds the value `true`, or no header.
+    fn add_flag(self, key: &str, is_set: bool) -> Self {
+        self.add_optional(key, is_set.then_some("true"))
     }
-    if marks.conflict.is_some() {
-        headers = add_header(headers, "ce_idconflict", "true");
-        headers = add_header(headers, "ce_originalid", id);
+
+    #[cold]
+    fn add_marks(mut self, marks: &Marks, id: &str) -> Self {
+        if let Some(Revision { number, supersedes }) = &marks.revision {
+            self = self
+                .add("ce_revision", &number.to_string())
+                .add("ce_supersedes", &supersedes.to_string());
+        }
+        self = self
+            .add_flag("ce_stale", marks.stale)
+            .add_optional("ce_duplicate", marks.duplicate.map(DuplicateKind::as_str))
+            .add_flag("ce_outoforder", marks.out_of_order);
+        if marks.conflict.is_some() {
+            self = self.add("ce_idconflict", "true").add("ce_originalid", id);
+        }
+        self
     }
-    headers
 }
 
-fn add_header(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
-    headers.insert(Header {
-        key,
-        value: Some(value),
-    })
-}
-
-/// The time of an event, or of its receipt, as long as that is near enough to the time of publishing: retention goes by it,
-/// and brokers refuse what lies too far ahead.
+/// Chooses the record's timestamp: `own_ms`, unless it is too far from the time of publishing.
+/// Retention goes by the timestamp, and brokers reject one that is too far ahead.
 fn choose_timestamp(
     own_ms: i64,
     now_ms: i64,
-    stamping: TimestampPolicy,
+    policy: TimestampPolicy,
 ) -> (i64, Option<TimestampReplacement>) {
-    let future = i64::try_from(stamping.max_future.as_millis()).unwrap_or(i64::MAX);
-    let past = i64::try_from(stamping.max_past.as_millis()).unwrap_or(i64::MAX);
+    let future = i64::try_from(policy.max_future.as_millis()).unwrap_or(i64::MAX);
+    let past = i64::try_from(policy.max_past.as_millis()).unwrap_or(i64::MAX);
     if own_ms > now_ms.saturating_add(future) {
         (now_ms, Some(TimestampReplacement::Future))
     } else if own_ms < now_ms.saturating_sub(past) {
@@ -250,7 +258,7 @@ fn choose_timestamp(
     }
 }
 
-/// `io.butlr.<type in kebab>.v1`, the same for every spelling of the type.
+/// Value of `ce_type`: `io.butlr.<type in kebab case>.v1`, the same for every spelling of the type.
 const fn cloud_event_type(event_type: EventType) -> &'static str {
     match event_type {
         EventType::Detections => "io.butlr.detections.v1",
@@ -266,15 +274,16 @@ const fn cloud_event_type(event_type: EventType) -> &'static str {
     }
 }
 
-/// A time in RFC 3339, in UTC with milliseconds. Of fixed length, and so made without an allocation: each event's record has two.
+/// Time in RFC 3339, in UTC with milliseconds. The length is fixed, so no allocation is needed;
+/// every event's record has two of them.
 struct Rfc3339Text([u8; 24]);
 
-/// `ms` lies between 1970 and the end of year 9999 (an event's rule).
+/// Formats a time between 1970 and the end of the year 9999, which every valid event has.
 fn format_rfc3339(ms: i64) -> Rfc3339Text {
     let time = UNIX_EPOCH + Duration::from_millis(ms.max(0).unsigned_abs());
     let mut text = [0; 24];
     let formatted = humantime::format_rfc3339_millis(time);
-    write!(&mut text[..], "{formatted}").expect("a year has four digits");
+    write!(&mut text[..], "{formatted}").expect("the year has four digits");
     Rfc3339Text(text)
 }
 
@@ -282,7 +291,7 @@ impl Deref for Rfc3339Text {
     type Target = str;
 
     fn deref(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("digits and letters")
+        std::str::from_utf8(&self.0).expect("the text is ASCII")
     }
 }
 
@@ -292,7 +301,7 @@ mod tests {
     use butlr_event::{ParseLimits, ParsedBody, parse};
     use rdkafka::message::Headers;
 
-    const STAMPING: TimestampPolicy = TimestampPolicy {
+    const POLICY: TimestampPolicy = TimestampPolicy {
         mode: TimestampMode::Event,
         max_future: Duration::from_secs(60),
         max_past: Duration::from_secs(3 * 86_400),
@@ -307,19 +316,23 @@ mod tests {
         UNIX_EPOCH + Duration::from_millis(ms.unsigned_abs())
     }
 
-    fn headers_of(body: &str, stamping: TimestampPolicy) -> (i64, Vec<(String, String)>) {
+    /// Context of a request received at `received_ms` and published at [`NOW`].
+    fn context(policy: TimestampPolicy, received_ms: i64) -> PublishContext<'static> {
+        PublishContext {
+            topic: "topic",
+            policy,
+            received_at: at(received_ms),
+            now: at(NOW),
+            is_spooled: false,
+            replayed_from: None,
+        }
+    }
+
+    fn headers_of(body: &str, policy: TimestampPolicy) -> (i64, Vec<(String, String)>) {
         let Ok(ParsedBody::Single(Ok(event))) = parse(body.as_bytes(), None, LIMITS) else {
             panic!("not valid: {body}");
         };
-        let record = ProducerRecord::from_event(
-            &event,
-            "topic",
-            stamping,
-            None,
-            at(NOW - 5),
-            at(NOW),
-            PublishOrigin::default(),
-        );
+        let record = ProducerRecord::from_event(&event, None, context(policy, NOW - 5));
         let headers = record.headers;
         let text = |v: Option<&[u8]>| String::from_utf8(v.unwrap().to_vec()).unwrap();
         (
@@ -339,8 +352,8 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_cloud_events_attributes() {
-        let (timestamp, headers) = headers_of(&event(NOW - 1_234, r#""org_ä/1""#), STAMPING);
+    fn headers_are_cloud_event_attributes() {
+        let (timestamp, headers) = headers_of(&event(NOW - 1_234, r#""org_ä/1""#), POLICY);
         assert_eq!(timestamp, NOW - 1_234);
         let expected = [
             ("ce_specversion", "1.0"),
@@ -354,14 +367,14 @@ mod tests {
         ];
         let expected: Vec<_> = expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         assert_eq!(headers, expected);
-        let (_, headers) = headers_of(&event(NOW, "null"), STAMPING);
+        let (_, headers) = headers_of(&event(NOW, "null"), POLICY);
         assert!(headers.contains(&("ce_source".into(), "/butlr".into())));
     }
 
     #[test]
-    fn a_timestamp_is_replaced_only_beyond_the_bounds() {
+    fn a_timestamp_is_replaced_only_beyond_the_limits() {
         let replaced = |ms| {
-            let (timestamp, headers) = headers_of(&event(ms, "null"), STAMPING);
+            let (timestamp, headers) = headers_of(&event(ms, "null"), POLICY);
             let header = headers.into_iter().find(|(k, _)| k == "ce_timereplaced");
             (timestamp, header.map(|(_, v)| v))
         };
@@ -375,42 +388,39 @@ mod tests {
     }
 
     #[test]
-    fn the_last_millisecond_of_year_9999_has_a_time() {
-        let (_, headers) = headers_of(&event(253_402_300_799_999, "null"), STAMPING);
+    fn the_last_millisecond_of_the_year_9999_can_be_formatted() {
+        let (_, headers) = headers_of(&event(253_402_300_799_999, "null"), POLICY);
         assert!(headers.contains(&("ce_time".into(), "9999-12-31T23:59:59.999Z".into())));
     }
 
     #[test]
-    fn the_time_of_receipt_can_stamp_everything() {
-        let stamping = TimestampPolicy {
+    fn the_time_of_receipt_can_be_the_timestamp() {
+        let policy = TimestampPolicy {
             mode: TimestampMode::Received,
-            ..STAMPING
+            ..POLICY
         };
-        let (timestamp, headers) = headers_of(&event(0, "null"), stamping);
+        let (timestamp, headers) = headers_of(&event(0, "null"), policy);
         assert_eq!(timestamp, NOW - 5);
         assert!(headers.iter().all(|(k, _)| k != "ce_timereplaced"));
     }
 
-    /// What waited for longer than a topic keeps its records would be deleted as soon as it is there.
+    /// A record older than its topic's retention would be deleted at once.
     #[test]
-    fn a_time_of_receipt_that_is_too_long_ago_is_replaced_as_well() {
-        let past = STAMPING.max_past.as_millis() as i64;
-        let stamping = TimestampPolicy {
+    fn a_time_of_receipt_too_long_ago_is_replaced() {
+        let past = POLICY.max_past.as_millis() as i64;
+        let policy = TimestampPolicy {
             mode: TimestampMode::Received,
-            ..STAMPING
+            ..POLICY
         };
         let body = event(NOW, "null");
         let Ok(ParsedBody::Single(Ok(event))) = parse(body.as_bytes(), None, LIMITS) else {
             panic!("not valid: {body}");
         };
         let invalid = QuarantineDetails::default();
-        let stamped = |received_ms: i64| {
-            let (received, now, origin) = (at(received_ms), at(NOW), PublishOrigin::default());
-            let record =
-                ProducerRecord::from_event(&event, "t", stamping, None, received, now, origin);
-            let quarantined = ProducerRecord::from_quarantined(
-                &invalid, b"x", "q", STAMPING, received, now, true,
-            );
+        let timestamp_of = |received_ms: i64| {
+            let record = ProducerRecord::from_event(&event, None, context(policy, received_ms));
+            let quarantined =
+                ProducerRecord::from_quarantined(&invalid, b"x", context(POLICY, received_ms));
             assert_eq!(record.timestamp_ms, quarantined.timestamp_ms);
             let received_header = quarantined
                 .headers
@@ -420,19 +430,19 @@ mod tests {
             assert_eq!(received_header.unwrap().value, Some(expected.as_bytes()));
             (record.timestamp_ms, record.timestamp_replacement)
         };
-        assert_eq!(stamped(NOW - past), (NOW - past, None));
+        assert_eq!(timestamp_of(NOW - past), (NOW - past, None));
         assert_eq!(
-            stamped(NOW - past - 1),
+            timestamp_of(NOW - past - 1),
             (NOW, Some(TimestampReplacement::Past))
         );
         assert_eq!(
-            stamped(NOW + 3_600_000),
+            timestamp_of(NOW + 3_600_000),
             (NOW, Some(TimestampReplacement::Future))
         );
     }
 
     #[test]
-    fn types_agree_with_the_names_of_topics() {
+    fn cloud_event_types_match_topic_names() {
         for t in EventType::ALL {
             assert_eq!(
                 cloud_event_type(t),

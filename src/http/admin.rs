@@ -13,8 +13,9 @@ use super::ingest::IngestState;
 use crate::auth::AdminAuthenticator;
 use crate::kafka::contact::Contact;
 use crate::kafka::lane::TopicState;
-use crate::metrics::{EventOutcome, unix_seconds};
+use crate::metrics::EventOutcome;
 use butlr_event::EventType;
+use butlr_event::clock::unix_seconds;
 use butlr_event::destination::Destination;
 
 /// What the admin listener shows.

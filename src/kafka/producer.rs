@@ -23,7 +23,7 @@ use super::report::{
     DeliveryObserver, DeliveryReport, InFlightRecord, OffsetFilter, PendingDelivery, WakerQueue,
 };
 use crate::dedup::claim::Claim;
-use crate::metrics::Metrics;
+use crate::metrics::{LateReport, Metrics, TransmitTotals};
 use crate::record::ProducerRecord;
 use crate::rejection::Rejection;
 
@@ -94,10 +94,10 @@ impl ClientContext for ProducerCallbacks {
         kafka
             .requests_in_flight
             .set(brokers().map(|b| b.waitresp_cnt).sum());
-        kafka.update_transmit_totals(
-            brokers().map(|b| b.txerrs + b.req_timeouts).sum(),
-            brokers().map(|b| b.txretries).sum(),
-        );
+        kafka.update_transmit_totals(TransmitTotals {
+            errors: brokers().map(|b| b.txerrs + b.req_timeouts).sum(),
+            retries: brokers().map(|b| b.txretries).sum(),
+        });
         let round_trips = || brokers().filter_map(|b| b.rtt.as_ref());
         let seconds = |micros: Option<i64>| micros.unwrap_or(0) as f64 / 1e6;
         let set = |quantile, value| {
@@ -136,8 +136,10 @@ impl ProducerContext for ProducerCallbacks {
             }
         };
         if !slot.complete(report) {
-            self.metrics
-                .count_late_report(matches!(report, DeliveryReport::Stored(_)));
+            self.metrics.count_late_report(match report {
+                DeliveryReport::Stored(_) => LateReport::Stored,
+                DeliveryReport::ImplicitAck | DeliveryReport::Failed(_) => LateReport::Failed,
+            });
         }
     }
 }

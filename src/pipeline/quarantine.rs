@@ -19,7 +19,7 @@ use crate::kafka::report::{
 };
 use crate::metrics::EventOutcome;
 use crate::provenance::QuarantineDetails;
-use crate::record::ProducerRecord;
+use crate::record::{ProducerRecord, PublishContext};
 use crate::rejection::Rejection;
 use crate::spool::entry::EntryContent;
 use crate::spool::{Route, Spool};
@@ -238,17 +238,15 @@ impl Pipeline {
             Ok(permit) => permit,
             Err(rejection) => return unsent(rejection, claim),
         };
-        let (topic, received_at) = (lane.topic(), request.received_at);
-        let now = received_at;
-        let record = ProducerRecord::from_quarantined(
-            details,
-            raw,
-            topic,
-            self.stamping,
-            received_at,
-            now,
-            false,
-        );
+        let context = PublishContext {
+            topic: lane.topic(),
+            policy: self.stamping,
+            received_at: request.received_at,
+            now: request.received_at,
+            is_spooled: false,
+            replayed_from: None,
+        };
+        let record = ProducerRecord::from_quarantined(details, raw, context);
         // It is this function that decides the claim of a record that failed.
         let sent = self.producer.send(record, permit, claim, true, wakeups);
         let mut delivery = match sent {

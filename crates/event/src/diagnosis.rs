@@ -1,7 +1,7 @@
-//! The diagnose pass: finds every mistake in an event that the typed pass has refused.
+//! Diagnosis of a rejected item: finds every field error.
 //!
-//! It goes down level by level over raw values, so one mistake hides no other. What it keeps is bounded: the documented
-//! fields of each level (slices of the body) and [`MAX_MISTAKES`] mistakes.
+//! It goes down level by level over raw values, so no error hides another. Its memory is bounded:
+//! the documented fields of each level (slices of the body) and [`MAX_FIELD_ERRORS`] errors.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,64 +16,64 @@ use super::rules::{
 };
 use super::{EventType, FieldError, FieldErrorCode, MAX_FIELD_ERRORS, RejectedItem};
 
-/// The most characters of an event that a detail quotes.
+/// Maximum number of characters of an event that a detail quotes.
 const MAX_EXCERPT_CHARS: usize = 64;
 
-/// Every mistake in `event`, which has no white space around it.
+/// Finds every error in `item`, which has no surrounding white space.
 ///
 /// # Errors
-/// It is not JSON at all.
+/// The item is not JSON.
 pub(crate) fn diagnose(
-    event: &str,
+    item: &str,
     expected: Option<EventType>,
 ) -> Result<RejectedItem<'_>, serde_json::Error> {
-    let mut mistakes = FieldErrors::default();
-    let mut claimed = None;
-    if JsonKind::from_json(event) == JsonKind::Object {
-        let fields = ObjectFields::read(event, &rules::ENVELOPE)?;
-        claimed = parse_event_type(fields.values[envelope::TYPE]);
-        mistakes.check_envelope(&fields, claimed, expected);
+    let mut errors = FieldErrors::default();
+    let mut claimed_type = None;
+    if JsonKind::from_json(item) == JsonKind::Object {
+        let fields = ObjectFields::read(item, &rules::ENVELOPE)?;
+        claimed_type = parse_event_type(fields.values[envelope::TYPE]);
+        errors.check_envelope(&fields, claimed_type, expected);
     } else {
-        serde_json::from_str::<IgnoredAny>(event)?;
-        mistakes.add_wrong_type("", "An event", "a JSON object", event);
+        serde_json::from_str::<IgnoredAny>(item)?;
+        errors.add_wrong_type("", "An event", "a JSON object", item);
     }
-    if mistakes.0.is_empty() {
-        mistakes.add(
+    if errors.0.is_empty() {
+        errors.add(
             "",
             FieldErrorCode::Invalid,
-            format_args!("The event is refused, but its mistake was not found: please report this as a defect."),
+            format_args!(
+                "The event was rejected, but no error was found in it: please report this as a bug."
+            ),
         );
     }
     Ok(RejectedItem::Invalid {
-        claimed_type: claimed,
-        errors: mistakes.0,
-        raw: event,
+        claimed_type,
+        errors: errors.0,
+        raw: item,
     })
 }
 
-/// The type that `event` claims to have, and nothing else of it.
+/// Reads only the type that `item` claims to have.
 ///
 /// # Errors
-/// It is not JSON at all.
-pub(crate) fn read_claimed_type(event: &str) -> Result<Option<EventType>, serde_json::Error> {
-    if JsonKind::from_json(event) == JsonKind::Object {
+/// The item is not JSON.
+pub(crate) fn read_claimed_type(item: &str) -> Result<Option<EventType>, serde_json::Error> {
+    if JsonKind::from_json(item) == JsonKind::Object {
         Ok(parse_event_type(
-            ObjectFields::read(event, &TYPE_ONLY)?.values[0],
+            ObjectFields::read(item, &TYPE_ONLY)?.values[0],
         ))
     } else {
-        serde_json::from_str::<IgnoredAny>(event).map(|_| None)
+        serde_json::from_str::<IgnoredAny>(item).map(|_| None)
     }
 }
 
-/// The field that [`claimed`] is about.
 static TYPE_ONLY: FieldNames<1> = FieldNames::new(["type"]);
 
-/// The type by its field's value.
 fn parse_event_type(value: Option<&str>) -> Option<EventType> {
     EventType::parse(&read_string(value?)?)
 }
 
-/// The kinds of JSON values.
+/// Kind of a JSON value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum JsonKind {
     Object,
@@ -85,7 +85,7 @@ enum JsonKind {
 }
 
 impl JsonKind {
-    /// By the first byte, which is enough for valid JSON.
+    /// Goes by the first byte, which is enough for valid JSON.
     fn from_json(json: &str) -> JsonKind {
         match json.as_bytes().first() {
             Some(b'{') => JsonKind::Object,
@@ -98,23 +98,23 @@ impl JsonKind {
     }
 }
 
-/// A JSON string's text, or `None` for any other JSON value.
+/// Reads a JSON string; `None` for any other JSON value.
 fn read_string(json: &str) -> Option<Cow<'_, str>> {
     if JsonKind::from_json(json) != JsonKind::String {
         return None;
     }
-    // Strings without escapes, and so nearly all, are what stands between the quotes.
+    // Nearly all strings have no escapes, so they are the text between the quotes.
     match json.get(1..json.len() - 1) {
         Some(text) if !text.contains('\\') => Some(Cow::Borrowed(text)),
         _ => serde_json::from_str(json).ok().map(Cow::Owned),
     }
 }
 
-/// An object's documented fields, as JSON.
+/// Documented fields of an object, as JSON.
 struct ObjectFields<'a, const N: usize> {
-    /// The first value of each.
+    /// First value of each field.
     values: [Option<&'a str>; N],
-    /// Whether there is another one.
+    /// `true` if the field occurs more than once.
     repeated: [bool; N],
 }
 
@@ -147,24 +147,23 @@ impl<'de: 'a, 'a, const N: usize> Visitor<'de> for ObjectFieldsVisitor<'_, 'a, N
             values: [None; N],
             repeated: [false; N],
         };
-        while let Some(place) = map.next_key_seed(FieldNameSeed(self.names))? {
-            match place {
-                Some(place) if object.values[place].is_none() => {
-                    object.values[place] = Some(map.next_value::<&RawValue>()?.get());
+        while let Some(field) = map.next_key_seed(FieldNameSeed(self.names))? {
+            match field {
+                Some(index) if object.values[index].is_none() => {
+                    object.values[index] = Some(map.next_value::<&RawValue>()?.get());
                 }
-                other => {
+                Some(index) => {
                     map.next_value::<IgnoredAny>()?;
-                    if let Some(place) = other {
-                        object.repeated[place] = true;
-                    }
+                    object.repeated[index] = true;
                 }
+                None => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         Ok(object)
     }
 }
 
-/// An array's items, handed one by one to a function until it returns false. How many there are.
+/// Calls `item` with each item of an array until it returns `false`. Returns the number of items.
 fn for_each_item<'a>(json: &'a str, item: impl FnMut(usize, &'a str) -> bool) -> usize {
     struct ArrayVisitor<'a, F>(F, PhantomData<&'a str>);
     impl<'de: 'a, 'a, F: FnMut(usize, &'a str) -> bool> Visitor<'de> for ArrayVisitor<'a, F> {
@@ -188,13 +187,13 @@ fn for_each_item<'a>(json: &'a str, item: impl FnMut(usize, &'a str) -> bool) ->
             Ok(count)
         }
     }
-    // A part of JSON that was read before cannot fail.
+    // The array is part of JSON that was read before, so this cannot fail.
     serde_json::Deserializer::from_str(json)
         .deserialize_seq(ArrayVisitor(item, PhantomData))
         .unwrap_or(0)
 }
 
-/// The mistakes found so far, at most [`MAX_MISTAKES`].
+/// Errors found so far, at most [`MAX_FIELD_ERRORS`].
 #[derive(Default)]
 struct FieldErrors(Vec<FieldError>);
 
@@ -213,62 +212,67 @@ impl FieldErrors {
         self.0.len() >= MAX_FIELD_ERRORS
     }
 
-    fn add_missing(&mut self, pointer: &str, what: &str, rule: &str) {
+    fn add_missing(&mut self, pointer: &str, name: &str, rule: &str) {
         self.add(
             pointer,
             FieldErrorCode::Missing,
-            format_args!("{what} is missing; it must be {rule}."),
+            format_args!("{name} is missing; it must be {rule}."),
         );
     }
 
-    fn add_wrong_type(&mut self, pointer: &str, what: &str, rule: &str, json: &str) {
+    fn add_wrong_type(&mut self, pointer: &str, name: &str, rule: &str, json: &str) {
         self.add(
             pointer,
             FieldErrorCode::WrongType,
             format_args!(
-                "{what} must be {rule}, but it is {}.",
+                "{name} must be {rule}, but it is {}.",
                 JsonDescription(json)
             ),
         );
     }
 
-    /// What stands twice, if it does.
-    fn add_duplicate(&mut self, pointer: &str, name: &str, again: bool) {
-        if again {
-            self.add(
-                pointer,
-                FieldErrorCode::DuplicateKey,
-                format_args!("{name} stands more than once in one object; readers may differ on which one counts."),
-            );
+    fn add_duplicate(&mut self, pointer: &str, name: &str) {
+        self.add(
+            pointer,
+            FieldErrorCode::DuplicateKey,
+            format_args!(
+                "{name} occurs more than once in one object; readers differ on which one counts."
+            ),
+        );
+    }
+
+    /// Adds an error if the field occurs more than once, and returns its first value.
+    fn take_envelope_field<'a>(
+        &mut self,
+        fields: &ObjectFields<'a, 6>,
+        index: usize,
+    ) -> Option<&'a str> {
+        if fields.repeated[index] {
+            let name = rules::ENVELOPE.as_array()[index];
+            self.add_duplicate(&format!("/{name}"), name);
         }
+        fields.values[index]
     }
 
     fn check_envelope(
         &mut self,
         fields: &ObjectFields<'_, 6>,
-        claimed: Option<EventType>,
+        claimed_type: Option<EventType>,
         expected: Option<EventType>,
     ) {
-        let field = |place: usize| (fields.values[place], fields.repeated[place]);
-
-        let (id, again) = field(envelope::ID);
-        self.add_duplicate("/id", "id", again);
-        match id {
+        match self.take_envelope_field(fields, envelope::ID) {
             None => self.add_missing("/id", "id", &describe_id_rule()),
             Some(id) => self.check_id("/id", "id", id),
         }
 
-        let (event_type, again) = field(envelope::TYPE);
-        self.add_duplicate("/type", "type", again);
-        match event_type {
+        match self.take_envelope_field(fields, envelope::TYPE) {
             None => self.add_missing("/type", "type", &describe_type_rule()),
-            Some(json) => self.check_event_type(json, claimed, expected),
+            Some(json) => self.check_event_type(json, claimed_type, expected),
         }
 
-        let (timestamp, again) = field(envelope::TIMESTAMP);
-        self.add_duplicate("/timestamp", "timestamp", again);
+        let timestamp = self.take_envelope_field(fields, envelope::TIMESTAMP);
         let rule = format!(
-            "the milliseconds since 1970 UTC as a whole number from 0 to {}",
+            "the milliseconds since 1970 UTC, a whole number from 0 to {}",
             rules::MAX_TIMESTAMP_MS
         );
         self.check_number(
@@ -279,46 +283,47 @@ impl FieldErrors {
             &rule,
         );
 
-        let (version, again) = field(envelope::VERSION);
-        self.add_duplicate("/version", "version", again);
+        let version = self.take_envelope_field(fields, envelope::VERSION);
         self.check_version(version);
 
-        let (metadata, again) = field(envelope::METADATA);
-        self.add_duplicate("/metadata", "metadata", again);
-        self.check_metadata(metadata, claimed);
+        let metadata = self.take_envelope_field(fields, envelope::METADATA);
+        self.check_metadata(metadata, claimed_type);
 
-        let (data, again) = field(envelope::DATA);
-        self.add_duplicate("/data", "data", again);
-        if let Some(claimed) = claimed {
-            self.check_data(data, claimed);
+        let data = self.take_envelope_field(fields, envelope::DATA);
+        if let Some(claimed_type) = claimed_type {
+            self.check_data(data, claimed_type);
         }
     }
 
     fn check_event_type(
         &mut self,
         json: &str,
-        claimed: Option<EventType>,
+        claimed_type: Option<EventType>,
         expected: Option<EventType>,
     ) {
-        match (claimed, expected) {
+        match (claimed_type, expected) {
             (None, _) if JsonKind::from_json(json) == JsonKind::String => self.add(
                 "/type",
                 FieldErrorCode::UnknownType,
-                format_args!("{} is no known type; type must be {}.", JsonDescription(json), describe_type_rule()),
+                format_args!(
+                    "{} is not a known type; type must be {}.",
+                    JsonDescription(json),
+                    describe_type_rule()
+                ),
             ),
             (None, _) => self.add_wrong_type("/type", "type", &describe_type_rule(), json),
             (Some(claimed), Some(expected)) if claimed != expected => self.add(
                 "/type",
                 FieldErrorCode::TypeMismatch,
-                format_args!("The event's type is {claimed}, but the URL it was sent to takes {expected} only."),
+                format_args!("The event's type is {claimed}, but the URL accepts only {expected}."),
             ),
             (Some(_), _) => {}
         }
     }
 
-    fn check_id(&mut self, pointer: &str, what: &str, json: &str) {
+    fn check_id(&mut self, pointer: &str, name: &str, json: &str) {
         let Some(id) = read_string(json) else {
-            return self.add_wrong_type(pointer, what, &describe_id_rule(), json);
+            return self.add_wrong_type(pointer, name, &describe_id_rule(), json);
         };
         match rules::check_id(&id) {
             Ok(()) => {}
@@ -326,14 +331,14 @@ impl FieldErrors {
                 self.add(
                     pointer,
                     FieldErrorCode::Empty,
-                    format_args!("{what} is empty; it must be {}.", describe_id_rule()),
+                    format_args!("{name} is empty; it must be {}.", describe_id_rule()),
                 );
             }
             Err(IdFault::TooLong) => self.add(
                 pointer,
                 FieldErrorCode::TooLong,
                 format_args!(
-                    "{what} is {} bytes long; it must be {}.",
+                    "{name} is {} bytes long; it must be {}.",
                     id.len(),
                     describe_id_rule()
                 ),
@@ -342,7 +347,7 @@ impl FieldErrors {
                 pointer,
                 FieldErrorCode::ControlCharacter,
                 format_args!(
-                    "{what} has a control character in it: {}; it must be {}.",
+                    "{name} contains a control character: {}; it must be {}.",
                     JsonDescription(json),
                     describe_id_rule()
                 ),
@@ -353,17 +358,17 @@ impl FieldErrors {
     fn check_number(
         &mut self,
         pointer: &str,
-        what: &str,
+        name: &str,
         json: Option<&str>,
         max: i64,
         rule: &str,
     ) {
         let Some(json) = json else {
-            return self.add_missing(pointer, what, rule);
+            return self.add_missing(pointer, name, rule);
         };
         let code = match rules::parse_integer(json, max) {
             Ok(_) => return,
-            Err(NumberFault::NotANumber) => return self.add_wrong_type(pointer, what, rule, json),
+            Err(NumberFault::NotANumber) => return self.add_wrong_type(pointer, name, rule, json),
             Err(NumberFault::NotIntegral) => FieldErrorCode::NotIntegral,
             Err(NumberFault::OutOfRange) => FieldErrorCode::OutOfRange,
         };
@@ -371,7 +376,7 @@ impl FieldErrors {
             pointer,
             code,
             format_args!(
-                "{what} must be {rule}, but it is {}.",
+                "{name} must be {rule}, but it is {}.",
                 JsonDescription(json)
             ),
         );
@@ -391,7 +396,7 @@ impl FieldErrors {
                 "/version",
                 FieldErrorCode::UnsupportedVersion,
                 format_args!(
-                    "{} is another major version than the supported one; version must be {RULE}.",
+                    "{} is not a supported major version; version must be {RULE}.",
                     JsonDescription(json)
                 ),
             ),
@@ -399,38 +404,39 @@ impl FieldErrors {
                 "/version",
                 FieldErrorCode::InvalidVersion,
                 format_args!(
-                    "{} is no version; it must be {RULE}.",
+                    "{} is not a version; it must be {RULE}.",
                     JsonDescription(json)
                 ),
             ),
         }
     }
 
-    fn check_metadata(&mut self, json: Option<&str>, claimed: Option<EventType>) {
-        const RULE: &str = "an object that names the organisation, the place and the sensor";
+    fn check_metadata(&mut self, json: Option<&str>, claimed_type: Option<EventType>) {
+        const RULE: &str = "an object that names the organisation, the space and the sensor";
         let Some(json) = json else {
             return self.add_missing("/metadata", "metadata", RULE);
         };
         let Some(fields) = read_object(json, &rules::METADATA) else {
             return self.add_wrong_type("/metadata", "metadata", RULE, json);
         };
-        let is_set = |place: usize| {
-            fields.values[place].is_some_and(|json| JsonKind::from_json(json) != JsonKind::Null)
-        };
-        let space = claimed.map(|claimed| match rules::space_id_field(claimed) {
-            SpaceIdField::Named(place) => (claimed, place),
-            SpaceIdField::RoomOrFloor if is_set(metadata::ROOM_ID) => (claimed, metadata::ROOM_ID),
+        let has_room = fields.values[metadata::ROOM_ID]
+            .is_some_and(|json| JsonKind::from_json(json) != JsonKind::Null);
+        let space_id = claimed_type.map(|claimed| match rules::space_id_field(claimed) {
+            SpaceIdField::Named(index) => (claimed, index),
+            SpaceIdField::RoomOrFloor if has_room => (claimed, metadata::ROOM_ID),
             SpaceIdField::RoomOrFloor => (claimed, metadata::FLOOR_ID),
         });
-        for (place, name) in rules::METADATA.as_array().iter().enumerate() {
+        for (index, name) in rules::METADATA.as_array().iter().enumerate() {
             let pointer = format!("/metadata/{name}");
-            self.add_duplicate(&pointer, name, fields.repeated[place]);
-            match (fields.values[place], space) {
-                (Some(json), Some((_, space))) if space == place => {
+            if fields.repeated[index] {
+                self.add_duplicate(&pointer, name);
+            }
+            match (fields.values[index], space_id) {
+                (Some(json), Some((_, space))) if space == index => {
                     self.check_id(&pointer, name, json)
                 }
-                (None, Some((claimed, space))) if space == place => {
-                    let instead = match rules::space_id_field(claimed) {
+                (None, Some((claimed, space))) if space == index => {
+                    let alternative = match rules::space_id_field(claimed) {
                         SpaceIdField::RoomOrFloor => ", and so is room_id",
                         SpaceIdField::Named(_) => "",
                     };
@@ -438,7 +444,7 @@ impl FieldErrors {
                         &pointer,
                         FieldErrorCode::Missing,
                         format_args!(
-                            "{name} is missing{instead}; {claimed} needs it for its space: {}.",
+                            "{name} is missing{alternative}; {claimed} requires it as the id of its space: {}.",
                             describe_id_rule()
                         ),
                     );
@@ -454,33 +460,32 @@ impl FieldErrors {
     }
 
     fn check_data(&mut self, json: Option<&str>, claimed: EventType) {
-        let what = format!("data of {claimed}");
+        let name = format!("data of {claimed}");
         match rules::data_kind(claimed) {
-            DataKind::Count => self.check_count("/data", &what, json),
+            DataKind::Count => self.check_count("/data", &name, json),
             DataKind::OptionalObject => {
                 if let Some(json) = json.filter(|json| {
                     !matches!(JsonKind::from_json(json), JsonKind::Null | JsonKind::Object)
                 }) {
-                    self.add_wrong_type("/data", &what, "absent, null or an object", json);
+                    self.add_wrong_type("/data", &name, "absent, null or an object", json);
                 }
             }
             DataKind::Traffic => {
+                let counts = "the counts in and out";
                 self.check_required_fields(
                     json,
-                    &what,
                     &rules::TRAFFIC,
-                    "the counts in and out",
-                    |mistakes, pointer, name, json| {
-                        mistakes.check_count(pointer, name, json);
-                    },
+                    &name,
+                    counts,
+                    FieldErrors::check_count,
                 );
             }
             DataKind::Detections => {
                 let lists = "the lists of points local and world";
                 self.check_required_fields(
                     json,
-                    &what,
                     &rules::DETECTIONS,
+                    &name,
                     lists,
                     FieldErrors::check_points,
                 );
@@ -488,31 +493,33 @@ impl FieldErrors {
         }
     }
 
-    fn check_count(&mut self, pointer: &str, what: &str, json: Option<&str>) {
+    fn check_count(&mut self, pointer: &str, name: &str, json: Option<&str>) {
         let rule = format!("a whole number from 0 to {} (2^53 - 1)", rules::MAX_COUNT);
-        self.check_number(pointer, what, json, rules::MAX_COUNT, &rule);
+        self.check_number(pointer, name, json, rules::MAX_COUNT, &rule);
     }
 
-    /// An object that needs both of two fields.
+    /// Checks data that is an object with two required fields.
     fn check_required_fields(
         &mut self,
         json: Option<&str>,
-        what: &str,
-        names: &FieldNames<2>,
+        fields: &FieldNames<2>,
+        name: &str,
         contents: &str,
         check: impl Fn(&mut Self, &str, &str, Option<&str>),
     ) {
         let rule = format!("an object with {contents}");
         let Some(json) = json else {
-            return self.add_missing("/data", what, &rule);
+            return self.add_missing("/data", name, &rule);
         };
-        let Some(fields) = read_object(json, names) else {
-            return self.add_wrong_type("/data", what, &rule, json);
+        let Some(object) = read_object(json, fields) else {
+            return self.add_wrong_type("/data", name, &rule, json);
         };
-        for (place, name) in names.as_array().iter().enumerate() {
+        for (index, name) in fields.as_array().iter().enumerate() {
             let pointer = format!("/data/{name}");
-            self.add_duplicate(&pointer, name, fields.repeated[place]);
-            check(self, &pointer, name, fields.values[place]);
+            if object.repeated[index] {
+                self.add_duplicate(&pointer, name);
+            }
+            check(self, &pointer, name, object.values[index]);
         }
     }
 
@@ -539,11 +546,9 @@ impl FieldErrors {
                 json,
             );
         }
-        let count = for_each_item(json, |place, number| {
-            if place < 2 {
-                self.check_coordinate(list, index, place, number);
-            }
-            place < 1
+        let count = for_each_item(json, |axis, number| {
+            self.check_coordinate(list, index, axis, number);
+            axis < 1
         });
         if count != 2 {
             self.add(
@@ -556,17 +561,17 @@ impl FieldErrors {
         }
     }
 
-    fn check_coordinate(&mut self, list: &str, index: usize, place: usize, json: &str) {
+    fn check_coordinate(&mut self, list: &str, index: usize, axis: usize, json: &str) {
         if JsonKind::from_json(json) != JsonKind::Number {
-            let pointer = format!("{list}/{index}/{place}");
+            let pointer = format!("{list}/{index}/{axis}");
             self.add_wrong_type(&pointer, "A point's coordinate", "a number", json);
         } else if serde_json::from_str::<f64>(json).is_err() {
-            // The typed pass reads coordinates with the same function.
+            // `event_reader` reads coordinates with the same function.
             self.add(
-                &format!("{list}/{index}/{place}"),
+                &format!("{list}/{index}/{axis}"),
                 FieldErrorCode::OutOfRange,
                 format_args!(
-                    "A point's coordinate must fit a 64-bit floating-point number, but it is {}.",
+                    "A point's coordinate must fit in a 64-bit floating-point number, but it is {}.",
                     JsonDescription(json)
                 ),
             );
@@ -574,7 +579,7 @@ impl FieldErrors {
     }
 }
 
-/// An object that is a part of JSON that was read before, or `None` for any other JSON value.
+/// Reads an object that is part of JSON read before; `None` for any other JSON value.
 fn read_object<'a, const N: usize>(
     json: &'a str,
     names: &FieldNames<N>,
@@ -596,8 +601,8 @@ fn describe_type_rule() -> String {
     format!("one of {}", EventType::ALL.map(EventType::name).join(", "))
 }
 
-/// A JSON value, named in a sentence. Of strings and numbers the beginning is quoted, with everything escaped that could
-/// be taken for more than a character of it (line ends, terminal codes, reversed writing).
+/// Describes a JSON value within a sentence. Strings and numbers are quoted in part, with everything
+/// escaped that a log or terminal could interpret (line breaks, control codes, reversed writing).
 struct JsonDescription<'a>(&'a str);
 
 impl fmt::Display for JsonDescription<'_> {
@@ -616,7 +621,7 @@ impl fmt::Display for JsonDescription<'_> {
     }
 }
 
-/// At most [`MAX_QUOTE`] characters, after escaping.
+/// Shortens a text to [`MAX_EXCERPT_CHARS`] characters after escaping.
 struct JsonExcerpt<'a>(&'a str);
 
 impl fmt::Display for JsonExcerpt<'_> {
@@ -639,15 +644,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quotes_are_short_and_on_one_line() {
-        let quote = |text: &str| JsonExcerpt(text).to_string();
+    fn excerpts_are_short_and_on_one_line() {
+        let excerpt = |text: &str| JsonExcerpt(text).to_string();
         assert_eq!(
-            quote("a\n\u{1b}[31m\"\u{202e}\u{85}é"),
+            excerpt("a\n\u{1b}[31m\"\u{202e}\u{85}é"),
             r#"a\n\u{1b}[31m\"\u{202e}\u{85}é"#
         );
-        assert_eq!(quote(&"x".repeat(64)), "x".repeat(64));
-        assert_eq!(quote(&"x".repeat(65)), "x".repeat(64) + "…");
-        assert_eq!(quote(&"\0".repeat(100)), "\\0".repeat(32) + "…");
+        assert_eq!(excerpt(&"x".repeat(64)), "x".repeat(64));
+        assert_eq!(excerpt(&"x".repeat(65)), "x".repeat(64) + "…");
+        assert_eq!(excerpt(&"\0".repeat(100)), "\\0".repeat(32) + "…");
     }
 
     #[test]

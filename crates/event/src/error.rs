@@ -1,4 +1,4 @@
-//! How a body or an event is refused.
+//! Errors: bodies that cannot be read, and items that are not valid events.
 
 use std::fmt;
 
@@ -6,40 +6,41 @@ use serde::{Serialize, Serializer};
 
 use super::EventType;
 
-/// The most mistakes that are reported for one event.
+/// Maximum number of errors reported for one event.
 pub const MAX_FIELD_ERRORS: usize = 32;
 
-/// Why a request's body as a whole cannot be taken apart into events.
+/// Error of a request's body that cannot be split into events.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{detail}")]
 pub struct UnreadableBody {
-    /// What is wrong, for programs.
+    /// Kind of the error, for programs.
     pub code: UnreadableBodyCode,
-    /// What is wrong, where, and what to do: one or two sentences for people.
+    /// The error, its position and the remedy, for people: one or two sentences.
     pub detail: String,
 }
 
-/// The kinds of [`Unreadable`] bodies.
+/// Kind of an [`UnreadableBody`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum UnreadableBodyCode {
-    /// Empty, cut off, or a syntax error.
+    /// Empty, cut off, or with a syntax error.
     NotJson,
-    /// The bytes are not UTF-8.
+    /// Not UTF-8.
     NotUtf8,
-    /// It begins with a byte order mark, which JSON must not (RFC 8259, section 8.1).
+    /// Starts with a byte order mark, which JSON must not have (RFC 8259, section 8.1).
     ByteOrderMark,
     /// Nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH).
     TooDeep,
-    /// A string has an escape for one half of a surrogate pair: no Unicode text, so most consumers could not read it.
+    /// A string has an escape for one half of a surrogate pair. This is not Unicode, and most
+    /// consumers could not read it.
     LoneSurrogate,
-    /// An array without events.
+    /// Array without events.
     EmptyArray,
-    /// An array of more than [`Limits::max_events`](super::Limits::max_events).
+    /// Array of more than [`ParseLimits::max_events`](super::ParseLimits::max_events).
     TooManyEvents,
 }
 
 impl UnreadableBodyCode {
-    /// Every kind.
+    /// Every code.
     pub const ALL: [Self; 7] = [
         UnreadableBodyCode::NotJson,
         UnreadableBodyCode::NotUtf8,
@@ -50,7 +51,7 @@ impl UnreadableBodyCode {
         UnreadableBodyCode::TooManyEvents,
     ];
 
-    /// The code as the answer has it. It stays the same from release to release.
+    /// Code in the response. It is the same in every release.
     pub const fn as_str(self) -> &'static str {
         match self {
             UnreadableBodyCode::NotJson => "not_json",
@@ -63,8 +64,8 @@ impl UnreadableBodyCode {
         }
     }
 
-    /// The HTTP status it is answered with: 400 for what is not JSON (or not safely readable as such), 422 for an array
-    /// with the wrong number of events.
+    /// HTTP status of the response: 400 if the body is not JSON that every consumer can read, 422
+    /// if an array has the wrong number of events.
     pub const fn status(self) -> u16 {
         match self {
             UnreadableBodyCode::NotJson
@@ -77,53 +78,48 @@ impl UnreadableBodyCode {
     }
 }
 
-/// Why one event is refused, though the body it came in could be read.
+/// Item that is not accepted as an event, from a body that could be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RejectedItem<'a> {
-    /// It breaks the rules of a valid event.
+    /// The item is not a valid event.
     Invalid {
-        /// The type it claims to have, where that can be read.
+        /// Event type that the item claims to have, if it can be read.
         claimed_type: Option<EventType>,
-        /// Every mistake, 1 to [`MAX_MISTAKES`], in the order of the envelope's fields.
+        /// Errors, 1 to [`MAX_FIELD_ERRORS`], in the order of the envelope's fields.
         errors: Vec<FieldError>,
-        /// Its JSON, without the white space around it.
+        /// JSON of the item, without surrounding white space.
         raw: &'a str,
     },
-    /// Its JSON, without the white space around it, is larger than
-    /// [`Limits::max_event_bytes`](super::Limits::max_event_bytes). Nothing else of it was checked.
+    /// The item is larger than
+    /// [`ParseLimits::max_event_bytes`](super::ParseLimits::max_event_bytes). Nothing else was
+    /// checked.
     TooLarge {
-        /// The type it claims to have, where that can be read.
+        /// Event type that the item claims to have, if it can be read.
         claimed_type: Option<EventType>,
-        /// Its size.
+        /// Size of the JSON, without surrounding white space.
         bytes: usize,
     },
 }
 
 impl RejectedItem<'_> {
-    /// The type the event claims to have, where that can be read: also when that is not what is wrong with it.
+    /// Event type that the item claims to have, if it can be read.
     pub fn claimed_type(&self) -> Option<EventType> {
         match self {
-            RejectedItem::Invalid {
-                claimed_type: claimed,
-                ..
-            }
-            | RejectedItem::TooLarge {
-                claimed_type: claimed,
-                ..
-            } => *claimed,
+            RejectedItem::Invalid { claimed_type, .. }
+            | RejectedItem::TooLarge { claimed_type, .. } => *claimed_type,
         }
     }
 }
 
-/// One mistake in an event; serialised as the problem's `errors` have it.
+/// Error in one field of an event, serialised as in the `errors` of a problem response.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct FieldError {
-    /// Where: a JSON pointer (RFC 6901) into the event. For a missing field, where it should have been.
+    /// JSON pointer (RFC 6901) to the field within the event, also for a missing field.
     pub pointer: String,
-    /// What is wrong, for programs.
+    /// Kind of the error, for programs.
     pub code: FieldErrorCode,
-    /// What is wrong and what is expected: a sentence for people. It quotes little of the event, with control
-    /// characters escaped, so it is safe to log.
+    /// The error and the expected value, for people: one sentence. It quotes little of the event
+    /// and escapes control characters, so it is safe to log.
     pub detail: String,
 }
 
@@ -138,41 +134,41 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// The kinds of [`Mistake`].
+/// Kind of a [`FieldError`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum FieldErrorCode {
-    /// A required field is not there.
+    /// Required field is missing.
     Missing,
-    /// The value is of another JSON type than the field's.
+    /// Value of the wrong JSON type.
     WrongType,
-    /// A string that must not be empty is.
+    /// Empty string where this is not allowed.
     Empty,
-    /// An id longer than [`MAX_ID_BYTES`](super::MAX_ID_BYTES).
+    /// Id longer than [`MAX_ID_BYTES`](super::MAX_ID_BYTES).
     TooLong,
-    /// An id with a control character in it.
+    /// Id with a control character.
     ControlCharacter,
-    /// A number below or above what the field takes, or one that does not fit a double.
+    /// Number outside the field's range, or too large for a double.
     OutOfRange,
-    /// A number with a fraction where a whole one is needed.
+    /// Number with a fraction where a whole number is required.
     NotIntegral,
-    /// A point of DETECTIONS without exactly two numbers.
+    /// Point of DETECTIONS that does not have exactly two numbers.
     NotAPair,
-    /// A field of the documentation stands twice in one object, so that readers may differ on which one counts.
+    /// Documented field that occurs twice in one object; readers differ on which one counts.
     DuplicateKey,
-    /// The type is none of the ten.
+    /// Type that does not exist.
     UnknownType,
-    /// The type is another one than the URL's.
+    /// Type that differs from the one in the URL.
     TypeMismatch,
-    /// Another major version than 1.
+    /// Major version other than 1.
     UnsupportedVersion,
-    /// No version at all by its form.
+    /// Text that is not a version.
     InvalidVersion,
-    /// The event is not valid, but the search for its mistakes found none: a defect of the bridge.
+    /// Event that is rejected although no error was found in it: a bug in the bridge.
     Invalid,
 }
 
 impl FieldErrorCode {
-    /// Every kind.
+    /// Every code.
     pub const ALL: [Self; 14] = [
         FieldErrorCode::Missing,
         FieldErrorCode::WrongType,
@@ -190,7 +186,7 @@ impl FieldErrorCode {
         FieldErrorCode::Invalid,
     ];
 
-    /// The code as the answer has it. It stays the same from release to release.
+    /// Code in the response. It is the same in every release.
     pub const fn as_str(self) -> &'static str {
         match self {
             FieldErrorCode::Missing => "missing",

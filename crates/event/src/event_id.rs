@@ -1,41 +1,39 @@
-//! The id of an event, kept in little room.
+//! Event ids in a compact form.
 
 use std::fmt;
 
 use crate::ksuid::Ksuid;
 
-/// What stands before the KSUID in the sender's ids.
+/// Prefix of the KSUID in the sender's ids.
 const PREFIX: &str = "event_";
 
-/// The id of an event as `ce_id` names it: 24 bytes for the ids that the sender makes, which are KSUIDs; others are kept as
-/// they are.
+/// Id of an event as in `ce_id`. It takes 24 bytes and, for the sender's own ids (KSUIDs), no
+/// allocation.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct EventId(EventIdRepr);
+pub struct EventId(CompactId);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum EventIdRepr {
-    /// `event_` and 27 digits.
+enum CompactId {
+    /// [`PREFIX`] and 27 digits.
     Ksuid([u8; 20]),
     Other(Box<str>),
 }
 
 impl EventId {
-    /// Keeps `id`.
+    /// Compacts `id`.
     pub fn new(id: &str) -> Self {
         Self(match parse_ksuid(id) {
-            Some(ksuid) => EventIdRepr::Ksuid(*ksuid.as_bytes()),
-            None => EventIdRepr::Other(id.into()),
+            Some(ksuid) => CompactId::Ksuid(*ksuid.as_bytes()),
+            None => CompactId::Other(id.into()),
         })
     }
 
-    /// The second in which it was made, since 1970; none where the id is no KSUID. An id that was changed because of a
-    /// conflict was made when the original was.
+    /// Creation time in seconds since 1970; `None` if the id is not a KSUID. An id from [`conflict_id`]
+    /// has the time of the original.
     pub fn ksuid_seconds(&self) -> Option<i64> {
         match &self.0 {
-            EventIdRepr::Ksuid(bytes) => Some(Ksuid::from_bytes(*bytes).seconds()),
-            EventIdRepr::Other(id) => {
-                parse_ksuid(strip_conflict_suffix(id)?).map(|ksuid| ksuid.seconds())
-            }
+            CompactId::Ksuid(bytes) => Some(Ksuid::from_bytes(*bytes).seconds()),
+            CompactId::Other(id) => parse_ksuid(original_id(id)?).map(|ksuid| ksuid.seconds()),
         }
     }
 }
@@ -44,14 +42,14 @@ fn parse_ksuid(id: &str) -> Option<Ksuid> {
     Ksuid::parse(id.strip_prefix(PREFIX)?)
 }
 
-/// The id under which an event is published whose own id is taken by an event with another reading: `<id>~<8 hex digits>`,
-/// the digits from the hash of its reading.
+/// Makes the id of an event whose `id` already belongs to an event with another reading:
+/// `<id>~<8 hex digits>`. The digits come from the hash of the reading.
 pub fn conflict_id(id: &str, reading: u64) -> String {
     format!("{id}~{:08x}", reading >> 32)
 }
 
-/// The id that [`own_id`] was given, if `id` comes from there.
-fn strip_conflict_suffix(id: &str) -> Option<&str> {
+/// Returns the original of an id from [`conflict_id`]; `None` for any other id.
+fn original_id(id: &str) -> Option<&str> {
     let (id, reading) = id.rsplit_once('~')?;
     let is_hex = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
     (reading.len() == 8 && reading.bytes().all(is_hex)).then_some(id)
@@ -60,8 +58,8 @@ fn strip_conflict_suffix(id: &str) -> Option<&str> {
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            EventIdRepr::Ksuid(bytes) => write!(f, "{PREFIX}{}", Ksuid::from_bytes(*bytes)),
-            EventIdRepr::Other(id) => f.write_str(id),
+            CompactId::Ksuid(bytes) => write!(f, "{PREFIX}{}", Ksuid::from_bytes(*bytes)),
+            CompactId::Other(id) => f.write_str(id),
         }
     }
 }
@@ -79,20 +77,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small() {
+    fn takes_24_bytes() {
         assert_eq!(size_of::<EventId>(), 24);
     }
 
     #[test]
-    fn seconds_of_ksuids_only() {
+    fn only_ksuids_have_seconds() {
         let seconds = |id: &str| {
-            let kept = EventId::new(id);
-            assert_eq!(kept.to_string(), id);
-            kept.ksuid_seconds()
+            let compact = EventId::new(id);
+            assert_eq!(compact.to_string(), id);
+            compact.ksuid_seconds()
         };
-        let made = Some(1_507_608_047);
-        assert_eq!(seconds("event_0ujtsYcgvSTl8PAuAdqWYSMnLOv"), made);
-        assert_eq!(seconds("event_0ujtsYcgvSTl8PAuAdqWYSMnLOv~0123cdef"), made);
+        let created = Some(1_507_608_047);
+        assert_eq!(seconds("event_0ujtsYcgvSTl8PAuAdqWYSMnLOv"), created);
+        assert_eq!(
+            seconds("event_0ujtsYcgvSTl8PAuAdqWYSMnLOv~0123cdef"),
+            created
+        );
         for other in [
             "",
             "event_",
@@ -118,11 +119,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ksuids_come_back(bytes: [u8; 20], reading: u64) {
+        fn ksuids_round_trip(bytes: [u8; 20], reading: u64) {
             let ksuid = Ksuid::from_bytes(bytes);
             let text = format!("event_{ksuid}");
             let id = EventId::new(&text);
-            prop_assert!(matches!(id.0, EventIdRepr::Ksuid(_)));
+            prop_assert!(matches!(id.0, CompactId::Ksuid(_)));
             prop_assert_eq!(id.to_string(), &*text);
             prop_assert_eq!(id.ksuid_seconds(), Some(ksuid.seconds()));
             let other = EventId::new(&conflict_id(&text, reading));
@@ -131,7 +132,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_comes_back(id in "(event_|evt_|)([0-9A-Za-z]{26,28}|.*)(~[0-9a-g]{7,9})?") {
+        fn any_text_round_trips(id in "(event_|evt_|)([0-9A-Za-z]{26,28}|.*)(~[0-9a-g]{7,9})?") {
             prop_assert_eq!(EventId::new(&id).to_string(), &*id);
         }
     }

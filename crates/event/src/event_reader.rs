@@ -1,13 +1,18 @@
-//! The typed pass: reads a valid event in one go and says no to everything else, without saying why.
+//! Reader of valid events: one pass over an event, without an explanation if it is not valid.
 //!
-//! It is on the path of every event, so it allocates nothing: strings are borrowed from the body (those with escapes
-//! are copied), the points of DETECTIONS are checked and let go. The errors it makes inside are only a way to stop.
+//! Every event goes through it, so it allocates nothing: strings are borrowed from the body (only
+//! those with escapes are copied), and the points of DETECTIONS are checked and hashed, not stored.
+//! Its errors only stop the pass; `diagnosis` explains them.
+//!
+//! The code for `metadata` is derived. The envelope and `data` are read by hand-written visitors,
+//! because the type decides how `data` is read, in the same pass.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -15,7 +20,8 @@ use super::rules::{self, DataKind, FieldNameSeed, FieldNames, SpaceIdField, enve
 use super::value_hash::{ListHasher, ObjectHasher, ValueHash};
 use super::{Event, EventType};
 
-/// The event that `text` is, if it is a valid one of the expected type. `text` has no white space around it.
+/// Reads `text` as an event of the expected type; `None` if it is not a valid one. `text` has no
+/// surrounding white space.
 pub(crate) fn read_event(text: &str, expected: Option<EventType>) -> Option<Event<'_>> {
     let mut json = serde_json::Deserializer::from_str(text);
     let event = EventSeed { text, expected }.deserialize(&mut json).ok()?;
@@ -23,13 +29,13 @@ pub(crate) fn read_event(text: &str, expected: Option<EventType>) -> Option<Even
     Some(event)
 }
 
-/// Which of an object's documented fields were there.
+/// Documented fields of an object seen so far, as a bit set.
 #[derive(Default)]
 struct SeenFields(u32);
 
 impl SeenFields {
-    fn mark<E: Error>(&mut self, place: usize) -> Result<(), E> {
-        let bit = 1 << place;
+    fn add<E: Error>(&mut self, index: usize) -> Result<(), E> {
+        let bit = 1 << index;
         if self.0 & bit != 0 {
             return Err(invalid_event());
         }
@@ -38,40 +44,17 @@ impl SeenFields {
     }
 }
 
-/// The error of this pass.
+/// Error that stops the pass.
 #[cold]
 fn invalid_event<E: Error>() -> E {
     E::custom("not valid")
 }
 
-/// A string. (An `Option<Cow<str>>` of serde's own would always be copied.)
-struct CowText<'a>(Cow<'a, str>);
+/// String that is borrowed if it has no escapes. (Serde always copies in an `Option<Cow<str>>`.)
+#[derive(Deserialize)]
+struct CowText<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for CowText<'a> {
-    #[inline]
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct CowTextVisitor<'a>(PhantomData<&'a str>);
-        impl<'de: 'a, 'a> Visitor<'de> for CowTextVisitor<'a> {
-            type Value = CowText<'a>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            #[inline]
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(CowText(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(CowText(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(CowTextVisitor(PhantomData))
-    }
-}
-
-/// A string that is looked at and let go.
+/// Checks or converts a string without storing it.
 struct StringCheck<T>(fn(&str) -> Option<T>);
 
 impl<'de, T> DeserializeSeed<'de> for StringCheck<T> {
@@ -96,7 +79,8 @@ impl<T> Visitor<'_> for StringCheck<T> {
     }
 }
 
-/// A string or null that nothing is read from.
+/// Checks that a value is a string or null.
+#[derive(Default)]
 struct StringOrNull;
 
 impl<'de> Deserialize<'de> for StringOrNull {
@@ -124,7 +108,7 @@ impl<'de> Deserialize<'de> for StringOrNull {
     }
 }
 
-/// The whole event.
+/// Reads a whole event.
 struct EventSeed<'a> {
     text: &'a str,
     expected: Option<EventType>,
@@ -151,14 +135,14 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
         let mut event_type = None;
         let mut timestamp_ms = None;
         let mut version = None;
-        let mut place = None;
+        let mut metadata = None;
         let mut data = DataField::Absent;
         while let Some(key) = map.next_key_seed(FieldNameSeed(&rules::ENVELOPE))? {
             let Some(key) = key else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            seen.mark(key)?;
+            seen.add(key)?;
             match key {
                 envelope::ID => id = Some(map.next_value::<CowText<'_>>()?.0),
                 envelope::TYPE => {
@@ -177,10 +161,12 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
                             rules::check_version(text).ok()
                         }))?);
                 }
-                envelope::METADATA => place = Some(map.next_value::<EventMetadata<'_>>()?),
+                envelope::METADATA => {
+                    metadata = Some(map.next_value::<ObjectOnly<EventMetadata<'_>>>()?.0)
+                }
                 _ => {
                     data = match event_type {
-                        // The usual order of fields: the data need no second look.
+                        // In the usual order of fields, type comes first and data needs one pass.
                         Some(event_type)
                             if rules::data_kind(event_type) == DataKind::Detections =>
                         {
@@ -191,8 +177,8 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
                 }
             }
         }
-        let (Some(id), Some(event_type), Some(timestamp_ms), Some(()), Some(place)) =
-            (id, event_type, timestamp_ms, version, place)
+        let (Some(id), Some(event_type), Some(timestamp_ms), Some(()), Some(metadata)) =
+            (id, event_type, timestamp_ms, version, metadata)
         else {
             return Err(invalid_event());
         };
@@ -210,7 +196,8 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
             floor_id,
             room_id,
             zone_id,
-        } = place;
+            ..
+        } = metadata;
         let space_id = match rules::space_id_field(event_type) {
             SpaceIdField::RoomOrFloor => room_id.or(floor_id),
             SpaceIdField::Named(metadata::FLOOR_ID) => floor_id,
@@ -218,6 +205,7 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
             SpaceIdField::Named(_) => zone_id,
         };
         let space_id = space_id
+            .map(|text| text.0)
             .filter(|id| rules::check_id(id).is_ok())
             .ok_or_else(invalid_event)?;
         Ok(Event {
@@ -226,87 +214,116 @@ impl<'de> Visitor<'de> for EventSeed<'de> {
             event_type,
             timestamp_ms,
             space_id,
-            org_id,
-            sensor_id,
+            org_id: org_id.map(|text| text.0),
+            sensor_id: sensor_id.map(|text| text.0),
             data_hash: data.0,
         })
     }
 }
 
-/// What the bridge reads from `metadata`; null is as good as absent.
-#[derive(Default)]
+/// Documented fields of `metadata`, as in [`rules::METADATA`]. An absent field counts as null.
+///
+/// Derived code rejects a repeated field and ignores unknown ones, as the rules require, but it
+/// would also accept an array: see [`ObjectOnly`].
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct EventMetadata<'a> {
-    org_id: Option<Cow<'a, str>>,
-    floor_id: Option<Cow<'a, str>>,
-    room_id: Option<Cow<'a, str>>,
-    zone_id: Option<Cow<'a, str>>,
-    sensor_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    org_id: Option<CowText<'a>>,
+    #[serde(rename = "site_id")]
+    _site_id: StringOrNull,
+    #[serde(rename = "building_id")]
+    _building_id: StringOrNull,
+    #[serde(borrow)]
+    floor_id: Option<CowText<'a>>,
+    #[serde(borrow)]
+    room_id: Option<CowText<'a>>,
+    #[serde(borrow)]
+    zone_id: Option<CowText<'a>>,
+    #[serde(rename = "org_name")]
+    _org_name: StringOrNull,
+    #[serde(rename = "site_name")]
+    _site_name: StringOrNull,
+    #[serde(rename = "building_name")]
+    _building_name: StringOrNull,
+    #[serde(rename = "floor_name")]
+    _floor_name: StringOrNull,
+    #[serde(rename = "room_name")]
+    _room_name: StringOrNull,
+    #[serde(rename = "zone_name")]
+    _zone_name: StringOrNull,
+    #[serde(rename = "floor_custom_id")]
+    _floor_custom_id: StringOrNull,
+    #[serde(rename = "room_custom_id")]
+    _room_custom_id: StringOrNull,
+    #[serde(rename = "zone_custom_id")]
+    _zone_custom_id: StringOrNull,
+    #[serde(rename = "hive_id")]
+    _hive_id: StringOrNull,
+    #[serde(borrow)]
+    sensor_id: Option<CowText<'a>>,
+    #[serde(rename = "hive_serial")]
+    _hive_serial: StringOrNull,
+    #[serde(rename = "mac_address")]
+    _mac_address: StringOrNull,
+    #[serde(rename = "sensor_mode")]
+    _sensor_mode: StringOrNull,
+    #[serde(rename = "sensor_model")]
+    _sensor_model: StringOrNull,
+    #[serde(rename = "hive_model")]
+    _hive_model: StringOrNull,
+    #[serde(rename = "hive_version")]
+    _hive_version: StringOrNull,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for EventMetadata<'a> {
+/// Reads a derived struct from an object only.
+struct ObjectOnly<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectOnly<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MetadataVisitor<'a>(PhantomData<&'a str>);
-        impl<'de: 'a, 'a> Visitor<'de> for MetadataVisitor<'a> {
-            type Value = EventMetadata<'a>;
+        struct ObjectVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = ObjectOnly<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("metadata")
+                f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut seen = SeenFields::default();
-                let mut read = EventMetadata::default();
-                while let Some(key) = map.next_key_seed(FieldNameSeed(&rules::METADATA))? {
-                    let Some(key) = key else {
-                        map.next_value::<IgnoredAny>()?;
-                        continue;
-                    };
-                    seen.mark(key)?;
-                    let field = match key {
-                        metadata::ORG_ID => &mut read.org_id,
-                        metadata::FLOOR_ID => &mut read.floor_id,
-                        metadata::ROOM_ID => &mut read.room_id,
-                        metadata::ZONE_ID => &mut read.zone_id,
-                        metadata::SENSOR_ID => &mut read.sensor_id,
-                        _ => {
-                            map.next_value::<StringOrNull>()?;
-                            continue;
-                        }
-                    };
-                    *field = map.next_value::<Option<CowText<'_>>>()?.map(|text| text.0);
-                }
-                Ok(read)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(ObjectOnly)
             }
         }
-        deserializer.deserialize_map(MetadataVisitor(PhantomData))
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
     }
 }
 
-/// The event's `data`.
+/// Field `data` of an event.
 enum DataField<'a> {
     Absent,
-    /// DETECTIONS', and they are valid.
+    /// Valid data of DETECTIONS.
     Checked(ValueHash),
     Unchecked(&'a RawValue),
 }
 
 impl DataField<'_> {
-    /// Its hash, if it is what the rule says.
-    fn validate(&self, rule: DataKind) -> Option<ValueHash> {
+    /// Returns the hash of the data; `None` if it is not valid data of this kind.
+    fn validate(&self, kind: DataKind) -> Option<ValueHash> {
         let raw = match self {
             DataField::Absent => {
-                return (rule == DataKind::OptionalObject).then_some(ValueHash::NULL);
+                return (kind == DataKind::OptionalObject).then_some(ValueHash::NULL);
             }
-            DataField::Checked(hash) => return (rule == DataKind::Detections).then_some(*hash),
+            DataField::Checked(hash) => return (kind == DataKind::Detections).then_some(*hash),
             DataField::Unchecked(raw) => raw,
         };
         let text = raw.get();
-        match rule {
+        match kind {
             DataKind::Count => hash_count(text),
-            DataKind::Traffic => serde_json::from_str::<TrafficHash>(text).ok().map(|t| t.0),
+            DataKind::Traffic => serde_json::from_str::<TrafficHash>(text)
+                .ok()
+                .map(|traffic| traffic.0),
             DataKind::Detections => serde_json::from_str::<DetectionsHash>(text)
                 .ok()
-                .map(|d| d.0),
+                .map(|detections| detections.0),
             DataKind::OptionalObject => {
                 (text == "null" || text.starts_with('{')).then(|| ValueHash::from_json(raw))
             }
@@ -314,13 +331,13 @@ impl DataField<'_> {
     }
 }
 
-/// A valid count's hash.
+/// Hash of a valid count.
 fn hash_count(text: &str) -> Option<ValueHash> {
     let count = rules::parse_integer(text, rules::MAX_COUNT).ok()?;
     Some(ValueHash::from_integer(count))
 }
 
-/// Valid data of TRAFFIC.
+/// Hash of valid data of TRAFFIC.
 struct TrafficHash(ValueHash);
 
 impl<'de> Deserialize<'de> for TrafficHash {
@@ -337,22 +354,22 @@ impl<'de> Deserialize<'de> for TrafficHash {
                 hash_count(number).map(CountHash).ok_or_else(invalid_event)
             }
         }
-        let both = RequiredFields::<CountHash, 2>(&rules::TRAFFIC, PhantomData);
-        deserializer.deserialize_map(both).map(TrafficHash)
+        let fields = RequiredFields::<CountHash, 2>(&rules::TRAFFIC, PhantomData);
+        deserializer.deserialize_map(fields).map(TrafficHash)
     }
 }
 
-/// Valid data of DETECTIONS.
+/// Hash of valid data of DETECTIONS.
 struct DetectionsHash(ValueHash);
 
 impl<'de> Deserialize<'de> for DetectionsHash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let both = RequiredFields::<PointsHash, 2>(&rules::DETECTIONS, PhantomData);
-        deserializer.deserialize_map(both).map(DetectionsHash)
+        let fields = RequiredFields::<PointsHash, 2>(&rules::DETECTIONS, PhantomData);
+        deserializer.deserialize_map(fields).map(DetectionsHash)
     }
 }
 
-/// An object in which each of the named fields is there, once, and a valid `T`.
+/// Reads an object that has each of the named fields exactly once, with a valid `T`.
 struct RequiredFields<T, const N: usize>(&'static FieldNames<N>, PhantomData<T>);
 
 impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de>
@@ -369,14 +386,14 @@ impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de>
         let mut object = ObjectHasher::new();
         while let Some(key) = map.next_key_seed(FieldKeySeed(self.0))? {
             match key {
-                Ok(known) => {
-                    seen.mark(known)?;
-                    let key = ValueHash::from_integer(known as i64);
+                Ok(index) => {
+                    seen.add(index)?;
+                    let key = ValueHash::from_integer(index as i64);
                     object.insert(key, map.next_value::<T>()?.into());
                 }
-                Err(unknown) => {
+                Err(unknown_key) => {
                     object.insert(
-                        unknown,
+                        unknown_key,
                         ValueHash::from_json(map.next_value::<&RawValue>()?),
                     );
                 }
@@ -390,7 +407,7 @@ impl<'de, T: Deserialize<'de> + Into<ValueHash>, const N: usize> Visitor<'de>
     }
 }
 
-/// A key: its place among the documented ones, or else its hash.
+/// Reads a key as its index among the documented ones, or as its hash if it is not documented.
 struct FieldKeySeed<const N: usize>(&'static FieldNames<N>);
 
 impl<'de, const N: usize> DeserializeSeed<'de> for FieldKeySeed<N> {
@@ -418,7 +435,7 @@ impl<const N: usize> Visitor<'_> for FieldKeySeed<N> {
     }
 }
 
-/// A valid list of points.
+/// Hash of a valid list of points.
 struct PointsHash(ValueHash);
 
 impl From<PointsHash> for ValueHash {
@@ -447,5 +464,44 @@ impl<'de> Deserialize<'de> for PointsHash {
             }
         }
         deserializer.deserialize_seq(PointsVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::forward_to_deserialize_any;
+
+    use super::*;
+
+    /// Returns the field names that a derived struct asks for, as an error text.
+    struct FieldNamesOnly;
+
+    impl<'de> Deserializer<'de> for FieldNamesOnly {
+        type Error = serde::de::value::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(Error::custom("not a struct"))
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Self::Error> {
+            Err(Error::custom(fields.join(" ")))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+            option unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier
+            ignored_any
+        }
+    }
+
+    #[test]
+    fn metadata_has_the_documented_fields() {
+        let fields = EventMetadata::deserialize(FieldNamesOnly).err().unwrap();
+        assert_eq!(fields.to_string(), rules::METADATA.as_array().join(" "));
     }
 }

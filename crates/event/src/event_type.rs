@@ -1,34 +1,52 @@
-//! The ten types of event, and how they are spelled.
+//! The event types and their spellings.
 
 use std::fmt;
 
-/// What an event tells: one of the sender's ten types.
+/// One of the ten types of event that Butlr sends.
 ///
-/// The sender's documentation spells them in upper case, in lower case in its field tables, and in its changelog with
-/// `1M` instead of `1MIN`. All of these are accepted ([`EventType::parse`]) and mean the same type.
+/// Butlr's documentation spells them in upper case, in lower case in its field tables, and with
+/// `1M` instead of `1MIN` in its changelog. [`EventType::parse`] accepts all of these.
+///
+/// A new type goes last in this enum; [`EventType::index`] and [`Destination::index`] of the others
+/// must not change, because dedup keys and the spool's files hold them. To add a type, change these
+/// files (the compiler finds those marked with *):
+///
+/// * `crates/event/src/event_type.rs`*: the variant, `ALL`, `is_occupancy`, the names and spellings
+/// * `crates/event/src/destination.rs`*: the index on disk, and its test
+/// * `crates/event/src/rules.rs`*: the field with the space id, and the kind of `data`
+/// * `crates/event/src/tests.rs`*: the sample, which lies in `tests/events`
+/// * `src/record.rs`*: the CloudEvents type
+/// * `src/spool/store/file.rs`*: the table in a segment
+/// * `crates/simulate/src/verify/names.rs`*: the verifier's own copy of the names
+/// * `crates/simulate/src/verify/told.rs`*: the verifier's own copy of the rules
+/// * `crates/event/src/event_reader.rs` and
+/// * `crates/event/src/diagnosis.rs`: the check of `data`, if it is of a new kind
+/// * the page on events in the documentation
+///
+/// [`Destination::index`]: crate::destination::Destination::index
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum EventType {
-    /// `DETECTIONS`: the positions of people, from one sensor.
-    Detections,
-    /// `TRAFFIC`: how many people went in and out, from one sensor.
-    Traffic,
-    /// `FLOOR_OCCUPANCY`: how many people are on a floor.
-    FloorOccupancy,
-    /// `FLOOR_OCCUPANCY_1MIN`: the same, each minute.
-    FloorOccupancy1Min,
-    /// `ROOM_OCCUPANCY`: how many people are in a room.
-    RoomOccupancy,
-    /// `ROOM_OCCUPANCY_1MIN`: the same, each minute.
-    RoomOccupancy1Min,
-    /// `ZONE_OCCUPANCY`: how many people are in a zone.
-    ZoneOccupancy,
-    /// `ZONE_OCCUPANCY_1MIN`: the same, each minute.
-    ZoneOccupancy1Min,
-    /// `PIR_MOTION`: a motion sensor began to see motion.
-    PirMotion,
-    /// `PIR_NO_MOTION`: a motion sensor sees no motion any more.
-    PirNoMotion,
+    /// `DETECTIONS`: positions of people, from one sensor.
+    Detections = 0,
+    /// `TRAFFIC`: numbers of people who entered and left, from one sensor.
+    Traffic = 1,
+    /// `FLOOR_OCCUPANCY`: number of people on a floor.
+    FloorOccupancy = 2,
+    /// `FLOOR_OCCUPANCY_1MIN`: number of people on a floor, every minute.
+    FloorOccupancy1Min = 3,
+    /// `ROOM_OCCUPANCY`: number of people in a room.
+    RoomOccupancy = 4,
+    /// `ROOM_OCCUPANCY_1MIN`: number of people in a room, every minute.
+    RoomOccupancy1Min = 5,
+    /// `ZONE_OCCUPANCY`: number of people in a zone.
+    ZoneOccupancy = 6,
+    /// `ZONE_OCCUPANCY_1MIN`: number of people in a zone, every minute.
+    ZoneOccupancy1Min = 7,
+    /// `PIR_MOTION`: a motion sensor started to see motion.
+    PirMotion = 8,
+    /// `PIR_NO_MOTION`: a motion sensor stopped seeing motion.
+    PirNoMotion = 9,
 }
 
 impl EventType {
@@ -46,12 +64,13 @@ impl EventType {
         EventType::PirNoMotion,
     ];
 
-    /// Its place in [`EventType::ALL`], 0 to 9: for arrays with one entry a type.
+    /// Index in [`EventType::ALL`] and in arrays with one item per type. It never changes.
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// Whether it tells how many people are in a space: the sender computes such values again and again.
+    /// Returns `true` if the type counts the people in a space. Butlr computes these values again
+    /// and again, so they have revisions.
     pub const fn is_occupancy(self) -> bool {
         match self {
             EventType::FloorOccupancy
@@ -67,7 +86,7 @@ impl EventType {
         }
     }
 
-    /// The canonical name, as in the sender's events and in the metrics' labels: `ROOM_OCCUPANCY_1MIN`.
+    /// Canonical name, as in events and in metric labels: `ROOM_OCCUPANCY_1MIN`.
     pub const fn name(self) -> &'static str {
         match self {
             EventType::Detections => "DETECTIONS",
@@ -83,7 +102,7 @@ impl EventType {
         }
     }
 
-    /// The name as it stands in topics and in `ce_type`: `room-occupancy-1min`.
+    /// Name in topics and in `ce_type`: `room-occupancy-1min`.
     pub const fn kebab_name(self) -> &'static str {
         match self {
             EventType::Detections => "detections",
@@ -99,8 +118,8 @@ impl EventType {
         }
     }
 
-    /// The type with this spelling: all upper or all lower case, with `_1MIN` or `_1M`. Anything else (mixed case,
-    /// kebab, white space around it) is no type.
+    /// Parses a spelling: all upper or all lower case, with `_1MIN` or `_1M`. Anything else (mixed
+    /// case, kebab case, surrounding white space) is not a type.
     pub fn parse(spelling: &str) -> Option<Self> {
         Some(match spelling {
             "DETECTIONS" | "detections" => EventType::Detections,
@@ -135,17 +154,33 @@ impl fmt::Display for EventType {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::EventType;
 
     #[test]
-    fn index_is_the_place_in_all() {
-        for (place, event_type) in EventType::ALL.into_iter().enumerate() {
-            assert_eq!(event_type.index(), place);
+    fn index_is_the_position_in_all() {
+        for (position, event_type) in EventType::ALL.into_iter().enumerate() {
+            assert_eq!(event_type.index(), position);
+        }
+    }
+
+    /// The files that the doc comment of [`EventType`] names for a new type exist.
+    #[test]
+    fn files_to_change_for_a_new_type_exist() {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let listed: Vec<_> = include_str!("event_type.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("/// * `")?.split('`').next())
+            .collect();
+        assert!(listed.len() >= 8, "{listed:?}");
+        for file in listed {
+            assert!(workspace.join(file).is_file(), "{file} does not exist");
         }
     }
 
     #[test]
-    fn every_spelling_means_its_type() {
+    fn every_spelling_is_parsed() {
         for event_type in EventType::ALL {
             let upper = event_type.name();
             assert_eq!(EventType::parse(upper), Some(event_type));
@@ -166,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn other_spellings_mean_none() {
+    fn other_spellings_are_rejected() {
         for spelling in [
             "",
             "Room_Occupancy",

@@ -1,20 +1,20 @@
-//! KSUIDs, the form that the sender's ids have: sortable by the second in which they were made.
+//! KSUIDs: the format of the sender's ids, which sort by the second of their creation.
 
 use std::fmt;
 
-/// How many base-62 digits a KSUID has.
+/// Number of base-62 digits.
 const DIGITS: usize = 27;
 
-/// The digits, in the order of their values, which is also that of ASCII: text sorts as the ids do.
+/// Digits in the order of their values. This is also the order of ASCII, so texts sort like ids.
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Five digits at a time: the largest power of 62 that fits a limb.
+/// 62⁵, the largest power of 62 that fits a 32-bit limb.
 const FIVE_DIGITS: u32 = 62_u32.pow(5);
 
-/// What the next ten digits are worth: as many as fit 64 bits.
+/// 62¹⁰, the largest power of 62 that fits 64 bits.
 const TEN_DIGITS: u128 = 62_u128.pow(10);
 
-/// What a digit stands for, by its ASCII code.
+/// Value of a digit, by its ASCII code.
 const DIGIT_VALUES: [u8; 256] = {
     let mut values = [INVALID_DIGIT; 256];
     let mut value = 0;
@@ -27,18 +27,19 @@ const DIGIT_VALUES: [u8; 256] = {
 
 const INVALID_DIGIT: u8 = 0xff;
 
-/// 20 bytes: the seconds since [`Ksuid::EPOCH_SECONDS`] (4, big-endian), then a payload (16). As text 27 base-62 digits.
+/// KSUID: the seconds since [`Ksuid::EPOCH_SECONDS`] (4 bytes, big-endian) and a payload (16
+/// bytes). As text it has 27 base-62 digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ksuid([u8; 20]);
 
 impl Ksuid {
-    /// Where a KSUID's seconds begin, as seconds since 1970: 13 May 2014.
+    /// Zero of a KSUID's seconds, in seconds since 1970: 13 May 2014.
     pub const EPOCH_SECONDS: i64 = 1_400_000_000;
 
-    /// The id of what was computed at `computed_ms` since 1970. Moments before 2014 or after 2150 do not fit and become
-    /// the nearest one that does.
-    pub fn new(computed_ms: i64, payload: [u8; 16]) -> Self {
-        let seconds = computed_ms.div_euclid(1000) - Self::EPOCH_SECONDS;
+    /// Makes an id from a time in milliseconds since 1970 and a payload. Times before 2014 or after
+    /// 2150 do not fit; the nearest one that fits is taken.
+    pub fn new(created_ms: i64, payload: [u8; 16]) -> Self {
+        let seconds = created_ms.div_euclid(1000) - Self::EPOCH_SECONDS;
         let seconds = seconds.clamp(0, i64::from(u32::MAX)) as u32;
         let mut bytes = [0; 20];
         bytes[..4].copy_from_slice(&seconds.to_be_bytes());
@@ -46,28 +47,28 @@ impl Ksuid {
         Self(bytes)
     }
 
-    /// Its seconds, since 1970.
+    /// Creation time in seconds since 1970.
     pub fn seconds(&self) -> i64 {
         let [a, b, c, d, ..] = self.0;
         Self::EPOCH_SECONDS + i64::from(u32::from_be_bytes([a, b, c, d]))
     }
 
-    /// Its 20 bytes.
+    /// The 20 bytes.
     pub fn as_bytes(&self) -> &[u8; 20] {
         &self.0
     }
 
-    /// The id with these bytes.
+    /// Makes an id from its bytes.
     pub fn from_bytes(bytes: [u8; 20]) -> Self {
         Self(bytes)
     }
 
-    /// Appends its 27 digits.
+    /// Appends the 27 digits.
     pub fn write_to(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.encode_digits());
     }
 
-    /// The id with these digits; none if they are not 27, not base 62, or stand for more than 20 bytes hold.
+    /// Parses 27 base-62 digits; `None` for any other text and for a value that exceeds 20 bytes.
     pub fn parse(text: &str) -> Option<Self> {
         let text: &[u8; DIGITS] = text.as_bytes().try_into().ok()?;
         let (first, rest) = text.split_at(7);
@@ -86,7 +87,7 @@ impl Ksuid {
         Some(Self(bytes))
     }
 
-    /// Long division of five 32-bit limbs by 62⁵, from the least significant digits on.
+    /// Divides the five 32-bit limbs by 62⁵ again and again, from the least significant digits on.
     fn encode_digits(&self) -> [u8; DIGITS] {
         let mut limbs = [0_u32; 5];
         for (limb, bytes) in limbs.iter_mut().zip(self.0.chunks_exact(4)) {
@@ -110,7 +111,7 @@ impl Ksuid {
     }
 }
 
-/// What up to ten base-62 digits stand for.
+/// Decodes up to ten base-62 digits.
 fn decode_digits(digits: &[u8]) -> Option<u64> {
     let mut number = 0;
     let mut seen = 0;
@@ -119,7 +120,7 @@ fn decode_digits(digits: &[u8]) -> Option<u64> {
         number = number * 62 + u64::from(value);
         seen |= value;
     }
-    // No digit's value has the bit that stands in what is none.
+    // INVALID_DIGIT has the highest bit set, no digit's value does.
     (seen & 0x80 == 0).then_some(number)
 }
 
@@ -138,14 +139,14 @@ mod tests {
     const LARGEST: &str = "aWgEPTl1tmebfsQzFP4bxwgy80V";
 
     #[test]
-    fn vectors_of_the_original() {
+    fn vectors_of_the_reference_implementation() {
         let id = Ksuid::parse("0ujtsYcgvSTl8PAuAdqWYSMnLOv").unwrap();
         assert_eq!(id.seconds(), Ksuid::EPOCH_SECONDS + 107_608_047);
         let payload = 0xb5a1_cd34_b5f9_9d11_54fb_6853_345c_9735_u128.to_be_bytes();
         assert_eq!(id.as_bytes()[4..], payload);
-        let made = Ksuid::new(1_507_608_047_999, payload);
-        assert_eq!(made, id);
-        assert_eq!(made.to_string(), "0ujtsYcgvSTl8PAuAdqWYSMnLOv");
+        let new = Ksuid::new(1_507_608_047_999, payload);
+        assert_eq!(new, id);
+        assert_eq!(new.to_string(), "0ujtsYcgvSTl8PAuAdqWYSMnLOv");
 
         assert_eq!(Ksuid::from_bytes([0; 20]).to_string(), "0".repeat(27));
         assert_eq!(Ksuid::from_bytes([0xff; 20]).to_string(), LARGEST);
@@ -153,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ksuid() {
+    fn other_texts_are_not_ksuids() {
         for text in [
             "",
             "0ujtsYcgvSTl8PAuAdqWYSMnLO",
             "0ujtsYcgvSTl8PAuAdqWYSMnLOv0",
             "0ujtsYcgvSTl8PAuAdqWYSMnLO-",
             "0ujtsYcgvSTl8PAuAdqWYSMnLé",
-            // One more than the largest, and far more.
+            // One above the largest value, and far above it.
             "aWgEPTl1tmebfsQzFP4bxwgy80W",
             "zzzzzzzzzzzzzzzzzzzzzzzzzzz",
         ] {
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_that_do_not_fit() {
+    fn times_that_do_not_fit_are_clamped() {
         assert_eq!(Ksuid::new(0, [0; 16]).seconds(), Ksuid::EPOCH_SECONDS);
         let last = Ksuid::EPOCH_SECONDS + i64::from(u32::MAX);
         assert_eq!(Ksuid::new(i64::MAX, [0; 16]).seconds(), last);
@@ -178,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_and_bytes_are_the_same(bytes: [u8; 20], other: [u8; 20]) {
+        fn text_round_trips_and_sorts_like_bytes(bytes: [u8; 20], other: [u8; 20]) {
             let (id, other) = (Ksuid(bytes), Ksuid(other));
             let mut text = Vec::new();
             id.write_to(&mut text);
@@ -189,7 +190,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "[0-9A-Za-z]{27}") {
+        fn any_text_is_parsed_or_too_large(text in "[0-9A-Za-z]{27}") {
             match Ksuid::parse(&text) {
                 Some(id) => prop_assert_eq!(id.to_string(), text),
                 None => prop_assert!(*text > *LARGEST),

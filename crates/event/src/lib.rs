@@ -1,19 +1,19 @@
-//! What the sender sends, and what of it is a valid event.
+//! Butlr's webhook events: the model, the parser, and the destinations of records.
 //!
-//! [`parse()`] takes a request's body apart:
+//! [`parse()`] splits a request's body into events in three steps:
 //!
-//! 1. `text`: is it text the bridge can work on (UTF-8, no byte order mark, no half surrogate pairs, not nested too
-//!    deep)? These rules hold for the whole body, the parts that the bridge does not know included, because every
-//!    consumer has to be able to read what is published.
-//! 2. `typed`: one pass over each event that reads what the bridge needs and allocates nothing (unless a string that it
-//!    keeps contains an escape). It says yes or no.
-//! 3. `diagnose`: only after a no: the pass that finds every mistake.
+//! 1. `text` checks the whole body: UTF-8, no byte order mark, no lone surrogates, not nested too
+//!    deep. These rules also cover the parts that the bridge does not know, because every consumer
+//!    must be able to read the published event.
+//! 2. `event_reader` reads each event in one pass, without allocations (except for strings with
+//!    escapes), and only finds out if it is valid.
+//! 3. `diagnosis` finds every field error, in a second pass over rejected events only.
 //!
-//! Invariant: `typed` says yes exactly when `diagnose` finds no mistake. Both take each rule from `rules`, and the
-//! property tests hold the one against the other. Should they ever disagree, the event is refused with
-//! [`Code::Invalid`].
+//! Invariant: `event_reader` accepts an event exactly if `diagnosis` finds no error in it. Both take
+//! every rule from `rules`, and property tests compare the two. Should they ever disagree, the
+//! event is rejected with [`FieldErrorCode::Invalid`].
 //!
-//! An [`Event`] can only be made here, so one that exists is valid.
+//! Only the parser makes an [`Event`], so an `Event` is always valid.
 
 pub mod clock;
 pub mod destination;
@@ -39,11 +39,11 @@ pub use error::{
     FieldError, FieldErrorCode, MAX_FIELD_ERRORS, RejectedItem, UnreadableBody, UnreadableBodyCode,
 };
 pub use event_type::EventType;
-pub use parser::{ParseLimits, ParsedBody, parse};
+pub use parser::{ItemResult, ParseLimits, ParsedBody, parse};
 pub use rules::{MAX_COUNT, MAX_ID_BYTES, MAX_TIMESTAMP_MS};
 pub use text::MAX_DEPTH;
 
-/// One valid event, borrowed from the request's body.
+/// Valid event, borrowed from the request's body.
 #[derive(Clone, Debug)]
 pub struct Event<'a> {
     raw: &'a str,
@@ -57,44 +57,46 @@ pub struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// The sender's id of this event: 1 to 256 bytes, no control characters. Opaque: its form is not promised.
+    /// Id that the sender gave the event: 1 to 256 bytes without control characters. It is opaque;
+    /// the sender does not promise a format.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What the event tells.
+    /// Type of the event.
     pub fn event_type(&self) -> EventType {
         self.event_type
     }
 
-    /// The moment of sensing, in milliseconds since 1970 UTC: 0 to [`MAX_TIMESTAMP_MS`].
+    /// Time of sensing, in milliseconds since 1970 UTC: 0 to [`MAX_TIMESTAMP_MS`].
     pub fn timestamp_ms(&self) -> i64 {
         self.timestamp_ms
     }
 
-    /// The id of the most specific space that the event is about (its floor, room or zone, by type): 1 to 256 bytes,
-    /// no control characters.
+    /// Id of the most specific space of the event (floor, room or zone, depending on the type): 1
+    /// to 256 bytes without control characters.
     pub fn space_id(&self) -> &str {
         &self.space_id
     }
 
-    /// The organisation, as it came: any string, or `None` where it is absent, null or empty.
+    /// Organisation as received: any string; `None` if absent, null or empty.
     pub fn org_id(&self) -> Option<&str> {
         self.org_id.as_deref().filter(|id| !id.is_empty())
     }
 
-    /// The sensor, as it came: any string, or `None` where it is absent, null or empty (events about a place have none).
+    /// Sensor as received: any string; `None` if absent, null or empty. Events about a space have
+    /// no sensor.
     pub fn sensor_id(&self) -> Option<&str> {
         self.sensor_id.as_deref().filter(|id| !id.is_empty())
     }
 
-    /// A hash of its `data` by value: the order of keys, white space and whether a number is written `4` or `4.0` make no
-    /// difference. The same in every process and release.
+    /// Hash of `data` by value: the order of keys, white space, and `4` or `4.0` make no
+    /// difference. It is the same in every process and release.
     pub fn data_hash(&self) -> u64 {
         self.data_hash
     }
 
-    /// The event's JSON, byte for byte as it was received, without the white space around it.
+    /// JSON of the event exactly as received, without surrounding white space.
     pub fn raw(&self) -> &'a [u8] {
         self.raw.as_bytes()
     }

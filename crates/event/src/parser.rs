@@ -1,4 +1,4 @@
-//! From a request's body to its events.
+//! Parser of a request's body: one event, or an array of events.
 
 use std::fmt;
 
@@ -12,41 +12,44 @@ use super::{
     text,
 };
 
-/// How much a body may hold. (The size of the body as a whole is the HTTP layer's matter.)
+/// Limits on the events in a body. The HTTP layer limits the size of the body as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ParseLimits {
-    /// The most events in an array.
+    /// Maximum number of events in an array.
     pub max_events: usize,
-    /// The largest event, in bytes, without the white space around it.
+    /// Maximum size of an event in bytes, without surrounding white space.
     pub max_event_bytes: usize,
 }
 
 impl ParseLimits {
-    /// What was taken once is never too large.
+    /// No limits, for events that were accepted before.
     pub const UNLIMITED: Self = Self {
         max_events: usize::MAX,
         max_event_bytes: usize::MAX,
     };
 }
 
-/// What a body holds.
+/// One item of a body: an event, or the reason why it is not one.
+pub type ItemResult<'a> = Result<Event<'a>, RejectedItem<'a>>;
+
+/// Items of a body.
 #[derive(Debug)]
 pub enum ParsedBody<'a> {
-    /// One event, sent as it is.
-    Single(Result<Event<'a>, RejectedItem<'a>>),
-    /// An array: at least one event, in the order in which they were sent.
-    Array(Vec<Result<Event<'a>, RejectedItem<'a>>>),
+    /// One event that is not in an array.
+    Single(ItemResult<'a>),
+    /// Array of at least one event, in the order received.
+    Array(Vec<ItemResult<'a>>),
 }
 
-/// Takes a body apart: one event, or an array of them, each judged by itself.
+/// Parses a body: one event, or an array of events that are each checked on their own.
 ///
-/// `expected` is the type that the request's URL names: another one is a mistake of the event.
-///
-/// Whatever is JSON, but neither an object nor an array, is one event of the wrong JSON type.
+/// `expected` is the type in the request's URL; an event of another type is rejected. JSON that is
+/// neither an object nor an array counts as one event of the wrong JSON type.
 ///
 /// # Errors
-/// The body is not JSON, or breaks a rule for the whole body ([`UnreadableCode`]). A syntax error anywhere in an array
-/// takes all of it down: nothing says where the next event would begin.
+/// The body is not JSON, or breaks a rule for the whole body ([`UnreadableBodyCode`]). A syntax
+/// error anywhere in an array fails the whole array, because the start of the next event is
+/// unknown.
 pub fn parse<'a>(
     body: &'a [u8],
     expected: Option<EventType>,
@@ -60,23 +63,21 @@ pub fn parse<'a>(
     }
 }
 
-/// A body that is one event. Outside: what is wrong with the body; inside: with the event.
 fn parse_single<'a>(
     body: &'a str,
     expected: Option<EventType>,
     limits: ParseLimits,
-) -> Result<Result<Event<'a>, RejectedItem<'a>>, UnreadableBody> {
+) -> Result<ItemResult<'a>, UnreadableBody> {
     text::check_depth(body)?;
-    let event = text::trim(body);
-    parse_item(event, expected, limits).map_err(|error| not_json_error(body, &error))
+    let item = text::trim(body);
+    parse_item(item, expected, limits).map_err(|error| not_json_error(body, &error))
 }
 
-/// A body that is an array.
 fn parse_array<'a>(
     body: &'a str,
     expected: Option<EventType>,
     limits: ParseLimits,
-) -> Result<Vec<Result<Event<'a>, RejectedItem<'a>>>, UnreadableBody> {
+) -> Result<Vec<ItemResult<'a>>, UnreadableBody> {
     let mut json = serde_json::Deserializer::from_str(body);
     let read = json
         .deserialize_seq(ItemsVisitor {
@@ -86,12 +87,12 @@ fn parse_array<'a>(
     let (items, count) = match read {
         Ok(read) => read,
         Err(error) => {
-            // Of two reasons the more telling one.
+            // If the body is also too deep, that is the more useful error.
             text::check_depth(body)?;
             return Err(not_json_error(body, &error));
         }
     };
-    // An array of many events has many brackets, so the cheap check is made on each.
+    // An array of many events has many brackets, so the cheap check is made per event.
     if count > items.len()
         || items
             .iter()
@@ -109,7 +110,7 @@ fn parse_array<'a>(
         return Err(UnreadableBody {
             code: UnreadableBodyCode::TooManyEvents,
             detail: format!(
-                "The array has {count} events, and at most {} are taken at once: send it in parts.",
+                "The array has {count} events, but the limit is {}: send several smaller arrays.",
                 limits.max_events
             ),
         });
@@ -122,26 +123,26 @@ fn parse_array<'a>(
         .collect()
 }
 
-/// One event's JSON, without white space around it. An array's item is known to be JSON.
+/// Parses the JSON of one item without surrounding white space. An array's items are known to be
+/// JSON, a single one is not.
 fn parse_item<'a>(
-    event: &'a str,
+    item: &'a str,
     expected: Option<EventType>,
     limits: ParseLimits,
-) -> Result<Result<Event<'a>, RejectedItem<'a>>, serde_json::Error> {
-    if event.len() > limits.max_event_bytes {
-        let claimed = diagnosis::read_claimed_type(event)?;
+) -> Result<ItemResult<'a>, serde_json::Error> {
+    if item.len() > limits.max_event_bytes {
         return Ok(Err(RejectedItem::TooLarge {
-            claimed_type: claimed,
-            bytes: event.len(),
+            claimed_type: diagnosis::read_claimed_type(item)?,
+            bytes: item.len(),
         }));
     }
-    match event_reader::read_event(event, expected) {
+    match event_reader::read_event(item, expected) {
         Some(event) => Ok(Ok(event)),
-        None => diagnosis::diagnose(event, expected).map(Err),
+        None => diagnosis::diagnose(item, expected).map(Err),
     }
 }
 
-/// The items of an array: the first `max` of them and how many there are.
+/// Reads the first `max` items of an array, and counts all.
 struct ItemsVisitor {
     max: usize,
 }
@@ -174,11 +175,13 @@ impl<'de> Visitor<'de> for ItemsVisitor {
 
 #[cold]
 fn not_json_error(body: &str, error: &serde_json::Error) -> UnreadableBody {
-    // Said anew of the whole body, so that the place is the body's and not the event's.
-    let again = serde_json::from_str::<IgnoredAny>(body).err();
-    let error = again.as_ref().unwrap_or(error);
+    // Parse the whole body again, so that the error's position is in the body, not in the event.
+    let body_error = serde_json::from_str::<IgnoredAny>(body).err();
+    let error = body_error.as_ref().unwrap_or(error);
     let detail = match error.classify() {
-        Category::Eof => format!("The body ends before its JSON does ({error}): it was cut off."),
+        Category::Eof => {
+            format!("The body ends before its JSON is complete ({error}): it was cut off.")
+        }
         _ => format!(
             "The body is not JSON: {error}. Send one event as a JSON object, or a JSON array of events."
         ),

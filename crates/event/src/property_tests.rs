@@ -1,4 +1,4 @@
-//! What holds for any input.
+//! Property tests of the parser, above all that `event_reader` and `diagnosis` agree.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -11,7 +11,7 @@ const LIMITS: ParseLimits = ParseLimits {
     max_event_bytes: 4096,
 };
 
-/// Any JSON value with the documented keys and values thrown in, so that some of them come close to an event.
+/// Any JSON value. Documented keys and values are mixed in, so that some come close to an event.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -46,7 +46,7 @@ fn any_key() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A literal to put in place of a value: valid JSON, near the edges of the rules.
+/// Valid JSON literal near the limits of the rules.
 fn edge_literal() -> impl Strategy<Value = String> {
     let edge = [
         "null",
@@ -104,7 +104,7 @@ fn edge_literal() -> impl Strategy<Value = String> {
     ]
 }
 
-/// An object's fields as text, so that keys can come twice and in any order.
+/// Fields of an object as text, so that keys can be repeated and reordered.
 type FieldTexts = Vec<(String, String)>;
 
 fn write_object(fields: &FieldTexts) -> String {
@@ -144,14 +144,7 @@ fn mutation() -> impl Strategy<Value = FieldMutation> {
 }
 
 fn mutate(fields: &mut FieldTexts, mutation: FieldMutation) {
-    if let (
-        true,
-        FieldMutation::Drop(_)
-        | FieldMutation::Replace(..)
-        | FieldMutation::Repeat(..)
-        | FieldMutation::Swap(..),
-    ) = (fields.is_empty(), &mutation)
-    {
+    if fields.is_empty() && !matches!(mutation, FieldMutation::Add(..)) {
         return;
     }
     let len = fields.len();
@@ -164,7 +157,7 @@ fn mutate(fields: &mut FieldTexts, mutation: FieldMutation) {
     }
 }
 
-/// A sample after up to two changes to its envelope, its metadata and its data.
+/// Sample with up to one change each to its envelope, its metadata and its data.
 fn mutated_event() -> impl Strategy<Value = String> {
     let mutations = || prop::collection::vec(mutation(), 0..2);
     (0..SAMPLES.len(), mutations(), mutations(), mutations()).prop_map(
@@ -195,13 +188,13 @@ fn any_type() -> impl Strategy<Value = EventType> {
     prop::sample::select(EventType::ALL.to_vec())
 }
 
-/// An id by the rules.
+/// Id that follows the rules.
 fn valid_id() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z]{1,8}_[A-Za-z0-9]{27}", "\\PC{1,64}"]
-        .prop_filter("the rule", |id| rules::check_id(id).is_ok())
+        .prop_filter("a valid id", |id| rules::check_id(id).is_ok())
 }
 
-/// What was generated, to be found again.
+/// Generated event with the values that the parser must find.
 #[derive(Clone, Debug)]
 struct GeneratedEvent {
     body: String,
@@ -244,7 +237,7 @@ fn valid_event() -> impl Strategy<Value = GeneratedEvent> {
             let field = match rules::space_id_field(event_type) {
                 rules::SpaceIdField::RoomOrFloor if on_the_floor => "floor_id",
                 rules::SpaceIdField::RoomOrFloor => "room_id",
-                rules::SpaceIdField::Named(place) => rules::METADATA.as_array()[place],
+                rules::SpaceIdField::Named(index) => rules::METADATA.as_array()[index],
             };
             let name = event_type.name();
             let mut event = json!({
@@ -290,7 +283,7 @@ fn with_cases(cases: u32) -> ProptestConfig {
     }
 }
 
-fn parse_only(body: &str, expected: Option<EventType>) -> Result<Event<'_>, RejectedItem<'_>> {
+fn parse_only(body: &str, expected: Option<EventType>) -> ItemResult<'_> {
     match parse(
         body.as_bytes(),
         expected,
@@ -308,17 +301,17 @@ proptest! {
     #![proptest_config(with_cases(2000))]
 
     #[test]
-    fn any_bytes_are_taken_without_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_parsed_without_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = parse(&body, None, LIMITS);
     }
 
     #[test]
-    fn anything_like_json_is_taken_without_panic(body in "[\\[\\]{}\",:\\\\/ubfnrtdDcC0-9.eE+ -]{0,60}") {
+    fn anything_like_json_is_parsed_without_panic(body in "[\\[\\]{}\",:\\\\/ubfnrtdDcC0-9.eE+ -]{0,60}") {
         let _ = parse(body.as_bytes(), Some(EventType::Traffic), LIMITS);
     }
 
     #[test]
-    fn samples_with_bytes_changed_are_taken_without_panic(
+    fn samples_with_changed_bytes_are_parsed_without_panic(
         sample in 0..SAMPLES.len(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
@@ -328,16 +321,16 @@ proptest! {
             body[at] = byte;
         }
         if let Ok(ParsedBody::Single(Err(RejectedItem::Invalid { errors, .. }))) = parse(&body, None, LIMITS) {
-            prop_assert!(errors.iter().all(|mistake| mistake.code != FieldErrorCode::Invalid), "{errors:?}");
+            prop_assert!(errors.iter().all(|error| error.code != FieldErrorCode::Invalid), "{errors:?}");
         }
     }
 
-    /// The body is refused as not JSON exactly when a general parser cannot read it.
+    /// A body is rejected as not JSON exactly if serde_json cannot read it.
     #[test]
-    fn syntax_is_jsons(body in "[\\[\\]{}\",:\\\\u0-9.eE+ truefalsn-]{0,20}") {
+    fn syntax_is_that_of_json(body in "[\\[\\]{}\",:\\\\u0-9.eE+ truefalsn-]{0,20}") {
         let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok();
-        let refused = matches!(parse(body.as_bytes(), None, LIMITS), Err(error) if error.code.status() == 400);
-        prop_assert_eq!(is_json, !refused);
+        let is_rejected = matches!(parse(body.as_bytes(), None, LIMITS), Err(error) if error.code.status() == 400);
+        prop_assert_eq!(is_json, !is_rejected);
     }
 }
 
@@ -345,12 +338,12 @@ proptest! {
     #![proptest_config(with_cases(1000))]
 
     #[test]
-    fn any_json_is_judged(value in any_json(), expected in prop::option::of(any_type())) {
+    fn any_json_is_accepted_or_has_errors(value in any_json(), expected in prop::option::of(any_type())) {
         let body = value.to_string();
         match parse(body.as_bytes(), expected, LIMITS) {
             Ok(ParsedBody::Single(Err(RejectedItem::Invalid { errors, .. }))) => {
                 prop_assert!((1..=MAX_FIELD_ERRORS).contains(&errors.len()));
-                prop_assert!(errors.iter().all(|mistake| mistake.code != FieldErrorCode::Invalid), "{errors:?}");
+                prop_assert!(errors.iter().all(|error| error.code != FieldErrorCode::Invalid), "{errors:?}");
             }
             Ok(ParsedBody::Array(events)) => prop_assert_eq!(events.len(), value.as_array().unwrap().len()),
             Ok(ParsedBody::Single(_)) => {}
@@ -358,24 +351,27 @@ proptest! {
         }
     }
 
-    /// The invariant: the typed pass says yes exactly when the diagnose pass finds no mistake.
+    /// The invariant: `event_reader` accepts an event exactly if `diagnosis` finds no error.
     #[test]
-    fn both_passes_agree(body in mutated_event(), expected in prop::option::weighted(0.1, any_type())) {
+    fn reader_and_diagnosis_agree(body in mutated_event(), expected in prop::option::weighted(0.1, any_type())) {
         let accepted = event_reader::read_event(&body, expected).is_some();
         let Ok(RejectedItem::Invalid { errors, .. }) = diagnosis::diagnose(&body, expected) else {
             return Err(TestCaseError::fail("not JSON"));
         };
         prop_assert!(!errors.is_empty() && errors.len() <= MAX_FIELD_ERRORS);
-        // Where the search finds nothing, it says so with this code.
+        // The diagnosis uses this code if it finds no error.
         let found_none = errors[0].code == FieldErrorCode::Invalid;
         prop_assert_eq!(accepted, found_none, "{:?}", errors);
-        // Each mistake is where the pointer says, or the field is not there. (Of a key that stands twice, `Value` keeps
-        // the other one; and it takes no number that does not fit.)
-        let twice = errors.iter().any(|mistake| mistake.code == FieldErrorCode::DuplicateKey);
-        if let (false, false, Ok(value)) = (found_none, twice, serde_json::from_str::<Value>(&body)) {
-            for mistake in &errors {
-                let there = value.pointer(&mistake.pointer).is_some();
-                prop_assert_eq!(there, mistake.code != FieldErrorCode::Missing, "{}", mistake);
+        // Each error's pointer leads to a value, unless the field is missing. (Of a repeated key,
+        // `Value` keeps the last one, and it cannot hold numbers too large for a double.)
+        let has_duplicate = errors.iter().any(|error| error.code == FieldErrorCode::DuplicateKey);
+        if !found_none
+            && !has_duplicate
+            && let Ok(value) = serde_json::from_str::<Value>(&body)
+        {
+            for error in &errors {
+                let exists = value.pointer(&error.pointer).is_some();
+                prop_assert_eq!(exists, error.code != FieldErrorCode::Missing, "{}", error);
             }
         }
         let limits = ParseLimits { max_events: 1, max_event_bytes: usize::MAX };
@@ -384,7 +380,7 @@ proptest! {
     }
 
     #[test]
-    fn valid_events_are_read_back(generated in valid_event()) {
+    fn valid_events_are_read_with_all_values(generated in valid_event()) {
         let event = parse_only(&generated.body, Some(generated.event_type));
         prop_assert!(event.is_ok(), "{event:?}");
         let event = event.unwrap();
@@ -396,9 +392,9 @@ proptest! {
         prop_assert_eq!(event.raw(), generated.body.trim_matches([' ', '\t', '\r', '\n']).as_bytes());
     }
 
-    /// An event in an array is judged as it is alone, and its bytes are the same.
+    /// An event in an array has the same result and the same bytes as on its own.
     #[test]
-    fn neighbours_do_not_matter(bodies in prop::collection::vec(mutated_event(), 1..6), space in "[ \t\r\n]{0,2}") {
+    fn events_in_an_array_do_not_affect_each_other(bodies in prop::collection::vec(mutated_event(), 1..6), space in "[ \t\r\n]{0,2}") {
         let array = format!("{space}[{space}{}{space}]", bodies.join(&format!("{space},{space}")));
         let limits = ParseLimits { max_events: 6, max_event_bytes: usize::MAX };
         let Ok(ParsedBody::Array(events)) = parse(array.as_bytes(), None, limits) else {
@@ -411,8 +407,8 @@ proptest! {
                     prop_assert_eq!(event.raw(), body.as_bytes());
                     prop_assert_eq!(event.id(), alone.id());
                 }
-                (Err(refused), Err(alone)) => prop_assert_eq!(refused, alone),
-                _ => return Err(TestCaseError::fail("judged differently")),
+                (Err(rejected), Err(alone)) => prop_assert_eq!(rejected, alone),
+                _ => return Err(TestCaseError::fail("another result in an array")),
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The rules of a valid event, each in one place: the typed pass asks only whether they hold, the diagnose pass says
-//! how they do not.
+//! Rules of a valid event, each in one place. `event_reader` only checks them, `diagnosis` explains
+//! the errors.
 
 use std::fmt;
 
@@ -7,21 +7,21 @@ use serde::de::{DeserializeSeed, Deserializer, Visitor};
 
 use super::EventType;
 
-/// The longest `id`, and the longest space id, in bytes of UTF-8.
+/// Maximum length of `id` and of space ids, in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 256;
 
-/// The latest `timestamp`: the last millisecond of the year 9999, which is as far as RFC 3339 goes.
+/// Maximum `timestamp`: the last millisecond of the year 9999, the last year of RFC 3339.
 pub const MAX_TIMESTAMP_MS: i64 = 253_402_300_799_999;
 
-/// The largest count of people: 2^53 - 1. Most readers of JSON hold numbers as doubles, and above this one two
-/// different counts can become the same double.
+/// Maximum number of people: 2^53 - 1. Most JSON parsers read numbers as doubles, and above this
+/// two different counts can become the same double.
 pub const MAX_COUNT: i64 = 9_007_199_254_740_991;
 
-/// The envelope's fields, in the order in which mistakes are reported.
+/// Fields of the envelope, in the order in which errors are reported.
 pub(crate) static ENVELOPE: FieldNames<6> =
     FieldNames::new(["id", "type", "timestamp", "version", "metadata", "data"]);
 
-/// Places in [`ENVELOPE`].
+/// Indexes in [`ENVELOPE`].
 pub(crate) mod envelope {
     pub(crate) const ID: usize = 0;
     pub(crate) const TYPE: usize = 1;
@@ -31,7 +31,8 @@ pub(crate) mod envelope {
     pub(crate) const DATA: usize = 5;
 }
 
-/// The documented fields of `metadata`: a place's, then a sensor's. They are held against the rule whatever the type.
+/// Documented fields of `metadata`: those of a space, then those of a sensor. All are checked in
+/// events of every type. `event_reader` has the same fields in a struct.
 pub(crate) static METADATA: FieldNames<23> = FieldNames::new([
     "org_id",
     "site_id",
@@ -58,57 +59,55 @@ pub(crate) static METADATA: FieldNames<23> = FieldNames::new([
     "hive_version",
 ]);
 
-/// Places in [`METADATA`] of what the bridge reads.
+/// Indexes in [`METADATA`] of the fields that can hold the space id.
 pub(crate) mod metadata {
-    pub(crate) const ORG_ID: usize = 0;
     pub(crate) const FLOOR_ID: usize = 3;
     pub(crate) const ROOM_ID: usize = 4;
     pub(crate) const ZONE_ID: usize = 5;
-    pub(crate) const SENSOR_ID: usize = 16;
 }
 
-/// The fields of TRAFFIC's data.
+/// Fields of the data of TRAFFIC.
 pub(crate) static TRAFFIC: FieldNames<2> = FieldNames::new(["in", "out"]);
 
-/// The fields of DETECTIONS' data.
+/// Fields of the data of DETECTIONS.
 pub(crate) static DETECTIONS: FieldNames<2> = FieldNames::new(["local", "world"]);
 
-/// An object's documented fields.
+/// Names of an object's documented fields.
 pub(crate) struct FieldNames<const N: usize> {
     names: [&'static str; N],
-    /// By length: a bit for each name that long. A key needs to be held against these only, which matters because each
-    /// event has some twenty keys.
+    /// Bit set of the names with each length. A key is compared with these only, because an event
+    /// has about twenty keys.
     by_length: [u32; MAX_NAME_BYTES + 1],
 }
 
-/// The length of the longest documented name, `floor_custom_id`.
+/// Length of the longest documented name, `floor_custom_id`.
 const MAX_NAME_BYTES: usize = 15;
 
 impl<const N: usize> FieldNames<N> {
-    /// Fails to compile where there are more names than bits, or one is longer than [`LONGEST_NAME`].
+    /// Fails to compile if there are more names than bits, or if one exceeds [`MAX_NAME_BYTES`].
     pub(crate) const fn new(names: [&'static str; N]) -> Self {
         let mut by_length = [0; MAX_NAME_BYTES + 1];
-        let mut place = 0;
-        while place < N {
-            by_length[names[place].len()] |= 1_u32 << place;
-            place += 1;
+        let mut index = 0;
+        while index < N {
+            by_length[names[index].len()] |= 1_u32 << index;
+            index += 1;
         }
         FieldNames { names, by_length }
     }
 
-    /// The names, each at its place.
+    /// The names by index.
     pub(crate) fn as_array(&self) -> &[&'static str; N] {
         &self.names
     }
 
-    /// The place of a key.
+    /// Index of a key.
     #[inline]
     pub(crate) fn index_of(&self, key: &str) -> Option<usize> {
         let mut candidates = *self.by_length.get(key.len())?;
         while candidates != 0 {
-            let place = candidates.trailing_zeros() as usize;
-            if self.names[place] == key {
-                return Some(place);
+            let index = candidates.trailing_zeros() as usize;
+            if self.names[index] == key {
+                return Some(index);
             }
             candidates &= candidates - 1;
         }
@@ -116,7 +115,7 @@ impl<const N: usize> FieldNames<N> {
     }
 }
 
-/// A key: its place among the documented ones.
+/// Reads a key as its index among the documented ones.
 pub(crate) struct FieldNameSeed<'n, const N: usize>(pub(crate) &'n FieldNames<N>);
 
 impl<'de, const N: usize> DeserializeSeed<'de> for FieldNameSeed<'_, N> {
@@ -141,16 +140,16 @@ impl<const N: usize> Visitor<'_> for FieldNameSeed<'_, N> {
     }
 }
 
-/// Where an event's space id is.
+/// Field with the space id of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum SpaceIdField {
-    /// In this field of [`METADATA`].
+    /// This field of [`METADATA`].
     Named(usize),
-    /// In `room_id`, or in `floor_id` when `room_id` is absent or null.
+    /// `room_id`, or `floor_id` if `room_id` is absent or null.
     RoomOrFloor,
 }
 
-/// Where events of this type have their space id.
+/// Field with the space id in events of this type.
 pub(crate) const fn space_id_field(event_type: EventType) -> SpaceIdField {
     match event_type {
         EventType::Detections | EventType::Traffic => SpaceIdField::RoomOrFloor,
@@ -167,20 +166,20 @@ pub(crate) const fn space_id_field(event_type: EventType) -> SpaceIdField {
     }
 }
 
-/// What an event's `data` is.
+/// Kind of an event's `data`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DataKind {
-    /// A count of people.
+    /// Number of people.
     Count,
-    /// `in` and `out`, both counts.
+    /// Numbers `in` and `out`.
     Traffic,
-    /// `local` and `world`, both lists of points.
+    /// Lists of points `local` and `world`.
     Detections,
-    /// Nothing, null or any object.
+    /// Absent, null or any object.
     OptionalObject,
 }
 
-/// What `data` is in events of this type.
+/// Kind of `data` in events of this type.
 pub(crate) const fn data_kind(event_type: EventType) -> DataKind {
     match event_type {
         EventType::Detections => DataKind::Detections,
@@ -195,7 +194,7 @@ pub(crate) const fn data_kind(event_type: EventType) -> DataKind {
     }
 }
 
-/// What is wrong with an id.
+/// Error of an id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum IdFault {
     Empty,
@@ -203,7 +202,7 @@ pub(crate) enum IdFault {
     ControlCharacter,
 }
 
-/// `id` and space ids: 1 to [`MAX_ID_BYTES`] bytes without control characters.
+/// Checks `id` or a space id: 1 to [`MAX_ID_BYTES`] bytes without control characters.
 pub(crate) fn check_id(id: &str) -> Result<(), IdFault> {
     if id.is_empty() {
         return Err(IdFault::Empty);
@@ -211,7 +210,7 @@ pub(crate) fn check_id(id: &str) -> Result<(), IdFault> {
     if id.len() > MAX_ID_BYTES {
         return Err(IdFault::TooLong);
     }
-    // Without a way out of the loop, it becomes a few vector instructions.
+    // Without an early exit, the loop compiles to a few vector instructions.
     let plain = id
         .bytes()
         .fold(true, |plain, byte| plain & (0x20..0x7f).contains(&byte));
@@ -221,14 +220,14 @@ pub(crate) fn check_id(id: &str) -> Result<(), IdFault> {
     Ok(())
 }
 
-/// What is wrong with a version.
+/// Error of a version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum VersionFault {
     OtherMajor,
     Invalid,
 }
 
-/// `v1`, `v1.x` or `v1.x.y`, where x and y are digits.
+/// Checks a version: `v1`, `v1.x` or `v1.x.y`, where x and y are digits.
 pub(crate) fn check_version(version: &str) -> Result<(), VersionFault> {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let rest = version.strip_prefix('v').ok_or(VersionFault::Invalid)?;
@@ -238,7 +237,7 @@ pub(crate) fn check_version(version: &str) -> Result<(), VersionFault> {
         .unwrap_or(rest.len());
     let (major, rest) = rest.split_at(end);
     if major != "1" {
-        // `v01` is no way to write a version; `v2-beta` is a version of another major, whatever follows.
+        // `v01` is not a version. `v2-beta` is one with another major, whatever follows.
         let major_is_number = major == "0" || (!major.is_empty() && !major.starts_with('0'));
         let suffix_is_valid = rest.is_empty() || rest.starts_with(['.', '-', '+']);
         return Err(if major_is_number && suffix_is_valid {
@@ -261,7 +260,7 @@ pub(crate) fn check_version(version: &str) -> Result<(), VersionFault> {
     }
 }
 
-/// What is wrong with a whole number.
+/// Error of a whole number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NumberFault {
     NotANumber,
@@ -269,10 +268,10 @@ pub(crate) enum NumberFault {
     OutOfRange,
 }
 
-/// The value of a whole number from 0 to `max` (at most 10^16), given any JSON value's text.
+/// Parses the text of any JSON value as a whole number from 0 to `max` (at most 10^16).
 ///
-/// It goes by the decimal digits, not by way of a double: `4`, `4.0`, `40e-1` and `-0` are whole, `4.0000000000000000001`
-/// is not, and nothing is too large to be judged.
+/// It works on the decimal digits instead of a double: `4`, `4.0`, `40e-1` and `-0` are whole,
+/// `4.0000000000000000001` is not, and numbers of any size are classified.
 pub(crate) fn parse_integer(text: &str, max: i64) -> Result<i64, NumberFault> {
     let digits = text.as_bytes();
     let value = if digits.len() <= 18 && digits.iter().all(u8::is_ascii_digit) && !digits.is_empty()
@@ -290,7 +289,8 @@ pub(crate) fn parse_integer(text: &str, max: i64) -> Result<i64, NumberFault> {
     }
 }
 
-/// The same for signs, fractions and exponents. `text` is a valid JSON value, so the form needs no check.
+/// Parses a number with a sign, fraction or exponent. `text` is valid JSON, so its syntax is not
+/// checked.
 #[cold]
 fn parse_decimal_integer(text: &str) -> Result<i64, NumberFault> {
     let (negative, text) = match text.strip_prefix('-') {
@@ -305,7 +305,7 @@ fn parse_decimal_integer(text: &str) -> Result<i64, NumberFault> {
         None => (text, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    // The number is 0.DDD… times 10 to the power of `point`, where the first and the last D are not 0.
+    // The number is 0.DDD… times 10 to the power of `point`, with no 0 as first or last D.
     let digits = || whole.bytes().chain(fraction.bytes());
     let Some(first) = digits().position(|digit| digit != b'0') else {
         return Ok(0);
@@ -317,7 +317,7 @@ fn parse_decimal_integer(text: &str) -> Result<i64, NumberFault> {
     if point < signed(count) {
         return Err(NumberFault::NotIntegral);
     }
-    // 10^17 and more is beyond every maximum.
+    // 10^17 and more exceeds every maximum.
     if negative || point > 17 {
         return Err(NumberFault::OutOfRange);
     }
@@ -328,7 +328,7 @@ fn parse_decimal_integer(text: &str) -> Result<i64, NumberFault> {
     Ok((signed(count)..point).fold(value, |value, _| value * 10))
 }
 
-/// An exponent's value, or the nearest one that can be held: a text has no room for the digits to make up for that.
+/// Parses an exponent, clamped to a range that no text has enough digits to make up for.
 fn parse_exponent(exponent: &str) -> i64 {
     const MAX_EXPONENT: i64 = i64::MAX / 4;
     let (negative, digits) = match exponent.strip_prefix('-') {
@@ -349,7 +349,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_numbers_however_they_are_written() {
+    fn whole_numbers_in_every_spelling() {
         for (text, value) in [
             ("0", 0),
             ("-0", 0),
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_whole_or_do_not_fit() {
+    fn numbers_that_are_not_whole_or_out_of_range() {
         for text in [
             "0.5",
             "-0.5",
@@ -483,21 +483,19 @@ mod tests {
     }
 
     #[test]
-    fn places_are_the_places_of_their_names() {
+    fn indexes_match_their_names() {
         assert_eq!(ENVELOPE.as_array()[envelope::ID], "id");
         assert_eq!(ENVELOPE.as_array()[envelope::TYPE], "type");
         assert_eq!(ENVELOPE.as_array()[envelope::TIMESTAMP], "timestamp");
         assert_eq!(ENVELOPE.as_array()[envelope::VERSION], "version");
         assert_eq!(ENVELOPE.as_array()[envelope::METADATA], "metadata");
         assert_eq!(ENVELOPE.as_array()[envelope::DATA], "data");
-        assert_eq!(METADATA.as_array()[metadata::ORG_ID], "org_id");
         assert_eq!(METADATA.as_array()[metadata::FLOOR_ID], "floor_id");
         assert_eq!(METADATA.as_array()[metadata::ROOM_ID], "room_id");
         assert_eq!(METADATA.as_array()[metadata::ZONE_ID], "zone_id");
-        assert_eq!(METADATA.as_array()[metadata::SENSOR_ID], "sensor_id");
     }
 
-    /// Pointers are put together from these names, so none may need RFC 6901's escapes.
+    /// JSON pointers contain these names, so none may need the escapes of RFC 6901.
     #[test]
     fn documented_names_need_no_escape_in_a_pointer() {
         let names = ENVELOPE

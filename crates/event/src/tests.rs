@@ -1,4 +1,4 @@
-//! The rules, one by one, as a request's body shows them.
+//! Tests of each rule through [`parse`].
 
 use serde_json::{Value, json};
 
@@ -9,8 +9,8 @@ const LIMITS: ParseLimits = ParseLimits {
     max_event_bytes: 256 * 1024,
 };
 
-/// One event of each type, as documented, in the order of [`EventType::ALL`].
-pub(crate) const SAMPLES: [&str; 10] = [
+/// The documented sample of each type, in the order of [`EventType::ALL`].
+pub(crate) const SAMPLES: [&str; EventType::ALL.len()] = [
     include_str!("../../../tests/events/detections.json"),
     include_str!("../../../tests/events/traffic.json"),
     include_str!("../../../tests/events/floor_occupancy.json"),
@@ -27,7 +27,7 @@ fn sample(event_type: EventType) -> Value {
     serde_json::from_str(SAMPLES[event_type.index()]).unwrap()
 }
 
-/// The sample of a type after a change, as JSON.
+/// JSON of a type's sample after a change.
 fn changed(event_type: EventType, change: impl FnOnce(&mut Value)) -> String {
     let mut event = sample(event_type);
     change(&mut event);
@@ -59,23 +59,23 @@ fn with(event_type: EventType, pointer: &str, value: Value) -> String {
     })
 }
 
-/// The sample of a type with `literal`, which need not be JSON that `Value` can hold, at a place.
+/// JSON of a type's sample with `literal` at `pointer`; `Value` need not be able to hold it.
 fn with_literal(event_type: EventType, pointer: &str, literal: &str) -> String {
-    with(event_type, pointer, json!("PLACE")).replace("\"PLACE\"", literal)
+    with(event_type, pointer, json!("PLACEHOLDER")).replace("\"PLACEHOLDER\"", literal)
 }
 
-fn parse_one_as(body: &str, expected: Option<EventType>) -> Result<Event<'_>, RejectedItem<'_>> {
+fn parse_one_as(body: &str, expected: Option<EventType>) -> ItemResult<'_> {
     match parse(body.as_bytes(), expected, LIMITS) {
         Ok(ParsedBody::Single(event)) => event,
         other => panic!("{other:?} for {body}"),
     }
 }
 
-fn parse_one(body: &str) -> Result<Event<'_>, RejectedItem<'_>> {
+fn parse_one(body: &str) -> ItemResult<'_> {
     parse_one_as(body, None)
 }
 
-fn parse_many(body: &str) -> Vec<Result<Event<'_>, RejectedItem<'_>>> {
+fn parse_many(body: &str) -> Vec<ItemResult<'_>> {
     match parse(body.as_bytes(), None, LIMITS) {
         Ok(ParsedBody::Array(events)) => events,
         other => panic!("{other:?} for {body}"),
@@ -92,8 +92,8 @@ fn parse_unreadable(body: &[u8]) -> UnreadableBody {
     }
 }
 
-fn errors_of(refused: RejectedItem<'_>) -> Vec<FieldError> {
-    match refused {
+fn errors_of(rejected: RejectedItem<'_>) -> Vec<FieldError> {
+    match rejected {
         RejectedItem::Invalid { errors, .. } => errors,
         other => panic!("{other:?}"),
     }
@@ -103,11 +103,11 @@ fn errors_in(body: &str) -> Vec<FieldError> {
     errors_of(parse_one(body).expect_err(body))
 }
 
-/// Pointers and codes of the mistakes.
+/// Pointers and codes of the errors.
 fn error_codes_in(body: &str) -> Vec<(String, &'static str)> {
     errors_in(body)
         .into_iter()
-        .map(|mistake| (mistake.pointer, mistake.code.as_str()))
+        .map(|error| (error.pointer, error.code.as_str()))
         .collect()
 }
 
@@ -123,8 +123,8 @@ fn assert_errors(body: &str, expected: &[(&str, &str)]) {
 
 #[track_caller]
 fn assert_valid(body: &str) {
-    if let Err(refused) = parse_one(body) {
-        panic!("{refused:?} for {body}");
+    if let Err(rejected) = parse_one(body) {
+        panic!("{rejected:?} for {body}");
     }
 }
 
@@ -148,7 +148,7 @@ fn the_documented_events_are_valid() {
         };
         assert_eq!(event.space_id(), metadata[space]);
         assert_eq!(event.raw(), text.trim().as_bytes());
-        // The other order of fields: data before type.
+        // The alphabetical order of fields: data before type.
         assert_valid(&value.to_string());
         assert_valid(&serde_json::to_string(&value).unwrap());
     }
@@ -185,7 +185,7 @@ fn every_spelling_of_every_type_is_valid() {
 }
 
 #[test]
-fn unknown_types_are_answered_with_the_known_ones() {
+fn errors_for_unknown_types_list_the_known_ones() {
     for other in ["Traffic", "room-occupancy", "TRAFFIC ", "", "HEADCOUNT"] {
         let errors = errors_in(&with(ROOM, "/type", json!(other)));
         assert_eq!(errors.len(), 1);
@@ -208,25 +208,25 @@ fn unknown_types_are_answered_with_the_known_ones() {
 }
 
 #[test]
-fn the_type_must_be_the_urls() {
+fn the_type_must_match_the_url() {
     let body = SAMPLES[ROOM.index()];
     assert!(parse_one_as(body, Some(ROOM)).is_ok());
-    let refused = parse_one_as(body, Some(EventType::Traffic)).unwrap_err();
-    assert_eq!(refused.claimed_type(), Some(ROOM));
-    let errors = errors_of(refused);
+    let rejected = parse_one_as(body, Some(EventType::Traffic)).unwrap_err();
+    assert_eq!(rejected.claimed_type(), Some(ROOM));
+    let errors = errors_of(rejected);
     assert_eq!(
         (errors[0].pointer.as_str(), errors[0].code.as_str()),
         ("/type", "type_mismatch")
     );
     assert_eq!(errors.len(), 1);
-    // Another spelling is no other type.
+    // Another spelling is not another type.
     assert!(parse_one_as(&with(ROOM, "/type", json!("room_occupancy")), Some(ROOM)).is_ok());
     // An unknown type is unknown on every URL.
-    let refused = parse_one_as("{\"type\":\"x\"}", Some(ROOM)).unwrap_err();
+    let rejected = parse_one_as("{\"type\":\"x\"}", Some(ROOM)).unwrap_err();
     assert!(
-        errors_of(refused)
+        errors_of(rejected)
             .iter()
-            .any(|mistake| mistake.code == FieldErrorCode::UnknownType)
+            .any(|error| error.code == FieldErrorCode::UnknownType)
     );
 }
 
@@ -326,7 +326,9 @@ fn versions() {
 #[test]
 fn metadata_is_an_object() {
     assert_errors(&without(ROOM, "/metadata"), &[("/metadata", "missing")]);
-    for value in [json!(null), json!([]), json!("x"), json!(1)] {
+    // An array with one item per documented field is not an object either.
+    let array = json!(rules::METADATA.as_array().map(|_| "x"));
+    for value in [json!(null), json!([]), array, json!("x"), json!(1)] {
         assert_errors(
             &with(ROOM, "/metadata", value),
             &[("/metadata", "wrong_type")],
@@ -376,7 +378,7 @@ fn optional_ids_that_are_null_or_empty_are_none() {
 }
 
 #[test]
-fn sensors_are_in_a_room_or_else_on_a_floor() {
+fn sensors_need_a_room_or_a_floor() {
     for event_type in [EventType::Detections, EventType::Traffic] {
         let floor = sample(event_type)["metadata"]["floor_id"].clone();
         for body in [
@@ -385,7 +387,7 @@ fn sensors_are_in_a_room_or_else_on_a_floor() {
         ] {
             assert_eq!(parse_one(&body).unwrap().space_id(), floor);
         }
-        // An empty or wrong room is a mistake, not an absent one.
+        // An empty or wrong room is an error, not an absent room.
         assert_errors(
             &with(event_type, "/metadata/room_id", json!("")),
             &[("/metadata/room_id", "empty")],
@@ -399,7 +401,7 @@ fn sensors_are_in_a_room_or_else_on_a_floor() {
         assert!(errors_in(&bare)[0].detail.contains("room_id"));
         let null = with(event_type, "/metadata", json!({"floor_id": null}));
         assert_errors(&null, &[("/metadata/floor_id", "wrong_type")]);
-        // In a room, the floor need not be known.
+        // With a room, the floor is optional.
         assert_valid(&with(event_type, "/metadata", json!({"room_id": "r"})));
     }
 }
@@ -500,7 +502,7 @@ fn detections_are_two_lists_of_points() {
         r#"{"local":[[1.7976931348623157e308,18446744073709551616]],"world":[]}"#,
     ] {
         assert_valid(&with_literal(DETECTIONS, "/data", valid));
-        // The same with the data after the type, which is checked on the way.
+        // The same data after the type, which is read in one pass.
         let (before, after) = SAMPLES[0].split_once("\"data\":").unwrap();
         assert!(after.starts_with(' '));
         assert_valid(&format!("{before}\"data\":{valid}}}"));
@@ -555,7 +557,7 @@ fn detections_are_two_lists_of_points() {
 }
 
 #[test]
-fn motion_has_no_data_of_its_own() {
+fn motion_requires_no_data() {
     for event_type in [EventType::PirMotion, EventType::PirNoMotion] {
         for literal in ["null", "{}", r#"{"in":"x","in":1e999}"#] {
             assert_valid(&with_literal(event_type, "/data", literal));
@@ -570,9 +572,9 @@ fn motion_has_no_data_of_its_own() {
 }
 
 #[test]
-fn documented_keys_stand_once() {
-    let twice = |event_type: EventType, key: &str| {
-        // Before the first of the key, the same value again.
+fn documented_keys_occur_once() {
+    let with_repeated_key = |event_type: EventType, key: &str| {
+        // Insert the key and its value once more before its first occurrence.
         let text = sample(event_type).to_string();
         let at = text.find(&format!("\"{key}\":")).unwrap();
         let value: &str = serde_json::Deserializer::from_str(&text[at + key.len() + 3..])
@@ -584,12 +586,15 @@ fn documented_keys_stand_once() {
         format!("{}\"{key}\":{value},{}", &text[..at], &text[at..])
     };
     for key in rules::ENVELOPE.as_array() {
-        assert_errors(&twice(ROOM, key), &[(&format!("/{key}"), "duplicate_key")]);
+        assert_errors(
+            &with_repeated_key(ROOM, key),
+            &[(&format!("/{key}"), "duplicate_key")],
+        );
     }
     for event_type in EventType::ALL {
         for (key, _) in sample(event_type)["metadata"].as_object().unwrap() {
             assert_errors(
-                &twice(event_type, key),
+                &with_repeated_key(event_type, key),
                 &[(&format!("/metadata/{key}"), "duplicate_key")],
             );
         }
@@ -600,21 +605,21 @@ fn documented_keys_stand_once() {
     ] {
         for key in keys {
             assert_errors(
-                &twice(event_type, key),
+                &with_repeated_key(event_type, key),
                 &[(&format!("/data/{key}"), "duplicate_key")],
             );
         }
     }
-    // However the key is written, and whatever the second value is.
+    // In any spelling of the key, and with any second value.
     let text = SAMPLES[ROOM.index()];
     let escaped = text.replacen('{', r#"{"\u0069d":null,"#, 1);
     assert_errors(&escaped, &[("/id", "duplicate_key"), ("/id", "wrong_type")]);
-    // Three times is one mistake.
+    // Three occurrences are one error.
     assert_errors(
         &text.replacen('{', r#"{"id":"a","id":"b","#, 1),
         &[("/id", "duplicate_key")],
     );
-    // Unknown keys may.
+    // Unknown keys may be repeated.
     assert_valid(&text.replacen('{', r#"{"new":1,"new":{"id":1,"id":2},"#, 1));
     assert_valid(&text.replacen("\"org_id\"", r#""new":1,"new":2,"id":1,"id":2,"org_id""#, 1));
 }
@@ -636,7 +641,7 @@ fn keys_and_values_may_be_written_with_escapes() {
         &text.replace("1.0.0", "x"),
         &[("/version", "invalid_version")],
     );
-    // The escape of a control character is one.
+    // An escaped control character is still a control character.
     assert_errors(
         &SAMPLES[4].replace("\"event_", r#""\u0000event_"#),
         &[("/id", "control_character")],
@@ -644,7 +649,7 @@ fn keys_and_values_may_be_written_with_escapes() {
 }
 
 #[test]
-fn all_mistakes_at_once_in_the_fields_order() {
+fn all_errors_are_reported_in_the_order_of_the_fields() {
     let body = r#"{
         "data": {"in": -1, "in": 0},
         "metadata": {"zone_name": 1, "org_id": [], "room_id": "", "floor_id": {}},
@@ -682,7 +687,7 @@ fn all_mistakes_at_once_in_the_fields_order() {
             ("/metadata", "missing"),
         ],
     );
-    // What does not depend on the type is checked without one.
+    // Rules that do not depend on the type are checked without a known type.
     assert_errors(
         r#"{"type":"X","id":1,"timestamp":-1,"metadata":{"room_id":5},"data":"?"}"#,
         &[
@@ -696,16 +701,16 @@ fn all_mistakes_at_once_in_the_fields_order() {
 }
 
 #[test]
-fn mistakes_are_bounded() {
+fn errors_are_limited() {
     let points = "[\"x\"],".repeat(20_000) + "[1,2]";
     let body = with_literal(
         EventType::Detections,
         "/data",
         &format!(r#"{{"local":[{points}],"world":[{points}]}}"#),
     );
-    let mistakes = error_codes_in(&body);
-    assert_eq!(mistakes.len(), MAX_FIELD_ERRORS);
-    assert_eq!(mistakes[0], ("/data/local/0/0".to_owned(), "wrong_type"));
+    let errors = error_codes_in(&body);
+    assert_eq!(errors.len(), MAX_FIELD_ERRORS);
+    assert_eq!(errors[0], ("/data/local/0/0".to_owned(), "wrong_type"));
     let fields: Vec<_> = rules::METADATA
         .as_array()
         .iter()
@@ -716,7 +721,7 @@ fn mistakes_are_bounded() {
 }
 
 #[test]
-fn details_are_sentences_of_one_line_that_quote_little() {
+fn details_are_single_line_sentences_with_short_quotes() {
     let bodies = [
         with(ROOM, "/id", json!("\u{1b}[2J\r\n\u{202e}".repeat(1000))),
         with(ROOM, "/id", json!("\u{7f}\n\u{2028}\u{9b}1m")),
@@ -730,8 +735,8 @@ fn details_are_sentences_of_one_line_that_quote_little() {
         "\"\\n\"".to_owned(),
     ];
     for body in bodies {
-        for mistake in errors_in(&body) {
-            let detail = &mistake.detail;
+        for error in errors_in(&body) {
+            let detail = &error.detail;
             assert!(detail.len() < 400, "{detail}");
             assert!(detail.ends_with('.'), "{detail}");
             assert!(
@@ -740,13 +745,13 @@ fn details_are_sentences_of_one_line_that_quote_little() {
                     .any(|c| c.is_control() || "\u{2028}\u{202e}".contains(c)),
                 "{detail:?}"
             );
-            assert!(!mistake.to_string().contains('\n'));
+            assert!(!error.to_string().contains('\n'));
         }
     }
 }
 
 #[test]
-fn mistakes_are_serialised_for_the_answer() {
+fn errors_are_serialised_for_the_response() {
     let errors = errors_in(&with(ROOM, "/data", json!(-4)));
     assert_eq!(
         serde_json::to_value(&errors).unwrap(),
@@ -760,7 +765,7 @@ fn mistakes_are_serialised_for_the_answer() {
 }
 
 #[test]
-fn json_that_is_no_object_is_no_event() {
+fn json_other_than_an_object_is_not_an_event() {
     for body in ["5", "null", "true", "\"x\"", "-0.5e3", " 5 ", "1e999"] {
         assert_errors(body, &[("", "wrong_type")]);
         assert_eq!(parse_one(body).unwrap_err().claimed_type(), None);
@@ -768,7 +773,7 @@ fn json_that_is_no_object_is_no_event() {
 }
 
 #[test]
-fn unknown_parts_are_kept_as_they_came() {
+fn unknown_parts_are_kept_as_received() {
     let text = SAMPLES[ROOM.index()].replacen(
         '{',
         r#"{ "new" : [1e999, -1E-999, {"id":1,"id":2}, "\ud83d\ude00", 18446744073709551616], "": {} ,"#,
@@ -779,7 +784,7 @@ fn unknown_parts_are_kept_as_they_came() {
 }
 
 #[test]
-fn numbers_that_do_not_fit_matter_where_they_are_read() {
+fn numbers_too_large_for_a_double_matter_only_in_known_fields() {
     assert_errors(
         &with_literal(ROOM, "/data", "1e999"),
         &[("/data", "out_of_range")],
@@ -793,7 +798,7 @@ fn numbers_that_do_not_fit_matter_where_they_are_read() {
 }
 
 #[test]
-fn what_is_not_json() {
+fn text_that_is_not_json() {
     let good = SAMPLES[ROOM.index()];
     for body in [
         "",
@@ -866,7 +871,7 @@ fn what_is_not_json() {
     }
     assert!(parse_unreadable(b"").detail.contains("empty"));
     assert!(parse_unreadable(b"{\"id\":").detail.contains("cut off"));
-    // The place is the body's.
+    // The position is in the body, not in the event.
     let error = parse_unreadable(b"\n\n {\"id\":x}");
     assert!(error.detail.contains("line 3 column 8"), "{}", error.detail);
     let error = parse_unreadable(format!("[{},\n{{\"id\":x}}]", good.trim()).as_bytes());
@@ -879,11 +884,11 @@ fn what_is_not_json() {
 }
 
 #[test]
-fn what_is_not_utf8_or_has_a_byte_order_mark() {
+fn bytes_that_are_not_utf8_or_have_a_byte_order_mark() {
     let mut body = SAMPLES[0].as_bytes().to_vec();
     body[20] = 0xff;
     assert_eq!(parse_unreadable(&body).code, UnreadableBodyCode::NotUtf8);
-    // Also where nothing is read, as Latin-1, overlong, and as an encoded surrogate.
+    // Also in parts that are not read: Latin-1, overlong, and as an encoded surrogate.
     for bytes in [
         &b"{\"new\":\"\xe9\"}"[..],
         b"{\"\xc0\x80\":1}",
@@ -904,7 +909,7 @@ fn what_is_not_utf8_or_has_a_byte_order_mark() {
 }
 
 #[test]
-fn lone_surrogates_are_refused_everywhere() {
+fn lone_surrogates_are_rejected_everywhere() {
     let good = SAMPLES[ROOM.index()];
     for bad in [
         good.replace("\"event_", r#""\ud800event_"#),
@@ -925,7 +930,7 @@ fn lone_surrogates_are_refused_everywhere() {
 }
 
 #[test]
-fn nesting_is_bounded() {
+fn nesting_is_limited() {
     let good = SAMPLES[ROOM.index()];
     let nested = |levels: usize| {
         format!(
@@ -943,7 +948,7 @@ fn nesting_is_bounded() {
         parse_unreadable(with_depth(65).as_bytes()).code,
         UnreadableBodyCode::TooDeep
     );
-    // An array of events is a level itself.
+    // An array of events is a level.
     assert!(
         parse_many(&format!("[{},{}]", with_depth(63), good))
             .iter()
@@ -953,7 +958,7 @@ fn nesting_is_bounded() {
         parse_unreadable(format!("[{good},{}]", with_depth(64)).as_bytes()).code,
         UnreadableBodyCode::TooDeep
     );
-    // Brackets side by side or in strings are not deep.
+    // Brackets next to each other or in strings are not nested.
     let points = vec!["[1,2]"; 1000].join(",");
     assert_valid(&with_literal(
         EventType::Detections,
@@ -961,7 +966,7 @@ fn nesting_is_bounded() {
         &format!(r#"{{"local":[{points}],"world":[]}}"#),
     ));
     assert_valid(&with(ROOM, "/new", json!("[{\"".repeat(1000))));
-    // Bombs, also cut off ones.
+    // Bombs, complete and cut off.
     for bomb in [
         "[".repeat(10_000_000),
         "{\"a\":".repeat(2_000_000),
@@ -999,7 +1004,7 @@ fn every_sample_cut_off_anywhere_is_unreadable() {
 }
 
 #[test]
-fn arrays_are_judged_item_by_item() {
+fn items_of_an_array_are_checked_one_by_one() {
     let body = format!(
         " [\n{} , {{}} ,5, [{{}}],\t{}] ",
         SAMPLES[0].trim(),
@@ -1048,7 +1053,7 @@ fn arrays_hold_at_least_one_event_and_not_too_many() {
         "{}",
         error.detail
     );
-    // What is not JSON is not JSON, however long.
+    // A syntax error comes before the limit.
     assert_eq!(
         parse_unreadable(array(5000).replace("{}]", "{]").as_bytes()).code,
         UnreadableBodyCode::NotJson
@@ -1074,12 +1079,13 @@ fn events_larger_than_allowed() {
     };
     let parsed = parse(body.as_bytes(), None, limits(text.len()));
     assert!(matches!(parsed, Ok(ParsedBody::Single(Ok(_)))));
-    let Ok(ParsedBody::Single(Err(refused))) = parse(body.as_bytes(), None, limits(text.len() - 1))
+    let Ok(ParsedBody::Single(Err(rejected))) =
+        parse(body.as_bytes(), None, limits(text.len() - 1))
     else {
         panic!()
     };
     assert_eq!(
-        refused,
+        rejected,
         RejectedItem::TooLarge {
             claimed_type: Some(ROOM),
             bytes: text.len()
@@ -1105,13 +1111,13 @@ fn events_larger_than_allowed() {
             bytes: text.len() + 2
         }
     );
-    // Too large, but not JSON.
+    // Too large, and not JSON.
     assert!(parse(&body.as_bytes()[..body.len() - 5], None, limits(10)).is_err());
     assert!(parse(b"\"0123456789", None, limits(10)).is_err());
 }
 
 #[test]
-fn the_claimed_type_is_told_whatever_else_is_wrong() {
+fn the_claimed_type_is_known_despite_other_errors() {
     let claimed = |body: &str| parse_one(body).unwrap_err().claimed_type();
     assert_eq!(
         claimed(r#"{"type":"room_occupancy_1m"}"#),

@@ -1,27 +1,28 @@
-//! What has to hold for the whole body before it is taken apart, in unknown parts too: it is Unicode text, and not
-//! nested too deep. Each check begins with a cheap one that is never wrong about a good body.
+//! Checks of the whole body, including the parts that the bridge does not know: it is Unicode text
+//! and not nested too deep. Each check starts with a cheap one that accepts every good body.
 
 use std::fmt;
 
 use super::{UnreadableBody, UnreadableBodyCode};
 
-/// The deepest nesting of objects and arrays in a body. The outermost one is level 1, so for the events in an array of
-/// events, that array counts as one.
+/// Maximum nesting of objects and arrays in a body. The outermost one is level 1, so an array of
+/// events is a level, too.
 pub const MAX_DEPTH: usize = 64;
 
-/// JSON's white space, which is less than Unicode's.
+/// White space of JSON, which is less than that of Unicode.
 const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// The body as text in which every string is valid Unicode, also after its escapes are resolved.
+/// Decodes the body as text in which every string is valid Unicode, also after its escapes are
+/// resolved.
 ///
 /// # Errors
-/// The body is empty, not UTF-8, begins with a byte order mark or has a lone surrogate.
+/// The body is empty, is not UTF-8, starts with a byte order mark or has a lone surrogate.
 pub(crate) fn decode_body(body: &[u8]) -> Result<&str, UnreadableBody> {
     let text = std::str::from_utf8(body).map_err(|error| not_utf8_error(body, error))?;
     if text.starts_with('\u{feff}') {
         return Err(UnreadableBody {
             code: UnreadableBodyCode::ByteOrderMark,
-            detail: "The body begins with a byte order mark (EF BB BF), which JSON must not: send it without."
+            detail: "The body starts with a byte order mark (EF BB BF), which JSON must not have: remove it."
                 .to_owned(),
         });
     }
@@ -29,8 +30,8 @@ pub(crate) fn decode_body(body: &[u8]) -> Result<&str, UnreadableBody> {
         return Err(UnreadableBody {
             code: UnreadableBodyCode::LoneSurrogate,
             detail: format!(
-                "The escape at {} is one half of a surrogate pair without the other, so the string is no Unicode text: \
-                 send both halves, or U+FFFD for a character that is lost.",
+                "The escape at {} is one half of a surrogate pair without the other, so the string is not valid Unicode: \
+                 send both halves, or U+FFFD for a lost character.",
                 BodyPosition::new(body, offset)
             ),
         });
@@ -46,16 +47,15 @@ pub(crate) fn decode_body(body: &[u8]) -> Result<&str, UnreadableBody> {
     Ok(text)
 }
 
-/// Without JSON's white space around it.
+/// Removes surrounding white space of JSON.
 pub(crate) fn trim(text: &str) -> &str {
     text.trim_matches(WHITE_SPACE)
 }
 
-/// Errs when `body` is nested deeper than [`MAX_DEPTH`]. Exact for valid JSON; in anything else brackets outside of
-/// strings count, too.
+/// Checks the nesting of `body`. Exact for valid JSON; in other text, stray brackets count, too.
 ///
 /// # Errors
-/// It is.
+/// The body is nested deeper than [`MAX_DEPTH`].
 pub(crate) fn check_depth(body: &str) -> Result<(), UnreadableBody> {
     if !can_exceed_depth(body, MAX_DEPTH) {
         return Ok(());
@@ -65,30 +65,32 @@ pub(crate) fn check_depth(body: &str) -> Result<(), UnreadableBody> {
         Some(offset) => Err(UnreadableBody {
             code: UnreadableBodyCode::TooDeep,
             detail: format!(
-                "The body is nested deeper than {MAX_DEPTH} levels of objects and arrays from {} on: send it flatter.",
+                "The body nests objects and arrays more than {MAX_DEPTH} levels deep at {}: send a flatter structure.",
                 BodyPosition::new(body.as_bytes(), offset)
             ),
         }),
     }
 }
 
-/// Whether `text` has more opening brackets than `depth`, those in strings included: if not, it cannot be deeper.
+/// Returns `true` if `text` has more than `depth` opening brackets, including those in strings.
+/// Otherwise it cannot be nested deeper.
 pub(crate) fn can_exceed_depth(text: &str, depth: usize) -> bool {
-    // '[' and '{' differ in one bit. Sums of bytes over short pieces are what compilers make vector instructions of.
-    let opening = |piece: &[u8]| {
-        piece
+    // '[' and '{' differ in one bit. The compiler makes vector instructions of byte sums over short
+    // chunks.
+    let opening = |chunk: &[u8]| {
+        chunk
             .iter()
             .map(|byte| u8::from(byte | 0x20 == b'{'))
             .sum::<u8>()
     };
     text.as_bytes()
         .chunks(192)
-        .map(|piece| usize::from(opening(piece)))
+        .map(|chunk| usize::from(opening(chunk)))
         .sum::<usize>()
         > depth
 }
 
-/// The offset of the first bracket that opens a level beyond [`MAX_DEPTH`].
+/// Finds the first bracket that opens a level beyond [`MAX_DEPTH`].
 fn find_excess_depth(body: &[u8]) -> Option<usize> {
     let mut depth = 0_usize;
     let mut at = 0;
@@ -105,7 +107,7 @@ fn find_excess_depth(body: &[u8]) -> Option<usize> {
     None
 }
 
-/// The offset of the quote that ends the string which begins at `at`, or the body's end.
+/// Finds the closing quote of the string whose content starts at `at`, or the end of the body.
 fn find_string_end(body: &[u8], mut at: usize) -> usize {
     while let Some(distance) = body
         .get(at..)
@@ -120,8 +122,8 @@ fn find_string_end(body: &[u8], mut at: usize) -> usize {
     body.len()
 }
 
-/// The offset of the first `\u` escape that is half a surrogate pair. Exact for valid JSON, where a backslash stands
-/// only in strings, in keys as well as in values.
+/// Finds the first `\u` escape that is half a surrogate pair. Exact for valid JSON, where
+/// backslashes occur only in strings.
 fn find_lone_surrogate(body: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(distance) = body.get(at..).and_then(|rest| memchr::memchr(b'\\', rest)) {
@@ -131,7 +133,8 @@ fn find_lone_surrogate(body: &[u8]) -> Option<usize> {
                 let rest = &body[at + 6..];
                 match parse_code_unit(rest) {
                     Some(0xdc00..=0xdfff) => 12,
-                    // Cut off within the second half: that is the better thing to say, and the syntax check will.
+                    // Cut off within the second half. The syntax check reports this, which is the
+                    // more useful error.
                     None if matches!(rest, [] | [b'\\'] | [b'\\', b'u', ..]) && rest.len() < 6 => {
                         return None;
                     }
@@ -146,7 +149,7 @@ fn find_lone_surrogate(body: &[u8]) -> Option<usize> {
     None
 }
 
-/// The value of the `\u` escape that `text` begins with.
+/// Parses the `\u` escape at the start of `text`.
 fn parse_code_unit(text: &[u8]) -> Option<u32> {
     let digits = text.strip_prefix(b"\\u")?.get(..4)?;
     digits.iter().try_fold(0, |value, digit| {
@@ -160,7 +163,7 @@ fn not_utf8_error(body: &[u8], error: std::str::Utf8Error) -> UnreadableBody {
     let detail = match error.error_len() {
         Some(_) => format!("The body is not UTF-8 at {at}: send JSON in UTF-8."),
         None => {
-            format!("The body ends within a UTF-8 character that begins at {at}: it was cut off.")
+            format!("The body ends within the UTF-8 character at {at}: it was cut off.")
         }
     };
     UnreadableBody {
@@ -169,7 +172,7 @@ fn not_utf8_error(body: &[u8], error: std::str::Utf8Error) -> UnreadableBody {
     }
 }
 
-/// A place in a body, for people.
+/// Position in a body, for people.
 struct BodyPosition {
     /// In bytes, from 0.
     offset: usize,
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_that_was_cut_off_is_left_to_the_syntax_check() {
+    fn a_truncated_pair_is_left_to_the_syntax_check() {
         let pair = r#"{"a":"\ud83d\ude00"#;
         for end in 0..=pair.len() {
             assert_eq!(find_lone_surrogate(&pair.as_bytes()[..end]), None, "{end}");
@@ -250,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_of_an_error_counts_lines() {
+    fn positions_count_lines() {
         let error = decode_body(b"{\n\n  \"a\": \"\\ud800\"}").unwrap_err();
         assert!(
             error.detail.contains("byte 11 (line 3, column 9)"),
@@ -268,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_counts_brackets_outside_of_strings() {
+    fn depth_counts_brackets_outside_strings() {
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         assert_eq!(check_depth(&nested(64)), Ok(()));
         let error = check_depth(&nested(65)).unwrap_err();
@@ -281,13 +284,13 @@ mod tests {
         );
         assert_eq!(check_depth(&format!("[{}0]", "[],".repeat(1000))), Ok(()));
         assert!(check_depth(&format!("[\"]]]]\\\"]]]]\",{}]", nested(64))).is_err());
-        // Broken in every way, but no panic.
+        // Malformed in every way, but no panic.
         let _ = check_depth(&format!("{}\"", "]".repeat(100) + &"[".repeat(65)));
         let _ = check_depth(&format!("{}\"\\", "[]".repeat(100)));
     }
 
     #[test]
-    fn the_cheap_count_has_no_limit_of_its_own() {
+    fn the_cheap_count_does_not_overflow() {
         assert!(!can_exceed_depth(&"[{".repeat(32), 64));
         assert!(can_exceed_depth(&"[".repeat(65), 64));
         assert!(can_exceed_depth(&"{".repeat(100_000), 99_999));

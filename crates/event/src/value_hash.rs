@@ -1,7 +1,8 @@
-//! A hash of JSON by value: the order of keys, white space, and whether a number is written `4` or `4.0` make no
-//! difference; the order in lists does.
+//! Hash of a JSON value: the order of keys, white space, and `4` or `4.0` make no difference; the
+//! order of a list does.
 //!
-//! Numbers that are no 64-bit integers are compared as doubles, and those beyond a double by their text.
+//! Numbers that are not 64-bit integers are hashed as doubles, and those too large for a double by
+//! their text.
 
 use std::fmt;
 
@@ -9,11 +10,11 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Se
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The hash of one value. The same in every process and release: replicas compare it.
+/// Hash of one value. Replicas compare it, so it is the same in every process and release.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ValueHash(pub(crate) u64);
 
-/// Tags that keep values of different JSON types apart.
+/// Tags that distinguish values of different JSON types.
 mod tag {
     pub const NULL: u64 = 0x2545_f491_4f6c_dd1d;
     pub const BOOL: u64 = 0x9e6c_63d0_9a1a_f0cb;
@@ -25,14 +26,14 @@ mod tag {
     pub const BIG_NUMBER: u64 = 0x3c6e_f372_fe94_f82b;
 }
 
-/// Folded multiplication, as in wyhash: every bit of either half reaches every bit of the result.
+/// Folded multiplication as in wyhash: every input bit affects every output bit.
 fn mix(a: u64, b: u64) -> u64 {
     let product = u128::from(a ^ 0x9e37_79b9_7f4a_7c15) * u128::from(b ^ 0xbf58_476d_1ce4_e5b9);
     (product as u64) ^ (product >> 64) as u64 ^ b.rotate_left(32)
 }
 
 impl ValueHash {
-    /// Of null, and of a value that is not there.
+    /// Hash of null and of an absent value.
     pub(crate) const NULL: Self = Self(tag::NULL);
 
     pub(crate) fn from_integer(value: i64) -> Self {
@@ -53,9 +54,9 @@ impl ValueHash {
         Self(mix(tag::TEXT, xxh3_64(text.as_bytes())))
     }
 
-    /// Of any JSON value.
+    /// Hashes any JSON value.
     pub(crate) fn from_json(value: &RawValue) -> Self {
-        // Only a number beyond a double makes this fail: `value` is known to be JSON.
+        // `value` is JSON, so this fails only for a number too large for a double.
         let hash = serde_json::from_str(value.get());
         hash.unwrap_or_else(|_| Self(mix(tag::BIG_NUMBER, xxh3_64(value.get().as_bytes()))))
     }
@@ -113,7 +114,7 @@ impl<'de> Deserialize<'de> for ValueHash {
     }
 }
 
-/// A key's hash.
+/// Hashes a key.
 struct KeyHashSeed;
 
 impl<'de> DeserializeSeed<'de> for KeyHashSeed {
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_value_is_written_makes_no_difference() {
+    fn spelling_makes_no_difference() {
         for (a, b) in [
             ("4", "4.0"),
             ("4", "40e-1"),
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn other_values_have_other_hashes() {
+    fn different_values_have_different_hashes() {
         let values = [
             "null",
             "true",
@@ -247,7 +248,7 @@ mod tests {
 
     /// Replicas and releases compare hashes.
     #[test]
-    fn a_hash_means_the_same_for_ever() {
+    fn hashes_are_stable() {
         let value = hash(r#"{"local":[[0.25,0.5]],"world":[[1,2.5]],"x":["a",null,true]}"#);
         assert_eq!(value.0, 11_579_030_860_440_287_048);
     }

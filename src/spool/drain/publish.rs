@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::dedup::EventFacts;
 use crate::dedup::deduplicator::Deduplicator;
 use crate::marks::Marks;
-use crate::record::{ProducerRecord, PublishOrigin, TimestampPolicy};
+use crate::record::{ProducerRecord, PublishContext, TimestampPolicy};
 use crate::spool::entry::{EntryContent, SpoolEntry};
 use crate::spool::in_doubt::InDoubtEntry;
 use butlr_event::{Event, ParseLimits, ParsedBody, parse};
@@ -23,20 +23,18 @@ pub(super) fn with_record<T>(
     call: impl FnOnce(ProducerRecord<'_>, Option<&Event<'_>>) -> T,
 ) -> Result<T, String> {
     let entry = SpoolEntry::decode(bytes).map_err(|error| error.to_string())?;
-    let received_at = to_system_time(entry.received_ms);
-    let now = SystemTime::now();
+    let context = PublishContext {
+        topic,
+        policy: stamping,
+        received_at: to_system_time(entry.received_ms),
+        now: SystemTime::now(),
+        is_spooled: true,
+        replayed_from: None,
+    };
     match &entry.content {
         EntryContent::Quarantined(quarantined) => {
             let value = &entry.value;
-            let record = ProducerRecord::from_quarantined(
-                quarantined,
-                value,
-                topic,
-                stamping,
-                received_at,
-                now,
-                true,
-            );
+            let record = ProducerRecord::from_quarantined(quarantined, value, context);
             Ok(call(record, None))
         }
         EntryContent::Event {
@@ -44,19 +42,11 @@ pub(super) fn with_record<T>(
             replayed_from,
         } => {
             let event = parse_event(&entry.value)?;
-            let origin = PublishOrigin {
-                spooled: true,
+            let context = PublishContext {
                 replayed_from: replayed_from.as_ref(),
+                ..context
             };
-            let record = ProducerRecord::from_event(
-                &event,
-                topic,
-                stamping,
-                Some(marks),
-                received_at,
-                now,
-                origin,
-            );
+            let record = ProducerRecord::from_event(&event, Some(marks), context);
             Ok(call(record, Some(&event)))
         }
     }

@@ -77,15 +77,17 @@ impl Manifest {
         if envelope.checksum != checksum(envelope.body) {
             return Err("its checksum does not fit".to_owned());
         }
-        let manifest: Self =
+        let mut manifest: Self =
             serde_json::from_str(envelope.body.get()).map_err(|error| error.to_string())?;
-        let fits = |rows: &[u64]| rows.len() == Destination::COUNT;
-        if !manifest
-            .segments
-            .iter()
-            .all(|segment| fits(&segment.rows) && fits(&segment.live))
-        {
-            return Err("it knows other destinations".to_owned());
+        for segment in &mut manifest.segments {
+            for rows in [&mut segment.rows, &mut segment.live] {
+                if rows.len() > Destination::COUNT {
+                    return Err("it knows other destinations".to_owned());
+                }
+                // A release with fewer event types wrote shorter lists; new destinations get the
+                // next index, so they have no rows in it.
+                rows.resize(Destination::COUNT, 0);
+            }
         }
         Ok(manifest)
     }
@@ -98,4 +100,38 @@ pub(super) fn is_manifest(bytes: &[u8]) -> bool {
 
 fn checksum(body: &RawValue) -> String {
     format!("{:016x}", xxh3_64(body.get().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_with_fewer_destinations_is_read() {
+        let decode = |destinations: usize| {
+            let segment = WrittenSegment {
+                number: 1,
+                first_ms: None,
+                sealed: None,
+                rows: vec![3; destinations],
+                live: vec![2; destinations],
+                removed: None,
+            };
+            let manifest = Manifest {
+                segments: vec![segment],
+                ..Manifest::default()
+            };
+            Manifest::decode(&manifest.encode())
+        };
+        let manifest = decode(Destination::COUNT - 1).unwrap();
+        for (rows, value) in [
+            (&manifest.segments[0].rows, 3),
+            (&manifest.segments[0].live, 2),
+        ] {
+            let (last, rest) = rows.split_last().unwrap();
+            assert_eq!((*last, rest), (0, &[value; Destination::COUNT - 1][..]));
+        }
+        assert!(decode(Destination::COUNT).is_ok());
+        assert!(decode(Destination::COUNT + 1).is_err());
+    }
 }
