@@ -2,14 +2,14 @@
 
 #![no_main]
 
-use butlr_event::{Event, Limits, Parsed, Refused, parse};
+use butlr_event::{Event, ParseLimits, ParsedBody, RejectedItem, parse};
 use butlr_fuzz::json::JsonTree;
 use butlr_fuzz::rules::{self, Ruling};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
-const LIMITS: Limits = Limits {
+const LIMITS: ParseLimits = ParseLimits {
     max_events: 8,
     max_event_bytes: 2048,
 };
@@ -45,22 +45,22 @@ fuzz_target!(|body: &[u8]| -> Corpus {
     };
     assert!(tree.depth() <= DEEPEST);
     match (&tree, parsed) {
-        (JsonTree::Array(trees), Parsed::Many(events)) => {
+        (JsonTree::Array(trees), ParsedBody::Array(events)) => {
             assert_eq!(trees.len(), events.len());
             for (tree, event) in trees.iter().zip(&events) {
                 compare(tree, event);
             }
         }
-        (tree, Parsed::One(event)) => compare(tree, &event),
-        (_, Parsed::Many(_)) => panic!("several events in one"),
+        (tree, ParsedBody::Single(event)) => compare(tree, &event),
+        (_, ParsedBody::Array(_)) => panic!("several events in one"),
     }
     Corpus::Keep
 });
 
-fn compare(tree: &JsonTree, event: &Result<Event<'_>, Refused<'_>>) {
+fn compare(tree: &JsonTree, event: &Result<Event<'_>, RejectedItem<'_>>) {
     match event {
-        Err(Refused::TooLarge { bytes, .. }) => assert!(*bytes > LIMITS.max_event_bytes),
-        Err(Refused::Invalid { errors, .. }) => {
+        Err(RejectedItem::TooLarge { bytes, .. }) => assert!(*bytes > LIMITS.max_event_bytes),
+        Err(RejectedItem::Invalid { errors, .. }) => {
             assert!(!errors.is_empty());
             // The code of a disagreement between the parser's own two passes.
             assert!(
@@ -77,7 +77,7 @@ fn compare(tree: &JsonTree, event: &Result<Event<'_>, Refused<'_>>) {
             assert_ne!(rules::event(tree), Ruling::Invalid, "not valid, but taken");
             assert_matches_text(tree, "id", event.id());
             let again = parse(event.raw(), Some(event.event_type()), LIMITS);
-            let Ok(Parsed::One(Ok(again))) = again else {
+            let Ok(ParsedBody::Single(Ok(again))) = again else {
                 panic!("an event's own text is not the event");
             };
             assert_eq!(again.id(), event.id());
