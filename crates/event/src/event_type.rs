@@ -6,7 +6,7 @@ use std::fmt;
 ///
 /// The sender's documentation spells them in upper case, in lower case in its field tables, and in its changelog with
 /// `1M` instead of `1MIN`. All of these are accepted ([`EventType::parse`]) and mean the same type.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum EventType {
     /// `DETECTIONS`: the positions of people, from one sensor.
