@@ -128,11 +128,11 @@ impl<'a> JournalJoin<'a> {
         }
         report.accepted += u64::from(attempt.outcome.is_accepted());
         if attempt.outcome.is_accepted() || attempt.outcome == RecordedOutcome::Quarantined {
-            report.count_checked(Property::AnswerConsistency, 1);
+            report.count_checked(Property::ResponseConsistency, 1);
         }
         if attempt.contradictory {
             let outcome = attempt.outcome.name();
-            self.add_violation(Property::AnswerConsistency, attempt.id, None, || {
+            self.add_violation(Property::ResponseConsistency, attempt.id, None, || {
                 format!("was answered {outcome}, with a status code that means something else")
             });
         }

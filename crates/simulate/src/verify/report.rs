@@ -37,7 +37,7 @@ pub enum Property {
     /// TRAFFIC adds up to the model's occupancy.
     Occupancy,
     /// The parts of a response do not contradict each other.
-    AnswerConsistency,
+    ResponseConsistency,
 }
 
 impl Property {
@@ -52,7 +52,7 @@ impl Property {
         Property::RecordCount,
         Property::ReportedPosition,
         Property::Occupancy,
-        Property::AnswerConsistency,
+        Property::ResponseConsistency,
     ];
 
     /// Returns the name used in JSON.
@@ -67,7 +67,7 @@ impl Property {
             Property::RecordCount => "counted",
             Property::ReportedPosition => "named",
             Property::Occupancy => "occupancy",
-            Property::AnswerConsistency => "answered",
+            Property::ResponseConsistency => "answered",
         }
     }
 
@@ -84,16 +84,16 @@ impl Property {
             Property::RecordCount => "each event has as many records as it was published",
             Property::ReportedPosition => "records are at the positions named in the responses",
             Property::Occupancy => "TRAFFIC adds up to the model's occupancy",
-            Property::AnswerConsistency => "status code and status field of each 2xx agree",
+            Property::ResponseConsistency => "status code and status field of each 2xx agree",
         }
     }
 
     const fn unit(self) -> &'static str {
         match self {
             Property::Stored | Property::RecordCount => "events",
-            Property::Classification | Property::ReportedPosition | Property::AnswerConsistency => {
-                "responses"
-            }
+            Property::Classification
+            | Property::ReportedPosition
+            | Property::ResponseConsistency => "responses",
             Property::Occupancy => "spaces",
             _ => "records",
         }
@@ -283,7 +283,7 @@ impl VerificationReport {
         // Consistent responses prove nothing about records.
         let about_records = Property::ALL
             .iter()
-            .filter(|p| **p != Property::AnswerConsistency);
+            .filter(|p| **p != Property::ResponseConsistency);
         if self.accepted == 0 {
             Some("no event was accepted, so there is nothing to prove")
         } else if about_records.map(|p| self.finding(*p)).all(|f| {

@@ -94,7 +94,7 @@ fn a_report_without_proofs_fails() {
     );
     let mut unproved = VerificationReport::new(report().topics);
     unproved.accepted = 5;
-    unproved.count_checked(Property::AnswerConsistency, 5);
+    unproved.count_checked(Property::ResponseConsistency, 5);
     assert!(!unproved.is_proved());
     assert_eq!(unproved.to_json()["holds"], false);
 }

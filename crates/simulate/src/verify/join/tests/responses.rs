@@ -25,7 +25,7 @@ fn a_quarantined_item_has_no_record() {
 fn status_code_and_status_field_agree() {
     let mut run = sample_run();
     run.attempts[3].contradictory = true;
-    only_violation(&run, Property::AnswerConsistency);
+    only_violation(&run, Property::ResponseConsistency);
 }
 
 #[test]
