@@ -1,5 +1,6 @@
-//! Benchmark program (b): what librdkafka alone can do, in one loop without HTTP. It also makes, counts and deletes the
-//! topics of the other programs, so that the benchmark needs no Kafka tools.
+//! Benchmark program (b): the ceiling of librdkafka alone, in one loop without HTTP. It also
+//! creates and deletes the topics of the other programs and counts their records, so the benchmark
+//! needs no Kafka tools.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -20,7 +21,7 @@ use serde_json::json;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Parser)]
 struct Options {
@@ -32,21 +33,21 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Sends events for some time, waits for all reports and prints the figures as JSON.
+    /// Sends events for some time, waits for all delivery reports and prints the figures as JSON.
     Produce(ProduceArguments),
-    /// Creates topics and waits until their leaders are known.
+    /// Creates topics and waits until their partitions have leaders.
     Create {
         #[arg(long, default_value_t = 6)]
         partitions: i32,
         #[arg(required = true)]
         topics: Vec<String>,
     },
-    /// Prints as JSON how many records each topic holds.
+    /// Prints the number of records in each topic as JSON.
     Count {
         #[arg(required = true)]
         topics: Vec<String>,
     },
-    /// Deletes topics; one that is not there is no error.
+    /// Deletes topics; a missing topic is not an error.
     Delete {
         #[arg(required = true)]
         topics: Vec<String>,
@@ -59,12 +60,12 @@ enum Command {
 struct ProduceArguments {
     #[arg(long)]
     topic: String,
-    /// Events of the simulator, one a line; their ids and times are replaced.
+    /// File with events of the simulator, one per line; their ids and times are replaced.
     #[arg(long)]
     events: PathBuf,
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
-    /// How many events may wait for their report at a time.
+    /// Maximum number of events without a delivery report.
     #[arg(long, default_value_t = 10_000)]
     in_flight: u64,
 }
@@ -83,6 +84,7 @@ fn main() -> Outcome<()> {
     }
 }
 
+/// Counts delivery reports.
 #[derive(Default)]
 struct ReportCounts {
     delivered: AtomicU64,
@@ -110,24 +112,24 @@ impl ProducerContext for ReportCounts {
     }
 }
 
-/// An event that is ready but for its count and time, which are written over in place.
-struct PreparedEvent {
+/// An event as a template: its number and time are overwritten in place.
+struct EventTemplate {
     key: String,
     value: Vec<u8>,
-    count_at: usize,
+    number_at: usize,
     timestamp_at: usize,
 }
 
-const COUNT_DIGITS: usize = 11;
+const NUMBER_DIGITS: usize = 11;
 const TIMESTAMP_DIGITS: usize = 13;
 
-impl PreparedEvent {
+impl EventTemplate {
     fn new(line: &str, token: &str) -> Outcome<Self> {
         let event: serde_json::Value = serde_json::from_str(line)?;
         let id = event["id"].as_str().ok_or("no id")?;
         let id_at = line.find(id).ok_or("no id")? + "event_".len();
         let timestamp = event["timestamp"].to_string();
-        if id.len() != "event_".len() + token.len() + COUNT_DIGITS
+        if id.len() != "event_".len() + token.len() + NUMBER_DIGITS
             || timestamp.len() != TIMESTAMP_DIGITS
         {
             return Err("not an event of the simulator".into());
@@ -139,14 +141,14 @@ impl PreparedEvent {
                 .as_str()
                 .ok_or("no room id")?
                 .to_owned(),
-            count_at: id_at + token.len(),
+            number_at: id_at + token.len(),
             timestamp_at: line.find(&timestamp).ok_or("no timestamp")?,
             value,
         })
     }
 
-    fn fill(&mut self, count: u64, timestamp: i64) {
-        write_digits(&mut self.value[self.count_at..][..COUNT_DIGITS], count);
+    fn fill(&mut self, number: u64, timestamp: i64) {
+        write_digits(&mut self.value[self.number_at..][..NUMBER_DIGITS], number);
         write_digits(
             &mut self.value[self.timestamp_at..][..TIMESTAMP_DIGITS],
             timestamp.unsigned_abs(),
@@ -154,8 +156,8 @@ impl PreparedEvent {
     }
 }
 
-fn write_digits(place: &mut [u8], mut number: u64) {
-    for digit in place.iter_mut().rev() {
+fn write_digits(field: &mut [u8], mut number: u64) {
+    for digit in field.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
@@ -171,16 +173,16 @@ fn produce(kafka: &str, options: &ProduceArguments) -> Outcome<()> {
         .set("linger.ms", "0")
         .set("allow.auto.create.topics", "false")
         .create_with_context(ReportCounts::default())?;
-    // So that the first second isn't spent on connecting.
+    // Connects now, so that the first second is not spent on it.
     producer
         .client()
-        .fetch_metadata(Some(&options.topic), PATIENCE)?;
+        .fetch_metadata(Some(&options.topic), KAFKA_TIMEOUT)?;
 
     let started_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
     let token = format!("{started_ms:016}");
     let mut events = fs::read_to_string(&options.events)?
         .lines()
-        .map(|line| PreparedEvent::new(line, &token))
+        .map(|line| EventTemplate::new(line, &token))
         .collect::<Outcome<Vec<_>>>()?;
     let rooms = events.len() as u64;
 
@@ -208,10 +210,10 @@ fn produce(kafka: &str, options: &ProduceArguments) -> Outcome<()> {
                 }
             }
         }
-        // Takes reports for the whole of this time, which only begins once as much is in flight as may be.
+        // The limit of events in flight is reached, so handle reports for a while.
         producer.poll(Duration::from_micros(200));
     }
-    producer.flush(PATIENCE)?;
+    producer.flush(KAFKA_TIMEOUT)?;
     let seconds = start.elapsed().as_secs_f64();
     let cpu = cpu_seconds()? - cpu_before;
 
@@ -230,13 +232,14 @@ fn produce(kafka: &str, options: &ProduceArguments) -> Outcome<()> {
     Ok(())
 }
 
-/// User and system time of this process, all threads. Linux gives it in hundredths of a second on every common machine.
+/// Returns user and system time of all threads of this process. On all common machines Linux counts
+/// it in hundredths of a second.
 fn cpu_seconds() -> Outcome<f64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     // The second field, the name in parentheses, may contain spaces.
     let (_, fields) = stat
         .rsplit_once(") ")
-        .ok_or("/proc/self/stat has another form")?;
+        .ok_or("/proc/self/stat has an unexpected format")?;
     let fields: Vec<&str> = fields.split(' ').collect();
     let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
     Ok(ticks / 100.0)
@@ -264,19 +267,19 @@ fn admin(kafka: &str) -> Outcome<AdminClient<DefaultClientContext>> {
 
 fn create(kafka: &str, partitions: i32, topics: &[String]) -> Outcome<()> {
     let client = admin(kafka)?;
-    // -1: the broker's default.
+    // -1 means the broker's default.
     let new: Vec<_> = topics
         .iter()
         .map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(-1)))
         .collect();
-    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let options = AdminOptions::new().operation_timeout(Some(KAFKA_TIMEOUT));
     for result in rt::System::new().block_on(client.create_topics(&new, &options))? {
         result.map_err(|(topic, code)| format!("creating {topic}: {code}"))?;
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + KAFKA_TIMEOUT;
     for topic in topics {
         loop {
-            let metadata = client.inner().fetch_metadata(Some(topic), PATIENCE)?;
+            let metadata = client.inner().fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
             let ready = metadata.topics().iter().any(|found| {
                 found.name() == topic
                     && found.partitions().len() == partitions as usize
@@ -289,7 +292,7 @@ fn create(kafka: &str, partitions: i32, topics: &[String]) -> Outcome<()> {
                 break;
             }
             if Instant::now() > deadline {
-                return Err(format!("{topic} has no leaders after {PATIENCE:?}").into());
+                return Err(format!("{topic} has no leaders after {KAFKA_TIMEOUT:?}").into());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -299,7 +302,7 @@ fn create(kafka: &str, partitions: i32, topics: &[String]) -> Outcome<()> {
 
 fn delete(kafka: &str, topics: &[String]) -> Outcome<()> {
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let options = AdminOptions::new().operation_timeout(Some(KAFKA_TIMEOUT));
     for result in rt::System::new().block_on(admin(kafka)?.delete_topics(&names, &options))? {
         match result {
             Ok(_)
@@ -313,7 +316,8 @@ fn delete(kafka: &str, topics: &[String]) -> Outcome<()> {
     Ok(())
 }
 
-/// From the offsets, which is exact: the topics are new, and an idempotent producer without transactions leaves no gaps.
+/// Counts records by their offsets. That is exact, because the topics are new and an idempotent
+/// producer without transactions leaves no gaps.
 fn count(kafka: &str, topics: &[String]) -> Outcome<()> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", kafka)
@@ -321,7 +325,7 @@ fn count(kafka: &str, topics: &[String]) -> Outcome<()> {
         .create()?;
     let mut counts = BTreeMap::new();
     for topic in topics {
-        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
+        let metadata = consumer.fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
         let partitions = metadata
             .topics()
             .first()
@@ -334,10 +338,10 @@ fn count(kafka: &str, topics: &[String]) -> Outcome<()> {
         }
         let mut records = 0;
         for partition in partitions {
-            // On a busy machine a topic just made may still be looking for its leader.
+            // On a busy machine a new topic may not have a leader yet.
             let mut tries = 0;
             let (low, high) = loop {
-                match consumer.fetch_watermarks(topic, partition.id(), PATIENCE) {
+                match consumer.fetch_watermarks(topic, partition.id(), KAFKA_TIMEOUT) {
                     Ok(offsets) => break offsets,
                     Err(error) if tries == 20 => return Err(error.into()),
                     Err(_) => std::thread::sleep(Duration::from_millis(500)),

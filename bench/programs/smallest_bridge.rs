@@ -1,8 +1,9 @@
-//! Benchmark program (c): the smallest honest bridge, which is what `butlr-bridge` is measured against. It parses the few
-//! fields that it needs, sends the body as it came, and answers when Kafka has confirmed it. It has no limits, no
-//! credentials, no error report worth the name, no headers on its records, no metrics.
+//! Benchmark program (c): the smallest honest bridge, the baseline for `butlr-bridge`. It parses
+//! the few fields that it needs, publishes the body unchanged, and responds once Kafka has
+//! confirmed it. It has no limits, no authentication, no useful error responses, no record headers
+//! and no metrics.
 //!
-//! At SIGTERM it waits for what is in flight and prints as JSON how many events it accepted.
+//! On SIGTERM it waits for events in flight, and prints the number of accepted events as JSON.
 
 use std::borrow::Cow;
 use std::io;
@@ -28,10 +29,10 @@ struct SmallestBridgeOptions {
     bind: SocketAddr,
     #[arg(long, default_value = "127.0.0.1:9092")]
     kafka: String,
-    /// `{type}` stands for the event's type, such as `room-occupancy`.
+    /// Topic template; `{type}` is replaced by the event's type, such as `room-occupancy`.
     #[arg(long, default_value = "bench.{type}.v1")]
     topic: String,
-    /// A librdkafka property that is to differ, to try what makes this program faster.
+    /// Overrides a librdkafka property, to find settings that make this program faster.
     #[arg(long, value_name = "NAME=VALUE")]
     property: Vec<String>,
 }
@@ -49,7 +50,7 @@ const TYPES: [&str; 10] = [
     "PIR_NO_MOTION",
 ];
 
-/// What of an event is read. Borrowed from the body, unless a string has escapes.
+/// The fields of an event that are parsed. Strings without escapes are borrowed from the body.
 #[derive(Deserialize)]
 struct IncomingEvent<'a> {
     #[serde(borrow)]
@@ -67,10 +68,10 @@ struct EventSpace<'a> {
     room_id: Cow<'a, str>,
 }
 
-/// Hands each delivery report to the request that waits for it.
+/// Passes each delivery report to the request that waits for it.
 struct ReportForwarder;
 
-/// Partition and offset of what is stored; `None` for a failure.
+/// Partition and offset of a stored record; `None` if the delivery failed.
 type StoredOffset = Option<(i32, i64)>;
 
 impl ClientContext for ReportForwarder {}
@@ -78,19 +79,19 @@ impl ClientContext for ReportForwarder {}
 impl ProducerContext for ReportForwarder {
     type DeliveryOpaque = Box<oneshot::Sender<StoredOffset>>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
+    fn delivery(&self, result: &DeliveryResult<'_>, request: Self::DeliveryOpaque) {
         let report = result
             .as_ref()
             .ok()
             .map(|record| (record.partition(), record.offset()));
-        // The request may be gone.
-        let _ = waiting.send(report);
+        // Fails if the request was cancelled.
+        let _ = request.send(report);
     }
 }
 
 struct SmallestBridge {
     producer: ThreadedProducer<ReportForwarder>,
-    /// In the order of [`TYPES`].
+    /// One topic per type, in the order of [`TYPES`].
     topics: [String; 10],
     accepted: AtomicU64,
 }

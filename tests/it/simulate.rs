@@ -526,10 +526,12 @@ fn one_missing_one_changed_one_there_twice_are_found() {
 
     type AlterRecords<'a> = &'a dyn Fn(&mut Vec<TestRecord>);
     let cases: [(&str, &str, AlterRecords<'_>); 3] = [
-        ("missing", "everything answered 2xx is there", &|records| {
-            drop(records.remove(at))
-        }),
-        ("changed", "bytes are those that were sent", &|records| {
+        (
+            "missing",
+            "every event answered 2xx is in Kafka",
+            &|records| drop(records.remove(at)),
+        ),
+        ("changed", "values are byte for byte as sent", &|records| {
             let value = records[at]
                 .text()
                 .replace(r#""version":"v1.0.0""#, r#""version":"v1.0.1""#);
@@ -538,7 +540,7 @@ fn one_missing_one_changed_one_there_twice_are_found() {
         }),
         (
             "twice",
-            "nothing is there more or less often than published",
+            "each event has as many records as it was published",
             &|records| {
                 records.push(records[at].clone());
             },

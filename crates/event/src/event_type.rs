@@ -17,14 +17,14 @@ use std::fmt;
 /// * `crates/event/src/tests.rs`*: the sample, which lies in `tests/events`
 /// * `src/record.rs`*: the CloudEvents type
 /// * `src/spool/store/file.rs`*: the table in a segment
-/// * `crates/simulate/src/verify/names.rs`*: the verifier's own copy of the names
-/// * `crates/simulate/src/verify/told.rs`*: the verifier's own copy of the rules
+/// * `crates/simulate/src/verify/contract.rs`*: the verifier's own copy of the names
+/// * `crates/simulate/src/verify/parsed_value.rs`*: the verifier's own copy of the rules
 /// * `crates/event/src/event_reader.rs` and
 /// * `crates/event/src/diagnosis.rs`: the check of `data`, if it is of a new kind
 /// * the page on events in the documentation
 ///
 /// [`Destination::index`]: crate::destination::Destination::index
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum EventType {
     /// `DETECTIONS`: positions of people, from one sensor.

@@ -8,7 +8,7 @@ mod forecast;
 
 pub use forecast::Forecast;
 
-use super::verify::names::is_occupancy;
+use super::verify::contract::is_occupancy;
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 

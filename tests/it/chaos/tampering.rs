@@ -105,8 +105,8 @@ const TAMPERINGS: &[Tampering] = &[
         |e| {
             let mut placed =
                 attempts_of(e, find_published(e).id).filter(|a| a.reported_position.is_some());
-            let at = &mut placed.next().expect("one").reported_position;
-            *at = at.map(|(partition, offset)| (partition, offset + 100_000));
+            let at = placed.next().expect("one").reported_position.as_mut();
+            at.expect("filtered").offset += 100_000;
         },
     ),
     (

@@ -1,78 +1,91 @@
-//! One try to deliver an event, and what was answered.
+//! One attempt to deliver an event, with its outcome.
 
 use super::buckets::{FieldReader, FixedSize};
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
-/// A request that was answered or given up.
+/// A request that got a response or was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeliveryAttempt {
-    /// Which (type, space, timestamp) the event is about: [`crate::hash::reading_key`].
+    /// The event's (type, space, timestamp), hashed by [`crate::hash::reading_key`].
     pub reading_key: u64,
-    /// Its id.
+    /// The event's id.
     pub id: Ksuid,
-    /// [`crate::hash::bytes`] of the event as sent.
+    /// [`crate::hash::hash_bytes`] of the event as sent.
     pub value_hash: u64,
-    /// The same of its `data` alone; of nothing where it has none.
+    /// [`crate::hash::hash_bytes`] of its `data` alone; of the empty string if it has none.
     pub data_hash: u64,
-    /// Its type.
+    /// The event's type.
     pub event_type: EventType,
-    /// Why it was sent.
+    /// The cause.
     pub cause: AttemptCause,
-    /// What was answered.
+    /// The outcome.
     pub outcome: RecordedOutcome,
-    /// Its request was given up before: it was noted when its answer came after all, or was no longer waited for, so
-    /// that others may have been noted before it that were sent after it.
+    /// The sender had stopped waiting for the response. Such an attempt is recorded when the
+    /// response arrives after all, or at the end, so attempts that were sent later can precede it.
     pub late: bool,
-    /// Status and word of the answer contradict each other.
+    /// The response's status code and its `status` field contradict each other.
     pub contradictory: bool,
-    /// Partition and offset, where the answer named them.
-    pub reported_position: Option<(i32, i64)>,
+    /// The record's position according to the response, if it named one.
+    pub reported_position: Option<ReportedPosition>,
 }
 
-/// Why an event was sent.
+/// Partition and offset of a record, as named in a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportedPosition {
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+}
+
+/// The cause of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum AttemptCause {
-    /// It was due.
+    /// The event was due.
     Planned,
-    /// The sender sends it once more although nothing went wrong.
+    /// The sender repeats the event although nothing went wrong.
     Redelivery,
-    /// The try before was not answered in time; it may still be in flight.
+    /// The previous attempt got no response in time; it may still be in flight.
     AfterTimeout,
-    /// The try before was answered with a failure, or its connection broke.
+    /// The previous attempt got an error response, or its connection broke.
     AfterFailure,
 }
 
-/// What was answered.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RecordedOutcome {
-    /// Kafka has it.
+    /// The event is in Kafka.
     Published,
-    /// It is on disk; Kafka gets it later.
+    /// The event is on disk and will be published later.
     Spooled,
-    /// A duplicate of one with the same id.
+    /// A duplicate of an event with the same id.
     Redelivery,
-    /// A duplicate of one with the same reading.
+    /// A duplicate of an event with the same reading.
     Repeat,
-    /// 4xx: it was not stored, and won't be.
+    /// 4xx: the event was not stored and never will be.
     Refused,
-    /// No valid event: it is kept, but not among events.
+    /// Not a valid event: kept in the quarantine, not among the events.
     Quarantined,
-    /// 5xx, a 4xx that only asks for patience, a broken connection, or no answer in time: it may have been stored.
+    /// 5xx, a 4xx that asks for a retry, a broken connection, or no response in time: the event may
+    /// have been stored.
     Unknown,
 }
 
-const CAUSES: [AttemptCause; 4] = [
-    AttemptCause::Planned,
-    AttemptCause::Redelivery,
-    AttemptCause::AfterTimeout,
-    AttemptCause::AfterFailure,
-];
+impl AttemptCause {
+    /// Every cause, by discriminant.
+    const ALL: [AttemptCause; 4] = [
+        AttemptCause::Planned,
+        AttemptCause::Redelivery,
+        AttemptCause::AfterTimeout,
+        AttemptCause::AfterFailure,
+    ];
+}
 
 impl RecordedOutcome {
-    /// Every answer.
+    /// Every outcome, by discriminant.
     pub const ALL: [RecordedOutcome; 7] = [
         RecordedOutcome::Published,
         RecordedOutcome::Spooled,
@@ -83,7 +96,8 @@ impl RecordedOutcome {
         RecordedOutcome::Unknown,
     ];
 
-    /// Whether the event is promised to be there, by itself or by another that tells the same.
+    /// Returns `true` if the response promises that the event is stored, either itself or as
+    /// another event with the same content.
     pub const fn is_accepted(self) -> bool {
         matches!(
             self,
@@ -94,7 +108,7 @@ impl RecordedOutcome {
         )
     }
 
-    /// As reports name it.
+    /// Returns the name used in reports.
     pub const fn name(self) -> &'static str {
         match self {
             RecordedOutcome::Published => "published",
@@ -108,11 +122,12 @@ impl RecordedOutcome {
     }
 }
 
-/// Bits beside the answer.
+/// Flags stored in the upper bits of the outcome byte.
 const LATE: u8 = 0x40;
 const CONTRADICTORY: u8 = 0x80;
 
-/// `key | id | value | data | type, cause, answer | partition (-1: none) | offset`, integers with the lowest byte first.
+/// Layout: `key | id | value | data | type, cause, outcome | partition (-1: none) | offset`.
+/// Integers are little-endian.
 impl FixedSize for DeliveryAttempt {
     const SIZE: usize = 8 + 20 + 8 + 8 + 3 + 4 + 8;
 
@@ -121,42 +136,45 @@ impl FixedSize for DeliveryAttempt {
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        let (partition, offset) = self.reported_position.unwrap_or((-1, -1));
+        let ReportedPosition { partition, offset } =
+            self.reported_position.unwrap_or(ReportedPosition {
+                partition: -1,
+                offset: -1,
+            });
         out.extend(self.reading_key.to_le_bytes());
         out.extend(self.id.as_bytes());
         out.extend(self.value_hash.to_le_bytes());
         out.extend(self.data_hash.to_le_bytes());
-        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
-        let bits = bit(self.late, LATE) | bit(self.contradictory, CONTRADICTORY);
-        let tags = [
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        let flags = flag(self.late, LATE) | flag(self.contradictory, CONTRADICTORY);
+        out.extend([
             self.event_type.index() as u8,
             self.cause as u8,
-            self.outcome as u8 | bits,
-        ];
-        out.extend(tags);
+            self.outcome as u8 | flags,
+        ]);
         out.extend(partition.to_le_bytes());
         out.extend(offset.to_le_bytes());
     }
 
     fn decode(mut bytes: FieldReader<'_>) -> Option<Self> {
-        let key = u64::from_le_bytes(bytes.read_array()?);
+        let reading_key = u64::from_le_bytes(bytes.read_array()?);
         let id = Ksuid::from_bytes(bytes.read_array()?);
-        let value = u64::from_le_bytes(bytes.read_array()?);
-        let data = u64::from_le_bytes(bytes.read_array()?);
-        let [event_type, cause, answer] = bytes.read_array()?;
+        let value_hash = u64::from_le_bytes(bytes.read_array()?);
+        let data_hash = u64::from_le_bytes(bytes.read_array()?);
+        let [event_type, cause, outcome] = bytes.read_array()?;
         let partition = i32::from_le_bytes(bytes.read_array()?);
         let offset = i64::from_le_bytes(bytes.read_array()?);
         Some(Self {
-            reading_key: key,
+            reading_key,
             id,
-            value_hash: value,
-            data_hash: data,
+            value_hash,
+            data_hash,
             event_type: *EventType::ALL.get(usize::from(event_type))?,
-            cause: *CAUSES.get(usize::from(cause))?,
-            outcome: *RecordedOutcome::ALL.get(usize::from(answer & !(LATE | CONTRADICTORY)))?,
-            late: answer & LATE != 0,
-            contradictory: answer & CONTRADICTORY != 0,
-            reported_position: (partition >= 0).then_some((partition, offset)),
+            cause: *AttemptCause::ALL.get(usize::from(cause))?,
+            outcome: *RecordedOutcome::ALL.get(usize::from(outcome & !(LATE | CONTRADICTORY)))?,
+            late: outcome & LATE != 0,
+            contradictory: outcome & CONTRADICTORY != 0,
+            reported_position: (partition >= 0).then_some(ReportedPosition { partition, offset }),
         })
     }
 }
@@ -166,12 +184,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tags_are_places_in_their_lists() {
-        for (place, cause) in CAUSES.into_iter().enumerate() {
-            assert_eq!(cause as usize, place);
+    fn discriminants_are_indices_into_all() {
+        for (index, cause) in AttemptCause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, index);
         }
-        for (place, answer) in RecordedOutcome::ALL.into_iter().enumerate() {
-            assert_eq!(answer as usize, place);
+        for (index, outcome) in RecordedOutcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index);
         }
     }
 }

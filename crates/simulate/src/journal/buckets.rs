@@ -1,4 +1,5 @@
-//! Items of a fixed size in 128 files, by key: more of them than fit into memory can be joined file by file.
+//! Fixed-size items in 128 files, partitioned by key, so that two sets that do not fit into memory
+//! can be joined file by file.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -10,31 +11,31 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::hash;
 
-/// How many files. At 50 million items each holds some 390,000.
+/// Number of files. With 50 million items each holds about 390,000.
 pub const BUCKET_COUNT: usize = 128;
-/// What waits in memory for each file, in bytes.
+/// Write buffer per file, in bytes.
 const BUFFER_BYTES: usize = 32 << 10;
 
-/// Something that is always equally long on disk.
+/// An item with a fixed length on disk.
 pub trait FixedSize: Sized {
-    /// Its length, in bytes.
+    /// Length in bytes.
     const SIZE: usize;
 
-    /// By which it is put into a bucket; the upper bits decide.
+    /// Key that selects the bucket, by its upper bits.
     fn key(&self) -> u64;
 
-    /// Appends [`Fixed::SIZE`] bytes.
+    /// Appends exactly [`SIZE`](Self::SIZE) bytes.
     fn encode(&self, out: &mut Vec<u8>);
 
-    /// From exactly [`Fixed::SIZE`] bytes; `None` when no item looks like that.
+    /// Decodes exactly [`SIZE`](Self::SIZE) bytes; `None` if they are not an item.
     fn decode(bytes: FieldReader<'_>) -> Option<Self>;
 }
 
-/// Bytes that are taken field by field.
+/// Reads bytes field by field.
 pub struct FieldReader<'b>(&'b [u8]);
 
 impl FieldReader<'_> {
-    /// The next `N` bytes.
+    /// Takes the next `N` bytes.
     pub fn read_array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
@@ -42,16 +43,16 @@ impl FieldReader<'_> {
     }
 }
 
-/// What a bucket must hold.
+/// Item count and checksum of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketChecksum {
-    /// How many items.
+    /// Number of items.
     pub items: u64,
-    /// XXH3 of its bytes.
+    /// XXH3 of all bytes.
     pub xxh3: u64,
 }
 
-/// Buckets being filled.
+/// Writes items to their buckets.
 pub struct BucketWriter<T> {
     files: Vec<BucketFile>,
     scratch: Vec<u8>,
@@ -65,7 +66,7 @@ struct BucketFile {
 }
 
 impl<T: FixedSize> BucketWriter<T> {
-    /// Makes the files, in a directory that exists.
+    /// Creates the files in an existing directory.
     pub fn create(dir: &Path) -> io::Result<Self> {
         let bucket = |n| {
             let file = File::create_new(bucket_path(dir, n))?;
@@ -82,7 +83,7 @@ impl<T: FixedSize> BucketWriter<T> {
         })
     }
 
-    /// Adds an item.
+    /// Appends an item to its bucket.
     pub fn push(&mut self, item: &T) -> io::Result<()> {
         self.scratch.clear();
         item.encode(&mut self.scratch);
@@ -94,7 +95,7 @@ impl<T: FixedSize> BucketWriter<T> {
         Ok(())
     }
 
-    /// Writes out what waits; tells what each bucket holds.
+    /// Flushes the buffers and returns the checksum of each bucket.
     pub fn close(self) -> io::Result<Vec<BucketChecksum>> {
         let close = |mut bucket: BucketFile| {
             bucket.file.flush()?;
@@ -107,16 +108,17 @@ impl<T: FixedSize> BucketWriter<T> {
     }
 }
 
-/// The items of one bucket, in the order in which they came.
+/// Reads the items of one bucket, in the order in which they were added.
 ///
 /// # Errors
-/// It cannot be read, or is not as it was written (`InvalidData`).
+/// The file cannot be read, or differs from what was written (`InvalidData`).
 pub fn read_bucket<T: FixedSize>(dir: &Path, n: usize, sum: BucketChecksum) -> io::Result<Vec<T>> {
     let path = bucket_path(dir, n);
     let explain = |text: String| format!("{}: {text}", path.display());
     let other = |e: io::Error| io::Error::new(e.kind(), explain(e.to_string()));
     let damaged = || {
-        let text = explain("is not as it was written (cut off, damaged or replaced)".to_owned());
+        let text =
+            explain("differs from what was written (truncated, damaged or replaced)".to_owned());
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
     let mut file = File::open(&path).map_err(other)?;
@@ -135,7 +137,7 @@ pub fn read_bucket<T: FixedSize>(dir: &Path, n: usize, sum: BucketChecksum) -> i
         .collect()
 }
 
-/// Where a key's items are.
+/// Returns the index of the bucket that holds a key's items.
 pub const fn bucket_index(key: u64) -> usize {
     (key >> (u64::BITS - BUCKET_COUNT.ilog2())) as usize
 }
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_in_comes_out_in_order() {
+    fn items_are_read_back_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let mut buckets = BucketWriter::create(dir.path()).unwrap();
         for n in 0..10_000 {
@@ -189,14 +191,14 @@ mod tests {
         for (n, sum) in sums.into_iter().enumerate() {
             let expected = (0..10_000)
                 .map(|n| TestItem(spread(n % 5_000), (n % 7) as u8))
-                .filter(|pair| bucket_index(pair.0) == n);
+                .filter(|item| bucket_index(item.0) == n);
             let found: Vec<TestItem> = read_bucket(dir.path(), n, sum).unwrap();
             assert_eq!(found, expected.collect::<Vec<_>>());
         }
     }
 
     #[test]
-    fn damage_is_told_with_the_file() {
+    fn a_damaged_bucket_is_reported_with_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let mut buckets = BucketWriter::create(dir.path()).unwrap();
         buckets.push(&TestItem(1, 1)).unwrap();

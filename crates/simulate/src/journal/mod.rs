@@ -1,9 +1,11 @@
-//! The journal: what was sent and what was answered, on disk.
+//! The journal: every request of a run and its outcome, on disk.
 //!
-//! A directory with `journal.json` (the run, and what each file must hold) and 128 files of fixed-size items, one for each
-//! answered or given-up request (59 bytes: 3 GB for 50 million), put there by the hash of (type, space, timestamp) so that
-//! all computations of one reading lie together. While it is written it takes 4 MiB of buffers and nothing else.
-//! `journal.json` tells the end only once everything else is written: a run that was killed leaves a journal that says so.
+//! A journal is a directory with `journal.json` (the run, and the checksum of each file) and 128
+//! files of fixed-size items, one per request that got a response or was given up (59 bytes: 3 GB
+//! for 50 million). Items are partitioned by the hash of (type, space, timestamp), so that all
+//! computations of one reading are in the same file. Writing needs 4 MiB of buffers and nothing
+//! else. `journal.json` records the end only after everything else is written, so a run that was
+//! killed leaves a journal that is visibly unfinished.
 
 mod attempt;
 pub mod buckets;
@@ -15,36 +17,38 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-pub use attempt::{AttemptCause, DeliveryAttempt, RecordedOutcome};
+pub use attempt::{AttemptCause, DeliveryAttempt, RecordedOutcome, ReportedPosition};
 use buckets::{BUCKET_COUNT, BucketChecksum, BucketWriter};
 
 use crate::city::GroundTruth;
 use butlr_event::clock::now_ms;
 
-/// The version of the files' form.
+/// Version of the on-disk format.
 const FORMAT_VERSION: u32 = 2;
 const JOURNAL_FILE: &str = "journal.json";
 
-/// Where a run's topics stood before its first request.
+/// End offsets of the topics before the run's first request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartOffsets {
-    /// One entry a type, in the order of [`butlr_event::EventType::ALL`]; in it the end offset of each partition.
+    /// One entry per type, in the order of [`butlr_event::EventType::ALL`], with the end offset of
+    /// each partition.
     pub offsets: Vec<Vec<i64>>,
 }
 
-/// What is known of a run before its first request.
+/// Facts about a run that are known before its first request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunHeader {
-    /// What the topics' names are made of; `{type}` stands for the type in kebab case.
+    /// Template of the topic names; `{type}` stands for the type in kebab case.
     pub topics: String,
-    /// `None` where Kafka was not asked: the topics are then read from their beginning.
+    /// Start offsets; `None` if Kafka was not asked, and the topics are read from their beginning.
     pub starts: Option<StartOffsets>,
 }
 
-/// `journal.json`.
+/// Contents of `journal.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct JournalContents {
-    form: u32,
+    #[serde(rename = "form")]
+    format: u32,
     run: RunHeader,
     started_ms: i64,
     end: Option<RunEnd>,
@@ -52,27 +56,30 @@ struct JournalContents {
 
 #[derive(Deserialize)]
 struct FormatVersion {
-    form: u32,
+    #[serde(rename = "form")]
+    format: u32,
 }
 
-/// How a run ended.
+/// Facts about a run that are known at its end.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunEnd {
-    /// When, ms since 1970.
+    /// End time, ms since 1970.
     pub ended_ms: i64,
-    /// Tries by answer, in the order of [`Answer::ALL`].
-    pub answers: [u64; RecordedOutcome::ALL.len()],
-    /// The model's truth at the end.
+    /// Number of attempts per outcome, in the order of [`RecordedOutcome::ALL`].
+    #[serde(rename = "answers")]
+    pub outcomes: [u64; RecordedOutcome::ALL.len()],
+    /// The people in each space at the end, according to the model.
     pub truth: GroundTruth,
-    /// Whether every TRAFFIC event up to the truth's moment was taken.
+    /// `true` if every TRAFFIC event up to that moment was accepted.
     pub traffic_complete: bool,
     buckets: Vec<BucketChecksum>,
 }
 
-/// Where the files are: for good, or until it is dropped.
+/// Directory of the files.
 #[derive(Debug)]
 enum JournalDir {
     Permanent(PathBuf),
+    /// Deleted on drop.
     Temporary(TempDir),
 }
 
@@ -85,22 +92,23 @@ impl JournalDir {
     }
 }
 
-/// A journal being written.
+/// Writes a journal.
 pub struct JournalWriter {
     dir: JournalDir,
     contents: JournalContents,
     attempts: BucketWriter<DeliveryAttempt>,
-    answers: [u64; RecordedOutcome::ALL.len()],
+    outcomes: [u64; RecordedOutcome::ALL.len()],
 }
 
 impl JournalWriter {
-    /// Begins a journal in `dir`, which is made where it does not exist and must not hold one yet; without `dir` in the
-    /// system's directory for temporary files (`TMPDIR`), from where it goes when it is dropped.
+    /// Creates a journal in `dir`. The directory is created if necessary and must not hold a
+    /// journal yet. Without `dir`, the journal is a temporary directory (in `TMPDIR`), deleted on
+    /// drop.
     ///
     /// # Errors
-    /// The files cannot be made.
+    /// The files cannot be created.
     pub fn create(dir: Option<&Path>, run: RunHeader) -> io::Result<Self> {
-        let place = match dir {
+        let journal_dir = match dir {
             None => JournalDir::Temporary(
                 tempfile::Builder::new()
                     .prefix("butlr-journal-")
@@ -109,48 +117,49 @@ impl JournalWriter {
             Some(dir) => {
                 fs::create_dir_all(dir).map_err(|e| with_path(dir, &e))?;
                 if fs::exists(dir.join(JOURNAL_FILE)).map_err(|e| with_path(dir, &e))? {
-                    let text = format!("{}: holds a journal already", dir.display());
+                    let text = format!("{}: already holds a journal", dir.display());
                     return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
                 }
                 JournalDir::Permanent(dir.to_owned())
             }
         };
         let contents = JournalContents {
-            form: FORMAT_VERSION,
+            format: FORMAT_VERSION,
             run,
             started_ms: now_ms(),
             end: None,
         };
-        let attempts =
-            BucketWriter::create(place.path()).map_err(|e| with_path(place.path(), &e))?;
-        write_contents(place.path(), &contents)?;
+        let attempts = BucketWriter::create(journal_dir.path())
+            .map_err(|e| with_path(journal_dir.path(), &e))?;
+        write_contents(journal_dir.path(), &contents)?;
         Ok(Self {
-            dir: place,
+            dir: journal_dir,
             contents,
             attempts,
-            answers: [0; RecordedOutcome::ALL.len()],
+            outcomes: [0; RecordedOutcome::ALL.len()],
         })
     }
 
-    /// Notes a request that was answered or given up.
+    /// Adds a request that got a response or was given up.
     ///
     /// # Errors
-    /// The disk is full or broken: what is written then proves nothing.
+    /// The disk is full or broken. The journal then proves nothing.
     pub fn record_attempt(&mut self, attempt: &DeliveryAttempt) -> io::Result<()> {
-        self.answers[attempt.outcome as usize] += 1;
-        let noted = self.attempts.push(attempt);
-        noted.map_err(|e| with_path(self.dir.path(), &e))
+        self.outcomes[attempt.outcome as usize] += 1;
+        let pushed = self.attempts.push(attempt);
+        pushed.map_err(|e| with_path(self.dir.path(), &e))
     }
 
-    /// Ends it. `traffic_complete`: TRAFFIC was sent, and no event of it dropped, refused or left out.
+    /// Completes the journal. `traffic_complete`: TRAFFIC was sent, and none of its events was
+    /// dropped, refused or left out.
     ///
     /// # Errors
-    /// As in [`Journal::note`].
+    /// As in [`record_attempt`](Self::record_attempt).
     pub fn finish(self, truth: GroundTruth, traffic_complete: bool) -> io::Result<ClosedJournal> {
         let dir = self.dir.path();
         let end = RunEnd {
             ended_ms: now_ms(),
-            answers: self.answers,
+            outcomes: self.outcomes,
             truth,
             traffic_complete,
             buckets: self.attempts.close().map_err(|e| with_path(dir, &e))?,
@@ -169,7 +178,7 @@ impl JournalWriter {
     }
 }
 
-/// A journal that is complete.
+/// A complete journal.
 #[derive(Debug)]
 pub struct ClosedJournal {
     dir: JournalDir,
@@ -178,22 +187,22 @@ pub struct ClosedJournal {
     end: RunEnd,
 }
 
-/// Why a directory is no journal that proves anything.
+/// Error of [`ClosedJournal::open`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// `journal.json` is not there.
-    #[error("{}: holds no journal ({JOURNAL_FILE}); `butlr-bridge simulate --journal DIR` writes one", .0.display())]
+    /// The directory has no `journal.json`.
+    #[error("{}: no journal ({JOURNAL_FILE}) here; `butlr-bridge simulate --journal DIR` writes one", .0.display())]
     NotFound(PathBuf),
-    /// It is something else, or of another version.
-    #[error("{}: cannot be read as a journal: {reason}", .path.display())]
+    /// `journal.json` is something else, or has another version.
+    #[error("{}: not a readable journal: {reason}", .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// Its end is missing.
-    #[error("{}: the run that wrote this journal did not come to its end, so that not all of its answers are there", .0.display())]
+    /// The end is missing.
+    #[error("{}: the run that wrote this journal was interrupted, so the journal is incomplete", .0.display())]
     Unfinished(PathBuf),
 }
 
@@ -201,7 +210,8 @@ impl ClosedJournal {
     /// Opens the journal of an earlier run.
     ///
     /// # Errors
-    /// The directory holds none, or not all of one. Its other files are looked at when they are read.
+    /// The directory holds no journal, or an incomplete one. The other files are checked when they
+    /// are read.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(JOURNAL_FILE);
         let unreadable = |reason: String| Error::Unreadable {
@@ -215,12 +225,12 @@ impl ClosedJournal {
             }
             Err(e) => return Err(unreadable(e.to_string())),
         };
-        // Of another form nothing but its number need be readable.
-        let FormatVersion { form } =
+        // Of another version, only the number need be readable.
+        let FormatVersion { format } =
             serde_json::from_slice(&text).map_err(|e| unreadable(e.to_string()))?;
-        if form != FORMAT_VERSION {
+        if format != FORMAT_VERSION {
             return Err(unreadable(format!(
-                "its form is {form}, this version reads {FORMAT_VERSION}"
+                "its format is {format}, this version reads {FORMAT_VERSION}"
             )));
         }
         let contents: JournalContents =
@@ -242,37 +252,38 @@ impl ClosedJournal {
         })
     }
 
-    /// Where it is.
+    /// Returns the directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// What was known before the first request.
+    /// Returns the facts that were known before the first request.
     pub fn run(&self) -> &RunHeader {
         &self.run
     }
 
-    /// When it was begun, ms since 1970.
+    /// Returns the time at which the journal was created, ms since 1970.
     pub fn started_ms(&self) -> i64 {
         self.started_ms
     }
 
-    /// How the run ended.
+    /// Returns the facts that were known at the end of the run.
     pub fn end(&self) -> &RunEnd {
         &self.end
     }
 
-    /// How many tries were answered so.
-    pub fn outcome_count(&self, answer: RecordedOutcome) -> u64 {
-        self.end.answers[answer as usize]
+    /// Returns the number of attempts with this outcome.
+    pub fn outcome_count(&self, outcome: RecordedOutcome) -> u64 {
+        self.end.outcomes[outcome as usize]
     }
 
-    /// How many requests were noted.
+    /// Returns the number of attempts.
     pub fn attempt_count(&self) -> u64 {
-        self.end.answers.iter().sum()
+        self.end.outcomes.iter().sum()
     }
 
-    /// The tries of one of the [`BUCKETS`], in the order in which they were noted.
+    /// Reads the attempts of one of the [`BUCKET_COUNT`] files, in the order in which they were
+    /// added.
     ///
     /// # Errors
     /// The file cannot be read or is damaged.
@@ -281,12 +292,12 @@ impl ClosedJournal {
     }
 }
 
-/// Written beside and renamed, so that it is there whole or not at all.
+/// Writes a new file and renames it, so that a reader never sees a part of it.
 fn write_contents(dir: &Path, contents: &JournalContents) -> io::Result<()> {
-    let beside = dir.join("journal.json.new");
+    let new_file = dir.join("journal.json.new");
     let text = serde_json::to_vec_pretty(contents).map_err(io::Error::other)?;
     let written =
-        fs::write(&beside, text).and_then(|()| fs::rename(&beside, dir.join(JOURNAL_FILE)));
+        fs::write(&new_file, text).and_then(|()| fs::rename(&new_file, dir.join(JOURNAL_FILE)));
     written.map_err(|e| with_path(dir, &e))
 }
 

@@ -34,17 +34,20 @@ fn attempt(n: u64) -> DeliveryAttempt {
         outcome: RecordedOutcome::ALL[n as usize % RecordedOutcome::ALL.len()],
         late: n.is_multiple_of(4),
         contradictory: n.is_multiple_of(5),
-        reported_position: n.is_multiple_of(6).then_some((n as i32, n as i64)),
+        reported_position: n.is_multiple_of(6).then_some(ReportedPosition {
+            partition: n as i32,
+            offset: n as i64,
+        }),
     }
 }
 
 #[test]
-fn what_was_noted_is_read_back() {
+fn attempts_are_read_back() {
     let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path().join("made/on/the/way");
+    let dir = dir.path().join("created/on/the/way");
     let mut journal = JournalWriter::create(Some(&dir), run()).unwrap();
-    let mut noted: Vec<_> = (0..1_000).map(attempt).collect();
-    for attempt in &noted {
+    let mut attempts: Vec<_> = (0..1_000).map(attempt).collect();
+    for attempt in &attempts {
         journal.record_attempt(attempt).unwrap();
     }
     drop(journal.finish(truth(), true).unwrap());
@@ -57,13 +60,13 @@ fn what_was_noted_is_read_back() {
     assert_eq!(journal.outcome_count(RecordedOutcome::Published), 143);
     let read = (0..BUCKET_COUNT).flat_map(|n| journal.read_bucket(n).unwrap());
     let mut read: Vec<_> = read.collect();
-    noted.sort_by_key(|a| a.reading_key);
+    attempts.sort_by_key(|a| a.reading_key);
     read.sort_by_key(|a| a.reading_key);
-    assert_eq!(read, noted);
+    assert_eq!(read, attempts);
 }
 
 #[test]
-fn a_temporary_journal_goes_when_it_is_dropped() {
+fn a_temporary_journal_is_deleted_on_drop() {
     let mut journal = JournalWriter::create(None, run()).unwrap();
     journal.record_attempt(&attempt(1)).unwrap();
     let closed = journal.finish(truth(), false).unwrap();
@@ -74,7 +77,7 @@ fn a_temporary_journal_goes_when_it_is_dropped() {
 }
 
 #[test]
-fn a_directory_takes_one_journal() {
+fn a_directory_holds_one_journal() {
     let dir = tempfile::tempdir().unwrap();
     drop(JournalWriter::create(Some(dir.path()), run()).unwrap());
     let error = JournalWriter::create(Some(dir.path()), run())
@@ -84,28 +87,28 @@ fn a_directory_takes_one_journal() {
 }
 
 #[test]
-fn what_is_no_whole_journal_is_told() {
+fn an_incomplete_journal_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let open = || ClosedJournal::open(dir.path()).unwrap_err();
     assert!(matches!(open(), Error::NotFound(_)), "{}", open());
     drop(JournalWriter::create(Some(dir.path()), run()).unwrap());
     assert!(matches!(open(), Error::Unfinished(_)), "{}", open());
-    for (text, why) in [
+    for (text, reason) in [
         ("{", "EOF"),
         ("[]", "invalid length"),
         (
             r#"{"form":1,"run":{"topics":"","starts":null},"started_ms":0,"end":{"answers":[0]}}"#,
-            "form is 1",
+            "format is 1",
         ),
     ] {
         fs::write(dir.path().join(JOURNAL_FILE), text).unwrap();
         assert!(matches!(open(), Error::Unreadable { .. }));
-        assert!(open().to_string().contains(why), "{}", open());
+        assert!(open().to_string().contains(reason), "{}", open());
     }
 }
 
 #[test]
-fn a_damaged_file_is_told_when_it_is_read() {
+fn a_damaged_file_is_reported_when_read() {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = JournalWriter::create(Some(dir.path()), run()).unwrap();
     (0..1_000).for_each(|n| journal.record_attempt(&attempt(n)).unwrap());

@@ -16,7 +16,9 @@ use super::queue::SendQueue;
 use super::response::ServerResponse;
 use super::target::SendTarget;
 use super::tries::{SendJob, SendOutcome, SenderTimings, TryDecision, TryOutcome};
-use crate::journal::{AttemptCause, DeliveryAttempt, JournalWriter, RecordedOutcome};
+use crate::journal::{
+    AttemptCause, DeliveryAttempt, JournalWriter, RecordedOutcome, ReportedPosition,
+};
 use crate::ledger::RunLedger;
 
 pub(super) struct Dispatcher {
@@ -232,7 +234,9 @@ impl Dispatcher {
             outcome: answer,
             late,
             contradictory: answered.is_some_and(ServerResponse::is_contradictory),
-            reported_position: answered.and_then(|a| a.position),
+            reported_position: answered
+                .and_then(|a| a.position)
+                .map(|(partition, offset)| ReportedPosition { partition, offset }),
         };
         if let Err(error) = journal.record_attempt(&attempt) {
             self.journal_error.borrow_mut().get_or_insert(error);

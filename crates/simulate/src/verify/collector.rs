@@ -1,4 +1,4 @@
-//! All records of a run, from the offsets where it began until nothing more comes, into buckets.
+//! Collects all records of a run in buckets, from its start offsets until no more are expected.
 
 use std::time::{Duration, Instant};
 
@@ -8,100 +8,104 @@ use super::Error;
 use super::checker::RecordChecker;
 use super::record_digest::RecordDigest;
 use super::topic_reader::read_topics;
-use super::topics::{self, EventTopicNames, TopicOffsets};
+use super::topics::{self, PerType, TopicOffsets};
 use crate::journal::buckets::BucketWriter;
-use butlr_event::EventType;
 
-/// When an answer is not known, or an event waits on disk, two looks so far apart must find the same ends.
+/// If outcomes are unknown or events were spooled, the ends must not move for this long.
 const STABILITY_PERIOD: Duration = Duration::from_secs(3);
-/// Otherwise one more look after so long.
+/// Otherwise the ends are checked once more after this time.
 const FINAL_CHECK_DELAY: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// So long records are waited for that must come; where some wait on disk, or the ends go on moving, longer.
+/// Longest wait for records that must arrive.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait if events were spooled or the ends keep moving.
 const LONG_WAIT_LIMIT: Duration = Duration::from_secs(300);
-/// How often progress is told, and after how many records the clock is looked at.
+/// Interval of progress reports.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// Number of records between two reads of the clock.
 const CLOCK_CHECK_RECORDS: u64 = 4_096;
 
-/// The topics being read.
+/// The topics to read.
 pub struct TopicSource<'k> {
-    /// Reads.
+    /// The consumer.
     pub consumer: &'k BaseConsumer,
-    /// The topics.
-    pub names: &'k EventTopicNames,
-    /// Their partitions.
-    pub partitions: [usize; EventType::ALL.len()],
+    /// The names of the topics.
+    pub names: &'k PerType<String>,
+    /// The number of their partitions.
+    pub partitions: PerType<usize>,
+    /// The offsets from which they are read.
+    pub from: TopicOffsets,
 }
 
-/// What must come before the topics are read.
+/// The records to wait for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AwaitedRecords {
-    /// At least so many records; 0 where nobody knows.
+    /// Minimum number of records; 0 if unknown.
     pub min_records: u64,
-    /// Some of them may wait on disk.
+    /// Some of them were spooled.
     pub spooled: bool,
-    /// More may come, so that the ends must have come to rest.
+    /// More records may arrive, so the ends must be stable.
     pub may_grow: bool,
 }
 
 impl AwaitedRecords {
-    fn wait_limit(&self, short: bool) -> Duration {
-        match short && !self.spooled {
-            true => WAIT_LIMIT,
-            false => LONG_WAIT_LIMIT,
+    /// Returns the longest wait. `incomplete`: fewer than the minimum number of records are there.
+    fn wait_limit(&self, incomplete: bool) -> Duration {
+        if incomplete && !self.spooled {
+            WAIT_LIMIT
+        } else {
+            LONG_WAIT_LIMIT
         }
     }
 }
 
-/// How much was read.
+/// Totals of the records read.
 #[derive(Clone, Debug, Default)]
 pub struct CollectedTotals {
-    /// Records.
+    /// Number of records.
     pub records: u64,
     /// Bytes of their values.
     pub bytes: u64,
-    /// Why it was not waited any longer, although more was to come.
+    /// The reason for giving up, if more records were expected.
     pub gave_up_reason: Option<String>,
 }
 
-/// Reads everything from `from` on, until what is awaited is there or was waited for long enough.
+/// Reads all records until the awaited ones are there or the wait limit is reached.
 ///
 /// # Errors
 /// Kafka fails or the disk is full.
 pub fn collect(
-    source: &TopicSource<'_>,
-    from: TopicOffsets,
+    source: TopicSource<'_>,
     awaited: AwaitedRecords,
     checker: &mut RecordChecker,
-    entries: &mut BucketWriter<RecordDigest>,
+    digests: &mut BucketWriter<RecordDigest>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<CollectedTotals, Error> {
     let TopicSource {
         consumer,
         names,
         partitions,
+        from: mut next,
     } = source;
-    let mut gathered = CollectedTotals::default();
-    let mut total = 0;
-    let mut next = from;
-    let (begun, mut last_progress) = (Instant::now(), Instant::now());
+    let mut totals = CollectedTotals::default();
+    let mut expected = 0;
+    let (started, mut last_progress) = (Instant::now(), Instant::now());
     let mut stability = EndStability::new(awaited.may_grow);
     loop {
-        let (_, ends) = topics::fetch_all_watermarks(consumer, names, partitions)?;
+        let (_, ends) = topics::fetch_all_watermarks(consumer, names, &partitions)?;
         let more = count_between(&next, &ends);
         if more > 0 {
-            total += more;
+            expected += more;
             read_topics(consumer, names, &next, &ends, |record| {
-                gathered.records += 1;
-                gathered.bytes += record.value.unwrap_or_default().len() as u64;
-                if let Some(entry) = checker.check(record) {
-                    entries.push(&entry)?;
+                totals.records += 1;
+                totals.bytes += record.value.unwrap_or_default().len() as u64;
+                if let Some(digest) = checker.check(record) {
+                    digests.push(&digest)?;
                 }
-                if gathered.records.is_multiple_of(CLOCK_CHECK_RECORDS)
+                if totals.records.is_multiple_of(CLOCK_CHECK_RECORDS)
                     && last_progress.elapsed() >= PROGRESS_INTERVAL
                 {
-                    progress(gathered.records, total);
+                    progress(totals.records, expected);
                     last_progress = Instant::now();
                 }
                 Ok(())
@@ -109,42 +113,43 @@ pub fn collect(
             next = ends;
         }
         let is_stable = stability.observe(more > 0, Instant::now());
-        let short = gathered.records < awaited.min_records;
-        let over = begun.elapsed() >= awaited.wait_limit(short);
-        if is_stable && !short || over {
-            progress(gathered.records, total);
-            let seconds = awaited.wait_limit(short).as_secs();
-            gathered.gave_up_reason = match (short, is_stable) {
-                (true, _) => Some(format!(
-                    "after {seconds} s there were {} records and {} answers published or spooled",
-                    gathered.records, awaited.min_records
-                )),
-                (false, false) => Some(format!("after {seconds} s records were still coming")),
-                (false, true) => None,
+        let incomplete = totals.records < awaited.min_records;
+        let timed_out = started.elapsed() >= awaited.wait_limit(incomplete);
+        if is_stable && !incomplete || timed_out {
+            progress(totals.records, expected);
+            let seconds = awaited.wait_limit(incomplete).as_secs();
+            totals.gave_up_reason = if incomplete {
+                Some(format!(
+                    "after {seconds} s with {} records for {} published or spooled events",
+                    totals.records, awaited.min_records
+                ))
+            } else {
+                (!is_stable).then(|| format!("after {seconds} s; records were still arriving"))
             };
-            return Ok(gathered);
+            return Ok(totals);
         }
         std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Whether the topics' ends have come to rest.
+/// Detects that the ends of the topics no longer move.
 struct EndStability {
-    unsettled: bool,
-    /// Unsettled: the first look that found what the one before had found. Otherwise the first of all.
+    /// More records of the run may arrive.
+    may_grow: bool,
+    /// The first observation without movement; if `may_grow` is `false`, the first of all.
     since: Option<Instant>,
 }
 
 impl EndStability {
-    fn new(unsettled: bool) -> Self {
+    fn new(may_grow: bool) -> Self {
         let since = None;
-        Self { unsettled, since }
+        Self { may_grow, since }
     }
 
-    /// After a look that ended now: whether it is the last one that is needed.
+    /// Adds an observation that ended at `now`. Returns `true` if no further one is needed.
     fn observe(&mut self, moved: bool, now: Instant) -> bool {
-        if !self.unsettled {
-            // All answers are known: what still moves is somebody else's.
+        if !self.may_grow {
+            // All outcomes are known, so any further records are someone else's.
             return now >= *self.since.get_or_insert(now) + FINAL_CHECK_DELAY;
         }
         if moved {
@@ -161,38 +166,36 @@ fn count_between(from: &TopicOffsets, to: &TopicOffsets) -> u64 {
     records.sum()
 }
 
-/// Whether the topics still have everything since `from`.
+/// Checks that the topics still have all records since `from`.
 ///
 /// # Errors
-/// They were made anew, have other partitions, or something was removed.
+/// A topic was recreated, has a different number of partitions, or lost records.
 pub fn check_unchanged(
-    names: &EventTopicNames,
+    names: &PerType<String>,
     begins: &TopicOffsets,
     ends: &TopicOffsets,
     from: &TopicOffsets,
 ) -> Result<(), Error> {
-    let altered = |topic: &str, what: String| Error::TopicChanged {
+    let changed = |topic: &str, what: String| Error::TopicChanged {
         topic: topic.to_owned(),
         what,
     };
     for (topic, name) in names.iter().enumerate() {
         let (before, now) = (from.get(topic).map_or(0, Vec::len), begins[topic].len());
         if before != now {
-            return Err(altered(
-                name,
-                format!("{before} partitions then, {now} now"),
-            ));
+            let what = format!("{before} partitions then, {now} now");
+            return Err(changed(name, what));
         }
         for (partition, from) in from[topic].iter().enumerate() {
             let (begin, end) = (begins[topic][partition], ends[topic][partition]);
             let name = format!("partition {partition} of {name}");
             if begin > *from {
                 let what = format!("records from offset {from} to {begin} were removed");
-                return Err(altered(&name, what));
+                return Err(changed(&name, what));
             }
             if end < *from {
                 let what = format!("it ended at offset {from} then, at {end} now");
-                return Err(altered(&name, what));
+                return Err(changed(&name, what));
             }
         }
     }
@@ -204,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_gone_is_told() {
+    fn changed_topics_are_detected() {
         let names = topics::topic_names("t.{type}").unwrap();
         let all = |n: i64| vec![vec![n; 2]; 10];
         let changed = |n: i64| {
@@ -223,34 +226,37 @@ mod tests {
             "{removed}"
         );
         assert!(removed.contains("removed"), "{removed}");
-        let anew = result(&all(0), &changed(4), &all(5)).unwrap_err();
-        assert!(anew.contains("ended at offset 5 then, at 4 now"), "{anew}");
+        let recreated = result(&all(0), &changed(4), &all(5)).unwrap_err();
+        assert!(
+            recreated.contains("ended at offset 5 then, at 4 now"),
+            "{recreated}"
+        );
         let grown = result(&vec![vec![0; 3]; 10], &vec![vec![9; 3]; 10], &all(5)).unwrap_err();
         assert!(grown.contains("2 partitions then, 3 now"), "{grown}");
         assert!(result(&all(0), &all(9), &vec![]).is_err());
     }
 
     #[test]
-    fn ends_must_rest_before_they_are_believed() {
+    fn ends_must_be_stable_before_reading_stops() {
         let begun = Instant::now();
         let at = |ms: u64| begun + Duration::from_millis(ms);
-        let mut settled = EndStability::new(false);
-        assert!(!settled.observe(true, at(0)));
-        assert!(!settled.observe(false, at(500)));
-        // Others may go on writing.
-        assert!(settled.observe(true, at(1_000)));
-        let mut unsettled = EndStability::new(true);
-        assert!(!unsettled.observe(true, at(0)));
-        // However long the look took: one alone proves no rest.
-        assert!(!unsettled.observe(false, at(9_000)));
-        assert!(!unsettled.observe(true, at(10_000)));
-        assert!(!unsettled.observe(false, at(20_000)));
-        assert!(!unsettled.observe(false, at(22_999)));
-        assert!(unsettled.observe(false, at(23_000)));
+        let mut complete = EndStability::new(false);
+        assert!(!complete.observe(true, at(0)));
+        assert!(!complete.observe(false, at(500)));
+        // Others may keep writing.
+        assert!(complete.observe(true, at(1_000)));
+        let mut growing = EndStability::new(true);
+        assert!(!growing.observe(true, at(0)));
+        // A single observation proves no stability, however long it took.
+        assert!(!growing.observe(false, at(9_000)));
+        assert!(!growing.observe(true, at(10_000)));
+        assert!(!growing.observe(false, at(20_000)));
+        assert!(!growing.observe(false, at(22_999)));
+        assert!(growing.observe(false, at(23_000)));
     }
 
     #[test]
-    fn what_waits_on_disk_is_waited_for_longer() {
+    fn the_wait_for_spooled_events_is_longer() {
         let awaited = |spooled| AwaitedRecords {
             min_records: 1,
             spooled,
@@ -262,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_between_is_counted() {
+    fn records_between_offsets_are_counted() {
         assert_eq!(
             count_between(&vec![vec![1, 5], vec![]], &vec![vec![4, 5], vec![]]),
             3

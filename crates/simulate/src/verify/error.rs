@@ -1,59 +1,57 @@
-//! Why nothing could be proved.
+//! Reasons why a verification has no result.
 
 use std::io;
 
-/// Why nothing could be proved.
+/// The reason why a verification has no result, good or bad.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not a template.
+    /// The topic template does not contain `{type}` exactly once.
     #[error(
-        "{0:?} is not what topics' names are made of: it must contain {{type}} once, as in butlr.event.{{type}}.v1"
+        "{0:?} is not a template of topic names: it must contain {{type}} once, as in butlr.event.{{type}}.v1"
     )]
     InvalidTemplate(String),
-    /// librdkafka does not take it.
+    /// librdkafka does not accept a property.
     #[error("{name}: {text}")]
     InvalidProperty {
         /// The property.
         name: String,
-        /// What librdkafka says.
+        /// librdkafka's explanation.
         text: String,
     },
-    /// Kafka did not do what it was asked.
-    #[error("Kafka was asked about {what}: {text}")]
+    /// A request to Kafka failed.
+    #[error("Kafka request about {what} failed: {text}")]
     Kafka {
-        /// What it was asked about.
+        /// The subject of the request.
         what: String,
-        /// What it said.
+        /// The error.
         text: String,
     },
     /// Topics do not exist.
-    #[error("these topics do not exist: {}; `butlr-bridge topics --apply` makes the bridge's topics, `--topics` names others", .0.join(", "))]
+    #[error("these topics do not exist: {}; `butlr-bridge topics --apply` creates the bridge's topics, `--topics` selects others", .0.join(", "))]
     MissingTopics(Vec<String>),
-    /// The topics are not those of the run any more.
-    #[error(
-        "{topic} is not as it was when the run began ({what}), so that nothing can be proved from it"
-    )]
+    /// A topic is no longer the one that the run wrote to.
+    #[error("{topic} has changed since the run began ({what}), so it proves nothing")]
     TopicChanged {
         /// The topic.
         topic: String,
-        /// What is different.
+        /// The difference.
         what: String,
     },
-    /// Nothing came.
+    /// No record arrived for too long.
     #[error(
-        "no record came for {seconds} s: {first}, {further} further partitions of this topic are unread{trouble}"
+        "no record arrived for {seconds} s: {first}, {further} further partitions of this topic are unread{trouble}"
     )]
     Stalled {
-        /// How long was waited.
+        /// The time waited.
         seconds: u64,
-        /// The first partition that is unread.
+        /// The first unread partition.
         first: String,
-        /// How many more of its topic are.
+        /// The number of other unread partitions of its topic.
         further: usize,
-        /// The last thing that librdkafka complained of.
+        /// The last error that librdkafka reported.
         trouble: String,
     },
-    /// The journal is damaged, or the disk full.
+    /// The journal is damaged, or the disk is full.
     #[error(transparent)]
     Disk(#[from] io::Error),
 }
@@ -64,7 +62,7 @@ impl Error {
         Self::Kafka { what, text }
     }
 
-    /// Whether other arguments would help.
+    /// Returns `true` if different arguments would avoid the error.
     pub fn is_usage(&self) -> bool {
         matches!(
             self,

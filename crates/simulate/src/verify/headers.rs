@@ -1,56 +1,53 @@
-//! The headers and the timestamp that the contract asks for, derived from the value alone.
+//! Checks headers and timestamp against the contract. The expectations follow from the value alone.
 
 use std::ops::RangeInclusive;
 use std::time::UNIX_EPOCH;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::names::{ce_type, is_occupancy};
+use super::consumed_record::{ConsumedRecord, HeaderList};
+use super::contract::{ce_type, is_occupancy};
 use super::parsed_value::ParsedValue;
-use super::record_digest::DuplicateHeader;
-use crate::hash;
+use super::record_digest::{DuplicateHeader, EventIdHash};
 
-/// Which time records are stamped with.
+/// The time used as record timestamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum TimestampBasis {
-    /// The event's own, replaced where it lies too far off.
+    /// The event's own time, replaced if it is too far in the past or the future.
     Event,
-    /// When the bridge received it.
+    /// The time at which the bridge received the event.
     Received,
 }
 
-/// What holds for all records of a run.
+/// Expectations that are the same for all records of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct HeaderExpectations {
-    /// Which time records are stamped with.
+    /// The time used as record timestamp.
     pub timestamps: TimestampBasis,
-    /// The earliest and the latest moment at which the bridge can have received an event, ms since 1970.
+    /// Earliest and latest time at which the bridge can have received an event, ms since 1970.
     pub received_ms: (i64, i64),
-    /// An event further back than this at the moment of publishing has its time replaced, ms.
+    /// The timestamp is replaced if it is further than this in the past when published, ms.
     pub max_past_ms: i64,
-    /// An event further ahead than this likewise.
+    /// The timestamp is replaced if it is further than this in the future when published, ms.
     pub max_future_ms: i64,
 }
 
-/// What headers say that only the answers, or other records, can confirm.
+/// Marks in the headers that only responses or other records can confirm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeaderMarks {
-    /// It waited on disk.
+    /// The event was spooled.
     pub spooled: bool,
-    /// It is a duplicate.
+    /// The event is a duplicate.
     pub duplicate: Option<DuplicateHeader>,
-    /// It is a revision of the event with this id ([`hash::bytes`]).
-    pub supersedes: Option<u64>,
-    /// It is stale.
+    /// The event is a revision of the event with this id.
+    pub supersedes: Option<EventIdHash>,
+    /// The event is stale.
     pub stale: bool,
-    /// Something newer came before it.
+    /// A newer event was accepted before it.
     pub out_of_order: bool,
-    /// Its timestamp is not its own time.
+    /// The record's timestamp is not the event's own time.
     pub time_replaced: bool,
 }
-
-/// A record's headers in their order.
-pub type HeaderList<'r> = [(&'r str, Option<&'r [u8]>)];
 
 const REQUIRED_COUNT: usize = 8;
 /// The contract's headers, the required ones first.
@@ -76,42 +73,38 @@ const HEADER_NAMES: [&str; 19] = [
     "traceparent",
 ];
 
-/// All that RFC 3986 does not call unreserved.
+/// Every byte that RFC 3986 does not call unreserved.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// When the bridge had a record, by its headers; ms since 1970.
+/// Returns the time of receipt (`ce_receivedat`), ms since 1970.
 pub fn received_ms(headers: &HeaderList<'_>) -> Option<i64> {
     let mut values = headers.iter().filter(|(name, _)| *name == "ce_receivedat");
     parse_time(std::str::from_utf8(values.next()?.1?).ok()?)
 }
 
-/// Checks the headers of a record that tells `told`, and its timestamp (CreateTime, ms since 1970; `None` for any other).
-/// It was published at `published_until_ms` at the latest.
+/// Checks the headers and the timestamp of a record whose value is `parsed`.
 ///
 /// # Errors
-/// The first thing that is not as it must be.
+/// The first expectation that the record violates, as in "expected …".
 pub fn check(
-    headers: &HeaderList<'_>,
-    timestamp_ms: Option<i64>,
-    published_until_ms: i64,
+    record: &ConsumedRecord<'_>,
     parsed: &ParsedValue<'_>,
     expected: &HeaderExpectations,
 ) -> Result<HeaderMarks, String> {
+    let headers = record.headers.ok_or("header names in UTF-8")?;
     let mut values = [None; HEADER_NAMES.len()];
     for (name, value) in headers {
-        let Some(place) = HEADER_NAMES.iter().position(|n| n == name) else {
-            return Err(format!(
-                "a header {name:?}, which the contract does not have"
-            ));
+        let Some(index) = HEADER_NAMES.iter().position(|n| n == name) else {
+            return Err(format!("no header {name:?}, as the contract has none"));
         };
         let text = value.and_then(|v| std::str::from_utf8(v).ok());
-        let text = text.ok_or_else(|| format!("{name} as text"))?;
-        if values[place].replace(text).is_some() {
-            return Err(format!("{name} once, not twice"));
+        let text = text.ok_or_else(|| format!("{name} in UTF-8"))?;
+        if values[index].replace(text).is_some() {
+            return Err(format!("{name} once, but it is there twice"));
         }
     }
     if let Some(missing) = values[..REQUIRED_COUNT].iter().position(Option::is_none) {
@@ -126,10 +119,11 @@ pub fn check(
         subject,
         received_at,
         content_type,
-        time_replaced,
-        optional @ ..,
-    ] = values.map(|v| (v.unwrap_or_default(), v.is_some()));
+        ..,
+    ] = values.map(Option::unwrap_or_default);
     let [
+        ..,
+        time_replaced,
         revision,
         supersedes,
         stale,
@@ -140,83 +134,88 @@ pub fn check(
         spooled,
         _replayed_from,
         _trace,
-    ] = optional;
+    ] = values;
 
-    expect_equal("ce_specversion", spec_version.0, "1.0")?;
-    expect_equal("content-type", content_type.0, "application/json")?;
-    expect_equal("ce_subject", subject.0, &parsed.space)?;
-    if id_conflict.1 || original_id.1 {
-        return Err("no ce_idconflict, as no two events were sent with one id".to_owned());
+    expect_equal("ce_specversion", spec_version, "1.0")?;
+    expect_equal("content-type", content_type, "application/json")?;
+    expect_equal("ce_subject", subject, &parsed.space)?;
+    if id_conflict.or(original_id).is_some() {
+        return Err(
+            "no ce_idconflict, as no two different events were sent with the same id".to_owned(),
+        );
     }
-    expect_equal("ce_id", id.0, &parsed.id)?;
-    if !is_source(source.0, parsed.org.as_deref()) {
+    expect_equal("ce_id", id, &parsed.id)?;
+    if !is_source(source, parsed.org.as_deref()) {
         let org = parsed.org.as_deref().unwrap_or("no organisation");
-        return Err(format!("ce_source of {org}, not {:?}", source.0));
+        return Err(format!("the ce_source of {org}, not {source:?}"));
     }
-    expect_equal("ce_type", event_type.0, ce_type(parsed.event_type))?;
-    if parse_time(time.0) != Some(parsed.timestamp_ms) {
+    expect_equal("ce_type", event_type, ce_type(parsed.event_type))?;
+    if parse_time(time) != Some(parsed.timestamp_ms) {
         let ms = parsed.timestamp_ms;
-        return Err(format!("ce_time of {ms} ms, not {:?}", time.0));
+        return Err(format!("ce_time to be {ms} ms, not {time:?}"));
     }
     let (earliest, latest) = expected.received_ms;
-    let received_ms = parse_time(received_at.0).filter(|ms| (earliest..=latest).contains(ms));
-    let received_ms = received_ms.ok_or_else(|| {
-        format!(
-            "ce_receivedat as a moment of the run, not {:?}",
-            received_at.0
-        )
-    })?;
-    let rest = HEADER_NAMES[REQUIRED_COUNT + 1..].iter().zip(optional);
-    for (name, (value, _)) in rest.filter(|(_, (_, given))| *given) {
-        if !is_allowed_value(name, value) {
-            return Err(format!("{name} in its form, not {value:?}"));
+    let received_ms = parse_time(received_at).filter(|ms| (earliest..=latest).contains(ms));
+    let received_ms = received_ms
+        .ok_or_else(|| format!("ce_receivedat to be a time during the run, not {received_at:?}"))?;
+    // `check_timestamp` checks the first optional header, ce_timereplaced.
+    let optional = HEADER_NAMES.iter().zip(values).skip(REQUIRED_COUNT + 1);
+    for (name, value) in optional {
+        if let Some(value) = value
+            && !is_allowed_value(name, value)
+        {
+            return Err(format!("a valid {name}, not {value:?}"));
         }
     }
-    if revision.1 != supersedes.1 {
+    if revision.is_some() != supersedes.is_some() {
         return Err("ce_revision and ce_supersedes together".to_owned());
     }
-    if revision.1 && !is_occupancy(parsed.event_type) {
-        return Err("no ce_revision, as only occupancy is revised".to_owned());
+    if revision.is_some() && !is_occupancy(parsed.event_type) {
+        return Err("no ce_revision, as only occupancy can be revised".to_owned());
     }
-    if stale.1 && !is_occupancy(parsed.event_type) {
-        return Err("no ce_stale, as only occupancy is revised".to_owned());
+    if stale.is_some() && !is_occupancy(parsed.event_type) {
+        return Err("no ce_stale, as only occupancy can be revised".to_owned());
     }
     let marks = [
-        ("ce_revision", revision.1),
-        ("ce_stale", stale.1),
-        ("ce_duplicate", duplicate.1),
-        ("ce_outoforder", out_of_order.1),
+        ("ce_revision", revision),
+        ("ce_stale", stale),
+        ("ce_duplicate", duplicate),
+        ("ce_outoforder", out_of_order),
     ];
-    let mut marks = marks.into_iter().filter(|(_, given)| *given);
+    let mut marks = marks.into_iter().filter(|(_, value)| value.is_some());
     if let (Some((one, _)), Some((other, _))) = (marks.next(), marks.next()) {
         return Err(format!("{one} or {other}, not both"));
     }
-    let replaced = time_replaced.1.then_some(time_replaced.0);
-    let moment = received_ms..=published_until_ms;
-    check_timestamp(timestamp_ms, replaced, moment, parsed, expected)?;
+    let published_ms = received_ms..=record.latest_publish_ms;
+    check_timestamp(
+        record.timestamp_ms,
+        time_replaced,
+        published_ms,
+        parsed,
+        expected,
+    )?;
     Ok(HeaderMarks {
-        spooled: spooled.1,
-        duplicate: duplicate.1.then_some(match duplicate.0 {
+        spooled: spooled.is_some(),
+        duplicate: duplicate.map(|kind| match kind {
             "repeat" => DuplicateHeader::Repeat,
             _ => DuplicateHeader::Redelivery,
         }),
-        supersedes: supersedes
-            .1
-            .then(|| hash::hash_bytes(supersedes.0.as_bytes())),
-        stale: stale.1,
-        out_of_order: out_of_order.1,
-        time_replaced: time_replaced.1,
+        supersedes: supersedes.map(EventIdHash::new),
+        stale: stale.is_some(),
+        out_of_order: out_of_order.is_some(),
+        time_replaced: time_replaced.is_some(),
     })
 }
 
 fn expect_equal(name: &str, found: &str, expected: &str) -> Result<(), String> {
-    match found == expected {
-        true => Ok(()),
-        false => Err(format!("{name} {expected:?}, not {found:?}")),
+    if found == expected {
+        Ok(())
+    } else {
+        Err(format!("{name} {expected:?}, not {found:?}"))
     }
 }
 
-/// `/butlr/<org_id>`, percent-encoded; `/butlr` without one.
+/// Returns `true` for `/butlr/<org_id>`, percent-encoded, or for `/butlr` without an organisation.
 fn is_source(found: &str, org: Option<&str>) -> bool {
     let Some(mut rest) = found.strip_prefix("/butlr") else {
         return false;
@@ -234,7 +233,7 @@ fn is_source(found: &str, org: Option<&str>) -> bool {
     rest.is_empty()
 }
 
-/// Whether an optional header has one of its allowed forms.
+/// Returns `true` if an optional header has an allowed value.
 fn is_allowed_value(name: &str, value: &str) -> bool {
     match name {
         "ce_revision" => value
@@ -257,7 +256,7 @@ fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(digit)
 }
 
-/// ms since 1970, from `2026-11-22T16:44:34.123Z`; `None` for every other form.
+/// Parses a time such as `2026-11-22T16:44:34.123Z` to ms since 1970; `None` for any other format.
 fn parse_time(text: &str) -> Option<i64> {
     if text.len() != "2026-11-22T16:44:34.123Z".len() {
         return None;
@@ -266,59 +265,66 @@ fn parse_time(text: &str) -> Option<i64> {
     i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }
 
-/// The record's timestamp: which one it must be, and that it is a replaced one where the event's own lies too far off, and
-/// only there. `moment`: when it was published, at the earliest (by the bridge's own clock) and at the latest.
+/// Checks that the record's timestamp is the right one, and that it is replaced if and only if it
+/// is too far off. `published_ms`: earliest (by the bridge's own clock) and latest time of
+/// publishing.
 fn check_timestamp(
     timestamp_ms: Option<i64>,
     replaced: Option<&str>,
-    moment: RangeInclusive<i64>,
+    published_ms: RangeInclusive<i64>,
     parsed: &ParsedValue<'_>,
     expected: &HeaderExpectations,
 ) -> Result<(), String> {
-    let timestamp_ms = timestamp_ms.ok_or("a timestamp of the kind CreateTime")?;
-    // 0 would mean "now" to the producer.
-    let exactly = |ms: i64, whose: &str| match timestamp_ms == ms.max(1) {
-        true => Ok(()),
-        false => Err(format!(
-            "the {whose} time {ms} as timestamp, not {timestamp_ms}"
-        )),
-    };
+    let timestamp_ms = timestamp_ms.ok_or("a timestamp of type CreateTime")?;
     let HeaderExpectations {
         max_past_ms,
         max_future_ms,
         ..
     } = *expected;
-    let (own_ms, whose) = match expected.timestamps {
-        TimestampBasis::Event => (parsed.timestamp_ms, "event's"),
-        TimestampBasis::Received => (*moment.start(), "receipt's"),
+    let (basis_ms, basis) = match expected.timestamps {
+        TimestampBasis::Event => (parsed.timestamp_ms, "event time"),
+        TimestampBasis::Received => (*published_ms.start(), "time of receipt"),
     };
     let Some(reason) = replaced else {
-        exactly(own_ms, whose)?;
-        // Whenever it was published, it was at least so far off.
-        let (past, future) = (moment.start() - own_ms, own_ms - moment.end());
+        // librdkafka takes 0 for "now", so the bridge writes 1 instead.
+        if timestamp_ms != basis_ms.max(1) {
+            return Err(format!(
+                "the {basis} {basis_ms} as timestamp, not {timestamp_ms}"
+            ));
+        }
+        // Whenever the record was published, its time was at least this far off.
+        let (past, future) = (
+            published_ms.start() - basis_ms,
+            basis_ms - published_ms.end(),
+        );
         if past > max_past_ms || future > max_future_ms {
             let off = past.max(future);
             return Err(format!(
-                "the time of publishing as timestamp, as the {whose} own lies {off} ms off"
+                "the time of publishing as timestamp, as the {basis} is {off} ms off"
             ));
         }
         return Ok(());
     };
-    if !moment.contains(&timestamp_ms) {
+    if !published_ms.contains(&timestamp_ms) {
         return Err(format!(
             "the time of publishing as timestamp, as ce_timereplaced is {reason}, not {timestamp_ms}"
         ));
     }
-    let (off, most) = match reason {
-        "future" => (own_ms - timestamp_ms, max_future_ms),
-        "past" => (timestamp_ms - own_ms, max_past_ms),
-        _ => return Err(format!("ce_timereplaced future or past, not {reason:?}")),
+    let (off, limit) = match reason {
+        "future" => (basis_ms - timestamp_ms, max_future_ms),
+        "past" => (timestamp_ms - basis_ms, max_past_ms),
+        _ => {
+            return Err(format!(
+                "ce_timereplaced to be future or past, not {reason:?}"
+            ));
+        }
     };
-    match off > most {
-        true => Ok(()),
-        false => Err(format!(
-            "no ce_timereplaced {reason}, as the {whose} time lies {off} ms off, and {most} are allowed"
-        )),
+    if off > limit {
+        Ok(())
+    } else {
+        Err(format!(
+            "no ce_timereplaced {reason}, as the {basis} is {off} ms off and {limit} ms are allowed"
+        ))
     }
 }
 

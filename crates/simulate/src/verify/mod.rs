@@ -1,55 +1,63 @@
-//! The verifier: reads the topics back and proves, record by record, what the journal of a run lets it prove.
+//! The verifier reads the topics and proves, record by record, everything that a run's journal lets
+//! it prove.
 //!
 //! ```text
-//!  Kafka ─ read ─→ check   each record by itself: what its value tells; topic, key, partition, headers, timestamp
-//!                    │     what the join needs of it goes to one of 128 files
-//!  journal ────────→ join  file by file: tries and records of the same (type, space, timestamp)
-//!                    │
-//!                  report  one line a property
+//!  Kafka ─ read ─→ checker  each record by itself: value; topic, key, partition, headers, timestamp
+//!                     │     a digest of the record goes to one of 128 files
+//!  journal ─────────→ join  file by file: attempts and records of the same (type, space, timestamp)
+//!                     │
+//!                  report   one line per property
 //! ```
 //!
-//! What the bridge should have told apart, redeliveries, repeats, revisions and stale ones, the join asks the oracle: it
-//! lets the tries of each reading pass in their order, and holds answers and marks against its verdicts. A try whose answer
-//! is not known may have been stored or not; then all is right that either explains. What no answer and no header shows
-//! that the bridge recognises at all (its `dedup` settings may be off) is not asked for: see [`Duplicates`].
+//! The join asks the oracle which events are redeliveries, repeats, revisions or stale. It replays
+//! the attempts of each reading in their order, and compares responses and marks with the oracle's
+//! verdicts. An attempt of unknown outcome may have been stored or not; either explanation is
+//! accepted. Kinds that the bridge never recognises, according to all responses and headers, are
+//! not required (its `dedup` settings may be off): see [`DuplicatePolicy`].
 //!
-//! That a record came out of order is checked where its partition was read from its first record on: one that says so needs
-//! a newer one before it, or one after it that was received no later: a bridge goes by what it has accepted, which may wait
-//! on its disk while others pass it by. That one says nothing is wrong where something newer was received long before it, if it is told
-//! how long that is: see [`Options::known_after`].
+//! Marks for events out of order are checked in partitions that are read from their first record. A
+//! marked record needs a newer one before it, or one after it that was received no later: a bridge
+//! goes by what it has accepted, and an accepted event may be in the spool while others overtake
+//! it. A record without a mark is wrong if a newer event was received long before it, provided that
+//! [`Options::known_after`] says how long that is.
 //!
-//! With what it examines it shares `EventType`, the reading of KSUIDs (`butlr_event::ksuid`, held to vectors of the reference
-//! implementation by its tests) and librdkafka, and no other code: values are read by a typed pass of its own, partitions
-//! come from a murmur2 of its own, headers are derived from the value.
+//! The verifier is independent of the code that it verifies. They share only `EventType`, the KSUID
+//! parser (`butlr_event::ksuid`, tested against vectors of the reference implementation), the clock
+//! and librdkafka. Values are parsed by a typed pass of the verifier's own, partitions are computed
+//! by its own murmur2, and headers are derived from the value.
 //!
 //! # Memory and disk
-//! A try takes 59 bytes of disk and a record 76; at 50 million events that is 6.8 GB. Reading takes as much memory as
-//! librdkafka prefetches, about 160 MiB whatever the number of records; joining takes one file of each at a time, 390,000
-//! tries and records at 50 million events, about 110 MiB; the newest time is kept for each type of each space and sensor,
-//! about 40 bytes. Details of what is wrong with single records are kept for the
-//! first 100,000 of them.
+//! An attempt takes 59 bytes of disk and a record 76; 50 million events take 6.8 GB. Reading takes
+//! as much memory as librdkafka prefetches, about 160 MiB for any number of records. Joining takes
+//! one file of each at a time: with 50 million events 390,000 attempts and records, about 110 MiB.
+//! The newest time of each type of each space and sensor takes about 40 bytes. Details of
+//! violations are kept for the first 100,000 records.
 //!
 //! # Odds
-//! Values are compared by XXH3, 64 bits: a changed value goes unnoticed once in 2^64 (1.8 · 10^19) changed values. The
-//! hash is only ever compared with those of values sent under the same id, so the number of events does not matter.
+//! Values are compared by XXH3, 64 bits, so one in 2^64 (1.8 · 10^19) changed values goes
+//! unnoticed. The hash is compared only with those of values sent with the same id, so the number
+//! of events does not matter.
 //!
-//! Readings, (type, space, timestamp), are told apart by 64 bits, too: two of n readings are taken for one with odds of
-//! n² / 2^65: at 50 million 7 in 100,000. Their values would then be taken for revisions of one another, and a repeat of
-//! the one be judged by the other: as violated where it is not, or, where both are equal, as right where it is not. All else
-//! is found by id.
+//! Readings, (type, space, timestamp), are identified by 64 bits, too. The odds that two of n
+//! readings collide are n² / 2^65: with 50 million 7 in 100,000. Their values would be taken for
+//! revisions of each other, and a repeat of one be judged by the other: reported as a violation
+//! although it is none or, if the values are equal, accepted although it is one. Everything else is
+//! found by id.
 //!
-//! # What is taken on trust
-//! A repeat of a reading of which no answer of this run tells may rest on a record from before the run: such ones are
-//! counted and not judged. The moment of publishing lies between `ce_receivedat` and the moment at which a record is read
-//! back: an event's time that is too far off only at a moment in between may be replaced or not.
+//! # Limits
+//! A repeat of a reading that no outcome of this run explains may refer to a record from before the
+//! run: such repeats are counted but not judged. An event is published at an unknown time between
+//! `ce_receivedat` and the time at which its record is read. If its own time was too far off for
+//! only a part of that interval, both the original and a replaced timestamp are accepted.
 
 mod checker;
 mod collector;
+mod consumed_record;
+pub(super) mod contract;
 mod error;
 mod headers;
 mod join;
 mod murmur2;
-pub(super) mod names;
 mod options;
 mod order;
 mod parsed_value;
@@ -64,12 +72,12 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use checker::{MarkEvidence, RecordChecker};
+use checker::{CheckerSettings, MarkEvidence, RecordChecker};
 use collector::{AwaitedRecords, TopicSource, check_unchanged, collect};
 pub use error::Error;
 use headers::HeaderExpectations;
 pub use headers::TimestampBasis;
-use join::JournalJoin;
+use join::{JournalJoin, TopicSet};
 use options::JudgmentRules;
 pub use options::{DuplicatePolicy, Options};
 use order::OrderTracker;
@@ -77,20 +85,21 @@ pub use record_digest::RecordPosition;
 pub use report::{
     CopyCounts, MarkCounts, Property, PropertyFinding, VerdictCounts, VerificationReport, Violation,
 };
+use topics::PerType;
 pub use topics::VerifierKafka;
 
 use super::journal::buckets::{self, BucketWriter};
 use super::journal::{ClosedJournal, RecordedOutcome, StartOffsets};
 use butlr_event::clock::now_ms;
 
-/// Clocks of different machines may differ by so much, ms.
+/// Assumed limit of the difference between the clocks of two machines, ms.
 const MAX_CLOCK_SKEW_MS: i64 = 60_000;
-/// The directory for what is kept of records until it is joined.
+/// Prefix of the temporary directory for record digests.
 const RECORDS_PREFIX: &str = "records-";
-/// After so long nobody waits for records any more, ms.
+/// A run that ended longer ago than this needs no wait for further records, ms.
 const RECENT_RUN_MS: i64 = 600_000;
 
-/// Where the topics end now: what a run notes before its first request.
+/// Returns the current end offsets of the topics. To be called before a run's first request.
 ///
 /// # Errors
 /// Kafka cannot be reached, or topics are missing.
@@ -102,19 +111,24 @@ pub fn fetch_start_offsets(kafka: &VerifierKafka, template: &str) -> Result<Star
     Ok(StartOffsets { offsets })
 }
 
-/// Reads the topics and compares them with the journal. `progress` is shown how many records were read, of how many, a
-/// few times a second.
+/// Reads the topics and compares them with the journal. `progress` is called several times a second
+/// with the number of records read and the number expected.
 ///
 /// # Errors
-/// Nothing could be proved, one way or the other.
+/// The verification has no result, good or bad.
 pub fn verify(
     journal: &ClosedJournal,
     options: &Options,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<VerificationReport, Error> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let run = journal.run();
     let copies = options.copy_topics.as_ref().filter(|t| **t != run.topics);
+    let topic_set = if copies.is_some() {
+        TopicSet::Copies
+    } else {
+        TopicSet::Originals
+    };
     let names = topics::topic_names(copies.unwrap_or(&run.topics))?;
     let consumer = topics::create_consumer(&options.kafka)?;
     let partitions = topics::partition_counts(&consumer, &names)?;
@@ -125,70 +139,80 @@ pub fn verify(
     };
     check_unchanged(&names, &begins, &ends, &from)?;
 
-    let truth = &journal.end().truth;
-    let expected = HeaderExpectations {
-        timestamps: options.timestamps,
-        received_ms: (
-            journal.started_ms() - MAX_CLOCK_SKEW_MS,
-            journal.end().ended_ms + MAX_CLOCK_SKEW_MS,
-        ),
-        max_past_ms: to_ms(options.max_past),
-        max_future_ms: to_ms(options.max_future),
-    };
-    // From their beginning topics hold records of before, too.
-    let whole = copies.is_some() || run.starts.is_none();
-    let mut order = OrderTracker::new(options.known_after.map(to_ms), to_ms(options.clock_setback));
-    if copies.is_none() {
-        order.set_start_offsets(&from);
+    let mut checker = create_checker(journal, options, topic_set, &names, partitions);
+    if topic_set == TopicSet::Originals {
+        checker.order.set_start_offsets(&from);
     }
-    let mut checker = RecordChecker::new(names.clone(), partitions, expected, whole, order, truth);
     remove_leftovers(journal.path())?;
-    // Beside the journal: there is room for it, as there was for the journal.
+    // Next to the journal, because a disk with room for that probably has room for this.
     let dir = tempfile::Builder::new()
         .prefix(RECORDS_PREFIX)
         .tempdir_in(journal.path())?;
-    let mut entries = BucketWriter::create(dir.path())?;
-    let awaited = match copies {
-        None => awaited_records(journal),
-        Some(_) => AwaitedRecords::default(),
+    let mut digests = BucketWriter::create(dir.path())?;
+    let awaited = match topic_set {
+        TopicSet::Originals => awaited_records(journal),
+        TopicSet::Copies => AwaitedRecords::default(),
     };
     let source = TopicSource {
         consumer: &consumer,
         names: &names,
         partitions,
+        from,
     };
-    let gathered = collect(&source, from, awaited, &mut checker, &mut entries, progress)?;
+    let totals = collect(source, awaited, &mut checker, &mut digests, progress)?;
     checker.finish();
     drop(consumer);
-    let entries = entries.close()?;
+    let checksums = digests.close()?;
 
     let mut report = VerificationReport::new(names);
-    report.records = gathered.records;
-    report.bytes = gathered.bytes;
-    report.gave_up_reason = gathered.gave_up_reason;
+    report.records = totals.records;
+    report.bytes = totals.bytes;
+    report.gave_up_reason = totals.gave_up_reason;
     report.required_marks = checker.order.required_marks;
-    let signs = MarkEvidence {
-        redelivery: checker.evidence.redelivery
-            || journal.outcome_count(RecordedOutcome::Redelivery) > 0,
-        repeat: checker.evidence.repeat || journal.outcome_count(RecordedOutcome::Repeat) > 0,
+    let has_outcome = |outcome| journal.outcome_count(outcome) > 0;
+    let evidence = MarkEvidence {
+        redelivery: checker.evidence.redelivery || has_outcome(RecordedOutcome::Redelivery),
+        repeat: checker.evidence.repeat || has_outcome(RecordedOutcome::Repeat),
         ..checker.evidence
     };
-    let judging = JudgmentRules::from_policy(
-        options.duplicates,
-        options.restarted,
-        options.concurrent_drain,
-        signs,
-    );
-    let mut join = JournalJoin::new(report, &checker.issues, copies.is_none(), judging, truth);
-    for (n, sum) in entries.into_iter().enumerate() {
+    let rules = JudgmentRules::new(options, evidence);
+    let end = journal.end();
+    let mut join = JournalJoin::new(report, &checker.issues, topic_set, rules, &end.truth);
+    for (n, checksum) in checksums.into_iter().enumerate() {
         join.join_bucket(
             journal.read_bucket(n)?,
-            buckets::read_bucket(dir.path(), n, sum)?,
+            buckets::read_bucket(dir.path(), n, checksum)?,
         );
     }
-    let mut report = join.finish(truth, journal.end().traffic_complete);
-    report.elapsed = begun.elapsed();
+    let mut report = join.finish(&end.truth, end.traffic_complete);
+    report.elapsed = started.elapsed();
     Ok(report)
+}
+
+fn create_checker(
+    journal: &ClosedJournal,
+    options: &Options,
+    topic_set: TopicSet,
+    names: &PerType<String>,
+    partitions: PerType<usize>,
+) -> RecordChecker {
+    let settings = CheckerSettings {
+        names: names.clone(),
+        partitions,
+        expected: HeaderExpectations {
+            timestamps: options.timestamps,
+            received_ms: (
+                journal.started_ms() - MAX_CLOCK_SKEW_MS,
+                journal.end().ended_ms + MAX_CLOCK_SKEW_MS,
+            ),
+            max_past_ms: to_ms(options.max_past),
+            max_future_ms: to_ms(options.max_future),
+        },
+        // Topics that are read from their beginning can contain earlier records.
+        skip_before_run: topic_set == TopicSet::Copies || journal.run().starts.is_none(),
+    };
+    let order = OrderTracker::new(options.known_after.map(to_ms), to_ms(options.clock_setback));
+    RecordChecker::new(settings, order, &journal.end().truth)
 }
 
 fn awaited_records(journal: &ClosedJournal) -> AwaitedRecords {
@@ -197,24 +221,24 @@ fn awaited_records(journal: &ClosedJournal) -> AwaitedRecords {
         RecordedOutcome::Spooled,
         RecordedOutcome::Unknown,
     ]
-    .map(|a| journal.outcome_count(a));
-    let recent = now_ms() - journal.end().ended_ms < RECENT_RUN_MS;
+    .map(|outcome| journal.outcome_count(outcome));
+    let is_recent = now_ms() - journal.end().ended_ms < RECENT_RUN_MS;
     AwaitedRecords {
-        min_records: if recent { published + spooled } else { 0 },
+        min_records: if is_recent { published + spooled } else { 0 },
         spooled: spooled > 0,
         may_grow: spooled + unknown > 0,
     }
 }
 
-/// Removes what a verification left behind that was interrupted.
+/// Removes the temporary directories of interrupted verifications.
 fn remove_leftovers(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        let left = entry
+        let has_prefix = entry
             .file_name()
             .to_string_lossy()
             .starts_with(RECORDS_PREFIX);
-        if left && entry.file_type()?.is_dir() {
+        if has_prefix && entry.file_type()?.is_dir() {
             std::fs::remove_dir_all(entry.path())?;
         }
     }
@@ -230,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_interrupted_verification_left_goes() {
+    fn leftovers_of_an_interrupted_verification_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["records-a1", "records", "other"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();

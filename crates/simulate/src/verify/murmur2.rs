@@ -1,6 +1,6 @@
-//! Where Java puts a key: its client's `Utils.murmur2`, written from its description.
+//! The Java client's partitioner (`Utils.murmur2`), implemented independently of the bridge.
 
-/// The partition of a record with this key, in a topic with so many partitions (at least one).
+/// Returns the partition that the Java client chooses for a key. `partitions` is at least 1.
 pub fn partition_for_key(key: &[u8], partitions: usize) -> usize {
     let positive = murmur2(key) & 0x7fff_ffff;
     positive as usize % partitions
@@ -17,8 +17,8 @@ fn murmur2(data: &[u8]) -> u32 {
         h = h.wrapping_mul(M) ^ k.wrapping_mul(M);
     }
     if !tail.is_empty() {
-        for (place, byte) in tail.iter().enumerate() {
-            h ^= u32::from(*byte) << (8 * place);
+        for (index, byte) in tail.iter().enumerate() {
+            h ^= u32::from(*byte) << (8 * index);
         }
         h = h.wrapping_mul(M);
     }
@@ -31,7 +31,7 @@ fn murmur2(data: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// The cases of Kafka's own `UtilsTest.testMurmur2`.
+    /// The vectors of Kafka's own `UtilsTest.testMurmur2`.
     #[test]
     fn agrees_with_java() {
         for (text, hash) in [
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_is_one_of_the_topics() {
+    fn the_partition_exists() {
         for n in 1..20_usize {
             assert!(partition_for_key("room_会議室".as_bytes(), n) < n);
         }

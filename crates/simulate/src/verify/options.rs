@@ -1,4 +1,4 @@
-//! How to verify, and what must hold.
+//! Options of a verification, and the rules that follow from them.
 
 use std::time::Duration;
 
@@ -7,37 +7,42 @@ use super::headers::TimestampBasis;
 use super::topics::VerifierKafka;
 use crate::oracle::OracleVerdict;
 
-/// How to verify.
+/// Options of a verification.
 #[derive(Clone)]
 pub struct Options {
-    /// Where the topics are.
+    /// The Kafka cluster that has the topics.
     pub kafka: VerifierKafka,
-    /// Copies of the run's topics, to be read from their beginning, instead of the originals.
+    /// Template of topics that are copies of the run's. They are read from their beginning, instead
+    /// of the originals.
     pub copy_topics: Option<String>,
-    /// Which time records are stamped with.
+    /// The bridge's `kafka.timestamp`.
     pub timestamps: TimestampBasis,
     /// The bridge's `kafka.max_past`.
     pub max_past: Duration,
     /// The bridge's `kafka.max_future`.
     pub max_future: Duration,
-    /// Whether the bridge must recognise duplicates and revisions.
+    /// The rules for duplicates and revisions.
     pub duplicates: DuplicatePolicy,
-    /// Whether the bridge was started again during the run, or was one of several that share nothing. Then it need not know
-    /// the ids of repeats, of which no record tells; otherwise [`Duplicates::Expected`] asks for those, too.
+    /// The bridge was restarted during the run, or was one of several that share no state. It then
+    /// need not know the ids of repeats, which no record contains; otherwise
+    /// [`DuplicatePolicy::Expected`] requires that, too.
     pub restarted: bool,
-    /// So long after an event was received, the bridge must know that it is stored: an older one of the same source that is
-    /// received then without being marked as out of order is wrong. For a single bridge, or such as share what they know;
-    /// `None`: not asked for, as nothing in a record tells when it was stored.
+    /// Time after the receipt of an event within which the bridge must know that it is stored. An
+    /// older event of the same source that is received later must be marked as out of order. For a
+    /// single bridge, or several that share their state. `None` disables the check, because no
+    /// record contains the time at which it was stored.
     pub known_after: Option<Duration>,
-    /// So far a bridge's clock may have been put back while it ran: what it received before may seem to have come later.
+    /// The furthest that the bridge's clock can have been set back during the run. Events received
+    /// before that can seem to have been received later.
     pub clock_setback: Duration,
-    /// Whether events may have passed those that waited on disk (`spool.drain = "concurrent"`). What waits then is stored last
-    /// in the end, and a bridge that was started again takes it for the current value already.
+    /// The bridge ran with `spool.drain = "concurrent"`, so new events can overtake spooled ones.
+    /// A spooled event is then stored last, and a restarted bridge already takes it for the current
+    /// value.
     pub concurrent_drain: bool,
 }
 
 impl Options {
-    /// The originals there, of a bridge with default settings.
+    /// Verifies the original topics of a bridge with default settings.
     pub fn new(kafka: VerifierKafka) -> Self {
         Self {
             kafka,
@@ -54,66 +59,66 @@ impl Options {
     }
 }
 
-/// Whether the bridge must recognise redeliveries, repeats, revisions and stale ones.
+/// The kinds of duplicates and revisions that the bridge must recognise. (The variants' docs are
+/// the `--help` text.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum DuplicatePolicy {
-    /// Those kinds of which an answer or a header of the run shows that it recognises them; without any, none is judged.
+    /// The bridge must recognise the kinds that it demonstrably recognises, according to the run's
+    /// responses and headers. Without any, nothing is judged.
     #[default]
     Detect,
-    /// All.
+    /// The bridge must recognise all kinds.
     Expected,
-    /// It need not: such that are taken for something new, or for a revision because the current value was in doubt, are
-    /// counted. What is no duplicate must still not be taken for one. If the bridge was started again
-    /// ([`Options::restarted`]), of several tries of an event those that were answered spooled need no record of their own:
-    /// it drops from its spool what the topics hold already.
+    /// The bridge need not recognise any. Duplicates classified as new, or as a revision because
+    /// the current value was in doubt, are counted. An event that is not a duplicate must still not
+    /// be classified as one. If the bridge was restarted and an event had several attempts, the
+    /// spooled ones need no record of their own: the bridge drops spooled entries that the topics
+    /// already hold.
     Allowed,
 }
 
-/// Which kinds must be recognised.
+/// The rules by which classifications are judged.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct JudgmentRules {
     required: MarkEvidence,
-    /// Whether the ids of repeats must be known, too.
+    /// The ids of repeats must be known, too.
     requires_repeat_ids: bool,
-    /// Whether a current value may be in doubt, as after a crash.
+    /// The current value may be in doubt, as after a crash.
     allows_doubt: bool,
-    /// Whether a spool may have been found by another process, after a crash.
+    /// A spool may have been recovered by a later process, after a crash.
     spool_recovered: bool,
-    /// Whether what that spool held counts as the current value, also where it was overtaken.
+    /// A recovered entry counts as the current value even if it was overtaken.
     concurrent_drain: bool,
 }
 
 impl JudgmentRules {
-    /// `None`: there is nothing to judge.
-    pub(super) fn from_policy(
-        duplicates: DuplicatePolicy,
-        restarted: bool,
-        overtaken: bool,
-        signs: MarkEvidence,
-    ) -> Option<Self> {
-        let recovered = duplicates == DuplicatePolicy::Allowed && restarted;
+    /// Returns `None` if there is nothing to judge.
+    pub(super) fn new(options: &Options, evidence: MarkEvidence) -> Option<Self> {
+        let duplicates = options.duplicates;
+        let recovered = duplicates == DuplicatePolicy::Allowed && options.restarted;
         let all = |recognised| MarkEvidence {
             redelivery: recognised,
             repeat: recognised,
             revision: recognised,
         };
-        let signs = match duplicates {
-            DuplicatePolicy::Detect if !signs.has_any() => return None,
-            DuplicatePolicy::Detect => signs,
+        let required = match duplicates {
+            DuplicatePolicy::Detect if !evidence.has_any() => return None,
+            DuplicatePolicy::Detect => evidence,
             DuplicatePolicy::Expected => all(true),
             DuplicatePolicy::Allowed => all(false),
         };
         Some(Self {
-            required: signs,
-            requires_repeat_ids: duplicates == DuplicatePolicy::Expected && !restarted,
+            required,
+            requires_repeat_ids: duplicates == DuplicatePolicy::Expected && !options.restarted,
             allows_doubt: duplicates == DuplicatePolicy::Allowed,
             spool_recovered: recovered,
-            concurrent_drain: recovered && overtaken,
+            concurrent_drain: recovered && options.concurrent_drain,
         })
     }
 
-    /// Whether an event may be stored as a revision, of whichever value, although it is such a one by the rules: nothing is
-    /// lost by it. What a bridge stored before it was started again it may not know yet, also that a value is stale.
+    /// Returns `true` if an event with this verdict may be stored as a revision instead, of any
+    /// value: nothing is lost by that. A restarted bridge may not know yet what it stored before,
+    /// nor that a value is stale.
     pub(super) fn can_excuse_revision(self, verdict: OracleVerdict) -> bool {
         match verdict {
             OracleVerdict::Repeat | OracleVerdict::Revision => self.allows_doubt,
@@ -122,30 +127,29 @@ impl JudgmentRules {
         }
     }
 
-    /// Whether a revision may be taken for a repeat of a value before the current one, which waited on disk: it is stored last.
+    /// Returns `true` if a revision may be classified as a repeat of a value before the current
+    /// one: if that value was spooled, it is stored last.
     pub(super) fn can_excuse_repeat(self) -> bool {
         self.concurrent_drain
     }
 
-    /// Whether of several tries of an event that were answered published or spooled one record may be enough.
+    /// Returns `true` if one record can be enough for several published or spooled attempts.
     pub(super) fn has_recovered_spool(self) -> bool {
         self.spool_recovered
     }
 
-    /// Whether redeliveries of repeats must be recognised.
+    /// Returns `true` if redeliveries of repeats must be recognised.
     pub(super) fn has_repeat_ids(self) -> bool {
         self.requires_repeat_ids
     }
 
+    /// Returns `true` if events with this verdict must be recognised as such.
     pub(super) fn is_required(self, verdict: OracleVerdict) -> bool {
-        let Self {
-            required: signs, ..
-        } = self;
         match verdict {
             OracleVerdict::First => false,
-            OracleVerdict::Redelivery => signs.redelivery,
-            OracleVerdict::Repeat => signs.repeat,
-            OracleVerdict::Revision | OracleVerdict::Stale => signs.revision,
+            OracleVerdict::Redelivery => self.required.redelivery,
+            OracleVerdict::Repeat => self.required.repeat,
+            OracleVerdict::Revision | OracleVerdict::Stale => self.required.revision,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What a record's value tells, read by its own small typed pass and not by the bridge's.
+//! The event in a record's value, parsed by a small typed pass that is independent of the bridge's
+//! parser.
 
 use std::borrow::Cow;
 
@@ -8,25 +9,25 @@ use serde_json::value::RawValue;
 use crate::hash;
 use butlr_event::EventType;
 
-/// An event as it stands in a value.
+/// An event as it appears in a value.
 #[derive(Debug, PartialEq)]
 pub struct ParsedValue<'v> {
-    /// `event_…`.
+    /// Its id, `event_…`.
     pub id: Cow<'v, str>,
-    /// The type that it names.
+    /// Its type.
     pub event_type: EventType,
-    /// ms since 1970.
+    /// Its time, ms since 1970.
     pub timestamp_ms: i64,
-    /// The most specific space of its type.
+    /// The most specific space for its type.
     pub space: Cow<'v, str>,
     /// Its organisation.
     pub org: Option<Cow<'v, str>>,
-    /// [`hash::bytes`] of its `data`, of nothing where it has none.
+    /// [`hash::hash_bytes`] of its `data`; of the empty string if it has none.
     pub data_hash: u64,
-    /// [`hash::bytes`] of whom it is about as far as order goes: the sensor for DETECTIONS and TRAFFIC, the space for all
-    /// else.
+    /// [`hash::hash_bytes`] of the source within which order matters: the sensor for DETECTIONS and
+    /// TRAFFIC, the space for all other types.
     pub source_hash: u64,
-    /// TRAFFIC: how many went in, less those that went out.
+    /// TRAFFIC: number of people that entered minus those that left.
     pub net: i32,
 }
 
@@ -57,7 +58,7 @@ struct MetadataJson<'v> {
     sensor_id: Option<TextJson<'v>>,
 }
 
-/// serde borrows a `Cow`, but not one in an `Option`.
+/// A string that serde borrows inside an `Option`, which it does not do for a plain `Cow`.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct TextJson<'v>(#[serde(borrow)] Cow<'v, str>);
@@ -70,12 +71,12 @@ struct TrafficJson {
     left: u32,
 }
 
-/// Reads a value.
+/// Parses a value.
 ///
 /// # Errors
-/// What keeps it from being an event.
+/// The reason why it is not an event.
 pub fn parse(value: &[u8]) -> Result<ParsedValue<'_>, String> {
-    // Once for all of it is faster than string by string.
+    // One check of the whole value is faster than one per string.
     let value = std::str::from_utf8(value).map_err(|e| e.to_string())?;
     let value: ValueJson<'_> = serde_json::from_str(value).map_err(|e| e.to_string())?;
     let event_type = EventType::parse(&value.event_type)
@@ -111,13 +112,13 @@ pub fn parse(value: &[u8]) -> Result<ParsedValue<'_>, String> {
         _ => None,
     };
     let source = sensor.as_ref().map_or(&*space, |sensor| &*sensor.0);
-    let source = hash::hash_bytes(source.as_bytes());
+    let source_hash = hash::hash_bytes(source.as_bytes());
     Ok(ParsedValue {
         id: value.id,
         event_type,
         timestamp_ms: value.timestamp,
         space,
-        source_hash: source,
+        source_hash,
         org: metadata.org_id.map(|text| text.0),
         data_hash: hash::hash_bytes(data.as_bytes()),
         net,
@@ -139,43 +140,44 @@ mod tests {
         let all = r#"{"org_id":"o","floor_id":"f","room_id":"r","zone_id":"z","x":[1]}"#;
         for event_type in EventType::ALL {
             let text = event(event_type.name(), all, r#"{"in":3,"out":5}"#);
-            let told = parse(text.as_bytes()).unwrap();
+            let parsed = parse(text.as_bytes()).unwrap();
             let expected = match event_type.name().split('_').next() {
                 Some("FLOOR") => "f",
                 Some("ZONE") => "z",
                 _ => "r",
             };
-            assert_eq!((told.event_type, &*told.space), (event_type, expected));
-            assert_eq!((told.org.as_deref(), told.timestamp_ms), (Some("o"), 17));
-            assert_eq!(told.data_hash, hash::hash_bytes(br#"{"in":3,"out":5}"#));
+            assert_eq!((parsed.event_type, &*parsed.space), (event_type, expected));
             assert_eq!(
-                told.net,
-                if event_type == EventType::Traffic {
-                    -2
-                } else {
-                    0
-                }
+                (parsed.org.as_deref(), parsed.timestamp_ms),
+                (Some("o"), 17)
             );
-            assert!(matches!(told.space, Cow::Borrowed(_)));
+            assert_eq!(parsed.data_hash, hash::hash_bytes(br#"{"in":3,"out":5}"#));
+            let net = if event_type == EventType::Traffic {
+                -2
+            } else {
+                0
+            };
+            assert_eq!(parsed.net, net);
+            assert!(matches!(parsed.space, Cow::Borrowed(_)));
         }
-        let of_sensor = |event_type: &str| {
+        let hash_of_source = |event_type: &str| {
             let metadata = r#"{"room_id":"r","sensor_id":"s"}"#;
             let text = event(event_type, metadata, r#"{"in":1,"out":0}"#);
             parse(text.as_bytes()).unwrap().source_hash
         };
-        assert_eq!(of_sensor("TRAFFIC"), hash::hash_bytes(b"s"));
-        assert_eq!(of_sensor("DETECTIONS"), hash::hash_bytes(b"s"));
-        assert_eq!(of_sensor("PIR_MOTION"), hash::hash_bytes(b"r"));
+        assert_eq!(hash_of_source("TRAFFIC"), hash::hash_bytes(b"s"));
+        assert_eq!(hash_of_source("DETECTIONS"), hash::hash_bytes(b"s"));
+        assert_eq!(hash_of_source("PIR_MOTION"), hash::hash_bytes(b"r"));
         let floor = event("TRAFFIC", r#"{"floor_id":"f"}"#, r#"{"in":1,"out":0}"#);
         assert_eq!(parse(floor.as_bytes()).unwrap().space, "f");
     }
 
     #[test]
-    fn data_is_hashed_as_it_stands() {
+    fn data_is_hashed_as_written() {
         let text = event("ROOM_OCCUPANCY", r#"{"room_id":"\u00e9"}"#, " 4 ");
-        let told = parse(text.as_bytes()).unwrap();
+        let parsed = parse(text.as_bytes()).unwrap();
         assert_eq!(
-            (told.data_hash, &*told.space),
+            (parsed.data_hash, &*parsed.space),
             (hash::hash_bytes(b"4"), "é")
         );
         let none =
@@ -187,8 +189,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_told() {
-        for (text, why) in [
+    fn invalid_events_are_rejected() {
+        for (text, reason) in [
             (String::new(), "EOF"),
             ("{".to_owned(), "EOF"),
             ("[]".to_owned(), "invalid length"),
@@ -209,7 +211,7 @@ mod tests {
             ),
         ] {
             let error = parse(text.as_bytes()).unwrap_err();
-            assert!(error.contains(why), "{text}: {error}");
+            assert!(error.contains(reason), "{text}: {error}");
         }
         assert!(parse(&[b'"', 0xff, b'"']).is_err());
     }

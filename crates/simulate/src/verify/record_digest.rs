@@ -1,69 +1,88 @@
-//! What is kept of a record until it is joined with the journal.
+//! The digest of a record that is kept until it is joined with the journal.
 
+use crate::hash;
+use crate::journal::ReportedPosition;
 use crate::journal::buckets::{FieldReader, FixedSize};
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
-/// Where a record is.
+/// Position of a record in Kafka.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordPosition {
-    /// Whose topic, by [`EventType::index`].
-    pub topic: u8,
-    /// Partition.
+    /// The type whose topic it is in.
+    pub topic: EventType,
+    /// The partition.
     pub partition: i32,
-    /// Offset.
+    /// The offset.
     pub offset: i64,
 }
 
-/// What `ce_duplicate` says.
+impl RecordPosition {
+    /// Returns `true` if a response named this partition and offset.
+    pub fn matches(self, reported: ReportedPosition) -> bool {
+        (self.partition, self.offset) == (reported.partition, reported.offset)
+    }
+}
+
+/// Value of the header `ce_duplicate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DuplicateHeader {
-    /// The same event again.
+    /// The same event was sent again.
     Redelivery,
-    /// The same value again.
+    /// Another event has the same value.
     Repeat,
 }
 
-/// A record whose value tells an event.
+/// Hash of an event id as it appears in headers, with its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventIdHash(u64);
+
+impl EventIdHash {
+    /// Hashes the text of an id.
+    pub fn new(id: &str) -> Self {
+        Self(hash::hash_bytes(id.as_bytes()))
+    }
+}
+
+/// Digest of a record whose value is an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordDigest {
-    /// Which (type, space, timestamp) its value is about.
+    /// Hash of the value's (type, space, timestamp).
     pub reading_key: u64,
-    /// The id that its value tells.
+    /// The id in the value.
     pub id: Ksuid,
-    /// Hash of its value.
+    /// Hash of the value.
     pub value_hash: u64,
-    /// Hash of the `data` in it.
+    /// Hash of the `data` in the value.
     pub data_hash: u64,
-    /// The type that its value tells.
+    /// The type in the value.
     pub event_type: EventType,
-    /// Where it is.
+    /// The record's position.
     pub position: RecordPosition,
-    /// Topic, key or partition are not what the value asks for.
+    /// Topic, key or partition do not follow from the value.
     pub misplaced: bool,
-    /// Headers or timestamp are not.
+    /// The headers or the timestamp do not follow from the value.
     pub wrong_headers: bool,
-    /// Its headers say that it waited on disk.
+    /// Marked as spooled.
     pub spooled: bool,
-    /// Its headers say that it is a duplicate, and of which kind.
+    /// Marked as a duplicate of this kind.
     pub duplicate: Option<DuplicateHeader>,
-    /// Its headers say that it is a revision of the event with this id ([`hash::bytes`]).
-    ///
-    /// [`hash::bytes`]: crate::hash::bytes
-    pub supersedes: Option<u64>,
-    /// Its headers say that it is stale.
+    /// Marked as a revision of the event with this id.
+    pub supersedes: Option<EventIdHash>,
+    /// Marked as stale.
     pub stale: bool,
-    /// Its headers say that something newer came before it.
+    /// Marked as out of order.
     pub out_of_order: bool,
-    /// Its headers say that it was received before the run began.
+    /// Received before the run began, according to the headers.
     pub before_run: bool,
-    /// TRAFFIC: which of the truth's spaces it is about.
+    /// TRAFFIC: index of the space in the model's ground truth.
     pub space_index: Option<u32>,
-    /// TRAFFIC: in less out.
+    /// TRAFFIC: number of people that entered minus those that left.
     pub net: i32,
 }
 
-/// `key | id | value | data | supersedes | type, topic | flags | partition | offset | space (all ones: none) | net`.
+/// Layout: `key | id | value | data | supersedes | type, topic | flags | partition | offset | space
+/// (all ones: none) | net`. Integers are little-endian.
 impl FixedSize for RecordDigest {
     const SIZE: usize = 8 + 20 + 8 + 8 + 8 + 2 + 2 + 4 + 8 + 4 + 4;
 
@@ -76,7 +95,8 @@ impl FixedSize for RecordDigest {
         out.extend(self.id.as_bytes());
         out.extend(self.value_hash.to_le_bytes());
         out.extend(self.data_hash.to_le_bytes());
-        out.extend(self.supersedes.unwrap_or_default().to_le_bytes());
+        let supersedes = self.supersedes.map_or(0, |id| id.0);
+        out.extend(supersedes.to_le_bytes());
         let flags = [
             self.misplaced,
             self.wrong_headers,
@@ -92,7 +112,8 @@ impl FixedSize for RecordDigest {
             .into_iter()
             .rev()
             .fold(0, |bits, flag| bits << 1 | u16::from(flag));
-        out.extend([self.event_type.index() as u8, self.position.topic]);
+        let types = [self.event_type, self.position.topic];
+        out.extend(types.map(|t| t.index() as u8));
         out.extend(flags.to_le_bytes());
         out.extend(self.position.partition.to_le_bytes());
         out.extend(self.position.offset.to_le_bytes());
@@ -101,26 +122,27 @@ impl FixedSize for RecordDigest {
     }
 
     fn decode(mut bytes: FieldReader<'_>) -> Option<Self> {
-        let key = u64::from_le_bytes(bytes.read_array()?);
+        let reading_key = u64::from_le_bytes(bytes.read_array()?);
         let id = Ksuid::from_bytes(bytes.read_array()?);
-        let value = u64::from_le_bytes(bytes.read_array()?);
-        let data = u64::from_le_bytes(bytes.read_array()?);
+        let value_hash = u64::from_le_bytes(bytes.read_array()?);
+        let data_hash = u64::from_le_bytes(bytes.read_array()?);
         let supersedes = u64::from_le_bytes(bytes.read_array()?);
         let [event_type, topic] = bytes.read_array()?;
         let flags = u16::from_le_bytes(bytes.read_array()?);
-        let flag = |place: u32| flags & 1 << place != 0;
+        let flag = |bit: u32| flags & 1 << bit != 0;
+        let event_type_at = |index: u8| EventType::ALL.get(usize::from(index)).copied();
         let position = RecordPosition {
-            topic,
+            topic: event_type_at(topic)?,
             partition: i32::from_le_bytes(bytes.read_array()?),
             offset: i64::from_le_bytes(bytes.read_array()?),
         };
         let space = u32::from_le_bytes(bytes.read_array()?);
         Some(Self {
-            reading_key: key,
+            reading_key,
             id,
-            value_hash: value,
-            data_hash: data,
-            event_type: *EventType::ALL.get(usize::from(event_type))?,
+            value_hash,
+            data_hash,
+            event_type: event_type_at(event_type)?,
             position,
             misplaced: flag(0),
             wrong_headers: flag(1),
@@ -131,7 +153,7 @@ impl FixedSize for RecordDigest {
                 _ => None,
             },
             before_run: flag(5),
-            supersedes: flag(6).then_some(supersedes),
+            supersedes: flag(6).then_some(EventIdHash(supersedes)),
             stale: flag(7),
             out_of_order: flag(8),
             space_index: (space != u32::MAX).then_some(space),
@@ -146,15 +168,15 @@ mod tests {
     use crate::journal::buckets::{self, BucketWriter};
 
     #[test]
-    fn comes_back_as_it_was() {
-        let entry = |n: u32| RecordDigest {
+    fn digests_are_read_back() {
+        let digest = |n: u32| RecordDigest {
             reading_key: 0,
             id: Ksuid::from_bytes([n as u8; 20]),
             value_hash: u64::from(n) << 40,
             data_hash: 3,
             event_type: EventType::ALL[n as usize % 10],
             position: RecordPosition {
-                topic: n as u8 % 10,
+                topic: EventType::ALL[(n as usize + 3) % 10],
                 partition: n as i32,
                 offset: i64::from(n) << 33,
             },
@@ -166,7 +188,9 @@ mod tests {
                 1 => Some(DuplicateHeader::Repeat),
                 _ => None,
             },
-            supersedes: n.is_multiple_of(8).then_some(u64::from(n) << 50),
+            supersedes: n
+                .is_multiple_of(8)
+                .then_some(EventIdHash(u64::from(n) << 50)),
             stale: n.is_multiple_of(10),
             out_of_order: n.is_multiple_of(11),
             before_run: n.is_multiple_of(9),
@@ -175,12 +199,12 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let mut buckets = BucketWriter::create(dir.path()).unwrap();
-        let entries: Vec<_> = (0..20).map(entry).collect();
-        entries.iter().for_each(|e| buckets.push(e).unwrap());
+        let digests: Vec<_> = (0..20).map(digest).collect();
+        digests.iter().for_each(|e| buckets.push(e).unwrap());
         let sum = buckets.close().unwrap()[0];
         assert_eq!(
             buckets::read_bucket::<RecordDigest>(dir.path(), 0, sum).unwrap(),
-            entries
+            digests
         );
     }
 }

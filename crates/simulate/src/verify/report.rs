@@ -1,42 +1,43 @@
-//! What was proved: one line a property, the first ten violations of each, and what was published more than once.
+//! The result of a verification: a finding per property with its first ten violations, and counts
+//! of verdicts and copies.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::record_digest::RecordPosition;
+use super::topics::PerType;
 use crate::oracle::OracleVerdict;
-use butlr_event::EventType;
 
 mod display;
 
-/// So many violations of a property are told one by one.
+/// Number of violations per property that are listed.
 const MAX_LISTED_VIOLATIONS: usize = 10;
 
-/// What is proved, each for itself.
+/// A property that is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Property {
-    /// Everything answered 2xx is there.
+    /// Every event answered 2xx is in Kafka.
     Stored,
-    /// The bytes are those that were sent.
+    /// Values are byte for byte as sent.
     Intact,
-    /// Nothing is there that was not sent, or that was only refused.
+    /// Every record's event was sent, and not just refused.
     Sent,
-    /// Topic, key and partition.
+    /// Topic, key and partition follow the contract.
     Placement,
-    /// Headers and timestamp.
+    /// Headers and timestamp follow the contract.
     Headers,
-    /// Duplicates, revisions and stale ones are told apart.
+    /// Duplicates, revisions and stale events are recognised.
     Classification,
-    /// As often as published.
+    /// Each event has as many records as it was published.
     RecordCount,
-    /// Where the answers said.
+    /// Records are at the positions named in the responses.
     ReportedPosition,
     /// TRAFFIC adds up to the model's occupancy.
     Occupancy,
-    /// Answers are consistent in themselves.
-    AnswerConsistency,
+    /// The parts of a response do not contradict each other.
+    ResponseConsistency,
 }
 
 impl Property {
@@ -51,10 +52,10 @@ impl Property {
         Property::RecordCount,
         Property::ReportedPosition,
         Property::Occupancy,
-        Property::AnswerConsistency,
+        Property::ResponseConsistency,
     ];
 
-    /// As programs name it.
+    /// Returns the name used in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Property::Stored => "stored",
@@ -66,107 +67,108 @@ impl Property {
             Property::RecordCount => "counted",
             Property::ReportedPosition => "named",
             Property::Occupancy => "occupancy",
-            Property::AnswerConsistency => "answered",
+            Property::ResponseConsistency => "answered",
         }
     }
 
     const fn claim(self) -> &'static str {
         match self {
-            Property::Stored => "everything answered 2xx is there",
-            Property::Intact => "bytes are those that were sent",
-            Property::Sent => "nothing is there that was not sent, or only refused or quarantined",
-            Property::Placement => "topic, key and partition are the contract's",
-            Property::Headers => "headers and timestamp are such as the contract allows",
+            Property::Stored => "every event answered 2xx is in Kafka",
+            Property::Intact => "values are byte for byte as sent",
+            Property::Sent => "every record's event was sent, and not just refused or quarantined",
+            Property::Placement => "topic, key and partition follow the contract",
+            Property::Headers => "headers and timestamp follow the contract",
             Property::Classification => {
-                "redeliveries, repeats, revisions and stale ones are told as such"
+                "redeliveries, repeats, revisions and stale events are recognised"
             }
-            Property::RecordCount => "nothing is there more or less often than published",
-            Property::ReportedPosition => "partition and offset are those of the answers",
+            Property::RecordCount => "each event has as many records as it was published",
+            Property::ReportedPosition => "records are at the positions named in the responses",
             Property::Occupancy => "TRAFFIC adds up to the model's occupancy",
-            Property::AnswerConsistency => "status and word of each 2xx mean the same",
+            Property::ResponseConsistency => "status code and status field of each 2xx agree",
         }
     }
 
     const fn unit(self) -> &'static str {
         match self {
             Property::Stored | Property::RecordCount => "events",
-            Property::Classification | Property::ReportedPosition | Property::AnswerConsistency => {
-                "answers"
-            }
+            Property::Classification
+            | Property::ReportedPosition
+            | Property::ResponseConsistency => "responses",
             Property::Occupancy => "spaces",
             _ => "records",
         }
     }
 }
 
-/// One thing that is not as it must be.
+/// A violation of a property.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The event (`event_…`) or, for occupancy, the space.
+    /// The id of the event (`event_…`) or, for occupancy, of the space.
     pub id: Option<String>,
-    /// The record, where there is one.
+    /// The record's position, if there is a record.
     pub position: Option<RecordPosition>,
-    /// What was expected, and what there is instead.
+    /// The expectation, and what was found instead.
     pub text: String,
 }
 
-/// What was found of one property.
+/// The findings about one property.
 #[derive(Clone, Debug, Default)]
 pub struct PropertyFinding {
-    /// How many were looked at.
+    /// Number of checks.
     pub checked: u64,
-    /// How many of those violate it.
+    /// Number of violations.
     pub violations: u64,
-    /// The first ten that do.
+    /// The first ten violations.
     pub first: Vec<Violation>,
-    /// Why it was not checked, where it was not.
+    /// The reason why the property was not checked, if it was not.
     pub unchecked_reason: Option<String>,
 }
 
-/// Why events are there more than once.
+/// Records beyond the first of their event, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CopyCounts {
-    /// Records beyond the first of their event.
+    /// All of them.
     pub all: u64,
-    /// Of those: the sender sent it again although nothing went wrong.
+    /// The sender repeated the event although nothing went wrong.
     pub redelivery: u64,
-    /// … after no answer in time.
+    /// The sender got no response in time.
     pub after_timeout: u64,
-    /// … after an answer that was no 2xx, or a broken connection.
+    /// The sender got an error response, or its connection broke.
     pub after_failure: u64,
 }
 
 impl CopyCounts {
-    /// Those for which no try accounts.
+    /// Returns the number that no attempt accounts for.
     pub fn unexplained(&self) -> u64 {
         self.all - self.redelivery - self.after_timeout - self.after_failure
     }
 }
 
-/// What the bridge took events of one type for, and how that fits the rules.
+/// The bridge's classification of events, and how it compares with the rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerdictCounts {
-    /// Known answers, with the marks of their records, by [`Verdict`].
+    /// Known outcomes, with the marks of their records, by [`OracleVerdict`].
     pub by_verdict: [u64; OracleVerdict::ALL.len()],
-    /// Events sent with tries whose answer is not known: for each, a verdict that nobody heard of, or none.
+    /// Events with attempts of unknown outcome, which may or may not have got a verdict.
     pub unknown: u64,
-    /// Known answers that rest on what came before the run, or on too much that is not known, and are not judged.
+    /// Known outcomes that cannot be judged, because they depend on events from before the run or
+    /// on too many unknown outcomes.
     pub unjudged: u64,
-    /// Redeliveries of repeats that were not taken as such, but were otherwise right: no record tells of a repeat, so that
-    /// a bridge that was started again does not know its id.
+    /// Redeliveries of repeats that were not recognised, but are right otherwise. A repeat has no
+    /// record, so a restarted bridge does not know its id.
     pub forgotten_repeats: u64,
-    /// Events that were taken for something new, or for something else, as if what they repeat or revise were not known.
+    /// Events classified as if the event that they repeat or revise were unknown.
     pub unrecognised: u64,
-    /// What the headers of the records say.
+    /// Marks in the headers of the records.
     pub marked: MarkCounts,
 }
 
-/// Records by their marks.
+/// Number of records by their marks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MarkCounts {
-    /// `ce_duplicate` redelivery.
+    /// `ce_duplicate: redelivery`.
     pub redelivery: u64,
-    /// `ce_duplicate` repeat.
+    /// `ce_duplicate: repeat`.
     pub repeat: u64,
     /// `ce_revision`.
     pub revision: u64,
@@ -176,47 +178,47 @@ pub struct MarkCounts {
     pub out_of_order: u64,
 }
 
-/// The result.
+/// The result of a verification.
 #[derive(Clone, Debug)]
 pub struct VerificationReport {
-    /// The topics' names, by [`EventType::index`].
-    pub topics: [String; EventType::ALL.len()],
-    /// Requests that were answered or given up.
+    /// Names of the topics.
+    pub topics: PerType<String>,
+    /// Requests that got a response or were given up.
     pub attempts: u64,
-    /// Records read.
+    /// Number of records read.
     pub records: u64,
-    /// Bytes of their values.
+    /// Size of their values in bytes.
     pub bytes: u64,
-    /// What reading and joining took.
+    /// Time taken by reading and joining.
     pub elapsed: Duration,
-    /// What is there more than once.
+    /// Records beyond the first of their event.
     pub copies: CopyCounts,
-    /// What duplicates were taken for, by [`EventType::index`].
-    pub verdicts: [VerdictCounts; EventType::ALL.len()],
-    /// Answers that promise that an event is there.
+    /// Verdicts per type.
+    pub verdicts: PerType<VerdictCounts>,
+    /// Responses that promise that the event is stored.
     pub accepted: u64,
-    /// Answers `published`.
+    /// Responses `published`.
     pub published: u64,
-    /// Those of them that named partition and offset.
+    /// Responses `published` with partition and offset.
     pub reported_positions: u64,
-    /// Events that were answered `repeat`, of readings of which no answer of this run tells.
+    /// Events answered `repeat` whose reading was not stored by an event of this run.
     pub repeats_before_run: u64,
-    /// Answers `spooled` without a record of their own, of events that are there: a bridge that was started again drops what
-    /// its spool holds of what the topics hold already.
+    /// Responses `spooled` without a record of their own, although the event has a record: a
+    /// restarted bridge drops spooled entries that the topics already hold.
     pub already_stored: u64,
-    /// Records that nobody sent and that came before the run.
+    /// Unknown records from before the run.
     pub records_before_run: u64,
-    /// Records that had to be marked as out of order, because something newer was known for long; see
+    /// Records that had to be marked as out of order according to
     /// [`Options::known_after`](super::Options::known_after).
     pub required_marks: u64,
-    /// Why more records were to come, but were not waited for any longer.
+    /// The reason for giving up, if more records were expected.
     pub gave_up_reason: Option<String>,
     findings: [PropertyFinding; Property::ALL.len()],
 }
 
 impl VerificationReport {
-    /// Nothing found yet.
-    pub fn new(topics: [String; EventType::ALL.len()]) -> Self {
+    /// Creates an empty report.
+    pub fn new(topics: PerType<String>) -> Self {
         Self {
             topics,
             attempts: 0,
@@ -237,25 +239,25 @@ impl VerificationReport {
         }
     }
 
-    /// What was found of the verdicts of all types together.
+    /// Returns the sum of the verdicts of all types.
     pub fn all_verdicts(&self) -> VerdictCounts {
         let mut all = VerdictCounts::default();
-        for of_type in &self.verdicts {
+        for counts in &self.verdicts {
             let VerdictCounts {
-                by_verdict: told,
+                by_verdict,
                 unknown,
                 unjudged,
-                forgotten_repeats: forgotten,
+                forgotten_repeats,
                 unrecognised,
                 marked,
-            } = of_type;
+            } = counts;
             all.by_verdict
                 .iter_mut()
-                .zip(told)
+                .zip(by_verdict)
                 .for_each(|(all, n)| *all += n);
             all.unknown += unknown;
             all.unjudged += unjudged;
-            all.forgotten_repeats += forgotten;
+            all.forgotten_repeats += forgotten_repeats;
             all.unrecognised += unrecognised;
             all.marked.redelivery += marked.redelivery;
             all.marked.repeat += marked.repeat;
@@ -266,50 +268,54 @@ impl VerificationReport {
         all
     }
 
-    /// What was found of a property.
+    /// Returns the findings about a property.
     pub fn finding(&self, property: Property) -> &PropertyFinding {
         &self.findings[property as usize]
     }
 
-    /// Whether something was proved, and no property is violated.
+    /// Returns `true` if something was proved and no property is violated.
     pub fn is_proved(&self) -> bool {
         self.unproved_reason().is_none() && self.findings.iter().all(|f| f.violations == 0)
     }
 
-    /// Why nothing was proved, one way or the other.
+    /// Returns the reason why nothing was proved or refuted, if so.
     pub fn unproved_reason(&self) -> Option<&'static str> {
-        // That answers are consistent says nothing of what is there.
+        // Consistent responses prove nothing about records.
         let about_records = Property::ALL
             .iter()
-            .filter(|p| **p != Property::AnswerConsistency);
+            .filter(|p| **p != Property::ResponseConsistency);
         if self.accepted == 0 {
-            Some("nothing was accepted: there is nothing to prove")
+            Some("no event was accepted, so there is nothing to prove")
         } else if about_records.map(|p| self.finding(*p)).all(|f| {
             let proved = f.checked > 0 && f.unchecked_reason.is_none();
             !proved && f.violations == 0
         }) {
-            Some("nothing at all was proved")
+            Some("no property could be proved")
         } else {
             None
         }
     }
 
-    /// Counts what was looked at.
-    pub(super) fn count_checked(&mut self, property: Property, how_many: u64) {
-        self.findings[property as usize].checked += how_many;
+    /// Counts checks of a property.
+    pub(super) fn count_checked(&mut self, property: Property, count: u64) {
+        self.findings[property as usize].checked += count;
     }
 
-    /// Notes why a property is not checked.
-    pub(super) fn mark_unchecked(&mut self, property: Property, why: String) {
-        self.findings[property as usize].unchecked_reason = Some(why);
+    /// Records the reason why a property is not checked.
+    pub(super) fn mark_unchecked(&mut self, property: Property, reason: String) {
+        self.findings[property as usize].unchecked_reason = Some(reason);
     }
 
-    /// Notes a violation; `what` makes the text only when it is told.
-    pub(super) fn add_violation(&mut self, property: Property, what: impl FnOnce() -> Violation) {
+    /// Counts a violation. `describe` is called only if the violation is listed.
+    pub(super) fn add_violation(
+        &mut self,
+        property: Property,
+        describe: impl FnOnce() -> Violation,
+    ) {
         let finding = &mut self.findings[property as usize];
         finding.violations += 1;
         if finding.first.len() < MAX_LISTED_VIOLATIONS {
-            finding.first.push(what());
+            finding.first.push(describe());
         }
     }
 }

@@ -1,28 +1,29 @@
-//! For the tests of this module: events as tries and as records, and the two brought together without a Kafka.
+//! Test support: sample events as attempts and as records, and their verification without Kafka.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::DuplicatePolicy;
-use super::checker::{ConsumedRecord, MarkEvidence, RecordChecker};
+use super::checker::{CheckerSettings, MarkEvidence, RecordChecker};
+use super::consumed_record::ConsumedRecord;
 use super::headers::{HeaderExpectations, TimestampBasis};
-use super::join::JournalJoin;
+use super::join::{JournalJoin, TopicSet};
 use super::murmur2;
 use super::options::JudgmentRules;
 use super::order::OrderTracker;
 use super::record_digest::{RecordDigest, RecordPosition};
 use super::report::VerificationReport;
+use super::{DuplicatePolicy, Options, VerifierKafka};
 use crate::city::GroundTruth;
 use crate::hash;
 use crate::journal::buckets::bucket_index;
-use crate::journal::{AttemptCause, DeliveryAttempt, RecordedOutcome};
+use crate::journal::{AttemptCause, DeliveryAttempt, RecordedOutcome, ReportedPosition};
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
 pub const NOW: i64 = 1_800_000_000_000;
 pub const PARTITIONS: usize = 6;
 
-/// An event of a room.
+/// An event about a room.
 #[derive(Clone)]
 pub struct SampleEvent {
     pub id: Ksuid,
@@ -33,7 +34,7 @@ pub struct SampleEvent {
 }
 
 impl SampleEvent {
-    /// With an id of its own, that was made at [`NOW`].
+    /// Creates an event with an id of its own, generated at [`NOW`].
     pub fn new(n: u64, event_type: EventType, data: &'static str) -> Self {
         let mut payload = [7; 16];
         payload[..8].copy_from_slice(&n.to_be_bytes());
@@ -60,12 +61,12 @@ impl SampleEvent {
         )
     }
 
-    /// A try of it.
+    /// Returns an attempt to deliver it.
     pub fn attempt(
         &self,
         cause: AttemptCause,
-        answer: RecordedOutcome,
-        at: Option<RecordPosition>,
+        outcome: RecordedOutcome,
+        position: Option<RecordPosition>,
     ) -> DeliveryAttempt {
         DeliveryAttempt {
             reading_key: hash::reading_key(self.event_type, &self.room, self.timestamp_ms),
@@ -74,14 +75,17 @@ impl SampleEvent {
             data_hash: hash::hash_bytes(self.data.as_bytes()),
             event_type: self.event_type,
             cause,
-            outcome: answer,
+            outcome,
             late: false,
             contradictory: false,
-            reported_position: at.map(|p| (p.partition, p.offset)),
+            reported_position: position.map(|p| ReportedPosition {
+                partition: p.partition,
+                offset: p.offset,
+            }),
         }
     }
 
-    /// Its record as the contract says, at the next offset of its partition.
+    /// Returns its record according to the contract, at this offset of its partition.
     pub fn record(&self, offset: i64) -> SampleRecord {
         let time = |ms: i64| {
             let time = UNIX_EPOCH + Duration::from_millis(ms as u64);
@@ -101,7 +105,7 @@ impl SampleEvent {
         let headers = headers.into_iter();
         SampleRecord {
             position: RecordPosition {
-                topic: self.event_type.index() as u8,
+                topic: self.event_type,
                 partition: murmur2::partition_for_key(self.room.as_bytes(), PARTITIONS) as i32,
                 offset,
             },
@@ -115,7 +119,7 @@ impl SampleEvent {
     }
 }
 
-/// A record as it lies in Kafka.
+/// A record as stored in Kafka.
 #[derive(Clone)]
 pub struct SampleRecord {
     pub position: RecordPosition,
@@ -131,7 +135,7 @@ impl SampleRecord {
         &mut headers.find(|(n, _)| n == name).unwrap().1
     }
 
-    /// Replaces a part of the value that is there once.
+    /// Replaces a part that occurs once in the value.
     pub fn replace_in_value(&mut self, from: &str, to: &str) {
         let value = String::from_utf8(self.value.take().unwrap()).unwrap();
         assert_eq!(value.matches(from).count(), 1, "{value}");
@@ -143,50 +147,47 @@ pub fn new_checker(truth: &GroundTruth) -> RecordChecker {
     checker_with(truth, false)
 }
 
-fn checker_with(truth: &GroundTruth, skip_earlier: bool) -> RecordChecker {
+fn checker_with(truth: &GroundTruth, skip_before_run: bool) -> RecordChecker {
     let expected = HeaderExpectations {
         timestamps: TimestampBasis::Event,
         received_ms: (NOW - 60_000, NOW),
         max_past_ms: 3 * 86_400_000,
         max_future_ms: 60_000,
     };
-    let names = EventType::ALL.map(|t| format!("t.{}", t.kebab_name()));
-    let order = OrderTracker::new(None, 0);
-    RecordChecker::new(
-        names,
-        [PARTITIONS; 10],
+    let settings = CheckerSettings {
+        names: EventType::ALL.map(|t| format!("t.{}", t.kebab_name())),
+        partitions: [PARTITIONS; 10],
         expected,
-        skip_earlier,
-        order,
-        truth,
-    )
+        skip_before_run,
+    };
+    RecordChecker::new(settings, OrderTracker::new(None, 0), truth)
 }
 
-pub fn check_record(checker: &mut RecordChecker, stored: &SampleRecord) -> Option<RecordDigest> {
-    let headers = stored.headers.iter();
+pub fn check_record(checker: &mut RecordChecker, record: &SampleRecord) -> Option<RecordDigest> {
+    let headers = record.headers.iter();
     let headers: Vec<_> = headers.map(|(n, v)| (n.as_str(), Some(&v[..]))).collect();
     checker.check(&ConsumedRecord {
-        position: stored.position,
-        timestamp_ms: stored.timestamp_ms,
+        position: record.position,
+        timestamp_ms: record.timestamp_ms,
         latest_publish_ms: NOW,
-        key: stored.key.as_deref(),
-        value: stored.value.as_deref(),
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
         headers: Some(&headers),
     })
 }
 
-/// What was sent and what is there.
+/// A run: the attempts of the sender, and the records in Kafka.
 #[derive(Clone)]
 pub struct SampleRun {
     pub attempts: Vec<DeliveryAttempt>,
     pub records: Vec<SampleRecord>,
     pub truth: GroundTruth,
-    pub originals: bool,
+    pub topics: TopicSet,
     pub duplicates: DuplicatePolicy,
     pub restarted: bool,
     pub concurrent_drain: bool,
     pub skip_before_run: bool,
-    /// Partitions are read from their first records on.
+    /// Partitions are read from their first record.
     pub read_from_start: bool,
     pub traffic_complete: bool,
 }
@@ -200,7 +201,7 @@ impl SampleRun {
                 at_ms: NOW,
                 spaces: Vec::new(),
             },
-            originals: true,
+            topics: TopicSet::Originals,
             duplicates: DuplicatePolicy::Detect,
             restarted: true,
             concurrent_drain: false,
@@ -210,29 +211,41 @@ impl SampleRun {
         }
     }
 
-    /// Stores an event, as a try with this cause that was answered `published`.
+    /// Adds an event's record, and a published attempt with this cause.
     pub fn publish(&mut self, sample: &SampleEvent, cause: AttemptCause) -> RecordPosition {
         let record = sample.record(self.records.len() as i64);
-        let at = record.position;
+        let position = record.position;
         self.records.push(record);
-        let attempt = sample.attempt(cause, RecordedOutcome::Published, Some(at));
+        let attempt = sample.attempt(cause, RecordedOutcome::Published, Some(position));
         self.attempts.push(attempt);
-        at
+        position
     }
 
-    /// Notes a try, and nothing else.
+    /// Adds an attempt without a record.
     pub fn add_attempt(
         &mut self,
         sample: &SampleEvent,
         cause: AttemptCause,
-        answer: RecordedOutcome,
+        outcome: RecordedOutcome,
     ) {
-        self.attempts.push(sample.attempt(cause, answer, None));
+        self.attempts.push(sample.attempt(cause, outcome, None));
     }
 
-    /// Stores a record without a try.
+    /// Adds a record without an attempt.
     pub fn add_record(&mut self, sample: &SampleEvent) {
         self.records.push(sample.record(self.records.len() as i64));
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            duplicates: self.duplicates,
+            restarted: self.restarted,
+            concurrent_drain: self.concurrent_drain,
+            ..Options::new(VerifierKafka {
+                bootstrap_servers: String::new(),
+                properties: Vec::new(),
+            })
+        }
     }
 
     pub fn verify(&self) -> VerificationReport {
@@ -250,38 +263,27 @@ impl SampleRun {
             bucket.0.push(*attempt);
         }
         for record in &self.records {
-            if let Some(entry) = check_record(&mut checker, record) {
+            if let Some(digest) = check_record(&mut checker, record) {
                 buckets
-                    .entry(bucket_index(entry.reading_key))
+                    .entry(bucket_index(digest.reading_key))
                     .or_default()
                     .1
-                    .push(entry);
+                    .push(digest);
             }
         }
         checker.finish();
         let names = EventType::ALL.map(|t| format!("t.{}", t.kebab_name()));
         let report = VerificationReport::new(names);
-        let answered = |answer| self.attempts.iter().any(|a| a.outcome == answer);
-        let signs = MarkEvidence {
-            redelivery: checker.evidence.redelivery || answered(RecordedOutcome::Redelivery),
-            repeat: checker.evidence.repeat || answered(RecordedOutcome::Repeat),
+        let has_outcome = |outcome| self.attempts.iter().any(|a| a.outcome == outcome);
+        let evidence = MarkEvidence {
+            redelivery: checker.evidence.redelivery || has_outcome(RecordedOutcome::Redelivery),
+            repeat: checker.evidence.repeat || has_outcome(RecordedOutcome::Repeat),
             ..checker.evidence
         };
-        let judging = JudgmentRules::from_policy(
-            self.duplicates,
-            self.restarted,
-            self.concurrent_drain,
-            signs,
-        );
-        let mut join = JournalJoin::new(
-            report,
-            &checker.issues,
-            self.originals,
-            judging,
-            &self.truth,
-        );
-        for (attempts, entries) in buckets.into_values() {
-            join.join_bucket(attempts, entries);
+        let rules = JudgmentRules::new(&self.options(), evidence);
+        let mut join = JournalJoin::new(report, &checker.issues, self.topics, rules, &self.truth);
+        for (attempts, digests) in buckets.into_values() {
+            join.join_bucket(attempts, digests);
         }
         join.finish(&self.truth, self.traffic_complete)
     }

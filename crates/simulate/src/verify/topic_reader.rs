@@ -1,4 +1,4 @@
-//! Reading the topics from one set of offsets to another.
+//! Reads the topics from one set of offsets to another.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -8,45 +8,48 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message, Timestamp};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::checker::ConsumedRecord;
+use super::consumed_record::ConsumedRecord;
 use super::record_digest::RecordPosition;
-use super::topics::{self, EventTopicNames, TopicOffsets, is_transient};
-use super::{Error, MAX_CLOCK_SKEW_MS, now_ms};
+use super::topics::{self, PerType, TopicOffsets, is_transient};
+use super::{Error, MAX_CLOCK_SKEW_MS};
+use butlr_event::EventType;
+use butlr_event::clock::now_ms;
 
-/// So long nothing may come before reading is given up.
+/// Reading fails after this time without progress.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Reads each partition from one offset to another (not including it) and shows every record to `each`, in the order of
-/// its partition. Topic by topic: the end of a partition is told with its number alone.
+/// Reads each partition from one offset to another (exclusive) and passes every record to `visit`,
+/// in partition order. Reads topic by topic, because librdkafka reports the end of a partition
+/// without its topic.
 ///
 /// # Errors
-/// Kafka fails, nothing that is wanted comes for 30 s, or `each` fails.
+/// Kafka fails, no expected record arrives for 30 s, or `visit` fails.
 pub fn read_topics(
     consumer: &BaseConsumer,
-    names: &EventTopicNames,
+    names: &PerType<String>,
     from: &TopicOffsets,
     to: &TopicOffsets,
-    mut each: impl FnMut(&ConsumedRecord<'_>) -> Result<(), Error>,
+    mut visit: impl FnMut(&ConsumedRecord<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    for (topic, name) in names.iter().enumerate() {
-        let reading = OffsetRangeReader {
+    for (topic, name) in EventType::ALL.into_iter().zip(names) {
+        let reader = OffsetRangeReader {
             consumer,
             name,
-            topic: topic as u8,
-            next: from[topic].clone(),
-            to: &to[topic],
+            topic,
+            next: from[topic.index()].clone(),
+            to: &to[topic.index()],
         };
-        reading.read_all(&mut each)?;
+        reader.read_all(&mut visit)?;
     }
     Ok(())
 }
 
-/// One topic being read.
+/// Reads one topic.
 struct OffsetRangeReader<'r> {
     consumer: &'r BaseConsumer,
     name: &'r str,
-    topic: u8,
+    topic: EventType,
     next: Vec<i64>,
     to: &'r [i64],
 }
@@ -54,7 +57,7 @@ struct OffsetRangeReader<'r> {
 impl OffsetRangeReader<'_> {
     fn read_all(
         mut self,
-        each: &mut impl FnMut(&ConsumedRecord<'_>) -> Result<(), Error>,
+        visit: &mut impl FnMut(&ConsumedRecord<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut list = TopicPartitionList::new();
         for partition in self.unread_partitions() {
@@ -69,12 +72,12 @@ impl OffsetRangeReader<'_> {
         assigned.map_err(|e| self.topic_error(&e))?;
         let (mut last, mut trouble) = (Instant::now(), None);
         while self.unread_partitions().next().is_some() {
-            // Here, so that nothing but what is wanted keeps it going: not records beyond `to`, and not errors.
+            // Checked in every iteration: records beyond `to` and errors are not progress.
             if last.elapsed() > STALL_TIMEOUT {
                 return Err(self.stalled_error(trouble));
             }
-            let gained = match self.consumer.poll(POLL_TIMEOUT) {
-                Some(Ok(message)) => self.handle_message(&message, each)?,
+            let progressed = match self.consumer.poll(POLL_TIMEOUT) {
+                Some(Ok(message)) => self.handle_message(&message, visit)?,
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     self.handle_partition_eof(partition)?
                 }
@@ -85,7 +88,7 @@ impl OffsetRangeReader<'_> {
                 Some(Err(error)) => return Err(Error::kafka("records".to_owned(), &error)),
                 None => false,
             };
-            if gained {
+            if progressed {
                 last = Instant::now();
             }
         }
@@ -100,11 +103,11 @@ impl OffsetRangeReader<'_> {
             .map(|(partition, _)| partition)
     }
 
-    /// Shows a record, if it is wanted. Whether it brings its partition on.
+    /// Visits a record that is in range. Returns `true` if its partition made progress.
     fn handle_message(
         &mut self,
         message: &BorrowedMessage<'_>,
-        each: &mut impl FnMut(&ConsumedRecord<'_>) -> Result<(), Error>,
+        visit: &mut impl FnMut(&ConsumedRecord<'_>) -> Result<(), Error>,
     ) -> Result<bool, Error> {
         let (partition, offset) = (message.partition() as usize, message.offset());
         if message.topic() != self.name
@@ -114,9 +117,10 @@ impl OffsetRangeReader<'_> {
         }
         let to = self.to[partition];
         if offset < to {
-            visit_message(message, self.topic, each)?;
+            visit_message(message, self.topic, visit)?;
         }
-        // Beyond `to` there need not be anything at `to - 1`: offsets have gaps.
+        // A record beyond `to` ends the partition too: offsets have gaps, so `to - 1` may not
+        // exist.
         self.next[partition] = (offset + 1).min(to);
         if self.next[partition] == to {
             self.unassign(partition)?;
@@ -124,28 +128,29 @@ impl OffsetRangeReader<'_> {
         Ok(true)
     }
 
-    /// There is nothing more in a partition: what is missing before `to` are no records (transactions' markers, or what
-    /// was compacted away). Unless its end is told by a broker that does not know of everything yet.
+    /// Finishes a partition at its end: the missing offsets before `to` are not records but
+    /// transaction markers, or were compacted away. Ignores the end if the broker that reported it
+    /// does not know all records yet. Returns `true` if the partition made progress.
     fn handle_partition_eof(&mut self, partition: i32) -> Result<bool, Error> {
-        let place = partition as usize;
-        if self.next.get(place) >= self.to.get(place) {
+        let index = partition as usize;
+        if self.next.get(index) >= self.to.get(index) {
             return Ok(false);
         }
         let (_, end) = topics::fetch_watermarks(self.consumer, self.name, partition)?;
-        let over = end >= self.to[place];
-        if over {
-            self.next[place] = self.to[place];
-            self.unassign(place)?;
+        let is_done = end >= self.to[index];
+        if is_done {
+            self.next[index] = self.to[index];
+            self.unassign(index)?;
         }
-        Ok(over)
+        Ok(is_done)
     }
 
-    /// What comes in a partition from now on is not wanted, and not fetched.
+    /// Stops fetching a partition.
     fn unassign(&self, partition: usize) -> Result<(), Error> {
         let mut list = TopicPartitionList::new();
         list.add_partition(self.name, partition as i32);
-        let left = self.consumer.incremental_unassign(&list);
-        left.map_err(|e| self.topic_error(&e))
+        let unassigned = self.consumer.incremental_unassign(&list);
+        unassigned.map_err(|e| self.topic_error(&e))
     }
 
     fn topic_error(&self, error: &KafkaError) -> Error {
@@ -166,18 +171,16 @@ impl OffsetRangeReader<'_> {
     }
 }
 
-/// Whether a record is the next one of a partition that is not read yet, or comes after it.
+/// Returns `true` for the next or a later record of a partition that has not been read to its end.
 fn is_expected_offset(next: &[i64], to: &[i64], partition: usize, offset: i64) -> bool {
-    match (next.get(partition), to.get(partition)) {
-        (Some(next), Some(to)) => next < to && offset >= *next,
-        _ => false,
-    }
+    let range = next.get(partition).zip(to.get(partition));
+    range.is_some_and(|(next, to)| next < to && offset >= *next)
 }
 
 fn visit_message(
     message: &BorrowedMessage<'_>,
-    topic: u8,
-    each: &mut impl FnMut(&ConsumedRecord<'_>) -> Result<(), Error>,
+    topic: EventType,
+    visit: &mut impl FnMut(&ConsumedRecord<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     // rdkafka panics on a header whose name is not UTF-8.
     let headers = catch_unwind(AssertUnwindSafe(|| match message.headers() {
@@ -189,7 +192,7 @@ fn visit_message(
         }
     }));
     let headers = headers.ok();
-    each(&ConsumedRecord {
+    visit(&ConsumedRecord {
         position: RecordPosition {
             topic,
             partition: message.partition(),
@@ -211,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_that_is_read_takes_nothing_more() {
+    fn a_finished_partition_accepts_no_records() {
         let (next, to) = (&[3, 7], &[5, 7]);
         assert!(is_expected_offset(next, to, 0, 3));
         assert!(is_expected_offset(next, to, 0, 9), "a record beyond a gap");

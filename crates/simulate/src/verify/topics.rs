@@ -1,4 +1,4 @@
-//! The ten topics as Kafka has them now: partitions, and where they begin and end.
+//! The ten topics in Kafka: names, partitions and watermarks.
 
 use std::time::{Duration, Instant};
 
@@ -8,58 +8,59 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::Error;
-use super::names::kebab;
+use super::contract::kebab;
 use butlr_event::EventType;
 
-/// The longest wait for one answer.
+/// Timeout of one Kafka request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Topics just created may not be known everywhere yet, nor have their leaders: so long they are asked for again.
+/// Retry limit for a topic that seems to be missing: a new topic may not be known everywhere yet.
 const MISSING_GRACE: Duration = Duration::from_secs(1);
+/// Retry limit for a topic whose partitions have no leader yet, and for transient errors.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// What stands for the type in a template.
+/// Placeholder for the type in a template.
 const TYPE_PLACEHOLDER: &str = "{type}";
 
-/// Where the records are, and how to log in there.
+/// Kafka cluster to read from, with its credentials.
 #[derive(Clone)]
 pub struct VerifierKafka {
     /// `host:port`, separated by commas.
     pub bootstrap_servers: String,
-    /// librdkafka's properties, such as `security.protocol`; they may hold secrets.
+    /// librdkafka properties such as `security.protocol`; they may contain secrets.
     pub properties: Vec<(String, String)>,
 }
 
-/// The names of the ten topics, in the order of [`EventType::ALL`].
-pub type EventTopicNames = [String; EventType::ALL.len()];
+/// One value per event type, in the order of [`EventType::ALL`].
+pub type PerType<T> = [T; EventType::ALL.len()];
 
-/// One number for each partition of each topic.
+/// One offset per partition of each topic.
 pub type TopicOffsets = Vec<Vec<i64>>;
 
-/// The names that a template makes.
+/// Builds the topic names from a template.
 ///
 /// # Errors
-/// It does not contain `{type}` once.
-pub fn topic_names(template: &str) -> Result<EventTopicNames, Error> {
-    match template.matches(TYPE_PLACEHOLDER).count() {
-        1 => Ok(EventType::ALL.map(|t| template.replace(TYPE_PLACEHOLDER, kebab(t)))),
-        _ => Err(Error::InvalidTemplate(template.to_owned())),
+/// The template does not contain `{type}` exactly once.
+pub fn topic_names(template: &str) -> Result<PerType<String>, Error> {
+    if template.matches(TYPE_PLACEHOLDER).count() != 1 {
+        return Err(Error::InvalidTemplate(template.to_owned()));
     }
+    Ok(EventType::ALL.map(|t| template.replace(TYPE_PLACEHOLDER, kebab(t))))
 }
 
-/// A consumer that reads and leaves no trace: it joins no group and commits nothing.
+/// Creates a consumer that leaves no trace in Kafka: it joins no group and commits nothing.
 ///
 /// # Errors
-/// librdkafka does not take a property.
+/// librdkafka does not accept a property.
 pub fn create_consumer(kafka: &VerifierKafka) -> Result<BaseConsumer, Error> {
     let mut config = ClientConfig::new();
     config
         .set("client.id", "butlr-bridge-verify")
         .set("fetch.wait.max.ms", "50")
-        // Batches are compressed some ten times over: this much becomes ten times as much in memory.
+        // Batches are compressed about 10:1, so this takes ten times as much memory.
         .set("fetch.max.bytes", "4194304")
         .set("fetch.message.max.bytes", "524288")
         .set("queued.max.messages.kbytes", "32768")
-        // With a queue so short, the default pause of 1 s when it is full would be most of the time.
+        // With such a short queue, the default back-off of 1 s would take most of the time.
         .set("fetch.queue.backoff.ms", "5")
         .set("check.crcs", "true");
     for (name, value) in &kafka.properties {
@@ -67,12 +68,12 @@ pub fn create_consumer(kafka: &VerifierKafka) -> Result<BaseConsumer, Error> {
     }
     config
         .set("bootstrap.servers", &kafka.bootstrap_servers)
-        // librdkafka assigns partitions only to a consumer that names a group.
+        // librdkafka assigns partitions only to a consumer with a group id.
         .set("group.id", "butlr-bridge-verify")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
-        // The only word for an end that is no record.
+        // The only notification of the end of a partition.
         .set("enable.partition.eof", "true")
         .set("isolation.level", "read_uncommitted")
         .set("allow.auto.create.topics", "false");
@@ -89,37 +90,38 @@ pub fn create_consumer(kafka: &VerifierKafka) -> Result<BaseConsumer, Error> {
     })
 }
 
-/// How many partitions each topic has.
+/// Returns the number of partitions of each topic.
 ///
 /// # Errors
-/// Kafka cannot be reached, or topics are missing: all of them are named.
+/// Kafka cannot be reached, or topics are missing; the error lists all of them.
 pub fn partition_counts(
     consumer: &BaseConsumer,
-    names: &EventTopicNames,
-) -> Result<[usize; EventType::ALL.len()], Error> {
-    let mut found = [0; EventType::ALL.len()];
+    names: &PerType<String>,
+) -> Result<PerType<usize>, Error> {
+    let mut counts = [0; EventType::ALL.len()];
     let mut missing = Vec::new();
     let begun = Instant::now();
-    for (name, found) in names.iter().zip(&mut found) {
+    for (name, count) in names.iter().zip(&mut counts) {
         match partition_count(consumer, name, begun)? {
             0 => missing.push(name.clone()),
-            partitions => *found = partitions,
+            partitions => *count = partitions,
         }
     }
-    match missing.is_empty() {
-        true => Ok(found),
-        false => Err(Error::MissingTopics(missing)),
+    if missing.is_empty() {
+        Ok(counts)
+    } else {
+        Err(Error::MissingTopics(missing))
     }
 }
 
-/// How many partitions a topic has; 0 when there is no such topic.
+/// Returns the number of partitions of a topic; 0 if the topic does not exist.
 fn partition_count(consumer: &BaseConsumer, name: &str, begun: Instant) -> Result<usize, Error> {
     loop {
-        let asked = |e: &dyn std::fmt::Display| Error::kafka(format!("topic {name}"), e);
+        let failed = |e: &dyn std::fmt::Display| Error::kafka(format!("topic {name}"), e);
         let metadata = consumer.fetch_metadata(Some(name), REQUEST_TIMEOUT);
-        let metadata = metadata.map_err(|e| asked(&e))?;
+        let metadata = metadata.map_err(|e| failed(&e))?;
         let topic = metadata.topics().iter().find(|t| t.name() == name);
-        let topic = topic.ok_or_else(|| asked(&"it is not in the answer"))?;
+        let topic = topic.ok_or_else(|| failed(&"the topic is missing from the metadata"))?;
         let unready = topic.partitions().iter().filter(|p| p.leader() < 0).count();
         let error = topic.error().map(RDKafkaErrorCode::from);
         if error.is_none() && unready == 0 && !topic.partitions().is_empty() {
@@ -134,38 +136,41 @@ fn partition_count(consumer: &BaseConsumer, name: &str, begun: Instant) -> Resul
         }
         if begun.elapsed() >= READY_TIMEOUT {
             return Err(match error {
-                Some(error) => asked(&error),
-                None => asked(&format!("{unready} partitions have no leader")),
+                Some(error) => failed(&error),
+                None => failed(&format!("{unready} partitions have no leader")),
             });
         }
         std::thread::sleep(RETRY_PAUSE);
     }
 }
 
-/// Where each partition begins and ends.
+/// Returns the low and the high watermark of every partition.
 ///
 /// # Errors
-/// Kafka does not tell.
+/// The request to Kafka fails.
 pub fn fetch_all_watermarks(
     consumer: &BaseConsumer,
-    names: &EventTopicNames,
-    partitions: &[usize; EventType::ALL.len()],
+    names: &PerType<String>,
+    partitions: &PerType<usize>,
 ) -> Result<(TopicOffsets, TopicOffsets), Error> {
     let (mut begins, mut ends) = (TopicOffsets::new(), TopicOffsets::new());
     for (name, partitions) in names.iter().zip(partitions) {
-        let count = i32::try_from(*partitions).expect("Kafka numbers partitions so");
-        let bounds = (0..count).map(|partition| fetch_watermarks(consumer, name, partition));
-        let (begin, end) = bounds.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let count = i32::try_from(*partitions).expect("Kafka partition numbers are i32");
+        let watermarks = (0..count).map(|partition| fetch_watermarks(consumer, name, partition));
+        let (begin, end) = watermarks
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .unzip();
         begins.push(begin);
         ends.push(end);
     }
     Ok((begins, ends))
 }
 
-/// Where a partition begins and ends; what passes by itself is waited for.
+/// Returns the low and the high watermark of a partition, retrying on transient errors.
 ///
 /// # Errors
-/// Kafka does not tell.
+/// The request to Kafka fails.
 pub fn fetch_watermarks(
     consumer: &BaseConsumer,
     name: &str,
@@ -174,7 +179,7 @@ pub fn fetch_watermarks(
     let begun = Instant::now();
     loop {
         match consumer.fetch_watermarks(name, partition, REQUEST_TIMEOUT) {
-            Ok(bounds) => return Ok(bounds),
+            Ok(watermarks) => return Ok(watermarks),
             Err(error) if is_transient(&error) && begun.elapsed() < READY_TIMEOUT => {
                 std::thread::sleep(RETRY_PAUSE);
             }
@@ -186,8 +191,8 @@ pub fn fetch_watermarks(
     }
 }
 
-/// Whether it goes by itself, and librdkafka goes on trying. Or does not matter: the group that librdkafka asks for a name
-/// of is not used, so nobody needs to be allowed to.
+/// Returns `true` for errors that librdkafka recovers from by itself, and for errors about the
+/// consumer group, which is never used (so the user needs no permission for it).
 pub fn is_transient(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -213,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_has_one_place_for_the_type() {
+    fn a_template_contains_the_type_once() {
         assert_eq!(topic_names("a.{type}.b").unwrap()[8], "a.pir-motion.b");
         for template in ["", "a", "{type}{type}", "{Type}"] {
             assert!(matches!(
@@ -224,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_may_not_be_used_is_none_of_our_concern() {
+    fn group_errors_are_ignored() {
         let error = |code| KafkaError::MessageConsumption(code);
         for code in [
             RDKafkaErrorCode::GroupAuthorizationFailed,
@@ -240,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_property_that_librdkafka_does_not_know_is_told() {
+    fn an_unknown_property_is_rejected() {
         let kafka = VerifierKafka {
             bootstrap_servers: "127.0.0.1:1".to_owned(),
             properties: vec![("no.such".to_owned(), "1".to_owned())],

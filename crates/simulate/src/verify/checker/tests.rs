@@ -6,44 +6,47 @@ fn sample() -> SampleEvent {
 }
 
 #[test]
-fn a_good_record_becomes_its_entry() {
+fn a_good_record_is_digested() {
     let mut checker = new_checker(&SampleRun::empty().truth);
     let (sample, record) = (sample(), sample().record(9));
-    let entry = check_record(&mut checker, &record).unwrap();
-    assert_eq!(entry.id, sample.id);
+    let digest = check_record(&mut checker, &record).unwrap();
+    assert_eq!(digest.id, sample.id);
     assert_eq!(
-        entry.value_hash,
+        digest.value_hash,
         hash::hash_bytes(sample.value().as_bytes())
     );
-    assert_eq!(entry.data_hash, hash::hash_bytes(b"4"));
-    assert!(!entry.misplaced && !entry.wrong_headers);
+    assert_eq!(digest.data_hash, hash::hash_bytes(b"4"));
+    assert!(!digest.misplaced && !digest.wrong_headers);
     assert!(checker.issues.unreadable.is_empty());
 }
 
 #[test]
 fn topic_key_and_partition_follow_from_the_value() {
     let mut checker = new_checker(&SampleRun::empty().truth);
-    let mut noted = |change: &dyn Fn(&mut super::super::samples::SampleRecord)| {
+    let mut issue = |change: &dyn Fn(&mut super::super::samples::SampleRecord)| {
         let mut record = sample().record(9);
         change(&mut record);
-        let entry = check_record(&mut checker, &record).unwrap();
-        assert!(entry.misplaced && !entry.wrong_headers);
+        let digest = check_record(&mut checker, &record).unwrap();
+        assert!(digest.misplaced && !digest.wrong_headers);
         checker.issues.misplaced.remove(&record.position).unwrap()
     };
-    assert!(noted(&|r| r.position.topic = 5).contains("topic t.room-occupancy"));
-    assert!(noted(&|r| r.key = Some(b"room_3".to_vec())).contains("key room_"));
-    assert!(noted(&|r| r.key = None).contains("not none"));
+    assert!(
+        issue(&|r| r.position.topic = EventType::RoomOccupancy1Min)
+            .contains("topic t.room-occupancy")
+    );
+    assert!(issue(&|r| r.key = Some(b"room_3".to_vec())).contains("key room_"));
+    assert!(issue(&|r| r.key = None).contains("not none"));
     let other = |p: i32| (p + 1) % PARTITIONS as i32;
-    assert!(noted(&|r| r.position.partition = other(r.position.partition)).contains("partition"));
+    assert!(issue(&|r| r.position.partition = other(r.position.partition)).contains("partition"));
 }
 
 #[test]
-fn headers_are_looked_at() {
+fn headers_are_checked() {
     let mut checker = new_checker(&SampleRun::empty().truth);
     let mut record = sample().record(9);
     *record.header("ce_type") = b"io.butlr.room-occupancy.v2".to_vec();
-    let entry = check_record(&mut checker, &record).unwrap();
-    assert!(entry.wrong_headers && !entry.misplaced);
+    let digest = check_record(&mut checker, &record).unwrap();
+    assert!(digest.wrong_headers && !digest.misplaced);
     assert!(checker.issues.wrong_headers[&record.position].contains("ce_type"));
     let nameless = ConsumedRecord {
         position: record.position,
@@ -57,7 +60,7 @@ fn headers_are_looked_at() {
 }
 
 #[test]
-fn what_tells_no_event_is_kept_aside() {
+fn unreadable_records_are_collected() {
     let mut checker = new_checker(&SampleRun::empty().truth);
     let values: [Option<&[u8]>; 6] = [
         None,
@@ -72,21 +75,21 @@ fn what_tells_no_event_is_kept_aside() {
         record.value = value.map(<[u8]>::to_vec);
         assert!(check_record(&mut checker, &record).is_none());
     }
-    let strays = &checker.issues.unreadable;
-    assert_eq!(strays.len(), values.len());
-    assert!(strays[0].reason.contains("tombstone"));
-    assert!(strays[1].reason.contains("empty"));
-    assert!(strays[2].reason.contains("EOF"));
-    assert_eq!(strays[4].id.as_deref(), Some("other_1"));
+    let unreadable = &checker.issues.unreadable;
+    assert_eq!(unreadable.len(), values.len());
+    assert!(unreadable[0].reason.contains("tombstone"));
+    assert!(unreadable[1].reason.contains("empty"));
+    assert!(unreadable[2].reason.contains("EOF"));
+    assert_eq!(unreadable[4].id.as_deref(), Some("other_1"));
     assert!(
-        strays
+        unreadable
             .iter()
             .all(|s| s.claimed_ids == [None, Some(sample().id)])
     );
 }
 
 #[test]
-fn a_changed_id_leaves_the_headers_to_tell_whose_record_it_is() {
+fn a_changed_id_is_found_in_the_headers() {
     let mut checker = new_checker(&SampleRun::empty().truth);
     let mut record = sample().record(9);
     let other = SampleEvent::new(4, EventType::RoomOccupancy, "4");
@@ -99,21 +102,21 @@ fn a_changed_id_leaves_the_headers_to_tell_whose_record_it_is() {
 }
 
 #[test]
-fn traffic_tells_its_space_in_the_truth() {
+fn traffic_refers_to_its_space() {
     let traffic = SampleEvent::new(3, EventType::Traffic, r#"{"in":4,"out":1}"#);
     let truth = GroundTruth {
         at_ms: NOW,
         spaces: vec![("space_1".to_owned(), 0), (traffic.room.clone(), 3)],
     };
     let mut checker = new_checker(&truth);
-    let entry = check_record(&mut checker, &traffic.record(1)).unwrap();
-    assert_eq!((entry.space_index, entry.net), (Some(1), 3));
-    let entry = check_record(&mut checker, &sample().record(1)).unwrap();
-    assert_eq!((entry.space_index, entry.net), (None, 0));
+    let digest = check_record(&mut checker, &traffic.record(1)).unwrap();
+    assert_eq!((digest.space_index, digest.net), (Some(1), 3));
+    let digest = check_record(&mut checker, &sample().record(1)).unwrap();
+    assert_eq!((digest.space_index, digest.net), (None, 0));
 }
 
 #[test]
-fn of_long_texts_the_beginning_is_kept() {
+fn long_texts_are_truncated() {
     let mut checker = new_checker(&SampleRun::empty().truth);
     let long = "ü".repeat(100_000);
     let mut record = sample().record(1);
@@ -124,10 +127,10 @@ fn of_long_texts_the_beginning_is_kept() {
     let text = format!(r#"{{"id":"{long}","type":"{long}","timestamp":1,"metadata":{{}}}}"#);
     record.value = Some(text.into_bytes());
     assert!(check_record(&mut checker, &record).is_none());
-    let aside = &checker.issues;
-    let mut texts: Vec<&String> = aside.misplaced.values().collect();
-    texts.extend(aside.wrong_headers.values());
-    texts.push(&aside.unreadable[0].reason);
+    let issues = &checker.issues;
+    let mut texts: Vec<&String> = issues.misplaced.values().collect();
+    texts.extend(issues.wrong_headers.values());
+    texts.push(&issues.unreadable[0].reason);
     assert_eq!(texts.len(), 3);
     for text in texts {
         assert_eq!(text.chars().count(), MAX_TEXT_CHARS + 1, "{text}");

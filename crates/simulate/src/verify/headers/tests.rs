@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 
 use super::*;
+use crate::verify::record_digest::RecordPosition;
 use butlr_event::EventType;
 
 const NOW: i64 = 1_800_000_000_000;
@@ -11,6 +12,31 @@ const EXPECTED: HeaderExpectations = HeaderExpectations {
     max_past_ms: 3 * 86_400_000,
     max_future_ms: 60_000,
 };
+
+/// A record with these headers, published by [`NOW`].
+fn record<'r>(headers: &'r HeaderList<'r>, timestamp_ms: Option<i64>) -> ConsumedRecord<'r> {
+    ConsumedRecord {
+        position: RecordPosition {
+            topic: EventType::RoomOccupancy1Min,
+            partition: 0,
+            offset: 0,
+        },
+        timestamp_ms,
+        latest_publish_ms: NOW,
+        key: None,
+        value: None,
+        headers: Some(headers),
+    }
+}
+
+/// Checks the headers of a record with the event's time as timestamp.
+fn check_headers(headers: &HeaderList<'_>) -> Result<HeaderMarks, String> {
+    check(
+        &record(headers, Some(NOW - 1_234)),
+        &parsed_value(),
+        &EXPECTED,
+    )
+}
 
 fn parsed_value() -> ParsedValue<'static> {
     ParsedValue {
@@ -36,11 +62,11 @@ const GOOD: [(&str, &str); REQUIRED_COUNT] = [
     ("content-type", "application/json"),
 ];
 
-/// The good headers, with these instead or in addition.
+/// Checks the good headers, with these instead or in addition.
 fn check_with(
     changes: &[(&str, &str)],
     timestamp_ms: i64,
-    told: &ParsedValue<'_>,
+    parsed: &ParsedValue<'_>,
     expected: &HeaderExpectations,
 ) -> Result<(), String> {
     let mut headers: Vec<_> = GOOD.to_vec();
@@ -54,7 +80,7 @@ fn check_with(
         .iter()
         .map(|(n, v)| (*n, Some(v.as_bytes())))
         .collect();
-    check(&headers, Some(timestamp_ms), NOW, told, expected).map(drop)
+    check(&record(&headers, Some(timestamp_ms)), parsed, expected).map(drop)
 }
 
 fn check_changed(changes: &[(&str, &str)]) -> Result<(), String> {
@@ -62,7 +88,7 @@ fn check_changed(changes: &[(&str, &str)]) -> Result<(), String> {
 }
 
 #[test]
-fn what_the_contract_says_is_good() {
+fn headers_by_the_contract_are_accepted() {
     assert_eq!(check_changed(&[]), Ok(()));
     let without_org = ParsedValue {
         org: None,
@@ -77,21 +103,16 @@ fn what_the_contract_says_is_good() {
 }
 
 #[test]
-fn each_required_header_is_needed_once_with_its_value() {
+fn each_required_header_is_present_once_with_its_value() {
     for (missing, (name, value)) in GOOD.iter().enumerate() {
         let mut headers: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
         headers.remove(missing);
-        let error =
-            check(&headers, Some(NOW - 1_234), NOW, &parsed_value(), &EXPECTED).unwrap_err();
+        let error = check_headers(&headers).unwrap_err();
         assert!(error.contains(name), "{error}");
         headers.push((name, Some(value.as_bytes())));
-        assert_eq!(
-            check(&headers, Some(NOW - 1_234), NOW, &parsed_value(), &EXPECTED),
-            Ok(HeaderMarks::default())
-        );
+        assert_eq!(check_headers(&headers), Ok(HeaderMarks::default()));
         headers.push((name, Some(value.as_bytes())));
-        let error =
-            check(&headers, Some(NOW - 1_234), NOW, &parsed_value(), &EXPECTED).unwrap_err();
+        let error = check_headers(&headers).unwrap_err();
         assert!(error.contains(name) && error.contains("twice"), "{error}");
         let other = format!("{value}x");
         let error = check_changed(&[(name, &other)]).unwrap_err();
@@ -100,7 +121,7 @@ fn each_required_header_is_needed_once_with_its_value() {
 }
 
 #[test]
-fn optional_headers_are_good_in_their_forms_only() {
+fn optional_headers_have_only_allowed_values() {
     for (name, good, bad) in [
         ("ce_replayedfrom", "spool", ""),
         ("ce_stale", "true", "false"),
@@ -124,7 +145,7 @@ fn optional_headers_are_good_in_their_forms_only() {
 }
 
 #[test]
-fn a_revision_is_one_of_an_occupancy_and_names_what_it_replaces() {
+fn only_occupancy_is_revised_and_a_revision_names_what_it_replaces() {
     let revision = |n, id| check_changed(&[("ce_revision", n), ("ce_supersedes", id)]);
     assert_eq!(revision("1", "event_0"), Ok(()));
     assert_eq!(revision("12", "event_0"), Ok(()));
@@ -148,7 +169,7 @@ fn a_revision_is_one_of_an_occupancy_and_names_what_it_replaces() {
 }
 
 #[test]
-fn no_id_is_in_conflict() {
+fn id_conflicts_are_rejected() {
     for changes in [
         &[
             ("ce_id", "event_1~0123abcd"),
@@ -164,14 +185,14 @@ fn no_id_is_in_conflict() {
 }
 
 #[test]
-fn what_the_answers_must_confirm_is_told() {
-    let tags = |more: &[(&'static str, &'static str)]| {
+fn marks_are_returned() {
+    let marks = |more: &[(&'static str, &'static str)]| {
         let mut headers: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
         headers.extend(more.iter().map(|(n, v)| (*n, Some(v.as_bytes()))));
-        check(&headers, Some(NOW - 1_234), NOW, &parsed_value(), &EXPECTED)
+        check_headers(&headers)
     };
     let none = HeaderMarks::default();
-    let wanted: [(&[_], HeaderMarks); 6] = [
+    let cases: [(&[_], HeaderMarks); 6] = [
         (
             &[("ce_spooled", "true")],
             HeaderMarks {
@@ -210,19 +231,19 @@ fn what_the_answers_must_confirm_is_told() {
         (
             &[("ce_revision", "1"), ("ce_supersedes", "event_0")],
             HeaderMarks {
-                supersedes: Some(hash::hash_bytes(b"event_0")),
+                supersedes: Some(EventIdHash::new("event_0")),
                 ..none
             },
         ),
     ];
-    for (headers, tagged) in wanted {
-        assert_eq!(tags(headers), Ok(tagged), "{headers:?}");
+    for (headers, expected) in cases {
+        assert_eq!(marks(headers), Ok(expected), "{headers:?}");
     }
-    assert!(tags(&[("ce_duplicate", "true")]).is_err());
+    assert!(marks(&[("ce_duplicate", "true")]).is_err());
 }
 
 #[test]
-fn one_is_a_revision_or_stale_or_a_duplicate_or_out_of_order() {
+fn marks_exclude_each_other() {
     let all = [
         &[("ce_revision", "1"), ("ce_supersedes", "event_0")][..],
         &[("ce_stale", "true")],
@@ -246,18 +267,17 @@ fn one_is_a_revision_or_stale_or_a_duplicate_or_out_of_order() {
 }
 
 #[test]
-fn values_are_text() {
+fn values_are_utf8() {
     for value in [None, Some(&[0xff_u8][..])] {
         let mut headers: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
         headers.push(("ce_stale", value));
-        let error =
-            check(&headers, Some(NOW - 1_234), NOW, &parsed_value(), &EXPECTED).unwrap_err();
+        let error = check_headers(&headers).unwrap_err();
         assert!(error.contains("ce_stale"), "{error}");
     }
 }
 
 #[test]
-fn receipt_lies_within_the_run() {
+fn the_time_of_receipt_is_within_the_run() {
     for (time, good) in [
         ("2027-01-15T08:00:00.000Z", true),
         ("2027-01-15T08:00:00.001Z", false),
@@ -275,9 +295,9 @@ fn receipt_lies_within_the_run() {
 }
 
 #[test]
-fn the_timestamp_is_the_events_or_replaced_on_the_side_told() {
+fn the_timestamp_is_the_events_or_replaced_with_the_right_reason() {
     let at = |timestamp_ms, replaced: Option<&str>, event_ms| {
-        let told = ParsedValue {
+        let parsed = ParsedValue {
             timestamp_ms: event_ms,
             ..parsed_value()
         };
@@ -287,7 +307,7 @@ fn the_timestamp_is_the_events_or_replaced_on_the_side_told() {
         let time = time.to_string();
         let mut changes = vec![("ce_time", time.as_str())];
         changes.extend(replaced.map(|r| ("ce_timereplaced", r)));
-        check_with(&changes, timestamp_ms, &told, &EXPECTED).is_ok()
+        check_with(&changes, timestamp_ms, &parsed, &EXPECTED).is_ok()
     };
     assert!(at(NOW - 5, None, NOW - 5));
     assert!(!at(NOW - 4, None, NOW - 5));
@@ -299,7 +319,7 @@ fn the_timestamp_is_the_events_or_replaced_on_the_side_told() {
     assert!(at(NOW - 5, Some("future"), NOW + 90_000));
     assert!(!at(NOW - 5, Some("past"), NOW + 90_000));
     assert!(!at(NOW - 5, Some("elsewhere"), old));
-    // Within what is allowed nothing is replaced, beyond it everything.
+    // Within the limits nothing is replaced, beyond them everything is.
     let day = 86_400_000;
     assert!(!at(NOW - 5, Some("past"), NOW - day));
     assert!(!at(NOW - 5, Some("past"), NOW - 5 - 3 * day));
@@ -310,14 +330,14 @@ fn the_timestamp_is_the_events_or_replaced_on_the_side_told() {
     assert!(!at(NOW - 6 - 3 * day, None, NOW - 6 - 3 * day));
     assert!(at(NOW + 60_000, None, NOW + 60_000));
     assert!(!at(NOW + 60_001, None, NOW + 60_001));
-    // It was not published before it was received.
+    // A record cannot be published before it was received.
     assert!(!at(NOW - 6, Some("past"), old));
     let good: Vec<_> = GOOD.map(|(n, v)| (n, Some(v.as_bytes()))).to_vec();
-    assert!(check(&good, None, NOW, &parsed_value(), &EXPECTED).is_err());
+    assert!(check(&record(&good, None), &parsed_value(), &EXPECTED).is_err());
 }
 
 #[test]
-fn the_time_of_receipt_may_stamp_all() {
+fn the_time_of_receipt_can_be_the_timestamp() {
     let expected = HeaderExpectations {
         timestamps: TimestampBasis::Received,
         ..EXPECTED
@@ -336,7 +356,7 @@ fn the_time_of_receipt_may_stamp_all() {
 }
 
 #[test]
-fn the_first_moment_of_all_is_stamped_with_the_next() {
+fn timestamp_0_becomes_1() {
     let expected = HeaderExpectations {
         max_past_ms: i64::MAX,
         ..EXPECTED

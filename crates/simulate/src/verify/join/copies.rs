@@ -1,26 +1,26 @@
-//! Why an event is there more than once.
+//! Causes of records beyond the first of an event.
 
 use super::{count_attempts, is_stored};
 use crate::journal::{AttemptCause, DeliveryAttempt, RecordedOutcome};
 use crate::verify::report::CopyCounts;
 
-/// Adds what is there beyond the first record of an event to its causes: those of the tries that stored it, as far as
-/// there are as many records also of those whose answer is unknown.
-pub fn count_causes(tries: &[DeliveryAttempt], found: u64, copies: &mut CopyCounts) {
+/// Adds the causes of an event's records beyond the first: those of the attempts that were stored,
+/// and of as many attempts of unknown outcome as there are further records.
+pub fn count_causes(attempts: &[DeliveryAttempt], found: u64, copies: &mut CopyCounts) {
     if found < 2 {
         return;
     }
     copies.all += found - 1;
-    let mut unanswered = found.saturating_sub(count_attempts(tries, is_stored));
+    let mut unexplained = found.saturating_sub(count_attempts(attempts, is_stored));
     let mut causes = Vec::new();
-    for attempt in tries {
-        let unknown = attempt.outcome == RecordedOutcome::Unknown && unanswered > 0;
-        unanswered -= u64::from(unknown);
-        if unknown || is_stored(attempt) {
+    for attempt in attempts {
+        let was_stored = attempt.outcome == RecordedOutcome::Unknown && unexplained > 0;
+        unexplained -= u64::from(was_stored);
+        if was_stored || is_stored(attempt) {
             causes.push(attempt.cause);
         }
     }
-    // The original is the planned one; where that one left no record, whichever came first.
+    // The original is the planned attempt or, if that one left no record, the first of the others.
     let planned = causes.iter().position(|c| *c == AttemptCause::Planned);
     if !causes.is_empty() {
         causes.remove(planned.unwrap_or(0));

@@ -1,58 +1,61 @@
-//! What the bridge may know of one (type, space, timestamp): all that is consistent with the answers so far.
+//! Hypotheses about what the bridge knows of one (type, space, timestamp): all those consistent
+//! with the outcomes so far.
 //!
-//! As long as every answer is known, that is one world, and the oracle tells exactly what comes next. A try without a known
-//! answer may have been stored, at any time from then on, or not: then there are two, and what is answered later tells
-//! which it was.
+//! As long as every outcome is known, there is exactly one hypothesis, and the oracle says what
+//! must come next. An attempt of unknown outcome may have been stored, at any later time, or never.
+//! That makes two hypotheses, and later outcomes show which of them is true.
 
-use crate::hash;
 use crate::oracle::{IdStatus, OracleVerdict, ReadingState};
-use crate::verify::names::is_occupancy;
+use crate::verify::contract::is_occupancy;
+use crate::verify::record_digest::EventIdHash;
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
-/// Of so many at most it is known what comes next.
+/// With more hypotheses than this, outcomes are not judged.
 const MAX_HYPOTHESES: usize = 64;
 
-/// What a record's headers say of it.
+/// The mark in a record's headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordMark {
-    /// Nothing.
+    /// No mark.
     Plain,
-    /// It is a revision of the event with this (hashed) id.
-    Revision(u64),
-    /// It is stale.
+    /// A revision of the event with this id.
+    Revision(EventIdHash),
+    /// Stale.
     Stale,
 }
 
-/// What was answered to a try, and what its record adds to that.
+/// The outcome of an attempt, including the mark of its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObservedOutcome {
-    /// It is the same event again.
+    /// A duplicate of an event with the same id.
     Redelivery,
-    /// It is the same value again.
+    /// A duplicate of an event with the same value.
     Repeat,
-    /// It was stored; marked so, where its record is known.
+    /// Stored, with this mark if the record is known.
     Stored(Option<RecordMark>),
 }
 
-/// All tries of one event that went out one after the other, or overlapping, with nothing about the reading in between. In
-/// which order the bridge had them is not known.
+/// Attempts of one event that were made one after the other or overlapping, without another event
+/// about the same reading in between. The order in which the bridge received them is unknown.
 #[derive(Clone, Debug)]
 pub struct AttemptGroup {
     /// The event.
     pub id: Ksuid,
     /// Its type.
     pub event_type: EventType,
-    /// Its value.
+    /// Hash of its `data`.
     pub data: u64,
-    /// What was answered, as far as it is known.
+    /// The known outcomes.
     pub answered: Vec<ObservedOutcome>,
-    /// Whether there are tries besides whose answer is not known.
+    /// There are further attempts, of unknown outcome.
     pub has_unknown: bool,
-    /// The marks of this event's records to which no answer belongs; `None` where not all records are known.
+    /// The marks of this event's records that belong to no known outcome; `None` if not all records
+    /// are known.
     pub unanswered: Option<Vec<RecordMark>>,
 }
 
+/// A possible state of the bridge's knowledge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Hypothesis {
     reading: ReadingState,
@@ -60,178 +63,196 @@ struct Hypothesis {
     pending: Vec<PendingEvent>,
 }
 
+/// An event that may still be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PendingEvent {
     id: Ksuid,
     event_type: EventType,
     data: u64,
-    /// Whether there may be a record of it.
+    /// One of the event's records may be that of the pending attempt.
     may_have_record: bool,
 }
 
-/// How a group fits what is known.
+/// The part of its knowledge that a bridge seems to have forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Forgotten {
+    Id,
+    Value,
+    IdAndValue,
+}
+
+/// An explanation of the outcomes of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Explanation {
-    /// As the rules say.
+    /// The outcomes follow the rules.
     Consistent(OracleVerdict),
-    /// So, if the bridge had forgotten the id of a repeat, which no record tells.
+    /// The outcomes follow the rules for a bridge that forgot the id of a repeat, which has no
+    /// record.
     ForgotRepeat(OracleVerdict),
-    /// As if the bridge had not known of what is stored; the rules say this.
+    /// The bridge acted as if it did not know a stored event. By the rules the verdict is this one.
     Unrecognised(OracleVerdict),
-    /// It rests on something from before the run.
+    /// The outcomes depend on an event from before the run.
     BeforeRun,
-    /// Nothing explains it; the rules say this.
+    /// The outcomes contradict the rules. By the rules the verdict is this one.
     Contradicted(OracleVerdict),
-    /// Too much is not known.
+    /// Too much is unknown.
     Undetermined,
 }
 
-/// All that may be.
+/// All hypotheses that are consistent with the outcomes so far. Never empty.
 #[derive(Clone, Debug)]
 pub struct Hypotheses(Vec<Hypothesis>);
 
 impl Hypotheses {
-    /// Nothing is stored yet.
+    /// Starts with the hypothesis that nothing is stored.
     pub fn new() -> Self {
         Self(vec![Hypothesis::default()])
     }
 
-    /// The next group. Afterwards only the worlds are left that explain it.
+    /// Explains the next group, and drops the hypotheses that do not.
     pub fn observe(&mut self, group: &AttemptGroup) -> Explanation {
         self.expand_pending();
         if self.0.len() > MAX_HYPOTHESES {
             self.assume_answered(group);
             return Explanation::Undetermined;
         }
-        let says = self.0[0]
+        let expected = self.0[0]
             .reading
             .classify(group.event_type, group.id, group.data);
         if group.answered.is_empty() && !group.has_unknown {
-            return Explanation::Consistent(says);
+            return Explanation::Consistent(expected);
         }
-        let unhindered = AttemptGroup {
+        let any_records = AttemptGroup {
             unanswered: None,
             ..group.clone()
         };
-        // What is there and what is not tells which tries were stored; unless records are missing, which is told elsewhere.
-        for group in [group, &unhindered] {
+        // The records show which attempts were stored, unless some are missing. Missing records are
+        // reported elsewhere, so the second try ignores the records.
+        for group in [group, &any_records] {
             if let Some(verdict) = self.retain_explaining(group, Hypothesis::clone) {
                 return Explanation::Consistent(verdict);
             }
         }
         let id = group.id;
-        let no_repeat = |w: &Hypothesis| match w.reading.id_status(id) {
-            Some(IdStatus::Repeat) => w.without(Some(id), false),
-            _ => w.clone(),
+        let without_repeat = |hypothesis: &Hypothesis| match hypothesis.reading.id_status(id) {
+            Some(IdStatus::Repeat) => hypothesis.without(Forgotten::Id, id),
+            _ => hypothesis.clone(),
         };
-        let once = unhindered.deduplicate_answers(|heard| heard == ObservedOutcome::Repeat);
-        if self.retain_explaining(&once, no_repeat).is_some() {
-            return Explanation::ForgotRepeat(says);
+        let one_repeat =
+            any_records.deduplicate_answers(|outcome| outcome == ObservedOutcome::Repeat);
+        if self
+            .retain_explaining(&one_repeat, without_repeat)
+            .is_some()
+        {
+            return Explanation::ForgotRepeat(expected);
         }
         if self.is_before_run(group) {
             self.assume_answered(group);
             return Explanation::BeforeRun;
         }
-        let once = unhindered.deduplicate_answers(|heard| heard != ObservedOutcome::Redelivery);
-        let all_but_plain = once.without_plain();
-        if all_but_plain.answered.len() < group.answered.len()
+        let without_plain = any_records
+            .deduplicate_answers(|outcome| outcome != ObservedOutcome::Redelivery)
+            .without_plain();
+        if without_plain.answered.len() < group.answered.len()
             && self
-                .retain_explaining(&all_but_plain, Hypothesis::clone)
+                .retain_explaining(&without_plain, Hypothesis::clone)
                 .is_some()
         {
             return Explanation::Unrecognised(OracleVerdict::Redelivery);
         }
-        for (known, value) in [(true, false), (false, true), (true, true)] {
-            let (id, group) = match known {
-                true => (Some(id), &all_but_plain),
-                false => (None, &unhindered),
-            };
+        for (forgotten, group) in [
+            (Forgotten::Id, &without_plain),
+            (Forgotten::Value, &any_records),
+            (Forgotten::IdAndValue, &without_plain),
+        ] {
             if self
-                .retain_explaining(group, |w| w.without(id, value))
+                .retain_explaining(group, |hypothesis| hypothesis.without(forgotten, id))
                 .is_some()
             {
-                return Explanation::Unrecognised(says);
+                return Explanation::Unrecognised(expected);
             }
         }
         self.assume_answered(group);
-        Explanation::Contradicted(says)
+        Explanation::Contradicted(expected)
     }
 
-    /// Keeps the worlds that explain a group, once they are `seen` so; what it is in the first of them. Where none does,
-    /// all stay.
+    /// Retains the hypotheses that explain a group after they are changed by `assume`. Returns the
+    /// verdict in the first of them. If none explains the group, all are retained unchanged.
     fn retain_explaining(
         &mut self,
         group: &AttemptGroup,
-        seen: impl Fn(&Hypothesis) -> Hypothesis,
+        assume: impl Fn(&Hypothesis) -> Hypothesis,
     ) -> Option<OracleVerdict> {
-        let mut after: Vec<Hypothesis> = Vec::new();
-        let mut verdict = None;
-        for world in &self.0 {
-            let world = seen(world);
-            let told = world
+        let mut successors: Vec<Hypothesis> = Vec::new();
+        let mut first_verdict = None;
+        for hypothesis in &self.0 {
+            let hypothesis = assume(hypothesis);
+            let verdict = hypothesis
                 .reading
                 .classify(group.event_type, group.id, group.data);
-            let before = after.len();
-            world.push_successors(group, told, &mut after);
-            if after.len() > before {
-                verdict = verdict.or(Some(told));
+            let before = successors.len();
+            hypothesis.push_successors(group, verdict, &mut successors);
+            if successors.len() > before {
+                first_verdict = first_verdict.or(Some(verdict));
             }
         }
-        if verdict.is_some() {
-            self.0 = deduplicate(after);
+        if first_verdict.is_some() {
+            self.0 = deduplicate(successors);
         }
-        verdict
+        first_verdict
     }
 
-    /// Whether what was heard can only rest on a value from before the run.
+    /// Returns `true` if the outcomes can only depend on a value from before the run.
     fn is_before_run(&self, group: &AttemptGroup) -> bool {
-        let none =
-            |w: &Hypothesis| w.reading.current.is_none() && w.reading.id_status(group.id).is_none();
-        let rests = |heard: &ObservedOutcome| match heard {
+        let knows_nothing = |hypothesis: &Hypothesis| {
+            let reading = &hypothesis.reading;
+            reading.current.is_none() && reading.id_status(group.id).is_none()
+        };
+        let needs_value = |outcome: &ObservedOutcome| match outcome {
             ObservedOutcome::Repeat => true,
             ObservedOutcome::Stored(Some(mark)) => *mark != RecordMark::Plain,
             _ => false,
         };
         is_occupancy(group.event_type)
-            && self.0.iter().any(none)
-            && group.answered.iter().any(rests)
+            && self.0.iter().any(knows_nothing)
+            && group.answered.iter().any(needs_value)
     }
 
-    /// Takes for granted what was heard, whatever explains it.
+    /// Assumes that the outcomes are right, whatever the rules say.
     fn assume_answered(&mut self, group: &AttemptGroup) {
-        let verdict = group.answered.iter().find_map(|heard| match heard {
+        let verdict = group.answered.iter().find_map(|outcome| match outcome {
             ObservedOutcome::Redelivery => None,
             ObservedOutcome::Repeat => Some(OracleVerdict::First),
             ObservedOutcome::Stored(Some(RecordMark::Stale)) => Some(OracleVerdict::Stale),
             ObservedOutcome::Stored(_) => Some(OracleVerdict::First),
         });
-        for world in &mut self.0 {
-            world.pending.retain(|pending| pending.id != group.id);
+        for hypothesis in &mut self.0 {
+            hypothesis.pending.retain(|pending| pending.id != group.id);
             if let Some(verdict) = verdict {
-                world.reading.apply(verdict, group.id, group.data);
+                hypothesis.reading.apply(verdict, group.id, group.data);
             }
         }
         self.0 = deduplicate(std::mem::take(&mut self.0));
         self.0.truncate(MAX_HYPOTHESES);
     }
 
-    /// What is pending may have been stored by now.
+    /// Adds the hypotheses in which pending events have been stored by now.
     fn expand_pending(&mut self) {
         let mut n = 0;
         while n < self.0.len() && self.0.len() <= MAX_HYPOTHESES {
-            for place in 0..self.0[n].pending.len() {
-                let mut world = self.0[n].clone();
+            for index in 0..self.0[n].pending.len() {
+                let mut hypothesis = self.0[n].clone();
                 let PendingEvent {
                     id,
                     event_type,
                     data,
-                    may_have_record: recorded,
-                } = world.pending.remove(place);
-                let verdict = world.reading.classify(event_type, id, data);
-                world.reading.apply(verdict, id, data);
-                let may_be = recorded || verdict.is_duplicate();
-                if may_be && !self.0.contains(&world) {
-                    self.0.push(world);
+                    may_have_record,
+                } = hypothesis.pending.remove(index);
+                let verdict = hypothesis.reading.classify(event_type, id, data);
+                hypothesis.reading.apply(verdict, id, data);
+                let is_possible = may_have_record || verdict.is_duplicate();
+                if is_possible && !self.0.contains(&hypothesis) {
+                    self.0.push(hypothesis);
                 }
             }
             n += 1;
@@ -240,81 +261,86 @@ impl Hypotheses {
 }
 
 impl AttemptGroup {
-    /// As if what was heard twice of such had been heard once.
-    fn deduplicate_answers(&self, of: impl Fn(ObservedOutcome) -> bool) -> Self {
-        let mut heard: Vec<ObservedOutcome> = Vec::with_capacity(self.answered.len());
-        for each in &self.answered {
-            if !of(*each) || !heard.contains(each) {
-                heard.push(*each);
+    /// Returns the group with each known outcome that `matches` only once.
+    fn deduplicate_answers(&self, matches: impl Fn(ObservedOutcome) -> bool) -> Self {
+        let mut answered: Vec<ObservedOutcome> = Vec::with_capacity(self.answered.len());
+        for outcome in &self.answered {
+            if !matches(*outcome) || !answered.contains(outcome) {
+                answered.push(*outcome);
             }
         }
         Self {
-            answered: heard,
+            answered,
             ..self.clone()
         }
     }
 
-    /// As if tries had not been that were taken for something new, beside others that were not.
+    /// Returns the group without the attempts that were classified as new, if others were
+    /// classified as a repeat, a revision or stale.
     fn without_plain(&self) -> Self {
-        let plain = |heard: &ObservedOutcome| {
+        let is_plain = |outcome: &ObservedOutcome| {
             matches!(
-                heard,
+                outcome,
                 ObservedOutcome::Stored(Some(RecordMark::Plain) | None)
             )
         };
-        let other =
-            |heard: &ObservedOutcome| !plain(heard) && *heard != ObservedOutcome::Redelivery;
+        let is_other = |outcome: &ObservedOutcome| {
+            !is_plain(outcome) && *outcome != ObservedOutcome::Redelivery
+        };
         let mut group = self.clone();
-        if group.answered.iter().any(other) {
-            group.answered.retain(|heard| !plain(heard));
+        if group.answered.iter().any(is_other) {
+            group.answered.retain(|outcome| !is_plain(outcome));
         }
         group
     }
 }
 
 impl Hypothesis {
-    /// As if this id, or the value, were not known.
-    fn without(&self, id: Option<Ksuid>, value: bool) -> Self {
-        let mut world = self.clone();
-        world.reading.ids.retain(|(known, _)| Some(*known) != id);
-        if value {
-            world.reading.current = None;
+    /// Returns the hypothesis without this id, or without the current value.
+    fn without(&self, forgotten: Forgotten, id: Ksuid) -> Self {
+        let mut hypothesis = self.clone();
+        if matches!(forgotten, Forgotten::Id | Forgotten::IdAndValue) {
+            hypothesis.reading.ids.retain(|(known, _)| *known != id);
         }
-        world
+        if matches!(forgotten, Forgotten::Value | Forgotten::IdAndValue) {
+            hypothesis.reading.current = None;
+        }
+        hypothesis
     }
 
-    /// Adds the worlds that this one can be after a group, if the event is `verdict` in it.
+    /// Pushes the hypotheses that can follow from this one after a group whose event has this
+    /// verdict; none if the verdict does not explain the outcomes.
     fn push_successors(
         mut self,
         group: &AttemptGroup,
         verdict: OracleVerdict,
-        all: &mut Vec<Hypothesis>,
+        successors: &mut Vec<Hypothesis>,
     ) {
-        let again = |heard: &&ObservedOutcome| **heard == ObservedOutcome::Redelivery;
-        let redelivered = group.answered.iter().filter(again).count();
+        let is_redelivery = |outcome: &&ObservedOutcome| **outcome == ObservedOutcome::Redelivery;
+        let redelivered = group.answered.iter().filter(is_redelivery).count();
         if verdict == OracleVerdict::Redelivery {
             if redelivered == group.answered.len() {
-                all.push(self);
+                successors.push(self);
             }
             return;
         }
-        let fitting = group
+        let consistent = group
             .answered
             .iter()
-            .filter(|heard| self.is_consistent(**heard, verdict))
+            .filter(|outcome| self.is_consistent(**outcome, verdict))
             .count();
-        if fitting + redelivered != group.answered.len() || fitting > 1 {
+        if consistent + redelivered != group.answered.len() || consistent > 1 {
             return;
         }
         let (id, data) = (group.id, group.data);
-        if fitting == 0 {
+        if consistent == 0 {
             if !group.has_unknown {
                 return;
             }
             if redelivered == 0 {
-                let mut world = self.clone();
-                world.pending.retain(|pending| pending.id != id);
-                world.pending.push(PendingEvent {
+                let mut hypothesis = self.clone();
+                hypothesis.pending.retain(|pending| pending.id != id);
+                hypothesis.pending.push(PendingEvent {
                     id,
                     event_type: group.event_type,
                     data,
@@ -323,28 +349,30 @@ impl Hypothesis {
                         .as_ref()
                         .is_none_or(|marks| !marks.is_empty()),
                 });
-                // One order, so that equal worlds are found to be so.
-                world.pending.sort_unstable_by_key(|pending| pending.id);
-                all.push(world);
+                // Sorted, so that equal hypotheses compare as equal.
+                hypothesis
+                    .pending
+                    .sort_unstable_by_key(|pending| pending.id);
+                successors.push(hypothesis);
             }
-            // One that nobody heard of was the first.
-            let left = |marks: &Vec<RecordMark>| {
+            // An attempt of unknown outcome was the first one.
+            let has_its_record = |marks: &Vec<RecordMark>| {
                 marks
                     .iter()
                     .any(|mark| self.is_consistent(ObservedOutcome::Stored(Some(*mark)), verdict))
             };
-            if !verdict.is_duplicate() && !group.unanswered.as_ref().is_none_or(left) {
+            if !verdict.is_duplicate() && !group.unanswered.as_ref().is_none_or(has_its_record) {
                 return;
             }
         }
         self.pending.retain(|pending| pending.id != id);
         self.reading.apply(verdict, id, data);
-        all.push(self);
+        successors.push(self);
     }
 
-    /// Whether that is what is heard of such an event.
-    fn is_consistent(&self, heard: ObservedOutcome, verdict: OracleVerdict) -> bool {
-        match (verdict, heard) {
+    /// Returns `true` if an event with this verdict has this outcome.
+    fn is_consistent(&self, outcome: ObservedOutcome, verdict: OracleVerdict) -> bool {
+        match (verdict, outcome) {
             (OracleVerdict::Repeat, ObservedOutcome::Repeat) => true,
             (
                 OracleVerdict::First | OracleVerdict::Revision | OracleVerdict::Stale,
@@ -356,25 +384,28 @@ impl Hypothesis {
             (OracleVerdict::Stale, ObservedOutcome::Stored(Some(mark))) => {
                 mark == RecordMark::Stale
             }
-            (OracleVerdict::Revision, ObservedOutcome::Stored(Some(RecordMark::Revision(of)))) => {
+            (
+                OracleVerdict::Revision,
+                ObservedOutcome::Stored(Some(RecordMark::Revision(superseded))),
+            ) => {
                 let current = self.reading.current.as_ref();
-                current.is_some_and(|current| of == hash_superseded_id(current.id))
+                current.is_some_and(|current| superseded == hash_event_id(current.id))
             }
             _ => false,
         }
     }
 }
 
-/// How an id stands in [`Mark::Revision`].
-pub fn hash_superseded_id(id: Ksuid) -> u64 {
-    hash::hash_bytes(format!("event_{id}").as_bytes())
+/// Returns the hash of an id as it appears in headers.
+pub fn hash_event_id(id: Ksuid) -> EventIdHash {
+    EventIdHash::new(&format!("event_{id}"))
 }
 
-fn deduplicate(worlds: Vec<Hypothesis>) -> Vec<Hypothesis> {
-    let mut distinct: Vec<Hypothesis> = Vec::with_capacity(worlds.len());
-    for world in worlds {
-        if !distinct.contains(&world) {
-            distinct.push(world);
+fn deduplicate(hypotheses: Vec<Hypothesis>) -> Vec<Hypothesis> {
+    let mut distinct: Vec<Hypothesis> = Vec::with_capacity(hypotheses.len());
+    for hypothesis in hypotheses {
+        if !distinct.contains(&hypothesis) {
+            distinct.push(hypothesis);
         }
     }
     distinct

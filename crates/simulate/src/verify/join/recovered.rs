@@ -1,8 +1,9 @@
-//! Tries that were answered spooled, and whose entry was dropped because the topic held the event already.
+//! Spooled attempts whose entry was dropped because the topic already held the event.
 //!
-//! A bridge that was started again looks for what it finds in its spool in the topics, by id, and removes what is there:
-//! whichever try stored it. Of several tries that it did not recognise, as what it had stored was not known again yet, one
-//! record is then enough. That of a try that was answered published is never dropped.
+//! A restarted bridge looks up the entries in its spool in the topics, by id, and drops those that
+//! it finds, whichever attempt stored them. So one record can be enough for several attempts, if
+//! the bridge had not yet rebuilt its knowledge and did not recognise them as duplicates. The
+//! record of a published attempt is never dropped.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,7 @@ use crate::journal::{DeliveryAttempt, RecordedOutcome};
 use crate::verify::record_digest::RecordDigest;
 use butlr_event::ksuid::Ksuid;
 
-/// Of an event.
+/// Attempts and records of one event.
 #[derive(Default)]
 struct RecoveryTally {
     published: u64,
@@ -18,45 +19,45 @@ struct RecoveryTally {
     records: u64,
 }
 
-/// Takes so many tries that were answered spooled for such whose record may be there or not as there are too few records,
-/// where each event is there at least once, and as often as it was answered published. Returns how many.
-pub fn release_recovered(attempts: &mut [DeliveryAttempt], entries: &[RecordDigest]) -> u64 {
+/// Changes the outcome of spooled attempts to unknown, as many as there are records missing, for
+/// events with at least one record and one per published attempt. Returns the number of changes.
+pub fn release_recovered(attempts: &mut [DeliveryAttempt], records: &[RecordDigest]) -> u64 {
     let mut tallies: HashMap<Ksuid, RecoveryTally> = HashMap::new();
     for attempt in &*attempts {
-        let tally = match attempt.outcome {
+        let count = match attempt.outcome {
             RecordedOutcome::Published => &mut tallies.entry(attempt.id).or_default().published,
             RecordedOutcome::Spooled => &mut tallies.entry(attempt.id).or_default().spooled,
             _ => continue,
         };
-        *tally += 1;
+        *count += 1;
     }
     tallies.retain(|_, tally| tally.spooled > 0 && tally.published + tally.spooled > 1);
     if tallies.is_empty() {
         return 0;
     }
-    for entry in entries {
-        if let Some(tally) = tallies.get_mut(&entry.id) {
+    for record in records {
+        if let Some(tally) = tallies.get_mut(&record.id) {
             tally.records += 1;
         }
     }
     let mut missing: HashMap<Ksuid, u64> = HashMap::new();
     for (id, tally) in tallies {
-        let lacks = (tally.published + tally.spooled).saturating_sub(tally.records);
-        if lacks > 0 && tally.records >= tally.published.max(1) {
-            missing.insert(id, lacks);
+        let count = (tally.published + tally.spooled).saturating_sub(tally.records);
+        if count > 0 && tally.records >= tally.published.max(1) {
+            missing.insert(id, count);
         }
     }
-    let mut set_free = 0;
-    // The last ones: what is there is the first one's more likely than not.
+    let mut released = 0;
+    // The last attempts first: the records are more likely those of the first ones.
     for attempt in attempts.iter_mut().rev() {
         if attempt.outcome == RecordedOutcome::Spooled
-            && let Some(lacks) = missing.get_mut(&attempt.id)
-            && *lacks > 0
+            && let Some(count) = missing.get_mut(&attempt.id)
+            && *count > 0
         {
-            *lacks -= 1;
+            *count -= 1;
             attempt.outcome = RecordedOutcome::Unknown;
-            set_free += 1;
+            released += 1;
         }
     }
-    set_free
+    released
 }

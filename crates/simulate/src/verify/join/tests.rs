@@ -6,18 +6,19 @@ use crate::verify::DuplicatePolicy;
 
 const OCCUPANCY: EventType = EventType::RoomOccupancy;
 
-/// Forty events of two types, of which each was published once and named in its answer; TRAFFIC adds up to 7 × 20.
+/// Creates a run of forty events of two types. Each was published once, at its reported position.
+/// TRAFFIC adds up.
 fn sample_run() -> SampleRun {
-    let mut world = SampleRun::empty();
+    let mut run = SampleRun::empty();
     for n in 0..20 {
-        world.publish(&SampleEvent::new(n, OCCUPANCY, "4"), AttemptCause::Planned);
-        world.publish(&traffic(n), AttemptCause::Planned);
+        run.publish(&SampleEvent::new(n, OCCUPANCY, "4"), AttemptCause::Planned);
+        run.publish(&traffic(n), AttemptCause::Planned);
     }
     for n in 0..7 {
-        let there = (0..20).filter(|k| k % 7 == n).count() as u32 * 2;
-        world.truth.spaces.push((traffic(n).room, there));
+        let people = (0..20).filter(|k| k % 7 == n).count() as u32 * 2;
+        run.truth.spaces.push((traffic(n).room, people));
     }
-    world
+    run
 }
 
 fn traffic(n: u64) -> SampleEvent {
@@ -42,33 +43,34 @@ fn violations(report: &VerificationReport) -> Vec<(Property, u64)> {
     all.filter(|(_, n)| *n > 0).collect()
 }
 
-/// The only violation, in this property.
+/// Returns the only violation of the run, which must be of this property.
 #[track_caller]
-fn only_violation(world: &SampleRun, property: Property) -> Violation {
-    let report = world.verify();
+fn only_violation(run: &SampleRun, property: Property) -> Violation {
+    let report = run.verify();
     assert_eq!(violations(&report), [(property, 1)], "{report}");
     report.finding(property).first[0].clone()
 }
 
-/// Of an occupancy record and of a TRAFFIC record, of originals and of copies, the world with it changed.
+/// Returns runs with one changed record: of occupancy and of TRAFFIC, in originals and in copies.
 fn changed_runs(
     change: impl Fn(&mut SampleRun, usize),
 ) -> impl Iterator<Item = (SampleRun, String)> {
-    let cases = [(6, true), (6, false), (7, true), (7, false)];
-    cases.into_iter().map(move |(n, originals)| {
-        let mut world = sample_run();
-        world.originals = originals;
-        let id = format!("event_{}", world.attempts[n].id);
-        change(&mut world, n);
-        (world, id)
+    use TopicSet::{Copies, Originals};
+    let cases = [(6, Originals), (6, Copies), (7, Originals), (7, Copies)];
+    cases.into_iter().map(move |(n, topics)| {
+        let mut run = sample_run();
+        run.topics = topics;
+        let id = format!("event_{}", run.attempts[n].id);
+        change(&mut run, n);
+        (run, id)
     })
 }
 
 #[test]
-fn a_whole_world_holds() {
-    let mut world = sample_run();
-    world.duplicates = DuplicatePolicy::Expected;
-    let report = world.verify();
+fn an_intact_run_is_proved() {
+    let mut run = sample_run();
+    run.duplicates = DuplicatePolicy::Expected;
+    let report = run.verify();
     assert!(report.is_proved(), "{report}");
     for property in Property::ALL {
         let finding = report.finding(property);
@@ -82,50 +84,50 @@ fn a_whole_world_holds() {
 }
 
 #[test]
-fn one_missing_is_one_violation() {
-    for (world, id) in changed_runs(|world, n| drop(world.records.remove(n))) {
-        let violation = only_violation(&world, Property::Stored);
+fn a_missing_record_is_one_violation() {
+    for (run, id) in changed_runs(|run, n| drop(run.records.remove(n))) {
+        let violation = only_violation(&run, Property::Stored);
         assert_eq!(violation.id, Some(id));
         assert!(violation.text.contains("published"), "{}", violation.text);
     }
 }
 
 #[test]
-fn one_there_twice_is_one_violation() {
-    for (world, id) in changed_runs(|world, n| {
-        let mut copy = world.records[n].clone();
+fn a_copied_record_is_one_violation() {
+    for (run, id) in changed_runs(|run, n| {
+        let mut copy = run.records[n].clone();
         copy.position.offset = 1_000;
-        world.records.push(copy);
+        run.records.push(copy);
     }) {
-        let violation = only_violation(&world, Property::RecordCount);
+        let violation = only_violation(&run, Property::RecordCount);
         assert_eq!(violation.id, Some(id));
         assert_eq!(violation.position.unwrap().offset, 1_000);
         assert!(violation.text.contains("twice"), "{}", violation.text);
-        assert_eq!(world.verify().copies.unexplained(), 1);
+        assert_eq!(run.verify().copies.unexplained(), 1);
     }
 }
 
 #[test]
-fn one_changed_is_one_violation_whatever_was_changed() {
+fn a_changed_record_is_one_violation_whatever_was_changed() {
     type RunChange<'a> = &'a dyn Fn(&mut SampleRun, usize);
     let changes: [RunChange<'_>; 9] = [
-        &|world, n| world.records[n].replace_in_value("v1.0.0", "v1.0.1"),
-        &|world, n| world.records[n].replace_in_value("\"timestamp\":1", "\"timestamp\":2"),
-        &|world, n| world.records[n].replace_in_value("room_ü", "room_u"),
-        &|world, n| world.records[n].replace_in_value("\"id\":\"event_", "\"id\":\"event-"),
-        &|world, n| {
-            let id = world.attempts[n].id.to_string();
+        &|run, n| run.records[n].replace_in_value("v1.0.0", "v1.0.1"),
+        &|run, n| run.records[n].replace_in_value("\"timestamp\":1", "\"timestamp\":2"),
+        &|run, n| run.records[n].replace_in_value("room_ü", "room_u"),
+        &|run, n| run.records[n].replace_in_value("\"id\":\"event_", "\"id\":\"event-"),
+        &|run, n| {
+            let id = run.attempts[n].id.to_string();
             let other = SampleEvent::new(77, OCCUPANCY, "4").id.to_string();
-            world.records[n].replace_in_value(&id, &other);
+            run.records[n].replace_in_value(&id, &other);
         },
-        &|world, n| world.records[n].replace_in_value("\"metadata\":", "\"metadata\""),
-        &|world, n| world.records[n].value = None,
-        &|world, n| world.records[n].value = Some(Vec::new()),
-        &|world, n| world.records[n].replace_in_value("\"data\":", "\"data\": "),
+        &|run, n| run.records[n].replace_in_value("\"metadata\":", "\"metadata\""),
+        &|run, n| run.records[n].value = None,
+        &|run, n| run.records[n].value = Some(Vec::new()),
+        &|run, n| run.records[n].replace_in_value("\"data\":", "\"data\": "),
     ];
     for change in changes {
-        for (world, id) in changed_runs(change) {
-            let violation = only_violation(&world, Property::Intact);
+        for (run, id) in changed_runs(change) {
+            let violation = only_violation(&run, Property::Intact);
             assert_eq!(violation.id, Some(id));
             assert!(violation.position.is_some());
         }
@@ -133,71 +135,71 @@ fn one_changed_is_one_violation_whatever_was_changed() {
 }
 
 #[test]
-fn one_put_elsewhere_is_one_violation() {
-    for (world, id) in changed_runs(|world, n| world.records[n].key = Some(b"x".to_vec())) {
-        assert_eq!(only_violation(&world, Property::Placement).id, Some(id));
+fn a_misplaced_record_is_one_violation() {
+    for (run, id) in changed_runs(|run, n| run.records[n].key = Some(b"x".to_vec())) {
+        assert_eq!(only_violation(&run, Property::Placement).id, Some(id));
     }
-    let elsewhere = changed_runs(|world, n| {
-        let record = &mut world.records[n];
+    let elsewhere = changed_runs(|run, n| {
+        let record = &mut run.records[n];
         record.position.partition = (record.position.partition + 1) % 6;
-        world.attempts[n].reported_position =
-            Some((record.position.partition, record.position.offset));
+        run.attempts[n].reported_position = Some(ReportedPosition {
+            partition: record.position.partition,
+            offset: record.position.offset,
+        });
     });
-    for (world, id) in elsewhere {
-        assert_eq!(only_violation(&world, Property::Placement).id, Some(id));
+    for (run, id) in elsewhere {
+        assert_eq!(only_violation(&run, Property::Placement).id, Some(id));
     }
 }
 
 #[test]
-fn one_with_another_header_or_timestamp_is_one_violation() {
-    for (world, id) in
-        changed_runs(|world, n| *world.records[n].header("ce_time") = b"now".to_vec())
-    {
-        let violation = only_violation(&world, Property::Headers);
+fn a_wrong_header_or_timestamp_is_one_violation() {
+    for (run, id) in changed_runs(|run, n| *run.records[n].header("ce_time") = b"now".to_vec()) {
+        let violation = only_violation(&run, Property::Headers);
         assert_eq!(violation.id, Some(id));
         assert!(violation.text.contains("ce_time"), "{}", violation.text);
     }
-    for (world, _) in changed_runs(|world, n| world.records[n].timestamp_ms = Some(5)) {
-        only_violation(&world, Property::Headers);
+    for (run, _) in changed_runs(|run, n| run.records[n].timestamp_ms = Some(5)) {
+        only_violation(&run, Property::Headers);
     }
 }
 
 #[test]
-fn one_that_was_not_sent_is_one_violation() {
+fn an_unknown_record_is_one_violation() {
     for sample in [SampleEvent::new(500, OCCUPANCY, "4"), traffic(500)] {
-        let mut world = sample_run();
-        world.add_record(&sample);
-        let violation = only_violation(&world, Property::Sent);
+        let mut run = sample_run();
+        run.add_record(&sample);
+        let violation = only_violation(&run, Property::Sent);
         assert_eq!(violation.id, Some(format!("event_{}", sample.id)));
     }
-    let mut world = sample_run();
-    world.add_record(&SampleEvent::new(500, OCCUPANCY, "4"));
-    world.records.last_mut().unwrap().value = None;
-    *world.records.last_mut().unwrap().header("ce_id") = b"?".to_vec();
-    only_violation(&world, Property::Sent);
+    let mut run = sample_run();
+    run.add_record(&SampleEvent::new(500, OCCUPANCY, "4"));
+    run.records.last_mut().unwrap().value = None;
+    *run.records.last_mut().unwrap().header("ce_id") = b"?".to_vec();
+    only_violation(&run, Property::Sent);
 }
 
 #[test]
-fn one_that_was_refused_must_not_be_there() {
+fn a_refused_event_has_no_record() {
     let sample = SampleEvent::new(500, OCCUPANCY, "4");
-    let mut world = sample_run();
-    world.add_attempt(&sample, AttemptCause::Planned, RecordedOutcome::Refused);
-    assert!(world.verify().is_proved());
-    world.add_record(&sample);
-    only_violation(&world, Property::Sent);
-    // A try that was not heard may have stored it.
-    world.add_attempt(&sample, AttemptCause::Planned, RecordedOutcome::Unknown);
-    assert!(world.verify().is_proved());
+    let mut run = sample_run();
+    run.add_attempt(&sample, AttemptCause::Planned, RecordedOutcome::Refused);
+    assert!(run.verify().is_proved());
+    run.add_record(&sample);
+    only_violation(&run, Property::Sent);
+    // An attempt of unknown outcome may have stored it.
+    run.add_attempt(&sample, AttemptCause::Planned, RecordedOutcome::Unknown);
+    assert!(run.verify().is_proved());
 }
 
 #[test]
-fn offsets_are_those_of_the_answers() {
-    let mut world = sample_run();
-    world.attempts[4].reported_position = Some((world.records[4].position.partition, 999));
-    let violation = only_violation(&world, Property::ReportedPosition);
+fn records_are_at_the_reported_positions() {
+    let mut run = sample_run();
+    run.attempts[4].reported_position.as_mut().unwrap().offset = 999;
+    let violation = only_violation(&run, Property::ReportedPosition);
     assert!(violation.text.contains("offset 999"), "{}", violation.text);
-    world.originals = false;
-    let report = world.verify();
+    run.topics = TopicSet::Copies;
+    let report = run.verify();
     assert!(report.is_proved());
     assert!(
         report
@@ -208,9 +210,9 @@ fn offsets_are_those_of_the_answers() {
 }
 
 #[test]
-fn without_a_known_answer_it_may_be_there_or_not() {
+fn an_unknown_outcome_allows_a_record_or_none() {
     let sample = SampleEvent::new(500, OCCUPANCY, "4");
-    for (answers, least, most) in [
+    for (outcomes, least, most) in [
         (&[RecordedOutcome::Unknown][..], 0, 1),
         (&[RecordedOutcome::Unknown, RecordedOutcome::Unknown], 0, 2),
         (
@@ -236,12 +238,12 @@ fn without_a_known_answer_it_may_be_there_or_not() {
         ),
     ] {
         for found in 0..4 {
-            let mut world = sample_run();
-            for answer in answers {
-                world.add_attempt(&sample, AttemptCause::Planned, *answer);
+            let mut run = sample_run();
+            for outcome in outcomes {
+                run.add_attempt(&sample, AttemptCause::Planned, *outcome);
             }
-            (0..found).for_each(|_| world.add_record(&sample));
-            let report = world.verify();
+            (0..found).for_each(|_| run.add_record(&sample));
+            let report = run.verify();
             let expected = match found {
                 n if (least..=most).contains(&n) => vec![],
                 0 => vec![(Property::Stored, 1)],
@@ -250,14 +252,14 @@ fn without_a_known_answer_it_may_be_there_or_not() {
             assert_eq!(
                 violations(&report),
                 expected,
-                "{answers:?}, {found}: {report}"
+                "{outcomes:?}, {found}: {report}"
             );
         }
     }
 }
 
 #[test]
-fn a_repeat_needs_its_equal() {
+fn a_repeat_needs_a_record_with_the_same_value() {
     let first = SampleEvent::new(500, OCCUPANCY, "4");
     let repeat = SampleEvent {
         id: SampleEvent::new(501, OCCUPANCY, "4").id,
@@ -267,13 +269,13 @@ fn a_repeat_needs_its_equal() {
         data: "5",
         ..repeat.clone()
     };
-    let with = |sample: &SampleEvent, answers: &[RecordedOutcome]| {
-        let mut world = sample_run();
-        world.publish(&first, AttemptCause::Planned);
-        for answer in answers {
-            world.add_attempt(sample, AttemptCause::Planned, *answer);
+    let with = |sample: &SampleEvent, outcomes: &[RecordedOutcome]| {
+        let mut run = sample_run();
+        run.publish(&first, AttemptCause::Planned);
+        for outcome in outcomes {
+            run.add_attempt(sample, AttemptCause::Planned, *outcome);
         }
-        violations(&world.verify())
+        violations(&run.verify())
     };
     let missing = [(Property::Stored, 1)];
     assert_eq!(with(&repeat, &[RecordedOutcome::Repeat]), []);
@@ -295,23 +297,23 @@ fn a_repeat_needs_its_equal() {
     assert_eq!(with(&revision, &[RecordedOutcome::Repeat]), missing);
     assert_eq!(with(&revision, &[RecordedOutcome::Unknown]), []);
 
-    let mut world = sample_run();
-    world.publish(&first, AttemptCause::Planned);
-    world.add_attempt(&repeat, AttemptCause::Planned, RecordedOutcome::Repeat);
-    world.records.pop();
-    let violation = only_violation(&world, Property::Stored);
+    let mut run = sample_run();
+    run.publish(&first, AttemptCause::Planned);
+    run.add_attempt(&repeat, AttemptCause::Planned, RecordedOutcome::Repeat);
+    run.records.pop();
+    let violation = only_violation(&run, Property::Stored);
     assert_eq!(violation.id, Some(format!("event_{}", first.id)));
 }
 
 #[test]
-fn copies_have_their_causes() {
+fn copies_are_counted_by_cause() {
     use AttemptCause::{AfterFailure, AfterTimeout, Planned, Redelivery};
     use RecordedOutcome::{Published, Unknown};
-    let copies = |tries: &[(AttemptCause, RecordedOutcome)], found: u64| {
+    let copies = |attempts: &[(AttemptCause, RecordedOutcome)], found: u64| {
         let sample = SampleEvent::new(1, OCCUPANCY, "4");
-        let tries = tries.iter().map(|(c, a)| sample.attempt(*c, *a, None));
+        let attempts = attempts.iter().map(|(c, o)| sample.attempt(*c, *o, None));
         let mut copies = CopyCounts::default();
-        count_causes(&tries.collect::<Vec<_>>(), found, &mut copies);
+        count_causes(&attempts.collect::<Vec<_>>(), found, &mut copies);
         let CopyCounts {
             all,
             redelivery,
@@ -327,8 +329,8 @@ fn copies_have_their_causes() {
     let slow = [(Planned, Unknown), (AfterTimeout, Published)];
     assert_eq!(copies(&slow, 1), [0, 0, 0, 0]);
     assert_eq!(copies(&slow, 2), [1, 0, 1, 0]);
-    let heard_late = [(AfterTimeout, Published), (Planned, Published)];
-    assert_eq!(copies(&heard_late, 2), [1, 0, 1, 0]);
+    let late = [(AfterTimeout, Published), (Planned, Published)];
+    assert_eq!(copies(&late, 2), [1, 0, 1, 0]);
     let failing = [
         (Planned, Unknown),
         (AfterFailure, Unknown),
@@ -342,15 +344,15 @@ fn copies_have_their_causes() {
 }
 
 #[test]
-fn traffic_adds_up_over_distinct_ids() {
-    let mut world = sample_run();
-    world.publish(&traffic(3), AttemptCause::Redelivery);
-    assert!(world.verify().is_proved(), "{}", world.verify());
-    world.truth.spaces[2].1 += 1;
-    let violation = only_violation(&world, Property::Occupancy);
-    assert_eq!(violation.id, Some(world.truth.spaces[2].0.clone()));
-    world.traffic_complete = false;
-    let report = world.verify();
+fn traffic_is_added_up_over_distinct_ids() {
+    let mut run = sample_run();
+    run.publish(&traffic(3), AttemptCause::Redelivery);
+    assert!(run.verify().is_proved(), "{}", run.verify());
+    run.truth.spaces[2].1 += 1;
+    let violation = only_violation(&run, Property::Occupancy);
+    assert_eq!(violation.id, Some(run.truth.spaces[2].0.clone()));
+    run.traffic_complete = false;
+    let report = run.verify();
     assert!(report.is_proved());
     assert!(
         report
@@ -362,11 +364,11 @@ fn traffic_adds_up_over_distinct_ids() {
 
 #[test]
 fn traffic_is_not_added_up_when_some_of_it_is_missing() {
-    let mut world = sample_run();
-    world.records.remove(5);
-    let report = world.verify();
-    let why = report.finding(Property::Occupancy).unchecked_reason.clone();
-    assert!(why.unwrap().contains("1 TRAFFIC"), "{report}");
+    let mut run = sample_run();
+    run.records.remove(5);
+    let report = run.verify();
+    let reason = report.finding(Property::Occupancy).unchecked_reason.clone();
+    assert!(reason.unwrap().contains("1 TRAFFIC"), "{report}");
 }
 
-mod answers;
+mod responses;

@@ -1,32 +1,33 @@
-//! The answers and marks of each (type, space, timestamp), held against the oracle.
+//! Judges the outcomes and marks of each (type, space, timestamp) by the oracle.
 
 use std::collections::{HashMap, HashSet};
 
 use super::hypotheses::{AttemptGroup, Explanation, Hypotheses, ObservedOutcome, RecordMark};
-use super::{JournalJoin, is_stored};
+use super::{JournalJoin, TopicSet, is_stored};
 use crate::journal::{DeliveryAttempt, RecordedOutcome};
 use crate::oracle::OracleVerdict;
-use crate::verify::names::is_occupancy;
+use crate::verify::contract::is_occupancy;
 use crate::verify::options::JudgmentRules;
 use crate::verify::record_digest::{DuplicateHeader, RecordDigest};
 use crate::verify::report::Property;
 use butlr_event::ksuid::Ksuid;
 
-/// (type, space, timestamp) and `data`, both hashed.
+/// Hashes of (type, space, timestamp) and of `data`.
 pub type StoredReadings = HashSet<(u64, u64)>;
 
-/// What was found of the repeats of a bucket.
+/// Findings about the repeats of a bucket.
 #[derive(Debug, Default)]
 pub struct RepeatFindings {
-    /// Those that are none, and why.
+    /// Events wrongly answered as a repeat, with the reason.
     pub wrong: HashMap<Ksuid, &'static str>,
-    /// Those of readings of which no answer of this run tells.
+    /// Repeats of readings from before the run.
     pub before_run: HashSet<Ksuid>,
 }
 
-/// What repeats are compared with: all that is there, and all that must be: when one of those is missing, that is told of
-/// itself and not of its repeats. Empty when no event needs it.
-pub fn collect_readings(attempts: &[DeliveryAttempt], entries: &[RecordDigest]) -> StoredReadings {
+/// Collects the readings that repeats can refer to: those that are stored, and those that must be.
+/// (If one of the latter is missing, that is reported for itself and not for its repeats.) Empty if
+/// no attempt was a duplicate.
+pub fn collect_readings(attempts: &[DeliveryAttempt], records: &[RecordDigest]) -> StoredReadings {
     let is_duplicate = |a: &DeliveryAttempt| {
         matches!(
             a.outcome,
@@ -36,184 +37,176 @@ pub fn collect_readings(attempts: &[DeliveryAttempt], entries: &[RecordDigest]) 
     if !attempts.iter().any(is_duplicate) {
         return HashSet::new();
     }
-    let there = entries.iter().map(|e| (e.reading_key, e.data_hash));
-    let must_be = attempts.iter().filter(|a| is_stored(a));
-    there
-        .chain(must_be.map(|a| (a.reading_key, a.data_hash)))
+    let found = records.iter().map(|r| (r.reading_key, r.data_hash));
+    let required = attempts.iter().filter(|a| is_stored(a));
+    found
+        .chain(required.map(|a| (a.reading_key, a.data_hash)))
         .collect()
 }
 
 impl JournalJoin<'_> {
-    /// Judges the answers of a bucket, which are in the order in which they were noted.
+    /// Judges the attempts of a bucket, which are in the order in which they were recorded.
     pub(super) fn judge_bucket(
         &mut self,
         attempts: &mut [DeliveryAttempt],
-        entries: &mut [RecordDigest],
+        records: &mut [RecordDigest],
     ) -> RepeatFindings {
         let mut repeats = RepeatFindings::default();
-        let Some(judging) = self.rules else {
+        let Some(rules) = self.rules else {
             return repeats;
         };
-        // Stable: the tries of a reading stay in their order.
+        // A stable sort keeps the attempts of a reading in their order.
         attempts.sort_by_key(|a| a.reading_key);
-        entries.sort_unstable_by_key(|e| (e.reading_key, e.id, e.position));
-        let mut rest = &*entries;
-        for tries in attempts.chunk_by(|a, b| a.reading_key == b.reading_key) {
-            let key = tries[0].reading_key;
-            let from = rest.partition_point(|e| e.reading_key < key);
-            let until = rest.partition_point(|e| e.reading_key <= key);
-            let records = &rest[from..until];
+        records.sort_unstable_by_key(|r| (r.reading_key, r.id, r.position));
+        let mut rest = &*records;
+        for attempts in attempts.chunk_by(|a, b| a.reading_key == b.reading_key) {
+            let key = attempts[0].reading_key;
+            let from = rest.partition_point(|r| r.reading_key < key);
+            let until = rest.partition_point(|r| r.reading_key <= key);
+            let reading = JoinedReading {
+                attempts,
+                records: &rest[from..until],
+            };
             rest = &rest[until..];
-            self.judge_reading(tries, records, judging, &mut repeats);
+            self.judge_reading(reading, rules, &mut repeats);
         }
         repeats
     }
 
-    /// All tries and all records of one reading.
     fn judge_reading(
         &mut self,
-        tries: &[DeliveryAttempt],
-        records: &[RecordDigest],
-        judging: JudgmentRules,
+        reading: JoinedReading<'_>,
+        rules: JudgmentRules,
         repeats: &mut RepeatFindings,
     ) {
-        let mut worlds = Hypotheses::new();
-        for group in tries.chunk_by(|a, b| a.id == b.id) {
-            let (attempt, own) = (&group[0], group);
-            let group = self.build_group(own, tries, records);
-            let fit = worlds.observe(&group);
-            let verdicts = &mut self.report.verdicts[attempt.event_type.index()];
+        let mut hypotheses = Hypotheses::new();
+        for attempts in reading.attempts.chunk_by(|a, b| a.id == b.id) {
+            let group = reading.build_group(attempts, self.topics);
+            let explanation = hypotheses.observe(&group);
+            let verdicts = &mut self.report.verdicts[group.event_type.index()];
             verdicts.unknown += u64::from(group.has_unknown);
-            let heard = group.answered.len() as u64;
-            let says = match fit {
+            let answered = group.answered.len() as u64;
+            let expected = match explanation {
                 Explanation::BeforeRun => {
                     repeats.before_run.insert(group.id);
-                    verdicts.unjudged += heard;
+                    verdicts.unjudged += answered;
                     continue;
                 }
                 Explanation::Undetermined => {
-                    verdicts.unjudged += heard;
+                    verdicts.unjudged += answered;
                     continue;
                 }
-                Explanation::Consistent(says) | Explanation::ForgotRepeat(says) => says,
-                Explanation::Unrecognised(says) | Explanation::Contradicted(says) => says,
+                Explanation::Consistent(verdict)
+                | Explanation::ForgotRepeat(verdict)
+                | Explanation::Unrecognised(verdict)
+                | Explanation::Contradicted(verdict) => verdict,
             };
-            for heard in &group.answered {
-                verdicts.by_verdict[reported_verdict(*heard, says) as usize] += 1;
+            for outcome in &group.answered {
+                verdicts.by_verdict[reported_verdict(*outcome, expected) as usize] += 1;
             }
-            let as_revision = |heard: &ObservedOutcome| {
-                matches!(
-                    heard,
-                    ObservedOutcome::Stored(Some(RecordMark::Revision(_)))
-                )
-            };
-            let fit = match fit {
-                Explanation::Contradicted(says)
-                    if judging.can_excuse_revision(says)
-                        && group.answered.iter().any(as_revision) =>
-                {
-                    Explanation::Unrecognised(says)
+            let explanation = match explanation {
+                Explanation::Contradicted(_) if is_excused(&group, expected, reading, rules) => {
+                    Explanation::Unrecognised(expected)
                 }
-                Explanation::Contradicted(OracleVerdict::Revision)
-                    if judging.can_excuse_repeat()
-                        && group.answered.contains(&ObservedOutcome::Repeat)
-                        && has_spooled_before(tries, attempt) =>
-                {
-                    Explanation::Unrecognised(OracleVerdict::Revision)
-                }
-                fit => fit,
+                explanation => explanation,
             };
-            match fit {
+            match explanation {
                 Explanation::ForgotRepeat(_) => verdicts.forgotten_repeats += 1,
                 Explanation::Unrecognised(_) => verdicts.unrecognised += 1,
                 _ => {}
             }
-            self.report.count_checked(Property::Classification, heard);
-            match fit {
-                Explanation::Unrecognised(says) if judging.is_required(says) => {
-                    self.report_misjudged(&group, says)
+            self.report
+                .count_checked(Property::Classification, answered);
+            let has_outcome = |outcome| attempts.iter().any(|a| a.outcome == outcome);
+            match explanation {
+                Explanation::Unrecognised(_) if rules.is_required(expected) => {
+                    self.report_misjudged(&group, expected);
                 }
-                // By the rules its last tries are redeliveries, whatever the first one was.
-                Explanation::ForgotRepeat(_) if judging.has_repeat_ids() => {
+                // By the rules the last attempts are redeliveries, whatever the first one was.
+                Explanation::ForgotRepeat(_) if rules.has_repeat_ids() => {
                     self.report_misjudged(&group, OracleVerdict::Redelivery);
                 }
-                Explanation::Contradicted(_)
-                    if own.iter().any(|t| t.outcome == RecordedOutcome::Repeat) =>
-                {
-                    let why = match is_occupancy(group.event_type) {
-                        true => "the reading's value was another one then",
-                        false => "no type of which readings are repeated",
+                Explanation::Contradicted(_) if has_outcome(RecordedOutcome::Repeat) => {
+                    let reason = if is_occupancy(group.event_type) {
+                        "the reading had a different value then"
+                    } else {
+                        "readings of this type are never repeated"
                     };
-                    repeats.wrong.insert(group.id, why);
+                    repeats.wrong.insert(group.id, reason);
                 }
-                Explanation::Contradicted(says) if own.iter().any(is_stored) => {
-                    self.report_misjudged(&group, says)
+                Explanation::Contradicted(_) if attempts.iter().any(is_stored) => {
+                    self.report_misjudged(&group, expected);
                 }
-                // Of what was answered redelivery and is none, `absent` and `count` tell.
+                // Wrong redeliveries are reported by `check_absent` and `check_count`.
                 _ => {}
             }
         }
     }
 
-    fn report_misjudged(&mut self, group: &AttemptGroup, says: OracleVerdict) {
-        let heard: Vec<_> = group
-            .answered
-            .iter()
-            .map(|heard| describe_outcome(*heard))
-            .collect();
-        let unknown = if group.has_unknown {
-            ", and unknown"
-        } else {
-            ""
-        };
+    fn report_misjudged(&mut self, group: &AttemptGroup, expected: OracleVerdict) {
         self.add_violation(Property::Classification, group.id, None, || {
-            let heard = heard.join(", ");
-            format!(
-                "is a {} by the rules, and was {heard}{unknown}",
-                says.name()
-            )
+            let mut outcomes: Vec<_> = group
+                .answered
+                .iter()
+                .copied()
+                .map(describe_outcome)
+                .collect();
+            if group.has_unknown {
+                outcomes.push("and of unknown outcome");
+            }
+            let (expected, outcomes) = (expected.name(), outcomes.join(", "));
+            format!("expected verdict {expected}, but it was {outcomes}")
         });
     }
+}
 
-    /// What is known of tries of one event, of all `tries` and `records` of its reading.
-    fn build_group(
-        &self,
-        group: &[DeliveryAttempt],
-        tries: &[DeliveryAttempt],
-        records: &[RecordDigest],
-    ) -> AttemptGroup {
+/// All attempts and all records of one (type, space, timestamp).
+#[derive(Clone, Copy)]
+struct JoinedReading<'a> {
+    attempts: &'a [DeliveryAttempt],
+    records: &'a [RecordDigest],
+}
+
+impl JoinedReading<'_> {
+    /// Assigns records to the attempts of one event, which are a part of all attempts.
+    fn build_group(self, group: &[DeliveryAttempt], topics: TopicSet) -> AttemptGroup {
         let id = group[0].id;
-        let from = records.partition_point(|e| e.id < id);
-        let until = records.partition_point(|e| e.id <= id);
-        let records = &records[from..until];
-        let at = |attempt: &DeliveryAttempt| {
-            let (partition, offset) = attempt
+        let from = self.records.partition_point(|r| r.id < id);
+        let until = self.records.partition_point(|r| r.id <= id);
+        let records = &self.records[from..until];
+        let reported_record = |attempt: &DeliveryAttempt| {
+            let reported = attempt
                 .reported_position
-                .filter(|_| self.reads_originals && is_stored(attempt))?;
-            let place = |e: &&RecordDigest| {
-                (e.position.partition, e.position.offset) == (partition, offset)
-            };
-            records.iter().find(place)
+                .filter(|_| topics == TopicSet::Originals && is_stored(attempt))?;
+            records.iter().find(|r| r.position.matches(reported))
         };
-        let of_id = || tries.iter().filter(|t| t.id == id);
-        let named: Vec<_> = of_id().filter_map(at).map(|e| e.position).collect();
-        let unnamed = of_id().filter(|t| is_stored(t) && at(t).is_none()).count();
-        let left = records.iter().filter(|e| !named.contains(&e.position));
-        let left: Vec<&RecordDigest> = left.collect();
-        // Without a place in the answer, only what is left over can be its record. Which one, matters only where they differ.
-        let only = match (unnamed, &left[..]) {
-            (1, [only, others @ ..]) if others.iter().all(|e| has_same_marks(e, only)) => {
+        let attempts_of_id = || self.attempts.iter().filter(|a| a.id == id);
+        let reported: Vec<_> = attempts_of_id()
+            .filter_map(reported_record)
+            .map(|r| r.position)
+            .collect();
+        let unassigned = attempts_of_id()
+            .filter(|a| is_stored(a) && reported_record(a).is_none())
+            .count();
+        let remaining: Vec<&RecordDigest> = records
+            .iter()
+            .filter(|r| !reported.contains(&r.position))
+            .collect();
+        // The record of an attempt without a reported position must be one of the remaining ones.
+        // With a single such attempt, it does not matter which one if all have the same marks.
+        let only = match (unassigned, &remaining[..]) {
+            (1, [only, others @ ..]) if others.iter().all(|r| has_same_marks(r, only)) => {
                 Some(*only)
             }
             _ => None,
         };
-        let heard = |attempt: &DeliveryAttempt| match attempt.outcome {
+        let observe = |attempt: &DeliveryAttempt| match attempt.outcome {
             RecordedOutcome::Published | RecordedOutcome::Spooled => {
-                let entry = at(attempt).or(only);
-                Some(match entry.and_then(|e| e.duplicate) {
+                let record = reported_record(attempt).or(only);
+                Some(match record.and_then(|r| r.duplicate) {
                     Some(DuplicateHeader::Redelivery) => ObservedOutcome::Redelivery,
                     Some(DuplicateHeader::Repeat) => ObservedOutcome::Repeat,
-                    None => ObservedOutcome::Stored(entry.and_then(record_mark)),
+                    None => ObservedOutcome::Stored(record.and_then(record_mark)),
                 })
             }
             RecordedOutcome::Redelivery => Some(ObservedOutcome::Redelivery),
@@ -226,62 +219,84 @@ impl JournalJoin<'_> {
             id,
             event_type: group[0].event_type,
             data: group[0].data_hash,
-            answered: group.iter().filter_map(heard).collect(),
-            has_unknown: group.iter().any(|t| t.outcome == RecordedOutcome::Unknown),
-            unanswered: match (unnamed, only) {
-                (0, _) => left.into_iter().map(record_mark).collect(),
-                (_, Some(_)) => left.into_iter().skip(1).map(record_mark).collect(),
+            answered: group.iter().filter_map(observe).collect(),
+            has_unknown: group.iter().any(|a| a.outcome == RecordedOutcome::Unknown),
+            unanswered: match (unassigned, only) {
+                (0, _) => remaining.into_iter().map(record_mark).collect(),
+                (_, Some(_)) => remaining.into_iter().skip(1).map(record_mark).collect(),
                 _ => None,
             },
         }
     }
+
+    /// Returns `true` if the value of `group` was spooled before, with another id.
+    fn has_spooled_before(self, group: &AttemptGroup) -> bool {
+        self.attempts
+            .iter()
+            .take_while(|a| a.id != group.id)
+            .any(|a| a.outcome == RecordedOutcome::Spooled && a.data_hash == group.data)
+    }
 }
 
-/// Whether the same value was spooled before, under another id.
-fn has_spooled_before(tries: &[DeliveryAttempt], attempt: &DeliveryAttempt) -> bool {
-    let before = tries.iter().take_while(|t| t.id != attempt.id);
-    let mut spooled = before.filter(|t| t.outcome == RecordedOutcome::Spooled);
-    spooled.any(|t| t.data_hash == attempt.data_hash)
+/// Returns `true` if the rules allow these outcomes although they contradict the expected verdict.
+fn is_excused(
+    group: &AttemptGroup,
+    expected: OracleVerdict,
+    reading: JoinedReading<'_>,
+    rules: JudgmentRules,
+) -> bool {
+    let is_revision = |outcome: &ObservedOutcome| {
+        matches!(
+            outcome,
+            ObservedOutcome::Stored(Some(RecordMark::Revision(_)))
+        )
+    };
+    let as_revision = rules.can_excuse_revision(expected) && group.answered.iter().any(is_revision);
+    let as_repeat = expected == OracleVerdict::Revision
+        && rules.can_excuse_repeat()
+        && group.answered.contains(&ObservedOutcome::Repeat)
+        && reading.has_spooled_before(group);
+    as_revision || as_repeat
 }
 
-/// Whether two records say the same of what their event is.
+/// Returns `true` if two records have the same marks.
 fn has_same_marks(one: &RecordDigest, other: &RecordDigest) -> bool {
-    let said = |e: &RecordDigest| (e.duplicate, record_mark(e));
-    said(one) == said(other)
+    let marks = |r: &RecordDigest| (r.duplicate, record_mark(r));
+    marks(one) == marks(other)
 }
 
-/// `None` where the headers are not to be trusted.
-fn record_mark(entry: &RecordDigest) -> Option<RecordMark> {
-    if entry.wrong_headers {
+/// Returns the mark of a record; `None` if its headers cannot be trusted.
+fn record_mark(record: &RecordDigest) -> Option<RecordMark> {
+    if record.wrong_headers {
         return None;
     }
-    Some(match (entry.supersedes, entry.stale) {
-        (Some(of), _) => RecordMark::Revision(of),
+    Some(match (record.supersedes, record.stale) {
+        (Some(superseded), _) => RecordMark::Revision(superseded),
         (None, true) => RecordMark::Stale,
         (None, false) => RecordMark::Plain,
     })
 }
 
-/// What the bridge took it for.
-fn reported_verdict(heard: ObservedOutcome, says: OracleVerdict) -> OracleVerdict {
-    match heard {
+/// Returns the bridge's verdict according to an outcome.
+fn reported_verdict(outcome: ObservedOutcome, expected: OracleVerdict) -> OracleVerdict {
+    match outcome {
         ObservedOutcome::Redelivery => OracleVerdict::Redelivery,
         ObservedOutcome::Repeat => OracleVerdict::Repeat,
         ObservedOutcome::Stored(Some(RecordMark::Plain)) => OracleVerdict::First,
         ObservedOutcome::Stored(Some(RecordMark::Revision(_))) => OracleVerdict::Revision,
         ObservedOutcome::Stored(Some(RecordMark::Stale)) => OracleVerdict::Stale,
-        ObservedOutcome::Stored(None) if says.is_duplicate() => OracleVerdict::First,
-        ObservedOutcome::Stored(None) => says,
+        ObservedOutcome::Stored(None) if expected.is_duplicate() => OracleVerdict::First,
+        ObservedOutcome::Stored(None) => expected,
     }
 }
 
-fn describe_outcome(heard: ObservedOutcome) -> &'static str {
-    match heard {
+fn describe_outcome(outcome: ObservedOutcome) -> &'static str {
+    match outcome {
         ObservedOutcome::Redelivery => "answered duplicate (redelivery)",
         ObservedOutcome::Repeat => "answered duplicate (repeat)",
         ObservedOutcome::Stored(Some(RecordMark::Plain)) => "stored without a mark",
         ObservedOutcome::Stored(Some(RecordMark::Revision(_))) => "stored as a revision",
-        ObservedOutcome::Stored(Some(RecordMark::Stale)) => "stored as a stale one",
+        ObservedOutcome::Stored(Some(RecordMark::Stale)) => "stored as stale",
         ObservedOutcome::Stored(None) => "stored",
     }
 }

@@ -1,4 +1,4 @@
-//! The report as text, and for programs.
+//! The report as text and as JSON.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::verify::record_digest::RecordPosition;
 use butlr_event::EventType;
 
 impl VerificationReport {
-    /// The same for programs.
+    /// Returns the report as JSON.
     pub fn to_json(&self) -> Value {
         let violation = |v: &Violation| {
             let position = v.position.map(|p| {
@@ -63,11 +63,11 @@ impl VerificationReport {
     }
 
     fn verdicts_to_json(&self) -> Value {
-        let of = |verdicts: &VerdictCounts| {
-            let told = OracleVerdict::ALL
+        let counts = |verdicts: &VerdictCounts| {
+            let by_verdict = OracleVerdict::ALL
                 .map(|v| (v.name().to_owned(), verdicts.by_verdict[v as usize].into()));
             json!({
-                "told": Value::Object(told.into_iter().collect()),
+                "told": Value::Object(by_verdict.into_iter().collect()),
                 "unknown": verdicts.unknown,
                 "unjudged": verdicts.unjudged,
                 "forgotten": verdicts.forgotten_repeats,
@@ -75,33 +75,34 @@ impl VerificationReport {
                 "marked": verdicts.marked,
             })
         };
-        let types = EventType::ALL.map(|t| (t.name().to_owned(), of(&self.verdicts[t.index()])));
+        let types =
+            EventType::ALL.map(|t| (t.name().to_owned(), counts(&self.verdicts[t.index()])));
         json!({
-            "all": of(&self.all_verdicts()),
+            "all": counts(&self.all_verdicts()),
             "types": Value::Object(types.into_iter().collect()),
         })
     }
 
     fn topic(&self, position: RecordPosition) -> &str {
-        &self.topics[usize::from(position.topic)]
+        &self.topics[position.topic.index()]
     }
 }
 
 impl PropertyFinding {
     fn status(&self) -> &'static str {
-        match self {
-            PropertyFinding {
-                violations: 1.., ..
-            } => "failed",
-            _ if self.skip_reason().is_some() => "not checked",
-            _ => "ok",
+        if self.violations > 0 {
+            "failed"
+        } else if self.skip_reason().is_some() {
+            "not checked"
+        } else {
+            "ok"
         }
     }
 
-    /// Why it was not checked.
+    /// Returns the reason why the property was not checked, if it was not.
     fn skip_reason(&self) -> Option<&str> {
-        let nothing = (self.checked == 0).then_some("there was nothing to check");
-        self.unchecked_reason.as_deref().or(nothing)
+        let no_checks = (self.checked == 0).then_some("there was nothing to check");
+        self.unchecked_reason.as_deref().or(no_checks)
     }
 }
 
@@ -109,57 +110,53 @@ impl fmt::Display for VerificationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "read {} records back and compared them with {} answers, in {:.1} s",
+            "compared {} records with {} requests in {:.1} s",
             format_grouped(self.records),
             format_grouped(self.attempts),
             self.elapsed.as_secs_f64()
         )?;
         for property in Property::ALL {
-            let finding = self.finding(property);
-            let (claim, counts) = (property.claim(), property.unit());
-            match finding {
-                PropertyFinding {
-                    violations: violations @ 1..,
-                    ..
-                } => {
-                    let shown = match *violations > MAX_LISTED_VIOLATIONS as u64 {
-                        true => format!("; the first {MAX_LISTED_VIOLATIONS}:"),
-                        false => ":".to_owned(),
-                    };
-                    let violations = format_grouped(*violations);
-                    writeln!(f, "FAILED       {claim}: violated by {violations}{shown}")?;
-                    for violation in &finding.first {
-                        self.write_violation(f, violation)?;
-                    }
-                }
-                _ => {
-                    let checked = format_grouped(finding.checked);
-                    match finding.skip_reason() {
-                        Some(why) => writeln!(f, "not checked  {claim}: {why}")?,
-                        None if property == Property::ReportedPosition => {
-                            let (named, published) = (
-                                format_grouped(self.reported_positions),
-                                format_grouped(self.published),
-                            );
-                            let of = format!("{named} of {published} published ones named them");
-                            writeln!(f, "ok           {claim} ({checked} {counts}; {of})")?;
-                        }
-                        None => writeln!(f, "ok           {claim} ({checked} {counts})")?,
-                    }
-                }
-            }
+            self.write_finding(f, property)?;
         }
         self.write_verdicts(f)?;
         self.write_exclusions(f)?;
         self.write_copies(f)?;
         match self.unproved_reason() {
             None => Ok(()),
-            Some(why) => write!(f, "\nFAILED       {why}"),
+            Some(reason) => write!(f, "\nFAILED       {reason}"),
         }
     }
 }
 
 impl VerificationReport {
+    fn write_finding(&self, f: &mut fmt::Formatter<'_>, property: Property) -> fmt::Result {
+        let finding = self.finding(property);
+        let (claim, unit) = (property.claim(), property.unit());
+        if finding.violations > 0 {
+            let violations = format_grouped(finding.violations);
+            write!(f, "FAILED       {claim}: {violations} violations")?;
+            if finding.violations > MAX_LISTED_VIOLATIONS as u64 {
+                write!(f, "; the first {MAX_LISTED_VIOLATIONS}")?;
+            }
+            writeln!(f, ":")?;
+            for violation in &finding.first {
+                self.write_violation(f, violation)?;
+            }
+            return Ok(());
+        }
+        if let Some(reason) = finding.skip_reason() {
+            return writeln!(f, "not checked  {claim}: {reason}");
+        }
+        let checked = format_grouped(finding.checked);
+        write!(f, "ok           {claim} ({checked} {unit}")?;
+        if property == Property::ReportedPosition {
+            let named = format_grouped(self.reported_positions);
+            let published = format_grouped(self.published);
+            write!(f, "; {named} of {published} published ones named one")?;
+        }
+        writeln!(f, ")")
+    }
+
     fn write_verdicts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self
             .finding(Property::Classification)
@@ -169,28 +166,28 @@ impl VerificationReport {
             return Ok(());
         }
         let all = self.all_verdicts();
-        let told = OracleVerdict::ALL.map(|v| {
+        let counts = OracleVerdict::ALL.map(|v| {
             format!(
                 "{} {}",
                 format_grouped(all.by_verdict[v as usize]),
                 v.name()
             )
         });
-        writeln!(f, "told apart   {}", told.join(", "))?;
-        for (n, what) in [
-            (all.unknown, "had tries without a known answer"),
-            (all.unjudged, "rest on what is not known"),
+        writeln!(f, "classified   {}", counts.join(", "))?;
+        for (count, note) in [
+            (all.unknown, "had attempts of unknown outcome"),
+            (all.unjudged, "cannot be judged, as too much is unknown"),
             (
                 all.forgotten_repeats,
-                "are redeliveries of repeats, which were not known any more",
+                "are redeliveries of repeats that were no longer known",
             ),
             (
                 all.unrecognised,
-                "were taken as if those before them were not known",
+                "were classified as if earlier events were unknown",
             ),
         ] {
-            if n > 0 {
-                writeln!(f, "             {} of all {what}", format_grouped(n))?;
+            if count > 0 {
+                writeln!(f, "             of these, {} {note}", format_grouped(count))?;
             }
         }
         Ok(())
@@ -201,25 +198,22 @@ impl VerificationReport {
             let repeats = format_grouped(self.repeats_before_run);
             writeln!(
                 f,
-                "not checked  {repeats} repeats rest on readings from before the run"
+                "not checked  {repeats} repeats of readings from before the run"
             )?;
         }
         if self.already_stored > 0 {
             let stored = format_grouped(self.already_stored);
             writeln!(
                 f,
-                "spooled      {stored} tries of events of which the topics held a record already"
+                "spooled      {stored} attempts without a record of their own, as the topics already held the event"
             )?;
         }
         if self.records_before_run > 0 {
-            let earlier = format_grouped(self.records_before_run);
-            writeln!(
-                f,
-                "left out     {earlier} records that came before the run, and are none of it"
-            )?;
+            let records = format_grouped(self.records_before_run);
+            writeln!(f, "ignored      {records} records from before the run")?;
         }
         match &self.gave_up_reason {
-            Some(why) => writeln!(f, "not waited   {why}"),
+            Some(reason) => writeln!(f, "gave up      {reason}"),
             None => Ok(()),
         }
     }
@@ -227,25 +221,23 @@ impl VerificationReport {
     fn write_copies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let copies = &self.copies;
         match copies.all {
-            0 => return write!(f, "no event is there more than once"),
+            0 => return write!(f, "no event has more than one record"),
             1 => write!(f, "1 record is a copy: ")?,
             n => write!(f, "{} records are copies: ", format_grouped(n))?,
         }
         write!(
             f,
-            "{} sent again as planned, {} after a time-out, {} after a failure",
+            "{} redelivered as planned, {} after a timeout, {} after a failure",
             format_grouped(copies.redelivery),
             format_grouped(copies.after_timeout),
             format_grouped(copies.after_failure)
         )?;
         match copies.unexplained() {
             0 => Ok(()),
-            n => write!(f, ", {} for no reason that is known", format_grouped(n)),
+            n => write!(f, ", {} for unknown reasons", format_grouped(n)),
         }
     }
-}
 
-impl VerificationReport {
     fn write_violation(&self, f: &mut fmt::Formatter<'_>, violation: &Violation) -> fmt::Result {
         f.write_str("               ")?;
         if let Some(id) = &violation.id {
@@ -259,12 +251,12 @@ impl VerificationReport {
     }
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 fn format_grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -1,4 +1,5 @@
 use super::*;
+use butlr_event::EventType;
 
 fn report() -> VerificationReport {
     let topics = EventType::ALL.map(|t| format!("t.{}", t.kebab_name()));
@@ -15,33 +16,31 @@ fn report() -> VerificationReport {
 fn each_property_has_a_line() {
     let text = report().to_string();
     assert!(report().is_proved());
-    assert!(text.starts_with("read 1,000 records back and compared them with 1,234,567 answers"));
+    assert!(text.starts_with("compared 1,000 records with 1,234,567 requests in "));
     assert!(
-        text.contains("ok           everything answered 2xx is there (999 events)\n"),
+        text.contains("ok           every event answered 2xx is in Kafka (999 events)\n"),
         "{text}"
     );
-    assert!(
-        text.contains(
-            "not checked  partition and offset are those of the answers: they are copies\n"
-        )
-    );
+    assert!(text.contains(
+        "not checked  records are at the positions named in the responses: they are copies\n"
+    ));
     assert_eq!(text.lines().count(), 1 + Property::ALL.len() + 1);
-    for (place, property) in Property::ALL.into_iter().enumerate() {
-        assert_eq!(property as usize, place);
+    for (index, property) in Property::ALL.into_iter().enumerate() {
+        assert_eq!(property as usize, index);
     }
 }
 
 #[test]
-fn ten_violations_are_told() {
+fn ten_violations_are_listed() {
     let mut report = report();
-    let mut made = 0;
+    let mut described = 0;
     for n in 0..12 {
         report.add_violation(Property::Intact, || {
-            made += 1;
+            described += 1;
             Violation {
                 id: Some(format!("event_{n}")),
                 position: Some(RecordPosition {
-                    topic: 1,
+                    topic: EventType::Traffic,
                     partition: 2,
                     offset: n,
                 }),
@@ -49,12 +48,12 @@ fn ten_violations_are_told() {
             }
         });
     }
-    assert_eq!(made, 10);
+    assert_eq!(described, 10);
     assert!(!report.is_proved());
     let text = report.to_string();
     assert!(
         text.contains(
-            "FAILED       bytes are those that were sent: violated by 12; the first 10:\n"
+            "FAILED       values are byte for byte as sent: 12 violations; the first 10:\n"
         ),
         "{text}"
     );
@@ -75,33 +74,33 @@ fn ten_violations_are_told() {
 }
 
 #[test]
-fn what_was_not_looked_at_is_not_ok() {
+fn an_unchecked_property_is_not_ok() {
     let text = report().to_string();
-    let line = "not checked  bytes are those that were sent: there was nothing to check\n";
+    let line = "not checked  values are byte for byte as sent: there was nothing to check\n";
     assert!(text.contains(line), "{text}");
     assert_eq!(text.matches("\nok ").count(), 1, "{text}");
     assert_eq!(report().to_json()["properties"][1]["result"], "not checked");
 }
 
 #[test]
-fn where_nothing_was_proved_nothing_holds() {
-    let mut nothing = report();
-    nothing.accepted = 0;
-    assert!(!nothing.is_proved());
-    let text = nothing.to_string();
+fn a_report_without_proofs_fails() {
+    let mut no_acceptance = report();
+    no_acceptance.accepted = 0;
+    assert!(!no_acceptance.is_proved());
+    let text = no_acceptance.to_string();
     assert!(
-        text.ends_with("nothing was accepted: there is nothing to prove"),
+        text.ends_with("no event was accepted, so there is nothing to prove"),
         "{text}"
     );
     let mut unproved = VerificationReport::new(report().topics);
     unproved.accepted = 5;
-    unproved.count_checked(Property::AnswerConsistency, 5);
+    unproved.count_checked(Property::ResponseConsistency, 5);
     assert!(!unproved.is_proved());
     assert_eq!(unproved.to_json()["holds"], false);
 }
 
 #[test]
-fn what_was_left_out_is_told() {
+fn exclusions_are_listed() {
     let mut report = report();
     report.repeats_before_run = 1_234;
     report.records_before_run = 5;
@@ -109,9 +108,9 @@ fn what_was_left_out_is_told() {
     let text = report.to_string();
     assert!(report.is_proved());
     for part in [
-        "1,234 repeats rest on",
-        "5 records that came before",
-        "not waited   after 60 s\n",
+        "1,234 repeats of readings from before",
+        "ignored      5 records from before",
+        "gave up      after 60 s\n",
     ] {
         assert!(text.contains(part), "{text}");
     }
@@ -119,5 +118,5 @@ fn what_was_left_out_is_told() {
     report.count_checked(Property::ReportedPosition, 3);
     (report.reported_positions, report.published) = (3, 40);
     let text = report.to_string();
-    assert!(text.contains("3 of 40 published"), "{text}");
+    assert!(text.contains("3 of 40 published ones named one"), "{text}");
 }

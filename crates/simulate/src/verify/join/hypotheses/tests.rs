@@ -8,42 +8,45 @@ fn id(second: i64, n: u8) -> Ksuid {
     Ksuid::new((Ksuid::EPOCH_SECONDS + second) * 1_000, [n; 16])
 }
 
-/// Tries of the event that was computed in this second.
-fn group(second: i64, data: u64, heard: &[ObservedOutcome]) -> AttemptGroup {
+/// Returns attempts of the event computed in this second.
+fn group(second: i64, data: u64, answered: &[ObservedOutcome]) -> AttemptGroup {
     AttemptGroup {
         id: id(second, 0),
         event_type: ROOM,
         data,
-        answered: heard.to_vec(),
+        answered: answered.to_vec(),
         has_unknown: false,
         unanswered: Some(Vec::new()),
     }
 }
 
-/// The same with a try more, of which nobody heard; `left`: the marks of records that nobody named.
+/// Returns a group with a further attempt of unknown outcome, and records with the marks `left`.
 fn unanswered_group(
     second: i64,
     data: u64,
-    heard: &[ObservedOutcome],
+    answered: &[ObservedOutcome],
     left: &[RecordMark],
 ) -> AttemptGroup {
     AttemptGroup {
         has_unknown: true,
         unanswered: Some(left.to_vec()),
-        ..group(second, data, heard)
+        ..group(second, data, answered)
     }
 }
 
 fn explain(groups: &[AttemptGroup]) -> Vec<Explanation> {
-    let mut worlds = Hypotheses::new();
-    groups.iter().map(|group| worlds.observe(group)).collect()
+    let mut hypotheses = Hypotheses::new();
+    groups
+        .iter()
+        .map(|group| hypotheses.observe(group))
+        .collect()
 }
 
 const PLAIN: ObservedOutcome = ObservedOutcome::Stored(Some(RecordMark::Plain));
 const STALE: ObservedOutcome = ObservedOutcome::Stored(Some(RecordMark::Stale));
 
 fn revision(of: i64) -> ObservedOutcome {
-    ObservedOutcome::Stored(Some(RecordMark::Revision(hash_superseded_id(id(of, 0)))))
+    ObservedOutcome::Stored(Some(RecordMark::Revision(hash_event_id(id(of, 0)))))
 }
 
 use Explanation::{BeforeRun, Consistent, Contradicted, ForgotRepeat, Unrecognised};
@@ -51,7 +54,7 @@ use ObservedOutcome::{Redelivery, Repeat};
 use OracleVerdict as V;
 
 #[test]
-fn what_the_rules_say_is_right() {
+fn outcomes_by_the_rules_are_consistent() {
     let groups = [
         group(10, 4, &[PLAIN]),
         group(70, 4, &[Repeat]),
@@ -76,9 +79,9 @@ fn what_the_rules_say_is_right() {
 }
 
 #[test]
-fn what_is_taken_for_something_new_was_not_recognised() {
+fn a_duplicate_classified_as_new_is_unrecognised() {
     let first = group(10, 4, &[PLAIN]);
-    for (next, says) in [
+    for (next, expected) in [
         (group(10, 4, &[PLAIN]), V::Redelivery),
         (group(10, 4, &[Repeat]), V::Redelivery),
         (group(70, 4, &[PLAIN]), V::Repeat),
@@ -90,10 +93,14 @@ fn what_is_taken_for_something_new_was_not_recognised() {
         (group(70, 5, &[PLAIN]), V::Revision),
         (group(5, 5, &[PLAIN]), V::Stale),
     ] {
-        let fits = explain(&[first.clone(), next.clone()]);
-        assert_eq!(fits, [Consistent(V::First), Unrecognised(says)], "{next:?}");
+        let explanations = explain(&[first.clone(), next.clone()]);
+        assert_eq!(
+            explanations,
+            [Consistent(V::First), Unrecognised(expected)],
+            "{next:?}"
+        );
     }
-    // What follows is judged by what the bridge then knows.
+    // Later events are judged by what the bridge then knows.
     let after = [
         first,
         group(70, 5, &[PLAIN]),
@@ -111,9 +118,9 @@ fn what_is_taken_for_something_new_was_not_recognised() {
 }
 
 #[test]
-fn what_is_taken_for_a_duplicate_or_a_revision_and_is_none_is_wrong() {
+fn a_wrong_duplicate_or_revision_is_a_contradiction() {
     let first = group(10, 4, &[PLAIN]);
-    for (next, says) in [
+    for (next, expected) in [
         (group(70, 5, &[Repeat]), V::Revision),
         (group(70, 5, &[Redelivery]), V::Revision),
         (group(70, 5, &[STALE]), V::Revision),
@@ -121,8 +128,12 @@ fn what_is_taken_for_a_duplicate_or_a_revision_and_is_none_is_wrong() {
         (group(5, 5, &[revision(10)]), V::Stale),
         (group(70, 4, &[revision(10)]), V::Repeat),
     ] {
-        let fits = explain(&[first.clone(), next.clone()]);
-        assert_eq!(fits, [Consistent(V::First), Contradicted(says)], "{next:?}");
+        let explanations = explain(&[first.clone(), next.clone()]);
+        assert_eq!(
+            explanations,
+            [Consistent(V::First), Contradicted(expected)],
+            "{next:?}"
+        );
     }
     let mut motion = group(70, 4, &[Repeat]);
     motion.event_type = EventType::PirMotion;
@@ -133,7 +144,7 @@ fn what_is_taken_for_a_duplicate_or_a_revision_and_is_none_is_wrong() {
 }
 
 #[test]
-fn a_repeat_may_be_forgotten_because_no_record_tells_of_it() {
+fn a_repeat_may_be_forgotten_because_it_has_no_record() {
     let repeated = [
         group(10, 4, &[PLAIN]),
         group(70, 4, &[Repeat]),
@@ -149,7 +160,7 @@ fn a_repeat_may_be_forgotten_because_no_record_tells_of_it() {
 }
 
 #[test]
-fn what_rests_on_something_from_before_the_run_fixes_the_value() {
+fn a_repeat_from_before_the_run_determines_the_value() {
     let before = group(70, 4, &[Repeat]);
     let with = |next: AttemptGroup| explain(&[before.clone(), next]);
     assert_eq!(
@@ -165,9 +176,9 @@ fn what_rests_on_something_from_before_the_run_fixes_the_value() {
 }
 
 #[test]
-fn an_unheard_try_was_stored_or_not() {
+fn an_attempt_of_unknown_outcome_was_stored_or_not() {
     let lost = unanswered_group(10, 4, &[], &[RecordMark::Plain]);
-    for (next, fit) in [
+    for (next, explanation) in [
         // It was stored …
         (group(70, 4, &[Repeat]), Consistent(V::Repeat)),
         (group(70, 5, &[revision(10)]), Consistent(V::Revision)),
@@ -178,10 +189,10 @@ fn an_unheard_try_was_stored_or_not() {
         (group(10, 4, &[PLAIN]), Consistent(V::First)),
         (group(70, 5, &[STALE]), BeforeRun),
     ] {
-        let fits = explain(&[lost.clone(), next.clone()]);
-        assert_eq!(fits[1], fit, "{next:?}");
+        let explanations = explain(&[lost.clone(), next.clone()]);
+        assert_eq!(explanations[1], explanation, "{next:?}");
     }
-    // Later it is what is then said of it.
+    // If it was stored later, it has the verdict of that time.
     let late = [
         lost.clone(),
         group(70, 5, &[PLAIN]),
@@ -192,21 +203,21 @@ fn an_unheard_try_was_stored_or_not() {
     assert!(
         explain(&late)
             .iter()
-            .all(|fit| matches!(fit, Consistent(_)))
+            .all(|explanation| matches!(explanation, Consistent(_)))
     );
-    // Heard of is that the other try was stored.
+    // A redelivery shows that the attempt of unknown outcome was stored.
     let both = unanswered_group(10, 4, &[Redelivery], &[RecordMark::Plain]);
     let then = explain(&[both, group(70, 4, &[PLAIN])]);
     assert_eq!(then, [Consistent(V::First), Unrecognised(V::Repeat)]);
 }
 
 #[test]
-fn a_try_that_left_no_record_was_not_stored() {
+fn an_attempt_without_a_record_was_not_stored() {
     let nothing = unanswered_group(10, 4, &[], &[]);
-    let next = |heard| explain(&[nothing.clone(), group(70, 4, &[heard])])[1];
+    let next = |answered| explain(&[nothing.clone(), group(70, 4, &[answered])])[1];
     assert_eq!(next(PLAIN), Consistent(V::First));
     assert_eq!(next(Repeat), BeforeRun);
-    // One of a repeat needs no record.
+    // A repeat needs no record.
     let repeat = [
         group(10, 4, &[PLAIN]),
         unanswered_group(70, 4, &[], &[]),
@@ -221,72 +232,72 @@ fn a_try_that_left_no_record_was_not_stored() {
     assert_eq!(explain(&repeat)[2], Consistent(V::Repeat));
 }
 
-/// A bridge that works, seen through a network that loses answers.
+/// An event sent to a working bridge over a network that loses requests and responses.
 #[derive(Clone, Debug)]
 struct SimulatedSend {
     second: i64,
     data: u64,
-    /// Of each try: whether it reaches the bridge, and whether its answer comes back.
-    tries: Vec<(bool, bool)>,
+    /// Per attempt: the request arrives, the response arrives.
+    attempts: Vec<(bool, bool)>,
 }
 
 fn sends() -> impl Strategy<Value = Vec<SimulatedSend>> {
     let arrives =
         prop_oneof![4 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, false))];
     let send = (0..8_i64, 0..3_u64, prop::collection::vec(arrives, 1..3));
-    let send = send.prop_map(|(second, data, tries)| SimulatedSend {
+    let send = send.prop_map(|(second, data, attempts)| SimulatedSend {
         second,
         data,
-        tries,
+        attempts,
     });
     prop::collection::vec(send, 1..14)
 }
 
 proptest! {
-    /// Whatever answers are lost: of a bridge that follows the rules everything is right. Of one that once does not, and
-    /// whose answers are all heard, not everything is.
+    /// A bridge that follows the rules is right, whatever responses are lost. A bridge that breaks
+    /// them once is found out if no response is lost.
     #[test]
-    fn who_follows_the_rules_is_right(sends in sends(), mistake in prop::option::of(0..14_usize)) {
+    fn a_bridge_that_follows_the_rules_is_right(sends in sends(), mistake in prop::option::of(0..14_usize)) {
         let mut reading = ReadingState::default();
         let mut groups: Vec<AttemptGroup> = Vec::new();
         let mut values: std::collections::HashMap<i64, u64> = Default::default();
         let mut mistaken = false;
-        let lost = sends.iter().any(|s| s.tries.iter().any(|(_, heard)| !heard));
+        let lost = sends.iter().any(|s| s.attempts.iter().any(|(_, responds)| !responds));
         for (n, send) in sends.iter().enumerate() {
-            // An id always comes with the same value.
+            // An id always has the same value.
             let data = *values.entry(send.second).or_insert(send.data);
             let id = id(send.second, 0);
             let mut next = group(send.second, data, &[]);
             let mut left = Vec::new();
-            for (arrives, heard) in &send.tries {
-                next.has_unknown |= !heard;
+            for (arrives, responds) in &send.attempts {
+                next.has_unknown |= !responds;
                 if !arrives {
                     continue;
                 }
                 let verdict = reading.classify(ROOM, id, data);
                 let mark = match (&reading.current, verdict) {
-                    (Some(current), V::Revision) => RecordMark::Revision(hash_superseded_id(current.id)),
+                    (Some(current), V::Revision) => RecordMark::Revision(hash_event_id(current.id)),
                     (_, V::Stale) => RecordMark::Stale,
                     _ => RecordMark::Plain,
                 };
                 reading.apply(verdict, id, data);
-                let mut said = match verdict {
+                let mut outcome = match verdict {
                     V::Redelivery => Redelivery,
                     V::Repeat => Repeat,
                     _ => ObservedOutcome::Stored(Some(mark)),
                 };
                 if mistake == Some(n) && !mistaken && verdict != V::First {
                     mistaken = true;
-                    said = PLAIN;
+                    outcome = PLAIN;
                 }
-                match (heard, said) {
-                    (true, said) => next.answered.push(said),
+                match (responds, outcome) {
+                    (true, outcome) => next.answered.push(outcome),
                     (false, ObservedOutcome::Stored(Some(mark))) => left.push(mark),
                     _ => {}
                 }
             }
             next.unanswered = Some(left);
-            // Tries that follow one another are one group.
+            // Consecutive attempts of an event are one group.
             match groups.last_mut().filter(|last| last.id == next.id) {
                 Some(last) => {
                     last.answered.extend(next.answered);
@@ -296,17 +307,17 @@ proptest! {
                 None => groups.push(next),
             }
         }
-        // What nobody heard of is known of an id in all of its groups.
+        // Records without a known outcome belong to all groups of their id.
         let all = groups.clone();
         for group in &mut groups {
             let same = all.iter().filter(|other| other.id == group.id);
             group.unanswered = Some(same.flat_map(|other| other.unanswered.clone().unwrap()).collect());
         }
-        let fits = explain(&groups);
-        let right = fits.iter().all(|fit| matches!(fit, Consistent(_) | Explanation::Undetermined));
+        let explanations = explain(&groups);
+        let right = explanations.iter().all(|explanation| matches!(explanation, Consistent(_) | Explanation::Undetermined));
         if !mistaken {
-            prop_assert!(right, "{fits:?} of {groups:#?}");
-            prop_assert!(lost || !fits.contains(&Explanation::Undetermined));
+            prop_assert!(right, "{explanations:?} of {groups:#?}");
+            prop_assert!(lost || !explanations.contains(&Explanation::Undetermined));
         } else if !lost {
             prop_assert!(!right, "{groups:#?}");
         }

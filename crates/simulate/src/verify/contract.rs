@@ -1,8 +1,9 @@
-//! What the contract calls the ten types: written out once more, so that a mistake in the bridge's own names is found.
+//! The contract's names for the ten event types, written out a second time so that a mistake in the
+//! bridge's own names is found.
 
 use butlr_event::EventType;
 
-/// What stands for `{type}` in a topic's name.
+/// Returns the text that replaces `{type}` in a topic's name.
 pub const fn kebab(event_type: EventType) -> &'static str {
     match event_type {
         EventType::Detections => "detections",
@@ -18,7 +19,7 @@ pub const fn kebab(event_type: EventType) -> &'static str {
     }
 }
 
-/// What `ce_type` says.
+/// Returns the value of the header `ce_type`.
 pub const fn ce_type(event_type: EventType) -> &'static str {
     match event_type {
         EventType::Detections => "io.butlr.detections.v1",
@@ -34,7 +35,7 @@ pub const fn ce_type(event_type: EventType) -> &'static str {
     }
 }
 
-/// Whether later computations of a reading may repeat or revise it.
+/// Returns `true` if later computations of a reading may repeat or revise it.
 pub const fn is_occupancy(event_type: EventType) -> bool {
     matches!(
         event_type,
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_belong_together() {
+    fn names_are_consistent() {
         for event_type in EventType::ALL {
             let kebab = kebab(event_type);
             assert_eq!(kebab.replace('-', "_").to_uppercase(), event_type.name());
