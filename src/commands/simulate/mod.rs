@@ -177,7 +177,7 @@ fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
         None => (ExitCode::SUCCESS, None),
         Some(journal) => {
             let whole = arguments.city.sends(EventType::Traffic)
-                && finished.traffic_complete
+                && ledger.fidelity().is_traffic_complete()
                 && is_whole(&ledger, EventType::Traffic);
             arguments.proof.end(journal, finished.truth, whole)?
         }
@@ -191,7 +191,7 @@ fn simulate(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let problem = format!("nothing could be sent: {urls} cannot be reached: {reason}");
         return Err(Failure::Run(problem));
     }
-    if !finished.complete {
+    if !ledger.fidelity().complete {
         let problem = "the run was given up before all was sent: nothing was accepted any more";
         return Err(Failure::Run(problem.to_owned()));
     }

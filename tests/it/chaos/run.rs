@@ -111,7 +111,8 @@ fn with_topics(schedule: &Schedule, kafka: &Kafka, dir: &Path, template: &str) -
     bridge.end();
     phases.over("after");
 
-    let traffic_complete = load.traffic_complete && is_whole(&load, EventType::Traffic);
+    let traffic_complete =
+        load.ledger.fidelity().is_traffic_complete() && is_whole(&load, EventType::Traffic);
     let truth = load.truth.clone();
     Evidence {
         schedule: schedule.clone(),

@@ -1,4 +1,4 @@
-//! One connection's worth of sending: takes a job, tries it, takes the next.
+//! A slot: one task that takes a job, tries it, and takes the next. There are as many slots as connections.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -11,7 +11,7 @@ use super::dispatcher::Dispatcher;
 use super::target::SendTarget;
 use super::tries::{SendJob, TryOutcome};
 
-/// Works until there is nothing more to send.
+/// Sends jobs until there are no more.
 pub(super) async fn run_slot(dispatch: Rc<Dispatcher>, slot: usize) {
     let mut connections = Vec::new();
     connections.resize_with(dispatch.targets.len(), || None);
@@ -29,14 +29,14 @@ pub(super) async fn run_slot(dispatch: Rc<Dispatcher>, slot: usize) {
         }
         let deadline = &dispatch.deadlines[slot];
         deadline.set(now + dispatch.timings.http_timeout);
-        let place = job.target_index(connections.len());
-        let to = (&dispatch.targets[place], &mut connections[place]);
-        let outcome = try_once(&dispatch, deadline, to, &job).await;
+        let index = job.target_index(connections.len());
+        let target = (&dispatch.targets[index], &mut connections[index]);
+        let outcome = try_once(&dispatch, deadline, target, &job).await;
         dispatch.conclude_try(job, outcome, Instant::now());
     }
 }
 
-/// One try. The connection is there afterwards if it can be used again.
+/// Makes one try. Afterwards `connection` holds the connection if it can be reused.
 async fn try_once(
     dispatch: &Rc<Dispatcher>,
     deadline: &TaskDeadline,
@@ -45,22 +45,22 @@ async fn try_once(
 ) -> TryOutcome {
     let outgoing = &job.outgoing;
     let mut request = target.build_request(outgoing.event_type, outgoing.body.clone());
-    let wants_position = dispatch.is_journaled();
+    let detail = dispatch.response_detail();
     loop {
         let (client, is_new) = match connection.take() {
             Some(client) => (client, false),
             None => match connect(dispatch, target, deadline).await {
                 Ok(client) => (client, true),
-                Err(tried) => return tried,
+                Err(outcome) => return outcome,
             },
         };
-        let mut exchange = Box::pin(client.exchange(request, wants_position));
+        let mut exchange = Box::pin(client.exchange(request, detail));
         match deadline.race(exchange.as_mut()).await {
-            Some(ExchangeOutcome::Answered(answered, client)) => {
+            Some(ExchangeOutcome::Responded(response, client)) => {
                 *connection = client;
-                return TryOutcome::Answered(answered);
+                return TryOutcome::Responded(response);
             }
-            // A kept-alive connection that the server closed meanwhile: as if it had not been there.
+            // The server had closed the kept-alive connection: try again with a new one.
             Some(ExchangeOutcome::Unsent(unsent)) if !is_new => request = *unsent,
             Some(ExchangeOutcome::Unsent(_)) => {
                 let reason = "the connection was closed before the request".to_owned();
@@ -72,7 +72,7 @@ async fn try_once(
             }
             Some(ExchangeOutcome::Broken) => return TryOutcome::Broken,
             None => {
-                await_late_answer(dispatch, job, exchange);
+                await_late_response(dispatch, job, exchange);
                 return TryOutcome::TimedOut;
             }
         }
@@ -99,39 +99,39 @@ async fn connect(
         }
         None => {
             let mut ledger = dispatch.ledger.borrow_mut();
-            ledger.record_connection_failure("it took longer than the time-out".to_owned());
+            ledger.record_connection_failure("it took longer than the timeout".to_owned());
             Err(TryOutcome::Unconnected)
         }
     }
 }
 
-/// The request may still be answered: its answer is noted, though it changes nothing any more.
-fn await_late_answer<F>(dispatch: &Rc<Dispatcher>, job: &SendJob, exchange: Pin<Box<F>>)
+/// Waits for the late response to a request. It is recorded but no longer affects the delivery.
+fn await_late_response<F>(dispatch: &Rc<Dispatcher>, job: &SendJob, exchange: Pin<Box<F>>)
 where
     F: Future<Output = ExchangeOutcome> + 'static,
 {
     let (mut outgoing, cause) = (job.outgoing.clone(), job.cause);
     outgoing.body = bytes::Bytes::new();
     if !dispatch.begin_listening(outgoing.reading_key) {
-        dispatch.journal_late_answer(&outgoing, cause, None);
+        dispatch.journal_late_response(&outgoing, cause, None);
         return;
     }
     let dispatch = Rc::clone(dispatch);
     tokio::task::spawn_local(async move {
-        let exchanged = tokio::select! {
+        let outcome = tokio::select! {
             biased;
-            exchanged = exchange => Some(exchanged),
+            outcome = exchange => Some(outcome),
             () = dispatch.stop_listening.notified() => None,
-            () = tokio::time::sleep(dispatch.timings.late_answer_timeout) => None,
+            () = tokio::time::sleep(dispatch.timings.late_response_timeout) => None,
         };
-        let answered = match exchanged {
-            Some(ExchangeOutcome::Answered(answered, _)) => Some(answered),
+        let response = match outcome {
+            Some(ExchangeOutcome::Responded(response, _)) => Some(response),
             _ => None,
         };
-        if let Some(answered) = &answered {
-            dispatch.ledger.borrow_mut().record_late_response(answered);
+        if let Some(response) = &response {
+            dispatch.ledger.borrow_mut().record_late_response(response);
         }
-        dispatch.journal_late_answer(&outgoing, cause, answered.as_ref());
+        dispatch.journal_late_response(&outgoing, cause, response.as_ref());
         dispatch.end_listening(outgoing.reading_key);
     });
 }
