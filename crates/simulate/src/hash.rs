@@ -1,5 +1,5 @@
-//! Hashes that identify sent events: XXH3 with 64 bits, which guards against accidental collisions but not
-//! against adversaries.
+//! Hashes that identify sent events: XXH3 with 64 bits, which guards against accidental collisions
+//! but not against adversaries.
 
 use std::hash::Hasher;
 
@@ -7,7 +7,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use butlr_event::EventType;
 
-/// Key of a reading (type, space, timestamp). Two readings with the same key by chance only share a queue.
+/// Key of a reading (type, space, timestamp). Two readings with the same key by chance only share a
+/// queue.
 pub fn reading_key(event_type: EventType, space_id: &str, timestamp_ms: i64) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(&[event_type.index() as u8]);

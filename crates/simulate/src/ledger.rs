@@ -1,12 +1,14 @@
 //! The ledger: counts of deliveries, tries, responses and drops, and the latencies.
 //!
-//! Each delivery is counted once by type and kind and has one [`SendOutcome`]. Each try ends once: with a response, without
-//! a connection, with a broken connection, or with a timeout. [`RunLedger::is_balanced`] checks that the sums agree.
+//! Each delivery is counted once by type and kind and has one [`SendOutcome`]. Each try ends once:
+//! with a response, without a connection, with a broken connection, or with a timeout.
+//! [`RunLedger::is_balanced`] checks that the sums agree.
 //!
-//! The ledger also counts the verdicts that a bridge with duplicate detection should reach if every delivery is stored
-//! ([`RunLedger::expected_count`]), and the outcomes that the responses report ([`RunLedger::response_outcome_count`]). The two agree
-//! exactly if every response is known. Otherwise only `verify` can decide: a try without a response may have been stored,
-//! which makes the next try a redelivery.
+//! The ledger also counts the verdicts that a bridge with duplicate detection should reach if every
+//! delivery is stored ([`RunLedger::expected_count`]), and the outcomes that the responses report
+//! ([`RunLedger::response_outcome_count`]). The two agree exactly if every response is known.
+//! Otherwise only `verify` can decide: a try without a response may have been stored, which makes
+//! the next try a redelivery.
 
 mod fidelity;
 mod summary;
@@ -45,7 +47,8 @@ pub struct RunLedger {
     deliveries: [[u64; DeliveryKind::ALL.len()]; EventType::ALL.len()],
     /// Verdicts on valid deliveries if all of them are stored.
     expected: [[u64; OracleVerdict::ALL.len()]; EventType::ALL.len()],
-    /// Final outcomes of the requests with valid events that reached a server, late responses included.
+    /// Final outcomes of the requests with valid events that reached a server, late responses
+    /// included.
     response_outcomes: [[u64; RecordedOutcome::ALL.len()]; EventType::ALL.len()],
     /// Outcomes of valid deliveries.
     send_outcomes: [[u64; SendOutcome::ALL.len()]; EventType::ALL.len()],
@@ -246,7 +249,8 @@ impl RunLedger {
             .sum()
     }
 
-    /// Expected number of valid deliveries of this type with this verdict, if every delivery is stored.
+    /// Expected number of valid deliveries of this type with this verdict, if every delivery is
+    /// stored.
     pub fn expected_count(&self, event_type: EventType, verdict: OracleVerdict) -> u64 {
         self.expected[event_type.index()][verdict as usize]
     }

@@ -1,5 +1,5 @@
-//! Simulator of a city of Butlr sensors, with a sender that behaves like Butlr's, and a verifier of the records
-//! that arrived in Kafka.
+//! Simulator of a city of Butlr sensors, with a sender that behaves like Butlr's, and a verifier of
+//! the records that arrived in Kafka.
 //!
 //! ```text
 //!  city      people come, meet, move and leave; sensors and computers observe them
@@ -18,7 +18,8 @@
 //!  verify    reads the topics back and compares them with the journal
 //! ```
 //!
-//! The same seed, start and options give the same deliveries in the same order, whatever the responses are.
+//! The same seed, start and options give the same deliveries in the same order, whatever the
+//! responses are.
 
 pub mod city;
 pub mod hash;

@@ -103,7 +103,8 @@ pub enum DeliveryKind {
     Repeat,
     /// A later computation of a reading with another value.
     Revision,
-    /// A value computed before the last delivered one but delivered after it, and different from it.
+    /// A value computed before the last delivered one but delivered after it, and different from
+    /// it.
     Stale,
     /// A delivery that is minutes late.
     Late,
@@ -156,7 +157,7 @@ pub enum EventFault {
     /// The type does not exist.
     UnknownType,
     /// The JSON is truncated.
-    CutOff,
+    Truncated,
     /// The id of the space is missing.
     NoSpace,
     /// The `timestamp` is a string.
@@ -168,7 +169,7 @@ impl EventFault {
     pub const ALL: [EventFault; 5] = [
         EventFault::NewerVersion,
         EventFault::UnknownType,
-        EventFault::CutOff,
+        EventFault::Truncated,
         EventFault::NoSpace,
         EventFault::WrongTimestamp,
     ];

@@ -1,12 +1,14 @@
-//! The oracle: the verdict on each delivery of a reading (type, space, timestamp) by the rules that the bridge
-//! promises to follow.
+//! The oracle: the verdict on each delivery of a reading (type, space, timestamp) by the rules that
+//! the bridge promises to follow.
 //!
-//! A sequential model: it takes deliveries in the order in which they are sent and returns verdicts. With the
-//! bridge it shares the rules, `EventType`, and the decoding of a KSUID's second (`butlr_event::ksuid`, tested
-//! against vectors of the reference implementation), but no other code.
+//! A sequential model: it takes deliveries in the order in which they are sent and returns
+//! verdicts. With the bridge it shares the rules, `EventType`, and the decoding of a KSUID's second
+//! (`butlr_event::ksuid`, tested against vectors of the reference implementation), but no other
+//! code.
 //!
-//! A verdict is what a bridge sees; [`DeliveryKind`](super::message::DeliveryKind) is what the simulator
-//! intended. The two differ: a late delivery, for instance, may be a first one or a stale one.
+//! A verdict is what a bridge sees; [`DeliveryKind`](super::message::DeliveryKind) is what the
+//! simulator intended. The two differ: a late delivery, for instance, may be a first one or a stale
+//! one.
 
 mod forecast;
 
@@ -19,7 +21,7 @@ use butlr_event::ksuid::Ksuid;
 /// Verdict on a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum OracleVerdict {
-    /// A new event, and for occupancy also the first one of its reading.
+    /// A new event; for occupancy, also the first one of its reading.
     First,
     /// The same event is stored, or was recognised as a repeat.
     Redelivery,
@@ -27,7 +29,8 @@ pub enum OracleVerdict {
     Repeat,
     /// Another event with a value that replaces the current one.
     Revision,
-    /// Another event with another value that was computed before the current one and does not replace it.
+    /// Another event with another value that was computed before the current one and does not
+    /// replace it.
     Stale,
 }
 

@@ -19,8 +19,8 @@ impl ServerResponse {
         (200..300).contains(&self.status)
     }
 
-    /// Outcome to record in the journal. A response without a reported outcome comes from something other than the
-    /// bridge, such as a proxy, and is judged by its status.
+    /// Outcome to record in the journal. A response without a reported outcome comes from something
+    /// other than the bridge, such as a proxy, and is judged by its status.
     pub(crate) fn recorded_outcome(&self) -> RecordedOutcome {
         match (self.outcome, self.status) {
             (Some(ReportedOutcome::Published), _) | (None, 200 | 201 | 203..300) => {

@@ -1,6 +1,7 @@
 //! The JSON of a message, with the fields and their order as in Butlr's documentation.
 //!
-//! The `metadata` of each place is rendered once. A message then costs a few copies and its own numbers.
+//! The `metadata` of each place is rendered once. A message then costs a few copies and its own
+//! numbers.
 
 mod metadata;
 #[cfg(test)]
@@ -48,8 +49,8 @@ impl PayloadRenderer {
         }
     }
 
-    /// Appends the body of a delivery. Returns the range of the value of `data` in `body`; empty if there is
-    /// none or the body is truncated.
+    /// Appends the body of a delivery. Returns the range of the value of `data` in `body`; empty if
+    /// there is none or the body is truncated.
     pub fn render(&self, delivery: &PlannedDelivery, body: &mut Vec<u8>) -> Range<usize> {
         let PlannedDelivery { message, fault, .. } = delivery;
         let fault = *fault;
@@ -81,7 +82,7 @@ impl PayloadRenderer {
         }
         let data = write_data(&message.data, body);
         body.push(b'}');
-        if fault == Some(EventFault::CutOff) {
+        if fault == Some(EventFault::Truncated) {
             // Between the first byte and the last, at a position that the id decides.
             let length = body.len() - begin;
             let [.., last_byte] = *message.id.as_bytes();

@@ -1,4 +1,5 @@
-//! Progress of a run on standard error: a progress bar on a terminal, otherwise one JSON line per second.
+//! Progress of a run on standard error: a progress bar on a terminal, otherwise one JSON line per
+//! second.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, UNIX_EPOCH};
@@ -98,7 +99,8 @@ impl ProgressReporter {
         }
     }
 
-    /// Writes the state of the run, and once a note that the simulated clock has caught up with the wall clock.
+    /// Writes the state of the run, and once a note that the simulated clock has caught up with the
+    /// wall clock.
     pub(super) fn update(&mut self, now: &RunSnapshot, caught_up: bool) {
         if caught_up && !std::mem::replace(&mut self.catch_up_noted, true) {
             self.note(

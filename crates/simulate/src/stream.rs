@@ -1,7 +1,7 @@
 //! The sender's deliveries in order: the messages of a city, with the sender's quirks.
 //!
-//! They are a function of the city, the seed and the [`SenderBehaviour`] alone: neither the wall clock nor the
-//! responses have any influence.
+//! They are a function of the city, the seed and the [`SenderBehaviour`] alone: neither the wall
+//! clock nor the responses have any influence.
 
 mod agenda;
 mod behaviour;
@@ -67,14 +67,15 @@ impl DeliveryStream {
     }
 
     /// Stops the computation. Waiting deliveries come out at once, in order and due at
-    /// [`DeliveryStream::now_ms`] at the latest, so that everything that [`DeliveryStream::truth`] includes
-    /// is delivered.
+    /// [`DeliveryStream::now_ms`] at the latest, so that everything that [`DeliveryStream::truth`]
+    /// includes is delivered.
     pub fn end(&mut self) {
         self.ended = true;
     }
 
-    /// The next delivery. Returns `None` if the simulated clock would have to pass `until_ms` by a tick or more
-    /// (at night, hours may pass without a delivery of some types), or if the stream has ended and is empty.
+    /// The next delivery. Returns `None` if the simulated clock would have to pass `until_ms` by a
+    /// tick or more (at night, hours may pass without a delivery of some types), or if the stream
+    /// has ended and is empty.
     pub fn next_until(&mut self, until_ms: i64) -> Option<PlannedDelivery> {
         loop {
             let delivery = self.next_ready();
@@ -85,7 +86,8 @@ impl DeliveryStream {
         }
     }
 
-    /// The next delivery if it is known without [`DeliveryStream::compute`]; this takes negligible time.
+    /// The next delivery if it is known without [`DeliveryStream::compute`]; this takes negligible
+    /// time.
     pub fn next_ready(&mut self) -> Option<PlannedDelivery> {
         if !self.ended {
             // Messages yet to be computed are due later.
@@ -111,7 +113,8 @@ impl DeliveryStream {
         self.city.plan()
     }
 
-    /// Advances the city by one tick, which takes a while if it is large. Does nothing after the end.
+    /// Advances the city by one tick, which takes a while if it is large. Does nothing after the
+    /// end.
     pub fn compute(&mut self) {
         if self.ended {
             return;
@@ -138,7 +141,8 @@ impl DeliveryStream {
                 message.computed_ms,
             )
         });
-        // Messages held back by an outage keep their order: they are not late or shuffled in addition.
+        // Messages held back by an outage keep their order: they are not late or shuffled in
+        // addition.
         let due_ms = outage.unwrap_or(message.computed_ms + delay_ms);
         let kind = match message.computation {
             _ if late && outage.is_none() => DeliveryKind::Late,
@@ -172,7 +176,8 @@ impl DeliveryStream {
         self.push_message(due_ms, message, kind, redelivery_after_ms);
     }
 
-    /// Schedules the deliveries of a valid message: the message, its overlapping copy and its redelivery.
+    /// Schedules the deliveries of a valid message: the message, its overlapping copy and its
+    /// redelivery.
     fn push_message(
         &mut self,
         due_ms: i64,

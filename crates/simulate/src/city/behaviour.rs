@@ -12,8 +12,8 @@ pub struct CityBehaviour {
     pub revised: f64,
     /// Share of the presence sensors whose clock is off, 0 to 1.
     pub skewed: f64,
-    /// Recomputes each occupancy reading every minute, five times in all. If `false`, it is computed
-    /// once, and correctly.
+    /// Recomputes each occupancy reading every minute, five times in all. If `false`, it is
+    /// computed once, and correctly.
     pub recompute: bool,
     /// Types to compute at all. Leaving some out changes nothing about the others.
     pub types: TypeSet,

@@ -1,7 +1,7 @@
 //! Randomness without a generator.
 //!
-//! Some choices must not depend on the order of the draws, nor on which other choices are drawn at all:
-//! a message's id, a sensor's clock error, a person's seat. They are hashes of their subject.
+//! Some choices must not depend on the order of the draws, nor on which other choices are drawn at
+//! all: a message's id, a sensor's clock error, a person's seat. They are hashes of their subject.
 
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
@@ -37,7 +37,8 @@ pub fn happens(hash: u64, probability: f64) -> bool {
     ((hash >> 11) as f64) < probability * (1_u64 << 53) as f64
 }
 
-/// A number below `limit`. Limits are small, so the slight bias towards lower numbers does not matter.
+/// A number below `limit`. Limits are small, so the slight bias towards lower numbers does not
+/// matter.
 pub fn number_below(hash: u64, limit: u64) -> u64 {
     ((u128::from(hash) * u128::from(limit)) >> 64) as u64
 }

@@ -5,7 +5,8 @@ pub const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 const DAY_MS: i64 = 24 * HOUR_MS;
 
-/// Hour of the day at which a simulation starts: late enough that everyone who comes that day is due.
+/// Hour of the day at which a simulation starts: late enough that everyone who comes that day is
+/// due.
 const FIRST_HOUR: i64 = 10;
 
 /// Converts moments (ms since 1970) to the city's days and hours and back.
@@ -16,14 +17,16 @@ pub struct CityClock {
 }
 
 impl CityClock {
-    /// A clock that starts at `start_ms` and advances in ticks of `tick_ms`, which divides a second.
+    /// A clock that starts at `start_ms` and advances in ticks of `tick_ms`, which divides a
+    /// second.
     pub fn new(start_ms: i64, tick_ms: i64) -> Self {
         debug_assert!(1000 % tick_ms == 0 && tick_ms % 10 == 0);
         Self { start_ms, tick_ms }
     }
 
-    /// The end of the tick that contains a moment. Ticks are aligned to whole seconds since 1970 (or
-    /// fractions of them), so a minute never ends within a tick; only the first tick may be shorter.
+    /// The end of the tick that contains a moment. Ticks are aligned to whole seconds since 1970
+    /// (or fractions of them), so a minute never ends within a tick; only the first tick may be
+    /// shorter.
     pub fn tick_end(&self, at_ms: i64) -> i64 {
         (at_ms.div_euclid(self.tick_ms) + 1) * self.tick_ms
     }
@@ -34,7 +37,8 @@ impl CityClock {
         at_ms - offset_ms + offset_ms * 9 / 10
     }
 
-    /// The last tenth of the tick that ends at `end_ms`, in which doors report: its start and length.
+    /// The last tenth of the tick that ends at `end_ms`, in which doors report: its start and
+    /// length.
     pub fn reporting_window(&self, end_ms: i64) -> (i64, i64) {
         let length = self.tick_ms / 10;
         (end_ms - length, length)

@@ -1,5 +1,5 @@
-//! A working day: arrive, sit, run errands, have lunch, go home. Every day is a working day, so that long
-//! runs have load.
+//! A working day: arrive, sit, run errands, have lunch, go home. Every day is a working day, so
+//! that long runs have load.
 //!
 //! A person who finds their destination full stays where they are, so capacity is never exceeded.
 
@@ -16,8 +16,8 @@ use super::presence::CityScene;
 const ATTENDANCE_PROBABILITY: f64 = 0.85;
 /// Arrival of the people who would already be there at the start, in seconds after the start.
 const FIRST_ARRIVAL_SECONDS: Range<i64> = 1..85;
-/// Probability of an errand before sitting down on the first day, so that a city is active from its first
-/// minutes.
+/// Probability of an errand before sitting down on the first day, so that a city is active from its
+/// first minutes.
 const EARLY_ERRAND_PROBABILITY: f64 = 0.2;
 
 /// Destination of an errand.
@@ -75,28 +75,29 @@ impl People {
         self.schedule(person, Activity::Sit, at_ms);
     }
 
-    /// Draws the times of lunch and of going home. Everyone leaves by about 18:30, so nights are empty.
+    /// Draws the times of lunch and of going home. Everyone leaves by about 18:30, so nights are
+    /// empty.
     fn plan_hours(&mut self, person: u32, day: i64) {
         let lunch_ms = self.clock.moment_at(day, 11 * 60 + 30) + self.random_seconds_ms(0..90 * 60);
         let leave_ms = self.clock.moment_at(day, 16 * 60)
             + self.random_seconds_ms(0..75 * 60)
             + self.random_seconds_ms(0..75 * 60);
-        let who = &mut self.people[person as usize];
-        (who.lunch_ms, who.leave_ms) = (Some(lunch_ms), leave_ms);
+        let record = &mut self.people[person as usize];
+        (record.lunch_ms, record.leave_ms) = (Some(lunch_ms), leave_ms);
     }
 
     /// Sits down at the desk, or tries again later if the office is full.
     fn sit(&mut self, scene: CityScene, person: u32, now_ms: i64) {
-        let who = &mut self.people[person as usize];
-        if now_ms >= who.leave_ms {
+        let record = &mut self.people[person as usize];
+        if now_ms >= record.leave_ms {
             return self.leave(person, now_ms);
         }
-        let room = scene.plan.zones[who.desk as usize].room;
-        let is_there = who
+        let room = scene.plan.zones[record.desk as usize].room;
+        let is_there = record
             .zone
             .is_some_and(|zone| scene.plan.zones[zone as usize].room == room);
         if is_there || scene.has_capacity(room) {
-            who.zone = Some(who.desk);
+            record.zone = Some(record.desk);
             self.work(person, now_ms);
         } else {
             let at_ms = now_ms + self.random_seconds_ms(20..60);
@@ -108,9 +109,9 @@ impl People {
     pub(super) fn work(&mut self, person: u32, now_ms: i64) {
         let errand_ms = now_ms + self.random_seconds_ms(60..70 * 60);
         let soon_ms = now_ms + self.random_seconds_ms(5..60);
-        let who = &self.people[person as usize];
-        let (next, at_ms) = match who.lunch_ms {
-            _ if who.leave_ms <= errand_ms => (Activity::Leave, who.leave_ms.max(soon_ms)),
+        let record = &self.people[person as usize];
+        let (next, at_ms) = match record.lunch_ms {
+            _ if record.leave_ms <= errand_ms => (Activity::Leave, record.leave_ms.max(soon_ms)),
             Some(lunch_ms) if lunch_ms <= errand_ms => (Activity::Lunch, lunch_ms.max(soon_ms)),
             _ => (Activity::Errand, errand_ms),
         };
@@ -163,8 +164,8 @@ impl People {
         self.schedule(person, Activity::Sit, until_ms);
     }
 
-    /// A zone with free capacity in another room with this use: on the same floor, or else on one of two
-    /// others.
+    /// A zone with free capacity in another room with this use: on the same floor, or else on one
+    /// of two others.
     fn find_free_zone(&mut self, scene: CityScene, home: u32, room_use: RoomUse) -> Option<u32> {
         let plan = scene.plan;
         let own = plan.rooms[home as usize].floor;

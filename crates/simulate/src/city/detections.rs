@@ -129,9 +129,9 @@ impl DetectionSensors {
     }
 }
 
-/// Clock error of each sensor, ms. A share of the presence sensors is off by up to two hours either way,
-/// most of them by seconds only; doors never are. Errors are whole periods, so that two sensors of a
-/// room still never report the same moment.
+/// Clock error of each sensor, ms. A share of the presence sensors is off by up to two hours either
+/// way, most of them by seconds only; doors never are. Errors are whole periods, so that two
+/// sensors of a room still never report the same moment.
 pub fn draw_clock_skews(plan: &CityPlan, seed: u64, share: f64) -> Vec<i64> {
     let skew = |(index, period_ms)| {
         let dice = |nth| chance::hash(seed, ChanceTopic::Clock, [index, nth, 0]);

@@ -1,8 +1,8 @@
 //! TRAFFIC: people counted at doors.
 //!
-//! The passages through a door within one tick make one message. It is computed in the last tenth of
-//! the tick, when nobody walks any more, so at the end of every tick the sums of entries and exits agree
-//! with where people are.
+//! The passages through a door within one tick make one message. It is computed in the last tenth
+//! of the tick, when nobody walks any more, so at the end of every tick the sums of entries and
+//! exits agree with where people are.
 
 use super::behaviour::TypeSet;
 use super::chance::{self, ChanceTopic};

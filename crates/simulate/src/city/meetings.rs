@@ -1,4 +1,5 @@
-//! Meetings: on the half hour, in meeting rooms, with people of the same building who are at their desks.
+//! Meetings: on the half hour, in meeting rooms, with people of the same building who are at their
+//! desks.
 
 use std::ops::Range;
 
@@ -49,10 +50,10 @@ impl People {
                 break;
             }
             let person = self.rng.random_range(staff.clone());
-            let who = &self.people[person as usize];
-            if who.next_activity == Activity::Errand
-                && who.zone == Some(who.desk)
-                && who.leave_ms > until_ms
+            let record = &self.people[person as usize];
+            if record.next_activity == Activity::Errand
+                && record.zone == Some(record.desk)
+                && record.leave_ms > until_ms
             {
                 called += 1;
                 let at_ms = now_ms + self.random_seconds_ms(60..360);

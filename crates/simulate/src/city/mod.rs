@@ -7,22 +7,22 @@
 //!                           day meetings  what people do then, and next
 //!                           presence      who is where now
 //!        │
-//!                 doors              TRAFFIC       at the end of each tick, people counted at each door
-//!                 motion             PIR           when a room is entered, and when it has been empty for a while
-//!                 detections stroll  DETECTIONS    one to three times a second per sensor
-//!                 occupancy          *_OCCUPANCY*  after each full minute, for the last five minutes
+//!           doors              TRAFFIC       after each tick, people counted at each door
+//!           motion             PIR           when a room is entered, or has been empty for a while
+//!           detections stroll  DETECTIONS    one to three times a second per sensor
+//!           occupancy          *_OCCUPANCY*  after each full minute, for the last five minutes
 //!        │
 //!  CityMessage    issuer             with an id, in the order of computation
 //! ```
 //!
-//! Pure: no wall clock, no I/O. Deterministic: people draw from one generator in the order of events.
-//! Everything that sensors and computers add is a hash of its subject (`chance`), so leaving out a
-//! type changes nothing about the others.
+//! Pure: no wall clock, no I/O. Deterministic: people draw from one generator in the order of
+//! events. Everything that sensors and computers add is a hash of its subject (`chance`), so
+//! leaving out a type changes nothing about the others.
 //!
 //! # Invariants
 //!
-//! 1. A person is in one zone or outside, and moves at a single moment: zones always add up to rooms,
-//!    and rooms to floors.
+//! 1. A person is in one zone or outside, and moves at a single moment: zones always add up to
+//!    rooms, and rooms to floors.
 //! 2. A room never holds more people than its capacity.
 //! 3. At the end of every tick, entries minus exits at each door equal the occupancy behind it (see
 //!    `doors`).

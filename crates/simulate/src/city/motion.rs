@@ -1,5 +1,5 @@
-//! PIR: each room's first presence sensor reports when motion begins, and when there has been none for
-//! a while.
+//! PIR: each room's first presence sensor reports when motion begins, and when there has been none
+//! for a while.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,8 +11,8 @@ use super::plan::CityPlan;
 use crate::message::{CityMessage, CityPlace, MessageData};
 use butlr_event::EventType;
 
-/// Time for which a room must be empty, give or take [`STILL_JITTER_MS`], before its sensor reports no
-/// motion.
+/// Time for which a room must be empty, give or take [`STILL_JITTER_MS`], before its sensor reports
+/// no motion.
 const STILL_MS: i64 = 15_000;
 const STILL_JITTER_MS: u64 = 1_000;
 

@@ -1,8 +1,8 @@
 //! The people of the city and their agenda.
 //!
-//! The agenda holds one pending activity per person, so nobody is visited before their time. A person who
-//! is called to a meeting gets another entry; the older one is void because its time no longer equals the
-//! person's own `next_ms`.
+//! The agenda holds one pending activity per person, so nobody is visited before their time. A
+//! person who is called to a meeting gets another entry; the older one is void because its time no
+//! longer equals the person's own `next_ms`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

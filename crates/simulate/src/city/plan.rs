@@ -1,7 +1,7 @@
 //! The plan of the city: sites, buildings, floors, rooms, zones and sensors.
 //!
-//! Assets refer to each other by index into the plan's lists. Related assets are adjacent, so the floors of
-//! a building, the rooms of a floor and the zones of a room are ranges.
+//! Assets refer to each other by index into the plan's lists. Related assets are adjacent, so the
+//! floors of a building, the rooms of a floor and the zones of a room are ranges.
 
 use std::ops::Range;
 
@@ -23,7 +23,8 @@ pub struct CityPlan {
     pub rooms: Vec<Room>,
     /// All zones, in the order of their rooms.
     pub zones: Vec<Zone>,
-    /// All sensors. Per floor: those of each room (presence, then the door), then that of its own door.
+    /// All sensors. Per floor: those of each room (presence, then the door), then that of its own
+    /// door.
     pub sensors: Vec<Sensor>,
 }
 
@@ -32,8 +33,8 @@ pub struct CityPlan {
 pub struct CitySize {
     /// Number of rooms, at least one.
     pub rooms: usize,
-    /// Number of presence sensors, spread evenly over the rooms; `None`: one per room. If there are fewer
-    /// sensors than rooms, some rooms have none and report neither DETECTIONS nor PIR.
+    /// Number of presence sensors, spread evenly over the rooms; `None`: one per room. If there are
+    /// fewer sensors than rooms, some rooms have none and report neither DETECTIONS nor PIR.
     pub sensors: Option<usize>,
 }
 
@@ -160,8 +161,8 @@ pub struct Sensor {
     pub hive_version: String,
     /// Field of view on the floor plan, in metres: its part of the room; empty at doors.
     pub area: Rect,
-    /// Interval between readings of a presence sensor, 333 to 1000 ms; 0 at doors. All sensors of a room
-    /// have the same period and different phases, so no two of them read at the same moment.
+    /// Interval between readings of a presence sensor, 333 to 1000 ms; 0 at doors. All sensors of a
+    /// room have the same period and different phases, so no two of them read at the same moment.
     pub period_ms: u32,
     /// Phase of a presence sensor: it reads when ms since 1970, modulo its period, equal this.
     pub phase_ms: u32,
@@ -186,8 +187,8 @@ impl SensorMode {
     }
 }
 
-/// A rectangle on a floor plan, in metres. A point on an edge belongs to the rectangle to its right or
-/// above it.
+/// A rectangle on a floor plan, in metres. A point on an edge belongs to the rectangle to its right
+/// or above it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rect {
     /// Corner nearest to the origin.
@@ -207,8 +208,8 @@ impl Rect {
         (0..2).all(|axis| (self.min[axis]..self.max[axis]).contains(&point[axis]))
     }
 
-    /// Divides the rectangle into `count` parts of about the same size, always across the longer side, and
-    /// passes them to `part` in order.
+    /// Divides the rectangle into `count` parts of about the same size, always across the longer
+    /// side, and passes them to `part` in order.
     pub fn divide(&self, count: u32, part: &mut impl FnMut(Rect)) {
         if count <= 1 {
             return part(*self);

@@ -1,8 +1,8 @@
 //! Generation of a plan from a seed.
 //!
-//! Every room takes the same number of draws, and ids are hashes of positions in the plan. A larger city
-//! therefore begins with the smaller one of the same seed, room for room (except for the sensors if their
-//! number was specified).
+//! Every room takes the same number of draws, and ids are hashes of positions in the plan. A larger
+//! city therefore begins with the smaller one of the same seed, room for room (except for the
+//! sensors if their number was specified).
 
 use std::ops::Range;
 

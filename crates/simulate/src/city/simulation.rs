@@ -75,8 +75,8 @@ impl CitySimulation {
         }
     }
 
-    /// Advances by one tick (a second, or less in a huge city) and appends the messages computed in it, in
-    /// the order of `computed_ms`. No message of a later tick is computed earlier.
+    /// Advances by one tick (a second, or less in a huge city) and appends the messages computed in
+    /// it, in the order of `computed_ms`. No message of a later tick is computed earlier.
     pub fn advance(&mut self, out: &mut Vec<CityMessage>) {
         let (from_ms, until_ms) = (self.now_ms, self.clock.tick_end(self.now_ms));
         let first = out.len();
@@ -95,13 +95,14 @@ impl CitySimulation {
         self.advance_people(until_ms, out);
         self.doors.report(&self.clock, until_ms, out);
         self.occupancy.compute(until_ms, out);
-        // These are nearly three sorted runs. The sort is stable, so messages of the same millisecond keep
-        // their order.
+        // These are nearly three sorted runs. The sort is stable, so messages of the same
+        // millisecond keep their order.
         out[first..].sort_by_key(|message| message.computed_ms);
         self.now_ms = until_ms;
     }
 
-    /// The simulated clock, ms since 1970: exactly the messages computed before it have been returned.
+    /// The simulated clock, ms since 1970: exactly the messages computed before it have been
+    /// returned.
     pub fn now_ms(&self) -> i64 {
         self.now_ms
     }

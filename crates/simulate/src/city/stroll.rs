@@ -1,8 +1,8 @@
-//! Exact position of a person within a zone: a pure function of person, zone and time, so there is no
-//! state to update.
+//! Exact position of a person within a zone: a pure function of person, zone and time, so there is
+//! no state to update.
 //!
-//! It uses additions, multiplications and hashes only, so the result is the same on every machine to
-//! the last bit.
+//! It uses additions, multiplications and hashes only, so the result is the same on every machine
+//! to the last bit.
 
 use super::chance::{self, ChanceTopic};
 use super::plan::{Rect, RoomUse};
@@ -21,8 +21,8 @@ pub struct Walker {
 }
 
 impl Walker {
-    /// Position at a moment, in metres on the floor plan. People go from spot to spot: all over the zone
-    /// where people stand, around a seat where they sit.
+    /// Position at a moment, in metres on the floor plan. People go from spot to spot: all over the
+    /// zone where people stand, around a seat where they sit.
     pub fn position(self, area: &Rect, room_use: RoomUse, at_ms: i64) -> [f32; 2] {
         let sits = matches!(
             room_use,

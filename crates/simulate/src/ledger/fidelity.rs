@@ -9,8 +9,8 @@ use serde::Serialize;
 pub struct RunFidelity {
     /// Set unless the run was given up before its end.
     pub complete: bool,
-    /// Set if the simulated clock caught up with the wall clock and continued in real time, so that the requested pace was
-    /// not kept.
+    /// Set if the simulated clock caught up with the wall clock and continued in real time, so that
+    /// the requested pace was not kept.
     pub caught_up: bool,
     /// Delay of the first try of the last event before the end, in seconds; 0 in a closed loop.
     pub behind_s: f64,

@@ -24,7 +24,8 @@ pub struct RunSummary {
     simulated_to: String,
     /// Number of deliveries.
     events: u64,
-    /// Accepted deliveries per second up to the last acceptance; fruitless waiting after it does not count.
+    /// Accepted deliveries per second up to the last acceptance; fruitless waiting after it does
+    /// not count.
     events_per_s: f64,
     #[serde(rename = "ends")]
     outcomes: BTreeMap<&'static str, u64>,
@@ -50,8 +51,8 @@ pub struct RunSummary {
     late_responses: BTreeMap<u16, u64>,
     /// Latencies of accepted events including all tries, but not of dropped ones.
     latency_ms: LatencySummary,
-    /// Start of the latencies. `due`: the due time of each event, so that waiting counts. `begun`: its first try; this also
-    /// applies to events sent after the end of an open loop.
+    /// Start of the latencies. `due`: the due time of each event, so that waiting counts. `begun`:
+    /// its first try; this also applies to events sent after the end of an open loop.
     latency_from: &'static str,
     #[serde(flatten)]
     fidelity: RunFidelity,

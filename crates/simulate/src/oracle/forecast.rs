@@ -1,5 +1,5 @@
-//! Forecast of the verdicts on a stream, assuming that every delivery is stored. The ledger reports the sums as
-//! `expected`.
+//! Forecast of the verdicts on a stream, assuming that every delivery is stored. The ledger reports
+//! the sums as `expected`.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -10,8 +10,9 @@ use crate::message::{CityMessage, DeliveryKind, MessageData};
 
 type ValuesByReading = HashMap<u64, ReadingValue, BuildHasherDefault<IdentityHasher>>;
 
-/// Current values of the readings in the stream. Readings are forgotten once the stream delivers nothing more
-/// about them: about 50 bytes per occupancy reading of the last hour of the simulated clock.
+/// Current values of the readings in the stream. Readings are forgotten once the stream delivers
+/// nothing more about them: about 50 bytes per occupancy reading of the last hour of the simulated
+/// clock.
 pub struct Forecast {
     /// Longest time between two deliveries of a reading, ms.
     span_ms: i64,
@@ -32,7 +33,8 @@ impl Forecast {
         }
     }
 
-    /// Predicts the verdict on the next delivery; `None` for an invalid item. Due times must not decrease.
+    /// Predicts the verdict on the next delivery; `None` for an invalid item. Due times must not
+    /// decrease.
     pub fn predict(
         &mut self,
         due_ms: i64,

@@ -35,12 +35,13 @@ fn the_rules_by_hand() {
             &[First, Revision, Revision],
         ),
         (&[(70, 0, 4), (10, 0, 5)], &[First, Stale]),
-        // A stale event changes nothing for later events, neither with the current value nor with its own.
+        // A stale event changes nothing for later events, neither with the current value nor with
+        // its own.
         (
             &[(70, 0, 4), (10, 0, 5), (130, 0, 4), (20, 0, 5), (140, 0, 5)],
             &[First, Stale, Repeat, Stale, Revision],
         ),
-        // Redeliveries of what was superseded, of what was stale, and of what was a repeat.
+        // Redeliveries of a superseded event, of a stale one and of a repeat.
         (
             &[
                 (10, 0, 4),
@@ -57,7 +58,8 @@ fn the_rules_by_hand() {
         ),
         // Within one second, the order of arrival decides.
         (&[(10, 1, 4), (10, 0, 5)], &[First, Revision]),
-        // A repeat does not make the value younger: an event between the first one and the repeat is not stale.
+        // A repeat does not make the value younger: an event between the first one and the repeat
+        // is not stale.
         (
             &[(10, 0, 4), (70, 0, 4), (30, 0, 5)],
             &[First, Repeat, Revision],

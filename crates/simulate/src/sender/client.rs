@@ -1,7 +1,7 @@
 //! One kept-alive HTTP/1.1 connection.
 //!
-//! The task that waits for the response drives the connection. A separate task would cost two wake-ups per
-//! request.
+//! The task that waits for the response drives the connection. A separate task would cost two
+//! wake-ups per request.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -115,7 +115,8 @@ impl SenderClient {
         Ok((response::parse_response(status, &first, detail), true))
     }
 
-    /// Ready with `true` once another request can be sent, with `false` if the connection is closed.
+    /// Ready with `true` once another request can be sent, with `false` if the connection is
+    /// closed.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.poll_closed(cx).is_ready() {
             return Poll::Ready(false);
@@ -138,8 +139,8 @@ fn poll_with_connection<F: Future>(
     mut waiting: Pin<&mut F>,
     cx: &mut Context<'_>,
 ) -> Poll<F::Output> {
-    // The waiting future comes first, so that only requested data is read. It also observes the end of the
-    // connection.
+    // The waiting future comes first, so that only requested data is read. It also observes the end
+    // of the connection.
     if let Poll::Ready(output) = waiting.as_mut().poll(cx) {
         return Poll::Ready(output);
     }

@@ -59,7 +59,8 @@ impl GeneratorProgress {
     }
 }
 
-/// Signal that ends a run as its duration would: nothing more is computed, and the rest is still sent.
+/// Signal that ends a run as its duration would: nothing more is computed, and the rest is still
+/// sent.
 #[derive(Clone, Debug, Default)]
 pub struct StopSignal(Arc<AtomicBool>);
 

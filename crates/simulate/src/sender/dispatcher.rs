@@ -1,5 +1,5 @@
-//! State shared by all tasks of the sender: queue, ledger and journal. They run on one thread, so there are no
-//! locks.
+//! State shared by all tasks of the sender: queue, ledger and journal. They run on one thread, so
+//! there are no locks.
 
 pub(super) mod admission;
 mod late_responses;
@@ -93,8 +93,8 @@ impl Dispatcher {
         }
     }
 
-    /// The next job for a slot; `None` once there are no more. Meanwhile it drops idle connections that the
-    /// server has closed.
+    /// The next job for a slot; `None` once there are no more. Meanwhile it drops idle connections
+    /// that the server has closed.
     pub(super) fn poll_next(
         &self,
         slot: usize,
@@ -152,7 +152,8 @@ impl Dispatcher {
         self.has_connected.set(true);
     }
 
-    /// Records a finished try in the ledger and the journal, then schedules the next try or ends the job.
+    /// Records a finished try in the ledger and the journal, then schedules the next try or ends
+    /// the job.
     pub(super) fn conclude_try(&self, mut job: SendJob, try_outcome: TryOutcome, now: Instant) {
         {
             let mut ledger = self.ledger.borrow_mut();

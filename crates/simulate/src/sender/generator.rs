@@ -1,5 +1,5 @@
-//! The thread that advances the city and renders its deliveries. It hands them over in chunks, because a handover
-//! between threads costs the same for one event as for a hundred.
+//! The thread that advances the city and renders its deliveries. It hands them over in chunks,
+//! because a handover between threads costs the same for one event as for a hundred.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,8 @@ use butlr_event::ksuid::Ksuid;
 pub struct OutgoingEvent {
     /// Due time on the simulated clock, ms since 1970.
     pub due_ms: i64,
-    /// Key of its reading (type, space, timestamp). Deliveries with the same key are sent one after the other.
+    /// Key of its reading (type, space, timestamp). Deliveries with the same key are sent one after
+    /// the other.
     pub reading_key: u64,
     /// Event type; for an invalid item, that of its original.
     pub event_type: EventType,
@@ -45,7 +46,8 @@ pub struct OutgoingEvent {
 }
 
 impl OutgoingEvent {
-    /// Copies the body out of its chunk's buffer, so that a long wait does not keep the whole buffer in memory.
+    /// Copies the body out of its chunk's buffer, so that a long wait does not keep the whole
+    /// buffer in memory.
     pub(super) fn detach(&mut self) {
         self.body = Bytes::copy_from_slice(&self.body);
     }
@@ -101,7 +103,8 @@ struct RenderedEvent {
 struct ReceiverGone;
 
 impl EventGenerator {
-    /// Prepares the generator. The run starts when this returns; the slow preparations are done by then.
+    /// Prepares the generator. The run starts when this returns; the slow preparations are done by
+    /// then.
     pub(super) fn new(
         mut stream: DeliveryStream,
         pace: SendPace,
@@ -141,7 +144,8 @@ impl EventGenerator {
         self.pacer.started_at()
     }
 
-    /// Generates events until a limit or the stop signal, then the rest. Returns the true positions at the end.
+    /// Generates events until a limit or the stop signal, then the rest. Returns the true positions
+    /// at the end.
     pub(super) fn run(mut self) -> GroundTruth {
         let _ = self.generate();
         self.stream.truth()
@@ -174,7 +178,8 @@ impl EventGenerator {
         self.send_rest(held_back)
     }
 
-    /// Sends the rest at the given pace. An open loop sends only the events that complete the totals.
+    /// Sends the rest at the given pace. An open loop sends only the events that complete the
+    /// totals.
     fn send_rest(&mut self, held_back: Option<PlannedDelivery>) -> Result<(), ReceiverGone> {
         // Computed events must not be sent before they have happened.
         self.sleep_until(self.pacer.instant_of(self.stream.now_ms()))?;
@@ -216,7 +221,8 @@ impl EventGenerator {
         Some(saturating_after(self.pacer.started_at(), duration))
     }
 
-    /// Waits for the send time of a delivery that is due at `due_ms`. Returns `false` if the run ends before.
+    /// Waits for the send time of a delivery that is due at `due_ms`. Returns `false` if the run
+    /// ends before.
     fn wait_until(&mut self, at: Instant, due_ms: i64) -> Result<bool, ReceiverGone> {
         while at > self.now {
             self.update_clock();

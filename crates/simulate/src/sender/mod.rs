@@ -63,7 +63,8 @@ use generator::{BodyHashes, EventChunk, EventGenerator};
 /// Options of a run.
 #[derive(Clone)]
 pub struct Options {
-    /// Servers, at least one. Events are spread over them; a copy goes to another server than its original.
+    /// Servers, at least one. Events are spread over them; a copy goes to another server than its
+    /// original.
     pub targets: Vec<SendTarget>,
     /// Maximum number of concurrent requests, at least 1.
     pub connections: usize,
@@ -111,12 +112,13 @@ pub enum Error {
     Journal(#[source] io::Error),
 }
 
-/// Sends a stream until a limit or `stop` ends it, then the rest. Blocks until all deliveries are answered or given
-/// up: after the end, no longer than a delivery may take (15 s), unless responses still arrive.
+/// Sends a stream until a limit or `stop` ends it, then the rest. Blocks until all deliveries are
+/// answered or given up: after the end, no longer than a delivery may take (15 s), unless responses
+/// still arrive.
 ///
-/// The rest are the deliveries that are computed but not sent. A closed loop sends all of them. An open loop sends only
-/// those that TRAFFIC needs to add up to the true positions, for at most 10 s, and no faster than the requested rate (or
-/// than the rate so far, or 100 per second).
+/// The rest is everything that is computed but not yet sent. A closed loop sends all of it. An
+/// open loop sends only those that TRAFFIC needs to add up to the true positions, for at most 10 s,
+/// and no faster than the requested rate (or than the rate so far, or 100 per second).
 ///
 /// # Errors
 /// See [`Error`]. An unreachable server is not an error: see [`FinishedRun::unreachable`].
@@ -147,17 +149,17 @@ pub fn run(
         .name("simulated-city".to_owned())
         .spawn(move || generator.run())
         .map_err(Error::Start)?;
-    let dispatch = Dispatcher::new(
+    let dispatcher = Dispatcher::new(
         options.targets,
         options.timings,
         options.connections.max(1),
         ledger,
         journal,
     );
-    let dispatch = Rc::new(dispatch);
+    let dispatcher = Rc::new(dispatcher);
     let reporter = ProgressReporter::new(progress, limits);
     let run = SenderRun {
-        dispatch: Rc::clone(&dispatch),
+        dispatcher: Rc::clone(&dispatcher),
         generator_progress: Arc::clone(&generator_progress),
         started_at,
         duration: limits.duration,
@@ -170,10 +172,10 @@ pub fn run(
         Ok(truth) => truth,
         Err(panic) => std::panic::resume_unwind(panic),
     };
-    let Ok(dispatch) = Rc::try_unwrap(dispatch) else {
+    let Ok(dispatcher) = Rc::try_unwrap(dispatcher) else {
         unreachable!("all tasks have ended");
     };
-    let mut parts = dispatch.into_parts();
+    let mut parts = dispatcher.into_parts();
     parts
         .ledger
         .finish(Instant::now(), generator_progress.simulated_ms());
@@ -200,7 +202,7 @@ pub fn run(
 }
 
 struct SenderRun {
-    dispatch: Rc<Dispatcher>,
+    dispatcher: Rc<Dispatcher>,
     generator_progress: Arc<GeneratorProgress>,
     started_at: Instant,
     duration: Option<Duration>,
@@ -210,18 +212,18 @@ struct SenderRun {
 impl SenderRun {
     async fn drive(self, chunks: mpsc::Receiver<EventChunk>, reporter: ProgressReporter) {
         let mut slots = JoinSet::new();
-        for slot in 0..self.dispatch.deadlines.len() {
-            slots.spawn_local(slot::run_slot(Rc::clone(&self.dispatch), slot));
+        for slot in 0..self.dispatcher.deadlines.len() {
+            slots.spawn_local(slot::run_slot(Rc::clone(&self.dispatcher), slot));
         }
         let send = async {
-            self.dispatch.admit(chunks).await;
+            self.dispatcher.admit(chunks).await;
             while let Some(ended) = slots.join_next().await {
                 if let Err(panic) = ended {
                     std::panic::resume_unwind(panic.into_panic());
                 }
             }
             // A timed-out request gets at most the same time again for a late response.
-            self.dispatch.await_late_responses().await;
+            self.dispatcher.await_late_responses().await;
         };
         tokio::select! {
             () = send => {}
@@ -231,7 +233,7 @@ impl SenderRun {
     }
 
     async fn tick(&self) {
-        let timings = &self.dispatch.timings;
+        let timings = &self.dispatcher.timings;
         let shortest = timings.pauses.iter().copied().min();
         let shortest = shortest.unwrap_or(Duration::MAX).min(timings.http_timeout) / 20;
         let period = shortest.clamp(Duration::from_millis(1), Duration::from_millis(20));
@@ -246,9 +248,9 @@ impl SenderRun {
                     .duration
                     .is_some_and(|d| now >= pace::saturating_after(self.started_at, d));
             if is_over {
-                self.dispatch.begin_draining(now);
+                self.dispatcher.begin_draining(now);
             }
-            self.dispatch.tick(now, self.started_at);
+            self.dispatcher.tick(now, self.started_at);
         }
     }
 
@@ -258,7 +260,7 @@ impl SenderRun {
         loop {
             interval.tick().await;
             let snapshot = {
-                let mut ledger = self.dispatch.ledger.borrow_mut();
+                let mut ledger = self.dispatcher.ledger.borrow_mut();
                 RunSnapshot {
                     elapsed: self.started_at.elapsed(),
                     simulated_ms: self.generator_progress.simulated_ms(),

@@ -1,5 +1,5 @@
-//! Send time of each delivery. No event from the future is sent: once the simulated clock has caught up with the wall
-//! clock, it continues in real time.
+//! Send time of each delivery. No event from the future is sent: once the simulated clock has
+//! caught up with the wall clock, it continues in real time.
 
 use std::time::{Duration, Instant};
 
@@ -32,11 +32,12 @@ impl SendPace {
 /// Grid for the send times of open loops, so that a thread that wakes every millisecond is on time.
 const SEND_GRID: Duration = Duration::from_millis(1);
 
-/// Lead of the simulated clock: a delivery that is due now is known only once the clock has passed its slot of the
-/// stream's agenda.
+/// Lead of the simulated clock: a delivery that is due now is known only once the clock has passed
+/// its slot of the stream's agenda.
 pub(super) const LOOKAHEAD_MS: i64 = 256;
 
-/// Maximum time for the rest after the end: shorter than the time without success after which the sender gives up.
+/// Maximum time for the rest after the end: shorter than the time without success after which the
+/// sender gives up.
 const MAX_REST_DURATION: Duration = Duration::from_secs(10);
 
 /// Minimum rate for the rest in events per second, however low the rate was before.
@@ -144,8 +145,8 @@ impl Pacer {
         });
     }
 
-    /// The send time of the next delivery after the end, regardless of its due time: no faster than at the requested
-    /// rate or the rate so far. `None` if that takes too long.
+    /// The send time of the next delivery after the end, regardless of its due time: no faster than
+    /// at the requested rate or the rate so far. `None` if that takes too long.
     pub(super) fn schedule_rest(&mut self) -> Option<SendTime> {
         let rest = self.rest.as_mut()?;
         if self.pace == SendPace::Max {
@@ -156,8 +157,8 @@ impl Pacer {
         (delay <= MAX_REST_DURATION).then(|| SendTime::At(rest.since + delay))
     }
 
-    /// Limit up to which the simulated clock may run, so that everything due within `ahead` is known: at most
-    /// [`LOOKAHEAD_MS`] beyond the wall clock.
+    /// Limit up to which the simulated clock may run, so that everything due within `ahead` is
+    /// known: at most [`LOOKAHEAD_MS`] beyond the wall clock.
     pub(super) fn clock_limit_ms(&self, now: Instant, ahead: Duration) -> i64 {
         let elapsed = now.saturating_duration_since(self.started_at);
         let wall_ms = self.started_ms.saturating_add(elapsed.as_millis() as i64);
@@ -171,8 +172,8 @@ impl Pacer {
         simulated_ms.min(wall_ms).saturating_add(LOOKAHEAD_MS)
     }
 
-    /// Limit up to which the simulated clock may run while a delivery due at `due_ms` waits, so that the next one is
-    /// known.
+    /// Limit up to which the simulated clock may run while a delivery due at `due_ms` waits, so
+    /// that the next one is known.
     pub(super) fn lookahead_limit_ms(&self, until_ms: i64, due_ms: i64) -> i64 {
         match self.pace {
             SendPace::Speed(_) => until_ms,
@@ -186,7 +187,8 @@ impl Pacer {
         saturating_after(self.started_at, self.offset_of(at_ms))
     }
 
-    /// Time from the start of the run until the wall clock passes `at_ms`; zero if it passed before.
+    /// Time from the start of the run until the wall clock passes `at_ms`; zero if it passed
+    /// before.
     fn offset_of(&self, at_ms: i64) -> Duration {
         let offset_ms = at_ms.saturating_sub(self.started_ms).max(0);
         Duration::from_millis(offset_ms as u64)

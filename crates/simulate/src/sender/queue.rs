@@ -1,10 +1,12 @@
 //! Queue of the deliveries to send.
 //!
-//! Deliveries with the same key are sent one after the other: the next becomes ready once the previous one has ended and
-//! none of its tries still waits for a late response. Only an overlapping copy is sent together with its original.
+//! Deliveries with the same key are sent one after the other: the next becomes ready once the
+//! previous one has ended and none of its tries still waits for a late response. Only an
+//! overlapping copy is sent together with its original.
 //!
-//! The order at the server is unknown if a connection broke, or if nobody waits for a late response any more (because it
-//! took too long, at the end of a run, or because too many tasks wait): the server may still be working on that try.
+//! The order at the server is unknown if a connection broke, or if nobody waits for a late response
+//! any more (because it took too long, at the end of a run, or because too many tasks wait): the
+//! server may still be working on that try.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
@@ -30,13 +32,15 @@ pub(super) struct SendQueue {
 
 /// Lock on a key.
 struct KeyLock {
-    /// Number of unfinished jobs (one and its overlapping copies) and of their tries that wait for a late response.
+    /// Number of unfinished jobs (one and its overlapping copies) and of their tries that wait for
+    /// a late response.
     holders: usize,
     waiting: VecDeque<SendJob>,
 }
 
 impl SendQueue {
-    /// Admits a job, which must be finished once with [`SendQueue::finish`]. Returns `true` if it is ready.
+    /// Admits a job, which must be finished once with [`SendQueue::finish`]. Returns `true` if it
+    /// is ready.
     pub(super) fn admit(&mut self, mut job: SendJob) -> bool {
         self.outstanding += 1;
         match self.key_locks.entry(job.outgoing.reading_key) {
@@ -75,7 +79,8 @@ impl SendQueue {
         self.paused.push(Reverse(PausedJob { until, order, job }));
     }
 
-    /// Moves jobs whose pause is over to the front of the queue, because their window is short. Returns their number.
+    /// Moves jobs whose pause is over to the front of the queue, because their window is short.
+    /// Returns their number.
     pub(super) fn resume(&mut self, now: Instant) -> usize {
         let mut due = Vec::new();
         while self.paused.peek().is_some_and(|p| p.0.until <= now) {
@@ -137,7 +142,8 @@ impl SendQueue {
         self.outstanding > 0 && self.blocked == self.outstanding
     }
 
-    /// Removes and finishes all waiting jobs. Jobs that are being tried stay. No more jobs may be admitted afterwards.
+    /// Removes and finishes all waiting jobs. Jobs that are being tried stay. No more jobs may be
+    /// admitted afterwards.
     pub(super) fn drain_waiting(&mut self) -> Vec<SendJob> {
         let mut all: Vec<SendJob> = self.ready.drain(..).collect();
         all.extend(self.paused.drain().map(|p| p.0.job));

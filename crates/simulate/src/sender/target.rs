@@ -19,7 +19,8 @@ use butlr_event::EventType;
 /// Body of a request.
 pub(super) type RequestBody = Full<bytes::Bytes>;
 
-/// Placeholder in a URL for the lower-case name of the type, for one URL per type as in Butlr's subscriptions.
+/// Placeholder in a URL for the lower-case name of the type, for one URL per type as in Butlr's
+/// subscriptions.
 pub const TYPE_PLACEHOLDER: &str = "{type}";
 
 /// Headers that the sender sets itself or that would change the framing of a request.

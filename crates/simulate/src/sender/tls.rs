@@ -8,7 +8,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// The system's certificates, read once. Without any, every handshake fails with an error that says so.
+/// The system's certificates, read once. Without any, every handshake fails with an error that says
+/// so.
 pub(super) fn system_roots() -> Arc<ClientConfig> {
     static ROOTS: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let read = || {

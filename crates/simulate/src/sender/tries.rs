@@ -13,8 +13,9 @@ pub struct SenderTimings {
     pub http_timeout: Duration,
     /// Pauses between tries; there is one more try than pauses.
     pub pauses: Vec<Duration>,
-    /// Time after which no further try of a delivery starts. It counts from the moment at which the delivery was due and
-    /// had its turn, or from its first try in a closed loop, where deliveries have no due time.
+    /// Time after which no further try of a delivery starts. It counts from the moment at which the
+    /// delivery was due and had its turn, or from its first try in a closed loop, where deliveries
+    /// have no due time.
     pub window: Duration,
     /// Time for which the sender still waits for the response to a try that timed out.
     pub late_response_timeout: Duration,
@@ -45,8 +46,8 @@ pub(super) struct SendJob {
     pub cause: AttemptCause,
     /// Start of the latency: the due time, else the first try.
     latency_since: Option<Instant>,
-    /// Start of the window. It excludes the wait for earlier deliveries of the reading, which is not the server's
-    /// fault.
+    /// Start of the window. It excludes the wait for earlier deliveries of the reading, which is
+    /// not the server's fault.
     window_since: Option<Instant>,
     /// Set if the last try was answered with a 4xx.
     refused: bool,
@@ -90,8 +91,8 @@ impl SendJob {
         }
     }
 
-    /// Index of the target for the current try. Events are spread over the targets; each further try goes to the next
-    /// one, and so does a copy.
+    /// Index of the target for the current try. Events are spread over the targets; each further
+    /// try goes to the next one, and so does a copy.
     pub(super) fn target_index(&self, targets: usize) -> usize {
         let [.., last_byte] = *self.outgoing.id.as_bytes();
         let copy = usize::from(self.outgoing.kind.is_copy());

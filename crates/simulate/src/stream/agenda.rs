@@ -8,11 +8,11 @@ use crate::message::PlannedDelivery;
 /// Width of a slot as a power of two of milliseconds: small enough that a tick has several slots.
 const SLOT_BITS: u32 = 7;
 
-/// Queue that returns deliveries in the order of their due time, and those of one moment in the order in which
-/// they were pushed.
+/// Queue that returns deliveries in the order of their due time, and those of one moment in the
+/// order in which they were pushed.
 ///
-/// It is cheaper than a heap, which would move each delivery many times: a delivery waits in its slot of
-/// 128 ms, and a slot is sorted once, when its turn comes.
+/// It is cheaper than a heap, which would move each delivery many times: a delivery waits in its
+/// slot of 128 ms, and a slot is sorted once, when its turn comes.
 ///
 /// Invariant: no delivery is pushed that is due before one that may already have been returned.
 #[derive(Debug, Default)]
@@ -35,8 +35,8 @@ impl DeliveryAgenda {
             .push(delivery);
     }
 
-    /// The next delivery due before `until_ms`, rounded down to whole slots. `until_ms` must not decrease, and
-    /// no delivery due before it may be pushed afterwards.
+    /// The next delivery due before `until_ms`, rounded down to whole slots. `until_ms` must not
+    /// decrease, and no delivery due before it may be pushed afterwards.
     pub(super) fn next_before(&mut self, until_ms: i64) -> Option<PlannedDelivery> {
         if let Some(delivery) = self.ready.next() {
             return Some(delivery);

@@ -9,7 +9,8 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 use crate::message::{CityMessage, Computation, DeliveryKind, EventFault, MessageData};
 use butlr_event::ksuid::Ksuid;
 
-/// Frequency of each quirk. Shares refer to the computed messages, 0 to 1, and are drawn independently.
+/// Frequency of each quirk. Shares refer to the computed messages, 0 to 1, and are drawn
+/// independently.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SenderBehaviour {
     /// Share that is delivered again, 1 to 20 s later.
@@ -24,8 +25,8 @@ pub struct SenderBehaviour {
     pub overlapping: f64,
     /// Share of occupancy that is followed by another event with the same value and a later id.
     pub repeated: f64,
-    /// Corrections per occupancy message: events with another value and a later id that follow it. One in five
-    /// reverts the correction before it.
+    /// Corrections per occupancy message: events with another value and a later id that follow it.
+    /// One in five reverts the correction before it.
     pub corrected: f64,
     /// Share of occupancy that is followed by an event with another value and an earlier id.
     pub stale: f64,
@@ -83,8 +84,8 @@ impl SenderBehaviour {
         }
     }
 
-    /// Draws the deliveries of a message from its id and the seed alone, so that no quirk depends on another
-    /// message.
+    /// Draws the deliveries of a message from its id and the seed alone, so that no quirk depends
+    /// on another message.
     pub(super) fn draw_plan(&self, seed: u64, message: &CityMessage) -> DeliveryPlan {
         let mut random = Pcg64Mcg::new(xxh3_128_with_seed(message.id.as_bytes(), seed));
         let mut draw = |share: f64| random.random::<f64>() < share;
@@ -119,8 +120,8 @@ impl SenderBehaviour {
             && quirk_rng(seed, OVERLAP_SALT, message).random::<f64>() < self.overlapping
     }
 
-    /// Draws the companions of a message, in order. Each is computed as long after the message as it is
-    /// delivered after it; only stale ones were computed before it.
+    /// Draws the companions of a message, in order. Each is computed as long after the message as
+    /// it is delivered after it; only stale ones were computed before it.
     pub(super) fn draw_companions(
         &self,
         seed: u64,
@@ -196,8 +197,8 @@ const COMPANIONS_SALT: u64 = 0x636f_6d70_616e_696f;
 
 type MsRange = std::ops::RangeInclusive<i64>;
 
-/// Delays of the companions. The ranges do not overlap, so their order is fixed and the seconds of their ids
-/// differ.
+/// Delays of the companions. The ranges do not overlap, so their order is fixed and the seconds of
+/// their ids differ.
 const REPEAT_MS: MsRange = 1_000..=3_000;
 const CORRECTION_MS: MsRange = 4_000..=8_000;
 const REVERSAL_MS: MsRange = 9_000..=12_000;
@@ -247,8 +248,8 @@ mod tests {
     use crate::message::{CityPlace, Computation, MessageData};
     use butlr_event::EventType;
 
-    /// Runs are compared across releases, so the meaning of a seed must not change, for instance with a library's
-    /// version.
+    /// Runs are compared across releases, so the meaning of a seed must not change, for instance
+    /// with a library's version.
     #[test]
     fn the_meaning_of_a_seed_is_stable() {
         let id = Ksuid::parse("0ujtsYcgvSTl8PAuAdqWYSMnLOv").unwrap();

@@ -8,7 +8,8 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::behaviour::OutageSettings;
 
-/// The outages of all buildings. Each building has its own, drawn from the seed and the building alone.
+/// The outages of all buildings. Each building has its own, drawn from the seed and the building
+/// alone.
 #[derive(Debug)]
 pub(super) struct OutageCalendar {
     lengths: OutageRanges,
@@ -64,7 +65,8 @@ impl OutageCalendar {
         Self { lengths, buildings }
     }
 
-    /// End of the outage that a building has at `now_ms`, if any. Times must not decrease per building.
+    /// End of the outage that a building has at `now_ms`, if any. Times must not decrease per
+    /// building.
     pub(super) fn outage_end(&mut self, building: u32, now_ms: i64) -> Option<i64> {
         let building = &mut self.buildings[building as usize];
         while building.until_ms <= now_ms {

@@ -187,7 +187,7 @@ fn quirks_have_the_configured_frequency() {
     for fault in [
         EventFault::NewerVersion,
         EventFault::UnknownType,
-        EventFault::CutOff,
+        EventFault::Truncated,
         EventFault::NoSpace,
         EventFault::WrongTimestamp,
     ] {

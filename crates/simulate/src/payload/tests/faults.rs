@@ -19,7 +19,7 @@ fn each_fault_has_its_error() {
             let expected = match fault {
                 EventFault::NewerVersion => error("/version", Code::UnsupportedVersion),
                 EventFault::UnknownType => error("/type", Code::UnknownType),
-                EventFault::CutOff => Err(UnreadableCode::NotJson),
+                EventFault::Truncated => Err(UnreadableCode::NotJson),
                 EventFault::NoSpace => {
                     assert!(!String::from_utf8_lossy(&body).contains(space));
                     let missing = match delivery.message.place {
@@ -47,7 +47,7 @@ fn a_body_can_be_cut_anywhere() {
     let renderer = PayloadRenderer::new(Arc::new(plan));
     let mut delivery = sample(EventType::RoomOccupancy);
     let whole = render(&renderer, &delivery);
-    delivery.fault = Some(EventFault::CutOff);
+    delivery.fault = Some(EventFault::Truncated);
     let mut lengths = Vec::new();
     for last in 0..=255 {
         let mut bytes = *delivery.message.id.as_bytes();

@@ -14,9 +14,10 @@ use crate::sender::tries::SendJob;
 /// Maximum number of ready jobs in a closed loop, which needs no longer queue.
 const MAX_READY: usize = 128;
 
-/// Maximum number of unfinished jobs. A closed loop admits no more; an open loop drops the job that has been
-/// ready for longest instead, and waits only if none is ready. At up to 1.5 KiB each (a waiting job holds only
-/// its own body) that is 48 MiB, or 3,000 events per second in 10 s of an outage.
+/// Maximum number of unfinished jobs. A closed loop admits no more; an open loop drops the job that
+/// has been ready for longest instead, and waits only if none is ready. At up to 1.5 KiB each (a
+/// waiting job holds only its own body) that is 48 MiB, or 3,000 events per second in 10 s of an
+/// outage.
 pub(in crate::sender) const MAX_OUTSTANDING: usize = 32_768;
 
 impl Dispatcher {

@@ -1,7 +1,7 @@
 //! Late responses to tries that timed out.
 //!
-//! Until the response arrives, or nobody waits for it any more, no other delivery of the same reading is sent:
-//! the server may still be working on that try.
+//! Until the response arrives, or nobody waits for it any more, no other delivery of the same
+//! reading is sent: the server may still be working on that try.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use super::Dispatcher;
 const MAX_LISTENERS_PER_SLOT: usize = 4;
 
 impl Dispatcher {
-    /// Registers a listener for the late response to the job with this key. Returns `false` if there are too
-    /// many already.
+    /// Registers a listener for the late response to the job with this key. Returns `false` if
+    /// there are too many already.
     pub(in crate::sender) fn begin_listening(&self, key: u64) -> bool {
         let listeners = self.listener_count.get();
         let has_room = listeners < MAX_LISTENERS_PER_SLOT * self.deadlines.len();
@@ -30,8 +30,8 @@ impl Dispatcher {
         self.wake_admission();
     }
 
-    /// At the end of a run, ends the listeners if all work has waited for late responses for as long as the HTTP
-    /// timeout.
+    /// At the end of a run, ends the listeners if all work has waited for late responses for as
+    /// long as the HTTP timeout.
     pub(super) fn release_blocked_work(&self, now: Instant) {
         if !self.queue.borrow().is_blocked() {
             self.blocked_since.set(None);

@@ -62,7 +62,8 @@ fn after_events(events: u64) -> RunLimits {
     }
 }
 
-/// Collects all events, checks that none comes before its send time, and returns the true positions.
+/// Collects all events, checks that none comes before its send time, and returns the true
+/// positions.
 fn collect_all(
     (generator, mut chunks, _): (
         EventGenerator,
@@ -152,7 +153,8 @@ fn a_closed_loop_sends_all_waiting_events() {
 
 #[test]
 fn events_in_the_future_at_the_end_wait_until_they_have_happened() {
-    // Ticks end with the second. People arrive in the third tick, which has just begun when the run ends.
+    // Ticks end with the second. People arrive in the third tick, which has just begun when the run
+    // ends.
     let start_ms = now_ms();
     let until_second = 1_000 - start_ms as u64 % 1_000;
     let limits = RunLimits {

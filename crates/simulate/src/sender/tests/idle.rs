@@ -28,14 +28,14 @@ impl WakeCounter {
     }
 }
 
-fn dispatch(slots: usize, loop_kind: LoopKind, timings: SenderTimings) -> Dispatcher {
+fn new_dispatcher(slots: usize, loop_kind: LoopKind, timings: SenderTimings) -> Dispatcher {
     let target = SendTarget::parse("http://127.0.0.1:9/").unwrap();
     let ledger = RunLedger::new(Instant::now(), loop_kind, 0);
     Dispatcher::new(vec![target], timings, slots, ledger, None)
 }
 
-fn next(dispatch: &Dispatcher, slot: usize, waker: &Waker) -> Option<SendJob> {
-    match dispatch.poll_next(slot, &mut [None], &mut Context::from_waker(waker)) {
+fn next(dispatcher: &Dispatcher, slot: usize, waker: &Waker) -> Option<SendJob> {
+    match dispatcher.poll_next(slot, &mut [None], &mut Context::from_waker(waker)) {
         Poll::Ready(job) => job,
         Poll::Pending => None,
     }
@@ -43,9 +43,9 @@ fn next(dispatch: &Dispatcher, slot: usize, waker: &Waker) -> Option<SendJob> {
 
 #[test]
 fn a_slot_that_took_work_unwoken_is_not_woken_for_more() {
-    let dispatch = dispatch(3, LoopKind::Closed, SenderTimings::default());
+    let dispatcher = new_dispatcher(3, LoopKind::Closed, SenderTimings::default());
     let (sender, chunks) = mpsc::channel(1);
-    let mut admitting = pin!(dispatch.admit(chunks));
+    let mut admitting = pin!(dispatcher.admit(chunks));
     let mut admit = |key| {
         let chunk = vec![(outgoing(key, DeliveryKind::First), SendTime::Any)];
         sender.try_send(chunk).unwrap();
@@ -55,16 +55,16 @@ fn a_slot_that_took_work_unwoken_is_not_woken_for_more() {
     let woken: [Arc<WakeCounter>; 3] = Default::default();
     let wakers = woken.clone().map(Waker::from);
     for (slot, waker) in wakers.iter().enumerate() {
-        assert!(next(&dispatch, slot, waker).is_none());
+        assert!(next(&dispatcher, slot, waker).is_none());
     }
     admit(1);
     assert_eq!(woken.each_ref().map(|w| w.take_count()), [0, 0, 1]);
     // The end of an idle connection has woken another slot, which is faster.
-    assert!(next(&dispatch, 1, &wakers[1]).is_some());
-    assert!(next(&dispatch, 2, &wakers[2]).is_none());
+    assert!(next(&dispatcher, 1, &wakers[1]).is_some());
+    assert!(next(&dispatcher, 2, &wakers[2]).is_none());
     admit(2);
     assert_eq!(woken.each_ref().map(|w| w.take_count()), [0, 0, 1]);
-    assert!(next(&dispatch, 2, &wakers[2]).is_some());
+    assert!(next(&dispatcher, 2, &wakers[2]).is_some());
     admit(3);
     assert_eq!(
         woken.each_ref().map(|w| w.take_count()),
@@ -86,17 +86,17 @@ fn only_events_with_a_send_time_are_dropped_for_waiting() {
             window: Duration::from_millis(20),
             ..SenderTimings::default()
         };
-        let dispatch = dispatch(1, loop_kind, timings);
+        let dispatcher = new_dispatcher(1, loop_kind, timings);
         let (sender, chunks) = mpsc::channel(1);
         sender
             .try_send(vec![(outgoing(1, DeliveryKind::First), send_time)])
             .unwrap();
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(pin!(dispatch.admit(chunks)).poll(&mut cx).is_pending());
+        assert!(pin!(dispatcher.admit(chunks)).poll(&mut cx).is_pending());
         std::thread::sleep(Duration::from_millis(25));
-        let job = next(&dispatch, 0, Waker::noop());
+        let job = next(&dispatcher, 0, Waker::noop());
         assert_eq!(job.is_none(), is_dropped, "{loop_kind:?} {send_time:?}");
-        let dropped = dispatch
+        let dropped = dispatcher
             .ledger
             .borrow()
             .send_outcome_count(SendOutcome::Dropped);
@@ -107,7 +107,7 @@ fn only_events_with_a_send_time_are_dropped_for_waiting() {
 #[test]
 fn an_open_loop_drops_the_oldest_instead_of_waiting() {
     for (loop_kind, more, dropped) in [(LoopKind::Open, 20, 10), (LoopKind::Closed, 0, 0)] {
-        let dispatch = dispatch(1, loop_kind, SenderTimings::default());
+        let dispatcher = new_dispatcher(1, loop_kind, SenderTimings::default());
         let (sender, chunks) = mpsc::channel(2);
         let now = SendTime::At(Instant::now());
         let chunk = |keys: std::ops::Range<usize>| {
@@ -119,10 +119,10 @@ fn an_open_loop_drops_the_oldest_instead_of_waiting() {
             .try_send(chunk(MAX_OUTSTANDING..MAX_OUTSTANDING + 20))
             .unwrap();
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(pin!(dispatch.admit(chunks)).poll(&mut cx).is_pending());
-        let first = next(&dispatch, 0, Waker::noop()).unwrap();
+        assert!(pin!(dispatcher.admit(chunks)).poll(&mut cx).is_pending());
+        let first = next(&dispatcher, 0, Waker::noop()).unwrap();
         assert_eq!(first.outgoing.reading_key, 10 + dropped, "the oldest");
-        let ledger = dispatch.ledger.borrow();
+        let ledger = dispatcher.ledger.borrow();
         assert_eq!(ledger.send_outcome_count(SendOutcome::Dropped), dropped);
         assert_eq!(ledger.deliveries(), MAX_OUTSTANDING as u64 - 10 + more);
     }
@@ -130,14 +130,14 @@ fn an_open_loop_drops_the_oldest_instead_of_waiting() {
 
 /// A dispatcher with a paused job whose first try was answered with a 422.
 fn refused_once(timings: SenderTimings) -> Dispatcher {
-    let dispatch = dispatch(1, LoopKind::Closed, timings);
+    let dispatcher = new_dispatcher(1, LoopKind::Closed, timings);
     let (sender, chunks) = mpsc::channel(1);
     sender
         .try_send(vec![(outgoing(1, DeliveryKind::First), SendTime::Any)])
         .unwrap();
     let mut cx = Context::from_waker(Waker::noop());
-    assert!(pin!(dispatch.admit(chunks)).poll(&mut cx).is_pending());
-    let mut job = next(&dispatch, 0, Waker::noop()).unwrap();
+    assert!(pin!(dispatcher.admit(chunks)).poll(&mut cx).is_pending());
+    let mut job = next(&dispatcher, 0, Waker::noop()).unwrap();
     let now = Instant::now();
     job.begin_try(now);
     let refused = ServerResponse {
@@ -145,31 +145,31 @@ fn refused_once(timings: SenderTimings) -> Dispatcher {
         outcome: None,
         position: None,
     };
-    dispatch.conclude_try(job, TryOutcome::Responded(refused), now);
+    dispatcher.conclude_try(job, TryOutcome::Responded(refused), now);
     assert_eq!(
-        dispatch
+        dispatcher
             .ledger
             .borrow()
             .send_outcome_count(SendOutcome::Refused),
         0,
         "the job is paused"
     );
-    dispatch
+    dispatcher
 }
 
 #[test]
 fn a_refused_job_past_its_window_counts_as_refused() {
-    let dispatch = refused_once(SenderTimings {
+    let dispatcher = refused_once(SenderTimings {
         window: Duration::from_millis(20),
         pauses: vec![Duration::from_millis(10)],
         ..SenderTimings::default()
     });
     std::thread::sleep(Duration::from_millis(25));
     let now = Instant::now();
-    dispatch.tick(now, now);
-    assert!(next(&dispatch, 0, Waker::noop()).is_none());
+    dispatcher.tick(now, now);
+    assert!(next(&dispatcher, 0, Waker::noop()).is_none());
     assert_eq!(
-        dispatch
+        dispatcher
             .ledger
             .borrow()
             .send_outcome_count(SendOutcome::Refused),
@@ -179,15 +179,15 @@ fn a_refused_job_past_its_window_counts_as_refused() {
 
 #[test]
 fn a_refused_job_that_is_given_up_counts_as_refused() {
-    let dispatch = refused_once(SenderTimings {
+    let dispatcher = refused_once(SenderTimings {
         pauses: vec![Duration::from_secs(5)],
         ..SenderTimings::default()
     });
     let now = Instant::now();
-    dispatch.begin_draining(now);
-    dispatch.tick(now, now);
+    dispatcher.begin_draining(now);
+    dispatcher.tick(now, now);
     assert_eq!(
-        dispatch
+        dispatcher
             .ledger
             .borrow()
             .send_outcome_count(SendOutcome::Refused),
@@ -195,9 +195,9 @@ fn a_refused_job_that_is_given_up_counts_as_refused() {
     );
     // The next try would be due by then, but the run is given up.
     let hopeless = now + Duration::from_secs(20);
-    dispatch.tick(hopeless, now);
+    dispatcher.tick(hopeless, now);
     assert_eq!(
-        dispatch
+        dispatcher
             .ledger
             .borrow()
             .send_outcome_count(SendOutcome::Refused),

@@ -45,8 +45,8 @@ fn events_of_one_reading_are_sequential() {
     }
 }
 
-/// A timed-out try may still be in progress when the next try of its event is answered: no other event of the reading may
-/// overtake it.
+/// A timed-out try may still be in progress when the next try of its event is answered: no other
+/// event of the reading may overtake it.
 #[test]
 fn nothing_overtakes_a_try_that_timed_out() {
     let first = AtomicUsize::new(0);
@@ -102,7 +102,8 @@ fn events_behind_a_lost_try_are_sent_in_the_end() {
     );
 }
 
-/// Each copy is sent together with its original, to another target, and nothing else of the reading is in flight.
+/// Each copy is sent together with its original, to another target, and nothing else of the reading
+/// is in flight.
 #[test]
 fn overlapping_copies_are_sent_together_and_to_another_target() {
     let slow = |_| ServerAction::RespondAfter(Duration::from_millis(20), 200, PUBLISHED);
