@@ -1,4 +1,5 @@
-//! The hashes by which what was sent is found again: XXH3, 64 bits, against accidents and not against adversaries.
+//! Hashes that identify sent events: XXH3 with 64 bits, which guards against accidental collisions
+//! but not against adversaries.
 
 use std::hash::Hasher;
 
@@ -6,7 +7,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use butlr_event::EventType;
 
-/// Which (type, space, timestamp) an event is about. Two readings that share a key by chance only share a queue.
+/// Key of a reading (type, space, timestamp). Two readings with the same key by chance only share a
+/// queue.
 pub fn reading_key(event_type: EventType, space_id: &str, timestamp_ms: i64) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(&[event_type.index() as u8]);
@@ -15,12 +17,12 @@ pub fn reading_key(event_type: EventType, space_id: &str, timestamp_ms: i64) -> 
     hash.digest()
 }
 
-/// The bytes of an event, or of a part of it.
+/// Hash of an event or of a part of it.
 pub fn hash_bytes(value: &[u8]) -> u64 {
     xxh3_64(value)
 }
 
-/// For maps whose keys are hashes already.
+/// Hasher for maps whose keys are already hashes.
 #[derive(Default)]
 pub struct IdentityHasher(u64);
 

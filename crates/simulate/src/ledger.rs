@@ -1,12 +1,14 @@
-//! What was sent, what was answered, what was dropped, and how long it took.
+//! The ledger: counts of deliveries, tries, responses and drops, and the latencies.
 //!
-//! Each delivery is counted once by type and kind, and ends once ([`End`]); each try ends once: with an answer, without a
-//! connection, broken, or timed out. So the sums agree, which [`Ledger::is_balanced`] says.
+//! Each delivery is counted once by type and kind and has one [`SendOutcome`]. Each try ends once:
+//! with a response, without a connection, with a broken connection, or with a timeout.
+//! [`RunLedger::is_balanced`] checks that the sums agree.
 //!
-//! Beside that it tells what the deliveries are to a bridge that recognises duplicates, provided that all of them are
-//! stored ([`Ledger::expected`]), and what was answered ([`Ledger::heard`]). The two agree exactly where every answer is
-//! known. Where some are not, only `verify` can tell: an unheard try may have been stored, and then its next one is a
-//! redelivery.
+//! The ledger also counts the verdicts that a bridge with duplicate detection should reach if every
+//! delivery is stored ([`RunLedger::expected_count`]), and the outcomes that the responses report
+//! ([`RunLedger::response_outcome_count`]). The two agree exactly if every response is known.
+//! Otherwise only `verify` can decide: a try without a response may have been stored, which makes
+//! the next try a redelivery.
 
 mod fidelity;
 mod summary;
@@ -22,37 +24,35 @@ pub use summary::RunSummary;
 use super::journal::RecordedOutcome;
 use super::message::DeliveryKind;
 use super::oracle::OracleVerdict;
-use super::sender::{ReportedOutcome, SendOutcome, ServerResponse};
+use super::outcome::{ReportedOutcome, SendOutcome, ServerResponse};
 use butlr_event::EventType;
 
-/// Every kind, in the order of the ledger's columns.
-pub const KINDS: [DeliveryKind; 8] = [
-    DeliveryKind::First,
-    DeliveryKind::Repeat,
-    DeliveryKind::Revision,
-    DeliveryKind::Stale,
-    DeliveryKind::Late,
-    DeliveryKind::Overlapping,
-    DeliveryKind::Redelivery,
-    DeliveryKind::Invalid,
-];
+/// Kind of the loop that drives a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LoopKind {
+    /// Events have send times, from which latencies count.
+    Open,
+    /// The next event is sent when a connection is free; latencies count from the first try.
+    Closed,
+}
 
 /// The ledger of a run.
 #[derive(Clone, Debug)]
 pub struct RunLedger {
     started_at: Instant,
     ended_at: Option<Instant>,
-    /// Whether latencies count from the moment at which each event was due; else from the beginning of its first try.
-    paced: bool,
+    loop_kind: LoopKind,
+    /// Simulated clock at the start and at the end.
     simulated_ms: (i64, i64),
-    deliveries: [[u64; KINDS.len()]; EventType::ALL.len()],
-    /// Of valid ones: what they are when all is stored.
+    deliveries: [[u64; DeliveryKind::ALL.len()]; EventType::ALL.len()],
+    /// Verdicts on valid deliveries if all of them are stored.
     expected: [[u64; OracleVerdict::ALL.len()]; EventType::ALL.len()],
-    /// Requests that reached a server, by what their answer says in the end, late ones included; without invalid ones.
-    answer_counts: [[u64; RecordedOutcome::ALL.len()]; EventType::ALL.len()],
-    /// Of valid ones.
+    /// Final outcomes of the requests with valid events that reached a server, late responses
+    /// included.
+    response_outcomes: [[u64; RecordedOutcome::ALL.len()]; EventType::ALL.len()],
+    /// Outcomes of valid deliveries.
     send_outcomes: [[u64; SendOutcome::ALL.len()]; EventType::ALL.len()],
-    /// Of invalid ones apart, because they are to be refused.
+    /// Outcomes of invalid items, which are meant to be refused.
     invalid_send_outcomes: [u64; SendOutcome::ALL.len()],
     tries: Vec<u64>,
     status_counts: BTreeMap<u16, u64>,
@@ -60,34 +60,34 @@ pub struct RunLedger {
     connection_failures: u64,
     broken_connections: u64,
     timeouts: u64,
-    late_answers: BTreeMap<u16, u64>,
-    /// 4xx that invalid ones were answered: as it should be.
+    late_responses: BTreeMap<u16, u64>,
+    /// Invalid items that were answered with a 4xx, as expected.
     expected_refusals: u64,
     last_accepted_at: Option<Instant>,
-    /// Of each accepted delivery, up to its acceptance.
+    /// Latencies of accepted deliveries.
     latency: Histogram<u64>,
-    /// Since it was last taken ([`Ledger::take_recent`]).
+    /// Latencies since the last [`RunLedger::take_recent_p99`].
     recent_latency: Histogram<u64>,
     last_connection_error: Option<String>,
     fidelity: RunFidelity,
 }
 
-/// Latencies are kept in µs, to three digits.
+/// Histogram of latencies in µs with three significant digits.
 fn new_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are in order")
+    Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are valid")
 }
 
 impl RunLedger {
-    /// An empty one.
-    pub(super) fn new(begun: Instant, paced: bool, simulated_ms: i64) -> Self {
+    /// An empty ledger.
+    pub(super) fn new(started_at: Instant, loop_kind: LoopKind, simulated_ms: i64) -> Self {
         Self {
-            started_at: begun,
+            started_at,
             ended_at: None,
-            paced,
+            loop_kind,
             simulated_ms: (simulated_ms, simulated_ms),
             deliveries: Default::default(),
             expected: Default::default(),
-            answer_counts: Default::default(),
+            response_outcomes: Default::default(),
             send_outcomes: Default::default(),
             invalid_send_outcomes: Default::default(),
             tries: Vec::new(),
@@ -96,7 +96,7 @@ impl RunLedger {
             connection_failures: 0,
             broken_connections: 0,
             timeouts: 0,
-            late_answers: BTreeMap::new(),
+            late_responses: BTreeMap::new(),
             expected_refusals: 0,
             last_accepted_at: None,
             latency: new_histogram(),
@@ -106,23 +106,23 @@ impl RunLedger {
         }
     }
 
-    pub(super) fn is_paced(&self) -> bool {
-        self.paced
+    pub(super) fn loop_kind(&self) -> LoopKind {
+        self.loop_kind
     }
 
-    /// How the run went.
+    /// Deviations of the run from its options.
     pub fn fidelity(&self) -> RunFidelity {
         self.fidelity
     }
 
-    pub(super) fn set_fidelity(&mut self, course: RunFidelity) {
-        self.fidelity = course;
+    pub(super) fn set_fidelity(&mut self, fidelity: RunFidelity) {
+        self.fidelity = fidelity;
     }
 
-    /// The first try of a delivery began so long after it was due.
-    pub(super) fn record_lateness(&mut self, waited: Duration) {
-        if self.paced {
-            self.fidelity.behind_s = (waited.as_secs_f64() * 1000.0).round() / 1000.0;
+    /// Records the delay of the first try of a delivery after its due time.
+    pub(super) fn record_lateness(&mut self, delay: Duration) {
+        if self.loop_kind == LoopKind::Open {
+            self.fidelity.behind_s = (delay.as_secs_f64() * 1000.0).round() / 1000.0;
         }
     }
 
@@ -137,21 +137,21 @@ impl RunLedger {
         kind: DeliveryKind,
         expected: Option<OracleVerdict>,
     ) {
-        self.deliveries[event_type.index()][kind_index(kind)] += 1;
+        self.deliveries[event_type.index()][kind as usize] += 1;
         if let Some(verdict) = expected {
             self.expected[event_type.index()][verdict as usize] += 1;
         }
     }
 
-    /// What is known in the end of a request that reached a server.
-    pub(super) fn record_answer(
+    /// Records the final outcome of a request that reached a server.
+    pub(super) fn record_response_outcome(
         &mut self,
         event_type: EventType,
         kind: DeliveryKind,
-        answer: RecordedOutcome,
+        outcome: RecordedOutcome,
     ) {
         if kind != DeliveryKind::Invalid {
-            self.answer_counts[event_type.index()][answer as usize] += 1;
+            self.response_outcomes[event_type.index()][outcome as usize] += 1;
         }
     }
 
@@ -159,36 +159,36 @@ impl RunLedger {
         &mut self,
         event_type: EventType,
         kind: DeliveryKind,
-        end: SendOutcome,
+        outcome: SendOutcome,
     ) {
-        let ends = match kind {
+        let counts = match kind {
             DeliveryKind::Invalid => &mut self.invalid_send_outcomes,
             _ => &mut self.send_outcomes[event_type.index()],
         };
-        ends[end as usize] += 1;
+        counts[outcome as usize] += 1;
     }
 
-    /// A try began: the first, second, … (from 1) of its delivery.
+    /// Records the start of a try, numbered from 1.
     pub(super) fn record_try(&mut self, number: u8) {
-        let place = usize::from(number).saturating_sub(1);
-        if self.tries.len() <= place {
-            self.tries.resize(place + 1, 0);
+        let index = usize::from(number).saturating_sub(1);
+        if self.tries.len() <= index {
+            self.tries.resize(index + 1, 0);
         }
-        self.tries[place] += 1;
+        self.tries[index] += 1;
     }
 
-    /// A try of a delivery of this kind was answered in time.
-    pub(super) fn record_response(&mut self, answered: &ServerResponse, kind: DeliveryKind) {
-        *self.status_counts.entry(answered.status).or_default() += 1;
-        if let Some(word) = answered.outcome {
-            self.reported_outcomes[word as usize] += 1;
+    /// Records a response that arrived in time.
+    pub(super) fn record_response(&mut self, response: &ServerResponse, kind: DeliveryKind) {
+        *self.status_counts.entry(response.status).or_default() += 1;
+        if let Some(outcome) = response.outcome {
+            self.reported_outcomes[outcome as usize] += 1;
         }
-        if kind == DeliveryKind::Invalid && (400..500).contains(&answered.status) {
+        if kind == DeliveryKind::Invalid && (400..500).contains(&response.status) {
             self.expected_refusals += 1;
         }
     }
 
-    /// A delivery was accepted so long after it was due, or after its first try began.
+    /// Records the acceptance of a delivery.
     pub(super) fn record_acceptance(&mut self, latency: Duration, now: Instant) {
         self.last_accepted_at = Some(now);
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
@@ -209,68 +209,69 @@ impl RunLedger {
         self.timeouts += 1;
     }
 
-    /// The answer to a try that had timed out. It changes nothing for the delivery.
-    pub(super) fn record_late_response(&mut self, answered: &ServerResponse) {
-        *self.late_answers.entry(answered.status).or_default() += 1;
+    /// Records the response to a try that had timed out. It does not affect the delivery.
+    pub(super) fn record_late_response(&mut self, response: &ServerResponse) {
+        *self.late_responses.entry(response.status).or_default() += 1;
     }
 
-    /// p99 of what was accepted since the last call, where anything was.
+    /// p99 of the latencies since the last call, if any.
     pub(super) fn take_recent_p99(&mut self) -> Option<Duration> {
         let p99 = self.recent_latency.value_at_quantile(0.99);
-        let any = !self.recent_latency.is_empty();
+        let has_any = !self.recent_latency.is_empty();
         self.recent_latency.reset();
-        any.then(|| Duration::from_micros(p99))
+        has_any.then(|| Duration::from_micros(p99))
     }
 
-    /// How many deliveries there were so far.
+    /// Number of deliveries so far.
     pub fn deliveries(&self) -> u64 {
         self.deliveries.iter().flatten().sum()
     }
 
-    /// How many deliveries ended so.
-    pub fn send_outcome_count(&self, end: SendOutcome) -> u64 {
+    /// Number of deliveries with this outcome.
+    pub fn send_outcome_count(&self, outcome: SendOutcome) -> u64 {
         let all = self
             .send_outcomes
             .iter()
             .chain([&self.invalid_send_outcomes]);
-        all.map(|ends| ends[end as usize]).sum()
+        all.map(|counts| counts[outcome as usize]).sum()
     }
 
-    /// How many valid deliveries of this type ended so.
-    pub fn send_outcome_count_of(&self, event_type: EventType, end: SendOutcome) -> u64 {
-        self.send_outcomes[event_type.index()][end as usize]
+    /// Number of valid deliveries of this type with this outcome.
+    pub fn send_outcome_count_of(&self, event_type: EventType, outcome: SendOutcome) -> u64 {
+        self.send_outcomes[event_type.index()][outcome as usize]
     }
 
-    /// How many deliveries were of this kind.
+    /// Number of deliveries of this kind.
     pub fn kind_count(&self, kind: DeliveryKind) -> u64 {
         self.deliveries
             .iter()
-            .map(|kinds| kinds[kind_index(kind)])
+            .map(|kinds| kinds[kind as usize])
             .sum()
     }
 
-    /// How many valid deliveries of this type are this, when all that is before them is stored.
+    /// Expected number of valid deliveries of this type with this verdict, if every delivery is
+    /// stored.
     pub fn expected_count(&self, event_type: EventType, verdict: OracleVerdict) -> u64 {
         self.expected[event_type.index()][verdict as usize]
     }
 
-    /// How many requests with valid events of this type were answered so in the end, in time or late.
-    pub fn answer_count(&self, event_type: EventType, answer: RecordedOutcome) -> u64 {
-        self.answer_counts[event_type.index()][answer as usize]
+    /// Number of requests with valid events of this type that had this outcome, in time or late.
+    pub fn response_outcome_count(&self, event_type: EventType, outcome: RecordedOutcome) -> u64 {
+        self.response_outcomes[event_type.index()][outcome as usize]
     }
 
-    /// How many tries there were.
+    /// Number of tries.
     pub fn tries(&self) -> u64 {
         self.tries.iter().sum()
     }
 
-    /// How many deliveries were dropped, whatever for; without invalid ones that were refused, as they should be.
+    /// Number of dropped deliveries, without invalid items that were refused as expected.
     pub fn drop_count(&self) -> u64 {
         let refused = EventType::ALL.map(|t| self.send_outcome_count_of(t, SendOutcome::Refused));
         refused.into_iter().sum::<u64>() + self.send_outcome_count(SendOutcome::Dropped)
     }
 
-    /// Tries that were not answered 2xx in time; without refusals of invalid ones.
+    /// Number of tries without a 2xx in time, without refusals of invalid items.
     pub fn errors(&self) -> u64 {
         let not_2xx = self
             .status_counts
@@ -280,53 +281,40 @@ impl RunLedger {
         not_2xx + self.connection_failures + self.broken_connections + self.timeouts
     }
 
-    /// How many answers there were with this status, in time.
+    /// Number of responses with this status in time.
     pub fn status_count(&self, status: u16) -> u64 {
         self.status_counts.get(&status).copied().unwrap_or(0)
     }
 
-    /// How many 2xx said this.
-    pub fn reported_outcome_count(&self, word: ReportedOutcome) -> u64 {
-        self.reported_outcomes[word as usize]
+    /// Number of 2xx responses that reported this outcome.
+    pub fn reported_outcome_count(&self, outcome: ReportedOutcome) -> u64 {
+        self.reported_outcomes[outcome as usize]
     }
 
-    /// Tries that had no answer in time.
+    /// Number of tries without a response in time.
     pub fn timeouts(&self) -> u64 {
         self.timeouts
     }
 
-    /// Answers that came after their try had timed out.
-    pub fn late_answers(&self) -> u64 {
-        self.late_answers.values().sum()
+    /// Number of responses that arrived after their try had timed out.
+    pub fn late_responses(&self) -> u64 {
+        self.late_responses.values().sum()
     }
 
-    /// Why the last connection that could not be made could not.
+    /// Error of the last failed connection.
     pub fn last_connection_error(&self) -> Option<&str> {
         self.last_connection_error.as_deref()
     }
 
-    /// Whether each delivery and each try has ended exactly once.
+    /// Returns `true` if each delivery and each try has ended exactly once.
     pub fn is_balanced(&self) -> bool {
         let ended: u64 = SendOutcome::ALL
             .into_iter()
-            .map(|end| self.send_outcome_count(end))
+            .map(|outcome| self.send_outcome_count(outcome))
             .sum();
-        let answered: u64 = self.status_counts.values().sum();
-        let tries = answered + self.connection_failures + self.broken_connections + self.timeouts;
+        let responses: u64 = self.status_counts.values().sum();
+        let tries = responses + self.connection_failures + self.broken_connections + self.timeouts;
         ended == self.deliveries() && tries == self.tries()
-    }
-}
-
-fn kind_index(kind: DeliveryKind) -> usize {
-    match kind {
-        DeliveryKind::First => 0,
-        DeliveryKind::Repeat => 1,
-        DeliveryKind::Revision => 2,
-        DeliveryKind::Stale => 3,
-        DeliveryKind::Late => 4,
-        DeliveryKind::Overlapping => 5,
-        DeliveryKind::Redelivery => 6,
-        DeliveryKind::Invalid => 7,
     }
 }
 
@@ -335,21 +323,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_are_columns() {
-        for (column, kind) in KINDS.into_iter().enumerate() {
-            assert_eq!(kind_index(kind), column);
+    fn enum_values_are_columns() {
+        for (column, kind) in DeliveryKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, column);
         }
-        for (column, end) in SendOutcome::ALL.into_iter().enumerate() {
-            assert_eq!(end as usize, column);
+        for (column, outcome) in SendOutcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, column);
         }
-        for (column, word) in ReportedOutcome::ALL.into_iter().enumerate() {
-            assert_eq!(word as usize, column);
+        for (column, outcome) in ReportedOutcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, column);
         }
     }
 
     #[test]
     fn sums_agree_once_everything_has_ended() {
-        let mut ledger = RunLedger::new(Instant::now(), false, 0);
+        let mut ledger = RunLedger::new(Instant::now(), LoopKind::Closed, 0);
         ledger.record_delivery(
             EventType::Traffic,
             DeliveryKind::First,
@@ -357,12 +345,12 @@ mod tests {
         );
         ledger.record_try(1);
         assert!(!ledger.is_balanced());
-        let answered = ServerResponse {
+        let response = ServerResponse {
             status: 503,
             outcome: None,
             position: None,
         };
-        ledger.record_response(&answered, DeliveryKind::First);
+        ledger.record_response(&response, DeliveryKind::First);
         assert!(!ledger.is_balanced());
         ledger.record_send_outcome(
             EventType::Traffic,
@@ -379,24 +367,24 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_an_invalid_one_is_no_error() {
-        let mut ledger = RunLedger::new(Instant::now(), false, 0);
-        for (kind, status, end) in [
+    fn a_refusal_of_an_invalid_item_is_not_an_error() {
+        let mut ledger = RunLedger::new(Instant::now(), LoopKind::Closed, 0);
+        for (kind, status, outcome) in [
             (DeliveryKind::Invalid, 422, SendOutcome::Refused),
             (DeliveryKind::Invalid, 503, SendOutcome::Dropped),
             (DeliveryKind::First, 422, SendOutcome::Refused),
         ] {
-            let answered = ServerResponse {
+            let response = ServerResponse {
                 status,
                 outcome: None,
                 position: None,
             };
             ledger.record_delivery(EventType::Traffic, kind, None);
             ledger.record_try(1);
-            ledger.record_response(&answered, kind);
-            ledger.record_send_outcome(EventType::Traffic, kind, end);
+            ledger.record_response(&response, kind);
+            ledger.record_send_outcome(EventType::Traffic, kind, outcome);
         }
         assert_eq!((ledger.errors(), ledger.drop_count()), (2, 2));
-        assert_eq!(ledger.status_count(422), 2, "but an answer");
+        assert_eq!(ledger.status_count(422), 2, "refusals are still responses");
     }
 }

@@ -1,31 +1,34 @@
-//! Something to test against: a city whose sensors send, a sender that behaves as Butlr's does, and the proof of what
-//! arrived.
+//! Simulator of a city of Butlr sensors, with a sender that behaves like Butlr's, and a verifier of
+//! the records that arrived in Kafka.
 //!
 //! ```text
-//!  city      who could be where; people come, meet, move and leave; what the sensors and computers make of it
-//!    │         Message: one event as it was computed                  ── pure: no clock, no network ──
-//!  stream    what the sender makes of that: copies, late and shuffled ones, bursts, invalid ones
-//!    │         Delivery: one event that is due
+//!  city      people come, meet, move and leave; sensors and computers observe them
+//!    │         CityMessage: one event as it was computed            ── pure: no clock, no network ──
+//!  stream    the sender's quirks: copies, late and shuffled deliveries, bursts, invalid items
+//!    │         PlannedDelivery: one event with its due time
 //!  payload   its JSON
 //!    │
-//!  oracle    what each delivery is to a bridge that tells redeliveries, repeats, revisions and stale ones apart
+//!  oracle    the expected verdict of each delivery: first, redelivery, repeat, revision or stale
 //!    │
-//!  sender    pace → connections → tries, time-outs, drops             ── from here on it is real ──
+//!  sender    pace → connections → tries, timeouts, drops            ── from here on the clock is real ──
 //!    │
-//!  ledger    each delivery and each try, once; latencies
-//!  journal   each try with its answer, on disk
+//!  ledger    counts each delivery and each try once; latencies
+//!  journal   each try with its response, on disk
 //!    │
-//!  verify    the topics read back, and held against the journal
+//!  verify    reads the topics back and compares them with the journal
 //! ```
 //!
-//! The same seed, start and options give the same deliveries in the same order, whatever is answered.
+//! The same seed, start and options give the same deliveries in the same order, whatever the
+//! responses are.
 
 pub mod city;
 pub mod hash;
 pub mod journal;
 pub mod ledger;
+mod limits;
 pub mod message;
 pub mod oracle;
+mod outcome;
 pub mod payload;
 pub mod progress;
 pub mod sender;

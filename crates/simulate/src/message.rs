@@ -1,133 +1,175 @@
-//! What the sender computes and delivers.
+//! Messages of the simulated city, and their deliveries.
 
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
-/// One event as the sender computed it.
+/// Returns `true` if a later computation of a reading may repeat or revise it.
+pub const fn is_occupancy(event_type: EventType) -> bool {
+    !matches!(
+        event_type,
+        EventType::Detections | EventType::Traffic | EventType::PirMotion | EventType::PirNoMotion
+    )
+}
+
+/// One event as the city's computers produced it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CityMessage {
-    /// Its type.
+    /// Event type.
     pub event_type: EventType,
-    /// Whom it is about: an index into the plan's floors, rooms, zones or sensors, whichever the type is about.
+    /// Subject of the event: a floor, room, zone or sensor, depending on the type.
     pub place: CityPlace,
-    /// The moment of sensing as the sensor's clock has it, ms since 1970.
+    /// Time of the reading by the sensor's clock, ms since 1970.
     pub timestamp_ms: i64,
-    /// The simulated moment at which the sender computed it, ms since 1970; its id's seconds.
+    /// Simulated time of the computation, ms since 1970; its seconds are in the id.
     pub computed_ms: i64,
-    /// Its id, without the prefix `event_`.
+    /// Id without the prefix `event_`.
     pub id: Ksuid,
-    /// What it tells.
+    /// Payload.
     pub data: MessageData,
-    /// Which computation of its reading it is.
+    /// Relation to earlier computations of the same reading.
     pub computation: Computation,
 }
 
-/// Whom a message is about.
+/// Subject of a message, as an index into the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CityPlace {
-    /// A floor of the plan.
+    /// A floor.
     Floor(u32),
-    /// A room of the plan.
+    /// A room.
     Room(u32),
-    /// A zone of the plan.
+    /// A zone.
     Zone(u32),
-    /// A sensor of the plan; it knows its room or floor.
+    /// A sensor, which belongs to a room or a floor.
     Sensor(u32),
 }
 
-/// What a message tells.
+/// Payload of a message.
 #[derive(Clone, Debug, PartialEq)]
 pub enum MessageData {
-    /// PIR: that it came is all.
+    /// No data (PIR).
     None,
-    /// How many people are there.
+    /// Number of people in the space.
     Occupancy(u32),
-    /// How many came in and went out since the message before.
+    /// Number of people who entered and left since the previous message.
     Traffic {
-        /// Came in.
+        /// People who entered.
         entered: u32,
-        /// Went out.
+        /// People who left.
         left: u32,
     },
-    /// Where people are.
+    /// Positions of people.
     Detections(Box<[DetectedPosition]>),
 }
 
-/// A person as a sensor sees them.
+/// Position of a person as a sensor sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DetectedPosition {
-    /// Metres from the floor plan's origin.
+    /// Position in metres from the floor plan's origin.
     pub world: [f32; 2],
-    /// In the sensor's field of view, 0 to 1.
+    /// Position in the sensor's field of view, 0 to 1.
     pub local: [f32; 2],
 }
 
-/// Which computation of a (type, space, timestamp) a message is.
+/// Relation of a message to the previous computation of the same (type, space, timestamp).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Computation {
-    /// The first.
+    /// The first computation.
     First,
-    /// A later one, with the value of the one before.
+    /// A later computation with the same value.
     Repeat,
-    /// A later one, with another value.
+    /// A later computation with another value.
     Revision,
 }
 
-/// A message on its way out: what is to be sent, and when.
+/// A message to be delivered at a given time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedDelivery {
-    /// When it is due on the simulated clock, ms since 1970. Deliveries come in this order.
+    /// Due time on the simulated clock, ms since 1970. Deliveries are sorted by it.
     pub due_ms: i64,
-    /// What is sent.
+    /// Message to send.
     pub message: CityMessage,
-    /// What the ledger counts it as.
+    /// Kind under which the ledger counts it.
     pub kind: DeliveryKind,
-    /// What is wrong with it, where it is to be refused.
+    /// Fault of a delivery that is to be refused.
     pub fault: Option<EventFault>,
 }
 
-/// What a delivery is, each exactly one; where several fit, the later in this list.
+/// Kind of a delivery. Each has exactly one; where several apply, the later one in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DeliveryKind {
-    /// A reading that was not sent before.
+    /// The first delivery of a reading.
     First,
-    /// Computed again, with the same value.
+    /// A later computation of a reading with the same value.
     Repeat,
-    /// Computed again, with another value.
+    /// A later computation of a reading with another value.
     Revision,
-    /// Computed before what was delivered last, and delivered after it, with another value.
+    /// A value computed before the last delivered one but delivered after it, and different from
+    /// it.
     Stale,
-    /// Minutes late.
+    /// A delivery that is minutes late.
     Late,
-    /// The very event at the same moment, over another connection.
+    /// The same event at the same moment over another connection.
     Overlapping,
-    /// The very event once more, under the same id.
+    /// The same event again under the same id.
     Redelivery,
-    /// Not what the bridge takes.
+    /// An item that the bridge must reject.
     Invalid,
 }
 
-/// What can be wrong with an event.
+impl DeliveryKind {
+    /// All kinds, in the column order of the ledger.
+    pub const ALL: [DeliveryKind; 8] = [
+        DeliveryKind::First,
+        DeliveryKind::Repeat,
+        DeliveryKind::Revision,
+        DeliveryKind::Stale,
+        DeliveryKind::Late,
+        DeliveryKind::Overlapping,
+        DeliveryKind::Redelivery,
+        DeliveryKind::Invalid,
+    ];
+
+    /// Name in the summary.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DeliveryKind::First => "first",
+            DeliveryKind::Repeat => "repeat",
+            DeliveryKind::Revision => "revision",
+            DeliveryKind::Stale => "stale",
+            DeliveryKind::Late => "late",
+            DeliveryKind::Overlapping => "overlapping",
+            DeliveryKind::Redelivery => "redelivery",
+            DeliveryKind::Invalid => "invalid",
+        }
+    }
+
+    /// Returns `true` for a copy of an event that is sent under the same id.
+    pub const fn is_copy(self) -> bool {
+        matches!(self, DeliveryKind::Redelivery | DeliveryKind::Overlapping)
+    }
+}
+
+/// Fault of an invalid item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventFault {
-    /// `version` is `v2.0.0`.
+    /// The `version` is `v2.0.0`.
     NewerVersion,
-    /// A type that does not exist yet.
+    /// The type does not exist.
     UnknownType,
-    /// JSON that ends in the middle.
-    CutOff,
-    /// Without its space's id.
+    /// The JSON is truncated.
+    Truncated,
+    /// The id of the space is missing.
     NoSpace,
-    /// `timestamp` is text.
+    /// The `timestamp` is a string.
     WrongTimestamp,
 }
 
 impl EventFault {
-    /// Every one.
+    /// All faults.
     pub const ALL: [EventFault; 5] = [
         EventFault::NewerVersion,
         EventFault::UnknownType,
-        EventFault::CutOff,
+        EventFault::Truncated,
         EventFault::NoSpace,
         EventFault::WrongTimestamp,
     ];

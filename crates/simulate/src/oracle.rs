@@ -1,34 +1,41 @@
-//! The oracle: what each delivery about one (type, space, timestamp) is, by the rules that the bridge promises to follow.
+//! The oracle: the verdict on each delivery of a reading (type, space, timestamp) by the rules that
+//! the bridge promises to follow.
 //!
-//! A plain sequential model: deliveries go in in the order in which they are sent, verdicts come out. With the bridge it
-//! shares the rules, `EventType`, and how a KSUID tells its second (`butlr_event::ksuid`, held to vectors of the reference
-//! implementation by its tests); no other code.
+//! A sequential model: it takes deliveries in the order in which they are sent and returns
+//! verdicts. With the bridge it shares the rules, `EventType`, and the decoding of a KSUID's second
+//! (`butlr_event::ksuid`, tested against vectors of the reference implementation), but no other
+//! code.
+//!
+//! A verdict is what a bridge sees; [`DeliveryKind`](super::message::DeliveryKind) is what the
+//! simulator intended. The two differ: a late delivery, for instance, may be a first one or a stale
+//! one.
 
 mod forecast;
 
 pub use forecast::Forecast;
 
-use super::verify::contract::is_occupancy;
+use super::message::is_occupancy;
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
-/// What a delivery is.
+/// Verdict on a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum OracleVerdict {
-    /// Nothing like it is stored.
+    /// A new event; for occupancy, also the first one of its reading.
     First,
-    /// The same event is stored, or was found to be a repeat.
+    /// The same event is stored, or was recognised as a repeat.
     Redelivery,
     /// Another event with the current value.
     Repeat,
-    /// Another value than the current one, which it replaces.
+    /// Another event with a value that replaces the current one.
     Revision,
-    /// Another value than the current one, and computed before it: it does not replace it.
+    /// Another event with another value that was computed before the current one and does not
+    /// replace it.
     Stale,
 }
 
 impl OracleVerdict {
-    /// Every verdict, in the order of the ledger.
+    /// All verdicts, in the column order of the ledger.
     pub const ALL: [OracleVerdict; 5] = [
         OracleVerdict::First,
         OracleVerdict::Redelivery,
@@ -37,7 +44,7 @@ impl OracleVerdict {
         OracleVerdict::Stale,
     ];
 
-    /// As the ledger writes it.
+    /// Name in the summary.
     pub const fn name(self) -> &'static str {
         match self {
             OracleVerdict::First => "first",
@@ -48,23 +55,23 @@ impl OracleVerdict {
         }
     }
 
-    /// Whether it is not published again.
+    /// Returns `true` if the bridge does not publish the event.
     pub const fn is_duplicate(self) -> bool {
         matches!(self, OracleVerdict::Redelivery | OracleVerdict::Repeat)
     }
 }
 
-/// The value that a reading is taken to have.
+/// Current value of a reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReadingValue {
-    /// Stands for its `data`: equal where that is.
+    /// Number or hash that is equal where `data` is equal.
     pub data: u64,
-    /// Whose it is.
+    /// Id of the event that set the value.
     pub id: Ksuid,
 }
 
 impl ReadingValue {
-    /// What another event about the same reading is.
+    /// Verdict on another event of the same reading.
     pub fn classify(&self, id: Ksuid, data: u64) -> OracleVerdict {
         if self.data == data {
             OracleVerdict::Repeat
@@ -76,26 +83,26 @@ impl ReadingValue {
     }
 }
 
-/// What is known of an id.
+/// Status of an event id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IdStatus {
-    /// It was published.
+    /// The event was published.
     Published,
-    /// It was a repeat, so that no record tells of it.
+    /// The event was a repeat, so there is no record of it.
     Repeat,
 }
 
-/// What is known of one (type, space, timestamp).
+/// State of one reading (type, space, timestamp).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadingState {
-    /// The value, where there is one. Only occupancy has.
+    /// Current value; occupancy only.
     pub current: Option<ReadingValue>,
-    /// The ids, in their order.
+    /// Known ids, sorted.
     pub ids: Vec<(Ksuid, IdStatus)>,
 }
 
 impl ReadingState {
-    /// What the next delivery is.
+    /// Verdict on the next delivery.
     pub fn classify(&self, event_type: EventType, id: Ksuid, data: u64) -> OracleVerdict {
         match (self.id_status(id), &self.current) {
             (Some(_), _) => OracleVerdict::Redelivery,
@@ -104,15 +111,15 @@ impl ReadingState {
         }
     }
 
-    /// What is known of this id.
+    /// Status of an id, if it is known.
     pub fn id_status(&self, id: Ksuid) -> Option<IdStatus> {
-        let place = self.ids.binary_search_by_key(&id, |(other, _)| *other);
-        place.ok().map(|place| self.ids[place].1)
+        let index = self.ids.binary_search_by_key(&id, |(other, _)| *other);
+        index.ok().map(|index| self.ids[index].1)
     }
 
-    /// The delivery was stored, or recognised, as that.
+    /// Records that a delivery was stored or recognised with this verdict.
     pub fn apply(&mut self, verdict: OracleVerdict, id: Ksuid, data: u64) {
-        let known = match verdict {
+        let status = match verdict {
             OracleVerdict::Redelivery => return,
             OracleVerdict::Repeat => IdStatus::Repeat,
             OracleVerdict::First | OracleVerdict::Revision => {
@@ -122,8 +129,8 @@ impl ReadingState {
             OracleVerdict::Stale => IdStatus::Published,
         };
         match self.ids.binary_search_by_key(&id, |(other, _)| *other) {
-            Ok(place) => self.ids[place].1 = known,
-            Err(place) => self.ids.insert(place, (id, known)),
+            Ok(index) => self.ids[index].1 = status,
+            Err(index) => self.ids.insert(index, (id, status)),
         }
     }
 }

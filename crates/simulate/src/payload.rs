@@ -1,6 +1,7 @@
-//! The JSON that the sender makes of a message: the documentation's fields in the documentation's order.
+//! The JSON of a message, with the fields and their order as in Butlr's documentation.
 //!
-//! What a place says of itself is rendered once. A message then costs a few copies and its own numbers.
+//! The `metadata` of each place is rendered once. A message then costs a few copies and its own
+//! numbers.
 
 mod metadata;
 #[cfg(test)]
@@ -9,18 +10,19 @@ mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::metadata::SpaceIds;
 use super::city::plan::CityPlan;
 use super::message::{
     CityMessage, CityPlace, DetectedPosition, EventFault, MessageData, PlannedDelivery,
 };
 
-/// Writes bodies. Holds about half a kilobyte for each floor, room, zone and sensor.
+/// Renders bodies. Holds about half a kilobyte for each floor, room, zone and sensor.
 #[derive(Debug)]
 pub struct PayloadRenderer {
     plan: Arc<CityPlan>,
-    /// The places' `metadata` one after the other: floors, rooms, zones, sensors.
+    /// Rendered `metadata` of all places: floors, rooms, zones, sensors.
     metadata: Vec<u8>,
-    /// Where each ends.
+    /// End of each place's part of `metadata`.
     ends: Vec<usize>,
 }
 
@@ -36,7 +38,7 @@ impl PayloadRenderer {
             .chain(count(plan.zones.len()).map(CityPlace::Zone))
             .chain(count(plan.sensors.len()).map(CityPlace::Sensor));
         for place in places {
-            metadata::write_metadata(&plan, place, true, &mut metadata);
+            metadata::write_metadata(&plan, place, SpaceIds::Include, &mut metadata);
             ends.push(metadata.len());
         }
         metadata.shrink_to_fit();
@@ -47,8 +49,8 @@ impl PayloadRenderer {
         }
     }
 
-    /// Appends the delivery's body. Returns where in `body` the value of `data` stands: empty where there is none, or
-    /// where the body is cut off.
+    /// Appends the body of a delivery. Returns the range of the value of `data` in `body`; empty if
+    /// there is none or the body is truncated.
     pub fn render(&self, delivery: &PlannedDelivery, body: &mut Vec<u8>) -> Range<usize> {
         let PlannedDelivery { message, fault, .. } = delivery;
         let fault = *fault;
@@ -74,23 +76,23 @@ impl PayloadRenderer {
         });
         match fault {
             Some(EventFault::NoSpace) => {
-                metadata::write_metadata(&self.plan, message.place, false, body)
+                metadata::write_metadata(&self.plan, message.place, SpaceIds::Omit, body)
             }
             _ => body.extend_from_slice(self.place_metadata(message.place)),
         }
         let data = write_data(&message.data, body);
         body.push(b'}');
-        if fault == Some(EventFault::CutOff) {
-            // Anywhere after the first byte and before the last, which one its id decides.
+        if fault == Some(EventFault::Truncated) {
+            // Between the first byte and the last, at a position that the id decides.
             let length = body.len() - begin;
-            let [.., by] = *message.id.as_bytes();
-            body.truncate(begin + 1 + (length - 2) * usize::from(by) / 256);
+            let [.., last_byte] = *message.id.as_bytes();
+            body.truncate(begin + 1 + (length - 2) * usize::from(last_byte) / 256);
             return body.len()..body.len();
         }
         data
     }
 
-    /// The space that the bridge takes the message to be about: its record's key.
+    /// Id of the space that the bridge assigns the message to: the record's key.
     pub fn space_id(&self, message: &CityMessage) -> &str {
         let plan = &*self.plan;
         match message.place {
@@ -109,7 +111,7 @@ impl PayloadRenderer {
 
     fn place_metadata(&self, place: CityPlace) -> &[u8] {
         let plan = &*self.plan;
-        let number = match place {
+        let index = match place {
             CityPlace::Floor(floor) => floor as usize,
             CityPlace::Room(room) => plan.floors.len() + room as usize,
             CityPlace::Zone(zone) => plan.floors.len() + plan.rooms.len() + zone as usize,
@@ -117,12 +119,12 @@ impl PayloadRenderer {
                 plan.floors.len() + plan.rooms.len() + plan.zones.len() + sensor as usize
             }
         };
-        let begin = number.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.metadata[begin..self.ends[number]]
+        let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.metadata[begin..self.ends[index]]
     }
 }
 
-/// Writes `data` with its name and the comma before, if there is any. Returns where its value stands.
+/// Writes the comma, the name and the value of `data`, if any. Returns the range of the value.
 fn write_data(data: &MessageData, body: &mut Vec<u8>) -> Range<usize> {
     if *data == MessageData::None {
         return body.len()..body.len();
@@ -156,8 +158,8 @@ fn write_points(
     body: &mut Vec<u8>,
 ) {
     body.push(b'[');
-    for (number, person) in people.iter().enumerate() {
-        body.extend_from_slice(if number == 0 { b"[" } else { b",[" });
+    for (index, person) in people.iter().enumerate() {
+        body.extend_from_slice(if index == 0 { b"[" } else { b",[" });
         let [x, y] = point(person);
         write_coordinate(x, body);
         body.push(b',');
@@ -167,9 +169,9 @@ fn write_points(
     body.push(b']');
 }
 
-/// The shortest decimal number that is this one. (What is not finite is no number in JSON.)
+/// Writes the shortest decimal number with this value. JSON has no numbers that are not finite.
 fn write_coordinate(value: f32, body: &mut Vec<u8>) {
-    debug_assert!(value.is_finite(), "a coordinate is {value}");
+    debug_assert!(value.is_finite(), "coordinate {value} is not finite");
     let value = if value.is_finite() { value } else { 0.0 };
     body.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
 }

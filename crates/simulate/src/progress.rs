@@ -1,4 +1,5 @@
-//! What a run tells while it lasts, on standard error: a bar on a terminal, else a JSON line a second.
+//! Progress of a run on standard error: a progress bar on a terminal, otherwise one JSON line per
+//! second.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, UNIX_EPOCH};
@@ -6,21 +7,21 @@ use std::time::{Duration, UNIX_EPOCH};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::sender::RunLimits;
+use super::limits::RunLimits;
 
-/// How a run tells of itself.
+/// Form of the progress output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgressOutput {
-    /// Not at all.
+    /// No output.
     Silent,
-    /// For somebody who watches.
+    /// A progress bar for a terminal.
     Terminal,
-    /// For programs, and for logs.
+    /// JSON lines for programs and logs.
     Lines,
 }
 
 impl ProgressOutput {
-    /// Tells something that is no figure, in the form of the others.
+    /// Writes a note in the form of the progress output.
     ///
     /// # Errors
     /// Standard error is closed.
@@ -32,16 +33,17 @@ impl ProgressOutput {
         }
     }
 
-    /// As it fits standard error.
+    /// The form that suits standard error.
     pub fn from_stderr() -> Self {
-        match stderr().is_terminal() {
-            true => Self::Terminal,
-            false => Self::Lines,
+        if stderr().is_terminal() {
+            Self::Terminal
+        } else {
+            Self::Lines
         }
     }
 }
 
-/// How a run stands.
+/// State of a run at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct RunSnapshot {
     pub elapsed: Duration,
@@ -50,7 +52,7 @@ pub(super) struct RunSnapshot {
     pub accepted: u64,
     pub dropped: u64,
     pub errors: u64,
-    /// Since the one before.
+    /// Since the previous snapshot.
     pub p99: Option<Duration>,
 }
 
@@ -69,6 +71,7 @@ pub(super) struct ProgressReporter {
     progress: ProgressOutput,
     bar: ProgressBar,
     limits: RunLimits,
+    /// Elapsed time and accepted deliveries of the previous snapshot.
     last: (Duration, u64),
     catch_up_noted: bool,
 }
@@ -85,7 +88,7 @@ impl ProgressReporter {
             Some(_) => "{elapsed_precise} [{bar:24}] {msg}",
             None => "{elapsed_precise} {msg}",
         };
-        let style = ProgressStyle::with_template(template).expect("the template is a good one");
+        let style = ProgressStyle::with_template(template).expect("the template is valid");
         bar.set_style(style.progress_chars("=> "));
         Self {
             progress,
@@ -96,17 +99,20 @@ impl ProgressReporter {
         }
     }
 
-    /// Tells how the run stands; once, that the simulated clock has caught up with the wall clock.
+    /// Writes the state of the run, and once a note that the simulated clock has caught up with the
+    /// wall clock.
     pub(super) fn update(&mut self, now: &RunSnapshot, caught_up: bool) {
         if caught_up && !std::mem::replace(&mut self.catch_up_noted, true) {
-            self.note("the simulated clock has caught up with the wall clock: on in real time");
+            self.note(
+                "the simulated clock has caught up with the wall clock and continues in real time",
+            );
         }
         let line = self.next_line(now);
         match self.progress {
             ProgressOutput::Silent => {}
             ProgressOutput::Lines => {
-                let line = serde_json::to_string(&line).expect("a line has no maps");
-                // Nobody may be reading any more; the run goes on.
+                let line = serde_json::to_string(&line).expect("a line can always be serialized");
+                // The run continues if standard error is closed.
                 let _ = writeln!(stderr(), "{line}");
             }
             ProgressOutput::Terminal => {
@@ -125,26 +131,23 @@ impl ProgressReporter {
     }
 
     fn note(&self, text: &str) {
-        match self.progress {
-            ProgressOutput::Silent => {}
-            ProgressOutput::Terminal => self.bar.println(text),
-            ProgressOutput::Lines => {
-                let line = serde_json::json!({ "note": text });
-                let _ = writeln!(stderr(), "{line}");
-            }
+        if self.progress == ProgressOutput::Terminal {
+            self.bar.println(text);
+        } else {
+            let _ = self.progress.note(text);
         }
     }
 
     fn next_line(&mut self, now: &RunSnapshot) -> ProgressLine {
         let (elapsed, accepted) = std::mem::replace(&mut self.last, (now.elapsed, now.accepted));
-        let since = now.elapsed.saturating_sub(elapsed).as_secs_f64();
+        let interval_s = now.elapsed.saturating_sub(elapsed).as_secs_f64();
         let events = now.accepted.saturating_sub(accepted) as f64;
         let micros = now.p99.map(|p99| p99.as_micros() as f64);
         ProgressLine {
             elapsed_s: (now.elapsed.as_secs_f64() * 10.0).round() / 10.0,
             simulated: format_timestamp(now.simulated_ms),
-            events_per_s: if since > 0.0 {
-                (events / since).round() as u64
+            events_per_s: if interval_s > 0.0 {
+                (events / interval_s).round() as u64
             } else {
                 0
             },
@@ -166,12 +169,12 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// RFC 3339, to the second.
+/// Formats a timestamp as RFC 3339 with seconds.
 pub(super) fn format_timestamp(at_ms: i64) -> String {
-    // The last that has a year of four digits.
+    // The last timestamp with a four-digit year.
     const LAST_MS: i64 = 253_402_300_799_999;
-    let since = Duration::from_millis(at_ms.clamp(0, LAST_MS) as u64);
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
+    let since_epoch = Duration::from_millis(at_ms.clamp(0, LAST_MS) as u64);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since_epoch).to_string()
 }
 
 #[cfg(test)]
@@ -179,13 +182,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_moment_can_be_shown() {
+    fn every_timestamp_can_be_formatted() {
         assert_eq!(format_timestamp(-1), "1970-01-01T00:00:00Z");
         assert_eq!(format_timestamp(i64::MAX), "9999-12-31T23:59:59Z");
     }
 
     #[test]
-    fn a_line_tells_what_happened_since_the_one_before() {
+    fn a_line_covers_the_time_since_the_previous_one() {
         let mut reporter = ProgressReporter::new(ProgressOutput::Silent, RunLimits::default());
         let mut now = RunSnapshot {
             elapsed: Duration::from_millis(1000),

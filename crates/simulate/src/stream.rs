@@ -1,7 +1,7 @@
-//! What the sender delivers, in the order in which it would: the messages of a life, with the sender's quirks.
+//! The sender's deliveries in order: the messages of a city, with the sender's quirks.
 //!
-//! A function of the life, the seed and the [`Behaviour`] alone: no clock is looked at, and how answers turn out changes
-//! nothing.
+//! They are a function of the city, the seed and the [`SenderBehaviour`] alone: neither the wall
+//! clock nor the responses have any influence.
 
 mod agenda;
 mod behaviour;
@@ -19,44 +19,44 @@ use agenda::DeliveryAgenda;
 use behaviour::{CompanionMessage, DeliveryPlan};
 use outages::OutageCalendar;
 
-/// Deliveries, sorted by when they are due. Endless until [`Stream::end`].
+/// Deliveries sorted by due time. Endless until [`DeliveryStream::end`].
 ///
-/// Holds the messages of one tick and those that wait: for their delay, or for the end of an outage.
+/// Holds the messages of one tick and those that wait for their delay or for the end of an outage.
 pub struct DeliveryStream {
     city: CitySimulation,
     seed: u64,
     behaviour: SenderBehaviour,
     outages: Option<OutageCalendar>,
     agenda: DeliveryAgenda,
-    /// The messages of a tick; empty in between.
+    /// Scratch buffer for the messages of a tick.
     tick_messages: Vec<CityMessage>,
     ended: bool,
 }
 
 impl DeliveryStream {
-    /// The deliveries of a city that grows, lives and is heard of by one seed.
+    /// The deliveries of a city that is generated from the same seed.
     pub fn from_seed(
         seed: u64,
         size: CitySize,
         start_ms: i64,
-        habits: CityBehaviour,
+        city_behaviour: CityBehaviour,
         behaviour: SenderBehaviour,
     ) -> Self {
         let plan = Arc::new(CityPlan::generate(seed, size));
         Self::new(
-            CitySimulation::new(plan, seed, start_ms, habits),
+            CitySimulation::new(plan, seed, start_ms, city_behaviour),
             seed,
             behaviour,
         )
     }
 
-    /// The deliveries of what `life` computes from now on.
-    pub fn new(life: CitySimulation, seed: u64, behaviour: SenderBehaviour) -> Self {
-        let outages = behaviour.outages.map(|habit| {
-            OutageCalendar::new(life.plan().buildings.len(), seed, life.now_ms(), habit)
+    /// The deliveries of the messages that `city` computes from now on.
+    pub fn new(city: CitySimulation, seed: u64, behaviour: SenderBehaviour) -> Self {
+        let outages = behaviour.outages.map(|settings| {
+            OutageCalendar::new(city.plan().buildings.len(), seed, city.now_ms(), settings)
         });
         Self {
-            city: life,
+            city,
             seed,
             behaviour,
             outages,
@@ -66,14 +66,16 @@ impl DeliveryStream {
         }
     }
 
-    /// From now on nothing is computed any more. What waits comes out without waiting, in order and due at
-    /// [`Stream::now_ms`] at the latest, so that everything that [`Stream::truth`] is made of was told.
+    /// Stops the computation. Waiting deliveries come out at once, in order and due at
+    /// [`DeliveryStream::now_ms`] at the latest, so that everything that [`DeliveryStream::truth`]
+    /// includes is delivered.
     pub fn end(&mut self) {
         self.ended = true;
     }
 
-    /// The next delivery, unless the simulated clock would have to pass `until_ms` for it by a tick or more: `None` then,
-    /// and after the end when everything is out. (At night hours may go by without a delivery of some types.)
+    /// The next delivery. Returns `None` if the simulated clock would have to pass `until_ms` by a
+    /// tick or more (at night, hours may pass without a delivery of some types), or if the stream
+    /// has ended and is empty.
     pub fn next_until(&mut self, until_ms: i64) -> Option<PlannedDelivery> {
         loop {
             let delivery = self.next_ready();
@@ -84,10 +86,11 @@ impl DeliveryStream {
         }
     }
 
-    /// The next delivery, if it is known without [`Stream::compute`]; that takes no time worth speaking of.
+    /// The next delivery if it is known without [`DeliveryStream::compute`]; this takes negligible
+    /// time.
     pub fn next_ready(&mut self) -> Option<PlannedDelivery> {
         if !self.ended {
-            // Whatever comes next is computed from now on, and so due later.
+            // Messages yet to be computed are due later.
             return self.agenda.next_before(self.city.now_ms());
         }
         let mut delivery = self.agenda.next()?;
@@ -95,22 +98,23 @@ impl DeliveryStream {
         Some(delivery)
     }
 
-    /// How far the simulated clock is, ms since 1970: everything until then is computed.
+    /// The simulated clock, ms since 1970: everything before it is computed.
     pub fn now_ms(&self) -> i64 {
         self.city.now_ms()
     }
 
-    /// Who is where at [`Stream::now_ms`].
+    /// True positions at [`DeliveryStream::now_ms`].
     pub fn truth(&self) -> GroundTruth {
         self.city.truth()
     }
 
-    /// The city that it is about.
+    /// The plan of the city.
     pub fn plan(&self) -> &Arc<CityPlan> {
         self.city.plan()
     }
 
-    /// Lets the city live for a tick, which takes a while where it is large. Nothing happens after the end.
+    /// Advances the city by one tick, which takes a while if it is large. Does nothing after the
+    /// end.
     pub fn compute(&mut self) {
         if self.ended {
             return;
@@ -123,12 +127,12 @@ impl DeliveryStream {
         self.tick_messages = computed;
     }
 
-    /// Decides what becomes of a message.
+    /// Schedules the deliveries of a message.
     fn plan_delivery(&mut self, message: CityMessage) {
         let DeliveryPlan {
             late,
             delay_ms,
-            redelivery_after_ms: again_after_ms,
+            redelivery_after_ms,
             invalid,
         } = self.behaviour.draw_plan(self.seed, &message);
         let outage = self.outages.as_mut().and_then(|outages| {
@@ -137,7 +141,8 @@ impl DeliveryStream {
                 message.computed_ms,
             )
         });
-        // What piles up in an outage keeps its order: it is neither late nor shuffled on top.
+        // Messages held back by an outage keep their order: they are not late or shuffled in
+        // addition.
         let due_ms = outage.unwrap_or(message.computed_ms + delay_ms);
         let kind = match message.computation {
             _ if late && outage.is_none() => DeliveryKind::Late,
@@ -162,22 +167,23 @@ impl DeliveryStream {
                 kind,
                 message,
             } = companion;
-            let again_after_ms = self
+            let redelivery_after_ms = self
                 .behaviour
                 .draw_plan(self.seed, &message)
                 .redelivery_after_ms;
-            self.push_message(due_ms + after_ms, message, kind, again_after_ms);
+            self.push_message(due_ms + after_ms, message, kind, redelivery_after_ms);
         }
-        self.push_message(due_ms, message, kind, again_after_ms);
+        self.push_message(due_ms, message, kind, redelivery_after_ms);
     }
 
-    /// Puts in what is delivered of a valid message: it, its overlapping copy, and one so long after it.
+    /// Schedules the deliveries of a valid message: the message, its overlapping copy and its
+    /// redelivery.
     fn push_message(
         &mut self,
         due_ms: i64,
         message: CityMessage,
         kind: DeliveryKind,
-        again_after_ms: Option<i64>,
+        redelivery_after_ms: Option<i64>,
     ) {
         let delivery = |due_ms, kind, message| PlannedDelivery {
             due_ms,
@@ -185,24 +191,24 @@ impl DeliveryStream {
             kind,
             fault: None,
         };
-        if let Some(after_ms) = again_after_ms {
-            let again = delivery(due_ms + after_ms, DeliveryKind::Redelivery, message.clone());
-            self.agenda.push(again);
+        if let Some(after_ms) = redelivery_after_ms {
+            let copy = delivery(due_ms + after_ms, DeliveryKind::Redelivery, message.clone());
+            self.agenda.push(copy);
         }
         let overlapping = self
             .behaviour
             .is_overlapping(self.seed, &message)
             .then(|| delivery(due_ms, DeliveryKind::Overlapping, message.clone()));
         self.agenda.push(delivery(due_ms, kind, message));
-        // Right behind it: nothing else of the same moment comes in between.
+        // Directly after the original: nothing else of the same moment comes in between.
         if let Some(copy) = overlapping {
             self.agenda.push(copy);
         }
     }
 
-    /// How long at most it is from one delivery about a reading to the next, on the simulated clock.
+    /// Longest time between two deliveries of a reading, on the simulated clock.
     pub fn max_reading_span_ms(&self) -> i64 {
-        // Five computations, of which one is late, and copies of that.
+        // Covers five computations, a late delivery, and its copies.
         const USUAL_MS: i64 = 30 * 60_000;
         let outage = self.behaviour.outages.map_or(0, |outages| {
             i64::try_from(outages.length.as_millis() * 2).unwrap_or(i64::MAX / 4)
@@ -219,7 +225,7 @@ impl Iterator for DeliveryStream {
     }
 }
 
-/// The building that a place is in.
+/// The building that contains a place.
 fn building_of(plan: &CityPlan, place: CityPlace) -> u32 {
     let floor = match place {
         CityPlace::Floor(floor) => floor,

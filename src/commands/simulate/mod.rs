@@ -180,7 +180,7 @@ fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
         None => (ExitCode::SUCCESS, None),
         Some(journal) => {
             let whole = arguments.city.has_type(EventType::Traffic)
-                && finished.traffic_complete
+                && ledger.fidelity().is_traffic_complete()
                 && is_fully_accepted(&ledger, EventType::Traffic);
             arguments.proof.finish(journal, finished.truth, whole)?
         }
@@ -194,7 +194,7 @@ fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
         let problem = format!("nothing could be sent: {urls} cannot be reached: {reason}");
         return Err(SimulateError::Run(problem));
     }
-    if !finished.complete {
+    if !ledger.fidelity().complete {
         let problem = "the run was given up before all was sent: nothing was accepted any more";
         return Err(SimulateError::Run(problem.to_owned()));
     }

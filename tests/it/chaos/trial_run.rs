@@ -120,7 +120,8 @@ fn collect_evidence(
     bridge.terminate();
     phases.end_phase("after");
 
-    let traffic_complete = load.traffic_complete && is_all_accepted(&load, EventType::Traffic);
+    let traffic_complete =
+        load.ledger.fidelity().is_traffic_complete() && is_all_accepted(&load, EventType::Traffic);
     let truth = load.truth.clone();
     TrialEvidence {
         schedule: schedule.clone(),

@@ -1,9 +1,11 @@
-//! Chance without a generator: choices that must not depend on the order in which they are asked for, nor on whether
-//! others are asked for at all (a message's id, a sensor's clock, where a person sits) are hashes of what they are about.
+//! Randomness without a generator.
+//!
+//! Some choices must not depend on the order of the draws, nor on which other choices are drawn at
+//! all: a message's id, a sensor's clock error, a person's seat. They are hashes of their subject.
 
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
-/// What a choice is about, so that two of them about the same thing differ.
+/// Topic of a choice: two choices with the same subject but different topics are independent.
 #[derive(Clone, Copy)]
 #[repr(u64)]
 pub enum ChanceTopic {
@@ -19,34 +21,33 @@ pub enum ChanceTopic {
     Stroll,
 }
 
-/// 64 even bits.
-pub fn hash(seed: u64, topic: ChanceTopic, about: [u64; 3]) -> u64 {
-    xxh3_64_with_seed(&topic_bytes(topic, about), seed)
+/// 64 uniformly distributed bits.
+pub fn hash(seed: u64, topic: ChanceTopic, subject: [u64; 3]) -> u64 {
+    xxh3_64_with_seed(&topic_bytes(topic, subject), seed)
 }
 
-/// 128 even bits, enough that two of them are never the same.
-pub fn payload(seed: u64, topic: ChanceTopic, about: [u64; 3]) -> [u8; 16] {
-    xxh3_128_with_seed(&topic_bytes(topic, about), seed).to_be_bytes()
+/// 128 uniformly distributed bits: enough to rule out collisions.
+pub fn payload(seed: u64, topic: ChanceTopic, subject: [u64; 3]) -> [u8; 16] {
+    xxh3_128_with_seed(&topic_bytes(topic, subject), seed).to_be_bytes()
 }
 
-/// Whether something that happens with this probability happens.
+/// Returns `true` with the given probability.
 pub fn happens(hash: u64, probability: f64) -> bool {
-    // 53 bits are what a double can tell apart.
+    // A double has 53 bits of precision.
     ((hash >> 11) as f64) < probability * (1_u64 << 53) as f64
 }
 
-/// A number below `limit` (which is small, so that the tiny preference for lower numbers does not matter).
+/// A number below `limit`. Limits are small, so the slight bias towards lower numbers does not
+/// matter.
 pub fn number_below(hash: u64, limit: u64) -> u64 {
     ((u128::from(hash) * u128::from(limit)) >> 64) as u64
 }
 
-fn topic_bytes(topic: ChanceTopic, about: [u64; 3]) -> [u8; 32] {
+fn topic_bytes(topic: ChanceTopic, subject: [u64; 3]) -> [u8; 32] {
     let mut bytes = [0; 32];
-    for (place, word) in [topic as u64, about[0], about[1], about[2]]
-        .iter()
-        .enumerate()
-    {
-        bytes[place * 8..][..8].copy_from_slice(&word.to_le_bytes());
+    let parts = [topic as u64, subject[0], subject[1], subject[2]];
+    for (chunk, part) in bytes.chunks_exact_mut(8).zip(parts) {
+        chunk.copy_from_slice(&part.to_le_bytes());
     }
     bytes
 }
@@ -56,7 +57,7 @@ mod tests {
     use super::{ChanceTopic, happens, hash, number_below};
 
     #[test]
-    fn chances_are_what_they_say() {
+    fn probabilities_and_limits_hold() {
         let hashes = || (0..20_000).map(|n| hash(7, ChanceTopic::Miscount, [n, 0, 0]));
         let happened = hashes().filter(|&hash| happens(hash, 0.03)).count();
         assert!((500..700).contains(&happened), "{happened}");

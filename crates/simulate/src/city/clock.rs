@@ -1,14 +1,15 @@
-//! The city's time: ticks, minutes, and what hour of which day it is there.
+//! The city's time: ticks, minutes, days and hours.
 
-/// A minute, in ms.
+/// One minute in milliseconds.
 pub const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 const DAY_MS: i64 = 24 * HOUR_MS;
 
-/// When it is in the city at the first moment: late enough that all who come that day are due.
+/// Hour of the day at which a simulation starts: late enough that everyone who comes that day is
+/// due.
 const FIRST_HOUR: i64 = 10;
 
-/// Turns moments (ms since 1970) into the city's hours and back.
+/// Converts moments (ms since 1970) to the city's days and hours and back.
 #[derive(Clone, Copy, Debug)]
 pub struct CityClock {
     start_ms: i64,
@@ -16,36 +17,39 @@ pub struct CityClock {
 }
 
 impl CityClock {
-    /// A city whose first moment is `start_ms` and whose story is told in ticks of `tick_ms`, which divides a second.
+    /// A clock that starts at `start_ms` and advances in ticks of `tick_ms`, which divides a
+    /// second.
     pub fn new(start_ms: i64, tick_ms: i64) -> Self {
         debug_assert!(1000 % tick_ms == 0 && tick_ms % 10 == 0);
         Self { start_ms, tick_ms }
     }
 
-    /// The end of the tick that a moment is in. Ticks end at whole seconds since 1970 (or whole parts of them), so a
-    /// minute never ends in the middle of one; only the very first may be shorter than the others.
+    /// The end of the tick that contains a moment. Ticks are aligned to whole seconds since 1970
+    /// (or fractions of them), so a minute never ends within a tick; only the first tick may be
+    /// shorter.
     pub fn tick_end(&self, at_ms: i64) -> i64 {
         (at_ms.div_euclid(self.tick_ms) + 1) * self.tick_ms
     }
 
-    /// Moves a moment into the part of its tick in which people walk: the first nine tenths.
+    /// Moves a moment into the first nine tenths of its tick, the part in which people walk.
     pub fn walking_moment(&self, at_ms: i64) -> i64 {
-        let into = at_ms.rem_euclid(self.tick_ms);
-        at_ms - into + into * 9 / 10
+        let offset_ms = at_ms.rem_euclid(self.tick_ms);
+        at_ms - offset_ms + offset_ms * 9 / 10
     }
 
-    /// The rest of the tick that ends at `end_ms`, in which doors report: its first moment and its length.
+    /// The last tenth of the tick that ends at `end_ms`, in which doors report: its start and
+    /// length.
     pub fn reporting_window(&self, end_ms: i64) -> (i64, i64) {
         let length = self.tick_ms / 10;
         (end_ms - length, length)
     }
 
-    /// The day that a moment is on, 0 at first.
+    /// The day of a moment, counted from 0.
     pub fn day(&self, at_ms: i64) -> i64 {
         (at_ms - self.start_ms + FIRST_HOUR * HOUR_MS).div_euclid(DAY_MS)
     }
 
-    /// So many minutes after midnight of a day.
+    /// The moment `minutes` after midnight of a day.
     pub fn moment_at(&self, day: i64, minutes: i64) -> i64 {
         self.start_ms - FIRST_HOUR * HOUR_MS + day * DAY_MS + minutes * MINUTE_MS
     }
@@ -56,7 +60,7 @@ mod tests {
     use super::{CityClock, HOUR_MS, MINUTE_MS};
 
     #[test]
-    fn it_is_ten_at_first() {
+    fn a_simulation_starts_at_ten_o_clock() {
         let start = 1_800_000_000_123;
         let clock = CityClock::new(start, 1000);
         assert_eq!((clock.day(start), clock.moment_at(0, 10 * 60)), (0, start));

@@ -1,6 +1,7 @@
-//! A working day: come, sit, run errands, have lunch, go home. Every day is a working day, so that long runs have load.
+//! A working day: arrive, sit, run errands, have lunch, go home. Every day is a working day, so
+//! that long runs have load.
 //!
-//! Whoever finds no place where they want to go stays where they are: capacity is never exceeded.
+//! A person who finds their destination full stays where they are, so capacity is never exceeded.
 
 use std::ops::Range;
 
@@ -9,46 +10,48 @@ use rand::RngExt as _;
 use super::clock::MINUTE_MS;
 use super::people::{Activity, People};
 use super::plan::{CityPlan, RoomUse};
-use super::presence::Presence;
+use super::presence::CityScene;
 
-/// How likely a person comes on a day.
+/// Probability that a person comes on a given day.
 const ATTENDANCE_PROBABILITY: f64 = 0.85;
-/// Within how many seconds after the city's first moment those arrive who are there already at that hour.
+/// Arrival of the people who would already be there at the start, in seconds after the start.
 const FIRST_ARRIVAL_SECONDS: Range<i64> = 1..85;
-/// How likely they run an errand before they sit down, so that a city is at work from its first minutes.
+/// Probability of an errand before sitting down on the first day, so that a city is active from its
+/// first minutes.
 const EARLY_ERRAND_PROBABILITY: f64 = 0.2;
 
-/// Where one goes from one's desk.
+/// Destination of an errand.
 enum ErrandDestination {
-    /// Another room used so.
+    /// Another room with this use.
     Room(RoomUse),
-    /// Any zone of one's own office.
+    /// Any zone of the own office.
     SameRoom,
     Outside,
 }
 
 impl People {
-    /// Does what a person had planned, and plans what they do after.
-    pub(super) fn act(&mut self, plan: &CityPlan, presence: &Presence, person: u32, now_ms: i64) {
+    /// Carries out a person's pending activity and schedules the next one.
+    pub(super) fn act(&mut self, scene: CityScene, person: u32, now_ms: i64) {
         match self.people[person as usize].next_activity {
-            Activity::Sit => self.sit(plan, presence, person, now_ms),
-            Activity::Errand => self.run_errand(plan, presence, person, now_ms),
+            Activity::Sit => self.sit(scene, person, now_ms),
+            Activity::Errand => self.run_errand(scene, person, now_ms),
             Activity::Meet { room, until_ms } => {
-                self.attend_meeting(plan, presence, person, room, until_ms, now_ms)
+                self.attend_meeting(scene, person, room, until_ms, now_ms)
             }
-            Activity::Lunch => self.have_lunch(plan, presence, person, now_ms),
+            Activity::Lunch => self.have_lunch(scene, person, now_ms),
             Activity::Leave => self.leave(person, now_ms),
         }
     }
 
-    /// The city's first day, on which all who come arrive at once.
+    /// Plans the first day, on which everyone who comes arrives at about the same time.
     pub(super) fn plan_first_day(&mut self, person: u32, from_ms: i64) {
         if self.rng.random_bool(ATTENDANCE_PROBABILITY) {
             self.plan_hours(person, self.clock.day(from_ms));
             let at_ms = from_ms + self.random_seconds_ms(FIRST_ARRIVAL_SECONDS);
-            let next = match self.rng.random_bool(EARLY_ERRAND_PROBABILITY) {
-                true => Activity::Errand,
-                false => Activity::Sit,
+            let next = if self.rng.random_bool(EARLY_ERRAND_PROBABILITY) {
+                Activity::Errand
+            } else {
+                Activity::Sit
             };
             self.schedule(person, next, at_ms);
         } else {
@@ -56,7 +59,7 @@ impl People {
         }
     }
 
-    /// Goes home, until the next day on which they come.
+    /// Sends a person home until the next day on which they come.
     fn leave(&mut self, person: u32, now_ms: i64) {
         self.people[person as usize].zone = None;
         let mut day = self.clock.day(now_ms) + 1;
@@ -64,7 +67,7 @@ impl People {
             day += 1;
         }
         self.plan_hours(person, day);
-        // Two dice: most come in the middle of the time.
+        // The sum of two draws: most people arrive in the middle of the range.
         let minutes = 7 * 60 + 30;
         let at_ms = self.clock.moment_at(day, minutes)
             + self.random_seconds_ms(0..70 * 60)
@@ -72,28 +75,29 @@ impl People {
         self.schedule(person, Activity::Sit, at_ms);
     }
 
-    /// When they have lunch and go home on a day: by about 18:30, so that nights are empty.
+    /// Draws the times of lunch and of going home. Everyone leaves by about 18:30, so nights are
+    /// empty.
     fn plan_hours(&mut self, person: u32, day: i64) {
         let lunch_ms = self.clock.moment_at(day, 11 * 60 + 30) + self.random_seconds_ms(0..90 * 60);
         let leave_ms = self.clock.moment_at(day, 16 * 60)
             + self.random_seconds_ms(0..75 * 60)
             + self.random_seconds_ms(0..75 * 60);
-        let who = &mut self.people[person as usize];
-        (who.lunch_ms, who.leave_ms) = (Some(lunch_ms), leave_ms);
+        let record = &mut self.people[person as usize];
+        (record.lunch_ms, record.leave_ms) = (Some(lunch_ms), leave_ms);
     }
 
-    /// Sits down at the desk, once there is a place.
-    fn sit(&mut self, plan: &CityPlan, presence: &Presence, person: u32, now_ms: i64) {
-        let who = &mut self.people[person as usize];
-        if now_ms >= who.leave_ms {
+    /// Sits down at the desk, or tries again later if the office is full.
+    fn sit(&mut self, scene: CityScene, person: u32, now_ms: i64) {
+        let record = &mut self.people[person as usize];
+        if now_ms >= record.leave_ms {
             return self.leave(person, now_ms);
         }
-        let room = plan.zones[who.desk as usize].room;
-        let is_there = who
+        let room = scene.plan.zones[record.desk as usize].room;
+        let is_there = record
             .zone
-            .is_some_and(|zone| plan.zones[zone as usize].room == room);
-        if is_there || presence.has_capacity(plan, room) {
-            who.zone = Some(who.desk);
+            .is_some_and(|zone| scene.plan.zones[zone as usize].room == room);
+        if is_there || scene.has_capacity(room) {
+            record.zone = Some(record.desk);
             self.work(person, now_ms);
         } else {
             let at_ms = now_ms + self.random_seconds_ms(20..60);
@@ -101,21 +105,21 @@ impl People {
         }
     }
 
-    /// Stays where they are until something calls them away.
+    /// Stays until the next activity calls.
     pub(super) fn work(&mut self, person: u32, now_ms: i64) {
         let errand_ms = now_ms + self.random_seconds_ms(60..70 * 60);
         let soon_ms = now_ms + self.random_seconds_ms(5..60);
-        let who = &self.people[person as usize];
-        let (next, at_ms) = match who.lunch_ms {
-            _ if who.leave_ms <= errand_ms => (Activity::Leave, who.leave_ms.max(soon_ms)),
+        let record = &self.people[person as usize];
+        let (next, at_ms) = match record.lunch_ms {
+            _ if record.leave_ms <= errand_ms => (Activity::Leave, record.leave_ms.max(soon_ms)),
             Some(lunch_ms) if lunch_ms <= errand_ms => (Activity::Lunch, lunch_ms.max(soon_ms)),
             _ => (Activity::Errand, errand_ms),
         };
         self.schedule(person, next, at_ms);
     }
 
-    fn run_errand(&mut self, plan: &CityPlan, presence: &Presence, person: u32, now_ms: i64) {
-        let (place, minutes) = match self.rng.random_range(0..100) {
+    fn run_errand(&mut self, scene: CityScene, person: u32, now_ms: i64) {
+        let (destination, minutes) = match self.rng.random_range(0..100) {
             0..35 => (ErrandDestination::Room(RoomUse::Restroom), 2..6),
             35..57 => (ErrandDestination::Room(RoomUse::Kitchen), 3..8),
             57..70 => (ErrandDestination::Room(RoomUse::Office), 2..10),
@@ -124,12 +128,12 @@ impl People {
             88..95 => (ErrandDestination::SameRoom, 1..5),
             _ => (ErrandDestination::Outside, 5..12),
         };
-        let home = plan.zones[self.people[person as usize].desk as usize].room;
-        let zone = match place {
-            ErrandDestination::Room(use_) => {
-                self.find_free_zone(plan, presence, home, use_).map(Some)
+        let home = scene.plan.zones[self.people[person as usize].desk as usize].room;
+        let zone = match destination {
+            ErrandDestination::Room(room_use) => {
+                self.find_free_zone(scene, home, room_use).map(Some)
             }
-            ErrandDestination::SameRoom => Some(Some(self.pick_zone(plan, home))),
+            ErrandDestination::SameRoom => Some(Some(self.pick_zone(scene.plan, home))),
             ErrandDestination::Outside => Some(None),
         };
         match zone {
@@ -138,19 +142,19 @@ impl People {
         }
     }
 
-    fn have_lunch(&mut self, plan: &CityPlan, presence: &Presence, person: u32, now_ms: i64) {
+    fn have_lunch(&mut self, scene: CityScene, person: u32, now_ms: i64) {
         self.people[person as usize].lunch_ms = None;
-        let home = plan.zones[self.people[person as usize].desk as usize].room;
-        let use_ = match self.rng.random_range(0..100) {
+        let home = scene.plan.zones[self.people[person as usize].desk as usize].room;
+        let room_use = match self.rng.random_range(0..100) {
             0..40 => Some(RoomUse::Kitchen),
             40..55 => Some(RoomUse::Lounge),
             _ => None,
         };
-        let zone = use_.and_then(|use_| self.find_free_zone(plan, presence, home, use_));
+        let zone = room_use.and_then(|room_use| self.find_free_zone(scene, home, room_use));
         self.visit(person, zone, now_ms, 25..50);
     }
 
-    /// Goes somewhere (nothing: outside) for some minutes, and then back to the desk.
+    /// Visits a zone (`None`: outside) for some minutes, then goes back to the desk.
     fn visit(&mut self, person: u32, zone: Option<u32>, now_ms: i64, minutes: Range<i64>) {
         self.people[person as usize].zone = zone;
         let until_ms = now_ms
@@ -160,14 +164,10 @@ impl People {
         self.schedule(person, Activity::Sit, until_ms);
     }
 
-    /// A zone in some other room used so that has a place: on the same floor, or else on one of two others.
-    fn find_free_zone(
-        &mut self,
-        plan: &CityPlan,
-        presence: &Presence,
-        home: u32,
-        use_: RoomUse,
-    ) -> Option<u32> {
+    /// A zone with free capacity in another room with this use: on the same floor, or else on one
+    /// of two others.
+    fn find_free_zone(&mut self, scene: CityScene, home: u32, room_use: RoomUse) -> Option<u32> {
+        let plan = scene.plan;
         let own = plan.rooms[home as usize].floor;
         let floors = plan.buildings[plan.floors[own as usize].building as usize]
             .floors
@@ -180,9 +180,9 @@ impl People {
             let rooms = plan.floors[floor as usize].rooms.clone();
             let first = self.rng.random_range(rooms.clone());
             (first..rooms.end).chain(rooms.start..first).find(|&room| {
-                plan.rooms[room as usize].room_use == use_
+                plan.rooms[room as usize].room_use == room_use
                     && room != home
-                    && presence.has_capacity(plan, room)
+                    && scene.has_capacity(room)
             })
         })?;
         Some(self.pick_zone(plan, room))

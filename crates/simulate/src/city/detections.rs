@@ -1,16 +1,17 @@
-//! DETECTIONS: every presence sensor tells, one to three times a second, where people are in its part of the room.
+//! DETECTIONS: positions of the people in each presence sensor's part of the room, reported one to
+//! three times a second.
 
+use super::behaviour::TypeSet;
 use super::chance::{self, ChanceTopic};
-use super::issuer::MessageIssuer;
+use super::issuer::{MessageIssuer, ReadingRef};
 use super::people::People;
-use super::plan::{CityPlan, Room, SensorMode};
-use super::presence::Presence;
-use super::simulation::TypeSet;
-use super::stroll;
+use super::plan::{CityPlan, SensorMode};
+use super::presence::CityScene;
+use super::stroll::Walker;
 use crate::message::{CityMessage, CityPlace, DetectedPosition, MessageData};
 use butlr_event::EventType;
 
-/// `local` is told in steps of a sixteenth of the field of view, as the sensor's pixels are few.
+/// Resolution of `local`: a sixteenth of the field of view, because the sensor has few pixels.
 const STEPS: f32 = 16.0;
 
 /// The presence sensors' readings.
@@ -18,11 +19,11 @@ pub struct DetectionSensors {
     seed: u64,
     issuer: MessageIssuer,
     sensors: Vec<SensorSchedule>,
-    /// The positions in a reading; kept for its memory.
+    /// Scratch buffer for the positions of one reading.
     positions: Vec<DetectedPosition>,
 }
 
-/// When a sensor reads: whenever ms since 1970 modulo its period are its phase.
+/// Schedule of a sensor: it reads whenever ms since 1970, modulo its period, equal its phase.
 struct SensorSchedule {
     sensor: u32,
     period_ms: i64,
@@ -30,17 +31,17 @@ struct SensorSchedule {
     skew_ms: i64,
 }
 
-/// That a sensor reads.
+/// A reading that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DueReading {
-    /// When.
+    /// Moment of the reading.
     pub at_ms: i64,
-    /// Which, by its place among the presence sensors.
+    /// Index into [`DetectionSensors::sensors`].
     nth: u32,
 }
 
 impl DetectionSensors {
-    /// `skews` are the sensors' clocks' errors.
+    /// `skews` holds the clock error of each sensor.
     pub fn new(
         seed: u64,
         issuer: MessageIssuer,
@@ -67,7 +68,7 @@ impl DetectionSensors {
         }
     }
 
-    /// All readings in a time, in order.
+    /// All readings in a period, in order.
     pub fn due_readings(&self, from_ms: i64, until_ms: i64) -> Vec<DueReading> {
         let mut due = Vec::new();
         for (sensor, nth) in self.sensors.iter().zip(0..) {
@@ -81,11 +82,10 @@ impl DetectionSensors {
         due
     }
 
-    /// What a sensor sees.
+    /// Takes a sensor's reading.
     pub fn read_sensor(
         &mut self,
-        plan: &CityPlan,
-        presence: &Presence,
+        scene: CityScene,
         people: &People,
         reading: DueReading,
         out: &mut Vec<CityMessage>,
@@ -95,22 +95,21 @@ impl DetectionSensors {
             skew_ms,
             ..
         } = self.sensors[reading.nth as usize];
-        let sensor = &plan.sensors[index as usize];
+        let sensor = &scene.plan.sensors[index as usize];
         let room = sensor.room.expect("presence sensors are in rooms");
         self.positions.clear();
-        for &person in presence.people(room) {
+        let room_use = scene.plan.rooms[room as usize].room_use;
+        for &person in scene.presence.people(room) {
             let zone = people
                 .position(person)
-                .expect("who is in a room is in one of its zones");
-            let Room { room_use: use_, .. } = plan.rooms[room as usize];
-            let world = stroll::position(
-                self.seed,
+                .expect("a person in a room is in one of its zones");
+            let walker = Walker {
+                seed: self.seed,
                 person,
                 zone,
-                &plan.zones[zone as usize].area,
-                use_,
-                reading.at_ms,
-            );
+            };
+            let area = &scene.plan.zones[zone as usize].area;
+            let world = walker.position(area, room_use, reading.at_ms);
             if sensor.area.contains(world) {
                 let size = sensor.area.size();
                 let local = [0, 1].map(|axis| {
@@ -121,18 +120,18 @@ impl DetectionSensors {
             }
         }
         let data = MessageData::Detections(self.positions.as_slice().into());
-        out.push(self.issuer.issue_once(
-            EventType::Detections,
-            CityPlace::Sensor(index),
-            reading.at_ms + skew_ms,
-            reading.at_ms,
-            data,
-        ));
+        let reading_ref = ReadingRef {
+            event_type: EventType::Detections,
+            place: CityPlace::Sensor(index),
+            timestamp_ms: reading.at_ms + skew_ms,
+        };
+        out.push(self.issuer.issue_once(reading_ref, reading.at_ms, data));
     }
 }
 
-/// How far each sensor's clock is off, ms. A share of the presence sensors', up to two hours either way, most only
-/// seconds; never a door's. Whole periods, so that the sensors of a room still never tell the same moment.
+/// Clock error of each sensor, ms. A share of the presence sensors is off by up to two hours either
+/// way, most of them by seconds only; doors never are. Errors are whole periods, so that two
+/// sensors of a room still never report the same moment.
 pub fn draw_clock_skews(plan: &CityPlan, seed: u64, share: f64) -> Vec<i64> {
     let skew = |(index, period_ms)| {
         let dice = |nth| chance::hash(seed, ChanceTopic::Clock, [index, nth, 0]);

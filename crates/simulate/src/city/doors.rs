@@ -1,12 +1,13 @@
-//! TRAFFIC: who comes and goes through doors.
+//! TRAFFIC: people counted at doors.
 //!
-//! What goes through a door within one tick is one message, computed in the last tenth of that tick, when nobody walks
-//! any more. So at the end of every tick all that happened has been told: the sums agree with where people are.
+//! The passages through a door within one tick make one message. It is computed in the last tenth
+//! of the tick, when nobody walks any more, so at the end of every tick the sums of entries and
+//! exits agree with where people are.
 
+use super::behaviour::TypeSet;
 use super::chance::{self, ChanceTopic};
 use super::clock::CityClock;
-use super::issuer::MessageIssuer;
-use super::simulation::TypeSet;
+use super::issuer::{MessageIssuer, ReadingRef};
 use crate::message::{CityMessage, CityPlace, MessageData};
 use butlr_event::EventType;
 
@@ -14,11 +15,10 @@ use butlr_event::EventType;
 pub struct DoorCounters {
     seed: u64,
     issuer: MessageIssuer,
-    /// Whether TRAFFIC is wanted.
     is_enabled: bool,
-    /// By sensor.
+    /// Indexed by sensor.
     tallies: Vec<DoorTally>,
-    /// The sensors that counted someone in this tick.
+    /// Sensors that have counted someone in this tick.
     active: Vec<u32>,
 }
 
@@ -30,7 +30,7 @@ struct DoorTally {
 }
 
 impl DoorCounters {
-    /// Nobody has come or gone yet.
+    /// Counters at zero.
     pub fn new(seed: u64, issuer: MessageIssuer, sensors: usize, types: TypeSet) -> Self {
         Self {
             seed,
@@ -41,12 +41,12 @@ impl DoorCounters {
         }
     }
 
-    /// Someone comes in through the door with this sensor.
+    /// Counts a person who enters through the door with this sensor.
     pub fn enter(&mut self, sensor: u32, at_ms: i64) {
         self.tally_mut(sensor, at_ms).entered += 1;
     }
 
-    /// Someone goes out.
+    /// Counts a person who leaves.
     pub fn leave(&mut self, sensor: u32, at_ms: i64) {
         self.tally_mut(sensor, at_ms).left += 1;
     }
@@ -60,7 +60,7 @@ impl DoorCounters {
         tally
     }
 
-    /// Tells what was counted in the tick that ends at `end_ms`.
+    /// Reports the counts of the tick that ends at `end_ms`.
     pub fn report(&mut self, clock: &CityClock, end_ms: i64, out: &mut Vec<CityMessage>) {
         let (from_ms, within_ms) = clock.reporting_window(end_ms);
         for sensor in self.active.drain(..) {
@@ -74,18 +74,16 @@ impl DoorCounters {
                 [u64::from(sensor), end_ms as u64, 0],
             );
             let computed_ms = from_ms + chance::number_below(dice, within_ms as u64) as i64;
-            let (place, timestamp_ms) = (CityPlace::Sensor(sensor), tally.last_ms);
+            let reading = ReadingRef {
+                event_type: EventType::Traffic,
+                place: CityPlace::Sensor(sensor),
+                timestamp_ms: tally.last_ms,
+            };
             let data = MessageData::Traffic {
                 entered: tally.entered,
                 left: tally.left,
             };
-            out.push(self.issuer.issue_once(
-                EventType::Traffic,
-                place,
-                timestamp_ms,
-                computed_ms,
-                data,
-            ));
+            out.push(self.issuer.issue_once(reading, computed_ms, data));
         }
     }
 }

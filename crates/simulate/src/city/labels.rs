@@ -1,16 +1,16 @@
-//! Ids and hardware of things: hashes of what a thing is and where in the plan it stands.
+//! Ids and hardware properties of assets: hashes of their kind and their position in the plan.
 
 use super::chance::{self, ChanceTopic};
 use butlr_event::ksuid::Ksuid;
 
-/// Ids are from when things were installed: in the two years from 2023 on.
+/// Ids carry the time of installation, within two years from the start of 2023.
 const INSTALLED_FROM_MS: i64 = 1_672_531_200_000;
 const INSTALLED_WITHIN_MS: u64 = 2 * 365 * 86_400_000;
 
-/// How likely a thing has a custom id.
+/// Share of the assets that have a custom id.
 const CUSTOM_ID_SHARE: f64 = 0.8;
 
-/// What is labelled.
+/// Kind of an asset.
 #[derive(Clone, Copy)]
 pub enum AssetKind {
     Org,
@@ -25,7 +25,7 @@ pub enum AssetKind {
     Hive,
 }
 
-/// Labels the things of a city.
+/// Source of ids for the assets of a city.
 pub struct AssetLabels {
     seed: u64,
 }
@@ -36,22 +36,22 @@ impl AssetLabels {
     }
 
     /// A KSUID with a prefix.
-    pub fn id(&self, prefix: &str, thing: AssetKind, number: u64) -> String {
-        let dice = chance::hash(self.seed, ChanceTopic::Ids, [thing as u64, number, 1]);
+    pub fn id(&self, prefix: &str, kind: AssetKind, number: u64) -> String {
+        let dice = chance::hash(self.seed, ChanceTopic::Ids, [kind as u64, number, 1]);
         let installed_ms =
             INSTALLED_FROM_MS + chance::number_below(dice, INSTALLED_WITHIN_MS) as i64;
-        let payload = chance::payload(self.seed, ChanceTopic::Ids, [thing as u64, number, 0]);
+        let payload = chance::payload(self.seed, ChanceTopic::Ids, [kind as u64, number, 0]);
         format!("{prefix}{}", Ksuid::new(installed_ms, payload))
     }
 
-    /// The customer's own id: most things have one.
-    pub fn custom_id(&self, thing: AssetKind, number: u64, code: String) -> Option<String> {
-        let dice = chance::hash(self.seed, ChanceTopic::CustomId, [thing as u64, number, 0]);
+    /// The customer's own id, which most assets have.
+    pub fn custom_id(&self, kind: AssetKind, number: u64, code: String) -> Option<String> {
+        let dice = chance::hash(self.seed, ChanceTopic::CustomId, [kind as u64, number, 0]);
         chance::happens(dice, CUSTOM_ID_SHARE).then_some(code)
     }
 
-    /// Bits to make serial numbers and models from.
-    pub fn hardware(&self, thing: AssetKind, number: u64) -> u64 {
-        chance::hash(self.seed, ChanceTopic::Hardware, [thing as u64, number, 0])
+    /// Bits from which serial numbers and models are made.
+    pub fn hardware(&self, kind: AssetKind, number: u64) -> u64 {
+        chance::hash(self.seed, ChanceTopic::Hardware, [kind as u64, number, 0])
     }
 }

@@ -1,31 +1,35 @@
-//! A city of buildings, people and sensors, and what the sensors tell of the people.
+//! A city of buildings, people and sensors, and the messages computed from what the sensors see.
 //!
 //! ```text
-//!  Plan::grow     plan grow label names sites, buildings, floors, rooms, zones, sensors: who could be where
+//!  CityPlan::generate       plan plan_generator labels names   buildings, rooms, zones and sensors
 //!        │
-//!  Life::advance  people            an agenda: whose time has come?
-//!                 day meetings      what they do then, and next
-//!                 presence          who is where now
+//!  CitySimulation::advance  people        agenda: one pending activity per person
+//!                           day meetings  what people do then, and next
+//!                           presence      who is where now
 //!        │
-//!                 doors             TRAFFIC       at the end of each tick, what went through
-//!                 motion            PIR           when a room is entered, and when it has been empty for a while
-//!                 detections stroll DETECTIONS    each sensor one to three times a second
-//!                 occupancy         *_OCCUPANCY*  after each full minute, over the last five
+//!           doors              TRAFFIC       after each tick, people counted at each door
+//!           motion             PIR           when a room is entered, or has been empty for a while
+//!           detections stroll  DETECTIONS    one to three times a second per sensor
+//!           occupancy          *_OCCUPANCY*  after each full minute, for the last five minutes
 //!        │
-//!  Message        issue             with an id, in the order of computation
+//!  CityMessage    issuer             with an id, in the order of computation
 //! ```
 //!
-//! Pure: no wall clock, no I/O. Deterministic: what people do draws from one generator in the order of what happens; all
-//! that sensors and computers add is a hash of what it is about (`chance`), so leaving types out changes nothing else.
+//! Pure: no wall clock, no I/O. Deterministic: people draw from one generator in the order of
+//! events. Everything that sensors and computers add is a hash of its subject (`chance`), so
+//! leaving out a type changes nothing about the others.
 //!
 //! # Invariants
 //!
-//! 1. A person is in one zone or outside, and moves at one moment: zones add up to rooms, rooms to floors, always.
-//! 2. No room ever has more people than its capacity.
-//! 3. At the end of every tick, entries minus exits of each door are the occupancy behind it (`doors` says how).
-//! 4. The last computation of an occupancy is the truth at its timestamp.
-//! 5. `computed_ms` never goes back.
+//! 1. A person is in one zone or outside, and moves at a single moment: zones always add up to
+//!    rooms, and rooms to floors.
+//! 2. A room never holds more people than its capacity.
+//! 3. At the end of every tick, entries minus exits at each door equal the occupancy behind it (see
+//!    `doors`).
+//! 4. The last computation of an occupancy reading is the truth at its timestamp.
+//! 5. `computed_ms` never decreases.
 
+mod behaviour;
 mod chance;
 mod clock;
 mod day;
@@ -47,5 +51,6 @@ mod stroll;
 #[cfg(test)]
 mod tests;
 
+pub use behaviour::{CityBehaviour, TypeSet};
 pub use plan::{CityPlan, CitySize};
-pub use simulation::{CityBehaviour, CitySimulation, GroundTruth, TypeSet};
+pub use simulation::{CitySimulation, GroundTruth};

@@ -1,33 +1,35 @@
-//! PIR: each room's first presence sensor tells when it begins to see motion, and when it has seen none for a while.
+//! PIR: each room's first presence sensor reports when motion begins, and when there has been none
+//! for a while.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::behaviour::TypeSet;
 use super::chance::{self, ChanceTopic};
-use super::issuer::MessageIssuer;
+use super::issuer::{MessageIssuer, ReadingRef};
 use super::plan::CityPlan;
-use super::simulation::TypeSet;
 use crate::message::{CityMessage, CityPlace, MessageData};
 use butlr_event::EventType;
 
-/// A room must have been empty for this long, give or take [`GIVE_OR_TAKE_MS`], before a sensor sees no motion any more.
+/// Time for which a room must be empty, give or take [`STILL_JITTER_MS`], before its sensor reports
+/// no motion.
 const STILL_MS: i64 = 15_000;
 const STILL_JITTER_MS: u64 = 1_000;
 
-/// What the motion sensors see.
+/// The motion state of all rooms.
 pub struct MotionSensors {
     seed: u64,
     issuer: MessageIssuer,
-    /// By room.
+    /// Indexed by room.
     rooms: Vec<RoomMotion>,
-    /// When which room will have been empty for long enough, unless someone enters before.
+    /// Moments at which rooms become still unless someone enters before, earliest first.
     pending_still: BinaryHeap<Reverse<(i64, u32)>>,
     types: TypeSet,
 }
 
 #[derive(Clone, Copy)]
 struct RoomMotion {
-    /// The sensor that tells, and how far its clock is off.
+    /// The reporting sensor and its clock error.
     sensor: Option<(u32, i64)>,
     state: MotionState,
 }
@@ -36,12 +38,12 @@ struct RoomMotion {
 enum MotionState {
     Still,
     Moving,
-    /// Empty since shortly; still from this moment on.
+    /// Empty for a short time; still from this moment on.
     Calming(i64),
 }
 
 impl MotionSensors {
-    /// All is still. `skews` are the sensors' clocks' errors.
+    /// All rooms are still. `skews` holds the clock error of each sensor.
     pub fn new(
         seed: u64,
         issuer: MessageIssuer,
@@ -69,7 +71,7 @@ impl MotionSensors {
         }
     }
 
-    /// Someone enters a room.
+    /// Records that a person enters a room.
     pub fn enter(&mut self, room: u32, at_ms: i64, out: &mut Vec<CityMessage>) {
         self.report_still_rooms(at_ms, out);
         let before = std::mem::replace(&mut self.rooms[room as usize].state, MotionState::Moving);
@@ -78,7 +80,7 @@ impl MotionSensors {
         }
     }
 
-    /// The last one leaves a room.
+    /// Records that the last person leaves a room.
     pub fn vacate(&mut self, room: u32, at_ms: i64) {
         let dice = chance::hash(
             self.seed,
@@ -91,14 +93,14 @@ impl MotionSensors {
         self.pending_still.push(Reverse((still_ms, room)));
     }
 
-    /// Tells of the rooms that become still before a moment.
+    /// Reports the rooms that become still before a moment.
     pub fn report_still_rooms(&mut self, before_ms: i64, out: &mut Vec<CityMessage>) {
         while let Some(&Reverse((still_ms, room))) = self.pending_still.peek() {
             if still_ms >= before_ms {
                 break;
             }
             self.pending_still.pop();
-            // Someone may have entered since.
+            // Someone may have entered in the meantime.
             if self.rooms[room as usize].state == MotionState::Calming(still_ms) {
                 self.rooms[room as usize].state = MotionState::Still;
                 self.emit(EventType::PirNoMotion, room, still_ms, out);
@@ -110,13 +112,13 @@ impl MotionSensors {
         if let Some((sensor, skew_ms)) = self.rooms[room as usize].sensor
             && self.types[event_type.index()]
         {
-            out.push(self.issuer.issue_once(
+            let reading = ReadingRef {
                 event_type,
-                CityPlace::Sensor(sensor),
-                at_ms + skew_ms,
-                at_ms,
-                MessageData::None,
-            ));
+                place: CityPlace::Sensor(sensor),
+                timestamp_ms: at_ms + skew_ms,
+            };
+            let message = self.issuer.issue_once(reading, at_ms, MessageData::None);
+            out.push(message);
         }
     }
 }
@@ -137,19 +139,19 @@ mod tests {
         let plan = CityPlan::generate(1, size);
         let skews = vec![0; plan.sensors.len()];
         let mut motion = MotionSensors::new(1, MessageIssuer::new(1), &plan, &skews, [true; 10]);
-        let mut told = Vec::new();
-        motion.enter(0, 1_000, &mut told);
+        let mut messages = Vec::new();
+        motion.enter(0, 1_000, &mut messages);
         motion.vacate(0, 5_000);
-        motion.enter(0, 5_000 + STILL_MS - 2_000, &mut told);
+        motion.enter(0, 5_000 + STILL_MS - 2_000, &mut messages);
         motion.vacate(0, 30_000);
-        // By now it has been still for a while, though nobody has asked since.
-        motion.enter(0, 50_000, &mut told);
+        // The room became still at 45,000, although no call has reported it yet.
+        motion.enter(0, 50_000, &mut messages);
         motion.vacate(0, 60_000);
-        motion.report_still_rooms(70_000, &mut told);
-        motion.report_still_rooms(80_000, &mut told);
-        let types: Vec<_> = told.iter().map(|message| message.event_type).collect();
+        motion.report_still_rooms(70_000, &mut messages);
+        motion.report_still_rooms(80_000, &mut messages);
+        let types: Vec<_> = messages.iter().map(|message| message.event_type).collect();
         assert_eq!(types, [PirMotion, PirNoMotion, PirMotion, PirNoMotion]);
-        for (message, emptied_ms) in [(&told[1], 30_000), (&told[3], 60_000)] {
+        for (message, emptied_ms) in [(&messages[1], 30_000), (&messages[3], 60_000)] {
             let after_ms = message.timestamp_ms - emptied_ms;
             assert!((14_000..16_000).contains(&after_ms), "{after_ms}");
         }

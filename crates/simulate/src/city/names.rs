@@ -1,4 +1,4 @@
-//! What things are called. In several scripts, as in real organisations.
+//! Names, in several scripts as in real organisations.
 
 use super::plan::RoomUse;
 
@@ -31,10 +31,10 @@ pub const BUILDINGS: [&str; 12] = [
     "Atrium", "Werft",
 ];
 
-/// A room's name: the `nth` on the floor at this level.
-pub fn room_name(use_: RoomUse, pick: u32, level: u32, nth: u32) -> String {
+/// Name of the `nth` room on a floor.
+pub fn room_name(room_use: RoomUse, pick: u32, level: u32, nth: u32) -> String {
     let pick = pick as usize;
-    match use_ {
+    match room_use {
         RoomUse::Office => format!("{} {level}.{nth:02}", OFFICES[pick % OFFICES.len()]),
         RoomUse::Booth => format!("{} {level}.{nth:02}", BOOTHS[pick % BOOTHS.len()]),
         RoomUse::Restroom => format!("WC {level}.{nth:02}"),
@@ -44,9 +44,9 @@ pub fn room_name(use_: RoomUse, pick: u32, level: u32, nth: u32) -> String {
     }
 }
 
-/// What a zone of such a room is.
-pub fn zone_name(use_: RoomUse) -> &'static str {
-    match use_ {
+/// Name of a zone, without its letter.
+pub fn zone_name(room_use: RoomUse) -> &'static str {
+    match room_use {
         RoomUse::Office => "Desks",
         RoomUse::Meeting => "Table",
         RoomUse::Kitchen => "Counter",

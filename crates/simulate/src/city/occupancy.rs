@@ -1,27 +1,27 @@
-//! Occupancy: how many people are where at each full minute, computed again each minute over the last five.
+//! Occupancy at each full minute, recomputed every minute for the last five.
 //!
-//! The last computation of a reading tells the truth; some of the earlier ones are off by one.
+//! The last computation of a reading is the truth; some of the earlier ones are off by one.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use super::behaviour::{CityBehaviour, TypeSet};
 use super::chance::{self, ChanceTopic};
 use super::clock::MINUTE_MS;
-use super::issuer::{self, MessageIssuer};
+use super::issuer::{MessageIssuer, ReadingRef};
 use super::plan::CityPlan;
 use super::presence::Presence;
-use super::simulation::{CityBehaviour, TypeSet};
 use crate::message::{CityMessage, CityPlace, Computation, MessageData};
 use butlr_event::EventType;
 
-/// How often each reading is computed: once for each minute of the window.
+/// Number of computations of each reading: one per minute of the window.
 pub const COMPUTATIONS: usize = 5;
 
-/// A space's occupancy is computed so long after each full minute, ms.
+/// Delay of a computation after the full minute, ms.
 const COMPUTED_AFTER_MS: i64 = 1_000;
 const COMPUTED_WITHIN_MS: u64 = 2_000;
 
-/// How early computations can be off, first to last.
+/// Possible errors of the computations of a reading, first to last.
 const MISCOUNTS: [[i32; COMPUTATIONS]; 8] = [
     [1, 0, 0, 0, 0],
     [-1, 0, 0, 0, 0],
@@ -33,29 +33,31 @@ const MISCOUNTS: [[i32; COMPUTATIONS]; 8] = [
     [0, 0, 0, 1, 0],
 ];
 
-/// The last minutes, and what is still to be computed from them.
+/// The last full minutes and the computations that are due from them.
 pub struct OccupancyCalculator {
     seed: u64,
     issuer: MessageIssuer,
     revised: f64,
-    /// How many minutes there are at most: five, or one without recomputation.
+    /// Maximum number of minutes: five, or one without recomputation.
     window: usize,
-    /// The spaces whose occupancy is wanted, as they stand in a [`Minute`].
+    /// The spaces to compute, in the order of [`MinuteCounts::people`].
     groups: Vec<SpaceGroup>,
     /// The last full minutes, the newest first.
     minutes: VecDeque<MinuteCounts>,
-    /// When which space is computed from these, ms after the last full minute, in order; and how many have been.
+    /// Computations due after the last full minute: delay in ms and space, sorted.
     due: Vec<(i64, u32)>,
+    /// Number of entries of `due` that are done.
     done_count: usize,
 }
 
-/// The occupancies at a full minute: of all floors, then rooms, then zones.
+/// Occupancy at a full minute.
 struct MinuteCounts {
     at_ms: i64,
+    /// All floors, then all rooms, then all zones.
     people: Vec<u32>,
 }
 
-/// Floors, rooms or zones, and the types that tell their occupancy.
+/// Floors, rooms or zones, and the types that report their occupancy.
 struct SpaceGroup {
     spaces: Range<u32>,
     place: fn(u32) -> CityPlace,
@@ -63,39 +65,41 @@ struct SpaceGroup {
 }
 
 impl OccupancyCalculator {
-    /// No minute has passed yet.
-    pub fn new(seed: u64, issuer: MessageIssuer, plan: &CityPlan, habits: &CityBehaviour) -> Self {
+    pub fn new(
+        seed: u64,
+        issuer: MessageIssuer,
+        plan: &CityPlan,
+        behaviour: &CityBehaviour,
+    ) -> Self {
         Self {
             seed,
             issuer,
-            revised: if habits.recompute {
-                habits.revised
+            revised: if behaviour.recompute {
+                behaviour.revised
             } else {
                 0.0
             },
-            window: if habits.recompute { COMPUTATIONS } else { 1 },
-            groups: space_groups(plan, habits.types),
+            window: if behaviour.recompute { COMPUTATIONS } else { 1 },
+            groups: space_groups(plan, behaviour.types),
             minutes: VecDeque::new(),
             due: Vec::new(),
             done_count: 0,
         }
     }
 
-    /// A minute is full: `presence` is how it is at its end, and what is to be computed from it is due from now on.
+    /// Records the presence at the end of a minute and schedules the computations for it.
     pub fn close_minute(&mut self, at_ms: i64, presence: &Presence) {
         debug_assert!(at_ms % MINUTE_MS == 0 && self.done_count == self.due.len());
         if self.groups.is_empty() {
             return;
         }
-        let mut people = match self.minutes.len() == self.window {
-            true => self
-                .minutes
-                .pop_back()
-                .map(|oldest| oldest.people)
-                .unwrap_or_default(),
-            false => Vec::new(),
-        };
-        people.clear();
+        let mut people = Vec::new();
+        if self.minutes.len() == self.window
+            && let Some(oldest) = self.minutes.pop_back()
+        {
+            people = oldest.people;
+            people.clear();
+        }
         people.extend(presence.counts());
         self.minutes.push_front(MinuteCounts { at_ms, people });
 
@@ -115,7 +119,7 @@ impl OccupancyCalculator {
         self.due.sort_unstable();
     }
 
-    /// Computes what is due before a moment.
+    /// Runs the computations that are due before a moment.
     pub fn compute(&mut self, before_ms: i64, out: &mut Vec<CityMessage>) {
         let Some(newest) = self.minutes.front() else {
             return;
@@ -140,38 +144,25 @@ impl OccupancyCalculator {
         let place = (group.place)(space - group.spaces.start);
         for &event_type in &group.types {
             for (nth, minute) in self.minutes.iter().enumerate() {
-                let (people, computation) = self.computed_value(
+                let reading = ReadingRef {
                     event_type,
                     place,
-                    minute.people[space as usize],
-                    minute.at_ms,
-                    nth,
-                );
+                    timestamp_ms: minute.at_ms,
+                };
+                let truth = minute.people[space as usize];
+                let (people, computation) = self.computed_value(reading, truth, nth);
                 let data = MessageData::Occupancy(people);
-                out.push(self.issuer.issue(
-                    event_type,
-                    place,
-                    minute.at_ms,
-                    computed_ms,
-                    data,
-                    computation,
-                ));
+                let message = self.issuer.issue(reading, computed_ms, data, computation);
+                out.push(message);
             }
         }
     }
 
-    /// The value that the `nth` computation of a reading finds, and what that is to the one before.
-    fn computed_value(
-        &self,
-        event_type: EventType,
-        place: CityPlace,
-        truth: u32,
-        at_ms: i64,
-        nth: usize,
-    ) -> (u32, Computation) {
-        let slips = self.miscounts(event_type, place, at_ms);
-        // Where nobody is, nobody can be missed: there it is one too many.
-        let found = |nth: usize| truth.checked_add_signed(slips[nth]).unwrap_or(truth + 1);
+    /// The value of the `nth` computation of a reading, and its relation to the one before.
+    fn computed_value(&self, reading: ReadingRef, truth: u32, nth: usize) -> (u32, Computation) {
+        let errors = self.miscounts(reading);
+        // An empty space cannot lose a person, so the error becomes one too many.
+        let found = |nth: usize| truth.checked_add_signed(errors[nth]).unwrap_or(truth + 1);
         let computation = match nth.checked_sub(1) {
             None => Computation::First,
             Some(before) if found(before) == found(nth) => Computation::Repeat,
@@ -180,26 +171,18 @@ impl OccupancyCalculator {
         (found(nth), computation)
     }
 
-    fn miscounts(
-        &self,
-        event_type: EventType,
-        place: CityPlace,
-        at_ms: i64,
-    ) -> [i32; COMPUTATIONS] {
+    fn miscounts(&self, reading: ReadingRef) -> [i32; COMPUTATIONS] {
         if self.revised == 0.0 {
             return [0; COMPUTATIONS];
         }
         let dice = |nth| {
-            chance::hash(
-                self.seed,
-                ChanceTopic::Miscount,
-                [issuer::subject_code(event_type, place), at_ms as u64, nth],
-            )
+            let subject = [reading.subject_code(), reading.timestamp_ms as u64, nth];
+            chance::hash(self.seed, ChanceTopic::Miscount, subject)
         };
-        match chance::happens(dice(0), self.revised) {
-            true => MISCOUNTS[chance::number_below(dice(1), MISCOUNTS.len() as u64) as usize],
-            false => [0; COMPUTATIONS],
+        if !chance::happens(dice(0), self.revised) {
+            return [0; COMPUTATIONS];
         }
+        MISCOUNTS[chance::number_below(dice(1), MISCOUNTS.len() as u64) as usize]
     }
 }
 

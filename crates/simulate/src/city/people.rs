@@ -1,8 +1,8 @@
-//! The people: who they are, what each does next, and when.
+//! The people of the city and their agenda.
 //!
-//! Nobody is looked at before their time has come: one agenda holds, for each person, the one next thing they will do.
-//! A person who is called away to a meeting gets another entry, and the one before is void because it no longer says
-//! what the person's own `next_ms` says.
+//! The agenda holds one pending activity per person, so nobody is visited before their time. A
+//! person who is called to a meeting gets another entry; the older one is void because its time no
+//! longer equals the person's own `next_ms`.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,71 +13,69 @@ use rand_pcg::Pcg64Mcg;
 
 use super::clock::CityClock;
 use super::plan::{CityPlan, RoomUse};
-use super::presence::Presence;
+use super::presence::CityScene;
 
-/// All the people of a city, and all that they still have to do.
+/// All people of a city and their agenda.
 pub struct People {
     pub(super) people: Vec<Person>,
-    /// Those who work in each building.
+    /// People who work in each building.
     pub(super) staff: Vec<Range<u32>>,
     pub(super) agenda: BinaryHeap<Reverse<(i64, AgendaEntry)>>,
     pub(super) rng: Pcg64Mcg,
     pub(super) clock: CityClock,
 }
 
-/// One person.
 pub(super) struct Person {
-    /// The zone that their desk is in.
+    /// Zone of the desk.
     pub desk: u32,
-    /// The zone that they are in; nothing outside.
+    /// Current zone; `None` outside.
     pub zone: Option<u32>,
-    /// What they do next, and when.
     pub next_activity: Activity,
     pub next_ms: i64,
-    /// When they go to lunch; nothing once they have.
+    /// Time of lunch; `None` once it is over.
     pub lunch_ms: Option<i64>,
-    /// When they go home.
+    /// Time to go home.
     pub leave_ms: i64,
 }
 
-/// What a person does when their time has come.
+/// Pending activity of a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Activity {
-    /// To the desk, from wherever they are.
+    /// Go to the desk.
     Sit,
-    /// Some errand away from the desk.
+    /// Run an errand away from the desk.
     Errand,
-    /// To a meeting in this room.
+    /// Go to a meeting in this room.
     Meet { room: u32, until_ms: i64 },
-    /// To lunch.
+    /// Go to lunch.
     Lunch,
-    /// Home.
+    /// Go home.
     Leave,
 }
 
-/// Whose time has come.
+/// Subject of an agenda entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum AgendaEntry {
     Person(u32),
-    /// A meeting room, to be filled or not.
+    /// A meeting room in which a meeting may be held.
     Meeting(u32),
 }
 
-/// Someone goes from one zone to another; nothing stands for outside.
+/// A person's move from one zone to another; `None` stands for outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PersonMove {
-    /// The moment at which they are no longer in the one and already in the other.
+    /// Moment of the move; it takes no time.
     pub at_ms: i64,
-    /// Who.
+    /// Index of the person.
     pub person: u32,
-    /// Where they were.
+    /// Zone before.
     pub from: Option<u32>,
-    /// Where they are now.
+    /// Zone after.
     pub to: Option<u32>,
 }
 
 impl People {
-    /// Everybody is outside; who comes today comes soon after `from_ms`.
+    /// Everyone is outside; those who come on the first day arrive soon after `from_ms`.
     pub fn new(plan: &CityPlan, seed: u64, from_ms: i64, clock: CityClock) -> Self {
         let mut people = Self {
             people: Vec::new(),
@@ -101,7 +99,7 @@ impl People {
         people
     }
 
-    /// Most of an office's desks have someone; the rest of its capacity is for visitors.
+    /// Assigns people to most desks of an office; the rest of its capacity is for visitors.
     fn add_staff(&mut self, plan: &CityPlan, room: u32, from_ms: i64) {
         let office = &plan.rooms[room as usize];
         let desks = office.capacity * self.rng.random_range(70..=90) / 100;
@@ -119,23 +117,18 @@ impl People {
         }
     }
 
-    /// The next move before a moment, if there is any. `presence` must know all moves so far.
-    pub fn next_move(
-        &mut self,
-        before_ms: i64,
-        plan: &CityPlan,
-        presence: &Presence,
-    ) -> Option<PersonMove> {
+    /// The next move before a moment, if any. `scene` must include all earlier moves.
+    pub fn next_move(&mut self, before_ms: i64, scene: CityScene) -> Option<PersonMove> {
         while let Some(&Reverse((at_ms, due))) = self.agenda.peek() {
             if at_ms >= before_ms {
                 break;
             }
             self.agenda.pop();
             match due {
-                AgendaEntry::Meeting(room) => self.convene_meeting(plan, room, at_ms),
+                AgendaEntry::Meeting(room) => self.convene_meeting(scene.plan, room, at_ms),
                 AgendaEntry::Person(person) if self.people[person as usize].next_ms == at_ms => {
                     let from = self.people[person as usize].zone;
-                    self.act(plan, presence, person, at_ms);
+                    self.act(scene, person, at_ms);
                     let to = self.people[person as usize].zone;
                     if from != to {
                         return Some(PersonMove {
@@ -152,21 +145,21 @@ impl People {
         None
     }
 
-    /// The zone that each person is in, by person.
+    /// The zone of each person, indexed by person.
     pub fn positions(&self) -> impl Iterator<Item = Option<u32>> {
         self.people.iter().map(|person| person.zone)
     }
 
-    /// The zone that a person is in.
+    /// The zone of a person.
     pub fn position(&self, person: u32) -> Option<u32> {
         self.people[person as usize].zone
     }
 
-    /// From now on, this is what a person does next.
+    /// Replaces a person's pending activity.
     pub(super) fn schedule(&mut self, person: u32, next: Activity, at_ms: i64) {
         let next_ms = self.clock.walking_moment(at_ms);
-        let who = &mut self.people[person as usize];
-        (who.next_activity, who.next_ms) = (next, next_ms);
+        let record = &mut self.people[person as usize];
+        (record.next_activity, record.next_ms) = (next, next_ms);
         self.agenda
             .push(Reverse((next_ms, AgendaEntry::Person(person))));
     }
@@ -176,7 +169,7 @@ impl People {
             .push(Reverse((at_ms, AgendaEntry::Meeting(room))));
     }
 
-    /// A duration between two numbers of seconds, in ms.
+    /// A random duration within a range of seconds, in ms.
     pub(super) fn random_seconds_ms(&mut self, range: Range<i64>) -> i64 {
         self.rng.random_range(range.start * 1000..range.end * 1000)
     }

@@ -1,113 +1,115 @@
-//! What the city is made of: who could be where, and what could sense them there.
+//! The plan of the city: sites, buildings, floors, rooms, zones and sensors.
 //!
-//! Everything refers to everything else by its index in the plan's lists; what belongs together stands together, so a
-//! building's floors, a floor's rooms and a room's zones are ranges.
+//! Assets refer to each other by index into the plan's lists. Related assets are adjacent, so the
+//! floors of a building, the rooms of a floor and the zones of a room are ranges.
 
 use std::ops::Range;
 
-/// A city: one organisation with all that it has put sensors into. Grown by [`Plan::grow`], never changed after.
+/// The plan of a city: one organisation with its buildings and sensors. Created by
+/// [`CityPlan::generate`] and never changed afterwards.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CityPlan {
     /// `org_…`
     pub org_id: String,
-    /// The organisation's name.
+    /// Name of the organisation.
     pub org_name: String,
-    /// Where buildings stand together.
+    /// All sites.
     pub sites: Vec<Site>,
-    /// In the order of their sites.
+    /// All buildings, in the order of their sites.
     pub buildings: Vec<Building>,
-    /// In the order of their buildings.
+    /// All floors, in the order of their buildings.
     pub floors: Vec<Floor>,
-    /// In the order of their floors.
+    /// All rooms, in the order of their floors.
     pub rooms: Vec<Room>,
-    /// In the order of their rooms.
+    /// All zones, in the order of their rooms.
     pub zones: Vec<Zone>,
-    /// Of each floor: its rooms' (presence, then the door), then its own door's.
+    /// All sensors. Per floor: those of each room (presence, then the door), then that of its own
+    /// door.
     pub sensors: Vec<Sensor>,
 }
 
-/// How large a city is wanted.
+/// Size of a city to generate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CitySize {
-    /// How many rooms, at least one.
+    /// Number of rooms, at least one.
     pub rooms: usize,
-    /// How many presence sensors, spread evenly over the rooms; with fewer than rooms, some rooms have none and so
-    /// neither DETECTIONS nor PIR. One a room unless told.
+    /// Number of presence sensors, spread evenly over the rooms; `None`: one per room. If there are
+    /// fewer sensors than rooms, some rooms have none and report neither DETECTIONS nor PIR.
     pub sensors: Option<usize>,
 }
 
-/// A few buildings in one place.
+/// A group of buildings in one town.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Site {
-    /// `site_…`
+    /// Id, `site_…`.
     pub id: String,
-    /// Its name: a town.
+    /// Name, a town.
     pub name: String,
 }
 
 /// A building.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Building {
-    /// Where it stands.
+    /// Index of its site.
     pub site: u32,
-    /// `building_…`
+    /// Id, `building_…`.
     pub id: String,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its floors, from the ground up.
+    /// Range of its floors, from the ground up.
     pub floors: Range<u32>,
 }
 
-/// A floor. Whoever is on it is in one of its rooms.
+/// A floor. Everyone on it is in one of its rooms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Floor {
-    /// Whose floor it is.
+    /// Index of its building.
     pub building: u32,
-    /// `space_…`
+    /// Id, `space_…`.
     pub id: String,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// The customer's own id.
+    /// Id given by the customer.
     pub custom_id: Option<String>,
-    /// Its rooms.
+    /// Range of its rooms.
     pub rooms: Range<u32>,
-    /// The traffic sensor at its entrance.
+    /// Index of the traffic sensor at its entrance.
     pub door: u32,
-    /// Metres, from the floor plan's origin.
+    /// Extent in metres from the floor plan's origin.
     pub size: [f32; 2],
 }
 
 /// A room.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Room {
-    /// Where it is.
+    /// Index of its floor.
     pub floor: u32,
-    /// `room_…`
+    /// Id, `room_…`.
     pub id: String,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// The customer's own id.
+    /// Id given by the customer.
     pub custom_id: Option<String>,
-    /// What people do there.
+    /// Use of the room.
     pub room_use: RoomUse,
-    /// On the floor's plan, metres.
+    /// Area on the floor plan, in metres.
     pub area: Rect,
-    /// More people never are in it.
+    /// Maximum number of people.
     pub capacity: u32,
-    /// Its zones; they cover it without overlap.
+    /// Range of its zones; they cover the room without overlap.
     pub zones: Range<u32>,
-    /// Its presence sensors; their parts cover it without overlap. May be empty.
+    /// Range of its presence sensors, possibly empty; their areas cover the room without overlap.
     pub sensors: Range<u32>,
-    /// The traffic sensor at its door.
+    /// Index of the traffic sensor at its door.
     pub door: u32,
 }
 
-/// What people do in a room.
+/// Use of a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RoomUse {
-    /// Desks. Every floor has one such room.
+    /// Desks. Every floor has at least one office.
     Office,
-    /// Meetings, at half hours.
+    /// Meetings, on the half hour.
     Meeting,
     /// Coffee, and lunch for some.
     Kitchen,
@@ -115,68 +117,68 @@ pub enum RoomUse {
     Restroom,
     /// Sofas.
     Lounge,
-    /// Calls, alone.
+    /// Calls by one person.
     Booth,
 }
 
 /// A part of a room.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Zone {
-    /// Whose part it is.
+    /// Index of its room.
     pub room: u32,
-    /// `zone_…`
+    /// Id, `zone_…`.
     pub id: String,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// The customer's own id.
+    /// Id given by the customer.
     pub custom_id: Option<String>,
-    /// On the floor's plan, metres.
+    /// Area on the floor plan, in metres.
     pub area: Rect,
 }
 
 /// A sensor on the ceiling.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sensor {
-    /// The floor that it is on.
+    /// Index of its floor.
     pub floor: u32,
-    /// Its room; none for the sensor at a floor's entrance.
+    /// Index of its room; `None` for the sensor at a floor's entrance.
     pub room: Option<u32>,
-    /// What it looks for.
+    /// Mode of operation.
     pub mode: SensorMode,
-    /// Without a prefix.
+    /// Id, without a prefix.
     pub id: String,
-    /// EUI-64, with dashes.
+    /// EUI-64 with dashes.
     pub mac_address: String,
-    /// `hive_…`: the gateway, one a floor.
+    /// Id of the gateway, `hive_…`; each floor has one gateway.
     pub hive_id: String,
-    /// The gateway's, 16 hex digits.
+    /// Serial number of the gateway, 16 hex digits.
     pub hive_serial: String,
-    /// What it is sold as.
+    /// Product name of the sensor.
     pub sensor_model: String,
-    /// What the gateway is sold as.
+    /// Product name of the gateway.
     pub hive_model: String,
-    /// The gateway's software.
+    /// Software version of the gateway.
     pub hive_version: String,
-    /// What it sees of the floor's plan, metres: its part of the room; nothing at doors.
+    /// Field of view on the floor plan, in metres: its part of the room; empty at doors.
     pub area: Rect,
-    /// Presence: it reads every so often, 333 to 1000 ms; the same for all sensors of a room, with other phases, so that
-    /// no two of them read at the same moment. 0 at doors.
+    /// Interval between readings of a presence sensor, 333 to 1000 ms; 0 at doors. All sensors of a
+    /// room have the same period and different phases, so no two of them read at the same moment.
     pub period_ms: u32,
-    /// Presence: it reads whenever ms since 1970 modulo its period are this.
+    /// Phase of a presence sensor: it reads when ms since 1970, modulo its period, equal this.
     pub phase_ms: u32,
 }
 
-/// What a sensor looks for.
+/// Mode of a sensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SensorMode {
-    /// Who is where: DETECTIONS and PIR.
+    /// Senses where people are: DETECTIONS and PIR.
     Presence,
-    /// Who comes and goes through a door: TRAFFIC.
+    /// Counts people at a door: TRAFFIC.
     Traffic,
 }
 
 impl SensorMode {
-    /// As it stands in events.
+    /// Name in events.
     pub const fn name(self) -> &'static str {
         match self {
             SensorMode::Presence => "presence",
@@ -185,27 +187,29 @@ impl SensorMode {
     }
 }
 
-/// A rectangle on a floor's plan, metres. A point on an edge belongs to the rectangle to the right or above.
+/// A rectangle on a floor plan, in metres. A point on an edge belongs to the rectangle to its right
+/// or above it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rect {
-    /// Its corner nearest to the origin.
+    /// Corner nearest to the origin.
     pub min: [f32; 2],
-    /// The opposite one.
+    /// Opposite corner.
     pub max: [f32; 2],
 }
 
 impl Rect {
-    /// How far it reaches along both axes.
+    /// Extent along both axes.
     pub fn size(&self) -> [f32; 2] {
         [self.max[0] - self.min[0], self.max[1] - self.min[1]]
     }
 
-    /// Whether a point lies in it.
+    /// Returns `true` if a point lies in the rectangle.
     pub fn contains(&self, point: [f32; 2]) -> bool {
         (0..2).all(|axis| (self.min[axis]..self.max[axis]).contains(&point[axis]))
     }
 
-    /// Cuts it into `count` parts of about the same size, always across the longer side, and hands them over in order.
+    /// Divides the rectangle into `count` parts of about the same size, always across the longer
+    /// side, and passes them to `part` in order.
     pub fn divide(&self, count: u32, part: &mut impl FnMut(Rect)) {
         if count <= 1 {
             return part(*self);

@@ -1,7 +1,8 @@
-//! Growing a plan from a seed.
+//! Generation of a plan from a seed.
 //!
-//! Every room costs the generator the same number of draws and ids are hashes of positions in the plan, so a larger city
-//! begins with the smaller one of the same seed, room for room (sensors apart, where their number was asked for).
+//! Every room takes the same number of draws, and ids are hashes of positions in the plan. A larger
+//! city therefore begins with the smaller one of the same seed, room for room (except for the
+//! sensors if their number was specified).
 
 use std::ops::Range;
 
@@ -14,7 +15,7 @@ use super::plan::{
     Building, CityPlan, CitySize, Floor, Rect, Room, RoomUse, Sensor, SensorMode, Site, Zone,
 };
 
-/// What the rooms of a floor are, first to last.
+/// Uses of the rooms on a floor, first to last.
 const ROOM_USES: [RoomUse; 14] = [
     RoomUse::Office,
     RoomUse::Meeting,
@@ -32,15 +33,15 @@ const ROOM_USES: [RoomUse; 14] = [
     RoomUse::Office,
 ];
 
-/// Rooms stand in two rows along a corridor.
+/// Depth of the two rows of rooms along the corridor, in metres.
 const ROW_DEPTH: f32 = 7.0;
 const CORRIDOR: f32 = 2.4;
 
 impl CityPlan {
-    /// A city of this size. The same seed and size give the same city, always; another seed another one.
+    /// Generates a city. The same seed and size always give the same city.
     pub fn generate(seed: u64, size: CitySize) -> CityPlan {
         let rooms = size.rooms.max(1);
-        let mut grower = PlanGenerator {
+        let mut generator = PlanGenerator {
             labels: AssetLabels::new(seed),
             rng: Pcg64Mcg::seed_from_u64(seed),
             target_rooms: rooms,
@@ -57,11 +58,11 @@ impl CityPlan {
                 sensors: Vec::new(),
             },
         };
-        grower.plan.org_id = grower.labels.id("org_", AssetKind::Org, 0);
-        while grower.is_incomplete() {
-            grower.add_site();
+        generator.plan.org_id = generator.labels.id("org_", AssetKind::Org, 0);
+        while generator.is_incomplete() {
+            generator.add_site();
         }
-        grower.plan
+        generator.plan
     }
 }
 
@@ -150,11 +151,11 @@ impl PlanGenerator {
         });
     }
 
-    /// The `nth` room of a floor, at the end of one of its rows.
+    /// Adds the `nth` room of a floor at the end of one of its rows.
     fn add_room(&mut self, floor: u32, level: u32, nth: u32, code: &str, rows: &mut [f32; 2]) {
         let number = self.plan.rooms.len() as u32;
-        let use_ = ROOM_USES[nth as usize % ROOM_USES.len()];
-        let (people, square_metres, zones) = match use_ {
+        let room_use = ROOM_USES[nth as usize % ROOM_USES.len()];
+        let (people, square_metres, zones) = match room_use {
             RoomUse::Office => (6..=20, 6.0, 2..=4),
             RoomUse::Meeting => (4..=14, 2.5, 1..=2),
             RoomUse::Kitchen => (8..=16, 2.0, 1..=2),
@@ -164,7 +165,7 @@ impl PlanGenerator {
         };
         let capacity = self.rng.random_range(people);
         let zones = self.rng.random_range(zones);
-        let name = names::room_name(use_, self.rng.random_range(0..60), level, nth + 1);
+        let name = names::room_name(room_use, self.rng.random_range(0..60), level, nth + 1);
         let period_ms = self.rng.random_range(333..=1000);
         let phase_ms = self.rng.random_range(0..period_ms);
 
@@ -178,7 +179,7 @@ impl PlanGenerator {
         };
 
         let code = format!("{code}-{:02}", nth + 1);
-        let zones = self.add_zones(number, use_, area, zones, &code);
+        let zones = self.add_zones(number, room_use, area, zones, &code);
         let sensors = self.add_presence_sensors(floor, number, area, period_ms, phase_ms);
         self.add_sensor(floor, Some(number), AssetKind::RoomDoor, u64::from(number));
         let door = self.plan.sensors.len() as u32 - 1;
@@ -189,7 +190,7 @@ impl PlanGenerator {
             custom_id: self
                 .labels
                 .custom_id(AssetKind::Room, u64::from(number), code),
-            room_use: use_,
+            room_use,
             area,
             capacity,
             zones,
@@ -201,7 +202,7 @@ impl PlanGenerator {
     fn add_zones(
         &mut self,
         room: u32,
-        use_: RoomUse,
+        room_use: RoomUse,
         area: Rect,
         count: u32,
         code: &str,
@@ -210,12 +211,12 @@ impl PlanGenerator {
         area.divide(count, &mut |area| {
             let number = self.plan.zones.len() as u32;
             let letter = char::from(b'A' + (number - first) as u8);
-            // By room and place in it: the zones of a room before must not matter.
+            // Numbered within the room: the zones of earlier rooms must not matter.
             let place = u64::from(room) << 32 | u64::from(number - first);
             self.plan.zones.push(Zone {
                 room,
                 id: self.labels.id("zone_", AssetKind::Zone, place),
-                name: format!("{} {letter}", names::zone_name(use_)),
+                name: format!("{} {letter}", names::zone_name(room_use)),
                 custom_id: self.labels.custom_id(
                     AssetKind::Zone,
                     place,
@@ -227,7 +228,7 @@ impl PlanGenerator {
         first..self.plan.zones.len() as u32
     }
 
-    /// A room's presence sensors take turns within one period.
+    /// Adds the presence sensors of a room; they take turns within one period.
     fn add_presence_sensors(
         &mut self,
         floor: u32,
@@ -254,16 +255,16 @@ impl PlanGenerator {
         first..self.plan.sensors.len() as u32
     }
 
-    /// Adds a sensor: one at a door, unless it is told otherwise.
+    /// Adds a sensor with the mode of a door.
     fn add_sensor(
         &mut self,
         floor: u32,
         room: Option<u32>,
-        thing: AssetKind,
+        kind: AssetKind,
         number: u64,
     ) -> &mut Sensor {
         let hive = self.labels.hardware(AssetKind::Hive, u64::from(floor));
-        let own = self.labels.hardware(thing, number);
+        let own = self.labels.hardware(kind, number);
         let [.., a, b, c, d, e] = own.to_be_bytes();
         let model = |hardware: u64, rarely: &str, mostly: &str| match hardware >> 62 {
             0 => rarely.to_owned(),
@@ -273,7 +274,7 @@ impl PlanGenerator {
             floor,
             room,
             mode: SensorMode::Traffic,
-            id: self.labels.id("", thing, number),
+            id: self.labels.id("", kind, number),
             mac_address: format!("00-17-0d-{a:02x}-{b:02x}-{c:02x}-{d:02x}-{e:02x}"),
             hive_id: self.labels.id("hive_", AssetKind::Hive, u64::from(floor)),
             hive_serial: format!("{hive:016x}"),

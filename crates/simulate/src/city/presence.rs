@@ -1,8 +1,22 @@
-//! Who is where, right now.
+//! Current positions of all people.
 
 use super::plan::CityPlan;
 
-/// The people in each room, and how many are in each zone and on each floor.
+/// The plan together with the current positions.
+#[derive(Clone, Copy)]
+pub struct CityScene<'a> {
+    pub plan: &'a CityPlan,
+    pub presence: &'a Presence,
+}
+
+impl CityScene<'_> {
+    /// Returns `true` if one more person may enter a room.
+    pub fn has_capacity(self, room: u32) -> bool {
+        self.presence.people(room).len() < self.plan.rooms[room as usize].capacity as usize
+    }
+}
+
+/// The people in each room, and the number of people in each zone and on each floor.
 #[derive(Debug)]
 pub struct Presence {
     rooms: Vec<Vec<u32>>,
@@ -11,7 +25,7 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Nobody is anywhere.
+    /// An empty city.
     pub fn empty(plan: &CityPlan) -> Self {
         Self {
             rooms: vec![Vec::new(); plan.rooms.len()],
@@ -20,17 +34,12 @@ impl Presence {
         }
     }
 
-    /// The people in a room, in no particular (but always the same) order.
+    /// The people in a room, in an arbitrary but reproducible order.
     pub fn people(&self, room: u32) -> &[u32] {
         &self.rooms[room as usize]
     }
 
-    /// Whether one more person may enter a room.
-    pub fn has_capacity(&self, plan: &CityPlan, room: u32) -> bool {
-        self.people(room).len() < plan.rooms[room as usize].capacity as usize
-    }
-
-    /// How many people there are: on each floor, in each room, in each zone.
+    /// Number of people on each floor, then in each room, then in each zone.
     pub fn counts(&self) -> impl Iterator<Item = u32> {
         let rooms = self.rooms.iter().map(|people| people.len() as u32);
         self.floors
@@ -40,7 +49,6 @@ impl Presence {
             .chain(self.zones.iter().copied())
     }
 
-    /// Someone enters a zone.
     pub fn enter(&mut self, plan: &CityPlan, person: u32, zone: u32) {
         let room = plan.zones[zone as usize].room;
         self.rooms[room as usize].push(person);
@@ -48,15 +56,14 @@ impl Presence {
         self.floors[plan.rooms[room as usize].floor as usize] += 1;
     }
 
-    /// Someone leaves a zone.
     pub fn leave(&mut self, plan: &CityPlan, person: u32, zone: u32) {
         let room = plan.zones[zone as usize].room;
         let people = &mut self.rooms[room as usize];
-        let place = people
+        let index = people
             .iter()
             .position(|&other| other == person)
-            .expect("who leaves has entered");
-        people.swap_remove(place);
+            .expect("a person who leaves a room has entered it");
+        people.swap_remove(index);
         self.zones[zone as usize] -= 1;
         self.floors[plan.rooms[room as usize].floor as usize] -= 1;
     }

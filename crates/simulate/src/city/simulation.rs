@@ -1,9 +1,10 @@
-//! The life of the city, tick by tick, and what its sensors and computers make of it.
+//! Simulation of the city, tick by tick.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::behaviour::CityBehaviour;
 use super::chance::{self, ChanceTopic};
 use super::clock::{CityClock, MINUTE_MS};
 use super::detections::{self, DetectionSensors};
@@ -13,40 +14,12 @@ use super::motion::MotionSensors;
 use super::occupancy::OccupancyCalculator;
 use super::people::{People, PersonMove};
 use super::plan::CityPlan;
-use super::presence::Presence;
+use super::presence::{CityScene, Presence};
 use crate::message::CityMessage;
-use butlr_event::EventType;
 
-/// Which types are wanted, by [`EventType::index`].
-pub type TypeSet = [bool; EventType::ALL.len()];
-
-/// How the city's sensors and computers behave.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CityBehaviour {
-    /// How likely a reading of occupancy is revised, 0 to 1.
-    pub revised: f64,
-    /// Which share of the presence sensors has a clock that is off, 0 to 1.
-    pub skewed: f64,
-    /// Whether each reading of occupancy is computed again each minute, five times in all; or only once, and right.
-    pub recompute: bool,
-    /// The types that are computed at all. Leaving some out changes nothing about the others.
-    pub types: TypeSet,
-}
-
-impl Default for CityBehaviour {
-    fn default() -> Self {
-        Self {
-            revised: 0.03,
-            skewed: 0.01,
-            recompute: true,
-            types: [true; EventType::ALL.len()],
-        }
-    }
-}
-
-/// A city whose simulated clock runs.
+/// A city with a running simulated clock.
 ///
-/// All that comes of it is a function of the plan, the seed, the start and the habits.
+/// Its messages are a function of the plan, the seed, the start and the behaviour.
 pub struct CitySimulation {
     plan: Arc<CityPlan>,
     clock: CityClock,
@@ -59,51 +32,51 @@ pub struct CitySimulation {
     occupancy: OccupancyCalculator,
 }
 
-/// Where people are.
+/// True positions of the people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroundTruth {
-    /// When, ms since 1970.
+    /// Time in ms since 1970.
     pub at_ms: i64,
-    /// How many are in each room and on each floor, by the space's id.
+    /// Number of people in each room and on each floor, with the space's id.
     pub spaces: Vec<(String, u32)>,
 }
 
 impl CitySimulation {
-    /// The first moment of a city: it is ten o'clock there, and everybody is outside.
-    pub fn new(plan: Arc<CityPlan>, seed: u64, start_ms: i64, habits: CityBehaviour) -> Self {
+    /// A city at its start: it is ten o'clock, and everyone is outside.
+    pub fn new(plan: Arc<CityPlan>, seed: u64, start_ms: i64, behaviour: CityBehaviour) -> Self {
         let spaces = plan.floors.len() + plan.rooms.len() + plan.zones.len();
         let tick_ms = tick_ms(spaces, plan.sensors.len());
-        Self::with_tick_ms(plan, seed, start_ms, habits, tick_ms)
+        Self::with_tick_ms(plan, seed, start_ms, behaviour, tick_ms)
     }
 
-    /// The same, in ticks of this length.
+    /// Like [`CitySimulation::new`], with ticks of this length.
     pub(super) fn with_tick_ms(
         plan: Arc<CityPlan>,
         seed: u64,
         start_ms: i64,
-        habits: CityBehaviour,
+        behaviour: CityBehaviour,
         tick_ms: i64,
     ) -> Self {
-        // Another start is another life.
+        // Another start gives different days.
         let seed = chance::hash(seed, ChanceTopic::Clock, [start_ms as u64, 0, 0]);
         let clock = CityClock::new(start_ms, tick_ms);
         let issuer = MessageIssuer::new(seed);
-        let skews = detections::draw_clock_skews(&plan, seed, habits.skewed);
+        let skews = detections::draw_clock_skews(&plan, seed, behaviour.skewed);
         Self {
             clock,
             now_ms: start_ms,
             people: People::new(&plan, seed, clock.tick_end(start_ms), clock),
             presence: Presence::empty(&plan),
-            doors: DoorCounters::new(seed, issuer, plan.sensors.len(), habits.types),
-            motion: MotionSensors::new(seed, issuer, &plan, &skews, habits.types),
-            detections: DetectionSensors::new(seed, issuer, &plan, &skews, habits.types),
-            occupancy: OccupancyCalculator::new(seed, issuer, &plan, &habits),
+            doors: DoorCounters::new(seed, issuer, plan.sensors.len(), behaviour.types),
+            motion: MotionSensors::new(seed, issuer, &plan, &skews, behaviour.types),
+            detections: DetectionSensors::new(seed, issuer, &plan, &skews, behaviour.types),
+            occupancy: OccupancyCalculator::new(seed, issuer, &plan, &behaviour),
             plan,
         }
     }
 
-    /// Lets one tick pass (a second, or less where the city is huge) and appends what was computed in it, in the order
-    /// of `computed_ms`; nothing in a later tick is computed earlier.
+    /// Advances by one tick (a second, or less in a huge city) and appends the messages computed in
+    /// it, in the order of `computed_ms`. No message of a later tick is computed earlier.
     pub fn advance(&mut self, out: &mut Vec<CityMessage>) {
         let (from_ms, until_ms) = (self.now_ms, self.clock.tick_end(self.now_ms));
         let first = out.len();
@@ -112,24 +85,29 @@ impl CitySimulation {
         }
         for reading in self.detections.due_readings(from_ms, until_ms) {
             self.advance_people(reading.at_ms, out);
-            let (plan, presence, people) = (&self.plan, &self.presence, &self.people);
+            let scene = CityScene {
+                plan: &self.plan,
+                presence: &self.presence,
+            };
             self.detections
-                .read_sensor(plan, presence, people, reading, out);
+                .read_sensor(scene, &self.people, reading, out);
         }
         self.advance_people(until_ms, out);
         self.doors.report(&self.clock, until_ms, out);
         self.occupancy.compute(until_ms, out);
-        // Three sorted runs by now, nearly; and what was computed in the same ms keeps its order.
+        // These are nearly three sorted runs. The sort is stable, so messages of the same
+        // millisecond keep their order.
         out[first..].sort_by_key(|message| message.computed_ms);
         self.now_ms = until_ms;
     }
 
-    /// How far the simulated clock is, ms since 1970: all that was computed before, and nothing after, has been told.
+    /// The simulated clock, ms since 1970: exactly the messages computed before it have been
+    /// returned.
     pub fn now_ms(&self) -> i64 {
         self.now_ms
     }
 
-    /// Where people are now.
+    /// Current positions of the people.
     pub fn truth(&self) -> GroundTruth {
         let mut rooms = vec![0; self.plan.rooms.len()];
         let mut floors = vec![0; self.plan.floors.len()];
@@ -149,20 +127,27 @@ impl CitySimulation {
         }
     }
 
-    /// The city.
+    /// The plan of the city.
     pub fn plan(&self) -> &Arc<CityPlan> {
         &self.plan
     }
 
-    /// Everything that happens before a moment, in order.
+    /// Applies everything that happens before a moment, in order.
     fn advance_people(&mut self, before_ms: i64, out: &mut Vec<CityMessage>) {
-        while let Some(step) = self.people.next_move(before_ms, &self.plan, &self.presence) {
+        loop {
+            let scene = CityScene {
+                plan: &self.plan,
+                presence: &self.presence,
+            };
+            let Some(step) = self.people.next_move(before_ms, scene) else {
+                break;
+            };
             self.apply_move(step, out);
         }
         self.motion.report_still_rooms(before_ms, out);
     }
 
-    /// Someone goes from here to there, at one moment, through all the doors between.
+    /// Moves a person at a single moment, through all doors on the way.
     fn apply_move(&mut self, step: PersonMove, out: &mut Vec<CityMessage>) {
         let PersonMove {
             at_ms,
@@ -171,39 +156,40 @@ impl CitySimulation {
             to,
         } = step;
         let plan = &*self.plan;
-        let [old, new] = [from, to].map(|zone| zone.map(|zone| plan.zones[zone as usize].room));
-        let [below, above] =
-            [old, new].map(|room| room.map(|room| plan.rooms[room as usize].floor));
+        let [old_room, new_room] =
+            [from, to].map(|zone| zone.map(|zone| plan.zones[zone as usize].room));
+        let [old_floor, new_floor] =
+            [old_room, new_room].map(|room| room.map(|room| plan.rooms[room as usize].floor));
         if let Some(zone) = from {
             self.presence.leave(plan, person, zone);
         }
         if let Some(zone) = to {
             self.presence.enter(plan, person, zone);
         }
-        if old != new {
-            if let Some(room) = old {
+        if old_room != new_room {
+            if let Some(room) = old_room {
                 self.doors.leave(plan.rooms[room as usize].door, at_ms);
                 if self.presence.people(room).is_empty() {
                     self.motion.vacate(room, at_ms);
                 }
             }
-            if let Some(room) = new {
+            if let Some(room) = new_room {
                 self.doors.enter(plan.rooms[room as usize].door, at_ms);
                 self.motion.enter(room, at_ms, out);
             }
         }
-        if below != above {
-            if let Some(floor) = below {
+        if old_floor != new_floor {
+            if let Some(floor) = old_floor {
                 self.doors.leave(plan.floors[floor as usize].door, at_ms);
             }
-            if let Some(floor) = above {
+            if let Some(floor) = new_floor {
                 self.doors.enter(plan.floors[floor as usize].door, at_ms);
             }
         }
     }
 }
 
-/// A second, or less where more than some hundred thousand messages a second would come of it.
+/// Length of a tick: a second, or less where that would make more than 200,000 messages.
 fn tick_ms(spaces: usize, sensors: usize) -> i64 {
     const MESSAGES: usize = 200_000;
     // In the two seconds after each full minute, every space has ten computations.
@@ -240,27 +226,27 @@ mod tests {
     }
 
     #[test]
-    fn one_passes_the_doors_between_and_no_others() {
+    fn a_move_passes_only_the_doors_on_its_way() {
         let plan = plan();
-        let mut life = CitySimulation::new(plan.clone(), 1, 0, CityBehaviour::default());
+        let mut city = CitySimulation::new(plan.clone(), 1, 0, CityBehaviour::default());
         let [home, above] = [0, 1].map(|floor| plan.floors[floor].rooms.start as usize);
         let [a, b, c] = [home, home + 1, above].map(|room| &plan.rooms[room]);
         let desk = a.zones.start;
         let doors = |floor: usize, room: &Room| [plan.floors[floor].door, room.door];
         let mut pass = |from, to| {
-            let mut told = Vec::new();
-            life.apply_move(
+            let mut messages = Vec::new();
+            city.apply_move(
                 PersonMove {
                     at_ms: 5,
                     person: 0,
                     from,
                     to,
                 },
-                &mut told,
+                &mut messages,
             );
-            told.clear();
-            life.doors.report(&life.clock, 1_000, &mut told);
-            let passed = told
+            messages.clear();
+            city.doors.report(&city.clock, 1_000, &mut messages);
+            let passed = messages
                 .into_iter()
                 .map(|message| match (message.place, message.data) {
                     (CityPlace::Sensor(door), MessageData::Traffic { entered, left }) => {
@@ -299,16 +285,16 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let plan = plan();
-        let habits = CityBehaviour {
+        let behaviour = CityBehaviour {
             types: [false; 10],
             ..CityBehaviour::default()
         };
-        let mut life = CitySimulation::new(plan.clone(), 1, 0, habits);
+        let mut city = CitySimulation::new(plan.clone(), 1, 0, behaviour);
         let mut nothing = Vec::new();
-        while life.now_ms() < 3 * 86_400_000 {
-            life.advance(&mut nothing);
-            // Who was called away to a meeting has a void entry until its time comes.
-            assert!(life.people.agenda.len() <= 2 * life.people.people.len() + plan.rooms.len());
+        while city.now_ms() < 3 * 86_400_000 {
+            city.advance(&mut nothing);
+            // A person called to a meeting leaves a void entry on the agenda until its time comes.
+            assert!(city.people.agenda.len() <= 2 * city.people.people.len() + plan.rooms.len());
         }
         assert!(nothing.is_empty());
     }

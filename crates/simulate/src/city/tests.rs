@@ -1,4 +1,4 @@
-//! The city's invariants, watched over simulated days.
+//! The city's invariants, checked over simulated days.
 
 mod plans;
 mod reference_model;
@@ -11,7 +11,7 @@ use super::{CityBehaviour, CityPlan, CitySimulation, CitySize, TypeSet};
 use crate::message::CityMessage;
 use butlr_event::EventType;
 
-/// A Monday, and not at a full second: the first tick is a short one.
+/// A Monday, not at a full second, so that the first tick is short.
 const START_MS: i64 = 1_790_000_040_250;
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
@@ -35,18 +35,18 @@ fn without_detections() -> TypeSet {
     EventType::ALL.map(|event_type| event_type != EventType::Detections)
 }
 
-/// All messages of a city's first minutes.
+/// All messages of the first minutes of a city.
 fn compute_messages(
     plan: &Arc<CityPlan>,
     seed: u64,
     start_ms: i64,
-    habits: &CityBehaviour,
+    behaviour: &CityBehaviour,
     minutes: i64,
 ) -> Vec<CityMessage> {
-    let mut life = CitySimulation::new(plan.clone(), seed, start_ms, habits.clone());
+    let mut city = CitySimulation::new(plan.clone(), seed, start_ms, behaviour.clone());
     let mut messages = Vec::new();
-    while life.now_ms() < start_ms + minutes * MINUTE_MS {
-        life.advance(&mut messages);
+    while city.now_ms() < start_ms + minutes * MINUTE_MS {
+        city.advance(&mut messages);
     }
     messages
 }

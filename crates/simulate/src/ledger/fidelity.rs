@@ -1,23 +1,24 @@
-//! Whether a run went as it was asked to.
+//! Fidelity of a run: deviations from its options.
 
 use std::fmt::{self, Formatter};
 
 use serde::Serialize;
 
-/// How a run went.
+/// Fidelity of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct RunFidelity {
-    /// Whether it came to its end; not where it was given up midway.
+    /// Set unless the run was given up before its end.
     pub complete: bool,
-    /// Whether the simulated clock caught up with the wall clock, and so went on in real time: what was asked for was not
-    /// kept.
+    /// Set if the simulated clock caught up with the wall clock and continued in real time, so that
+    /// the requested pace was not kept.
     pub caught_up: bool,
-    /// How long the last event before the end was due when its first try began, in seconds. 0 in a closed loop.
+    /// Delay of the first try of the last event before the end, in seconds; 0 in a closed loop.
     pub behind_s: f64,
-    /// Events that were made after the end, so that what was sent adds up to who is where.
+    /// Number of events generated after the end, so that TRAFFIC adds up to the true positions.
     pub after_end: u64,
-    /// Events that are missing for that, because they would have taken too long.
-    pub untold: u64,
+    /// Number of events missing for that, because sending them would have taken too long.
+    #[serde(rename = "untold")]
+    pub omitted: u64,
 }
 
 impl Default for RunFidelity {
@@ -27,16 +28,21 @@ impl Default for RunFidelity {
             caught_up: false,
             behind_s: 0.0,
             after_end: 0,
-            untold: 0,
+            omitted: 0,
         }
     }
 }
 
-/// Whoever is less behind keeps the pace.
+/// Delay up to which the pace counts as kept.
 const BEHIND_TOLERANCE_S: f64 = 0.5;
 
 impl RunFidelity {
-    /// Lines about what did not go as asked.
+    /// Returns `true` if all TRAFFIC was sent that the true positions at the end include.
+    pub fn is_traffic_complete(&self) -> bool {
+        self.complete && self.omitted == 0
+    }
+
+    /// Writes a line for each deviation.
     pub(super) fn write_deviations(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut write_line = |name: &str, text: String| write!(f, "\n{name:14}{text}");
         if !self.complete {
@@ -46,17 +52,18 @@ impl RunFidelity {
             )?;
         }
         if self.caught_up {
-            let text = "the simulated clock caught up with the wall clock and went on in real time";
+            let text =
+                "the simulated clock caught up with the wall clock and continued in real time";
             write_line("pace not kept", text.to_owned())?;
         }
         if self.behind_s >= BEHIND_TOLERANCE_S {
             let text = format!("{:.1} s behind at the end", self.behind_s);
             write_line("pace not kept", text)?;
         }
-        if self.untold > 0 {
+        if self.omitted > 0 {
             let text = format!(
-                "{} events more: TRAFFIC does not add up to who is where",
-                self.untold
+                "{} more events, so TRAFFIC does not add up to the true positions",
+                self.omitted
             );
             write_line("not sent", text)?;
         }
@@ -69,11 +76,11 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::ledger::{RunLedger, RunSummary};
+    use crate::ledger::{LoopKind, RunLedger, RunSummary};
 
     #[test]
-    fn what_went_as_asked_is_not_worth_a_line() {
-        let mut ledger = RunLedger::new(Instant::now(), true, 0);
+    fn a_run_without_deviations_has_no_lines() {
+        let mut ledger = RunLedger::new(Instant::now(), LoopKind::Open, 0);
         ledger.record_lateness(Duration::from_millis(20));
         let text = RunSummary::from(&ledger).to_string();
         for part in ["incomplete", "not kept", "not sent", "after the end"] {
@@ -82,14 +89,14 @@ mod tests {
     }
 
     #[test]
-    fn what_went_wrong_is_told() {
-        let mut ledger = RunLedger::new(Instant::now(), true, 0);
+    fn deviations_are_reported() {
+        let mut ledger = RunLedger::new(Instant::now(), LoopKind::Open, 0);
         ledger.record_lateness(Duration::from_millis(12_345));
         ledger.set_fidelity(RunFidelity {
             complete: false,
             caught_up: true,
             after_end: 7,
-            untold: 3,
+            omitted: 3,
             ..ledger.fidelity()
         });
         let summary = RunSummary::from(&ledger);
@@ -99,9 +106,9 @@ mod tests {
             "\nincomplete    the run was given up",
             "\npace not kept the simulated clock caught up",
             "\npace not kept 12.3 s behind",
-            "\nnot sent      3 events more",
+            "\nnot sent      3 more events",
         ] {
-            assert!(text.contains(part), "{part} is not in\n{text}");
+            assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }
         let json = serde_json::to_value(&summary).unwrap();
         assert_eq!(json["complete"], false);

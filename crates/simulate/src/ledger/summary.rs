@@ -1,52 +1,58 @@
-//! The ledger as it is shown: text, or JSON.
+//! Summary of a ledger, as text or JSON.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{KINDS, RunFidelity, RunLedger};
+use super::{LoopKind, RunFidelity, RunLedger};
 use crate::journal::RecordedOutcome;
 use crate::message::DeliveryKind;
 use crate::oracle::OracleVerdict;
+use crate::outcome::{ReportedOutcome, SendOutcome};
 use crate::progress::format_timestamp;
-use crate::sender::{ReportedOutcome, SendOutcome};
 use butlr_event::EventType;
 
 #[cfg(test)]
 mod tests;
 mod text;
 
-/// What a run came to. Serializes as the file that `--output` writes; displays as text.
+/// Summary of a run. Serializes as the file that `--output` writes; displays as text.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunSummary {
     elapsed_s: f64,
     simulated_from: String,
     simulated_to: String,
-    /// Deliveries, each counted once.
+    /// Number of deliveries.
     events: u64,
-    /// Accepted ones, up to the last acceptance: time in which nothing more came of what waited does not count.
+    /// Accepted deliveries per second up to the last acceptance; fruitless waiting after it does
+    /// not count.
     events_per_s: f64,
-    ends: BTreeMap<&'static str, u64>,
+    #[serde(rename = "ends")]
+    outcomes: BTreeMap<&'static str, u64>,
     types: BTreeMap<&'static str, TypeSummary>,
     kinds: BTreeMap<&'static str, u64>,
-    /// What valid deliveries are when all of them are stored.
+    /// Verdicts on valid deliveries if all of them are stored.
     expected: BTreeMap<&'static str, u64>,
-    /// Requests with valid events that reached a server, by what their answer says in the end.
-    heard: BTreeMap<&'static str, u64>,
-    /// Those of kind invalid, by how they ended.
+    /// Final outcomes of the requests with valid events that reached a server.
+    #[serde(rename = "heard")]
+    answered: BTreeMap<&'static str, u64>,
+    /// Outcomes of invalid items.
     invalid: BTreeMap<&'static str, u64>,
-    /// First tries, second ones, ….
+    /// Number of first tries, second tries, ….
     tries: Vec<u64>,
-    answers: BTreeMap<u16, u64>,
-    words: BTreeMap<&'static str, u64>,
+    #[serde(rename = "answers")]
+    statuses: BTreeMap<u16, u64>,
+    #[serde(rename = "words")]
+    reported: BTreeMap<&'static str, u64>,
     connections_failed: u64,
     connections_broken: u64,
     timed_out: u64,
-    late_answers: BTreeMap<u16, u64>,
-    /// Of accepted events, up to their acceptance, all tries included. Dropped ones are not in it.
+    #[serde(rename = "late_answers")]
+    late_responses: BTreeMap<u16, u64>,
+    /// Latencies of accepted events including all tries, but not of dropped ones.
     latency_ms: LatencySummary,
-    /// From when latencies count. `due`: from the moment at which each event was due, so that waiting counts. `begun`: from
-    /// the beginning of its first try; so do in a paced run also those sent after its end.
+    /// Start of the latencies. `due`: the due time of each event, so that waiting counts. `begun`:
+    /// its first try; this also applies to events sent after the end of an open loop.
     latency_from: &'static str,
     #[serde(flatten)]
     fidelity: RunFidelity,
@@ -55,13 +61,15 @@ pub struct RunSummary {
 #[derive(Clone, Debug, Serialize)]
 struct TypeSummary {
     kinds: BTreeMap<&'static str, u64>,
-    /// Without invalid ones.
-    ends: BTreeMap<&'static str, u64>,
+    /// Without invalid items.
+    #[serde(rename = "ends")]
+    outcomes: BTreeMap<&'static str, u64>,
     expected: BTreeMap<&'static str, u64>,
-    heard: BTreeMap<&'static str, u64>,
+    #[serde(rename = "heard")]
+    answered: BTreeMap<&'static str, u64>,
 }
 
-/// Without anything accepted there is none.
+/// Latency quantiles; `None` if nothing was accepted.
 #[derive(Clone, Debug, Serialize)]
 struct LatencySummary {
     p50: Option<f64>,
@@ -72,28 +80,16 @@ struct LatencySummary {
     max: Option<f64>,
 }
 
-const fn kind_name(kind: DeliveryKind) -> &'static str {
-    match kind {
-        DeliveryKind::First => "first",
-        DeliveryKind::Repeat => "repeat",
-        DeliveryKind::Revision => "revision",
-        DeliveryKind::Stale => "stale",
-        DeliveryKind::Late => "late",
-        DeliveryKind::Overlapping => "overlapping",
-        DeliveryKind::Redelivery => "redelivery",
-        DeliveryKind::Invalid => "invalid",
-    }
-}
-
-const fn answer_name(answer: RecordedOutcome) -> &'static str {
-    match answer {
+/// Column name of an outcome.
+const fn outcome_name(outcome: RecordedOutcome) -> &'static str {
+    match outcome {
         RecordedOutcome::Redelivery => "redelivery",
         RecordedOutcome::Repeat => "repeat",
-        answer => answer.name(),
+        outcome => outcome.name(),
     }
 }
 
-/// The same for each type, and the sum of all.
+/// Counts by the name of each value.
 fn counts_by_name<T: Copy, const N: usize>(
     all: [T; N],
     name: fn(T) -> &'static str,
@@ -111,32 +107,34 @@ impl From<&RunLedger> for RunSummary {
             None => ledger.started_at.elapsed(),
         };
         let accepted = ledger.send_outcome_count(SendOutcome::Accepted) as f64;
-        let accepting = ledger
+        let accepting_time = ledger
             .last_accepted_at
             .map_or(elapsed, |at| at - ledger.started_at);
         let latency = |micros: u64| (!ledger.latency.is_empty()).then(|| micros as f64 / 1000.0);
         let quantile = |q| latency(ledger.latency.value_at_quantile(q));
-        let ends = |ends: &[u64; SendOutcome::ALL.len()]| {
-            let ends = SendOutcome::ALL.into_iter().zip(ends);
-            ends.map(|(end, n)| (end.name(), *n)).collect()
+        let outcomes = |counts: &[u64; SendOutcome::ALL.len()]| {
+            counts_by_name(SendOutcome::ALL, SendOutcome::name, |outcome| {
+                counts[outcome as usize]
+            })
         };
-        let of_type = |t: EventType| {
-            let kinds = KINDS.into_iter().zip(ledger.deliveries[t.index()]);
-            let kinds = kinds.map(|(kind, n)| (kind_name(kind), n)).collect();
-            let ends = ends(&ledger.send_outcomes[t.index()]);
+        let summarize_type = |t: EventType| {
+            let kinds = counts_by_name(DeliveryKind::ALL, DeliveryKind::name, |kind| {
+                ledger.deliveries[t.index()][kind as usize]
+            });
+            let outcomes = outcomes(&ledger.send_outcomes[t.index()]);
             let expected = counts_by_name(OracleVerdict::ALL, OracleVerdict::name, |v| {
                 ledger.expected_count(t, v)
             });
-            let heard = counts_by_name(RecordedOutcome::ALL, answer_name, |a| {
-                ledger.answer_count(t, a)
+            let answered = counts_by_name(RecordedOutcome::ALL, outcome_name, |a| {
+                ledger.response_outcome_count(t, a)
             });
-            let of_type = TypeSummary {
+            let summary = TypeSummary {
                 kinds,
-                ends,
+                outcomes,
                 expected,
-                heard,
+                answered,
             };
-            (t.name(), of_type)
+            (t.name(), summary)
         };
         let sum = |count: &dyn Fn(EventType) -> u64| EventType::ALL.into_iter().map(count).sum();
         Self {
@@ -144,30 +142,31 @@ impl From<&RunLedger> for RunSummary {
             simulated_from: format_timestamp(ledger.simulated_ms.0),
             simulated_to: format_timestamp(ledger.simulated_ms.1),
             events: ledger.deliveries(),
-            events_per_s: (accepted / accepting.as_secs_f64().max(0.001) * 10.0).round() / 10.0,
-            ends: SendOutcome::ALL
-                .map(|end| (end.name(), ledger.send_outcome_count(end)))
-                .into(),
-            types: EventType::ALL.into_iter().map(of_type).collect(),
-            kinds: KINDS
-                .map(|kind| (kind_name(kind), ledger.kind_count(kind)))
-                .into(),
+            events_per_s: (accepted / accepting_time.as_secs_f64().max(0.001) * 10.0).round()
+                / 10.0,
+            outcomes: counts_by_name(SendOutcome::ALL, SendOutcome::name, |outcome| {
+                ledger.send_outcome_count(outcome)
+            }),
+            types: EventType::ALL.into_iter().map(summarize_type).collect(),
+            kinds: counts_by_name(DeliveryKind::ALL, DeliveryKind::name, |kind| {
+                ledger.kind_count(kind)
+            }),
             expected: counts_by_name(OracleVerdict::ALL, OracleVerdict::name, |v| {
                 sum(&|t| ledger.expected_count(t, v))
             }),
-            heard: counts_by_name(RecordedOutcome::ALL, answer_name, |a| {
-                sum(&|t| ledger.answer_count(t, a))
+            answered: counts_by_name(RecordedOutcome::ALL, outcome_name, |a| {
+                sum(&|t| ledger.response_outcome_count(t, a))
             }),
-            invalid: ends(&ledger.invalid_send_outcomes),
+            invalid: outcomes(&ledger.invalid_send_outcomes),
             tries: ledger.tries.clone(),
-            answers: ledger.status_counts.clone(),
-            words: ReportedOutcome::ALL
-                .map(|word| (word.name(), ledger.reported_outcome_count(word)))
-                .into(),
+            statuses: ledger.status_counts.clone(),
+            reported: counts_by_name(ReportedOutcome::ALL, ReportedOutcome::name, |outcome| {
+                ledger.reported_outcome_count(outcome)
+            }),
             connections_failed: ledger.connection_failures,
             connections_broken: ledger.broken_connections,
             timed_out: ledger.timeouts,
-            late_answers: ledger.late_answers.clone(),
+            late_responses: ledger.late_responses.clone(),
             latency_ms: LatencySummary {
                 p50: quantile(0.5),
                 p90: quantile(0.9),
@@ -175,7 +174,10 @@ impl From<&RunLedger> for RunSummary {
                 p999: quantile(0.999),
                 max: latency(ledger.latency.max()),
             },
-            latency_from: if ledger.paced { "due" } else { "begun" },
+            latency_from: match ledger.loop_kind {
+                LoopKind::Open => "due",
+                LoopKind::Closed => "begun",
+            },
             fidelity: ledger.fidelity,
         }
     }

@@ -1,4 +1,5 @@
-//! What the deliveries of a stream will be when each of them is stored: as many of each verdict as the ledger expects.
+//! Forecast of the verdicts on a stream, assuming that every delivery is stored. The ledger reports
+//! the sums as `expected`.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -9,19 +10,20 @@ use crate::message::{CityMessage, DeliveryKind, MessageData};
 
 type ValuesByReading = HashMap<u64, ReadingValue, BuildHasherDefault<IdentityHasher>>;
 
-/// The current values of what is being told. Whatever was not told for longer than the stream goes on about it is
-/// forgotten: about 50 bytes for each reading of occupancy of the last hour of the simulated clock.
+/// Current values of the readings in the stream. Readings are forgotten once the stream delivers
+/// nothing more about them: about 50 bytes per occupancy reading of the last hour of the simulated
+/// clock.
 pub struct Forecast {
-    /// How long at most it is from one delivery about a reading to the next, ms.
+    /// Longest time between two deliveries of a reading, ms.
     span_ms: i64,
-    /// When the young ones become the old ones.
+    /// Simulated time at which `recent` becomes `aging`.
     rotate_at_ms: i64,
     pub(super) recent: ValuesByReading,
     pub(super) aging: ValuesByReading,
 }
 
 impl Forecast {
-    /// Nothing was told yet.
+    /// A forecast without any readings.
     pub fn new(span_ms: i64) -> Self {
         Self {
             span_ms,
@@ -31,8 +33,8 @@ impl Forecast {
         }
     }
 
-    /// What the next delivery will be: of `message`, about the reading with this key, as this kind. `None` for an invalid
-    /// one. The due times never go back.
+    /// Predicts the verdict on the next delivery; `None` for an invalid item. Due times must not
+    /// decrease.
     pub fn predict(
         &mut self,
         due_ms: i64,
@@ -42,10 +44,8 @@ impl Forecast {
     ) -> Option<OracleVerdict> {
         match kind {
             DeliveryKind::Invalid => return None,
-            // It goes out behind the event that it is a copy of.
-            DeliveryKind::Redelivery | DeliveryKind::Overlapping => {
-                return Some(OracleVerdict::Redelivery);
-            }
+            // A copy is sent after its original.
+            kind if kind.is_copy() => return Some(OracleVerdict::Redelivery),
             _ => {}
         }
         let MessageData::Occupancy(people) = message.data else {

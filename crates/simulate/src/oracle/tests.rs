@@ -5,12 +5,12 @@ use crate::message::{CityMessage, CityPlace, Computation, DeliveryKind, MessageD
 
 const ROOM: EventType = EventType::RoomOccupancy;
 
-/// An id that was made in this second.
+/// An id of this second.
 fn id(seconds: i64, n: u8) -> Ksuid {
     Ksuid::new((Ksuid::EPOCH_SECONDS + seconds) * 1_000, [n; 16])
 }
 
-/// Deliveries as (second of the id, which id of that second, value), and what each is.
+/// Verdicts on deliveries given as (second of the id, number within the second, value).
 fn classify_all(event_type: EventType, deliveries: &[(i64, u8, u64)]) -> Vec<OracleVerdict> {
     let mut reading = ReadingState::default();
     let each = deliveries.iter().map(|&(seconds, n, data)| {
@@ -29,18 +29,19 @@ fn the_rules_by_hand() {
     let cases: [RuleCase<'_>; 10] = [
         (&[(10, 0, 4), (10, 0, 4)], &[First, Redelivery]),
         (&[(10, 0, 4), (70, 0, 4)], &[First, Repeat]),
-        // There and back.
+        // A revision and back.
         (
             &[(10, 0, 4), (70, 0, 5), (130, 0, 4)],
             &[First, Revision, Revision],
         ),
         (&[(70, 0, 4), (10, 0, 5)], &[First, Stale]),
-        // A stale one changes nothing: not for repeats of the current one, and not for its own.
+        // A stale event changes nothing for later events, neither with the current value nor with
+        // its own.
         (
             &[(70, 0, 4), (10, 0, 5), (130, 0, 4), (20, 0, 5), (140, 0, 5)],
             &[First, Stale, Repeat, Stale, Revision],
         ),
-        // Redeliveries of what was superseded, of what was stale, and of what was a repeat.
+        // Redeliveries of a superseded event, of a stale one and of a repeat.
         (
             &[
                 (10, 0, 4),
@@ -55,9 +56,10 @@ fn the_rules_by_hand() {
                 First, Repeat, Revision, Stale, Redelivery, Redelivery, Redelivery,
             ],
         ),
-        // Within one second the order of arrival decides.
+        // Within one second, the order of arrival decides.
         (&[(10, 1, 4), (10, 0, 5)], &[First, Revision]),
-        // A repeat does not make the value younger: what lies between it and the first is no stale one.
+        // A repeat does not make the value younger: an event between the first one and the repeat
+        // is not stale.
         (
             &[(10, 0, 4), (70, 0, 4), (30, 0, 5)],
             &[First, Repeat, Revision],
@@ -72,7 +74,7 @@ fn the_rules_by_hand() {
     assert_eq!(
         classify_all(EventType::Traffic, &twice),
         [First, First, First, Redelivery],
-        "only occupancy is repeated and revised"
+        "only occupancy has repeats and revisions"
     );
 }
 
@@ -96,7 +98,7 @@ fn message(event_type: EventType, id: Ksuid, data: MessageData) -> CityMessage {
 }
 
 #[test]
-fn what_is_long_over_is_forgotten_and_nothing_else() {
+fn only_old_readings_are_forgotten() {
     let mut forecast = Forecast::new(1_000);
     let mut next = |due_ms, key, people| {
         let message = message(ROOM, id(due_ms, 0), MessageData::Occupancy(people));
@@ -114,7 +116,7 @@ fn what_is_long_over_is_forgotten_and_nothing_else() {
 }
 
 #[test]
-fn kinds_tell_copies_and_what_is_no_event() {
+fn the_kind_decides_for_copies_and_invalid_items() {
     let mut forecast = Forecast::new(1_000);
     let traffic = message(EventType::Traffic, id(1, 0), MessageData::None);
     let mut next = |kind| forecast.predict(0, 1, &traffic, kind);
@@ -132,7 +134,7 @@ fn kinds_tell_copies_and_what_is_no_event() {
 }
 
 proptest! {
-    /// What the ledger expects is what the rules say of one reading after the other.
+    /// The forecast agrees with the rules applied to each reading separately.
     #[test]
     fn the_forecast_is_the_sum_of_its_readings(
         deliveries in prop::collection::vec((0..4_u64, 0..6_i64, 0..4_u32, prop::bool::ANY), 0..60),

@@ -1,9 +1,9 @@
-//! `metadata`: where a message comes from.
+//! The `metadata` of a message: its origin.
 
 use super::super::city::plan::{Building, CityPlan, Floor, Room, Sensor, Site, Zone};
 use super::super::message::CityPlace;
 
-/// A place and all that it lies in.
+/// A place with everything that contains it.
 struct PlaceContext<'p> {
     site: &'p Site,
     building: &'p Building,
@@ -61,8 +61,21 @@ impl<'p> PlaceContext<'p> {
     }
 }
 
-/// Appends what a message about `place` has as its `metadata`; without the ids of its spaces unless they are `located`.
-pub(super) fn write_metadata(plan: &CityPlan, place: CityPlace, located: bool, out: &mut Vec<u8>) {
+/// Choice of writing the ids of the floor, the room and the zone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum SpaceIds {
+    Include,
+    Omit,
+}
+
+/// Appends the `metadata` of a message about `place`.
+pub(super) fn write_metadata(
+    plan: &CityPlan,
+    place: CityPlace,
+    space_ids: SpaceIds,
+    out: &mut Vec<u8>,
+) {
+    let located = space_ids == SpaceIds::Include;
     let PlaceContext {
         site,
         building,
@@ -102,14 +115,14 @@ pub(super) fn write_metadata(plan: &CityPlan, place: CityPlace, located: bool, o
         ("hive_model", sensor.map(|sensor| &*sensor.hive_model)),
         ("hive_version", sensor.map(|sensor| &*sensor.hive_version)),
     ];
-    let set = fields
+    let present = fields
         .iter()
         .filter_map(|(name, value)| value.map(|value| (name, value)));
-    for (number, (name, value)) in set.enumerate() {
-        out.extend_from_slice(if number == 0 { b"{\"" } else { b",\"" });
+    for (index, (name, value)) in present.enumerate() {
+        out.extend_from_slice(if index == 0 { b"{\"" } else { b",\"" });
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b"\":");
-        serde_json::to_writer(&mut *out, value).expect("text can always be written to memory");
+        serde_json::to_writer(&mut *out, value).expect("serializing text to memory cannot fail");
     }
     out.push(b'}');
 }

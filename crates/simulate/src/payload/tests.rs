@@ -13,7 +13,7 @@ use butlr_event::{
     EventType, FieldErrorCode, ParseLimits, ParsedBody, RejectedItem, UnreadableBodyCode,
 };
 
-/// The samples of the documentation, in the order of [`EventType::ALL`].
+/// The samples of Butlr's documentation, in the order of [`EventType::ALL`].
 const SAMPLES: [&str; 10] = [
     include_str!("../../../../tests/events/detections.json"),
     include_str!("../../../../tests/events/traffic.json"),
@@ -27,7 +27,7 @@ const SAMPLES: [&str; 10] = [
     include_str!("../../../../tests/events/pir_no_motion.json"),
 ];
 
-/// The room of the samples, and a floor's entrance.
+/// A plan with the room of the samples and a floor entrance.
 fn quay_plan() -> CityPlan {
     let area = Rect::default();
     let sensor = |room, mode| Sensor {
@@ -94,7 +94,7 @@ fn quay_plan() -> CityPlan {
     }
 }
 
-/// Whom a type is about, and what its sample tells.
+/// Place and data of the sample of a type.
 fn sample_data(event_type: EventType) -> (CityPlace, MessageData) {
     use EventType::*;
     let position = |world, local| DetectedPosition { world, local };
@@ -123,7 +123,7 @@ fn sample_data(event_type: EventType) -> (CityPlace, MessageData) {
 fn delivery(event_type: EventType, place: CityPlace, data: MessageData) -> PlannedDelivery {
     let sample: Value = serde_json::from_str(SAMPLES[event_type.index()]).unwrap();
     let id = sample["id"].as_str().unwrap().strip_prefix("event_");
-    let id = Ksuid::parse(id.unwrap()).expect("the samples' ids are KSUIDs");
+    let id = Ksuid::parse(id.unwrap()).expect("the ids of the samples are KSUIDs");
     PlannedDelivery {
         due_ms: 0,
         message: CityMessage {
@@ -151,7 +151,7 @@ fn render(renderer: &PayloadRenderer, delivery: &PlannedDelivery) -> String {
     String::from_utf8(body).unwrap()
 }
 
-/// What the bridge says of a body: its space, or what is wrong with it.
+/// Result of the bridge's parser: the space, or the errors.
 fn parse_body(
     body: &[u8],
 ) -> Result<Result<String, Vec<(String, FieldErrorCode)>>, UnreadableBodyCode> {
@@ -163,7 +163,7 @@ fn parse_body(
         ParsedBody::Single(Ok(event)) => Ok(Ok(event.space_id().to_owned())),
         ParsedBody::Single(Err(RejectedItem::Invalid { errors, .. })) => Ok(Err(errors
             .into_iter()
-            .map(|mistake| (mistake.pointer, mistake.code))
+            .map(|error| (error.pointer, error.code))
             .collect())),
         other => panic!("{other:?}"),
     }
@@ -178,7 +178,7 @@ fn bodies_are_those_of_the_documentation_byte_for_byte() {
             .map(str::trim)
             .collect::<String>()
             .replace("\": ", "\":")
-            // The city is measured in millimetres.
+            // The plan has a resolution of millimetres.
             .replace("85.694195,27.829299", "85.694,27.829")
             .replace("87.439295,28.577199", "87.439,28.577");
         assert_eq!(render(&renderer, &sample(event_type)), compact);
@@ -186,7 +186,7 @@ fn bodies_are_those_of_the_documentation_byte_for_byte() {
 }
 
 #[test]
-fn a_body_is_appended_and_says_where_its_data_stand() {
+fn a_body_is_appended_and_its_data_range_is_returned() {
     let renderer = PayloadRenderer::new(Arc::new(quay_plan()));
     for event_type in EventType::ALL {
         let mut body = b"before".to_vec();
@@ -219,7 +219,7 @@ fn a_floors_entrance_has_no_room() {
 }
 
 #[test]
-fn custom_ids_stand_only_where_they_are_set() {
+fn custom_ids_are_written_only_if_set() {
     let mut plan = quay_plan();
     plan.floors[0].custom_id = None;
     plan.rooms[0].custom_id = None;
@@ -233,7 +233,7 @@ fn custom_ids_stand_only_where_they_are_set() {
 }
 
 #[test]
-fn nobody_there() {
+fn empty_detections() {
     let renderer = PayloadRenderer::new(Arc::new(quay_plan()));
     let nobody = MessageData::Detections(Box::default());
     let body = render(
@@ -291,10 +291,10 @@ proptest! {
                 prop_assert_eq!(value["metadata"]["room_custom_id"].as_str(), custom_id.as_deref());
             }
             if let MessageData::Detections(people) = data {
-                for (number, person) in people.iter().enumerate() {
-                    let read = value["data"]["world"][number][0].as_f64().unwrap() as f32;
+                for (index, person) in people.iter().enumerate() {
+                    let read = value["data"]["world"][index][0].as_f64().unwrap() as f32;
                     prop_assert_eq!(read, person.world[0]);
-                    let read = value["data"]["local"][number][1].as_f64().unwrap() as f32;
+                    let read = value["data"]["local"][index][1].as_f64().unwrap() as f32;
                     prop_assert_eq!(read, person.local[1]);
                 }
             }

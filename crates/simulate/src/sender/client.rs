@@ -1,30 +1,27 @@
 //! One kept-alive HTTP/1.1 connection.
 //!
-//! The connection is driven by whoever waits for its answer: a task of its own for it would wake the other one twice a
-//! request.
+//! The task that waits for the response drives the connection. A separate task would cost two
+//! wake-ups per request.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 
-use super::response::{self, ServerResponse};
-use super::target::SendTarget;
+use super::response::{self, ResponseDetail};
+use super::target::{RequestBody, SendTarget};
 use super::wire::Wire;
+use crate::outcome::ServerResponse;
 
-/// The body of a request.
-pub(super) type RequestBody = Full<Bytes>;
-
-/// What is kept of an answer's body: the bridge's are far smaller.
+/// Maximum part of a response body that is kept; the bridge's bodies are far smaller.
 const MAX_KEPT_BYTES: usize = 8 << 10;
 
-/// A larger answer costs the connection.
+/// Size from which a response body is not read any further; the connection is then closed.
 const MAX_READ_BYTES: usize = 1 << 20;
 
 pub(super) struct SenderClient {
@@ -32,13 +29,13 @@ pub(super) struct SenderClient {
     connection: Connection<TokioIo<Wire>, RequestBody>,
 }
 
-/// How a request ended.
+/// Outcome of one request on a connection.
 pub(super) enum ExchangeOutcome {
-    /// With an answer, and the connection where it can be used again.
-    Answered(ServerResponse, Option<Box<SenderClient>>),
-    /// The server had closed the connection before: nothing was sent.
+    /// A response, and the connection if it can be reused.
+    Responded(ServerResponse, Option<Box<SenderClient>>),
+    /// The server had closed the connection; nothing was sent.
     Unsent(Box<Request<RequestBody>>),
-    /// The connection broke; the server may have the request.
+    /// The connection broke; the server may have received the request.
     Broken,
 }
 
@@ -51,11 +48,11 @@ impl SenderClient {
         Ok(Box::new(Self { send, connection }))
     }
 
-    /// Sends a request and reads the whole answer. `places` as in [`answer::read`].
+    /// Sends a request and reads the whole response.
     pub(super) async fn exchange(
         mut self: Box<Self>,
         request: Request<RequestBody>,
-        wants_position: bool,
+        detail: ResponseDetail,
     ) -> ExchangeOutcome {
         if !poll_fn(|cx| self.poll_ready(cx)).await {
             return ExchangeOutcome::Unsent(Box::new(request));
@@ -73,17 +70,18 @@ impl SenderClient {
                 };
             }
         };
-        match self.read_response(response, wants_position).await {
-            Ok((answered, true)) => ExchangeOutcome::Answered(answered, Some(self)),
-            Ok((answered, false)) => ExchangeOutcome::Answered(answered, None),
+        match self.read_response(response, detail).await {
+            Ok((response, true)) => ExchangeOutcome::Responded(response, Some(self)),
+            Ok((response, false)) => ExchangeOutcome::Responded(response, None),
             Err(InterruptedResponse) => ExchangeOutcome::Broken,
         }
     }
 
+    /// Reads a response. Returns `false` with it if the connection cannot be reused.
     async fn read_response(
         &mut self,
         response: Response<Incoming>,
-        wants_position: bool,
+        detail: ResponseDetail,
     ) -> Result<(ServerResponse, bool), InterruptedResponse> {
         let status = response.status().as_u16();
         let mut incoming = response.into_body();
@@ -101,26 +99,24 @@ impl SenderClient {
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
             };
             read += data.len();
-            // Nearly always all of the body comes at once.
+            // The body nearly always arrives in one piece.
             if first.is_empty() {
                 first = data;
             } else if first.len() + rest.len() + data.len() <= MAX_KEPT_BYTES {
                 rest.extend_from_slice(&data);
             }
             if read > MAX_READ_BYTES {
-                return Ok((response::parse_response(status, &[], wants_position), false));
+                return Ok((response::parse_response(status, &[], detail), false));
             }
         }
-        let answered = match rest.is_empty() {
-            true => response::parse_response(status, &first, wants_position),
-            false => {
-                response::parse_response(status, &[&first, &rest[..]].concat(), wants_position)
-            }
-        };
-        Ok((answered, true))
+        if !rest.is_empty() {
+            first = [&first, &rest[..]].concat().into();
+        }
+        Ok((response::parse_response(status, &first, detail), true))
     }
 
-    /// Whether another request can be sent: `false` once the connection is closed.
+    /// Ready with `true` once another request can be sent, with `false` if the connection is
+    /// closed.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.poll_closed(cx).is_ready() {
             return Poll::Ready(false);
@@ -128,22 +124,23 @@ impl SenderClient {
         self.send.poll_ready(cx).map(|ready| ready.is_ok())
     }
 
-    /// Ready once the server has closed the connection; to be polled while it idles.
+    /// Ready once the server has closed the connection; polled while the connection is idle.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.connection).poll(cx).map(drop)
     }
 }
 
-/// The answer broke off.
+/// The response was cut off.
 struct InterruptedResponse;
 
-/// Polls what waits for the connection, and the connection.
+/// Polls a future that waits for the connection, and the connection itself.
 fn poll_with_connection<F: Future>(
     connection: &mut Connection<TokioIo<Wire>, RequestBody>,
     mut waiting: Pin<&mut F>,
     cx: &mut Context<'_>,
 ) -> Poll<F::Output> {
-    // First the one that waits: only what has been asked for is read. Its end, if any, is told to it as well.
+    // The waiting future comes first, so that only requested data is read. It also observes the end
+    // of the connection.
     if let Poll::Ready(output) = waiting.as_mut().poll(cx) {
         return Poll::Ready(output);
     }

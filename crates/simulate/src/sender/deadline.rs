@@ -1,4 +1,4 @@
-//! Deadlines without a timer for each request: one task looks at all of them every few milliseconds.
+//! Deadlines without a timer per request: one task checks all of them every few milliseconds.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
-/// The deadline of what one task waits for.
+/// Deadline of the operation that one task waits for.
 #[derive(Default)]
 pub(super) struct TaskDeadline {
     at: Cell<Option<Instant>>,
@@ -18,7 +18,7 @@ impl TaskDeadline {
         self.at.set(Some(at));
     }
 
-    /// Waits for `future`, but not beyond the deadline; `None` when that is over.
+    /// Waits for `future` until the deadline; `None` if the deadline passes first.
     pub(super) async fn race<F: Future>(&self, mut future: Pin<&mut F>) -> Option<F::Output> {
         let output = poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
@@ -36,7 +36,7 @@ impl TaskDeadline {
         output.await
     }
 
-    /// Ends what waits, if it is time.
+    /// Ends the waiting operation if its deadline has passed.
     pub(super) fn expire_if_due(&self, now: Instant) {
         if self.at.get().is_some_and(|at| at <= now) {
             self.at.set(None);
@@ -56,19 +56,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_over_ends_and_what_is_done_does_not() {
+    async fn a_deadline_ends_only_what_is_overdue() {
         let deadline = TaskDeadline::default();
         let now = Instant::now();
         deadline.set(now + Duration::from_secs(1));
         assert_eq!(deadline.race(pin!(async { 3 })).await, Some(3));
-        let mut waits = pin!(pending::<()>());
-        let waiting = deadline.race(waits.as_mut());
-        let looking = async {
+        let mut never = pin!(pending::<()>());
+        let waiting = deadline.race(never.as_mut());
+        let checking = async {
             deadline.expire_if_due(now);
             tokio::task::yield_now().await;
             assert!(deadline.at.get().is_some(), "not yet");
             deadline.expire_if_due(now + Duration::from_secs(1));
         };
-        assert_eq!(tokio::join!(waiting, looking).0, None);
+        assert_eq!(tokio::join!(waiting, checking).0, None);
     }
 }

@@ -1,7 +1,8 @@
-//! What all tasks of the sender share: the queue, the ledger, the journal. They run on one thread, so nothing is locked.
+//! State shared by all tasks of the sender: queue, ledger and journal. They run on one thread, so
+//! there are no locks.
 
 pub(super) mod admission;
-mod late_answers;
+mod late_responses;
 
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll, Waker};
@@ -13,44 +14,55 @@ use super::client::SenderClient;
 use super::deadline::TaskDeadline;
 use super::generator::OutgoingEvent;
 use super::queue::SendQueue;
-use super::response::ServerResponse;
+use super::response::ResponseDetail;
 use super::target::SendTarget;
-use super::tries::{SendJob, SendOutcome, SenderTimings, TryDecision, TryOutcome};
+use super::tries::{SendJob, SenderTimings, TryDecision, TryOutcome};
 use crate::journal::{
     AttemptCause, DeliveryAttempt, JournalWriter, RecordedOutcome, ReportedPosition,
 };
-use crate::ledger::RunLedger;
+use crate::ledger::{LoopKind, RunLedger};
+use crate::outcome::{SendOutcome, ServerResponse};
 
 pub(super) struct Dispatcher {
-    /// At least one.
+    /// Servers to send to, at least one.
     pub targets: Vec<SendTarget>,
     pub timings: SenderTimings,
     pub ledger: RefCell<RunLedger>,
     pub deadlines: Vec<TaskDeadline>,
     journal: RefCell<Option<JournalWriter>>,
-    /// Why the journal could not be written: then nothing goes on.
+    /// First error of the journal; it ends the run.
     journal_error: RefCell<Option<std::io::Error>>,
     queue: RefCell<SendQueue>,
-    /// Slots without work, the last one to become so last: it is the next to get some.
+    /// Idle slots; the one that became idle last is the next to get work.
     idle: RefCell<Vec<usize>>,
-    /// Of each slot without work, and of no other.
+    /// Wakers of the idle slots, and of no others.
     wakers: RefCell<Vec<Option<Waker>>>,
-    /// Who waits for room in the queue.
+    /// Waker of the task that waits for room in the queue.
     admission_waker: Cell<Option<Waker>>,
-    /// Each event has its moment, whether or not there is a connection for it: an open loop.
+    /// Set while events have a send time that does not depend on free connections.
     is_open_loop: Cell<bool>,
-    /// Nothing more will be admitted.
+    /// Set once no more events will be admitted.
     is_admission_closed: Cell<bool>,
-    /// Nothing more will be tried.
-    has_given_up: Cell<bool>,
-    over_since: Cell<Option<Instant>>,
+    phase: Cell<RunPhase>,
     last_accepted: Cell<Option<Instant>>,
     has_connected: Cell<bool>,
     listener_count: Cell<usize>,
-    /// Since when all work waits for those who listen.
+    /// Time since when all work has been waiting for late responses.
     blocked_since: Cell<Option<Instant>>,
-    /// Ends those who listen for late answers.
+    /// Ends the tasks that wait for late responses.
     pub stop_listening: Notify,
+}
+
+/// Phase of a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RunPhase {
+    Sending,
+    /// The run has ended; what remains is still sent.
+    Draining {
+        since: Instant,
+    },
+    /// Nothing is tried any more.
+    GivenUp,
 }
 
 impl Dispatcher {
@@ -64,7 +76,7 @@ impl Dispatcher {
         Self {
             targets,
             timings,
-            is_open_loop: Cell::new(ledger.is_paced()),
+            is_open_loop: Cell::new(ledger.loop_kind() == LoopKind::Open),
             ledger: RefCell::new(ledger),
             deadlines: (0..connections).map(|_| TaskDeadline::default()).collect(),
             journal: RefCell::new(journal),
@@ -74,8 +86,7 @@ impl Dispatcher {
             wakers: RefCell::new(vec![None; connections]),
             admission_waker: Cell::default(),
             is_admission_closed: Cell::new(false),
-            has_given_up: Cell::new(false),
-            over_since: Cell::default(),
+            phase: Cell::new(RunPhase::Sending),
             last_accepted: Cell::default(),
             has_connected: Cell::new(false),
             listener_count: Cell::new(0),
@@ -84,7 +95,8 @@ impl Dispatcher {
         }
     }
 
-    /// The next job for a slot; `None` once there will be none. Idle connections are looked after meanwhile.
+    /// The next job for a slot; `None` once there are no more. Meanwhile it drops idle connections
+    /// that the server has closed.
     pub(super) fn poll_next(
         &self,
         slot: usize,
@@ -99,7 +111,7 @@ impl Dispatcher {
                 self.finish_delivery(&job.outgoing, job.drop_outcome());
                 continue;
             }
-            // Its connection may have woken it: nobody must take it for idle any more.
+            // A connection may have woken the slot, so it may still be listed as idle.
             if self.wakers.borrow_mut()[slot].take().is_some() {
                 self.idle.borrow_mut().retain(|idle| *idle != slot);
             }
@@ -142,48 +154,49 @@ impl Dispatcher {
         self.has_connected.set(true);
     }
 
-    /// A try ended: the ledger and the journal hear of it, and the job is tried again, or ends.
-    pub(super) fn conclude_try(&self, mut job: SendJob, tried: TryOutcome, now: Instant) {
+    /// Records a finished try in the ledger and the journal, then schedules the next try or ends
+    /// the job.
+    pub(super) fn conclude_try(&self, mut job: SendJob, try_outcome: TryOutcome, now: Instant) {
         {
             let mut ledger = self.ledger.borrow_mut();
-            match &tried {
-                TryOutcome::Answered(answered) => {
-                    ledger.record_response(answered, job.outgoing.kind)
+            match &try_outcome {
+                TryOutcome::Responded(response) => {
+                    ledger.record_response(response, job.outgoing.kind)
                 }
-                // Counted where its reason is known.
+                // Counted where the reason is known.
                 TryOutcome::Unconnected => {}
                 TryOutcome::Broken => ledger.record_broken_connection(),
                 TryOutcome::TimedOut => ledger.record_timeout(),
             }
         }
-        match &tried {
-            TryOutcome::Answered(answered) => {
-                self.journal_attempt(&job.outgoing, job.cause, Some(answered), false)
+        match &try_outcome {
+            TryOutcome::Responded(response) => {
+                self.journal_attempt(&job.outgoing, job.cause, Some(response), false)
             }
             TryOutcome::Broken => self.journal_attempt(&job.outgoing, job.cause, None, false),
-            // Nothing was sent, and what was may still be answered.
+            // Either nothing was sent, or a response may still arrive.
             TryOutcome::Unconnected | TryOutcome::TimedOut => {}
         }
-        match job.conclude_try(tried, now, &self.timings) {
-            TryDecision::Finish(end) => {
-                if end == SendOutcome::Accepted {
+        match job.conclude_try(try_outcome, now, &self.timings) {
+            TryDecision::Finish(outcome) => {
+                if outcome == SendOutcome::Accepted {
                     self.last_accepted.set(Some(now));
                     let latency = job.latency(now);
                     self.ledger.borrow_mut().record_acceptance(latency, now);
                 }
-                self.finish_delivery(&job.outgoing, end);
+                self.finish_delivery(&job.outgoing, outcome);
             }
-            TryDecision::RetryAt(_) if self.has_given_up.get() => {
+            TryDecision::RetryAt(_) if self.has_given_up() => {
                 self.finish_delivery(&job.outgoing, job.drop_outcome())
             }
             TryDecision::RetryAt(at) => self.queue.borrow_mut().pause(job, at),
         }
     }
 
-    fn finish_delivery(&self, outgoing: &OutgoingEvent, end: SendOutcome) {
-        self.count_outcome(outgoing, end);
+    fn finish_delivery(&self, outgoing: &OutgoingEvent, outcome: SendOutcome) {
+        self.count_outcome(outgoing, outcome);
         let ready = self.queue.borrow_mut().finish(outgoing.reading_key);
-        // Whoever ended this one looks for the next one itself.
+        // The slot that ended this job takes the next one itself.
         self.wake_slots(ready.saturating_sub(1));
         self.wake_admission();
         if self.is_done() {
@@ -191,35 +204,34 @@ impl Dispatcher {
         }
     }
 
-    fn count_outcome(&self, outgoing: &OutgoingEvent, end: SendOutcome) {
+    fn count_outcome(&self, outgoing: &OutgoingEvent, outcome: SendOutcome) {
         let mut ledger = self.ledger.borrow_mut();
-        ledger.record_send_outcome(outgoing.event_type, outgoing.kind, end);
+        ledger.record_send_outcome(outgoing.event_type, outgoing.kind, outcome);
     }
 
-    /// Notes a request that was given up in the journal, with its late answer. `None`: whether the server has it is not
-    /// known.
-    pub(super) fn journal_late_answer(
+    /// Records a timed-out request in the journal, with its late response if there was one.
+    pub(super) fn journal_late_response(
         &self,
         outgoing: &OutgoingEvent,
         cause: AttemptCause,
-        answered: Option<&ServerResponse>,
+        response: Option<&ServerResponse>,
     ) {
-        self.journal_attempt(outgoing, cause, answered, true);
+        self.journal_attempt(outgoing, cause, response, true);
     }
 
-    /// Notes what is known in the end of a request that reached a server.
+    /// Records the final outcome of a request that reached a server.
     fn journal_attempt(
         &self,
         outgoing: &OutgoingEvent,
         cause: AttemptCause,
-        answered: Option<&ServerResponse>,
+        response: Option<&ServerResponse>,
         late: bool,
     ) {
-        let answer = answered.map_or(RecordedOutcome::Unknown, ServerResponse::journal_answer);
+        let outcome = response.map_or(RecordedOutcome::Unknown, ServerResponse::recorded_outcome);
         let (event_type, kind) = (outgoing.event_type, outgoing.kind);
         self.ledger
             .borrow_mut()
-            .record_answer(event_type, kind, answer);
+            .record_response_outcome(event_type, kind, outcome);
         let mut journal = self.journal.borrow_mut();
         let Some(journal) = journal.as_mut() else {
             return;
@@ -231,11 +243,11 @@ impl Dispatcher {
             data_hash: outgoing.data_hash,
             event_type,
             cause,
-            outcome: answer,
+            outcome,
             late,
-            contradictory: answered.is_some_and(ServerResponse::is_contradictory),
-            reported_position: answered
-                .and_then(|a| a.position)
+            contradictory: response.is_some_and(ServerResponse::is_contradictory),
+            reported_position: response
+                .and_then(|response| response.position)
                 .map(|(partition, offset)| ReportedPosition { partition, offset }),
         };
         if let Err(error) = journal.record_attempt(&attempt) {
@@ -243,53 +255,65 @@ impl Dispatcher {
         }
     }
 
-    /// Whether answers' partitions and offsets are wanted.
-    pub(super) fn is_journaled(&self) -> bool {
-        self.journal.borrow().is_some()
+    /// Detail to read from responses: the journal needs partitions and offsets.
+    pub(super) fn response_detail(&self) -> ResponseDetail {
+        if self.journal.borrow().is_some() {
+            ResponseDetail::Position
+        } else {
+            ResponseDetail::Outcome
+        }
     }
 
-    /// What has to be done every few milliseconds. `over`: the run has come to its end but for what is on its way.
-    pub(super) fn tick(&self, now: Instant, begun: Instant, over: bool) {
+    fn has_given_up(&self) -> bool {
+        self.phase.get() == RunPhase::GivenUp
+    }
+
+    /// Records that the run has ended except for the remaining deliveries.
+    pub(super) fn begin_draining(&self, now: Instant) {
+        if self.phase.get() == RunPhase::Sending {
+            self.phase.set(RunPhase::Draining { since: now });
+        }
+    }
+
+    /// Periodic work: expires deadlines, resumes paused jobs, and gives up a run without prospects.
+    pub(super) fn tick(&self, now: Instant, started_at: Instant) {
         for deadline in &self.deadlines {
             deadline.expire_if_due(now);
         }
         let resumed = self.queue.borrow_mut().resume(now);
         self.wake_slots(resumed);
         self.wake_admission();
-        if over && self.over_since.get().is_none() {
-            self.over_since.set(Some(now));
-        }
-        if over {
+        let mut is_hopeless = false;
+        if let RunPhase::Draining { since } = self.phase.get() {
             self.release_blocked_work(now);
+            // Without a success for as long as a delivery may take, none is to be expected.
+            let patience = self.timings.window + self.timings.http_timeout;
+            let last_progress = self.last_accepted.get().map_or(since, |at| at.max(since));
+            is_hopeless = now >= last_progress + patience;
         }
-        // Without any success for as long as a delivery may take, none is to be expected.
-        let patience = self.timings.window + self.timings.http_timeout;
-        let hopeless = self.over_since.get().is_some_and(|since| {
-            now >= self.last_accepted.get().map_or(since, |at| at.max(since)) + patience
-        });
-        let broken = self.journal_error.borrow().is_some();
-        if hopeless || broken || self.is_unreachable(now, begun) {
+        let is_journal_broken = self.journal_error.borrow().is_some();
+        if is_hopeless || is_journal_broken || self.is_unreachable(now, started_at) {
             self.give_up();
         }
     }
 
-    fn is_unreachable(&self, now: Instant, begun: Instant) -> bool {
+    fn is_unreachable(&self, now: Instant, started_at: Instant) -> bool {
         !self.has_connected.get()
-            && now >= begun + self.timings.unreachable_timeout
+            && now >= started_at + self.timings.unreachable_timeout
             && self.ledger.borrow().last_connection_error().is_some()
     }
 
     fn give_up(&self) {
-        if self.has_given_up.replace(true) {
+        if self.phase.replace(RunPhase::GivenUp) == RunPhase::GivenUp {
             return;
         }
         let waiting = self.queue.borrow_mut().drain_waiting();
         for job in waiting {
-            let end = match job.tries {
+            let outcome = match job.tries {
                 0 => SendOutcome::Unsent,
                 _ => job.drop_outcome(),
             };
-            self.count_outcome(&job.outgoing, end);
+            self.count_outcome(&job.outgoing, outcome);
         }
         self.admission_waker.take().inspect(Waker::wake_by_ref);
         self.wake_slots(usize::MAX);
@@ -298,8 +322,8 @@ impl Dispatcher {
     pub(super) fn into_parts(self) -> DispatcherParts {
         debug_assert!(self.ledger.borrow().is_balanced());
         DispatcherParts {
-            unreachable: !self.has_connected.get() && self.has_given_up.get(),
-            given_up: self.has_given_up.get(),
+            unreachable: !self.has_connected.get() && self.has_given_up(),
+            given_up: self.has_given_up(),
             ledger: self.ledger.into_inner(),
             journal: self.journal.into_inner(),
             journal_error: self.journal_error.into_inner(),
@@ -307,7 +331,7 @@ impl Dispatcher {
     }
 }
 
-/// What is left when all tasks have ended.
+/// Result of a run once all tasks have ended.
 pub(super) struct DispatcherParts {
     pub ledger: RunLedger,
     pub journal: Option<JournalWriter>,

@@ -1,17 +1,17 @@
-//! The thread that lets the city live and renders what is to be sent, in chunks: what crosses between threads costs the
-//! same for one event as for a hundred.
+//! The thread that advances the city and renders its deliveries. It hands them over in chunks,
+//! because a handover between threads costs the same for one event as for a hundred.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::control::{GeneratorProgress, RunLimits, StopSignal};
+use super::control::{GeneratorProgress, StopSignal};
 use super::pace::{Pacer, SendPace, SendTime, saturating_after};
 use crate::city::GroundTruth;
 use crate::hash;
+use crate::limits::RunLimits;
 use crate::message::{DeliveryKind, PlannedDelivery};
 use crate::oracle::{Forecast, OracleVerdict};
 use crate::payload::PayloadRenderer;
@@ -22,45 +22,54 @@ use butlr_event::ksuid::Ksuid;
 /// An event ready to be sent.
 #[derive(Clone, Debug)]
 pub struct OutgoingEvent {
-    /// When it is due on the simulated clock, ms since 1970.
+    /// Due time on the simulated clock, ms since 1970.
     pub due_ms: i64,
-    /// Which (type, space, timestamp) it is about; such with the same key go out one after the other.
+    /// Key of its reading (type, space, timestamp). Deliveries with the same key are sent one after
+    /// the other.
     pub reading_key: u64,
-    /// Its type; of an invalid one, the type of what it is a copy of.
+    /// Event type; for an invalid item, that of its original.
     pub event_type: EventType,
-    /// What the ledger counts it as.
+    /// Kind under which the ledger counts it.
     pub kind: DeliveryKind,
-    /// What it is when all before it is stored; `None` for an invalid one.
+    /// Expected verdict if all earlier deliveries are stored; `None` for an invalid item.
     pub expected: Option<OracleVerdict>,
-    /// Its id.
+    /// Event id.
     pub id: Ksuid,
-    /// The JSON.
+    /// JSON body.
     pub body: Bytes,
-    /// Hash of the JSON, and of its `data`: 0 unless they are asked for.
+    /// Hash of the body; 0 with [`BodyHashes::Skip`].
     pub body_hash: u64,
-    /// See `value`.
+    /// Hash of the value of `data`; 0 with [`BodyHashes::Skip`].
     pub data_hash: u64,
-    /// Whether it is of the rest that goes out after the end.
+    /// Set for events that are sent after the end to complete the totals.
     pub after_end: bool,
 }
 
 impl OutgoingEvent {
-    /// A body is a part of its chunk's: what waits for long takes its own along.
+    /// Copies the body out of its chunk's buffer, so that a long wait does not keep the whole
+    /// buffer in memory.
     pub(super) fn detach(&mut self) {
         self.body = Bytes::copy_from_slice(&self.body);
     }
 }
 
-/// Events that go out one after the other, each with its moment.
+/// Consecutive events with their send times.
 pub(super) type EventChunk = Vec<(OutgoingEvent, SendTime)>;
 
 const CHUNK_LEN: usize = 128;
 
-/// Chunks that wait to be taken: the generator is never far ahead.
+/// Maximum number of waiting chunks, so that the generator is never far ahead.
 const MAX_CHUNKS: usize = 4;
 
-/// How soon a stop is noticed.
+/// Interval at which limits and the stop signal are checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Choice of hashing bodies, which only the journal needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum BodyHashes {
+    Compute,
+    Skip,
+}
 
 pub(super) struct EventGenerator {
     stream: DeliveryStream,
@@ -70,59 +79,60 @@ pub(super) struct EventGenerator {
     limits: RunLimits,
     stop: StopSignal,
     progress: Arc<GeneratorProgress>,
-    /// Whether bodies are hashed, for the journal.
-    hashes_bodies: bool,
+    body_hashes: BodyHashes,
     chunk_sender: mpsc::Sender<EventChunk>,
-    /// The last look at the clock, and how far the simulated one may run.
+    /// Last reading of the clock.
     now: Instant,
+    /// Limit up to which the simulated clock may run.
     until_ms: i64,
-    /// When the last tick was computed: from when to when.
+    /// Start and end of the last computation of a tick.
     last_stall: (Instant, Instant),
     generated: u64,
     bodies: Vec<u8>,
     chunk: Vec<RenderedEvent>,
 }
 
-/// A delivery whose body stands in the chunk's buffer.
+/// A delivery whose body is in the chunk's buffer, up to `end`.
 struct RenderedEvent {
     outgoing: OutgoingEvent,
     send_time: SendTime,
     end: usize,
 }
 
-/// The receiver is gone: nothing needs to be made any more.
+/// The receiver of the chunks is gone, so the generator ends.
 struct ReceiverGone;
 
 impl EventGenerator {
-    /// The run begins with the return: what takes long is done by then.
+    /// Prepares the generator. The run starts when this returns; the slow preparations are done by
+    /// then.
     pub(super) fn new(
         mut stream: DeliveryStream,
         pace: SendPace,
         limits: RunLimits,
         stop: StopSignal,
-        hashed: bool,
+        body_hashes: BodyHashes,
     ) -> (Self, mpsc::Receiver<EventChunk>, Arc<GeneratorProgress>) {
-        let (to, chunks) = mpsc::channel(MAX_CHUNKS);
+        let (chunk_sender, chunks) = mpsc::channel(MAX_CHUNKS);
         let progress = Arc::new(GeneratorProgress::default());
         let start_ms = stream.now_ms();
-        progress.simulated_ms.store(start_ms, Ordering::Relaxed);
+        progress.set_simulated_ms(start_ms);
         let renderer = PayloadRenderer::new(Arc::clone(stream.plan()));
         stream.compute();
         let pacer = Pacer::new(pace, start_ms);
-        let begun = pacer.started_at();
+        let started_at = pacer.started_at();
         let generator = Self {
             renderer,
             forecast: Forecast::new(stream.max_reading_span_ms()),
             stream,
-            now: begun,
-            until_ms: pacer.clock_limit_ms(begun, 2 * POLL_INTERVAL),
+            now: started_at,
+            until_ms: pacer.clock_limit_ms(started_at, 2 * POLL_INTERVAL),
             pacer,
             limits,
             stop,
             progress: Arc::clone(&progress),
-            hashes_bodies: hashed,
-            chunk_sender: to,
-            last_stall: (begun, begun),
+            body_hashes,
+            chunk_sender,
+            last_stall: (started_at, started_at),
             generated: 0,
             bodies: Vec::new(),
             chunk: Vec::with_capacity(CHUNK_LEN),
@@ -134,61 +144,63 @@ impl EventGenerator {
         self.pacer.started_at()
     }
 
-    /// Generates until a limit or the stop, then the rest. Returns how the city stood at the end.
+    /// Generates events until a limit or the stop signal, then the rest. Returns the true positions
+    /// at the end.
     pub(super) fn run(mut self) -> GroundTruth {
         let _ = self.generate();
         self.stream.truth()
     }
 
     fn generate(&mut self) -> Result<(), ReceiverGone> {
-        let mut kept = None;
+        let mut held_back = None;
         while !self.is_over() {
             let Some(delivery) = self.stream.next_ready() else {
                 if self.stream.now_ms() < self.until_ms {
                     self.compute()?;
                 } else {
-                    // Nothing is due for a while.
+                    // Nothing is due yet.
                     self.flush()?;
                     std::thread::sleep(POLL_INTERVAL);
                     self.update_clock();
                 }
                 continue;
             };
-            let moment = self.pacer.schedule_next(delivery.due_ms);
-            if let SendTime::At(at) = moment
+            let send_time = self.pacer.schedule_next(delivery.due_ms);
+            if let SendTime::At(at) = send_time
                 && !self.wait_until(at, delivery.due_ms)?
             {
-                kept = Some(delivery);
+                held_back = Some(delivery);
                 break;
             }
-            self.push(&delivery, self.shift_past_stall(moment), false)?;
+            self.push(&delivery, self.shift_past_stall(send_time), false)?;
         }
         self.flush()?;
-        self.send_rest(kept)
+        self.send_rest(held_back)
     }
 
-    /// Sends the rest, at the pace. In an open loop that is only what is needed for the story to be whole.
-    fn send_rest(&mut self, kept: Option<PlannedDelivery>) -> Result<(), ReceiverGone> {
-        // What is computed must not go out before it has happened.
+    /// Sends the rest at the given pace. An open loop sends only the events that complete the
+    /// totals.
+    fn send_rest(&mut self, held_back: Option<PlannedDelivery>) -> Result<(), ReceiverGone> {
+        // Computed events must not be sent before they have happened.
         self.sleep_until(self.pacer.instant_of(self.stream.now_ms()))?;
         self.stream.end();
-        self.progress.complete.store(true, Ordering::Relaxed);
+        self.progress.set_ended();
         self.pacer.start_rest(Instant::now());
-        let mut kept = kept;
-        while let Some(delivery) = kept.take().or_else(|| self.stream.next()) {
+        let mut held_back = held_back;
+        while let Some(delivery) = held_back.take().or_else(|| self.stream.next()) {
             if self.pacer.is_paced() && !is_needed_for_totals(&delivery) {
                 continue;
             }
-            let Some(moment) = self.pacer.schedule_rest() else {
-                self.progress.omitted.fetch_add(1, Ordering::Relaxed);
+            let Some(send_time) = self.pacer.schedule_rest() else {
+                self.progress.count_omitted();
                 continue;
             };
-            if let SendTime::At(at) = moment {
+            if let SendTime::At(at) = send_time {
                 self.flush()?;
                 self.sleep_until(at)?;
             }
-            self.progress.after_end.fetch_add(1, Ordering::Relaxed);
-            // However long it waits for a connection now, it is not to be dropped for that.
+            self.progress.count_after_end();
+            // It must not be dropped, however long it waits for a connection.
             self.push(&delivery, SendTime::Any, true)?;
         }
         self.flush()
@@ -209,8 +221,8 @@ impl EventGenerator {
         Some(saturating_after(self.pacer.started_at(), duration))
     }
 
-    /// Waits for the moment of a delivery that is due at `due_ms`. Returns whether it has come: not where the run is over
-    /// before.
+    /// Waits for the send time of a delivery that is due at `due_ms`. Returns `false` if the run
+    /// ends before.
     fn wait_until(&mut self, at: Instant, due_ms: i64) -> Result<bool, ReceiverGone> {
         while at > self.now {
             self.update_clock();
@@ -221,67 +233,69 @@ impl EventGenerator {
             if self.is_over() {
                 return Ok(false);
             }
-            let free = at.saturating_duration_since(self.now);
+            let remaining = at.saturating_duration_since(self.now);
             let ahead_ms = self.pacer.lookahead_limit_ms(self.until_ms, due_ms);
-            if self.stream.now_ms() < ahead_ms && free > self.last_stall.1 - self.last_stall.0 {
+            if self.stream.now_ms() < ahead_ms && remaining > self.last_stall.1 - self.last_stall.0
+            {
                 self.compute()?;
             } else {
-                std::thread::sleep(free.min(POLL_INTERVAL));
+                std::thread::sleep(remaining.min(POLL_INTERVAL));
             }
         }
         Ok(self.end_at().is_none_or(|end| at < end))
     }
 
-    /// Naps until then, but not when nobody listens any more.
+    /// Sleeps until a moment, or until the receiver is gone.
     fn sleep_until(&self, at: Instant) -> Result<(), ReceiverGone> {
         loop {
             if self.chunk_sender.is_closed() {
                 return Err(ReceiverGone);
             }
-            let left = at.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let remaining = at.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
                 return Ok(());
             }
-            std::thread::sleep(left.min(POLL_INTERVAL));
+            std::thread::sleep(remaining.min(POLL_INTERVAL));
         }
     }
 
-    /// Lets the city live for a tick. What is due already does not wait for that.
+    /// Advances the city by one tick. Deliveries that are already due are handed over first.
     fn compute(&mut self) -> Result<(), ReceiverGone> {
         if self.pacer.is_paced() {
             self.flush()?;
         }
-        let begun = Instant::now();
+        let started_at = Instant::now();
         self.stream.compute();
         self.update_clock();
-        self.last_stall = (begun, self.now);
+        self.last_stall = (started_at, self.now);
         Ok(())
     }
 
-    /// What became due while a tick was computed was not held up by the server.
-    fn shift_past_stall(&self, moment: SendTime) -> SendTime {
+    /// Postpones events that became due while a tick was computed: the server did not delay them.
+    fn shift_past_stall(&self, send_time: SendTime) -> SendTime {
         let (from, until) = self.last_stall;
-        match moment {
+        match send_time {
             SendTime::At(at) if at > from && at < until => SendTime::At(until),
-            moment => moment,
+            send_time => send_time,
         }
     }
 
     fn push(
         &mut self,
         delivery: &PlannedDelivery,
-        moment: SendTime,
+        send_time: SendTime,
         after_end: bool,
     ) -> Result<(), ReceiverGone> {
         let begin = self.bodies.len();
         let data = self.renderer.render(delivery, &mut self.bodies);
         let message = &delivery.message;
-        let (value, data) = match self.hashes_bodies {
-            true => (
+        let (body_hash, data_hash) = if self.body_hashes == BodyHashes::Compute {
+            (
                 hash::hash_bytes(&self.bodies[begin..]),
                 hash::hash_bytes(&self.bodies[data]),
-            ),
-            false => (0, 0),
+            )
+        } else {
+            (0, 0)
         };
         let space_id = self.renderer.space_id(message);
         let (due_ms, kind) = (delivery.due_ms, delivery.kind);
@@ -294,14 +308,14 @@ impl EventGenerator {
             expected: self.forecast.predict(due_ms, key, message, kind),
             id: message.id,
             body: Bytes::new(),
-            body_hash: value,
-            data_hash: data,
+            body_hash,
+            data_hash,
             after_end,
         };
         let end = self.bodies.len();
         self.chunk.push(RenderedEvent {
             outgoing,
-            send_time: moment,
+            send_time,
             end,
         });
         self.generated += 1;
@@ -318,17 +332,14 @@ impl EventGenerator {
         self.until_ms = self.pacer.clock_limit_ms(self.now, 2 * POLL_INTERVAL);
     }
 
-    /// Hands over what there is, and waits until there is room for it.
+    /// Hands over the chunk, and waits until there is room for it.
     fn flush(&mut self) -> Result<(), ReceiverGone> {
         let Some(last) = self.chunk.last() else {
             return Ok(());
         };
         let simulated_ms = last.outgoing.due_ms;
-        self.progress
-            .simulated_ms
-            .store(simulated_ms, Ordering::Relaxed);
-        let caught_up = self.pacer.has_caught_up();
-        self.progress.caught_up.store(caught_up, Ordering::Relaxed);
+        self.progress.set_simulated_ms(simulated_ms);
+        self.progress.set_caught_up(self.pacer.has_caught_up());
         let capacity = self.bodies.len() + self.bodies.len() / 8;
         let bodies = std::mem::replace(&mut self.bodies, Vec::with_capacity(capacity));
         let bodies = Bytes::from(bodies);
@@ -345,13 +356,11 @@ impl EventGenerator {
     }
 }
 
-/// Whether it is needed for entries and exits to add up to who is where.
+/// Returns `true` if a delivery is needed for entries and exits to add up to the true positions.
 fn is_needed_for_totals(delivery: &PlannedDelivery) -> bool {
     delivery.message.event_type == EventType::Traffic
-        && !matches!(
-            delivery.kind,
-            DeliveryKind::Overlapping | DeliveryKind::Redelivery | DeliveryKind::Invalid
-        )
+        && delivery.kind != DeliveryKind::Invalid
+        && !delivery.kind.is_copy()
 }
 
 #[cfg(test)]

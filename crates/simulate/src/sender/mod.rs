@@ -1,18 +1,18 @@
-//! The sender: delivers a stream as Butlr's does, and keeps the ledger.
+//! The sender: delivers a stream as Butlr's sender does, and keeps the ledger.
 //!
 //! ```text
-//!  generate   a thread: the stream's deliveries, rendered, in chunks    pace: when each is due
+//!  generator   a thread: renders the stream's deliveries in chunks      pace: send times
 //!     │
-//!  dispatch   the queue: one after the other for each reading, bounded  queue
+//!  dispatcher  admits them to a bounded queue, in order per reading     queue
 //!     │
-//!  slot       one task a connection: takes a job, tries it              client, wire, tls, target
-//!     │                                                                 deadline: no answer in time
-//!  tries      again after a pause, or its end                           answer: what was said
+//!  slot        one task per connection: takes a job and tries it        client, wire, tls, target
+//!     │                                                                 deadline: response timeout
+//!  tries       schedules the next try, or ends the job                  response: parsing of bodies
 //!     │
-//!  ledger     each delivery once, each try once
+//!  ledger      counts each delivery once and each try once
 //! ```
 //!
-//! Everything but `generate` is one thread.
+//! Everything but the generator runs on one thread.
 
 mod client;
 mod control;
@@ -41,14 +41,15 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::MissedTickBehavior;
 
-pub use control::{RunLimits, StopSignal};
+pub use super::limits::RunLimits;
+pub use super::outcome::{ReportedOutcome, SendOutcome, ServerResponse};
+pub use control::StopSignal;
 pub use generator::OutgoingEvent;
 pub use pace::SendPace;
 pub use print::print_bodies;
-pub use response::{ReportedOutcome, ServerResponse};
 pub use target::{SendTarget, SenderCredentials};
 pub use tls::load_roots;
-pub use tries::{SendOutcome, SenderTimings};
+pub use tries::SenderTimings;
 
 use super::city::GroundTruth;
 use super::journal::JournalWriter;
@@ -57,25 +58,26 @@ use super::progress::{ProgressOutput, ProgressReporter, RunSnapshot};
 use super::stream::DeliveryStream;
 use control::GeneratorProgress;
 use dispatcher::Dispatcher;
-use generator::{EventChunk, EventGenerator};
+use generator::{BodyHashes, EventChunk, EventGenerator};
 
-/// How to send.
+/// Options of a run.
 #[derive(Clone)]
 pub struct Options {
-    /// Where to: events are spread over them, and a copy goes to another one than its original. At least one.
+    /// Servers, at least one. Events are spread over them; a copy goes to another server than its
+    /// original.
     pub targets: Vec<SendTarget>,
-    /// How many requests may be under way at a time, at least 1.
+    /// Maximum number of concurrent requests, at least 1.
     pub connections: usize,
-    /// How fast.
+    /// Pace of the deliveries.
     pub pace: SendPace,
-    /// When the run ends by itself.
+    /// Limits at which the run ends by itself.
     pub limits: RunLimits,
-    /// The sender's patience.
+    /// Timeouts and retries.
     pub timings: SenderTimings,
 }
 
 impl Options {
-    /// In real time and without an end, as the documentation says.
+    /// Real time, without an end, and with the documented timeouts.
     pub fn new(target: SendTarget) -> Self {
         Self {
             targets: vec![target],
@@ -87,42 +89,39 @@ impl Options {
     }
 }
 
-/// A run that ended.
+/// Result of a run.
 pub struct FinishedRun {
-    /// What was sent and answered.
+    /// Ledger of the run.
     pub ledger: RunLedger,
-    /// How the city stood when the last message was computed.
+    /// True positions when the last message was computed.
     pub truth: GroundTruth,
-    /// Whether it came to its end; not where it was given up midway.
-    pub complete: bool,
-    /// Whether all that was sent which `truth` is made of; not where it was given up, or too slow for that.
-    pub traffic_complete: bool,
-    /// Why nothing could be sent at all, where that is so.
+    /// Reason if no server could be reached at all.
     pub unreachable: Option<String>,
-    /// The journal with every request in it.
+    /// Journal of all requests.
     pub journal: Option<JournalWriter>,
 }
 
-/// Why a run could not come to its end.
+/// Error that ends a run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The system gives no thread or no event loop.
+    /// The thread or the event loop cannot be created.
     #[error("the sender cannot start: {0}")]
     Start(#[source] io::Error),
-    /// The journal cannot be written: what is not noted cannot be proved.
+    /// The journal cannot be written. Deliveries that are not recorded cannot be verified.
     #[error("the journal cannot be written: {0}")]
     Journal(#[source] io::Error),
 }
 
-/// Sends a stream until a limit or `stop` ends it, then the rest; blocks until all has been answered or given up. After
-/// the end that takes no longer than a delivery may (15 s), unless answers still come.
+/// Sends a stream until a limit or `stop` ends it, then the rest. Blocks until all deliveries are
+/// answered or given up: after the end, no longer than a delivery may take (15 s), unless responses
+/// still arrive.
 ///
-/// The rest is what is computed already and not sent. In a closed loop all of that goes out; in an open one only crossings
-/// that were not told yet, so that TRAFFIC adds up to who is where: no faster than the rate that was asked for (or than so
-/// far, or 100 a second), and for 10 s at most.
+/// The rest is everything that is computed but not yet sent. A closed loop sends all of it. An
+/// open loop sends only those that TRAFFIC needs to add up to the true positions, for at most 10 s,
+/// and no faster than the requested rate (or than the rate so far, or 100 per second).
 ///
 /// # Errors
-/// See [`Error`]. A server that cannot be reached is none: see [`Finished::unreachable`].
+/// See [`Error`]. An unreachable server is not an error: see [`FinishedRun::unreachable`].
 pub fn run(
     options: Options,
     stream: DeliveryStream,
@@ -135,71 +134,66 @@ pub fn run(
         .build()
         .map_err(Error::Start)?;
     let limits = options.limits;
-    let paced = options.pace != SendPace::Max;
     let start_ms = stream.now_ms();
-    let (generator, chunks, generator_progress) = EventGenerator::new(
-        stream,
-        options.pace,
-        limits,
-        stop.clone(),
-        journal.is_some(),
-    );
-    let begun = generator.started_at();
-    let ledger = RunLedger::new(begun, paced, start_ms);
+    let body_hashes = if journal.is_some() {
+        BodyHashes::Compute
+    } else {
+        BodyHashes::Skip
+    };
+    let loop_kind = options.pace.loop_kind();
+    let (generator, chunks, generator_progress) =
+        EventGenerator::new(stream, options.pace, limits, stop.clone(), body_hashes);
+    let started_at = generator.started_at();
+    let ledger = RunLedger::new(started_at, loop_kind, start_ms);
     let generator = std::thread::Builder::new()
         .name("simulated-city".to_owned())
         .spawn(move || generator.run())
         .map_err(Error::Start)?;
-    let dispatch = Dispatcher::new(
+    let dispatcher = Dispatcher::new(
         options.targets,
         options.timings,
         options.connections.max(1),
         ledger,
         journal,
     );
-    let dispatch = Rc::new(dispatch);
+    let dispatcher = Rc::new(dispatcher);
     let reporter = ProgressReporter::new(progress, limits);
     let run = SenderRun {
-        dispatch: Rc::clone(&dispatch),
+        dispatcher: Rc::clone(&dispatcher),
         generator_progress: Arc::clone(&generator_progress),
-        started_at: begun,
+        started_at,
         duration: limits.duration,
         stop,
     };
     LocalSet::new().block_on(&runtime, run.drive(chunks, reporter));
-    // With the tasks goes the last of what they share.
-    // A name that is still being looked up keeps nobody waiting.
+    // Do not wait for a name lookup that is still in progress.
     runtime.shutdown_background();
     let truth = match generator.join() {
         Ok(truth) => truth,
         Err(panic) => std::panic::resume_unwind(panic),
     };
-    let Ok(dispatch) = Rc::try_unwrap(dispatch) else {
+    let Ok(dispatcher) = Rc::try_unwrap(dispatcher) else {
         unreachable!("all tasks have ended");
     };
-    let mut parts = dispatch.into_parts();
+    let mut parts = dispatcher.into_parts();
     parts
         .ledger
         .finish(Instant::now(), generator_progress.simulated_ms());
-    let untold = generator_progress.omitted();
     parts.ledger.set_fidelity(RunFidelity {
         complete: !parts.given_up,
         caught_up: generator_progress.has_caught_up(),
         after_end: generator_progress
             .after_end()
             .min(parts.ledger.deliveries()),
-        untold,
+        omitted: generator_progress.omitted(),
         ..parts.ledger.fidelity()
     });
     match parts.journal_error {
         Some(error) => Err(Error::Journal(error)),
         None => Ok(FinishedRun {
-            unreachable: match parts.unreachable {
-                true => parts.ledger.last_connection_error().map(str::to_owned),
-                false => None,
-            },
-            complete: !parts.given_up,
-            traffic_complete: !parts.given_up && untold == 0,
+            unreachable: (parts.ledger.last_connection_error())
+                .filter(|_| parts.unreachable)
+                .map(str::to_owned),
             ledger: parts.ledger,
             truth,
             journal: parts.journal,
@@ -208,7 +202,7 @@ pub fn run(
 }
 
 struct SenderRun {
-    dispatch: Rc<Dispatcher>,
+    dispatcher: Rc<Dispatcher>,
     generator_progress: Arc<GeneratorProgress>,
     started_at: Instant,
     duration: Option<Duration>,
@@ -218,52 +212,55 @@ struct SenderRun {
 impl SenderRun {
     async fn drive(self, chunks: mpsc::Receiver<EventChunk>, reporter: ProgressReporter) {
         let mut slots = JoinSet::new();
-        for slot in 0..self.dispatch.deadlines.len() {
-            slots.spawn_local(slot::run_slot(Rc::clone(&self.dispatch), slot));
+        for slot in 0..self.dispatcher.deadlines.len() {
+            slots.spawn_local(slot::run_slot(Rc::clone(&self.dispatcher), slot));
         }
-        let sent = async {
-            self.dispatch.admit(chunks).await;
+        let send = async {
+            self.dispatcher.admit(chunks).await;
             while let Some(ended) = slots.join_next().await {
                 if let Err(panic) = ended {
                     std::panic::resume_unwind(panic.into_panic());
                 }
             }
-            // Who has not answered in time gets as much time once more, at most.
-            self.dispatch.await_late_answers().await;
+            // A timed-out request gets at most the same time again for a late response.
+            self.dispatcher.await_late_responses().await;
         };
         tokio::select! {
-            () = sent => {}
+            () = send => {}
             () = self.tick() => {}
             () = self.report(reporter) => {}
         }
     }
 
     async fn tick(&self) {
-        let timings = &self.dispatch.timings;
+        let timings = &self.dispatcher.timings;
         let shortest = timings.pauses.iter().copied().min();
         let shortest = shortest.unwrap_or(Duration::MAX).min(timings.http_timeout) / 20;
-        let between = shortest.clamp(Duration::from_millis(1), Duration::from_millis(20));
-        let mut ticks = tokio::time::interval(between);
+        let period = shortest.clamp(Duration::from_millis(1), Duration::from_millis(20));
+        let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let now = Instant::now();
-            let over = self.stop.is_stopped()
-                || self.generator_progress.is_complete()
+            let is_over = self.stop.is_stopped()
+                || self.generator_progress.has_ended()
                 || self
                     .duration
                     .is_some_and(|d| now >= pace::saturating_after(self.started_at, d));
-            self.dispatch.tick(now, self.started_at, over);
+            if is_over {
+                self.dispatcher.begin_draining(now);
+            }
+            self.dispatcher.tick(now, self.started_at);
         }
     }
 
     async fn report(&self, mut reporter: ProgressReporter) {
-        let mut seconds = tokio::time::interval(Duration::from_secs(1));
-        seconds.tick().await;
+        let mut interval = tokio::time::interval(Duration::from_secs(1));
+        interval.tick().await;
         loop {
-            seconds.tick().await;
+            interval.tick().await;
             let snapshot = {
-                let mut ledger = self.dispatch.ledger.borrow_mut();
+                let mut ledger = self.dispatcher.ledger.borrow_mut();
                 RunSnapshot {
                     elapsed: self.started_at.elapsed(),
                     simulated_ms: self.generator_progress.simulated_ms(),

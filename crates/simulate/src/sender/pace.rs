@@ -1,62 +1,82 @@
-//! When each delivery is due. Nothing is sent that lies in the future: a simulated clock that has caught up with the
-//! wall clock goes on with it.
+//! Send time of each delivery. No event from the future is sent: once the simulated clock has
+//! caught up with the wall clock, it continues in real time.
 
 use std::time::{Duration, Instant};
 
+use crate::ledger::LoopKind;
 use butlr_event::clock::now_ms;
 
-/// How fast the simulated clock runs.
+/// Pace of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SendPace {
-    /// So many times as fast as real time: an open loop.
+    /// Multiple of real time: an open loop.
     Speed(f64),
-    /// So many events a second, whatever the simulated clock says: an open loop.
+    /// Events per second, regardless of the simulated clock: an open loop.
     Rate(f64),
-    /// As fast as answers come: a closed loop.
+    /// As fast as the responses arrive: a closed loop.
     Max,
 }
 
 impl SendPace {
-    /// As it happens.
+    /// Real time.
     pub const REAL_TIME: Self = Self::Speed(1.0);
+
+    pub(super) fn loop_kind(self) -> LoopKind {
+        match self {
+            Self::Speed(_) | Self::Rate(_) => LoopKind::Open,
+            Self::Max => LoopKind::Closed,
+        }
+    }
 }
 
-/// The moments of the open loops lie on a grid, so that a thread that wakes each millisecond is on time.
+/// Grid for the send times of open loops, so that a thread that wakes every millisecond is on time.
 const SEND_GRID: Duration = Duration::from_millis(1);
 
-/// A delivery that is due now is known only once the simulated clock is a little further: by a slot of the stream's.
+/// Lead of the simulated clock: a delivery that is due now is known only once the clock has passed
+/// its slot of the stream's agenda.
 pub(super) const LOOKAHEAD_MS: i64 = 256;
 
-/// For how long the rest is sent after the end: shorter than the sender waits for a success before it gives up.
+/// Maximum time for the rest after the end: shorter than the time without success after which the
+/// sender gives up.
 const MAX_REST_DURATION: Duration = Duration::from_secs(10);
 
-/// As many events a second are not too many for the rest, however few there were before.
+/// Minimum rate for the rest in events per second, however low the rate was before.
 const MIN_REST_RATE: f64 = 100.0;
 
-/// Turns the simulated clock into moments.
+/// Converts the simulated clock to send times.
 #[derive(Clone, Debug)]
 pub(super) struct Pacer {
     pace: SendPace,
     started_at: Instant,
+    /// Wall clock at the start of the run.
     started_ms: i64,
+    /// Simulated clock at the start of the run.
     start_ms: i64,
     sent: u64,
     caught_up: bool,
-    /// Since the end: from when on, how many a second, and how many so far.
-    rest: Option<(Instant, f64, u64)>,
+    /// Set after the end.
+    rest: Option<RestPace>,
 }
 
-/// When a delivery may go out.
+/// Pace of the rest after the end.
+#[derive(Clone, Debug)]
+struct RestPace {
+    since: Instant,
+    events_per_s: f64,
+    sent: u64,
+}
+
+/// Time at which a delivery may be sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum SendTime {
-    /// Whenever there is a connection for it.
+    /// As soon as a connection is free.
     Any,
-    /// Not before; what happens later is late.
+    /// At this moment; anything later counts as latency.
     At(Instant),
 }
 
 impl Pacer {
-    /// A run begins now with its simulated clock at `start_ms`.
+    /// A run that starts now with the simulated clock at `start_ms`.
     pub(super) fn new(pace: SendPace, start_ms: i64) -> Self {
         Self {
             pace,
@@ -69,21 +89,21 @@ impl Pacer {
         }
     }
 
-    /// Whether it is an open loop.
+    /// Returns `true` for an open loop.
     pub(super) fn is_paced(&self) -> bool {
-        self.pace != SendPace::Max
+        self.pace.loop_kind() == LoopKind::Open
     }
 
     pub(super) fn started_at(&self) -> Instant {
         self.started_at
     }
 
-    /// Whether the simulated clock has caught up with the wall clock.
+    /// Returns `true` if the simulated clock has caught up with the wall clock.
     pub(super) fn has_caught_up(&self) -> bool {
         self.caught_up
     }
 
-    /// The moment of the next delivery, which is due at this simulated one.
+    /// The send time of the next delivery, which is due at `due_ms` on the simulated clock.
     pub(super) fn schedule_next(&mut self, due_ms: i64) -> SendTime {
         let number = self.sent;
         self.sent += 1;
@@ -97,10 +117,10 @@ impl Pacer {
         };
         let happened = self.offset_of(due_ms);
         match paced {
-            // In real time the two are the same but for the start's milliseconds.
+            // In real time the two clocks differ only by the milliseconds of the start.
             _ if self.pace == SendPace::REAL_TIME && self.start_ms >= self.started_ms => {}
             Some(paced) if happened > paced => self.caught_up = true,
-            // Somebody's answers are slower than the clock: not yet caught up.
+            // While responses are slower than the clock, it has not caught up.
             None if happened > self.started_at.elapsed() => self.caught_up = true,
             _ => {}
         }
@@ -111,68 +131,74 @@ impl Pacer {
         }
     }
 
-    /// The run has ended: from `now` on only what is left goes out.
+    /// Ends the run: from `now` on only the rest is sent.
     pub(super) fn start_rest(&mut self, now: Instant) {
-        let so_far = self.sent as f64 / (now - self.started_at).as_secs_f64().max(0.001);
-        let rate = match self.pace {
+        let rate_so_far = self.sent as f64 / (now - self.started_at).as_secs_f64().max(0.001);
+        let events_per_s = match self.pace {
             SendPace::Rate(rate) => rate,
-            SendPace::Speed(_) | SendPace::Max => so_far.max(MIN_REST_RATE),
+            SendPace::Speed(_) | SendPace::Max => rate_so_far.max(MIN_REST_RATE),
         };
-        self.rest = Some((now, rate, 0));
+        self.rest = Some(RestPace {
+            since: now,
+            events_per_s,
+            sent: 0,
+        });
     }
 
-    /// After the end, the moment of the next delivery, whenever it was due: no faster than at the rate asked for, or than
-    /// so far. `None` when that takes too long.
+    /// The send time of the next delivery after the end, regardless of its due time: no faster than
+    /// at the requested rate or the rate so far. `None` if that takes too long.
     pub(super) fn schedule_rest(&mut self) -> Option<SendTime> {
-        let (since, rate, sent) = self.rest.as_mut()?;
+        let rest = self.rest.as_mut()?;
         if self.pace == SendPace::Max {
             return Some(SendTime::Any);
         }
-        *sent += 1;
-        let later = round_up_to_grid(*sent as f64 / *rate);
-        (later <= MAX_REST_DURATION).then(|| SendTime::At(*since + later))
+        rest.sent += 1;
+        let delay = round_up_to_grid(rest.sent as f64 / rest.events_per_s);
+        (delay <= MAX_REST_DURATION).then(|| SendTime::At(rest.since + delay))
     }
 
-    /// How far the simulated clock may run, so that nothing is missed that is due within `ahead`: never more than
-    /// [`AHEAD_MS`] beyond the wall clock.
+    /// Limit up to which the simulated clock may run, so that everything due within `ahead` is
+    /// known: at most [`LOOKAHEAD_MS`] beyond the wall clock.
     pub(super) fn clock_limit_ms(&self, now: Instant, ahead: Duration) -> i64 {
         let elapsed = now.saturating_duration_since(self.started_at);
-        let wall = self.started_ms.saturating_add(elapsed.as_millis() as i64);
-        let simulated = match self.pace {
+        let wall_ms = self.started_ms.saturating_add(elapsed.as_millis() as i64);
+        let simulated_ms = match self.pace {
             SendPace::Speed(speed) => {
-                let run = elapsed.saturating_add(ahead).as_secs_f64() * speed * 1000.0;
-                self.start_ms.saturating_add(run as i64)
+                let run_ms = elapsed.saturating_add(ahead).as_secs_f64() * speed * 1000.0;
+                self.start_ms.saturating_add(run_ms as i64)
             }
             SendPace::Rate(_) | SendPace::Max => i64::MAX,
         };
-        simulated.min(wall).saturating_add(LOOKAHEAD_MS)
+        simulated_ms.min(wall_ms).saturating_add(LOOKAHEAD_MS)
     }
 
-    /// How far the simulated clock may run while a delivery waits that is due at `due_ms`: what is next is then known.
+    /// Limit up to which the simulated clock may run while a delivery due at `due_ms` waits, so
+    /// that the next one is known.
     pub(super) fn lookahead_limit_ms(&self, until_ms: i64, due_ms: i64) -> i64 {
         match self.pace {
             SendPace::Speed(_) => until_ms,
-            // That clock runs as events go out.
+            // Here the clock advances as events are sent.
             SendPace::Rate(_) | SendPace::Max => until_ms.min(due_ms.saturating_add(LOOKAHEAD_MS)),
         }
     }
 
-    /// When the wall clock has passed this moment.
+    /// The instant at which the wall clock passes `at_ms`.
     pub(super) fn instant_of(&self, at_ms: i64) -> Instant {
         saturating_after(self.started_at, self.offset_of(at_ms))
     }
 
-    /// From the beginning on; zero when it passed it before.
+    /// Time from the start of the run until the wall clock passes `at_ms`; zero if it passed
+    /// before.
     fn offset_of(&self, at_ms: i64) -> Duration {
-        let ahead = at_ms.saturating_sub(self.started_ms).max(0);
-        Duration::from_millis(ahead as u64)
+        let offset_ms = at_ms.saturating_sub(self.started_ms).max(0);
+        Duration::from_millis(offset_ms as u64)
     }
 }
 
-/// What lies beyond all clocks is as good as never.
-pub(super) fn saturating_after(begun: Instant, since: Duration) -> Instant {
+/// `start + delay`, capped at a moment that is as good as never.
+pub(super) fn saturating_after(start: Instant, delay: Duration) -> Instant {
     const NEVER: Duration = Duration::from_secs(100 * 366 * 86_400);
-    begun.checked_add(since).unwrap_or(begun + NEVER)
+    start.checked_add(delay).unwrap_or(start + NEVER)
 }
 
 fn round_up_to_grid(seconds: f64) -> Duration {
@@ -187,16 +213,16 @@ mod tests {
 
     const HOUR_MS: i64 = 3_600_000;
 
-    fn since(pacer: &Pacer, moment: SendTime) -> Option<Duration> {
-        match moment {
+    fn offset(pacer: &Pacer, send_time: SendTime) -> Option<Duration> {
+        match send_time {
             SendTime::Any => None,
             SendTime::At(at) => Some(at - pacer.started_at),
         }
     }
 
     fn next(pacer: &mut Pacer, due_ms: i64) -> Option<Duration> {
-        let moment = pacer.schedule_next(due_ms);
-        since(pacer, moment)
+        let send_time = pacer.schedule_next(due_ms);
+        offset(pacer, send_time)
     }
 
     fn pacer(pace: SendPace, start_before_ms: i64) -> (Pacer, i64) {
@@ -222,13 +248,13 @@ mod tests {
         assert_eq!(
             next(&mut fast, start + 61),
             Some(Duration::from_millis(2)),
-            "on the grid, and never early"
+            "on the grid and never early"
         );
         assert!(!fast.has_caught_up());
     }
 
     #[test]
-    fn nothing_is_sent_that_lies_in_the_future() {
+    fn no_event_from_the_future_is_sent() {
         for pace in [SendPace::Speed(60.0), SendPace::Rate(1000.0), SendPace::Max] {
             let (mut pacer, start) = pacer(pace, HOUR_MS);
             let soon = next(&mut pacer, start + 1);
@@ -241,7 +267,10 @@ mod tests {
                 "{pace:?}"
             );
             assert!(pacer.has_caught_up(), "{pace:?}");
-            assert!(next(&mut pacer, future + 1).is_some(), "on in real time");
+            assert!(
+                next(&mut pacer, future + 1).is_some(),
+                "continues in real time"
+            );
         }
     }
 
@@ -261,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_goes_out_at_the_rate_and_not_for_ever() {
+    fn the_rest_is_sent_at_the_rate_and_for_a_limited_time() {
         for (pace, sent, each) in [
             (SendPace::Rate(20.0), 60, 50),
             (SendPace::REAL_TIME, 3, 10),
@@ -285,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pace_and_no_moment_is_too_far_off() {
+    fn extreme_paces_and_times_do_not_overflow() {
         for pace in [0.0, -1.0, f64::MIN_POSITIVE, f64::INFINITY, f64::NAN] {
             for pace in [SendPace::Speed(pace), SendPace::Rate(pace)] {
                 let (mut pacer, start) = pacer(pace, 0);

@@ -1,16 +1,17 @@
-//! What would be sent, as lines.
+//! Dry run: prints the bodies instead of sending them.
 
 use std::io::{self, Write};
 
-use super::control::{RunLimits, StopSignal};
-use super::generator::EventGenerator;
+use super::control::StopSignal;
+use super::generator::{BodyHashes, EventGenerator};
 use super::pace::SendPace;
+use crate::limits::RunLimits;
 use crate::stream::DeliveryStream;
 
 /// Writes the body of each delivery as a line, at the pace at which it would be sent.
 ///
 /// # Errors
-/// It cannot be written; nothing more is then generated.
+/// The output cannot be written. Nothing more is generated then.
 pub fn print_bodies(
     stream: DeliveryStream,
     pace: SendPace,
@@ -18,7 +19,8 @@ pub fn print_bodies(
     stop: StopSignal,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let (generator, mut chunks, _) = EventGenerator::new(stream, pace, limits, stop, false);
+    let (generator, mut chunks, _) =
+        EventGenerator::new(stream, pace, limits, stop, BodyHashes::Skip);
     let generator = std::thread::Builder::new().spawn(move || drop(generator.run()))?;
     let mut written = Ok(());
     while let Some(chunk) = chunks.blocking_recv() {

@@ -1,7 +1,12 @@
-//! What waits to be sent. Deliveries with the same key go out one after the other: the next becomes ready only once the
-//! one before has ended and none of its tries is still listened to. Only an overlapping copy goes out with the delivery
-//! before it, whose copy it is. Where nobody listens any more (for too long, at the
-//! run's end, or because too many do) and where a connection broke, a server may still be at a try: then the order is not known.
+//! Queue of the deliveries to send.
+//!
+//! Deliveries with the same key are sent one after the other: the next becomes ready once the
+//! previous one has ended and none of its tries still waits for a late response. Only an
+//! overlapping copy is sent together with its original.
+//!
+//! The order at the server is unknown if a connection broke, or if nobody waits for a late response
+//! any more (because it took too long, at the end of a run, or because too many tasks wait): the
+//! server may still be working on that try.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
@@ -19,39 +24,42 @@ pub(super) struct SendQueue {
     paused: BinaryHeap<Reverse<PausedJob>>,
     key_locks: HashMap<u64, KeyLock, BuildHasherDefault<IdentityHasher>>,
     outstanding: usize,
-    /// How many of them wait behind a key.
+    /// Number of outstanding jobs that wait for their key.
     blocked: usize,
+    /// Number of pauses so far, which orders jobs that resume at the same moment.
     pause_count: u64,
 }
 
-/// Whose turn it is with a key.
+/// Lock on a key.
 struct KeyLock {
-    /// Jobs that have not ended (one, and its overlapping copy), and their tries that are still listened to.
+    /// Number of unfinished jobs (one and its overlapping copies) and of their tries that wait for
+    /// a late response.
     holders: usize,
     waiting: VecDeque<SendJob>,
 }
 
 impl SendQueue {
-    /// Takes a new job; each must end ([`Queue::ended`]) once. Returns whether it is ready.
+    /// Admits a job, which must be finished once with [`SendQueue::finish`]. Returns `true` if it
+    /// is ready.
     pub(super) fn admit(&mut self, mut job: SendJob) -> bool {
         self.outstanding += 1;
         match self.key_locks.entry(job.outgoing.reading_key) {
-            Entry::Vacant(free) => {
-                free.insert(KeyLock {
+            Entry::Vacant(entry) => {
+                entry.insert(KeyLock {
                     holders: 1,
                     waiting: VecDeque::new(),
                 });
                 self.ready.push_back(job);
                 true
             }
-            Entry::Occupied(mut before) if is_copy(&job) && before.get().waiting.is_empty() => {
-                before.get_mut().holders += 1;
+            Entry::Occupied(mut lock) if is_overlapping(&job) && lock.get().waiting.is_empty() => {
+                lock.get_mut().holders += 1;
                 self.ready.push_back(job);
                 true
             }
-            Entry::Occupied(mut before) => {
+            Entry::Occupied(mut lock) => {
                 job.outgoing.detach();
-                before.get_mut().waiting.push_back(job);
+                lock.get_mut().waiting.push_back(job);
                 self.blocked += 1;
                 false
             }
@@ -63,7 +71,7 @@ impl SendQueue {
         self.ready.pop_front()
     }
 
-    /// The job is to be tried again then. It keeps its key.
+    /// Pauses a job until its next try. It keeps its key.
     pub(super) fn pause(&mut self, mut job: SendJob, until: Instant) {
         job.outgoing.detach();
         self.pause_count += 1;
@@ -71,7 +79,8 @@ impl SendQueue {
         self.paused.push(Reverse(PausedJob { until, order, job }));
     }
 
-    /// Makes ready what has paused long enough, before all that is new: its window is short. Returns how many.
+    /// Moves jobs whose pause is over to the front of the queue, because their window is short.
+    /// Returns their number.
     pub(super) fn resume(&mut self, now: Instant) -> usize {
         let mut due = Vec::new();
         while self.paused.peek().is_some_and(|p| p.0.until <= now) {
@@ -84,61 +93,61 @@ impl SendQueue {
         resumed
     }
 
-    /// A job with this key has ended. Returns how many others became ready by that.
+    /// Finishes a job with this key. Returns the number of jobs that became ready.
     pub(super) fn finish(&mut self, key: u64) -> usize {
         self.outstanding -= 1;
         self.release(key)
     }
 
-    /// A try of the job with this key is listened to: until that is released, too, nothing else with the key goes out.
+    /// Holds a key for a try that waits for a late response, in addition to its job.
     pub(super) fn hold(&mut self, key: u64) {
         match self.key_locks.get_mut(&key) {
-            Some(turn) => turn.holders += 1,
-            None => debug_assert!(false, "only what has not ended holds its key"),
+            Some(lock) => lock.holders += 1,
+            None => debug_assert!(false, "the job of this key has already ended"),
         }
     }
 
-    /// Gives back one hold of a key. Returns how many other jobs became ready by that.
+    /// Releases one hold on a key. Returns the number of jobs that became ready.
     pub(super) fn release(&mut self, key: u64) -> usize {
-        let Entry::Occupied(mut turn) = self.key_locks.entry(key) else {
-            debug_assert!(false, "a key was given back twice");
+        let Entry::Occupied(mut lock) = self.key_locks.entry(key) else {
+            debug_assert!(false, "a key was released twice");
             return 0;
         };
-        let KeyLock { holders, waiting } = turn.get_mut();
+        let KeyLock { holders, waiting } = lock.get_mut();
         if *holders > 1 {
             *holders -= 1;
             return 0;
         }
         let Some(next) = waiting.pop_front() else {
-            turn.remove();
+            lock.remove();
             return 0;
         };
         let now = Instant::now();
-        let mut next = vec![next];
-        while waiting.front().is_some_and(is_copy) {
-            next.extend(waiting.pop_front());
+        let mut ready_jobs = vec![next];
+        while waiting.front().is_some_and(is_overlapping) {
+            ready_jobs.extend(waiting.pop_front());
         }
-        *holders = next.len();
-        let ready = next.len();
+        *holders = ready_jobs.len();
+        let ready = ready_jobs.len();
         self.blocked -= ready;
-        for mut job in next.into_iter().rev() {
+        for mut job in ready_jobs.into_iter().rev() {
             job.restart_window(now);
             self.ready.push_front(job);
         }
         ready
     }
 
-    /// Whether there is work, but all of it waits behind tries that are listened to.
+    /// Returns `true` if there is work, and all of it waits for late responses.
     pub(super) fn is_blocked(&self) -> bool {
         self.outstanding > 0 && self.blocked == self.outstanding
     }
 
-    /// All that waits, whatever it waits for; each has ended by that. What is being tried at this moment stays, and
-    /// nothing may be admitted any more.
+    /// Removes and finishes all waiting jobs. Jobs that are being tried stay. No more jobs may be
+    /// admitted afterwards.
     pub(super) fn drain_waiting(&mut self) -> Vec<SendJob> {
         let mut all: Vec<SendJob> = self.ready.drain(..).collect();
         all.extend(self.paused.drain().map(|p| p.0.job));
-        let waiting = self.key_locks.values_mut().map(|turn| &mut turn.waiting);
+        let waiting = self.key_locks.values_mut().map(|lock| &mut lock.waiting);
         all.extend(waiting.flat_map(|waiting| waiting.drain(..)));
         self.blocked = 0;
         self.outstanding -= all.len();
@@ -149,14 +158,14 @@ impl SendQueue {
         self.ready.len()
     }
 
-    /// Jobs that were admitted and have not ended.
+    /// Number of unfinished jobs.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding
     }
 }
 
-/// Whether it goes out with the one before it.
-fn is_copy(job: &SendJob) -> bool {
+/// Returns `true` for a copy that is sent together with its original.
+fn is_overlapping(job: &SendJob) -> bool {
     job.outgoing.kind == DeliveryKind::Overlapping
 }
 
@@ -202,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_after_the_other() {
+    fn jobs_of_one_key_are_sequential() {
         let mut queue = SendQueue::default();
         for (due_ms, key) in [(1, 7), (2, 7), (3, 8), (4, 7)] {
             let mut job = job(key);
@@ -211,11 +220,11 @@ mod tests {
         }
         let first = queue.next().unwrap();
         assert_eq!(next(&mut queue), Some(8));
-        assert_eq!(next(&mut queue), None, "7 is on its way");
+        assert_eq!(next(&mut queue), None, "7 is being tried");
         let now = Instant::now();
         queue.pause(first, now + Duration::from_secs(1));
         assert_eq!(queue.resume(now), 0);
-        assert_eq!(next(&mut queue), None, "7 pauses and keeps its turn");
+        assert_eq!(next(&mut queue), None, "7 is paused and keeps its key");
         assert_eq!(queue.resume(now + Duration::from_secs(1)), 1);
         assert_eq!(queue.next().unwrap().outgoing.due_ms, 1);
         assert_eq!(queue.finish(7), 1);
@@ -225,11 +234,11 @@ mod tests {
         assert_eq!(queue.next().unwrap().outgoing.due_ms, 4);
         assert_eq!(queue.finish(7), 0);
         assert_eq!(queue.outstanding(), 0);
-        assert!(queue.key_locks.is_empty(), "memory is given back");
+        assert!(queue.key_locks.is_empty(), "memory is released");
     }
 
     #[test]
-    fn a_key_is_free_when_nobody_listens_any_more() {
+    fn a_key_is_free_once_nobody_waits_for_a_late_response() {
         let mut queue = SendQueue::default();
         queue.admit(job(7));
         queue.admit(job(7));
@@ -237,11 +246,7 @@ mod tests {
         let first = queue.next().unwrap();
         queue.hold(7);
         queue.hold(7);
-        assert_eq!(
-            queue.release(7),
-            0,
-            "one is listened to, and one has not ended"
-        );
+        assert_eq!(queue.release(7), 0, "one listener and one unfinished job");
         assert!(!queue.is_blocked());
         assert_eq!(queue.finish(first.outgoing.reading_key), 0);
         assert!(queue.is_blocked());
@@ -253,11 +258,11 @@ mod tests {
         assert_eq!(queue.finish(7), 0);
         assert!(!queue.is_blocked(), "there is no work at all");
         assert_eq!(queue.release(7), 0);
-        assert!(queue.key_locks.is_empty(), "memory is given back");
+        assert!(queue.key_locks.is_empty(), "memory is released");
     }
 
     #[test]
-    fn a_copy_goes_out_with_the_one_before_it() {
+    fn an_overlapping_copy_is_sent_with_its_original() {
         let copy = || SendJob::new(outgoing(7, DeliveryKind::Overlapping), None);
         let kinds = |queue: &mut SendQueue| {
             let all = std::iter::from_fn(|| queue.next());
@@ -266,7 +271,7 @@ mod tests {
         let both = [DeliveryKind::First, DeliveryKind::Overlapping];
         let mut queue = SendQueue::default();
         assert!(queue.admit(job(7)));
-        assert!(queue.admit(copy()), "nothing is between them");
+        assert!(queue.admit(copy()), "nothing comes between them");
         assert!(!queue.admit(job(7)));
         assert!(!queue.admit(copy()), "its original waits");
         assert!(!queue.admit(job(7)));
@@ -278,16 +283,16 @@ mod tests {
         assert_eq!((queue.finish(7), queue.finish(7)), (0, 1));
         assert_eq!(kinds(&mut queue), [DeliveryKind::First]);
         assert_eq!((queue.finish(7), queue.finish(8)), (0, 0));
-        // One whose original has ended already goes by itself.
+        // A copy whose original has ended is sent alone.
         assert!(queue.admit(copy()));
         assert_eq!(kinds(&mut queue), [DeliveryKind::Overlapping]);
         assert_eq!(queue.finish(7), 0);
         assert_eq!(queue.outstanding(), 0);
-        assert!(queue.key_locks.is_empty(), "memory is given back");
+        assert!(queue.key_locks.is_empty(), "memory is released");
     }
 
     #[test]
-    fn what_paused_comes_first_and_in_order() {
+    fn paused_jobs_come_first_and_in_order() {
         let mut queue = SendQueue::default();
         let now = Instant::now();
         for key in 1..=4 {
@@ -302,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn giving_up_leaves_only_what_is_being_tried() {
+    fn draining_leaves_only_jobs_that_are_being_tried() {
         let mut queue = SendQueue::default();
         for key in [1, 1, 2, 3] {
             queue.admit(job(key));

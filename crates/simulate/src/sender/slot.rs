@@ -1,4 +1,4 @@
-//! One connection's worth of sending: takes a job, tries it, takes the next.
+//! A slot: one task per connection that takes a job, tries it, and takes the next.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -11,60 +11,60 @@ use super::dispatcher::Dispatcher;
 use super::target::SendTarget;
 use super::tries::{SendJob, TryOutcome};
 
-/// Works until there is nothing more to send.
-pub(super) async fn run_slot(dispatch: Rc<Dispatcher>, slot: usize) {
+/// Sends jobs until there are no more.
+pub(super) async fn run_slot(dispatcher: Rc<Dispatcher>, slot: usize) {
     let mut connections = Vec::new();
-    connections.resize_with(dispatch.targets.len(), || None);
+    connections.resize_with(dispatcher.targets.len(), || None);
     loop {
-        let next = poll_fn(|cx| dispatch.poll_next(slot, &mut connections, cx));
+        let next = poll_fn(|cx| dispatcher.poll_next(slot, &mut connections, cx));
         let Some(mut job) = next.await else { return };
         let now = Instant::now();
         job.begin_try(now);
         {
-            let mut ledger = dispatch.ledger.borrow_mut();
+            let mut ledger = dispatcher.ledger.borrow_mut();
             ledger.record_try(job.tries);
             if job.tries == 1 && !job.outgoing.after_end {
                 ledger.record_lateness(job.latency(now));
             }
         }
-        let deadline = &dispatch.deadlines[slot];
-        deadline.set(now + dispatch.timings.http_timeout);
-        let place = job.target_index(connections.len());
-        let to = (&dispatch.targets[place], &mut connections[place]);
-        let outcome = try_once(&dispatch, deadline, to, &job).await;
-        dispatch.conclude_try(job, outcome, Instant::now());
+        let deadline = &dispatcher.deadlines[slot];
+        deadline.set(now + dispatcher.timings.http_timeout);
+        let index = job.target_index(connections.len());
+        let target = (&dispatcher.targets[index], &mut connections[index]);
+        let outcome = try_once(&dispatcher, deadline, target, &job).await;
+        dispatcher.conclude_try(job, outcome, Instant::now());
     }
 }
 
-/// One try. The connection is there afterwards if it can be used again.
+/// Makes one try. Afterwards `connection` holds the connection if it can be reused.
 async fn try_once(
-    dispatch: &Rc<Dispatcher>,
+    dispatcher: &Rc<Dispatcher>,
     deadline: &TaskDeadline,
     (target, connection): (&SendTarget, &mut Option<Box<SenderClient>>),
     job: &SendJob,
 ) -> TryOutcome {
     let outgoing = &job.outgoing;
     let mut request = target.build_request(outgoing.event_type, outgoing.body.clone());
-    let wants_position = dispatch.is_journaled();
+    let detail = dispatcher.response_detail();
     loop {
         let (client, is_new) = match connection.take() {
             Some(client) => (client, false),
-            None => match connect(dispatch, target, deadline).await {
+            None => match connect(dispatcher, target, deadline).await {
                 Ok(client) => (client, true),
-                Err(tried) => return tried,
+                Err(outcome) => return outcome,
             },
         };
-        let mut exchange = Box::pin(client.exchange(request, wants_position));
+        let mut exchange = Box::pin(client.exchange(request, detail));
         match deadline.race(exchange.as_mut()).await {
-            Some(ExchangeOutcome::Answered(answered, client)) => {
+            Some(ExchangeOutcome::Responded(response, client)) => {
                 *connection = client;
-                return TryOutcome::Answered(answered);
+                return TryOutcome::Responded(response);
             }
-            // A kept-alive connection that the server closed meanwhile: as if it had not been there.
+            // The server had closed the kept-alive connection: try again with a new one.
             Some(ExchangeOutcome::Unsent(unsent)) if !is_new => request = *unsent,
             Some(ExchangeOutcome::Unsent(_)) => {
                 let reason = "the connection was closed before the request".to_owned();
-                dispatch
+                dispatcher
                     .ledger
                     .borrow_mut()
                     .record_connection_failure(reason);
@@ -72,7 +72,7 @@ async fn try_once(
             }
             Some(ExchangeOutcome::Broken) => return TryOutcome::Broken,
             None => {
-                await_late_answer(dispatch, job, exchange);
+                await_late_response(dispatcher, job, exchange);
                 return TryOutcome::TimedOut;
             }
         }
@@ -80,58 +80,61 @@ async fn try_once(
 }
 
 async fn connect(
-    dispatch: &Dispatcher,
+    dispatcher: &Dispatcher,
     target: &SendTarget,
     deadline: &TaskDeadline,
 ) -> Result<Box<SenderClient>, TryOutcome> {
     let connecting = pin!(SenderClient::connect(target));
     match deadline.race(connecting).await {
         Some(Ok(client)) => {
-            dispatch.mark_connected();
+            dispatcher.mark_connected();
             Ok(client)
         }
         Some(Err(error)) => {
-            dispatch
+            dispatcher
                 .ledger
                 .borrow_mut()
                 .record_connection_failure(error);
             Err(TryOutcome::Unconnected)
         }
         None => {
-            let mut ledger = dispatch.ledger.borrow_mut();
-            ledger.record_connection_failure("it took longer than the time-out".to_owned());
+            let mut ledger = dispatcher.ledger.borrow_mut();
+            ledger.record_connection_failure("it took longer than the timeout".to_owned());
             Err(TryOutcome::Unconnected)
         }
     }
 }
 
-/// The request may still be answered: its answer is noted, though it changes nothing any more.
-fn await_late_answer<F>(dispatch: &Rc<Dispatcher>, job: &SendJob, exchange: Pin<Box<F>>)
+/// Waits for the late response to a request. It is recorded but no longer affects the delivery.
+fn await_late_response<F>(dispatcher: &Rc<Dispatcher>, job: &SendJob, exchange: Pin<Box<F>>)
 where
     F: Future<Output = ExchangeOutcome> + 'static,
 {
     let (mut outgoing, cause) = (job.outgoing.clone(), job.cause);
     outgoing.body = bytes::Bytes::new();
-    if !dispatch.begin_listening(outgoing.reading_key) {
-        dispatch.journal_late_answer(&outgoing, cause, None);
+    if !dispatcher.begin_listening(outgoing.reading_key) {
+        dispatcher.journal_late_response(&outgoing, cause, None);
         return;
     }
-    let dispatch = Rc::clone(dispatch);
+    let dispatcher = Rc::clone(dispatcher);
     tokio::task::spawn_local(async move {
-        let exchanged = tokio::select! {
+        let outcome = tokio::select! {
             biased;
-            exchanged = exchange => Some(exchanged),
-            () = dispatch.stop_listening.notified() => None,
-            () = tokio::time::sleep(dispatch.timings.late_answer_timeout) => None,
+            outcome = exchange => Some(outcome),
+            () = dispatcher.stop_listening.notified() => None,
+            () = tokio::time::sleep(dispatcher.timings.late_response_timeout) => None,
         };
-        let answered = match exchanged {
-            Some(ExchangeOutcome::Answered(answered, _)) => Some(answered),
+        let response = match outcome {
+            Some(ExchangeOutcome::Responded(response, _)) => Some(response),
             _ => None,
         };
-        if let Some(answered) = &answered {
-            dispatch.ledger.borrow_mut().record_late_response(answered);
+        if let Some(response) = &response {
+            dispatcher
+                .ledger
+                .borrow_mut()
+                .record_late_response(response);
         }
-        dispatch.journal_late_answer(&outgoing, cause, answered.as_ref());
-        dispatch.end_listening(outgoing.reading_key);
+        dispatcher.journal_late_response(&outgoing, cause, response.as_ref());
+        dispatcher.end_listening(outgoing.reading_key);
     });
 }

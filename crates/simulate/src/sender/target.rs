@@ -1,9 +1,10 @@
-//! Where events are posted to, and as whom.
+//! Target URLs and credentials.
 
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http_body_util::Full;
 use hyper::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue,
     TE, TRAILER, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
@@ -13,13 +14,16 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::client::RequestBody;
 use butlr_event::EventType;
 
-/// What stands in a URL for the type's name in lower case: one URL a type, as the sender's subscriptions have it.
+/// Body of a request.
+pub(super) type RequestBody = Full<bytes::Bytes>;
+
+/// Placeholder in a URL for the lower-case name of the type, for one URL per type as in Butlr's
+/// subscriptions.
 pub const TYPE_PLACEHOLDER: &str = "{type}";
 
-/// Headers that say what a request is and where it ends.
+/// Headers that the sender sets itself or that would change the framing of a request.
 const RESERVED_HEADERS: [HeaderName; 9] = [
     HOST,
     CONTENT_LENGTH,
@@ -32,7 +36,7 @@ const RESERVED_HEADERS: [HeaderName; 9] = [
     TRAILER,
 ];
 
-/// As whom the sender posts. Never shown: the header's value is marked as sensitive.
+/// Credentials of the sender. The value is marked as sensitive and never shown.
 #[derive(Clone, Debug)]
 pub struct SenderCredentials {
     name: HeaderName,
@@ -40,13 +44,13 @@ pub struct SenderCredentials {
 }
 
 impl SenderCredentials {
-    /// A custom header with the key in it.
+    /// An API key in a custom header.
     ///
     /// # Errors
-    /// What is wrong, without the key.
+    /// A message that does not contain the key.
     pub fn api_key(name: &str, key: &SecretString) -> Result<Self, String> {
         let name = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| format!("{name:?} is not the name of a header"))?;
+            .map_err(|_| format!("{name:?} is not a header name"))?;
         if RESERVED_HEADERS.contains(&name) {
             return Err(format!(
                 "{name} is set by the sender itself and cannot carry a key"
@@ -58,10 +62,10 @@ impl SenderCredentials {
     /// HTTP basic authentication.
     ///
     /// # Errors
-    /// What is wrong, without the password.
+    /// A message that does not contain the password.
     pub fn basic(user: &str, password: &SecretString) -> Result<Self, String> {
         if user.contains(':') {
-            return Err("a user's name contains no colon".to_owned());
+            return Err("a user name must not contain a colon".to_owned());
         }
         let pair = STANDARD.encode(format!("{user}:{}", password.expose_secret()));
         Self::sensitive(AUTHORIZATION, &format!("Basic {pair}"))
@@ -69,13 +73,13 @@ impl SenderCredentials {
 
     fn sensitive(name: HeaderName, value: &str) -> Result<Self, String> {
         let mut value = HeaderValue::from_str(value)
-            .map_err(|_| "a header cannot carry it: allowed are visible ASCII characters")?;
+            .map_err(|_| "not allowed in a header: use visible ASCII characters only")?;
         value.set_sensitive(true);
         Ok(Self { name, value })
     }
 }
 
-/// Where events go: everything of a request that is the same for all is made once.
+/// A server to send to. Everything that all requests have in common is prepared once.
 #[derive(Clone)]
 pub struct SendTarget {
     display_url: String,
@@ -87,10 +91,10 @@ pub struct SendTarget {
 }
 
 impl SendTarget {
-    /// From an `http` or `https` URL, in which `{type}` stands for the type.
+    /// Parses an `http` or `https` URL, in which `{type}` stands for the type.
     ///
     /// # Errors
-    /// What is wrong with the URL, and what is allowed.
+    /// A message that says what is wrong with the URL and what is allowed.
     pub fn parse(url: &str) -> Result<Self, String> {
         const ALLOWED: &str = "write it as http://HOST[:PORT]/PATH or https://…";
         let uris = EventType::ALL.map(|t| {
@@ -106,29 +110,28 @@ impl SendTarget {
         };
         let authority = first.authority().ok_or_else(|| ALLOWED.to_owned())?;
         if authority.as_str().contains('@') {
-            return Err("credentials do not belong into the URL; give --basic".to_owned());
+            return Err("credentials do not belong in the URL; use --basic".to_owned());
         }
         let host = authority.host().trim_matches(['[', ']']).to_owned();
-        let tls = match secure {
-            false => None,
-            true => {
-                let name = ServerName::try_from(host.clone())
-                    .map_err(|_| format!("{host} is no name that a certificate could have"))?;
-                Some((super::tls::system_roots(), name))
-            }
+        let tls = if secure {
+            let name = ServerName::try_from(host.clone())
+                .map_err(|_| format!("{host} is not a valid host name for a certificate"))?;
+            Some((super::tls::system_roots(), name))
+        } else {
+            None
         };
         let mut paths: [Uri; 10] = Default::default();
         for (path, uri) in paths.iter_mut().zip(uris) {
             let uri = uri?;
             if uri.authority() != Some(authority) {
-                return Err(format!("{TYPE_PLACEHOLDER} may stand in the path only"));
+                return Err(format!("{TYPE_PLACEHOLDER} is allowed in the path only"));
             }
             let text = uri.path_and_query().map_or("/", |p| p.as_str());
             *path = text.parse().map_err(|e| format!("not a URL: {e}"))?;
         }
         let mut headers = HeaderMap::with_capacity(4);
         let shown_host = HeaderValue::from_str(authority.as_str())
-            .map_err(|_| "a host's name is of ASCII".to_owned())?;
+            .map_err(|_| "a host name must be ASCII".to_owned())?;
         headers.insert(HOST, shown_host);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let agent = concat!("butlr-bridge-simulate/", env!("CARGO_PKG_VERSION"));
@@ -143,14 +146,14 @@ impl SendTarget {
         })
     }
 
-    /// Posts as somebody.
+    /// Adds credentials to all requests.
     #[must_use]
     pub fn with_credentials(mut self, credentials: SenderCredentials) -> Self {
         self.headers.insert(credentials.name, credentials.value);
         self
     }
 
-    /// Trusts these certificates instead of the system's. Nothing changes for a plain URL.
+    /// Trusts these certificates instead of the system's. Has no effect on an `http` URL.
     #[must_use]
     pub fn with_roots(mut self, roots: Arc<ClientConfig>) -> Self {
         if let Some((config, _)) = &mut self.tls {
@@ -159,7 +162,7 @@ impl SendTarget {
         self
     }
 
-    /// Scheme, host and port: the rest may hold what is not to be shown.
+    /// Scheme, host and port. The rest of the URL may contain secrets.
     pub fn url(&self) -> &str {
         &self.display_url
     }
@@ -194,24 +197,24 @@ mod tests {
     }
 
     #[test]
-    fn one_url_or_one_a_type() {
+    fn one_url_or_one_per_type() {
         let one = SendTarget::parse("http://bridge:8080/v1/events?a=b").unwrap();
-        let got = request(&one, EventType::Traffic);
-        assert_eq!(got.uri(), "/v1/events?a=b");
-        assert_eq!(got.headers()[HOST], "bridge:8080");
+        let sent = request(&one, EventType::Traffic);
+        assert_eq!(sent.uri(), "/v1/events?a=b");
+        assert_eq!(sent.headers()[HOST], "bridge:8080");
         assert_eq!(one.host(), ("bridge", 8080));
         assert_eq!(one.url(), "http://bridge:8080");
         let each = SendTarget::parse("http://[::1]/v1/events/{type}").unwrap();
-        let got = request(&each, EventType::RoomOccupancy1Min);
-        assert_eq!(got.uri(), "/v1/events/room_occupancy_1min");
+        let sent = request(&each, EventType::RoomOccupancy1Min);
+        assert_eq!(sent.uri(), "/v1/events/room_occupancy_1min");
         assert_eq!(each.host(), ("::1", 80));
         assert!(each.tls().is_none());
         assert_eq!(SendTarget::parse("http://h").unwrap().paths[0], "/");
     }
 
     #[test]
-    fn what_is_no_target_is_told() {
-        for (url, told) in [
+    fn invalid_urls_are_explained() {
+        for (url, expected) in [
             ("", "not a URL"),
             ("bridge:8080", "neither http nor https"),
             ("/v1/events", "neither http nor https"),
@@ -220,7 +223,7 @@ mod tests {
             ("http://{type}.bridge/", "in the path only"),
         ] {
             let problem = SendTarget::parse(url).err().unwrap();
-            assert!(problem.contains(told), "{url}: {problem}");
+            assert!(problem.contains(expected), "{url}: {problem}");
         }
     }
 
@@ -235,13 +238,13 @@ mod tests {
             !shown.contains("s3cret") && !shown.contains("dXNlc"),
             "{shown}"
         );
-        let got = request(
+        let sent = request(
             &target.clone().with_credentials(api_key),
             EventType::Traffic,
         );
-        assert_eq!(got.headers()["x-api-key"], "s3cret");
-        let got = request(&target.with_credentials(basic), EventType::Traffic);
-        assert_eq!(got.headers()[AUTHORIZATION], "Basic dXNlcjpzM2NyZXQ=");
+        assert_eq!(sent.headers()["x-api-key"], "s3cret");
+        let sent = request(&target.with_credentials(basic), EventType::Traffic);
+        assert_eq!(sent.headers()[AUTHORIZATION], "Basic dXNlcjpzM2NyZXQ=");
         let bad = SenderCredentials::api_key("x", &SecretString::from("s3\ncret")).unwrap_err();
         assert!(!bad.contains("s3"), "{bad}");
         assert!(SenderCredentials::api_key("no name", &key).is_err());

@@ -12,28 +12,27 @@ use secrecy::SecretString;
 use super::*;
 use crate::city::{CityBehaviour, CityPlan, CitySimulation, CitySize};
 use crate::journal::{ClosedJournal, RecordedOutcome, RunHeader as JournalRun};
-use crate::ledger::KINDS;
 use crate::message::DeliveryKind;
 use crate::stream::SenderBehaviour;
 use butlr_event::EventType;
 use server::{PUBLISHED, REDELIVERY, ServerAction, TestServer};
 
-/// A Tuesday, so that the same deliveries come each time.
+/// A Tuesday; fixed, so that every run has the same deliveries.
 const START_MS: i64 = 1_748_937_600_000;
 
-/// A small city, all of whose readings of occupancy are computed five times.
+/// The stream of a small city whose occupancy readings are computed five times.
 fn small_stream(behaviour: SenderBehaviour) -> DeliveryStream {
     let size = CitySize {
         rooms: 4,
         sensors: None,
     };
     let plan = Arc::new(CityPlan::generate(7, size));
-    let habits = CityBehaviour {
+    let city_behaviour = CityBehaviour {
         types: EventType::ALL.map(|t| t != EventType::Detections),
         ..CityBehaviour::default()
     };
-    let life = CitySimulation::new(plan, 7, START_MS, habits);
-    DeliveryStream::new(life, 7, behaviour)
+    let city = CitySimulation::new(plan, 7, START_MS, city_behaviour);
+    DeliveryStream::new(city, 7, behaviour)
 }
 
 fn options(server: &TestServer, events: u64) -> Options {
@@ -66,9 +65,12 @@ fn run_with(options: Options, journal: Option<JournalWriter>) -> FinishedRun {
     assert!(ledger.is_balanced(), "{ledger:?}");
     let ended: u64 = SendOutcome::ALL
         .into_iter()
-        .map(|end| ledger.send_outcome_count(end))
+        .map(|outcome| ledger.send_outcome_count(outcome))
         .sum();
-    let kinds: u64 = KINDS.into_iter().map(|kind| ledger.kind_count(kind)).sum();
+    let kinds: u64 = DeliveryKind::ALL
+        .into_iter()
+        .map(|kind| ledger.kind_count(kind))
+        .sum();
     assert_eq!(kinds, ended, "each delivery ends exactly once");
     finished
 }
@@ -92,11 +94,11 @@ fn close_journal(finished: FinishedRun) -> (ClosedJournal, RunLedger) {
 }
 
 #[test]
-fn each_event_is_sent_once_to_a_server_that_takes_it() {
-    let server = TestServer::start(|_| ServerAction::Answer(200, PUBLISHED));
+fn each_event_is_sent_once_to_a_server_that_accepts_it() {
+    let server = TestServer::start(|_| ServerAction::Respond(200, PUBLISHED));
     let finished = run_with(options(&server, 400), None);
     let ledger = finished.ledger;
-    assert!(finished.complete && finished.unreachable.is_none());
+    assert!(ledger.fidelity().complete && finished.unreachable.is_none());
     assert!(ledger.deliveries() >= 400);
     assert_eq!(
         ledger.send_outcome_count(SendOutcome::Accepted),
@@ -116,10 +118,10 @@ fn each_event_is_sent_once_to_a_server_that_takes_it() {
 }
 
 #[test]
-fn a_refusal_of_the_moment_is_tried_again() {
+fn a_503_is_retried() {
     let server = TestServer::start(|before| match before {
-        0 => ServerAction::Answer(503, r#"{"code":"overload"}"#),
-        _ => ServerAction::Answer(200, PUBLISHED),
+        0 => ServerAction::Respond(503, r#"{"code":"overload"}"#),
+        _ => ServerAction::Respond(200, PUBLISHED),
     });
     let ledger = run_with(options(&server, 200), None).ledger;
     let copies = ledger.kind_count(DeliveryKind::Redelivery);
@@ -133,8 +135,8 @@ fn a_refusal_of_the_moment_is_tried_again() {
 }
 
 #[test]
-fn what_is_refused_three_times_is_dropped() {
-    let server = TestServer::start(|_| ServerAction::Answer(422, "{}"));
+fn an_event_refused_three_times_is_dropped() {
+    let server = TestServer::start(|_| ServerAction::Respond(422, "{}"));
     let (_dir, journal) = temporary_journal();
     let (journal, ledger) = close_journal(run_with(options(&server, 50), journal));
     assert_eq!(
@@ -153,7 +155,7 @@ fn what_is_refused_three_times_is_dropped() {
 fn a_broken_connection_is_a_failed_try() {
     let server = TestServer::start(|before| match before {
         0 => ServerAction::Close,
-        _ => ServerAction::Answer(202, r#"{"status":"spooled","id":"x"}"#),
+        _ => ServerAction::Respond(202, r#"{"status":"spooled","id":"x"}"#),
     });
     let (_dir, journal) = temporary_journal();
     let (journal, ledger) = close_journal(run_with(options(&server, 50), journal));
@@ -171,8 +173,8 @@ fn a_broken_connection_is_a_failed_try() {
 }
 
 #[test]
-fn a_connection_that_the_server_ends_costs_no_try() {
-    let server = TestServer::start(|_| ServerAction::AnswerAndClose(200, PUBLISHED));
+fn a_connection_closed_by_the_server_costs_no_try() {
+    let server = TestServer::start(|_| ServerAction::RespondAndClose(200, PUBLISHED));
     let ledger = run_with(options(&server, 50), None).ledger;
     assert_eq!(ledger.tries(), ledger.deliveries());
     assert_eq!(
@@ -182,41 +184,44 @@ fn a_connection_that_the_server_ends_costs_no_try() {
 }
 
 #[test]
-fn a_late_answer_is_noted_and_changes_nothing() {
+fn a_late_response_is_recorded_and_changes_nothing() {
     let server = TestServer::start(|before| match before {
-        0 => ServerAction::AnswerAfter(Duration::from_millis(400), 200, PUBLISHED),
-        _ => ServerAction::Answer(200, REDELIVERY),
+        0 => ServerAction::RespondAfter(Duration::from_millis(400), 200, PUBLISHED),
+        _ => ServerAction::Respond(200, REDELIVERY),
     });
     let mut options = options(&server, 5);
     options.timings.http_timeout = Duration::from_millis(300);
     let (_dir, journal) = temporary_journal();
     let (journal, ledger) = close_journal(run_with(options, journal));
     assert!(ledger.timeouts() > 0);
-    assert!(ledger.late_answers() > 0);
-    let listened = ledger.timeouts() - ledger.late_answers();
-    let noted = [
+    assert!(ledger.late_responses() > 0);
+    let without_response = ledger.timeouts() - ledger.late_responses();
+    let outcomes = [
         RecordedOutcome::Published,
         RecordedOutcome::Redelivery,
         RecordedOutcome::Unknown,
     ];
-    let noted: u64 = noted.into_iter().map(|a| journal.outcome_count(a)).sum();
-    assert_eq!(noted, ledger.tries(), "each request is noted once");
-    assert_eq!(journal.outcome_count(RecordedOutcome::Unknown), listened);
+    let recorded: u64 = outcomes.into_iter().map(|a| journal.outcome_count(a)).sum();
+    assert_eq!(recorded, ledger.tries(), "each request is recorded once");
+    assert_eq!(
+        journal.outcome_count(RecordedOutcome::Unknown),
+        without_response
+    );
 }
 
 #[test]
-fn a_server_that_never_answers_does_not_hold_the_run() {
+fn a_server_that_never_responds_does_not_block_the_run() {
     let server = TestServer::start(|_| ServerAction::Hang);
     let mut options = options(&server, 100_000);
     options.limits.duration = Some(Duration::from_millis(300));
     options.timings.http_timeout = Duration::from_millis(100);
     options.timings.window = Duration::from_millis(400);
-    let begun = Instant::now();
+    let start = Instant::now();
     let (_dir, journal) = temporary_journal();
     let finished = run_with(options, journal);
-    assert!(begun.elapsed() < Duration::from_secs(20));
-    assert!(!finished.complete);
-    assert!(finished.unreachable.is_none(), "it could be reached");
+    assert!(start.elapsed() < Duration::from_secs(20));
+    assert!(!finished.ledger.fidelity().complete);
+    assert!(finished.unreachable.is_none(), "the server was reachable");
     let (journal, ledger) = close_journal(finished);
     assert_eq!(ledger.send_outcome_count(SendOutcome::Accepted), 0);
     assert!(
@@ -230,23 +235,23 @@ fn a_server_that_never_answers_does_not_hold_the_run() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_told() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+fn an_unreachable_server_is_reported() {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let server = TestServer::start(|_| ServerAction::Hang);
     let mut options = options(&server, 100_000);
-    let nowhere = format!("http://{}/", nobody.local_addr().unwrap());
-    options.targets = vec![SendTarget::parse(&nowhere).unwrap()];
-    drop(nobody);
+    let url = format!("http://{}/", unused.local_addr().unwrap());
+    options.targets = vec![SendTarget::parse(&url).unwrap()];
+    drop(unused);
     options.timings.unreachable_timeout = Duration::from_millis(200);
     let finished = run_with(options, None);
     let reason = finished.unreachable.unwrap();
     assert!(reason.contains("refused"), "{reason}");
-    assert!(!finished.complete);
+    assert!(!finished.ledger.fidelity().complete);
 }
 
 #[test]
-fn a_stop_ends_the_run_and_sends_what_waits() {
-    let server = TestServer::start(|_| ServerAction::Answer(200, PUBLISHED));
+fn a_stop_ends_the_run_and_sends_waiting_events() {
+    let server = TestServer::start(|_| ServerAction::Respond(200, PUBLISHED));
     let mut options = options(&server, 1);
     options.limits = RunLimits::default();
     options.pace = SendPace::Rate(500.0);
@@ -254,8 +259,8 @@ fn a_stop_ends_the_run_and_sends_what_waits() {
     let stopper = stop.clone();
     let finished = std::thread::scope(|scope| {
         scope.spawn(|| {
-            let begun = Instant::now();
-            while server.requests().len() <= 50 && begun.elapsed() < Duration::from_secs(60) {
+            let start = Instant::now();
+            while server.requests().len() <= 50 && start.elapsed() < Duration::from_secs(60) {
                 std::thread::sleep(Duration::from_millis(10));
             }
             stopper.stop();
@@ -263,7 +268,7 @@ fn a_stop_ends_the_run_and_sends_what_waits() {
         let stream = small_stream(SenderBehaviour::default());
         run(options, stream, None, ProgressOutput::Silent, stop).unwrap()
     });
-    assert!(finished.complete);
+    assert!(finished.ledger.fidelity().complete);
     assert_eq!(
         finished.ledger.send_outcome_count(SendOutcome::Accepted),
         finished.ledger.deliveries()
@@ -272,8 +277,8 @@ fn a_stop_ends_the_run_and_sends_what_waits() {
 }
 
 #[test]
-fn one_url_a_type_and_the_key_in_its_header() {
-    let server = TestServer::start(|_| ServerAction::Answer(200, PUBLISHED));
+fn each_type_has_its_url_and_the_key_is_in_the_header() {
+    let server = TestServer::start(|_| ServerAction::Respond(200, PUBLISHED));
     let mut options = options(&server, 60);
     let key = SenderCredentials::api_key("x-api-key", &SecretString::from("s3cret")).unwrap();
     let target = SendTarget::parse(&format!("{}/{{type}}", server.url())).unwrap();
@@ -292,8 +297,8 @@ fn one_url_a_type_and_the_key_in_its_header() {
 }
 
 #[test]
-fn https_to_who_is_trusted_only() {
-    let (server, certificate) = TestServer::start_tls(|_| ServerAction::Answer(200, PUBLISHED));
+fn https_needs_a_trusted_certificate() {
+    let (server, certificate) = TestServer::start_tls(|_| ServerAction::Respond(200, PUBLISHED));
     let mut trusting = options(&server, 20);
     let roots = load_roots(certificate.path()).unwrap();
     let target = trusting.targets.remove(0);
@@ -303,20 +308,20 @@ fn https_to_who_is_trusted_only() {
         ledger.send_outcome_count(SendOutcome::Accepted),
         ledger.deliveries()
     );
-    let mut wary = options(&server, 20);
-    wary.timings.unreachable_timeout = Duration::from_millis(50);
-    let reason = run_with(wary, None).unreachable.unwrap();
+    let mut distrusting = options(&server, 20);
+    distrusting.timings.unreachable_timeout = Duration::from_millis(50);
+    let reason = run_with(distrusting, None).unreachable.unwrap();
     assert!(reason.contains("certificate"), "{reason}");
 }
 
 #[test]
-fn printing_ends_with_its_reader() {
+fn printing_ends_when_the_output_fails() {
     let limits = RunLimits {
         events: Some(100),
         duration: None,
     };
     let mut out = Vec::new();
-    let printed = |out: &mut dyn std::io::Write| {
+    let print = |out: &mut dyn std::io::Write| {
         let mut out = out;
         print_bodies(
             small_stream(SenderBehaviour::plain()),
@@ -326,7 +331,7 @@ fn printing_ends_with_its_reader() {
             &mut out,
         )
     };
-    printed(&mut out).unwrap();
+    print(&mut out).unwrap();
     let lines: Vec<_> = out
         .split(|b| *b == b'\n')
         .filter(|l| !l.is_empty())
@@ -338,5 +343,5 @@ fn printing_ends_with_its_reader() {
             .all(|l| serde_json::from_slice::<serde_json::Value>(l).is_ok())
     );
     let mut full: &mut [u8] = &mut [0; 100];
-    assert!(printed(&mut full).is_err());
+    assert!(print(&mut full).is_err());
 }

@@ -1,4 +1,4 @@
-//! Whom the sender trusts behind `https`.
+//! Trusted certificates for `https`.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// The system's certificates, read once. Without any, every handshake fails and says so.
+/// The system's certificates, read once. Without any, every handshake fails with an error that says
+/// so.
 pub(super) fn system_roots() -> Arc<ClientConfig> {
     static ROOTS: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     let read = || {
@@ -19,27 +20,25 @@ pub(super) fn system_roots() -> Arc<ClientConfig> {
     Arc::clone(ROOTS.get_or_init(read))
 }
 
-/// The certificates of a PEM file, and no others.
+/// Trusts the certificates of a PEM file, and no others.
 ///
 /// # Errors
-/// A sentence that names the file.
+/// A message that names the file.
 pub fn load_roots(file: &Path) -> Result<Arc<ClientConfig>, String> {
-    let shown = file.display();
+    let path = file.display();
     let mut roots = RootCertStore::empty();
     let certificates =
-        CertificateDer::pem_file_iter(file).map_err(|e| format!("{shown} cannot be read: {e}"))?;
+        CertificateDer::pem_file_iter(file).map_err(|e| format!("{path} cannot be read: {e}"))?;
     for certificate in certificates {
-        let certificate = certificate.map_err(|e| format!("{shown}: {e}"))?;
-        roots
-            .add(certificate)
-            .map_err(|e| format!("{shown}: {e}"))?;
+        let certificate = certificate.map_err(|e| format!("{path}: {e}"))?;
+        roots.add(certificate).map_err(|e| format!("{path}: {e}"))?;
     }
-    match roots.is_empty() {
-        true => Err(format!(
-            "{shown} holds no certificate in PEM (-----BEGIN CERTIFICATE-----)"
-        )),
-        false => Ok(client_config(roots)),
+    if roots.is_empty() {
+        return Err(format!(
+            "{path} contains no PEM certificate (-----BEGIN CERTIFICATE-----)"
+        ));
     }
+    Ok(client_config(roots))
 }
 
 fn client_config(roots: RootCertStore) -> Arc<ClientConfig> {
@@ -59,7 +58,7 @@ mod tests {
     fn a_file_without_certificates_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let problem = load_roots(file.path()).unwrap_err();
-        assert!(problem.contains("holds no certificate"), "{problem}");
+        assert!(problem.contains("contains no PEM certificate"), "{problem}");
         let problem = load_roots(Path::new("/nowhere.pem")).unwrap_err();
         assert!(
             problem.starts_with("/nowhere.pem cannot be read"),

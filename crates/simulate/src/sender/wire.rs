@@ -1,4 +1,4 @@
-//! The bytes under HTTP: TCP, with TLS where the URL says so.
+//! Byte stream below HTTP: TCP, with TLS for `https`.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -19,7 +19,7 @@ pub(super) enum Wire {
 impl Wire {
     pub(super) async fn connect(target: &SendTarget) -> io::Result<Self> {
         let stream = TcpStream::connect(target.host()).await?;
-        // A request is one write; waiting for more to come would only delay it.
+        // A request is a single write, so Nagle's algorithm would only delay it.
         stream.set_nodelay(true)?;
         match target.tls() {
             None => Ok(Self::Plain(stream)),

@@ -1,40 +1,42 @@
-//! What is to be delivered, by when it is due.
+//! Pending deliveries by due time.
 
 use std::collections::BTreeMap;
 use std::vec::IntoIter;
 
 use crate::message::PlannedDelivery;
 
-/// The width of a slot, as a power of two of milliseconds: small enough that a tick has several.
+/// Width of a slot as a power of two of milliseconds: small enough that a tick has several slots.
 const SLOT_BITS: u32 = 7;
 
-/// Gives deliveries back in the order in which they are due, those of one moment in the order in which they were put in.
+/// Queue that returns deliveries in the order of their due time, and those of one moment in the
+/// order in which they were pushed.
 ///
-/// Cheaper than a heap, which would move each delivery many times: a delivery waits in its slot of 128 ms, and only a
-/// slot whose turn it is gets sorted.
+/// It is cheaper than a heap, which would move each delivery many times: a delivery waits in its
+/// slot of 128 ms, and a slot is sorted once, when its turn comes.
 ///
-/// Invariant: nothing is put in that is due before what may have been given out already.
+/// Invariant: no delivery is pushed that is due before one that may already have been returned.
 #[derive(Debug, Default)]
 pub(super) struct DeliveryAgenda {
     waiting: BTreeMap<i64, Vec<PlannedDelivery>>,
     ready: IntoIter<PlannedDelivery>,
-    /// Slots before this one are over.
+    /// First slot that is still open for new deliveries.
     first_open: i64,
 }
 
 impl DeliveryAgenda {
-    /// Puts a delivery in. It is due no earlier than the moment up to which deliveries were asked for ([`Agenda::next_before`]).
+    /// Adds a delivery. It must not be due before the latest `until_ms` passed to
+    /// [`DeliveryAgenda::next_before`].
     pub(super) fn push(&mut self, delivery: PlannedDelivery) {
         let slot = delivery.due_ms >> SLOT_BITS;
-        debug_assert!(slot >= self.first_open, "due in a slot that is over");
+        debug_assert!(slot >= self.first_open, "delivery is due in a closed slot");
         self.waiting
             .entry(slot.max(self.first_open))
             .or_default()
             .push(delivery);
     }
 
-    /// The next delivery that is due before `until_ms`, rounded down to whole slots; `None` as long as there is none.
-    /// `until_ms` never goes back, and nothing is put in afterwards that is due before it.
+    /// The next delivery due before `until_ms`, rounded down to whole slots. `until_ms` must not
+    /// decrease, and no delivery due before it may be pushed afterwards.
     pub(super) fn next_before(&mut self, until_ms: i64) -> Option<PlannedDelivery> {
         if let Some(delivery) = self.ready.next() {
             return Some(delivery);
@@ -48,7 +50,7 @@ impl DeliveryAgenda {
         self.open_slot(slot)
     }
 
-    /// The next delivery, whenever it is due.
+    /// The next delivery, regardless of its due time.
     pub(super) fn next(&mut self) -> Option<PlannedDelivery> {
         if let Some(delivery) = self.ready.next() {
             return Some(delivery);
@@ -92,9 +94,9 @@ mod tests {
     }
 
     proptest! {
-        /// Ticks of any length, in each of which deliveries are put in that are due in it or later.
+        /// Ticks of any length; each pushes deliveries that are due in it or later.
         #[test]
-        fn they_come_in_order_and_those_of_one_moment_as_they_were_put_in(
+        fn deliveries_are_sorted_by_due_time_and_stable_within_a_moment(
             ticks in prop::collection::vec(
                 (0_i64..400, prop::collection::vec(prop_oneof![0_i64..300, 0_i64..5_000], 0..20)),
                 0..30,
@@ -117,7 +119,7 @@ mod tests {
                 }
                 let over = now_ms - (1 << SLOT_BITS);
                 let due = expected.iter().filter(|delivery| delivery.due_ms < over).count();
-                prop_assert!(out.len() >= due, "held back for longer than a slot");
+                prop_assert!(out.len() >= due, "a delivery was held back for longer than a slot");
             }
             out.extend(std::iter::from_fn(|| agenda.next()));
             expected.sort_by_key(|delivery| delivery.due_ms);

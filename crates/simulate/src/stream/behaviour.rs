@@ -1,4 +1,4 @@
-//! What the sender does to a message on its way, beside trying again.
+//! Quirks of the sender other than its retries.
 
 use std::time::Duration;
 
@@ -9,36 +9,37 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 use crate::message::{CityMessage, Computation, DeliveryKind, EventFault, MessageData};
 use butlr_event::ksuid::Ksuid;
 
-/// How often the sender does what it should not. Shares are of the messages computed, 0 to 1, each drawn by itself.
+/// Frequency of each quirk. Shares refer to the computed messages, 0 to 1, and are drawn
+/// independently.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SenderBehaviour {
-    /// Delivered once more, 1 to 20 s later.
+    /// Share that is delivered again, 1 to 20 s later.
     pub redelivered: f64,
-    /// Delivered 1 to 10 min late.
+    /// Share that is delivered 1 to 10 min late.
     pub late: f64,
-    /// Delivered up to 5 s late, and so after messages that were computed later.
+    /// Share that is delivered up to 5 s late, and so after messages that were computed later.
     pub shuffled: f64,
-    /// Accompanied by a copy that is to be refused, under an id of its own.
+    /// Share that is accompanied by an invalid copy under another id.
     pub invalid: f64,
-    /// Delivered twice at the same moment, over two connections.
+    /// Share that is delivered twice at the same moment over two connections.
     pub overlapping: f64,
-    /// Of occupancy: followed by another with the same value, under a later id.
+    /// Share of occupancy that is followed by another event with the same value and a later id.
     pub repeated: f64,
-    /// Of occupancy: corrections that follow, with another value, under a later id. One in five goes back to the value
-    /// before the correction before it.
+    /// Corrections per occupancy message: events with another value and a later id that follow it.
+    /// One in five reverts the correction before it.
     pub corrected: f64,
-    /// Of occupancy: followed by one with another value, under an earlier id.
+    /// Share of occupancy that is followed by an event with another value and an earlier id.
     pub stale: f64,
-    /// Times in which a building's events pile up, to come in a burst then.
+    /// Outages, during which a building's events are held back; they follow in a burst.
     pub outages: Option<OutageSettings>,
 }
 
-/// How often a building's events pile up, and for how long.
+/// Frequency and length of a building's outages.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OutageSettings {
-    /// The mean time from one to the next.
+    /// Mean time from one outage to the next.
     pub every: Duration,
-    /// How long one lasts on average: from half to one and a half of it.
+    /// Mean length; an outage lasts between half and one and a half of it.
     pub length: Duration,
 }
 
@@ -68,7 +69,7 @@ impl Default for SenderBehaviour {
 }
 
 impl SenderBehaviour {
-    /// A sender that delivers each message once, and at once.
+    /// A sender without quirks, which delivers each message once and immediately.
     pub fn plain() -> Self {
         Self {
             redelivered: 0.0,
@@ -83,7 +84,8 @@ impl SenderBehaviour {
         }
     }
 
-    /// What becomes of `message`: decided by its id and the seed alone, so that no quirk depends on another message.
+    /// Draws the deliveries of a message from its id and the seed alone, so that no quirk depends
+    /// on another message.
     pub(super) fn draw_plan(&self, seed: u64, message: &CityMessage) -> DeliveryPlan {
         let mut random = Pcg64Mcg::new(xxh3_128_with_seed(message.id.as_bytes(), seed));
         let mut draw = |share: f64| random.random::<f64>() < share;
@@ -112,14 +114,14 @@ impl SenderBehaviour {
         }
     }
 
-    /// Whether `message` is delivered twice at the same moment.
+    /// Returns `true` if a message is delivered twice at the same moment.
     pub(super) fn is_overlapping(&self, seed: u64, message: &CityMessage) -> bool {
         self.overlapping > 0.0
             && quirk_rng(seed, OVERLAP_SALT, message).random::<f64>() < self.overlapping
     }
 
-    /// What follows `message` about the same reading: in which order, and so long after it. Each is computed as long after
-    /// it, but for stale ones, which were computed before it.
+    /// Draws the companions of a message, in order. Each is computed as long after the message as
+    /// it is delivered after it; only stale ones were computed before it.
     pub(super) fn draw_companions(
         &self,
         seed: u64,
@@ -134,21 +136,21 @@ impl SenderBehaviour {
         let mut random = quirk_rng(seed, COMPANIONS_SALT, message);
         let mut draw = |share: f64| random.random::<f64>() < share;
         let repeated = draw(self.repeated);
-        // Each comes with a quarter of one that goes back.
+        // A quarter of them is followed by a reversal, which makes one in five of all corrections.
         let corrected = draw(self.corrected * PLAIN_CORRECTION_SHARE);
-        let (back, fewer) = (draw(REVERSAL_SHARE), draw(0.5));
+        let (reverted, fewer) = (draw(REVERSAL_SHARE), draw(0.5));
         let stale = draw(self.stale);
         let other = match people {
             1.. if fewer => people - 1,
             _ => people + 1,
         };
-        // Neither what is there nor what it may have been corrected to.
+        // Differs from the value and from any correction of it.
         let before = people + 2;
         let all = [
             (repeated, DeliveryKind::Repeat, people, REPEAT_MS),
             (corrected, DeliveryKind::Revision, other, CORRECTION_MS),
             (
-                corrected && back,
+                corrected && reverted,
                 DeliveryKind::Revision,
                 people,
                 REVERSAL_MS,
@@ -184,9 +186,9 @@ impl SenderBehaviour {
     }
 }
 
-/// Draws of their own, so that they change nothing about the others.
-fn quirk_rng(seed: u64, about: u64, message: &CityMessage) -> Pcg64Mcg {
-    let seed = seed ^ about;
+/// A separate generator per quirk, so that one quirk does not change the draws of another.
+fn quirk_rng(seed: u64, salt: u64, message: &CityMessage) -> Pcg64Mcg {
+    let seed = seed ^ salt;
     Pcg64Mcg::new(xxh3_128_with_seed(message.id.as_bytes(), seed))
 }
 
@@ -195,49 +197,48 @@ const COMPANIONS_SALT: u64 = 0x636f_6d70_616e_696f;
 
 type MsRange = std::ops::RangeInclusive<i64>;
 
-/// From a message to what follows it: one after the other, and always by another second of their ids.
+/// Delays of the companions. The ranges do not overlap, so their order is fixed and the seconds of
+/// their ids differ.
 const REPEAT_MS: MsRange = 1_000..=3_000;
 const CORRECTION_MS: MsRange = 4_000..=8_000;
 const REVERSAL_MS: MsRange = 9_000..=12_000;
 const STALE_MS: MsRange = 13_000..=20_000;
-/// From the computation of a stale one to that of the message that it follows.
+/// Time from the computation of a stale companion to that of the message that it follows.
 const STALE_SINCE_MS: MsRange = 1_000..=20_000;
 
-/// Of the corrections those that do not go back.
+/// Share of the corrections that are not reversals.
 const PLAIN_CORRECTION_SHARE: f64 = 0.8;
-/// Of those how many are followed by one that goes back.
+/// Share of those that are followed by a reversal.
 const REVERSAL_SHARE: f64 = 0.25;
 
-/// From the computation to the first try.
-const TRANSIT_MS: std::ops::RangeInclusive<i64> = 100..=400;
-/// What shuffled messages take longer.
-const SHUFFLED_MS: std::ops::RangeInclusive<i64> = 1..=5_000;
-/// What late messages take longer.
-const LATE_MS: std::ops::RangeInclusive<i64> = 60_000..=600_000;
-/// From a delivery to its copy.
-const REDELIVERY_MS: std::ops::RangeInclusive<i64> = 1_000..=20_000;
+/// Delay from the computation to the first try.
+const TRANSIT_MS: MsRange = 100..=400;
+/// Additional delay of shuffled messages.
+const SHUFFLED_MS: MsRange = 1..=5_000;
+/// Additional delay of late messages.
+const LATE_MS: MsRange = 60_000..=600_000;
+/// Delay from a delivery to its redelivery.
+const REDELIVERY_MS: MsRange = 1_000..=20_000;
 
-/// A further message about the same reading.
+/// A further message about the same reading as another.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct CompanionMessage {
-    /// From the delivery of what it follows to its own.
+    /// Time from the delivery of the message that it follows.
     pub(super) after_ms: i64,
-    /// What it is to what it follows.
     pub(super) kind: DeliveryKind,
-    /// What it is.
     pub(super) message: CityMessage,
 }
 
-/// What becomes of a message.
+/// Deliveries drawn for a message.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct DeliveryPlan {
-    /// Whether it is minutes late.
+    /// Set if the message is minutes late.
     pub(super) late: bool,
-    /// From its computation to its delivery.
+    /// Time from the computation to the delivery.
     pub(super) delay_ms: i64,
-    /// From its delivery to that of a copy, where there is one.
+    /// Time from the delivery to the redelivery, if any.
     pub(super) redelivery_after_ms: Option<i64>,
-    /// What is wrong with the additional copy, where there is one, and that one's id.
+    /// Fault and id of the invalid copy, if any.
     pub(super) invalid: Option<(EventFault, Ksuid)>,
 }
 
@@ -247,9 +248,10 @@ mod tests {
     use crate::message::{CityPlace, Computation, MessageData};
     use butlr_event::EventType;
 
-    /// Runs are compared across releases, so what a seed means must not change, say, with a library's version.
+    /// Runs are compared across releases, so the meaning of a seed must not change, for instance
+    /// with a library's version.
     #[test]
-    fn a_seed_means_the_same_for_ever() {
+    fn the_meaning_of_a_seed_is_stable() {
         let id = Ksuid::parse("0ujtsYcgvSTl8PAuAdqWYSMnLOv").unwrap();
         let message = CityMessage {
             event_type: EventType::RoomOccupancy,
@@ -267,10 +269,10 @@ mod tests {
             invalid: 1.0,
             ..SenderBehaviour::plain()
         };
-        let fate = always.draw_plan(1, &message);
-        let (fault, copy) = fate.invalid.unwrap();
+        let plan = always.draw_plan(1, &message);
+        let (fault, copy) = plan.invalid.unwrap();
         assert_eq!(
-            (fate.late, fate.delay_ms, fate.redelivery_after_ms, fault),
+            (plan.late, plan.delay_ms, plan.redelivery_after_ms, fault),
             (true, 579_271, Some(10_860), EventFault::UnknownType)
         );
         assert_eq!(copy.to_string(), "0ujtsVll0yB0YfamJhJiUnVKJny");
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_seed_means_for_companions_stays_the_same() {
+    fn the_meaning_of_a_seed_is_stable_for_companions() {
         let message = CityMessage {
             event_type: EventType::RoomOccupancy,
             place: CityPlace::Room(0),

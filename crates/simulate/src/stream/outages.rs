@@ -1,4 +1,4 @@
-//! Times in which a building's messages pile up.
+//! Outages, during which a building's messages are held back.
 
 use std::ops::RangeInclusive;
 
@@ -8,22 +8,23 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::behaviour::OutageSettings;
 
-/// The outages of each building: each has its own, decided by the seed and the building alone.
+/// The outages of all buildings. Each building has its own, drawn from the seed and the building
+/// alone.
 #[derive(Debug)]
 pub(super) struct OutageCalendar {
     lengths: OutageRanges,
     buildings: Vec<BuildingOutage>,
 }
 
-/// What is drawn from, in milliseconds.
+/// Ranges to draw from, in milliseconds.
 #[derive(Clone, Debug)]
 struct OutageRanges {
-    /// From the end of an outage to the next one: up to twice the mean.
+    /// Time from the end of an outage to the next one: up to twice the mean.
     gap: RangeInclusive<i64>,
     outage: RangeInclusive<i64>,
 }
 
-/// A building's outage: the one under way or the next.
+/// The current or next outage of a building.
 #[derive(Debug)]
 struct BuildingOutage {
     random: Pcg64Mcg,
@@ -32,11 +33,19 @@ struct BuildingOutage {
 }
 
 impl OutageCalendar {
-    /// The outages from `start_ms` on.
-    pub(super) fn new(buildings: usize, seed: u64, start_ms: i64, habit: OutageSettings) -> Self {
-        // So that adding them to a moment of this or any near age does not overflow.
+    /// A calendar from `start_ms` on.
+    pub(super) fn new(
+        buildings: usize,
+        seed: u64,
+        start_ms: i64,
+        settings: OutageSettings,
+    ) -> Self {
+        // Capped, so that adding them to a timestamp does not overflow.
         let ms = |ms: u128| i64::try_from(ms).unwrap_or(i64::MAX).min(i64::MAX / 4);
-        let (every, length) = (habit.every.as_millis(), habit.length.as_millis().max(1));
+        let (every, length) = (
+            settings.every.as_millis(),
+            settings.length.as_millis().max(1),
+        );
         let lengths = OutageRanges {
             gap: 0..=ms(every.saturating_mul(2)),
             outage: ms(length.div_ceil(2))..=ms(length.saturating_mul(3) / 2),
@@ -56,7 +65,8 @@ impl OutageCalendar {
         Self { lengths, buildings }
     }
 
-    /// The end of the outage that `building` has at `now_ms`, if it has one. `now_ms` never goes back.
+    /// End of the outage that a building has at `now_ms`, if any. Times must not decrease per
+    /// building.
     pub(super) fn outage_end(&mut self, building: u32, now_ms: i64) -> Option<i64> {
         let building = &mut self.buildings[building as usize];
         while building.until_ms <= now_ms {
@@ -104,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn each_building_has_its_own_and_the_mean_is_kept() {
+    fn buildings_differ_and_keep_the_mean() {
         let begin = || OutageCalendar::new(8, 7, START, OutageSettings::default());
         let mut outages = begin();
         let all: Vec<_> = (0..8)
@@ -119,7 +129,7 @@ mod tests {
         // 168 hours, an hour and 40 seconds each.
         let mean = all.iter().map(Vec::len).sum::<usize>() as f64 / 8.0;
         assert!((140.0..190.0).contains(&mean), "{mean}");
-        // The same again, whatever else was asked for in between.
+        // Independent of the queries for other buildings.
         assert_eq!(collect_week(&mut begin(), 5), all[5]);
     }
 
@@ -132,12 +142,12 @@ mod tests {
         assert_eq!(collect_week(&mut never, 0), []);
         let mut for_ever = outages(1, 1, Duration::ZERO, Duration::MAX);
         assert_eq!(collect_week(&mut for_ever, 0).len(), 1);
-        // Ends at all.
+        // Must terminate.
         outages(1, 1, Duration::ZERO, Duration::ZERO).outage_end(0, START + MINUTE);
     }
 
     #[test]
-    fn they_last_as_long_as_is_asked_for() {
+    fn lengths_follow_the_settings() {
         let length = Duration::from_secs(1200);
         let all = collect_week(&mut outages(1, 3, Duration::from_secs(3600), length), 0);
         let lengths: Vec<_> = all.iter().map(|(from, until)| until - from).collect();

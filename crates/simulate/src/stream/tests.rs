@@ -19,12 +19,12 @@ fn new_city() -> CitySimulation {
     CitySimulation::new(plan, SEED, START, CityBehaviour::default())
 }
 
-/// What is computed until `until_ms`, by id.
+/// Messages computed until `until_ms`, by id.
 fn compute_messages(until_ms: i64) -> HashMap<Ksuid, CityMessage> {
-    let mut life = new_city();
+    let mut city = new_city();
     let mut messages = Vec::new();
-    while life.now_ms() < until_ms {
-        life.advance(&mut messages);
+    while city.now_ms() < until_ms {
+        city.advance(&mut messages);
     }
     let count = messages.len();
     let by_id: HashMap<_, _> = messages
@@ -35,7 +35,7 @@ fn compute_messages(until_ms: i64) -> HashMap<Ksuid, CityMessage> {
     by_id
 }
 
-/// All deliveries of the first `minutes`, and how far the clock was at the end.
+/// All deliveries of the first `minutes`, and the clock at the end.
 fn collect_deliveries(behaviour: SenderBehaviour, minutes: i64) -> (Vec<PlannedDelivery>, i64) {
     let mut stream = DeliveryStream::new(new_city(), SEED, behaviour);
     let mut deliveries = Vec::new();
@@ -88,7 +88,7 @@ fn a_plain_sender_delivers_each_message_once_and_at_once() {
 }
 
 #[test]
-fn whatever_happens_on_the_way_nothing_is_lost_and_nothing_made_up() {
+fn quirks_lose_and_invent_nothing() {
     let (deliveries, now_ms) = collect_deliveries(lively_behaviour(), 20);
     let mut computed = compute_messages(now_ms);
     assert!(deliveries.is_sorted_by_key(|delivery| delivery.due_ms));
@@ -118,7 +118,7 @@ fn whatever_happens_on_the_way_nothing_is_lost_and_nothing_made_up() {
                 let late = delivery.due_ms - delivery.message.computed_ms > 60_000;
                 match kind {
                     DeliveryKind::Late => assert!(late || delivery.due_ms == now_ms),
-                    told => assert!(!late && told == kind_of(delivery.message.computation)),
+                    kind => assert!(!late && kind == kind_of(delivery.message.computation)),
                 }
                 seen.insert(id, delivery.clone());
             }
@@ -130,13 +130,13 @@ fn whatever_happens_on_the_way_nothing_is_lost_and_nothing_made_up() {
 }
 
 #[test]
-fn quirks_are_as_frequent_as_asked_for() {
+fn quirks_have_the_configured_frequency() {
     let behaviour = SenderBehaviour {
         outages: None,
         ..lively_behaviour()
     };
     let (deliveries, now_ms) = collect_deliveries(behaviour, 20);
-    // After the end, what waits is not as late as it would have been.
+    // Deliveries that come out at the end are less late than they would have been.
     let own: Vec<_> = deliveries
         .iter()
         .filter(|delivery| {
@@ -146,8 +146,12 @@ fn quirks_are_as_frequent_as_asked_for() {
             )
         })
         .collect();
-    let share = |of: &dyn Fn(&PlannedDelivery) -> bool| {
-        deliveries.iter().filter(|delivery| of(delivery)).count() as f64 / own.len() as f64
+    let share = |matches: &dyn Fn(&PlannedDelivery) -> bool| {
+        deliveries
+            .iter()
+            .filter(|delivery| matches(delivery))
+            .count() as f64
+            / own.len() as f64
     };
     let waited = |delivery: &PlannedDelivery| delivery.due_ms - delivery.message.computed_ms;
     let close = |share: f64, expected: f64| {
@@ -165,7 +169,7 @@ fn quirks_are_as_frequent_as_asked_for() {
         0.05,
     );
     close(share(&|delivery| delivery.kind == DeliveryKind::Late), 0.05);
-    // Of the shuffled, 94 % wait longer than what is usual (from 400 ms on).
+    // 94 % of the shuffled deliveries wait longer than usual (over 400 ms).
     let shuffled = own
         .iter()
         .filter(|delivery| delivery.kind != DeliveryKind::Late && waited(delivery) > 400);
@@ -183,7 +187,7 @@ fn quirks_are_as_frequent_as_asked_for() {
     for fault in [
         EventFault::NewerVersion,
         EventFault::UnknownType,
-        EventFault::CutOff,
+        EventFault::Truncated,
         EventFault::NoSpace,
         EventFault::WrongTimestamp,
     ] {
@@ -192,7 +196,7 @@ fn quirks_are_as_frequent_as_asked_for() {
     }
 }
 
-/// The building that a place is in, looked for from above.
+/// The building of a place, searched for from the top of the plan.
 fn building_index(plan: &CityPlan, place: CityPlace) -> usize {
     let is_in = |floor: u32| {
         let Floor { rooms, door, .. } = &plan.floors[floor as usize];
@@ -212,7 +216,7 @@ fn building_index(plan: &CityPlan, place: CityPlace) -> usize {
 }
 
 #[test]
-fn after_an_outage_of_a_building_its_messages_come_at_once_and_in_order() {
+fn messages_held_back_by_an_outage_come_together_and_in_order() {
     let behaviour = SenderBehaviour {
         outages: Some(OutageSettings {
             every: Duration::from_secs(240),
@@ -223,7 +227,7 @@ fn after_an_outage_of_a_building_its_messages_come_at_once_and_in_order() {
     let (deliveries, now_ms) = collect_deliveries(behaviour, 20);
     let plan = new_city().plan().clone();
     assert!(plan.buildings.len() > 1);
-    // By building and moment: what was held back until then.
+    // Messages held back, by building and end of the outage.
     let mut held: HashMap<(usize, i64), Vec<i64>> = HashMap::new();
     for delivery in &deliveries {
         let waited = delivery.due_ms - delivery.message.computed_ms;
@@ -237,7 +241,7 @@ fn after_an_outage_of_a_building_its_messages_come_at_once_and_in_order() {
     for ((building, until_ms), computed_ms) in held {
         assert!(computed_ms.is_sorted());
         assert!(until_ms - computed_ms[0] <= 60_000);
-        // Nothing of the building slipped out in between, beside what had been computed before.
+        // No message of the building computed during the outage was delivered before its end.
         for delivery in &deliveries {
             let during = (computed_ms[0]..until_ms).contains(&delivery.message.computed_ms);
             if during && building_index(&plan, delivery.message.place) == building {
@@ -284,7 +288,7 @@ fn one_quirk_does_not_change_another() {
 }
 
 #[test]
-fn the_clock_is_not_driven_further_than_asked() {
+fn the_clock_does_not_pass_the_limit() {
     let mut all = DeliveryStream::new(new_city(), SEED, lively_behaviour());
     let mut stream = DeliveryStream::new(new_city(), SEED, lively_behaviour());
     assert_eq!(stream.next_until(START), None);
@@ -298,14 +302,14 @@ fn the_clock_is_not_driven_further_than_asked() {
 }
 
 #[test]
-fn a_thread_of_its_own_can_run_it() {
+fn a_stream_can_move_to_another_thread() {
     fn can_move<T: Send>(_: T) {}
     can_move(DeliveryStream::new(new_city(), SEED, lively_behaviour()));
 }
 
-/// Entries and exits that were delivered add up to who is there.
+/// Delivered entries and exits add up to the true positions.
 #[test]
-fn the_truth_at_the_end_was_told() {
+fn deliveries_add_up_to_the_truth_at_the_end() {
     let (deliveries, now_ms) = collect_deliveries(lively_behaviour(), 15);
     let mut stream = DeliveryStream::new(new_city(), SEED, SenderBehaviour::plain());
     while stream.now_ms() < now_ms {
@@ -335,12 +339,12 @@ fn the_truth_at_the_end_was_told() {
     let truth = stream.truth();
     assert!(truth.spaces.iter().any(|(_, count)| *count > 0));
     for (space, count) in truth.spaces {
-        let told = people.get(&*space).copied().unwrap_or_default();
-        assert_eq!(told, i64::from(count), "{space}");
+        let sum = people.get(&*space).copied().unwrap_or_default();
+        assert_eq!(sum, i64::from(count), "{space}");
     }
 }
 
-/// Each quirk of readings, often.
+/// Frequent quirks that concern readings.
 fn revising_behaviour() -> SenderBehaviour {
     SenderBehaviour {
         redelivered: 0.05,
@@ -353,14 +357,17 @@ fn revising_behaviour() -> SenderBehaviour {
 }
 
 #[test]
-fn companions_come_in_their_order_and_as_often_as_asked_for() {
+fn companions_have_their_order_and_configured_frequency() {
     let (deliveries, now_ms) = collect_deliveries(revising_behaviour(), 20);
     let (plain, _) = collect_deliveries(SenderBehaviour::plain(), 20);
     let mut readings: HashMap<_, Vec<&PlannedDelivery>> = HashMap::new();
     let mut copies = 0.0;
     for pair in deliveries.windows(2) {
         if pair[1].kind == DeliveryKind::Overlapping {
-            assert_eq!(pair[0].message, pair[1].message, "right behind it");
+            assert_eq!(
+                pair[0].message, pair[1].message,
+                "directly after the original"
+            );
             assert_eq!(pair[0].due_ms, pair[1].due_ms);
             copies += 1.0;
         }
@@ -387,12 +394,12 @@ fn companions_come_in_their_order_and_as_often_as_asked_for() {
     close(more(DeliveryKind::Redelivery) / valid, 0.05);
     let mut stale = 0;
     for deliveries in readings.values() {
-        for (place, delivery) in deliveries.iter().enumerate() {
+        for (index, delivery) in deliveries.iter().enumerate() {
             if delivery.kind != DeliveryKind::Stale || delivery.due_ms == now_ms {
                 continue;
             }
             stale += 1;
-            let before = &deliveries[..place];
+            let before = &deliveries[..index];
             assert!(
                 before
                     .iter()

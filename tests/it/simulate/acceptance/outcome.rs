@@ -106,7 +106,10 @@ impl AcceptanceOutcome {
             self.ledger.deliveries(),
             "a restart drops nothing"
         );
-        let unknown = EventType::ALL.map(|t| self.ledger.answer_count(t, RecordedOutcome::Unknown));
+        let unknown = EventType::ALL.map(|t| {
+            self.ledger
+                .response_outcome_count(t, RecordedOutcome::Unknown)
+        });
         let unknown: u64 = unknown.into_iter().sum();
         assert!(
             unknown <= MAX_UNKNOWN,
@@ -210,7 +213,7 @@ impl AcceptanceOutcome {
         for event_type in EventType::ALL {
             let verdicts = &report.verdicts[event_type.index()];
             let told = |verdict: OracleVerdict| verdicts.by_verdict[verdict as usize];
-            let unknown = ledger.answer_count(event_type, RecordedOutcome::Unknown);
+            let unknown = ledger.response_outcome_count(event_type, RecordedOutcome::Unknown);
             let apart = |what: &str, one: u64, other: u64, most: u64| {
                 let text = format!("{event_type}, {what}: {one} and {other}, {most} unknown");
                 assert!(one.abs_diff(other) <= most, "{text}; {report}");

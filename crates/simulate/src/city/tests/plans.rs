@@ -1,4 +1,4 @@
-//! Plans: everything refers to what it should, and a seed is a city.
+//! Plans: references are consistent, and a seed always gives the same city.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use super::plan;
 use crate::city::plan::{CityPlan, RoomUse, SensorMode};
 
 #[test]
-fn everything_belongs_together() {
+fn references_are_consistent() {
     for (seed, rooms, sensors) in [(1, 1, 1), (2, 14, 14), (3, 100, 37), (4, 1_000, 2_500)] {
         let plan = plan(seed, rooms, Some(sensors));
         assert_eq!(plan.rooms.len(), rooms);
@@ -118,27 +118,27 @@ fn rooms_do_not_overlap_and_zones_and_sensors_cover_them() {
 fn ids_are_unique_and_have_their_prefixes() {
     let plan = plan(6, 2_000, Some(5_000));
     let mut ids = HashSet::new();
-    let mut note = |id: &str, prefix: &str| {
+    let mut check = |id: &str, prefix: &str| {
         assert_eq!(id.strip_prefix(prefix).map(str::len), Some(27), "{id}");
         assert!(ids.insert(id.to_owned()), "{id}");
     };
-    note(&plan.org_id, "org_");
-    plan.sites.iter().for_each(|site| note(&site.id, "site_"));
+    check(&plan.org_id, "org_");
+    plan.sites.iter().for_each(|site| check(&site.id, "site_"));
     plan.buildings
         .iter()
-        .for_each(|building| note(&building.id, "building_"));
+        .for_each(|building| check(&building.id, "building_"));
     plan.floors
         .iter()
-        .for_each(|floor| note(&floor.id, "space_"));
-    plan.rooms.iter().for_each(|room| note(&room.id, "room_"));
-    plan.zones.iter().for_each(|zone| note(&zone.id, "zone_"));
-    plan.sensors.iter().for_each(|sensor| note(&sensor.id, ""));
-    let of_hives: HashSet<_> = plan
+        .for_each(|floor| check(&floor.id, "space_"));
+    plan.rooms.iter().for_each(|room| check(&room.id, "room_"));
+    plan.zones.iter().for_each(|zone| check(&zone.id, "zone_"));
+    plan.sensors.iter().for_each(|sensor| check(&sensor.id, ""));
+    let hives: HashSet<_> = plan
         .sensors
         .iter()
         .map(|sensor| (sensor.floor, &sensor.hive_id))
         .collect();
-    assert_eq!(of_hives.len(), plan.floors.len(), "one a floor");
+    assert_eq!(hives.len(), plan.floors.len(), "one per floor");
     let macs: HashSet<_> = plan
         .sensors
         .iter()
@@ -154,7 +154,7 @@ fn ids_are_unique_and_have_their_prefixes() {
 }
 
 #[test]
-fn a_seed_is_a_city() {
+fn a_seed_determines_the_city() {
     assert_eq!(plan(7, 300, Some(500)), plan(7, 300, Some(500)));
     let other = plan(8, 300, Some(500));
     assert!(
@@ -163,7 +163,7 @@ fn a_seed_is_a_city() {
             .iter()
             .all(|room| other.rooms.iter().all(|other| other.id != room.id))
     );
-    // Between versions, too: consumers' tests may know these.
+    // Stable across versions, because tests of consumers may rely on these ids.
     let plan = plan(1, 100, None);
     assert_eq!(
         (plan.org_id.as_str(), plan.rooms[99].id.as_str()),

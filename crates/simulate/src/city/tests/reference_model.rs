@@ -1,4 +1,4 @@
-//! Watches a life tick by tick, and panics at the first thing that does not fit.
+//! Reference model: checks a simulation tick by tick and panics at the first inconsistency.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,22 +7,22 @@ use crate::city::{CityBehaviour, CityPlan, CitySimulation};
 use crate::message::{CityMessage, CityPlace, Computation, MessageData};
 use butlr_event::EventType;
 
-/// What was told so far.
+/// State derived from the messages so far.
 pub struct CityReferenceModel {
-    habits: CityBehaviour,
+    behaviour: CityBehaviour,
     computed_ms: i64,
-    /// The ids of the second that was computed last; others cannot be the same.
+    /// Ids of the latest second; older ids cannot collide with new ones.
     ids: HashSet<[u8; 20]>,
-    /// People behind each door, by its sensor, by what doors told.
+    /// Number of people behind each door according to TRAFFIC, indexed by sensor.
     people_behind_door: Vec<i64>,
-    /// By room: whether PIR sees motion, and since when it is empty.
+    /// Motion according to PIR, and the time since when the room is empty, indexed by room.
     motion: Vec<bool>,
     empty_since: Vec<Option<i64>>,
-    /// The truth at full minutes: floors, rooms.
+    /// True occupancy at full minutes: floors and rooms.
     truths: HashMap<i64, [Vec<u32>; 2]>,
-    /// The computations of each reading of occupancy so far.
+    /// Computations of each occupancy reading so far.
     computations: HashMap<(EventType, CityPlace, i64), Vec<u32>>,
-    /// The last ones' sums of zones (by room) and of rooms (by floor).
+    /// Sums of the final values: zones by room, and rooms by floor.
     sums: HashMap<(EventType, CityPlace, i64), u32>,
     pub finished_readings: usize,
     pub revisions: usize,
@@ -30,9 +30,9 @@ pub struct CityReferenceModel {
 }
 
 impl CityReferenceModel {
-    pub fn new(plan: &CityPlan, habits: &CityBehaviour) -> Self {
+    pub fn new(plan: &CityPlan, behaviour: &CityBehaviour) -> Self {
         Self {
-            habits: habits.clone(),
+            behaviour: behaviour.clone(),
             computed_ms: 0,
             ids: HashSet::new(),
             people_behind_door: vec![0; plan.sensors.len()],
@@ -47,20 +47,20 @@ impl CityReferenceModel {
         }
     }
 
-    /// Watches a life from its beginning for some hours.
-    pub fn watch(mut self, mut life: CitySimulation, hours: i64) -> Self {
-        let plan = life.plan().clone();
-        let until_ms = life.now_ms() + hours * HOUR_MS;
+    /// Checks a simulation from its start for some hours.
+    pub fn watch(mut self, mut city: CitySimulation, hours: i64) -> Self {
+        let plan = city.plan().clone();
+        let until_ms = city.now_ms() + hours * HOUR_MS;
         let mut messages = Vec::new();
-        while life.now_ms() < until_ms {
-            let from_ms = life.now_ms();
-            life.advance(&mut messages);
-            self.check_messages(&plan, &messages, from_ms, life.now_ms());
+        while city.now_ms() < until_ms {
+            let from_ms = city.now_ms();
+            city.advance(&mut messages);
+            self.check_messages(&plan, &messages, from_ms, city.now_ms());
             let moved = messages
                 .iter()
                 .any(|message| message.event_type == EventType::Traffic);
-            if moved || life.now_ms() % MINUTE_MS == 0 {
-                self.check_truth(&life);
+            if moved || city.now_ms() % MINUTE_MS == 0 {
+                self.check_truth(&city);
             }
             messages.clear();
         }
@@ -85,7 +85,7 @@ impl CityReferenceModel {
             assert_eq!(message.id.seconds(), computed_ms.div_euclid(1000));
             assert!(
                 self.ids.insert(*message.id.as_bytes()),
-                "twice: {message:?}"
+                "duplicate id: {message:?}"
             );
             match (message.event_type, message.place, &message.data) {
                 (
@@ -103,7 +103,9 @@ impl CityReferenceModel {
                     CityPlace::Sensor(sensor),
                     MessageData::None,
                 ) => {
-                    let room = plan.sensors[sensor as usize].room.expect("PIR is in rooms");
+                    let room = plan.sensors[sensor as usize]
+                        .room
+                        .expect("PIR sensors are in rooms");
                     assert_eq!(sensor, plan.rooms[room as usize].sensors.start);
                     let moves = message.event_type == EventType::PirMotion;
                     assert_ne!(
@@ -147,14 +149,14 @@ impl CityReferenceModel {
             before.len()
         );
         before.push(people);
-        if before.len() < if self.habits.recompute { 5 } else { 1 } {
+        if before.len() < if self.behaviour.recompute { 5 } else { 1 } {
             return;
         }
 
         self.computations.remove(&key);
         self.finished_readings += 1;
         let [floors, rooms] = &self.truths[&timestamp_ms];
-        let (whole, of) = match place {
+        let (truth, parent) = match place {
             CityPlace::Floor(floor) => (floors[floor as usize], None),
             CityPlace::Room(room) => (
                 rooms[room as usize],
@@ -166,17 +168,20 @@ impl CityReferenceModel {
             ),
             CityPlace::Sensor(_) => panic!("{message:?}"),
         };
-        assert_eq!(people, whole, "{message:?}");
-        if let Some(of) = of {
-            *self.sums.entry((event_type, of, timestamp_ms)).or_default() += people;
+        assert_eq!(people, truth, "{message:?}");
+        if let Some(parent) = parent {
+            *self
+                .sums
+                .entry((event_type, parent, timestamp_ms))
+                .or_default() += people;
         }
     }
 
-    /// Compares what was told with where people are.
-    fn check_truth(&mut self, life: &CitySimulation) {
-        let plan = life.plan();
-        let truth = life.truth();
-        assert_eq!(truth.at_ms, life.now_ms());
+    /// Compares the messages with the true positions.
+    fn check_truth(&mut self, city: &CitySimulation) {
+        let plan = city.plan();
+        let truth = city.truth();
+        assert_eq!(truth.at_ms, city.now_ms());
         let (rooms, floors) = truth.spaces.split_at(plan.rooms.len());
         for ((id, people), room) in rooms.iter().zip(&plan.rooms) {
             assert_eq!(id, &room.id);
@@ -219,16 +224,16 @@ impl CityReferenceModel {
                     people == 0 || self.motion[room],
                     "people and no motion in room {room}"
                 );
-                let long = since.is_some_and(|since| now_ms - since > 16_000);
+                let is_long_empty = since.is_some_and(|since| now_ms - since > 16_000);
                 assert!(
-                    !long || !self.motion[room] || now_ms < 16_000,
+                    !is_long_empty || !self.motion[room] || now_ms < 16_000,
                     "motion in an empty room {room}"
                 );
             }
         }
     }
 
-    /// By now, all that was to be computed about this minute has been.
+    /// Checks the sums of a minute whose computations are all done.
     fn check_sums(&mut self, plan: &CityPlan, minute_ms: i64) {
         let Some([floors, rooms]) = self.truths.remove(&minute_ms) else {
             return;
@@ -257,7 +262,7 @@ impl CityReferenceModel {
             self.computations
                 .keys()
                 .all(|(_, _, at_ms)| *at_ms > minute_ms),
-            "something was not computed"
+            "a reading was not computed"
         );
         assert!(self.computations.len() <= 2 * spaces * 5);
     }

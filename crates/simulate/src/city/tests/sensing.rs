@@ -1,4 +1,4 @@
-//! What presence sensors see, and their clocks.
+//! Presence sensors and their clocks.
 
 use std::collections::HashMap;
 
@@ -9,16 +9,16 @@ use crate::message::{CityMessage, CityPlace, MessageData};
 use butlr_event::EventType;
 
 #[test]
-fn detections_are_in_the_room_and_in_the_sensors_part() {
+fn detections_are_within_the_room_and_the_field_of_view() {
     let plan = plan(1, 20, Some(45));
-    let habits = CityBehaviour {
+    let behaviour = CityBehaviour {
         types: types_of(&[EventType::Detections]),
         skewed: 0.0,
         ..CityBehaviour::default()
     };
     let mut last: HashMap<CityPlace, i64> = HashMap::new();
     let (mut some, mut none) = (0, 0);
-    for message in compute_messages(&plan, 1, START_MS, &habits, 12) {
+    for message in compute_messages(&plan, 1, START_MS, &behaviour, 12) {
         let (CityPlace::Sensor(index), MessageData::Detections(positions)) =
             (message.place, &message.data)
         else {
@@ -51,7 +51,7 @@ fn detections_are_in_the_room_and_in_the_sensors_part() {
         } else {
             some += 1
         };
-        // One to three a second, evenly.
+        // One to three readings per second, at a constant interval.
         if let Some(before) = last.insert(message.place, message.timestamp_ms) {
             let period = message.timestamp_ms - before;
             assert!((333..=1000).contains(&period), "{period}");
@@ -66,12 +66,12 @@ fn detections_are_in_the_room_and_in_the_sensors_part() {
 fn sensors_of_a_room_never_read_at_the_same_moment() {
     let plan = plan(2, 10, Some(30));
     for skewed in [0.0, 0.6] {
-        let habits = CityBehaviour {
+        let behaviour = CityBehaviour {
             types: types_of(&[EventType::Detections]),
             skewed,
             ..CityBehaviour::default()
         };
-        let mut readings: Vec<_> = compute_messages(&plan, 2, START_MS, &habits, 6)
+        let mut readings: Vec<_> = compute_messages(&plan, 2, START_MS, &behaviour, 6)
             .iter()
             .map(|message| (room(&plan, message), message.timestamp_ms))
             .collect();
@@ -83,20 +83,20 @@ fn sensors_of_a_room_never_read_at_the_same_moment() {
 }
 
 #[test]
-fn sensors_of_a_room_see_everybody_once() {
+fn sensors_of_a_room_see_each_person_once() {
     let plan = plan(3, 14, Some(40));
-    let mut life = CitySimulation::new(
+    let mut city = CitySimulation::new(
         plan.clone(),
         3,
         START_MS,
         behaviour_with(types_of(&[EventType::Detections, EventType::Traffic])),
     );
-    let (mut seen_in_all, mut there_in_all) = (0.0, 0.0);
+    let (mut total_seen, mut total_present) = (0.0, 0.0);
     let mut messages = Vec::new();
     for _ in 0..400 {
-        let before = life.truth();
-        life.advance(&mut messages);
-        let after = life.truth();
+        let before = city.truth();
+        city.advance(&mut messages);
+        let after = city.truth();
         for (index, room) in plan.rooms.iter().enumerate() {
             let people = before.spaces[index].1;
             let crossed = messages
@@ -121,28 +121,28 @@ fn sensors_of_a_room_see_everybody_once() {
                     "{room:?}"
                 );
             }
-            // Between two readings people walk from one part to another, so only the average is exact.
-            let of_all: Vec<_> = room
+            // People walk from one part to another between readings, so only the average is exact.
+            let counts: Vec<_> = room
                 .sensors
                 .clone()
                 .map(|index| seen(index).next())
                 .collect();
-            if let Some(of_all) = of_all.into_iter().collect::<Option<Vec<_>>>() {
-                seen_in_all += f64::from(of_all.iter().sum::<u32>());
-                there_in_all += f64::from(people);
+            if let Some(counts) = counts.into_iter().collect::<Option<Vec<_>>>() {
+                total_seen += f64::from(counts.iter().sum::<u32>());
+                total_present += f64::from(people);
             }
         }
         messages.clear();
     }
-    assert!(there_in_all > 2_000.0);
+    assert!(total_present > 2_000.0);
     assert!(
-        (seen_in_all / there_in_all - 1.0).abs() < 0.01,
-        "{seen_in_all} of {there_in_all}"
+        (total_seen / total_present - 1.0).abs() < 0.01,
+        "{total_seen} of {total_present}"
     );
 }
 
 #[test]
-fn a_wrong_clock_moves_the_timestamp_and_nothing_else() {
+fn a_clock_error_changes_only_the_timestamp() {
     let plan = plan(4, 100, None);
     let types = types_of(&[
         EventType::Detections,
@@ -171,18 +171,18 @@ fn a_wrong_clock_moves_the_timestamp_and_nothing_else() {
         assert_eq!(
             *off.entry(right.place).or_insert(skew),
             skew,
-            "it is the sensor's"
+            "the error is constant per sensor"
         );
-        let put_right = CityMessage {
+        let corrected = CityMessage {
             timestamp_ms: right.timestamp_ms,
             id: right.id,
             ..wrong.clone()
         };
-        assert_eq!(*right, put_right);
+        assert_eq!(*right, corrected);
         assert_eq!(wrong.id == right.id, skew == 0);
         assert!(
             skew == 0 || right.event_type != EventType::Traffic,
-            "doors are right"
+            "doors have no clock error"
         );
         assert!(skew.abs() <= 7_200_000);
         let CityPlace::Sensor(sensor) = right.place else {
@@ -198,7 +198,7 @@ fn a_wrong_clock_moves_the_timestamp_and_nothing_else() {
 }
 
 #[test]
-fn rooms_without_sensors_tell_no_detections_and_no_motion() {
+fn rooms_without_sensors_report_no_detections_and_no_motion() {
     let plan = plan(5, 20, Some(5));
     let with: Vec<_> = plan
         .rooms

@@ -1,4 +1,4 @@
-//! Whole stories: what people do, and what doors, motion sensors and occupancies make of it.
+//! Simulated days: people, doors, motion sensors and occupancy together.
 
 use super::reference_model::CityReferenceModel;
 use super::{
@@ -11,7 +11,7 @@ use butlr_event::EventType;
 
 #[test]
 fn a_day_adds_up() {
-    let habits = CityBehaviour {
+    let behaviour = CityBehaviour {
         types: without_detections(),
         revised: 0.2,
         skewed: 0.5,
@@ -19,8 +19,8 @@ fn a_day_adds_up() {
     };
     for (seed, hours) in [(1, 25), (2, 5), (3, 5)] {
         let plan = plan(seed, 7, Some(9));
-        let model = CityReferenceModel::new(&plan, &habits).watch(
-            CitySimulation::new(plan.clone(), seed, START_MS, habits.clone()),
+        let model = CityReferenceModel::new(&plan, &behaviour).watch(
+            CitySimulation::new(plan.clone(), seed, START_MS, behaviour.clone()),
             hours,
         );
         assert!(model.most_people > 15, "{}", model.most_people);
@@ -30,7 +30,7 @@ fn a_day_adds_up() {
             "{}",
             model.finished_readings
         );
-        // Some slips are two revisions (0, +1, 0), some one (+1, 0).
+        // Some errors make two revisions (0, +1, 0), some make one (+1, 0).
         let revised = model.revisions as f64 / model.finished_readings as f64;
         assert!((0.25..0.40).contains(&revised), "{revised}");
     }
@@ -38,56 +38,57 @@ fn a_day_adds_up() {
 
 #[test]
 fn the_smallest_cities_add_up() {
-    let habits = behaviour_with(without_detections());
+    let behaviour = behaviour_with(without_detections());
     for rooms in 1..=8 {
         let plan = plan(rooms, rooms as usize, Some(rooms as usize / 2));
-        let life = CitySimulation::new(plan.clone(), rooms, START_MS, habits.clone());
-        let model = CityReferenceModel::new(&plan, &habits).watch(life, 3);
+        let city = CitySimulation::new(plan.clone(), rooms, START_MS, behaviour.clone());
+        let model = CityReferenceModel::new(&plan, &behaviour).watch(city, 3);
         assert!(model.most_people > 0);
     }
 }
 
 #[test]
 fn shorter_ticks_add_up() {
-    let habits = behaviour_with(without_detections());
+    let behaviour = behaviour_with(without_detections());
     let plan = plan(2, 9, None);
     for tick_ms in [500, 20] {
-        let life = CitySimulation::with_tick_ms(plan.clone(), 2, START_MS, habits.clone(), tick_ms);
-        let model = CityReferenceModel::new(&plan, &habits).watch(life, 1);
+        let city =
+            CitySimulation::with_tick_ms(plan.clone(), 2, START_MS, behaviour.clone(), tick_ms);
+        let model = CityReferenceModel::new(&plan, &behaviour).watch(city, 1);
         assert!(model.most_people > 5);
     }
 }
 
 #[test]
 fn a_city_of_several_buildings_adds_up() {
-    let habits = behaviour_with(without_detections());
+    let behaviour = behaviour_with(without_detections());
     let plan = plan(3, 90, None);
     assert!(plan.buildings.len() > 1);
-    CityReferenceModel::new(&plan, &habits).watch(
-        CitySimulation::new(plan.clone(), 3, START_MS, habits.clone()),
+    CityReferenceModel::new(&plan, &behaviour).watch(
+        CitySimulation::new(plan.clone(), 3, START_MS, behaviour.clone()),
         1,
     );
 }
 
 #[test]
-fn without_recomputation_each_reading_is_computed_once_and_right() {
-    let habits = CityBehaviour {
+fn without_recomputation_each_reading_is_computed_once_and_correctly() {
+    let behaviour = CityBehaviour {
         types: without_detections(),
         revised: 1.0,
         recompute: false,
         ..CityBehaviour::default()
     };
     let plan = plan(4, 12, None);
-    // The witness compares each last computation, so the only one, with the truth.
-    let model = CityReferenceModel::new(&plan, &habits).watch(
-        CitySimulation::new(plan.clone(), 4, START_MS, habits.clone()),
+    // The reference model compares each last computation, here the only one, with the truth.
+    let model = CityReferenceModel::new(&plan, &behaviour).watch(
+        CitySimulation::new(plan.clone(), 4, START_MS, behaviour.clone()),
         8,
     );
     assert_eq!(model.revisions, 0);
 }
 
 #[test]
-fn every_reading_can_be_revised_and_none_need_be() {
+fn the_revision_probability_ranges_from_none_to_all() {
     let plan = plan(4, 6, None);
     let rooms = types_of(&[EventType::RoomOccupancy]);
     let compute = |revised| {
@@ -113,7 +114,7 @@ fn every_reading_can_be_revised_and_none_need_be() {
     assert_eq!(revisions(0.0), 0);
     let most = revisions(1.0);
     assert!(most >= 6 * 25, "{most}");
-    // What is computed, and when, does not depend on it.
+    // Times and ids do not depend on the probability.
     let moments = |revised| {
         compute(revised)
             .iter()
@@ -124,10 +125,10 @@ fn every_reading_can_be_revised_and_none_need_be() {
 }
 
 #[test]
-fn people_come_at_once_go_home_and_come_again() {
+fn people_arrive_early_go_home_and_return() {
     let plan = plan(5, 30, None);
     let types = types_of(&[EventType::Traffic]);
-    let mut life = CitySimulation::new(
+    let mut city = CitySimulation::new(
         plan.clone(),
         5,
         START_MS,
@@ -138,10 +139,10 @@ fn people_come_at_once_go_home_and_come_again() {
     );
     let mut messages = Vec::new();
     let mut people_at = |after_ms: i64| {
-        while life.now_ms() < START_MS + after_ms {
-            life.advance(&mut messages);
+        while city.now_ms() < START_MS + after_ms {
+            city.advance(&mut messages);
         }
-        let people: u32 = life.truth().spaces[..plan.rooms.len()]
+        let people: u32 = city.truth().spaces[..plan.rooms.len()]
             .iter()
             .map(|space| space.1)
             .sum();
@@ -149,19 +150,15 @@ fn people_come_at_once_go_home_and_come_again() {
     };
     assert_eq!(people_at(0), (0, 0));
     let (first, _) = people_at(90_000);
-    assert!(
-        first > 60,
-        "{first} of those who work in {} rooms",
-        plan.rooms.len()
-    );
-    // It begins at ten o'clock: these are 15:00 today and, for two more days, 22:00, 07:00 and 12:00.
+    assert!(first > 60, "{first} people in {} rooms", plan.rooms.len());
+    // The start is at ten o'clock: these are 15:00 and then, twice, 22:00, 07:00 and 12:00.
     assert!(people_at(5 * HOUR_MS).0 > first / 2);
     for day in 0..2 {
         assert_eq!(people_at((12 + day * 24) * HOUR_MS).0, 0);
         assert_eq!(
             people_at((21 + day * 24) * HOUR_MS),
             (0, 0),
-            "somebody is there at night"
+            "nobody is there at night"
         );
         let (people, crossings) = people_at((26 + day * 24) * HOUR_MS);
         assert!(
@@ -172,26 +169,26 @@ fn people_come_at_once_go_home_and_come_again() {
 }
 
 #[test]
-fn people_meet_and_visit_every_kind_of_room() {
+fn people_use_every_kind_of_room() {
     let plan = plan(6, 14, None);
-    let mut life = CitySimulation::new(plan.clone(), 6, START_MS, behaviour_with(types_of(&[])));
+    let mut city = CitySimulation::new(plan.clone(), 6, START_MS, behaviour_with(types_of(&[])));
     let mut most = vec![0; plan.rooms.len()];
-    while life.now_ms() < START_MS + 7 * HOUR_MS {
-        life.advance(&mut Vec::new());
-        if life.now_ms() % MINUTE_MS == 0 {
-            for (most, (_, people)) in most.iter_mut().zip(life.truth().spaces) {
+    while city.now_ms() < START_MS + 7 * HOUR_MS {
+        city.advance(&mut Vec::new());
+        if city.now_ms() % MINUTE_MS == 0 {
+            for (most, (_, people)) in most.iter_mut().zip(city.truth().spaces) {
                 *most = people.max(*most);
             }
         }
     }
     for (room, most) in plan.rooms.iter().zip(most) {
-        let least = if room.capacity == 1 { 1 } else { 2 };
-        assert!(most >= least, "{most} at most in {room:?}");
+        let expected = if room.capacity == 1 { 1 } else { 2 };
+        assert!(most >= expected, "{most} at most in {room:?}");
     }
 }
 
 #[test]
-fn same_seed_and_start_same_story() {
+fn the_same_seed_and_start_give_the_same_messages() {
     let plan = plan(7, 8, None);
     let compute =
         |seed, start_ms| compute_messages(&plan, seed, start_ms, &CityBehaviour::default(), 12);
@@ -200,7 +197,7 @@ fn same_seed_and_start_same_story() {
     assert!(messages == compute(7, START_MS));
     assert!(messages != compute(8, START_MS));
     assert!(messages != compute(7, START_MS + MINUTE_MS));
-    // Not the same shifted, either.
+    // Another start is not just a shift in time.
     let traffic = |start_ms| {
         let mut doors = compute(7, start_ms);
         doors.retain(|message| message.event_type == EventType::Traffic);

@@ -1,12 +1,12 @@
-//! What is to be refused is, and nothing else.
+//! Invalid items are refused, and nothing else is.
 
 use super::*;
 use crate::city::{CityBehaviour, CitySimulation, CitySize};
 use crate::stream::{DeliveryStream, SenderBehaviour};
 
-/// Each fault is refused, and for nothing but itself.
+/// Each fault is refused, and for that fault alone.
 #[test]
-fn what_is_wrong_with_a_fault() {
+fn each_fault_has_its_error() {
     let renderer = PayloadRenderer::new(Arc::new(quay_plan()));
     for event_type in EventType::ALL {
         for fault in EventFault::ALL {
@@ -14,24 +14,24 @@ fn what_is_wrong_with_a_fault() {
             delivery.fault = Some(fault);
             let mut body = Vec::new();
             renderer.render(&delivery, &mut body);
-            let wrong = |pointer: &str, code| Ok(Err(vec![(pointer.to_owned(), code)]));
+            let error = |pointer: &str, code| Ok(Err(vec![(pointer.to_owned(), code)]));
             let space = renderer.space_id(&delivery.message);
             let expected = match fault {
-                EventFault::NewerVersion => wrong("/version", FieldErrorCode::UnsupportedVersion),
-                EventFault::UnknownType => wrong("/type", FieldErrorCode::UnknownType),
-                EventFault::CutOff => Err(UnreadableBodyCode::NotJson),
+                EventFault::NewerVersion => error("/version", FieldErrorCode::UnsupportedVersion),
+                EventFault::UnknownType => error("/type", FieldErrorCode::UnknownType),
+                EventFault::Truncated => Err(UnreadableBodyCode::NotJson),
                 EventFault::NoSpace => {
                     assert!(!String::from_utf8_lossy(&body).contains(space));
                     let missing = match delivery.message.place {
                         CityPlace::Zone(_) => "/metadata/zone_id",
                         CityPlace::Room(_) => "/metadata/room_id",
                         _ if delivery.message.data == MessageData::None => "/metadata/room_id",
-                        // Either would do, so the bridge names the wider one.
+                        // Either id would do, so the bridge names the wider space.
                         _ => "/metadata/floor_id",
                     };
-                    wrong(missing, FieldErrorCode::Missing)
+                    error(missing, FieldErrorCode::Missing)
                 }
-                EventFault::WrongTimestamp => wrong("/timestamp", FieldErrorCode::WrongType),
+                EventFault::WrongTimestamp => error("/timestamp", FieldErrorCode::WrongType),
             };
             let parsed = parse_body(&body);
             assert_eq!(parsed, expected, "{}", String::from_utf8_lossy(&body));
@@ -39,15 +39,15 @@ fn what_is_wrong_with_a_fault() {
     }
 }
 
-/// Wherever the cut is, also within a character: it is no JSON, and never a whole body.
+/// A truncated body is never valid JSON and never complete, even if the cut is within a character.
 #[test]
-fn a_body_is_cut_off_anywhere() {
+fn a_body_can_be_cut_anywhere() {
     let mut plan = quay_plan();
     plan.rooms[0].name = "会議室".repeat(20);
     let renderer = PayloadRenderer::new(Arc::new(plan));
     let mut delivery = sample(EventType::RoomOccupancy);
     let whole = render(&renderer, &delivery);
-    delivery.fault = Some(EventFault::CutOff);
+    delivery.fault = Some(EventFault::Truncated);
     let mut lengths = Vec::new();
     for last in 0..=255 {
         let mut bytes = *delivery.message.id.as_bytes();
@@ -64,7 +64,7 @@ fn a_body_is_cut_off_anywhere() {
 }
 
 #[test]
-fn of_a_whole_city_all_is_accepted_but_faults() {
+fn all_events_of_a_city_except_faults_are_accepted() {
     let size = CitySize {
         rooms: 40,
         sensors: None,
@@ -76,15 +76,15 @@ fn of_a_whole_city_all_is_accepted_but_faults() {
         ..SenderBehaviour::default()
     };
     let stream = |types| {
-        let habits = CityBehaviour {
+        let city_behaviour = CityBehaviour {
             types,
             ..CityBehaviour::default()
         };
-        let life = CitySimulation::new(plan.clone(), 3, 1_727_690_400_000, habits);
-        DeliveryStream::new(life, 3, behaviour)
+        let city = CitySimulation::new(plan.clone(), 3, 1_727_690_400_000, city_behaviour);
+        DeliveryStream::new(city, 3, behaviour)
     };
     let all = stream([true; EventType::ALL.len()]).take(10_000);
-    // It takes a while until everybody has left some room.
+    // It takes a while until a room is empty again.
     use EventType::{PirMotion, PirNoMotion, Traffic};
     let moves = EventType::ALL.map(|each| matches!(each, Traffic | PirMotion | PirNoMotion));
     let moves = stream(moves).take(1_000);

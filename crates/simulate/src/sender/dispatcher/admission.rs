@@ -1,4 +1,4 @@
-//! What is taken into the queue, and how much of it.
+//! Admission of generated events to the queue.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
@@ -11,26 +11,27 @@ use crate::sender::generator::EventChunk;
 use crate::sender::pace::SendTime;
 use crate::sender::tries::SendJob;
 
-/// Ready jobs beyond which no more are taken: a closed loop needs no longer queue.
+/// Maximum number of ready jobs in a closed loop, which needs no longer queue.
 const MAX_READY: usize = 128;
 
-/// Jobs that have not ended, beyond which no more are taken in a closed loop; an open loop drops the one that is ready for
-/// longest instead, and waits only where none is ready. Up to 1.5 KiB each, 48 MiB in all: what is put aside holds its own
-/// body only. In 10 s of an outage, 3,000 events a second.
+/// Maximum number of unfinished jobs. A closed loop admits no more; an open loop drops the job that
+/// has been ready for longest instead, and waits only if none is ready. At up to 1.5 KiB each (a
+/// waiting job holds only its own body) that is 48 MiB, or 3,000 events per second in 10 s of an
+/// outage.
 pub(in crate::sender) const MAX_OUTSTANDING: usize = 32_768;
 
 impl Dispatcher {
-    /// Takes what the generator makes into the queue, as far as there is room.
+    /// Moves generated events to the queue as room permits.
     pub(in crate::sender) async fn admit(&self, mut chunks: mpsc::Receiver<EventChunk>) {
         while let Some(chunk) = poll_fn(|cx| self.poll_chunk(&mut chunks, cx)).await {
             let now = Instant::now();
-            for (outgoing, moment) in chunk {
-                let due = match moment {
+            for (outgoing, send_time) in chunk {
+                let due = match send_time {
                     SendTime::At(at) if self.is_open_loop.get() => {
                         self.make_room();
                         Some(at)
                     }
-                    // After the end of the run nothing has a moment, and nothing is pushed out.
+                    // After the end of the run events have no send time and push nothing out.
                     SendTime::Any => {
                         self.is_open_loop.set(false);
                         None
@@ -42,7 +43,7 @@ impl Dispatcher {
                 ledger.record_delivery(event_type, kind, outgoing.expected);
                 drop(ledger);
                 let mut job = SendJob::new(outgoing, due);
-                // Time that was lost before it came here is not the server's.
+                // Time lost before the admission is not the server's fault.
                 job.restart_window(now);
                 if self.queue.borrow_mut().admit(job) {
                     self.wake_slots(1);
@@ -58,7 +59,7 @@ impl Dispatcher {
         chunks: &mut mpsc::Receiver<EventChunk>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<EventChunk>> {
-        if self.has_given_up.get() {
+        if self.has_given_up() {
             return Poll::Ready(None);
         }
         if self.has_room()
@@ -72,10 +73,11 @@ impl Dispatcher {
 
     pub(super) fn has_room(&self) -> bool {
         let queue = self.queue.borrow();
-        let (ready, free) = (queue.ready_len(), queue.outstanding() < MAX_OUTSTANDING);
-        match self.is_open_loop.get() {
-            true => free || ready > 0,
-            false => free && ready < MAX_READY,
+        let (ready, has_room) = (queue.ready_len(), queue.outstanding() < MAX_OUTSTANDING);
+        if self.is_open_loop.get() {
+            has_room || ready > 0
+        } else {
+            has_room && ready < MAX_READY
         }
     }
 

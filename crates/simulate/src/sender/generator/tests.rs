@@ -1,6 +1,6 @@
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use butlr_event::clock::now_ms;
 use serde_json::Value;
 
 use super::*;
@@ -9,7 +9,7 @@ use crate::sender::queue::SendQueue;
 use crate::sender::tries::SendJob;
 use crate::stream::SenderBehaviour;
 
-/// An event that is about `key`.
+/// An event with this reading key.
 pub(in crate::sender) fn outgoing(key: u64, kind: DeliveryKind) -> OutgoingEvent {
     OutgoingEvent {
         due_ms: 0,
@@ -27,12 +27,7 @@ pub(in crate::sender) fn outgoing(key: u64, kind: DeliveryKind) -> OutgoingEvent
 
 const LONG_AGO: i64 = 1_727_690_400_000;
 
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    since.as_millis() as i64
-}
-
-/// A city whose clocks are right.
+/// A generator for a city without clock errors.
 fn generator(
     pace: SendPace,
     start_ms: i64,
@@ -46,13 +41,18 @@ fn generator(
         rooms: 200,
         sensors: None,
     };
-    let habits = CityBehaviour {
+    let behaviour = CityBehaviour {
         skewed: 0.0,
         ..CityBehaviour::default()
     };
-    let life = CitySimulation::new(Arc::new(CityPlan::generate(3, size)), 3, start_ms, habits);
-    let stream = DeliveryStream::new(life, 3, SenderBehaviour::default());
-    EventGenerator::new(stream, pace, limits, StopSignal::new(), false)
+    let city = CitySimulation::new(
+        Arc::new(CityPlan::generate(3, size)),
+        3,
+        start_ms,
+        behaviour,
+    );
+    let stream = DeliveryStream::new(city, 3, SenderBehaviour::default());
+    EventGenerator::new(stream, pace, limits, StopSignal::new(), BodyHashes::Skip)
 }
 
 fn after_events(events: u64) -> RunLimits {
@@ -62,7 +62,8 @@ fn after_events(events: u64) -> RunLimits {
     }
 }
 
-/// All that is generated, which never comes before its moment, and the truth.
+/// Collects all events, checks that none comes before its send time, and returns the true
+/// positions.
 fn collect_all(
     (generator, mut chunks, _): (
         EventGenerator,
@@ -73,19 +74,19 @@ fn collect_all(
     let generator = std::thread::spawn(move || generator.run());
     let mut all = Vec::new();
     while let Some(chunk) = chunks.blocking_recv() {
-        for (outgoing, moment) in chunk {
-            if let SendTime::At(at) = moment {
-                assert!(at <= Instant::now(), "sent before its moment");
+        for (outgoing, send_time) in chunk {
+            if let SendTime::At(at) = send_time {
+                assert!(at <= Instant::now(), "sent before its send time");
             }
             let event: Value = serde_json::from_slice(&outgoing.body).unwrap();
             assert!(event["timestamp"].as_i64().unwrap() <= now_ms(), "{event}");
-            all.push((outgoing, moment));
+            all.push((outgoing, send_time));
         }
     }
     (all, generator.join().unwrap())
 }
 
-/// Whether entries and exits add up to who is where.
+/// Asserts that entries and exits add up to the true positions.
 fn assert_totals(all: &[(OutgoingEvent, SendTime)], truth: &GroundTruth) {
     let mut people: HashMap<String, i64> = HashMap::new();
     for (outgoing, _) in all {
@@ -95,35 +96,41 @@ fn assert_totals(all: &[(OutgoingEvent, SendTime)], truth: &GroundTruth) {
         let event: Value = serde_json::from_slice(&outgoing.body).unwrap();
         let metadata = &event["metadata"];
         let space = metadata.get("room_id").unwrap_or(&metadata["floor_id"]);
-        let count = |way: &str| event["data"][way].as_i64().unwrap();
+        let count = |direction: &str| event["data"][direction].as_i64().unwrap();
         let space = space.as_str().unwrap().to_owned();
         *people.entry(space).or_default() += count("in") - count("out");
     }
     for (space, count) in &truth.spaces {
-        let told = people.get(space).copied().unwrap_or(0);
-        assert_eq!(told, i64::from(*count), "{space}");
+        let sum = people.get(space).copied().unwrap_or(0);
+        assert_eq!(sum, i64::from(*count), "{space}");
     }
 }
 
 #[test]
-fn the_rest_makes_the_story_whole_and_keeps_the_rate() {
+fn the_rest_completes_the_totals_and_keeps_the_rate() {
     let parts = generator(SendPace::Rate(1_000.0), LONG_AGO, after_events(2_000));
-    let (made, begun) = (Arc::clone(&parts.2), parts.0.started_at());
+    let (progress, started_at) = (Arc::clone(&parts.2), parts.0.started_at());
     let (all, truth) = collect_all(parts);
     assert_totals(&all, &truth);
     assert!(truth.spaces.iter().any(|(_, count)| *count > 0));
     let rest: Vec<_> = all.iter().filter(|(o, _)| o.after_end).collect();
     assert_eq!(all.len() - rest.len(), 2_000);
     assert!(!rest.is_empty() && rest.len() < 200, "{}", rest.len());
-    assert_eq!((made.after_end(), made.omitted()), (rest.len() as u64, 0));
+    assert_eq!(
+        (progress.after_end(), progress.omitted()),
+        (rest.len() as u64, 0)
+    );
     assert!(rest.iter().all(|(o, _)| o.event_type == EventType::Traffic));
-    // The first is due at once.
+    // The first event is due immediately.
     let least = Duration::from_secs_f64((all.len() - 1) as f64 / 1_000.0);
-    assert!(begun.elapsed() >= least, "faster than asked for");
+    assert!(
+        started_at.elapsed() >= least,
+        "faster than the requested rate"
+    );
 }
 
 #[test]
-fn a_rate_and_a_duration_make_a_count() {
+fn a_duration_limits_the_number_of_events_at_a_rate() {
     let limits = RunLimits {
         events: None,
         duration: Some(Duration::from_millis(500)),
@@ -134,7 +141,7 @@ fn a_rate_and_a_duration_make_a_count() {
 }
 
 #[test]
-fn a_closed_loop_sends_all_that_waits() {
+fn a_closed_loop_sends_all_waiting_events() {
     let parts = generator(SendPace::Max, LONG_AGO, after_events(2_000));
     let (all, truth) = collect_all(parts);
     assert_totals(&all, &truth);
@@ -145,8 +152,9 @@ fn a_closed_loop_sends_all_that_waits() {
 }
 
 #[test]
-fn what_is_not_due_yet_when_the_run_ends_waits_until_it_has_happened() {
-    // Ticks end with the second. In the third one people come, and it has just begun when the run ends.
+fn events_in_the_future_at_the_end_wait_until_they_have_happened() {
+    // Ticks end with the second. People arrive in the third tick, which has just begun when the run
+    // ends.
     let start_ms = now_ms();
     let until_second = 1_000 - start_ms as u64 % 1_000;
     let limits = RunLimits {
@@ -159,7 +167,7 @@ fn what_is_not_due_yet_when_the_run_ends_waits_until_it_has_happened() {
 }
 
 #[test]
-fn what_is_due_does_not_wait_for_the_city() {
+fn due_events_do_not_wait_for_the_city() {
     let (mut generator, mut chunks, _) =
         generator(SendPace::Rate(1.0), LONG_AGO, RunLimits::default());
     let delivery = generator.stream.next().unwrap();
@@ -167,19 +175,19 @@ fn what_is_due_does_not_wait_for_the_city() {
     assert!(chunks.try_recv().is_err());
     assert!(generator.compute().is_ok());
     assert_eq!(chunks.try_recv().unwrap().len(), 1);
-    // The city's time is nobody's delay; what was due before it began is late all the same.
+    // Time spent on the computation counts as nobody's delay, but an event due before it is late.
     let now = Instant::now();
     let ms = Duration::from_millis;
     generator.last_stall = (now, now + ms(10));
     for (at, shifted) in [(now - ms(1), now - ms(1)), (now + ms(1), now + ms(10))] {
-        let moment = generator.shift_past_stall(SendTime::At(at));
-        assert_eq!(moment, SendTime::At(shifted));
+        let send_time = generator.shift_past_stall(SendTime::At(at));
+        assert_eq!(send_time, SendTime::At(shifted));
     }
     assert_eq!(generator.shift_past_stall(SendTime::Any), SendTime::Any);
 }
 
 #[test]
-fn no_limit_is_too_long() {
+fn the_longest_duration_does_not_overflow() {
     let limits = RunLimits {
         events: None,
         duration: Some(Duration::MAX),
@@ -189,7 +197,7 @@ fn no_limit_is_too_long() {
 }
 
 #[test]
-fn what_is_put_aside_does_not_keep_its_chunk() {
+fn a_waiting_job_does_not_keep_its_chunk() {
     let chunk = Bytes::from(vec![b'x'; 100_000]);
     let job = || {
         let mut outgoing = outgoing(1, DeliveryKind::First);
@@ -202,5 +210,5 @@ fn what_is_put_aside_does_not_keep_its_chunk() {
     let first = queue.next().unwrap();
     assert_eq!(first.outgoing.body, "xxxxx");
     queue.pause(first, Instant::now());
-    assert!(chunk.is_unique(), "nobody else holds it");
+    assert!(chunk.is_unique(), "no job holds it");
 }

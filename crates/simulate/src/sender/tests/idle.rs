@@ -1,4 +1,4 @@
-//! What tasks share, without a server.
+//! The state shared by the tasks, without a server.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,11 +7,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::super::dispatcher::admission::MAX_OUTSTANDING;
 use super::super::generator::tests::outgoing;
 use super::super::pace::SendTime;
-use super::super::response::ServerResponse;
 use super::super::tries::{SendJob, TryOutcome};
 use super::*;
+use crate::ledger::LoopKind;
+use crate::outcome::ServerResponse;
 
-/// Counts how often it was used.
+/// Counts the wake-ups.
 #[derive(Default)]
 struct WakeCounter(AtomicUsize);
 
@@ -27,74 +28,75 @@ impl WakeCounter {
     }
 }
 
-fn dispatch(slots: usize, paced: bool, timings: SenderTimings) -> Dispatcher {
+fn new_dispatcher(slots: usize, loop_kind: LoopKind, timings: SenderTimings) -> Dispatcher {
     let target = SendTarget::parse("http://127.0.0.1:9/").unwrap();
-    let ledger = RunLedger::new(Instant::now(), paced, 0);
+    let ledger = RunLedger::new(Instant::now(), loop_kind, 0);
     Dispatcher::new(vec![target], timings, slots, ledger, None)
 }
 
-fn next(dispatch: &Dispatcher, slot: usize, waker: &Waker) -> Option<SendJob> {
-    match dispatch.poll_next(slot, &mut [None], &mut Context::from_waker(waker)) {
+fn next(dispatcher: &Dispatcher, slot: usize, waker: &Waker) -> Option<SendJob> {
+    match dispatcher.poll_next(slot, &mut [None], &mut Context::from_waker(waker)) {
         Poll::Ready(job) => job,
         Poll::Pending => None,
     }
 }
 
 #[test]
-fn who_took_work_without_being_woken_for_it_is_not_woken_for_more() {
-    let dispatch = dispatch(3, false, SenderTimings::default());
-    let (to, chunks) = mpsc::channel(1);
-    let mut admitting = pin!(dispatch.admit(chunks));
+fn a_slot_that_took_work_unwoken_is_not_woken_for_more() {
+    let dispatcher = new_dispatcher(3, LoopKind::Closed, SenderTimings::default());
+    let (sender, chunks) = mpsc::channel(1);
+    let mut admitting = pin!(dispatcher.admit(chunks));
     let mut admit = |key| {
         let chunk = vec![(outgoing(key, DeliveryKind::First), SendTime::Any)];
-        to.try_send(chunk).unwrap();
+        sender.try_send(chunk).unwrap();
         let mut cx = Context::from_waker(Waker::noop());
         assert!(admitting.as_mut().poll(&mut cx).is_pending());
     };
     let woken: [Arc<WakeCounter>; 3] = Default::default();
     let wakers = woken.clone().map(Waker::from);
     for (slot, waker) in wakers.iter().enumerate() {
-        assert!(next(&dispatch, slot, waker).is_none());
+        assert!(next(&dispatcher, slot, waker).is_none());
     }
     admit(1);
     assert_eq!(woken.each_ref().map(|w| w.take_count()), [0, 0, 1]);
-    // The end of its idle connection has woken another one, which is faster.
-    assert!(next(&dispatch, 1, &wakers[1]).is_some());
-    assert!(next(&dispatch, 2, &wakers[2]).is_none());
+    // The end of an idle connection has woken another slot, which is faster.
+    assert!(next(&dispatcher, 1, &wakers[1]).is_some());
+    assert!(next(&dispatcher, 2, &wakers[2]).is_none());
     admit(2);
     assert_eq!(woken.each_ref().map(|w| w.take_count()), [0, 0, 1]);
-    assert!(next(&dispatch, 2, &wakers[2]).is_some());
+    assert!(next(&dispatcher, 2, &wakers[2]).is_some());
     admit(3);
     assert_eq!(
         woken.each_ref().map(|w| w.take_count()),
         [1, 0, 0],
-        "who idles"
+        "the idle slot"
     );
 }
 
-/// What has no moment goes out whenever there is a connection: in a closed loop, and after the end.
+/// Events without a send time wait for a connection: in a closed loop, and after the end.
 #[test]
-fn only_what_had_its_moment_is_dropped_for_having_waited() {
-    for (paced, moment, is_dropped) in [
-        (true, SendTime::At(Instant::now()), true),
-        (true, SendTime::Any, false),
-        (false, SendTime::At(Instant::now()), false),
-        (false, SendTime::Any, false),
+fn only_events_with_a_send_time_are_dropped_for_waiting() {
+    for (loop_kind, send_time, is_dropped) in [
+        (LoopKind::Open, SendTime::At(Instant::now()), true),
+        (LoopKind::Open, SendTime::Any, false),
+        (LoopKind::Closed, SendTime::At(Instant::now()), false),
+        (LoopKind::Closed, SendTime::Any, false),
     ] {
         let timings = SenderTimings {
             window: Duration::from_millis(20),
             ..SenderTimings::default()
         };
-        let dispatch = dispatch(1, paced, timings);
-        let (to, chunks) = mpsc::channel(1);
-        to.try_send(vec![(outgoing(1, DeliveryKind::First), moment)])
+        let dispatcher = new_dispatcher(1, loop_kind, timings);
+        let (sender, chunks) = mpsc::channel(1);
+        sender
+            .try_send(vec![(outgoing(1, DeliveryKind::First), send_time)])
             .unwrap();
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(pin!(dispatch.admit(chunks)).poll(&mut cx).is_pending());
+        assert!(pin!(dispatcher.admit(chunks)).poll(&mut cx).is_pending());
         std::thread::sleep(Duration::from_millis(25));
-        let job = next(&dispatch, 0, Waker::noop());
-        assert_eq!(job.is_none(), is_dropped, "{paced} {moment:?}");
-        let dropped = dispatch
+        let job = next(&dispatcher, 0, Waker::noop());
+        assert_eq!(job.is_none(), is_dropped, "{loop_kind:?} {send_time:?}");
+        let dropped = dispatcher
             .ledger
             .borrow()
             .send_outcome_count(SendOutcome::Dropped);
@@ -103,37 +105,39 @@ fn only_what_had_its_moment_is_dropped_for_having_waited() {
 }
 
 #[test]
-fn an_open_loop_drops_the_oldest_rather_than_to_wait() {
-    for (paced, more, dropped) in [(true, 20, 10), (false, 0, 0)] {
-        let dispatch = dispatch(1, paced, SenderTimings::default());
-        let (to, chunks) = mpsc::channel(2);
+fn an_open_loop_drops_the_oldest_instead_of_waiting() {
+    for (loop_kind, more, dropped) in [(LoopKind::Open, 20, 10), (LoopKind::Closed, 0, 0)] {
+        let dispatcher = new_dispatcher(1, loop_kind, SenderTimings::default());
+        let (sender, chunks) = mpsc::channel(2);
         let now = SendTime::At(Instant::now());
         let chunk = |keys: std::ops::Range<usize>| {
             let jobs = keys.map(|key| (outgoing(key as u64, DeliveryKind::First), now));
             jobs.collect::<Vec<_>>()
         };
-        to.try_send(chunk(10..MAX_OUTSTANDING)).unwrap();
-        to.try_send(chunk(MAX_OUTSTANDING..MAX_OUTSTANDING + 20))
+        sender.try_send(chunk(10..MAX_OUTSTANDING)).unwrap();
+        sender
+            .try_send(chunk(MAX_OUTSTANDING..MAX_OUTSTANDING + 20))
             .unwrap();
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(pin!(dispatch.admit(chunks)).poll(&mut cx).is_pending());
-        let first = next(&dispatch, 0, Waker::noop()).unwrap();
+        assert!(pin!(dispatcher.admit(chunks)).poll(&mut cx).is_pending());
+        let first = next(&dispatcher, 0, Waker::noop()).unwrap();
         assert_eq!(first.outgoing.reading_key, 10 + dropped, "the oldest");
-        let ledger = dispatch.ledger.borrow();
+        let ledger = dispatcher.ledger.borrow();
         assert_eq!(ledger.send_outcome_count(SendOutcome::Dropped), dropped);
         assert_eq!(ledger.deliveries(), MAX_OUTSTANDING as u64 - 10 + more);
     }
 }
 
-/// A job whose first try was answered 422, and which pauses.
+/// A dispatcher with a paused job whose first try was answered with a 422.
 fn refused_once(timings: SenderTimings) -> Dispatcher {
-    let dispatch = dispatch(1, false, timings);
-    let (to, chunks) = mpsc::channel(1);
-    to.try_send(vec![(outgoing(1, DeliveryKind::First), SendTime::Any)])
+    let dispatcher = new_dispatcher(1, LoopKind::Closed, timings);
+    let (sender, chunks) = mpsc::channel(1);
+    sender
+        .try_send(vec![(outgoing(1, DeliveryKind::First), SendTime::Any)])
         .unwrap();
     let mut cx = Context::from_waker(Waker::noop());
-    assert!(pin!(dispatch.admit(chunks)).poll(&mut cx).is_pending());
-    let mut job = next(&dispatch, 0, Waker::noop()).unwrap();
+    assert!(pin!(dispatcher.admit(chunks)).poll(&mut cx).is_pending());
+    let mut job = next(&dispatcher, 0, Waker::noop()).unwrap();
     let now = Instant::now();
     job.begin_try(now);
     let refused = ServerResponse {
@@ -141,31 +145,31 @@ fn refused_once(timings: SenderTimings) -> Dispatcher {
         outcome: None,
         position: None,
     };
-    dispatch.conclude_try(job, TryOutcome::Answered(refused), now);
+    dispatcher.conclude_try(job, TryOutcome::Responded(refused), now);
     assert_eq!(
-        dispatch
+        dispatcher
             .ledger
             .borrow()
             .send_outcome_count(SendOutcome::Refused),
         0,
-        "it pauses"
+        "the job is paused"
     );
-    dispatch
+    dispatcher
 }
 
 #[test]
-fn what_was_refused_and_comes_too_late_counts_as_refused() {
-    let dispatch = refused_once(SenderTimings {
+fn a_refused_job_past_its_window_counts_as_refused() {
+    let dispatcher = refused_once(SenderTimings {
         window: Duration::from_millis(20),
         pauses: vec![Duration::from_millis(10)],
         ..SenderTimings::default()
     });
     std::thread::sleep(Duration::from_millis(25));
     let now = Instant::now();
-    dispatch.tick(now, now, false);
-    assert!(next(&dispatch, 0, Waker::noop()).is_none());
+    dispatcher.tick(now, now);
+    assert!(next(&dispatcher, 0, Waker::noop()).is_none());
     assert_eq!(
-        dispatch
+        dispatcher
             .ledger
             .borrow()
             .send_outcome_count(SendOutcome::Refused),
@@ -174,25 +178,26 @@ fn what_was_refused_and_comes_too_late_counts_as_refused() {
 }
 
 #[test]
-fn what_was_refused_and_is_given_up_counts_as_refused() {
-    let dispatch = refused_once(SenderTimings {
+fn a_refused_job_that_is_given_up_counts_as_refused() {
+    let dispatcher = refused_once(SenderTimings {
         pauses: vec![Duration::from_secs(5)],
         ..SenderTimings::default()
     });
     let now = Instant::now();
-    dispatch.tick(now, now, true);
+    dispatcher.begin_draining(now);
+    dispatcher.tick(now, now);
     assert_eq!(
-        dispatch
+        dispatcher
             .ledger
             .borrow()
             .send_outcome_count(SendOutcome::Refused),
         0
     );
-    // It would be tried then, if that were not hopeless.
+    // The next try would be due by then, but the run is given up.
     let hopeless = now + Duration::from_secs(20);
-    dispatch.tick(hopeless, now, true);
+    dispatcher.tick(hopeless, now);
     assert_eq!(
-        dispatch
+        dispatcher
             .ledger
             .borrow()
             .send_outcome_count(SendOutcome::Refused),

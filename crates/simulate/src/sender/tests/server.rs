@@ -1,4 +1,4 @@
-//! A small HTTP server that does what a test tells it to.
+//! A small scripted HTTP server for tests.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,13 +10,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-/// What to do with a request.
+/// Reaction to a request.
 #[derive(Clone, Debug)]
 pub enum ServerAction {
-    Answer(u16, &'static str),
-    /// And then the connection is of no use any more.
-    AnswerAndClose(u16, &'static str),
-    AnswerAfter(Duration, u16, &'static str),
+    Respond(u16, &'static str),
+    /// Respond, then close the connection.
+    RespondAndClose(u16, &'static str),
+    RespondAfter(Duration, u16, &'static str),
     Close,
     Hang,
 }
@@ -26,14 +26,14 @@ pub const PUBLISHED: &str =
 
 pub const REDELIVERY: &str = r#"{"status":"duplicate","kind":"redelivery","id":"x"}"#;
 
-/// A request that was seen.
+/// A request that the server received.
 #[derive(Clone, Debug)]
 pub struct SeenRequest {
     pub head: String,
     /// Type, space and timestamp.
     pub reading: String,
     pub id: String,
-    /// When it was read, and when its answer was about to be written.
+    /// Time of the request, and of its response.
     pub at: (Instant, Instant),
 }
 
@@ -41,11 +41,11 @@ pub struct TestServer {
     pub address: SocketAddr,
     scheme: &'static str,
     requests: Arc<Mutex<Vec<SeenRequest>>>,
-    // Ends the server with the test.
+    /// Ends the server when dropped.
     _runtime: tokio::runtime::Runtime,
 }
 
-/// Told how often this event was seen before.
+/// Chooses the action by the number of earlier requests with this event.
 type ServerScript = dyn Fn(usize) -> ServerAction + Send + Sync;
 
 impl TestServer {
@@ -53,20 +53,21 @@ impl TestServer {
         Self::start_with(None, script)
     }
 
-    /// With a certificate for 127.0.0.1, to be found in the file.
+    /// Starts with TLS and returns the certificate for 127.0.0.1 as a file.
     pub fn start_tls(
         script: impl Fn(usize) -> ServerAction + Send + Sync + 'static,
     ) -> (Self, tempfile::NamedTempFile) {
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key =
+            rustls::pki_types::PrivateKeyDer::Pkcs8(certified.signing_key.serialize_der().into());
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), made.cert.pem()).unwrap();
+        std::fs::write(file.path(), certified.cert.pem()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
+            .with_single_cert(vec![certified.cert.der().clone()], key)
             .unwrap();
         (
             Self::start_with(Some(Arc::new(config).into()), script),
@@ -89,18 +90,18 @@ impl TestServer {
         let seen: Arc<Mutex<Vec<SeenRequest>>> = Arc::default();
         let script: Arc<ServerScript> = Arc::new(script);
         let counts: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
-        let noted = Arc::clone(&seen);
+        let recorded = Arc::clone(&seen);
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (script, noted) = (Arc::clone(&script), Arc::clone(&noted));
+                let (script, recorded) = (Arc::clone(&script), Arc::clone(&recorded));
                 let counts = Arc::clone(&counts);
                 let tls = tls.clone();
                 tokio::spawn(async move {
                     match tls {
-                        None => serve(stream, &*script, &noted, &counts).await,
+                        None => serve(stream, &*script, &recorded, &counts).await,
                         Some(tls) => {
                             let stream = tls.accept(stream).await.ok()?;
-                            serve(stream, &*script, &noted, &counts).await
+                            serve(stream, &*script, &recorded, &counts).await
                         }
                     }
                 });
@@ -126,13 +127,13 @@ impl TestServer {
 async fn serve(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     script: &ServerScript,
-    noted: &Mutex<Vec<SeenRequest>>,
+    recorded: &Mutex<Vec<SeenRequest>>,
     counts: &Mutex<HashMap<String, usize>>,
 ) -> Option<()> {
     let mut buffer = Vec::new();
     loop {
         let (head, body) = read_request(&mut stream, &mut buffer).await?;
-        let read = Instant::now();
+        let received_at = Instant::now();
         let event: Value = serde_json::from_slice(&body).ok()?;
         let id = event["id"].as_str()?.to_owned();
         let before = {
@@ -141,32 +142,32 @@ async fn serve(
             *count += 1;
             *count - 1
         };
-        let act = script(before);
-        if let ServerAction::AnswerAfter(after, ..) = &act {
+        let action = script(before);
+        if let ServerAction::RespondAfter(after, ..) = &action {
             tokio::time::sleep(*after).await;
         }
         let metadata = &event["metadata"];
         let space = ["zone_id", "room_id", "floor_id"].map(|name| &metadata[name]);
         let space = space.into_iter().find(|id| id.is_string());
-        noted.lock().unwrap().push(SeenRequest {
+        recorded.lock().unwrap().push(SeenRequest {
             head,
             id,
             reading: format!("{} {space:?} {}", event["type"], event["timestamp"]),
-            at: (read, Instant::now()),
+            at: (received_at, Instant::now()),
         });
-        let (status, body, close) = match act {
-            ServerAction::Answer(status, body) | ServerAction::AnswerAfter(_, status, body) => {
+        let (status, body, close) = match action {
+            ServerAction::Respond(status, body) | ServerAction::RespondAfter(_, status, body) => {
                 (status, body, false)
             }
-            ServerAction::AnswerAndClose(status, body) => (status, body, true),
+            ServerAction::RespondAndClose(status, body) => (status, body, true),
             ServerAction::Close => return None,
             ServerAction::Hang => std::future::pending().await,
         };
         let close = if close { "connection: close\r\n" } else { "" };
         let length = body.len();
-        let answer =
+        let response =
             format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\n{close}\r\n{body}");
-        stream.write_all(answer.as_bytes()).await.ok()?;
+        stream.write_all(response.as_bytes()).await.ok()?;
         if !close.is_empty() {
             return None;
         }
@@ -183,10 +184,10 @@ async fn read_request(
             let length = head
                 .lines()
                 .find_map(|l| l.strip_prefix("content-length: "))?;
-            let whole = end + 4 + length.parse::<usize>().ok()?;
-            if buffer.len() >= whole {
-                let body = buffer[end + 4..whole].to_vec();
-                buffer.drain(..whole);
+            let total = end + 4 + length.parse::<usize>().ok()?;
+            if buffer.len() >= total {
+                let body = buffer[end + 4..total].to_vec();
+                buffer.drain(..total);
                 return Some((head, body));
             }
         }

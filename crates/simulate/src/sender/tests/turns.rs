@@ -1,4 +1,4 @@
-//! Events about one reading go out one after the other.
+//! Events of one reading are sent one after the other.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use super::server::SeenRequest;
 use super::*;
 use crate::oracle::OracleVerdict;
 
-/// What was seen of each reading, in the order in which it came.
+/// The requests of each reading, in the order of arrival.
 fn readings(server: &TestServer) -> HashMap<String, Vec<SeenRequest>> {
     let mut readings: HashMap<String, Vec<SeenRequest>> = HashMap::new();
     for seen in server.requests() {
@@ -20,11 +20,11 @@ fn readings(server: &TestServer) -> HashMap<String, Vec<SeenRequest>> {
 }
 
 #[test]
-fn readings_go_out_one_after_the_other() {
+fn events_of_one_reading_are_sequential() {
     let server = TestServer::start(|before| match before {
-        0 => ServerAction::AnswerAfter(Duration::from_millis(3), 503, ""),
+        0 => ServerAction::RespondAfter(Duration::from_millis(3), 503, ""),
         1 => ServerAction::Close,
-        _ => ServerAction::AnswerAfter(Duration::from_millis(3), 200, PUBLISHED),
+        _ => ServerAction::RespondAfter(Duration::from_millis(3), 200, PUBLISHED),
     });
     let ledger = run_with(options(&server, 300), None).ledger;
     assert_eq!(
@@ -37,7 +37,7 @@ fn readings_go_out_one_after_the_other() {
         for pair in seen.windows(2) {
             assert!(pair[0].at.1 <= pair[1].at.0, "{reading}: two at a time");
         }
-        // An event's tries are not interrupted by another event about the same reading.
+        // The tries of an event are not interrupted by another event of the same reading.
         let changes = seen.windows(2).filter(|pair| pair[0].id != pair[1].id);
         let ids: HashSet<_> = seen.iter().map(|seen| &seen.id).collect();
         let copies = seen.len() - 3 * ids.len();
@@ -45,16 +45,17 @@ fn readings_go_out_one_after_the_other() {
     }
 }
 
-/// A try that timed out is still under way when the next one of its event is answered: nothing about the same reading
-/// may overtake it.
+/// A timed-out try may still be in progress when the next try of its event is answered: no other
+/// event of the reading may overtake it.
 #[test]
 fn nothing_overtakes_a_try_that_timed_out() {
     let first = AtomicUsize::new(0);
     let server = TestServer::start(move |before| {
-        let held = before == 0 && first.fetch_add(1, Ordering::Relaxed).is_multiple_of(8);
-        match held {
-            true => ServerAction::AnswerAfter(Duration::from_millis(400), 200, PUBLISHED),
-            false => ServerAction::Answer(200, REDELIVERY),
+        let is_slow = before == 0 && first.fetch_add(1, Ordering::Relaxed).is_multiple_of(8);
+        if is_slow {
+            ServerAction::RespondAfter(Duration::from_millis(400), 200, PUBLISHED)
+        } else {
+            ServerAction::Respond(200, REDELIVERY)
         }
     });
     let mut options = options(&server, 300);
@@ -67,33 +68,33 @@ fn nothing_overtakes_a_try_that_timed_out() {
     );
     let mut followed = 0;
     for (reading, seen) in readings(&server) {
-        for (place, one) in seen.iter().enumerate() {
-            for later in seen[place + 1..].iter().filter(|later| later.id != one.id) {
+        for (index, one) in seen.iter().enumerate() {
+            for later in seen[index + 1..].iter().filter(|later| later.id != one.id) {
                 assert!(one.at.1 <= later.at.0, "{reading}: two at a time");
                 followed += usize::from(one.at.1 - one.at.0 > Duration::from_millis(300));
             }
         }
     }
-    assert!(followed > 0, "something waits for a try that timed out");
+    assert!(followed > 0, "no event waited for a timed-out try");
 }
 
-/// At the end of a run that is no longer than for an answer in time.
+/// At the end of a run, the wait for a late response is as short as the HTTP timeout.
 #[test]
-fn what_waits_for_a_lost_try_is_sent_in_the_end() {
+fn events_behind_a_lost_try_are_sent_in_the_end() {
     let first = AtomicUsize::new(0);
     let server = TestServer::start(move |before| {
-        let lost = before == 0 && first.fetch_add(1, Ordering::Relaxed).is_multiple_of(50);
-        match lost {
-            true => ServerAction::Hang,
-            false => ServerAction::Answer(200, PUBLISHED),
+        let is_lost = before == 0 && first.fetch_add(1, Ordering::Relaxed).is_multiple_of(50);
+        if is_lost {
+            ServerAction::Hang
+        } else {
+            ServerAction::Respond(200, PUBLISHED)
         }
     });
     let mut options = options(&server, 300);
     options.timings.http_timeout = Duration::from_millis(200);
-    options.timings.late_answer_timeout = Duration::from_secs(600);
-    let finished = run_with(options, None);
-    let ledger = finished.ledger;
-    assert!(finished.complete);
+    options.timings.late_response_timeout = Duration::from_secs(600);
+    let ledger = run_with(options, None).ledger;
+    assert!(ledger.fidelity().complete);
     assert!(ledger.timeouts() > 0);
     assert_eq!(
         ledger.send_outcome_count(SendOutcome::Accepted),
@@ -101,10 +102,11 @@ fn what_waits_for_a_lost_try_is_sent_in_the_end() {
     );
 }
 
-/// Each copy is on its way together with its original, and nothing else about the reading is; each goes elsewhere.
+/// Each copy is sent together with its original, to another target, and nothing else of the reading
+/// is in flight.
 #[test]
-fn overlapping_copies_go_out_together_and_to_another_target() {
-    let slow = |_| ServerAction::AnswerAfter(Duration::from_millis(20), 200, PUBLISHED);
+fn overlapping_copies_are_sent_together_and_to_another_target() {
+    let slow = |_| ServerAction::RespondAfter(Duration::from_millis(20), 200, PUBLISHED);
     let servers = [TestServer::start(slow), TestServer::start(slow)];
     let mut options = options(&servers[0], 400);
     options
@@ -136,11 +138,14 @@ fn overlapping_copies_go_out_together_and_to_another_target() {
     let seen = |readings: &HashMap<String, Vec<SeenRequest>>| {
         readings.values().map(Vec::len).sum::<usize>()
     };
-    assert!(seen(&one).min(seen(&other)) > 100, "spread over both");
+    assert!(
+        seen(&one).min(seen(&other)) > 100,
+        "events are spread over both servers"
+    );
     let mut together = 0;
     for (reading, seen) in &one {
         let ids: HashSet<_> = seen.iter().map(|seen| &seen.id).collect();
-        assert_eq!(ids.len(), seen.len(), "a copy goes elsewhere");
+        assert_eq!(ids.len(), seen.len(), "a copy goes to the other server");
         for one in seen {
             for other in other.get(reading).into_iter().flatten() {
                 let overlap = one.at.0 < other.at.1 && other.at.0 < one.at.1;

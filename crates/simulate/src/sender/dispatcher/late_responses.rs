@@ -1,23 +1,26 @@
-//! Who listens for the answer to a try that timed out. Until it comes, or nobody listens any more, nothing else about the
-//! same reading is sent: the server may still be at that try.
+//! Late responses to tries that timed out.
+//!
+//! Until the response arrives, or nobody waits for it any more, no other delivery of the same
+//! reading is sent: the server may still be working on that try.
 
 use std::time::{Duration, Instant};
 
 use super::Dispatcher;
 
-/// For each slot.
-const MAX_LISTENING: usize = 4;
+/// Maximum number of waiting tasks per slot.
+const MAX_LISTENERS_PER_SLOT: usize = 4;
 
 impl Dispatcher {
-    /// One more listens for a late answer to the job with this key, if not too many do.
+    /// Registers a listener for the late response to the job with this key. Returns `false` if
+    /// there are too many already.
     pub(in crate::sender) fn begin_listening(&self, key: u64) -> bool {
-        let listening = self.listener_count.get();
-        let free = listening < MAX_LISTENING * self.deadlines.len();
-        if free {
-            self.listener_count.set(listening + 1);
+        let listeners = self.listener_count.get();
+        let has_room = listeners < MAX_LISTENERS_PER_SLOT * self.deadlines.len();
+        if has_room {
+            self.listener_count.set(listeners + 1);
             self.queue.borrow_mut().hold(key);
         }
-        free
+        has_room
     }
 
     pub(in crate::sender) fn end_listening(&self, key: u64) {
@@ -27,7 +30,8 @@ impl Dispatcher {
         self.wake_admission();
     }
 
-    /// At the end of a run, what waits only for late answers waits as long as for an answer in time.
+    /// At the end of a run, ends the listeners if all work has waited for late responses for as
+    /// long as the HTTP timeout.
     pub(super) fn release_blocked_work(&self, now: Instant) {
         if !self.queue.borrow().is_blocked() {
             self.blocked_since.set(None);
@@ -40,8 +44,8 @@ impl Dispatcher {
         }
     }
 
-    /// Waits for late answers once more, as long as for an answer in time; then nobody listens any more.
-    pub(in crate::sender) async fn await_late_answers(&self) {
+    /// Waits for late responses for as long as the HTTP timeout, then ends the remaining listeners.
+    pub(in crate::sender) async fn await_late_responses(&self) {
         let until = Instant::now() + self.timings.http_timeout;
         while self.listener_count.get() > 0 && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(5)).await;
