@@ -16,10 +16,10 @@ use butlr_bridge::config::{DedupConfig, DedupStore, DuplicateHandling};
 use butlr_bridge::dedup::EventFacts;
 use butlr_bridge::dedup::claim::{Claim, MemoryDecision};
 use butlr_bridge::dedup::memory::MemoryStore;
+use butlr_bridge::delivery::{OnFailure, RecordProducer, WakerQueue};
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
-use butlr_bridge::kafka::lane::TopicLane;
-use butlr_bridge::kafka::producer::Producer;
-use butlr_bridge::kafka::report::{DeliveryReport, Receipt, WakerQueue};
+use butlr_bridge::kafka::lane::{LaneLimits, TopicLane};
+use butlr_bridge::kafka::report::{DeliveryOutcome, Receipt};
 use butlr_bridge::metrics::Metrics;
 use butlr_bridge::record::ProducerRecord;
 use butlr_event::EventType;
@@ -336,12 +336,14 @@ fn make_receipt() -> Outcome<Receipt> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker.bootstrap_servers());
     let topics = EventType::ALL.map(|event_type| event_type.kebab_name().to_owned());
-    let producer = Producer::start(config, Arc::new(Metrics::new(&topics)), Arc::default())?;
+    let producer = RecordProducer::start(config, Arc::new(Metrics::new(&topics)), Arc::default())?;
     let lane = TopicLane::new(
         Destination::Events(EventType::Traffic),
         TOPIC.to_owned(),
-        1,
-        1024,
+        LaneLimits {
+            events: 1,
+            bytes: 1024,
+        },
     );
     let permit = lane
         .acquire_permit(1)
@@ -356,17 +358,16 @@ fn make_receipt() -> Outcome<Receipt> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let wakeups: Arc<WakerQueue> = Arc::default();
-    let delivery = producer.send(record, permit, None, false, &wakeups);
+    let delivery = producer.send(record, permit, None, OnFailure::ResolveClaim, &wakeups);
     let delivery = delivery.map_err(|rejection| format!("{rejection:?}"))?;
-    let report = runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         tokio::select! {
-            report = delivery => report,
+            outcome = delivery => outcome,
             () = wakeups.run() => unreachable!("it does not end"),
         }
     });
-    match report {
-        DeliveryReport::Stored(receipt) => Ok(receipt),
-        DeliveryReport::ImplicitAck => Err("no broker said that the record is stored".into()),
-        DeliveryReport::Failed(code) => Err(code.to_string().into()),
+    match outcome {
+        DeliveryOutcome::Stored(receipt) => Ok(receipt),
+        failed => Err(format!("the record is not confirmed: {failed:?}").into()),
     }
 }
