@@ -258,8 +258,7 @@ impl<R: OutcomeReceiver> Producer<R> {
                 running.producer.context().mark_fatal();
             }
             code.unwrap_or(RDKafkaErrorCode::Unknown)
-        })?;
-        Ok(())
+        })
     }
 
     /// Sets the thread to unpark when [`Producer::replace_if_fatal`] is due.
