@@ -175,16 +175,10 @@ mod tests {
     #[test]
     fn a_configured_linger_wins() {
         let linger = |property: Option<&str>| {
+            let properties = property.map(|name| (name.to_owned(), toml::Value::Integer(7)));
+            let properties = toml::Value::Table(properties.into_iter().collect());
             let sources = config::ConfigSources {
-                flags: property
-                    .map(|name| {
-                        (
-                            format!("kafka.properties.\"{name}\""),
-                            toml::Value::Integer(7),
-                        )
-                    })
-                    .into_iter()
-                    .collect(),
+                flags: vec![("kafka.properties".to_owned(), properties)],
                 ..Default::default()
             };
             let config = config::load(&sources, &|_, _| Ok(())).unwrap();
