@@ -24,7 +24,7 @@ use crate::http::tls::Certificate;
 use crate::kafka::contact::Contact;
 use crate::kafka::lane::TopicLane;
 use crate::kafka::producer::Producer;
-use crate::kafka::watch::{KafkaWatch, TopicCreationGuard};
+use crate::kafka::watch::{KafkaWatch, MissingTopics, TopicCreationGuard};
 use crate::kafka::{client, topics};
 use crate::metrics::{EventOutcome, Metrics};
 use crate::pipeline::Pipeline;
@@ -393,9 +393,11 @@ impl RunningBridge {
             &client::base_config(&config.kafka, bootstrap),
             Arc::clone(&producer),
             lanes.iter().filter(is_watched).cloned().collect(),
-            Arc::clone(&contact),
-            Arc::clone(&metrics),
-            create_topics,
+            if create_topics {
+                MissingTopics::Create
+            } else {
+                MissingTopics::Report
+            },
         )
         .map_err(properties_error)?;
         let stamping = TimestampPolicy::from_config(&config.kafka);

@@ -16,7 +16,7 @@
 //!        │                   kafka::lane a budget for each topic; missing and forbidden ones answer at once
 //!        │                   kafka::producer → librdkafka → all in-sync replicas
 //!        │        keep       spool       what Kafka does not confirm in time: on disk, fsynced; drained when it does again
-//!        │        commit     kafka::report   the delivery report decides the claim and wakes the task; metrics: exactly one outcome
+//!        │        commit     delivery    the delivery report decides the claim and wakes the task; metrics: exactly one outcome
 //!        │
 //!  http::problem  200 with partition and offset, 202, or a problem that says what to do
 //! ```
@@ -25,11 +25,15 @@
 
 pub mod config;
 
+mod sync;
+
 pub mod http;
 
 pub mod auth;
 
 pub mod pipeline;
+
+pub mod delivery;
 
 pub mod dedup;
 

@@ -58,9 +58,9 @@ impl TimestampPolicy {
 
 /// Circumstances in which a record is published.
 #[derive(Clone, Copy, Debug)]
-pub struct PublishContext<'c> {
+pub struct PublishContext<'t, 'o> {
     /// Topic of the record.
-    pub topic: &'c str,
+    pub topic: &'t str,
     /// Rules for its timestamp.
     pub policy: TimestampPolicy,
     /// Receipt of the request.
@@ -70,7 +70,7 @@ pub struct PublishContext<'c> {
     /// `true` if the item was in the spool.
     pub is_spooled: bool,
     /// QuarantineDetails record from which the event is replayed.
-    pub replayed_from: Option<&'c ReplayOrigin>,
+    pub replayed_from: Option<&'o ReplayOrigin>,
 }
 
 /// Kafka record that borrows from the event or rejected item that it carries.
@@ -96,7 +96,7 @@ impl<'e> ProducerRecord<'e> {
     pub fn from_event(
         event: &'e Event<'_>,
         marks: Option<&Marks>,
-        context: PublishContext<'e>,
+        context: PublishContext<'e, '_>,
     ) -> Self {
         let own_ms = match context.policy.mode {
             TimestampMode::Received => unix_ms(context.received_at),
@@ -120,7 +120,7 @@ impl<'e> ProducerRecord<'e> {
     pub fn from_quarantined(
         quarantined: &QuarantineDetails,
         value: &'e [u8],
-        context: PublishContext<'e>,
+        context: PublishContext<'e, '_>,
     ) -> Self {
         let received_ms = unix_ms(context.received_at);
         let (timestamp_ms, _) = choose_timestamp(received_ms, unix_ms(context.now), context.policy);
@@ -155,7 +155,7 @@ fn event_headers(
     event: &Event<'_>,
     replacement: Option<TimestampReplacement>,
     marks: Option<&Marks>,
-    context: &PublishContext<'_>,
+    context: &PublishContext<'_, '_>,
 ) -> OwnedHeaders {
     let mut source = String::with_capacity(48);
     source.push_str("/butlr");
@@ -317,7 +317,7 @@ mod tests {
     }
 
     /// Context of a request received at `received_ms` and published at [`NOW`].
-    fn context(policy: TimestampPolicy, received_ms: i64) -> PublishContext<'static> {
+    fn context(policy: TimestampPolicy, received_ms: i64) -> PublishContext<'static, 'static> {
         PublishContext {
             topic: "topic",
             policy,

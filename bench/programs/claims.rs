@@ -1,8 +1,7 @@
-//! Benchmark program: the cost of duplicate detection alone, without HTTP and Kafka. Prints in
-//! Markdown the memory per entry while the tables grow (far below their limit), and the claims per
-//! second on one and on two threads, with one to two million entries. Claims per second are
-//! wall-clock time, so a thread that waits for another counts as slow. The CPU time next to it
-//! shows how busy the rest of the machine was.
+//! Benchmark program: what duplicate detection costs by itself, without HTTP and Kafka. Prints, as Markdown, the bytes that an entry
+//! takes while tables grow (their bound is far off), and claims/s on one thread and on two, among one to two million entries. Claims/s
+//! go by the clock on the wall, so that a thread which waits for another counts as slow; for the rest of the machine see the time on a
+//! processor beside it.
 
 use std::env;
 use std::error::Error;
@@ -17,10 +16,10 @@ use butlr_bridge::config::{DedupConfig, DedupStore, DuplicateHandling};
 use butlr_bridge::dedup::EventFacts;
 use butlr_bridge::dedup::claim::{Claim, MemoryDecision};
 use butlr_bridge::dedup::memory::MemoryStore;
+use butlr_bridge::delivery::{OnFailure, RecordProducer, WakerQueue};
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
-use butlr_bridge::kafka::lane::TopicLane;
-use butlr_bridge::kafka::producer::Producer;
-use butlr_bridge::kafka::report::{DeliveryReport, Receipt, WakerQueue};
+use butlr_bridge::kafka::lane::{LaneLimits, TopicLane};
+use butlr_bridge::kafka::report::{DeliveryOutcome, Receipt};
 use butlr_bridge::metrics::Metrics;
 use butlr_bridge::record::ProducerRecord;
 use butlr_event::EventType;
@@ -34,20 +33,20 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const MILLION: u64 = 1_000_000;
 
-/// Number of rounds; each speed is their median.
+/// Each figure of speed is the median of so many.
 const ROUNDS: usize = 5;
 
-/// Number of uncommitted claims at a time.
+/// How many events are under way at a time.
 const IN_FLIGHT: usize = 256;
 
-/// Number of spaces or sensors that the events are about.
+/// How many spaces or sensors they are of.
 const SOURCES: u64 = 10_000;
 
 #[derive(Clone, Copy, PartialEq)]
 enum ClaimKind {
-    /// Events with an id only.
+    /// An id only.
     Detections,
-    /// Events with an id and a (type, space, timestamp) of their own.
+    /// An id, and a (type, space, timestamp) of its own.
     Occupancy,
 }
 
@@ -60,7 +59,7 @@ impl ClaimKind {
     }
 }
 
-/// The facts of an event, prepared in advance so that hashing is not measured.
+/// The n-th event's facts; hashing and rendering are not what is measured here.
 struct BenchEvent {
     id: String,
     kind: ClaimKind,
@@ -88,13 +87,13 @@ impl BenchEvent {
     }
 
     fn facts(&self) -> EventFacts<'_> {
-        let [id_hash, reading, occupancy_key, source_key] = self.keys;
+        let [id_key, reading, cell, source] = self.keys;
         EventFacts {
             id: &self.id,
-            id_hash,
+            id_hash: id_key,
             reading,
-            occupancy_key: (self.kind == ClaimKind::Occupancy).then_some(occupancy_key),
-            source_key,
+            occupancy_key: (self.kind == ClaimKind::Occupancy).then_some(cell),
+            source_key: source,
             timestamp_ms: 1_700_000_000_000 + (self.number / SOURCES) as i64,
             has_plausible_time: true,
         }
@@ -120,24 +119,24 @@ fn dedup_settings() -> DedupConfig {
     }
 }
 
-/// Returns the CPU time of this thread, which does not depend on other processes.
+/// For how long this thread has been on a processor: others that run on this machine are not to count.
 fn thread_cpu_time() -> Duration {
     let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanos = schedstat
         .split(' ')
         .next()
         .and_then(|nanos| nanos.parse().ok());
-    Duration::from_nanos(nanos.expect("schedstat of Linux"))
+    Duration::from_nanos(nanos.expect("Linux tells"))
 }
 
 /// Claims and commits new events.
-fn publish(memory: &Arc<MemoryStore>, events: &[BenchEvent], receipt: &Receipt) {
+fn publish(memory: &Arc<MemoryStore>, made: &[BenchEvent], receipt: &Receipt) {
     let mut claims: Vec<Claim> = Vec::with_capacity(IN_FLIGHT);
-    for events in events.chunks(IN_FLIGHT) {
-        for event in events {
-            match memory.claim(&event.facts(), Instant::now()) {
+    for made in made.chunks(IN_FLIGHT) {
+        for made in made {
+            match memory.claim(&made.facts(), Instant::now()) {
                 MemoryDecision::Publish(claim) => claims.push(claim),
-                other => panic!("event {} is new, but: {other:?}", event.number),
+                other => panic!("event {} is new, but: {other:?}", made.number),
             }
         }
         for claim in claims.drain(..) {
@@ -146,38 +145,35 @@ fn publish(memory: &Arc<MemoryStore>, events: &[BenchEvent], receipt: &Receipt) 
     }
 }
 
-/// Claims events that are already stored.
-fn redeliver(memory: &Arc<MemoryStore>, events: &[BenchEvent]) {
-    for event in events {
-        let decision = memory.claim(&event.facts(), Instant::now());
-        assert!(
-            matches!(decision, MemoryDecision::Duplicate { .. }),
-            "{decision:?}"
-        );
+/// Claims events that are stored.
+fn redeliver(memory: &Arc<MemoryStore>, made: &[BenchEvent]) {
+    for made in made {
+        let next = memory.claim(&made.facts(), Instant::now());
+        assert!(matches!(next, MemoryDecision::Duplicate { .. }), "{next:?}");
     }
 }
 
-/// Publishes new events without creating all of them at once.
+/// Publishes without making all events at once.
 fn publish_in_batches(
     memory: &Arc<MemoryStore>,
     kind: ClaimKind,
     numbers: Range<u64>,
     receipt: &Receipt,
 ) {
-    const BATCH: u64 = 4096;
-    for first in numbers.clone().step_by(BATCH as usize) {
-        let end = numbers.end.min(first + BATCH);
-        publish(memory, &make_events(kind, first..end), receipt);
+    const AT_A_TIME: u64 = 4096;
+    for first in numbers.clone().step_by(AT_A_TIME as usize) {
+        let last = numbers.end.min(first + AT_A_TIME);
+        publish(memory, &make_events(kind, first..last), receipt);
     }
 }
 
-/// The time taken for a number of events.
+/// What `events` took.
 #[derive(Clone, Copy)]
 struct MeasuredRun {
     events: u64,
-    /// From the start of the first thread to the end of the last.
+    /// From the first thread's start to the last one's end.
     wall: Duration,
-    /// CPU time of all threads.
+    /// On processors, all threads together.
     cpu: Duration,
 }
 
@@ -191,7 +187,7 @@ impl MeasuredRun {
     }
 }
 
-/// Runs `work` on several threads. Each has a share of the events, which are created in advance.
+/// Runs `work` on `threads` threads at a time, each on its share of the events, which are made before.
 fn run_on_threads(
     threads: u64,
     kind: ClaimKind,
@@ -202,34 +198,34 @@ fn run_on_threads(
     let ready = Barrier::new(threads as usize);
     let run = |thread: u64| {
         let first = numbers.start + thread * share;
-        let events = make_events(kind, first..first + share);
+        let made = make_events(kind, first..first + share);
         ready.wait();
         let (start, cpu) = (Instant::now(), thread_cpu_time());
-        work(&events);
+        work(&made);
         (start, Instant::now(), thread_cpu_time() - cpu)
     };
-    let times: Vec<_> = thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads)
+    let ran: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = (0..threads)
             .map(|thread| scope.spawn(move || run(thread)))
             .collect();
-        let times = handles.into_iter().map(|h| h.join().expect("no panic"));
-        times.collect()
+        let ended = running.into_iter().map(|t| t.join().expect("it ends"));
+        ended.collect()
     });
-    let start = times.iter().map(|(start, _, _)| *start).min();
-    let end = times.iter().map(|(_, end, _)| *end).max();
+    let start = ran.iter().map(|(start, _, _)| *start).min();
+    let end = ran.iter().map(|(_, end, _)| *end).max();
     MeasuredRun {
         events: share * threads,
         wall: end.expect("a thread") - start.expect("a thread"),
-        cpu: times.iter().map(|(_, _, cpu)| *cpu).sum(),
+        cpu: ran.iter().map(|(_, _, cpu)| *cpu).sum(),
     }
 }
 
-/// Claims new events, then all events again.
+/// New events, then the same and those before them once more.
 fn run_round(threads: u64, kind: ClaimKind, receipt: &Receipt) -> [MeasuredRun; 2] {
     let memory = MemoryStore::new(&dedup_settings(), Instant::now());
     publish_in_batches(&memory, kind, 0..MILLION, receipt);
-    let new = |events: &[BenchEvent]| publish(&memory, events, receipt);
-    let again = |events: &[BenchEvent]| redeliver(&memory, events);
+    let new = |made: &[BenchEvent]| publish(&memory, made, receipt);
+    let again = |made: &[BenchEvent]| redeliver(&memory, made);
     [
         run_on_threads(threads, kind, MILLION..2 * MILLION, new),
         run_on_threads(threads, kind, 0..2 * MILLION, again),
@@ -240,27 +236,25 @@ fn print_speed(receipt: &Receipt) {
     println!("\n| claims | threads | million/s | ÷ one thread | CPU ns each |");
     println!("|---|---:|---:|---:|---:|");
     for kind in [ClaimKind::Detections, ClaimKind::Occupancy] {
-        // One and two threads alternate, so that both run under the same conditions.
+        // One and two threads in turns, so that both meet the same conditions.
         let rounds: Vec<[[MeasuredRun; 2]; 2]> = (0..ROUNDS)
             .map(|_| [1, 2].map(|threads| run_round(threads, kind, receipt)))
             .collect();
-        for (phase, name) in ["new: claim and commit", "stored before: claim"]
+        for (what, name) in ["new: claim and commit", "stored before: claim"]
             .into_iter()
             .enumerate()
         {
             for threads in [0, 1] {
-                let median_of = |figure: &dyn Fn(&[[MeasuredRun; 2]; 2]) -> f64| {
+                let of = |figure: &dyn Fn(&[[MeasuredRun; 2]; 2]) -> f64| {
                     median(rounds.iter().map(figure))
                 };
                 println!(
                     "| {}, {name} | {} | {:.2} | {:.2} | {:.0} |",
                     kind.name(),
                     threads + 1,
-                    median_of(&|round| round[threads][phase].per_second()) / 1e6,
-                    median_of(&|round| {
-                        round[threads][phase].per_second() / round[0][phase].per_second()
-                    }),
-                    median_of(&|round| round[threads][phase].cpu_nanos()),
+                    of(&|round| round[threads][what].per_second()) / 1e6,
+                    of(&|round| round[threads][what].per_second() / round[0][what].per_second()),
+                    of(&|round| round[threads][what].cpu_nanos()),
                 );
             }
         }
@@ -273,7 +267,7 @@ fn median(figures: impl Iterator<Item = f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// Returns the resident memory of this process, in bytes.
+/// Resident memory of this process, in bytes.
 fn resident_bytes() -> Outcome<u64> {
     let statm = fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = statm
@@ -284,28 +278,28 @@ fn resident_bytes() -> Outcome<u64> {
     Ok(pages * 4096)
 }
 
-/// Prints the memory that entries take. Each case runs in a process of its own.
+/// What entries take, each case in a process of its own.
 fn print_bytes(kind: ClaimKind, entries: u64, receipt: &Receipt) -> Outcome<()> {
     let memory = MemoryStore::new(&dedup_settings(), Instant::now());
-    // Excludes the sources, and allocations that are made only once.
+    // So that the sources, and what is needed once, are not counted.
     publish_in_batches(&memory, ClaimKind::Detections, 0..SOURCES, receipt);
     let before = resident_bytes()?;
     publish_in_batches(&memory, kind, SOURCES..SOURCES + entries, receipt);
-    let bytes = resident_bytes()? - before;
+    let taken = resident_bytes()? - before;
     let found = memory.entry_counts();
     let expected = match kind {
         ClaimKind::Detections => 0,
         ClaimKind::Occupancy => entries,
     };
     if (found.ids as u64, found.readings as u64) != (SOURCES + entries, expected) {
-        return Err(format!("entries are missing: {found:?}").into());
+        return Err(format!("not all is remembered: {found:?}").into());
     }
     println!(
         "| {} million × {} | {:.1} | {} |",
         entries / MILLION,
         kind.name(),
-        bytes as f64 / entries as f64,
-        bytes >> 20,
+        taken as f64 / entries as f64,
+        taken >> 20,
     );
     Ok(())
 }
@@ -335,20 +329,21 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Publishes a record to an embedded broker. Only a delivery returns the receipt that commits
-/// claims.
+/// Claims are committed with a delivery's receipt, which only a delivery gives: one record to a broker in this process.
 fn make_receipt() -> Outcome<Receipt> {
     const TOPIC: &str = "claims";
     let broker = EmbeddedKafka::start(&[(TOPIC.to_owned(), 1)])?;
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker.bootstrap_servers());
     let topics = EventType::ALL.map(|event_type| event_type.kebab_name().to_owned());
-    let producer = Producer::start(config, Arc::new(Metrics::new(&topics)), Arc::default())?;
+    let producer = RecordProducer::start(config, Arc::new(Metrics::new(&topics)), Arc::default())?;
     let lane = TopicLane::new(
         Destination::Events(EventType::Traffic),
         TOPIC.to_owned(),
-        1,
-        1024,
+        LaneLimits {
+            events: 1,
+            bytes: 1024,
+        },
     );
     let permit = lane
         .acquire_permit(1)
@@ -363,17 +358,16 @@ fn make_receipt() -> Outcome<Receipt> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let wakeups: Arc<WakerQueue> = Arc::default();
-    let delivery = producer.send(record, permit, None, false, &wakeups);
+    let delivery = producer.send(record, permit, None, OnFailure::ResolveClaim, &wakeups);
     let delivery = delivery.map_err(|rejection| format!("{rejection:?}"))?;
-    let report = runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         tokio::select! {
-            report = delivery => report,
-            () = wakeups.run() => unreachable!("runs forever"),
+            outcome = delivery => outcome,
+            () = wakeups.run() => unreachable!("it does not end"),
         }
     });
-    match report {
-        DeliveryReport::Stored(receipt) => Ok(receipt),
-        DeliveryReport::ImplicitAck => Err("no broker confirmed the record".into()),
-        DeliveryReport::Failed(code) => Err(code.to_string().into()),
+    match outcome {
+        DeliveryOutcome::Stored(receipt) => Ok(receipt),
+        failed => Err(format!("the record is not confirmed: {failed:?}").into()),
     }
 }

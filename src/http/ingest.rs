@@ -16,7 +16,7 @@ use super::body;
 use super::gate::{AdmissionGate, IngestConnection, RequestPermit};
 use super::response::RenderedResponse;
 use crate::auth::Authenticator;
-use crate::kafka::report::WakerQueue;
+use crate::delivery::WakerQueue;
 use crate::metrics::EventOutcome;
 use crate::pipeline::{Pipeline, PipelineRequest, RequestDetails};
 use crate::rejection::Rejection;

@@ -1,4 +1,5 @@
-//! librdkafka's configuration: what the bridge insists on, its defaults, and what the user adds.
+//! librdkafka's configuration: the bridge's defaults, the user's properties and the fixed
+//! properties.
 
 use std::time::Duration;
 
@@ -10,29 +11,31 @@ use crate::config;
 use butlr_event::EventType;
 use butlr_event::destination::Destination;
 
-/// Below the answer's bound by this much, so that the final report usually still finds its request waiting.
+/// Margin between librdkafka's message timeout and the response deadline, so that the final report
+/// usually arrives while the request still waits.
 const REPORT_MARGIN: Duration = Duration::from_millis(200);
 
-/// With a spool: how long librdkafka goes on with a record.
+/// Time that librdkafka has to deliver a record, with a spool.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
-/// With a spool: how long a broker may take for one request.
+/// Time that a broker has for one request, with a spool.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Default `linger.ms`: how long a record may wait for a fuller batch.
+/// Default `linger.ms`: the time a record may wait for a fuller batch.
 ///
-/// A longer linger costs less CPU per event at a given rate, because it sends fewer produce requests of one or two records
-/// (open loop, 2,000 events/s: 183 µs with 0, 163 with 2, 137 with 5 for the smallest program). It also slows senders that wait
-/// for each response (64 closed-loop connections: 24,000 events/s with 0, 9,200 with 5). The vendor's number of connections is
-/// not known, hence a short one.
+/// A longer linger costs less CPU per event at a given rate, because fewer produce requests carry
+/// one or two records (open loop, 2,000 events/s: 183 µs with 0, 163 with 2, 137 with 5 for the
+/// smallest program). It also slows senders that wait for each response (64 closed-loop
+/// connections: 24,000 events/s with 0, 9,200 with 5). The vendor's number of connections is not
+/// known, hence a short linger.
 const LINGER_MS: &str = "2";
 
-/// Bytes of values that one topic may have in flight: a tenth of what the listener may hold, so that a dead topic cannot
-/// use up all of it.
+/// Limit on the bytes that one topic may have in flight: a tenth of the listener's limit, so that a
+/// dead topic cannot use up all of it.
 pub fn lane_bytes(http: &config::HttpConfig) -> usize {
     http.max_in_flight_bytes / EventType::ALL.len()
 }
 
-/// What producer and admin clients share: where Kafka is, how to log in, and how soon to try again.
+/// Configuration shared by all clients: addresses, login and reconnection.
 pub fn base_config(kafka: &config::KafkaConfig, bootstrap_servers: &str) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
@@ -43,7 +46,7 @@ pub fn base_config(kafka: &config::KafkaConfig, bootstrap_servers: &str) -> Clie
         .set("reconnect.backoff.max.ms", "1000")
         .set("socket.timeout.ms", "10000")
         .set("log.connection.close", "false")
-        // A topic that grew sends keys elsewhere: all replicas of the bridge are to know it soon.
+        // A topic with more partitions maps keys differently; all replicas must learn of it soon.
         .set("topic.metadata.refresh.interval.ms", "30000");
     for (name, value) in &kafka.properties {
         client.set(name, value.expose_secret());
@@ -55,18 +58,19 @@ pub fn base_config(kafka: &config::KafkaConfig, bootstrap_servers: &str) -> Clie
     client
 }
 
-/// The producer's configuration.
+/// Configuration of the producer.
 ///
-/// Set first, so a configured value wins: compression (stock Flink cannot read zstd), batch size and [`LINGER_MS`]. Set
-/// last, so they cannot be changed: everything that "a 2xx is a promise" and the response deadline depend on.
+/// Compression (stock Flink cannot read zstd), batch size and [`LINGER_MS`] are defaults, so a
+/// configured value wins. Everything on which the promise of a 2xx and the response deadline depend
+/// is set last and cannot be changed.
 pub fn producer_config(config: &config::Config, bootstrap: &str) -> ClientConfig {
     let (kafka, http) = (&config.kafka, &config.http);
     let queue = Destination::COUNT * kafka.max_in_flight_per_topic;
     let queue_kib = Destination::COUNT * lane_bytes(http) / 1024;
     let [message_timeout, request_timeout] = delivery_timeouts(config);
     let mut client = base_config(kafka, bootstrap);
-    // A broker's max.message.bytes is about the whole batch, and a batch that is too large fails all its records, large and
-    // small: batches need not be larger than the largest event.
+    // A broker's max.message.bytes limits the whole batch, and a batch that is too large fails all
+    // its records, large and small. A batch therefore is no larger than the largest event.
     let batch_bytes = (http.max_event_bytes + config::RECORD_OVERHEAD).to_string();
     let defaults: [(&[&str], &str); 3] = [
         (&["compression.type", "compression.codec"], "lz4"),
@@ -90,35 +94,37 @@ pub fn producer_config(config: &config::Config, bootstrap: &str) -> ClientConfig
             "request.timeout.ms",
             request_timeout.as_millis().to_string(),
         )
-        // The lanes are the limit; librdkafka's own lies above their sum, with room for records whose size is mostly
-        // key and headers.
+        // The lanes are the limit. librdkafka's own limit lies above their sum, with room for
+        // records that consist mostly of key and headers.
         .set("queue.buffering.max.messages", (queue + 1000).to_string())
         .set(
             "queue.buffering.max.kbytes",
             (4 * queue_kib).clamp(65_536, 2_097_151).to_string(),
         )
-        // The watch tells missing topics apart; a record that slips through shall fail within the answer's bound.
+        // The watch detects missing topics; a record that slips through must fail before the
+        // response deadline.
         .set("topic.metadata.propagation.max.ms", "1000")
         .set("statistics.interval.ms", "5000");
     client
 }
 
-/// How long librdkafka goes on with a record, and how long a broker may take for one request.
+/// Time that librdkafka has to deliver a record, and time that a broker has for one request.
 pub fn delivery_timeouts(config: &config::Config) -> [Duration; 2] {
     if config.spool.dir.is_some() {
-        // The entry on disk waits for the final word. As long as librdkafka goes on by itself no copy can come of it.
+        // The entry on disk waits for the delivery report. While librdkafka itself retries, no copy
+        // can result.
         return [DELIVERY_TIMEOUT, REQUEST_TIMEOUT];
     }
     let answer_within = config.http.answer_within;
     let message = answer_within.saturating_sub(REPORT_MARGIN.min(answer_within / 4));
-    // The broker gives up before librdkafka does, which would take the whole connection down.
+    // The broker must give up before librdkafka does, which would close the whole connection.
     [message, message.mul_f32(0.75)]
 }
 
-/// What librdkafka says of one property, for `check-config`: needs no Kafka.
+/// Lets librdkafka check one property, for `check-config`; needs no Kafka.
 ///
 /// # Errors
-/// The text of librdkafka, which may quote the value.
+/// librdkafka's message, which may quote the value.
 pub fn check_property(name: &str, value: &str) -> Result<(), String> {
     let mut client = ClientConfig::new();
     client.set(name, value);
@@ -129,16 +135,16 @@ pub fn check_property(name: &str, value: &str) -> Result<(), String> {
     }
 }
 
-/// What librdkafka says of all properties together (a mechanism without a user, a certificate that is not there): what
-/// `serve` would fail with. Connects to nothing.
+/// Lets librdkafka check all properties together, to find what `serve` would fail with (a mechanism
+/// without a user, a missing certificate). Connects to nothing.
 ///
 /// # Errors
-/// The text of librdkafka.
+/// librdkafka's message.
 pub fn check_properties(config: &config::Config) -> Result<(), String> {
     let mut client = producer_config(config, "");
     client.remove("bootstrap.servers");
-    let made: Result<BaseProducer, _> = client.create();
-    made.map(drop).map_err(|e| e.to_string())
+    let created: Result<BaseProducer, _> = client.create();
+    created.map(drop).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -169,16 +175,10 @@ mod tests {
     #[test]
     fn a_configured_linger_wins() {
         let linger = |property: Option<&str>| {
+            let properties = property.map(|name| (name.to_owned(), toml::Value::Integer(7)));
+            let properties = toml::Value::Table(properties.into_iter().collect());
             let sources = config::ConfigSources {
-                flags: property
-                    .map(|name| {
-                        (
-                            format!("kafka.properties.\"{name}\""),
-                            toml::Value::Integer(7),
-                        )
-                    })
-                    .into_iter()
-                    .collect(),
+                flags: vec![("kafka.properties".to_owned(), properties)],
                 ..Default::default()
             };
             let config = config::load(&sources, &|_, _| Ok(())).unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn librdkafka_names_what_it_does_not_know() {
+    fn an_error_names_the_unknown_property() {
         assert_eq!(check_property("sasl.mechanisms", "PLAIN"), Ok(()));
         assert!(
             check_property("no.such.property", "1")

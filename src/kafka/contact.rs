@@ -1,4 +1,4 @@
-//! The time since the last contact with Kafka.
+//! Last contact with Kafka.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Contact {
     start: Instant,
-    /// Milliseconds after `start`, plus one; 0 means never.
+    /// In milliseconds after `start`, plus one; 0 means never.
     last_contact: AtomicU64,
     /// The last confirmed record, in the same form.
     last_confirmation: AtomicU64,
@@ -24,22 +24,23 @@ impl Default for Contact {
 }
 
 impl Contact {
-    /// Notes a response of Kafka.
+    /// Records a response of Kafka.
     pub fn note_contact(&self) {
         self.last_contact.store(self.millis(), Ordering::Relaxed);
     }
 
-    /// Notes a confirmed record.
+    /// Records the confirmation of a record.
     pub fn note_confirmation(&self) {
         let millis = self.millis();
-        // Many reports arrive in one millisecond: reading a shared cache line is cheaper than writing it.
+        // Many reports arrive in one millisecond, and reading a shared cache line is cheaper than
+        // writing it.
         if self.last_confirmation.load(Ordering::Relaxed) != millis {
             self.last_confirmation.store(millis, Ordering::Relaxed);
             self.last_contact.store(millis, Ordering::Relaxed);
         }
     }
 
-    /// Stamp of the last confirmed record; changes with each millisecond, 0 means never.
+    /// Stamp of the last confirmed record, with a resolution of one millisecond; 0 means never.
     pub(super) fn last_confirmed(&self) -> u64 {
         self.last_confirmation.load(Ordering::Relaxed)
     }

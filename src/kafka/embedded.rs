@@ -1,7 +1,7 @@
-//! A broker inside this process: librdkafka's mock cluster, for `dev` and for tests that inject faults.
+//! Embedded broker: librdkafka's mock cluster, for `dev` and for tests that inject faults.
 //!
-//! It speaks Kafka's protocol on loopback (kcat reads from it), keeps everything in memory (5 MiB a partition) and
-//! knows neither topic creation nor configuration through the admin API.
+//! It speaks Kafka's protocol on loopback (kcat can read from it) and keeps everything in memory
+//! (5 MiB per partition). Its admin API supports neither topic creation nor configuration.
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -9,7 +9,6 @@ use std::thread::JoinHandle;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-/// librdkafka's mock cluster with one owner.
 type EmbeddedCluster = MockCluster<'static, DefaultProducerContext>;
 type ClusterCommand = Box<dyn FnOnce(&EmbeddedCluster) + Send>;
 
@@ -21,14 +20,14 @@ pub struct EmbeddedKafka {
 }
 
 impl EmbeddedKafka {
-    /// Starts one broker on a free port of loopback, with these topics.
+    /// Starts one broker on a free loopback port, with these topics and numbers of partitions.
     ///
     /// # Errors
-    /// What librdkafka says.
+    /// librdkafka's error message.
     pub fn start(topics: &[(String, i32)]) -> Result<Self, String> {
         let (commands, queued) = mpsc::channel::<ClusterCommand>();
         let (started, outcome) = mpsc::channel();
-        // The cluster holds a raw pointer: one thread owns it from its making to its end.
+        // The cluster holds a raw pointer, so one thread owns it from start to end.
         let thread = std::thread::Builder::new()
             .name("embedded-kafka".into())
             .spawn(move || {
@@ -57,12 +56,13 @@ impl EmbeddedKafka {
         Ok(broker)
     }
 
-    /// `host:port`.
+    /// Address of the broker, as `host:port`.
     pub fn bootstrap_servers(&self) -> &str {
         &self.bootstrap_servers
     }
 
-    /// Runs something on the cluster (create a topic, inject an error, take the broker down) and waits for its result.
+    /// Runs `run` on the cluster (to create a topic, inject an error or take the broker down) and
+    /// waits for its result.
     pub fn with_cluster<T: Send + 'static>(
         &self,
         run: impl FnOnce(&EmbeddedCluster) -> T + Send + 'static,

@@ -1,33 +1,35 @@
-//! The bulkheads: each topic has a lane of its own, so that a dead topic fills its lane and nothing else.
+//! Topic lanes: each topic has its own in-flight limit, so that a dead topic fills only its own
+//! lane.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::client::lane_bytes;
 use crate::config::Config;
 use crate::rejection::Rejection;
+use crate::sync::lock;
 use butlr_event::destination::Destination;
 
-/// How long a topic that may not be written to is left alone.
+/// Time for which a topic counts as forbidden after Kafka refused a write.
 const DENIAL_PERIOD: Duration = Duration::from_secs(10);
 
-/// What the metadata watch last saw of a topic.
+/// State of a topic, as the watch last saw it in the metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum TopicState {
-    /// Not looked up yet: Kafka was not reached since the start. Events are tried.
+    /// Not looked up yet, because Kafka was not reached since the start. Events are sent.
     Unknown,
-    /// It is there.
+    /// The topic exists.
     Available,
-    /// It does not exist.
+    /// The topic does not exist.
     Missing,
-    /// The bridge's user may not see it.
+    /// The bridge's user may not see the topic or write to it.
     Forbidden,
 }
 
 impl TopicState {
-    /// As `/status` shows it.
+    /// Name of the state in `/status`.
     pub const fn as_str(self) -> &'static str {
         match self {
             TopicState::Unknown => "unknown",
@@ -38,10 +40,20 @@ impl TopicState {
     }
 }
 
-/// One topic's way into librdkafka, with a budget of its own.
+/// Limits of a topic lane.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneLimits {
+    /// Records in flight.
+    pub events: usize,
+    /// Bytes of their values.
+    pub bytes: usize,
+}
+
+/// Topic lane: one topic's way into librdkafka, with its own limits.
 ///
-/// Invariant: the sum of all lanes' budgets fits librdkafka's queue (`client.rs` sizes it so), which is shared by all
-/// topics. A record keeps its permit until its delivery report, also when nobody waits for that any more.
+/// Invariant: the limits of all lanes together fit librdkafka's queue, which all topics share and
+/// which `client.rs` sizes accordingly. A record holds its permit until its delivery report, even
+/// if nobody waits for the report any more.
 #[derive(Debug)]
 pub struct TopicLane {
     destination: Destination,
@@ -51,27 +63,24 @@ pub struct TopicLane {
     denied_at: Mutex<Option<Instant>>,
     events: AtomicUsize,
     bytes: AtomicUsize,
-    max_events: usize,
-    max_bytes: usize,
+    limits: LaneLimits,
 }
 
 impl TopicLane {
-    /// One for each destination, in the order of [`Destination::index`], as they are configured.
+    /// Creates the configured lanes, in the order of [`Destination::index`].
     pub fn all(config: &Config) -> Arc<[Arc<Self>; Destination::COUNT]> {
+        let limits = LaneLimits {
+            events: config.kafka.max_in_flight_per_topic,
+            bytes: lane_bytes(&config.http),
+        };
         Arc::new(Destination::all().map(|destination| {
             let topic = config.topics.for_destination(destination).name.clone();
-            let events = config.kafka.max_in_flight_per_topic;
-            Self::new(destination, topic, events, lane_bytes(&config.http))
+            Self::new(destination, topic, limits)
         }))
     }
 
-    /// An empty lane; limits in records and in bytes of their values.
-    pub fn new(
-        destination: Destination,
-        topic: String,
-        max_events: usize,
-        max_bytes: usize,
-    ) -> Arc<Self> {
+    /// Creates an empty lane.
+    pub fn new(destination: Destination, topic: String, limits: LaneLimits) -> Arc<Self> {
         Arc::new(Self {
             destination,
             topic,
@@ -80,22 +89,21 @@ impl TopicLane {
             denied_at: Mutex::new(None),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            max_events,
-            max_bytes,
+            limits,
         })
     }
 
-    /// What goes here.
+    /// Destination whose records take this lane.
     pub fn destination(&self) -> Destination {
         self.destination
     }
 
-    /// The topic's name.
+    /// Name of the topic.
     pub fn topic(&self) -> &str {
         &self.topic
     }
 
-    /// What the watch last saw.
+    /// State that the watch last saw.
     pub fn state(&self) -> TopicState {
         match self.state.load(Ordering::Relaxed) {
             s if s == TopicState::Available as u8 => TopicState::Available,
@@ -105,61 +113,54 @@ impl TopicLane {
         }
     }
 
-    /// Takes what the watch saw; returns what was before.
+    /// Sets the state; returns the previous one.
     pub fn set_state(&self, state: TopicState) -> TopicState {
-        let before = self.state();
+        let previous = self.state();
         self.state.store(state as u8, Ordering::Relaxed);
-        before
+        previous
     }
 
-    /// Kafka refused a record for want of permission to write, which metadata does not tell: the topic counts as forbidden
-    /// for a while, then events are tried again.
+    /// Marks the topic as forbidden for a while because Kafka refused a write, which metadata does
+    /// not show. Events are tried again after that.
     pub fn deny(&self) {
-        *self
-            .denied_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *lock(&self.denied_at) = Some(Instant::now());
         if self.set_state(TopicState::Forbidden) != TopicState::Forbidden {
             tracing::error!(
                 topic = self.topic,
-                "the topic is forbidden: its events are spooled, or answered 503 without a spool; grant the bridge's user Write"
+                "the topic is forbidden: its events are spooled, or get a 503 if there is no spool; grant the bridge's user Write"
             );
         }
     }
 
-    /// Whether a record was refused so a short while ago.
+    /// Returns `true` if Kafka refused a write a short while ago.
     pub fn is_denied(&self) -> bool {
-        let denied = self
-            .denied_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        denied.is_some_and(|at| at.elapsed() < DENIAL_PERIOD)
+        lock(&self.denied_at).is_some_and(|at| at.elapsed() < DENIAL_PERIOD)
     }
 
-    /// Kafka did not confirm a record of this topic in time: until it confirms one, others are not made to wait for it.
+    /// Opens the circuit because Kafka did not confirm a record in time. Until it confirms one,
+    /// other events go straight to the spool.
     pub fn open_circuit(&self) {
         self.circuit_open.store(true, Ordering::Relaxed);
     }
 
-    /// Whether that is so.
+    /// Returns `true` if Kafka has confirmed nothing since it failed to confirm a record.
     pub fn is_circuit_open(&self) -> bool {
         self.circuit_open.load(Ordering::Relaxed)
     }
 
-    /// Kafka confirmed a record.
     fn close_circuit(&self) {
-        // Nearly always closed: reading a shared line is cheaper than writing it.
+        // Nearly always closed, and reading a shared cache line is cheaper than writing it.
         if self.is_circuit_open() {
             self.circuit_open.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Records in flight.
+    /// Number of records in flight.
     pub fn in_flight(&self) -> usize {
         self.events.load(Ordering::Relaxed)
     }
 
-    /// A place for one record of `bytes` bytes, or why there is none: at once, without asking Kafka.
+    /// Acquires a permit for one record of `bytes` bytes; does not wait and does not ask Kafka.
     ///
     /// # Errors
     /// [`Rejection::TopicMissing`], [`Rejection::TopicForbidden`], [`Rejection::TopicOverloaded`].
@@ -175,15 +176,19 @@ impl TopicLane {
         };
         let events = self.events.fetch_add(1, Ordering::Relaxed);
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        // An empty lane takes a record of any size: the limit on one event's size is not this one.
-        if events >= self.max_events || (before > 0 && before + bytes > self.max_bytes) {
+        // An empty lane accepts a record of any size: the size of one event is limited elsewhere.
+        let LaneLimits {
+            events: max_events,
+            bytes: max_bytes,
+        } = self.limits;
+        if events >= max_events || (before > 0 && before + bytes > max_bytes) {
             return Err(Rejection::TopicOverloaded);
         }
         Ok(permit)
     }
 }
 
-/// A record's place in its lane, given back when dropped.
+/// Permit for one record in flight; dropping it releases the record's share of the lane.
 #[derive(Debug)]
 pub struct LanePermit {
     lane: Arc<TopicLane>,
@@ -191,8 +196,8 @@ pub struct LanePermit {
 }
 
 impl LanePermit {
-    /// Kafka confirmed the record.
-    pub(super) fn close_circuit(&self) {
+    /// Closes the lane's circuit because Kafka confirmed the record.
+    pub(crate) fn close_circuit(&self) {
         self.lane.close_circuit();
     }
 }
@@ -210,7 +215,11 @@ mod tests {
 
     #[test]
     fn a_lane_is_bounded_in_events_and_bytes_and_recovers() {
-        let lane = TopicLane::new(Destination::Quarantine, "t".into(), 2, 100);
+        let limits = LaneLimits {
+            events: 2,
+            bytes: 100,
+        };
+        let lane = TopicLane::new(Destination::Quarantine, "t".into(), limits);
         let first = lane.acquire_permit(60).unwrap();
         assert_eq!(
             lane.acquire_permit(60).unwrap_err(),

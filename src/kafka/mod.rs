@@ -1,4 +1,5 @@
-//! Kafka: lanes into librdkafka, delivery reports out of it, and the watch over topics and producer.
+//! Kafka: topic lanes, the producer and its delivery reports, the watch, topic tails and topic
+//! creation.
 
 pub mod client;
 pub mod contact;

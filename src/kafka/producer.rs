@@ -1,12 +1,12 @@
-//! The producer: records in, delivery reports out, and a fresh one when librdkafka calls it fatal.
+//! The producer: queues records, receives delivery reports, and is replaced after a fatal error.
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use rdkafka::Message;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -18,42 +18,43 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::contact::Contact;
-use super::lane::LanePermit;
-use super::report::{
-    DeliveryObserver, DeliveryReport, InFlightRecord, OffsetFilter, PendingDelivery, WakerQueue,
-};
-use crate::dedup::claim::Claim;
+use super::report::{DeliveryOutcome, OffsetFilter, OutcomeReceiver};
 use crate::metrics::{LateReport, Metrics, TransmitTotals};
 use crate::record::ProducerRecord;
 use crate::rejection::Rejection;
+use crate::sync::lock;
 
-/// Longest wait of one poll for delivery reports, and so how long a producer takes to end.
+/// Longest wait of one poll for delivery reports. Bounds the time a producer takes to end.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Time for the outcomes of purged records to arrive.
+const PURGE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Poll interval while the producer's queue empties.
+const CLOSE_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What librdkafka calls back into.
-pub(super) struct ProducerCallbacks {
+/// librdkafka's callbacks into the bridge. `R` travels with each record.
+pub(super) struct ProducerCallbacks<R> {
     metrics: Arc<Metrics>,
     contact: Arc<Contact>,
-    fatal: AtomicBool,
+    is_fatal: AtomicBool,
     supervisor: Mutex<Option<Thread>>,
     offset_filter: OffsetFilter,
+    receiver: PhantomData<fn(R)>,
 }
 
-impl ProducerCallbacks {
+impl<R> ProducerCallbacks<R> {
     fn mark_fatal(&self) {
-        self.fatal.store(true, Ordering::Release);
+        self.is_fatal.store(true, Ordering::Release);
         self.wake_supervisor();
     }
 
     fn wake_supervisor(&self) {
-        let supervisor = self.supervisor.lock();
-        if let Some(thread) = &*supervisor.unwrap_or_else(PoisonError::into_inner) {
+        if let Some(thread) = &*lock(&self.supervisor) {
             thread.unpark();
         }
     }
 }
 
-impl ClientContext for ProducerCallbacks {
+impl<R: OutcomeReceiver> ClientContext for ProducerCallbacks<R> {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel::*;
         match level {
@@ -68,9 +69,9 @@ impl ClientContext for ProducerCallbacks {
     fn error(&self, error: KafkaError, reason: &str) {
         use RDKafkaErrorCode::*;
         tracing::debug!(%error, reason, "librdkafka reports an error");
-        // A fatal error comes here under its own code: the supervisor asks librdkafka which it is. Lost connections are no
-        // reason to ask, and there can be many.
-        let passing = [
+        // A fatal error arrives here under its own code, so the supervisor asks librdkafka whether
+        // there is one. Lost connections, of which there can be many, are no reason to ask.
+        let transient = [
             AllBrokersDown,
             BrokerTransportFailure,
             Resolve,
@@ -78,7 +79,7 @@ impl ClientContext for ProducerCallbacks {
         ];
         if error
             .rdkafka_error_code()
-            .is_none_or(|code| !passing.contains(&code))
+            .is_none_or(|code| !transient.contains(&code))
         {
             self.wake_supervisor();
         }
@@ -109,52 +110,40 @@ impl ClientContext for ProducerCallbacks {
     }
 }
 
-impl ProducerContext for ProducerCallbacks {
-    type DeliveryOpaque = Arc<InFlightRecord>;
+impl<R: OutcomeReceiver> ProducerContext for ProducerCallbacks<R> {
+    type DeliveryOpaque = Arc<R>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, slot: Arc<InFlightRecord>) {
-        let report = match result {
-            Ok(message) => {
-                self.contact.note_confirmation();
-                match self
-                    .offset_filter
-                    .next_receipt(message.partition(), message.offset())
-                {
-                    Some(receipt) => DeliveryReport::Stored(receipt),
-                    None => {
-                        self.metrics.kafka.implicit_acks.inc();
-                        DeliveryReport::ImplicitAck
-                    }
-                }
+    fn delivery(&self, report: &DeliveryResult<'_>, receiver: Arc<R>) {
+        let outcome = DeliveryOutcome::from_report(report, &self.offset_filter);
+        if report.is_ok() {
+            self.contact.note_confirmation();
+            if !outcome.is_stored() {
+                self.metrics.kafka.implicit_acks.inc();
             }
-            Err((error, _)) => {
-                let code = error.rdkafka_error_code();
-                if code.is_some_and(is_producer_fatal) {
-                    self.mark_fatal();
-                }
-                DeliveryReport::Failed(code.unwrap_or(RDKafkaErrorCode::Unknown))
-            }
-        };
-        if !slot.complete(report) {
-            self.metrics.count_late_report(match report {
-                DeliveryReport::Stored(_) => LateReport::Stored,
-                DeliveryReport::ImplicitAck | DeliveryReport::Failed(_) => LateReport::Failed,
+        }
+        if outcome.error_code().is_some_and(is_producer_fatal) {
+            self.mark_fatal();
+        }
+        if !receiver.complete(outcome) {
+            self.metrics.count_late_report(match outcome {
+                DeliveryOutcome::Stored(_) => LateReport::Stored,
+                DeliveryOutcome::Rejected(_) | DeliveryOutcome::Unknown(_) => LateReport::Failed,
             });
         }
     }
 }
 
-/// One librdkafka producer with the thread that serves its delivery reports.
-struct ProducerInstance {
+/// One librdkafka producer with the thread that polls its delivery reports.
+struct ProducerInstance<R: OutcomeReceiver> {
     started_at: Instant,
-    producer: Arc<BaseProducer<ProducerCallbacks, NoCustomPartitioner>>,
-    reached: AtomicBool,
+    producer: Arc<BaseProducer<ProducerCallbacks<R>, NoCustomPartitioner>>,
+    is_connected: AtomicBool,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl ProducerInstance {
-    fn start(config: &ClientConfig, callbacks: ProducerCallbacks) -> KafkaResult<Arc<Self>> {
+impl<R: OutcomeReceiver> ProducerInstance<R> {
+    fn start(config: &ClientConfig, callbacks: ProducerCallbacks<R>) -> KafkaResult<Arc<Self>> {
         let producer = Arc::new(BaseProducer::from_config_and_context(config, callbacks)?);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new()
@@ -171,59 +160,56 @@ impl ProducerInstance {
         Ok(Arc::new(Self {
             started_at: Instant::now(),
             producer,
-            reached: AtomicBool::new(false),
+            is_connected: AtomicBool::new(false),
             stop,
             thread: Mutex::new(Some(thread)),
         }))
     }
 
-    /// Waits until nothing is in flight, at most `within`, then gives up what is left. Blocks.
-    fn close(&self, within: Duration) -> usize {
-        let deadline = Instant::now() + within;
-        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let left = usize::try_from(self.producer.in_flight_count()).unwrap_or(0);
-        if left > 0 {
-            // Their reports come now, as unknown, through the thread that is still there.
+    /// Waits at most `timeout` until nothing is in flight, then purges the remaining records and
+    /// returns their number. Blocks.
+    fn close(&self, timeout: Duration) -> usize {
+        let remaining = self.wait_until_empty(timeout);
+        if remaining > 0 {
+            // Their outcomes are unknown and arrive now, on the polling thread.
             self.producer
                 .purge(PurgeConfig::default().queue().inflight());
-            let purged = Instant::now() + Duration::from_secs(1);
-            while self.producer.in_flight_count() > 0 && Instant::now() < purged {
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            self.wait_until_empty(PURGE_TIMEOUT);
         }
         self.stop.store(true, Ordering::Release);
-        let thread = self.thread.lock();
-        if let Some(thread) = thread.unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join();
         }
-        left
+        remaining
+    }
+
+    /// Waits at most `timeout` until nothing is in flight. Returns the number of remaining records.
+    fn wait_until_empty(&self, timeout: Duration) -> usize {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let remaining = usize::try_from(self.producer.in_flight_count()).unwrap_or(0);
+            if remaining == 0 || Instant::now() >= deadline {
+                return remaining;
+            }
+            std::thread::sleep(CLOSE_POLL_INTERVAL);
+        }
     }
 }
 
-/// A record that Kafka was not even handed.
-#[derive(Debug)]
-pub struct QueueError {
-    /// Why.
-    pub reason: Rejection,
-    /// Its claim, given back.
-    pub claim: Option<Claim>,
-}
-
-/// Publishes records to Kafka. There is one for the whole bridge: a shared producer makes fuller batches.
-pub struct Producer {
+/// Producer of the whole bridge, shared because that makes fuller batches. `R` travels with each
+/// record and receives the outcome of its delivery.
+pub struct Producer<R: OutcomeReceiver> {
     config: ClientConfig,
-    metrics: Arc<Metrics>,
-    contact: Arc<Contact>,
-    current: ArcSwap<ProducerInstance>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) contact: Arc<Contact>,
+    current: ArcSwap<ProducerInstance<R>>,
 }
 
-impl Producer {
+impl<R: OutcomeReceiver> Producer<R> {
     /// Starts librdkafka; does not wait for Kafka.
     ///
     /// # Errors
-    /// What librdkafka refuses in the configuration.
+    /// librdkafka's objection to the configuration.
     pub fn start(
         config: ClientConfig,
         metrics: Arc<Metrics>,
@@ -243,68 +229,27 @@ impl Producer {
         metrics: &Arc<Metrics>,
         contact: &Arc<Contact>,
         supervisor: Option<Thread>,
-    ) -> ProducerCallbacks {
+    ) -> ProducerCallbacks<R> {
         ProducerCallbacks {
             metrics: Arc::clone(metrics),
             contact: Arc::clone(contact),
-            fatal: AtomicBool::new(false),
+            is_fatal: AtomicBool::new(false),
             supervisor: Mutex::new(supervisor),
             offset_filter: OffsetFilter::default(),
+            receiver: PhantomData,
         }
     }
 
-    /// Hands a record to librdkafka; never blocks. The [`Delivery`] ends with librdkafka's report, which also decides the
-    /// record's claim: stored, certainly not stored, or unknown. `keeping`: see [`Slot::new`].
+    /// Queues a record for delivery; never blocks.
     ///
     /// # Errors
-    /// What librdkafka refuses at once; nothing was queued then, and the claim comes back.
-    pub fn send(
+    /// librdkafka's code if it refuses the record at once. Nothing is queued then.
+    pub(crate) fn enqueue(
         &self,
         record: ProducerRecord<'_>,
-        permit: LanePermit,
-        claim: Option<Claim>,
-        keeping: bool,
-        wakeups: &Arc<WakerQueue>,
-    ) -> Result<PendingDelivery, Box<QueueError>> {
-        let slot = InFlightRecord::new(permit, claim, keeping, Arc::clone(wakeups));
-        let delivery = PendingDelivery::new(Arc::clone(&slot));
-        let bytes = record.value.len();
-        match self.enqueue(record, slot) {
-            Ok(()) => Ok(delivery),
-            Err(code) => Err(Box::new(QueueError {
-                reason: rejection_for_code(code, bytes),
-                claim: delivery.take_claim(),
-            })),
-        }
-    }
-
-    /// Hands over the record of an entry of the spool, which hears of the report; never blocks.
-    ///
-    /// # Errors
-    /// What librdkafka refuses at once; nothing was queued then, and the entry comes back.
-    pub fn send_entry(
-        &self,
-        record: ProducerRecord<'_>,
-        permit: LanePermit,
-        entry: Box<dyn DeliveryObserver>,
-    ) -> Result<(), (RDKafkaErrorCode, Box<dyn DeliveryObserver>)> {
-        let slot = InFlightRecord::with_observer(permit, entry);
-        let in_flight = Arc::clone(&slot);
-        self.enqueue(record, slot).map_err(|code| {
-            let entry = in_flight.take_observer();
-            (
-                code,
-                entry.expect("it was not queued, so nobody else has it"),
-            )
-        })
-    }
-
-    fn enqueue(
-        &self,
-        record: ProducerRecord<'_>,
-        slot: Arc<InFlightRecord>,
+        receiver: Arc<R>,
     ) -> Result<(), RDKafkaErrorCode> {
-        let native = BaseRecord::with_opaque_to(record.topic, slot)
+        let native = BaseRecord::with_opaque_to(record.topic, receiver)
             .key(&*record.key)
             .payload(record.value)
             .timestamp(record.timestamp_ms)
@@ -316,98 +261,97 @@ impl Producer {
                 running.producer.context().mark_fatal();
             }
             code.unwrap_or(RDKafkaErrorCode::Unknown)
-        })?;
-        Ok(())
+        })
     }
 
-    /// Lets the thread that calls [`Producer::replace_if_fatal`] be woken when that is due.
+    /// Sets the thread to unpark when [`Producer::replace_if_fatal`] is due.
     pub(super) fn set_supervisor(&self, thread: Thread) {
         let running = self.current.load();
-        let mut supervisor = running
-            .producer
-            .context()
-            .supervisor
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *supervisor = Some(thread);
+        *lock(&running.producer.context().supervisor) = Some(thread);
     }
 
-    /// A producer that librdkafka calls fatal stays so: puts a fresh one in its place. What was pending in the old one
-    /// counts as unknown. Returns whether that was due.
+    /// Replaces the producer after a fatal error, from which it never recovers. The outcome of its
+    /// pending records is unknown. Returns `true` if there was such an error.
     pub(super) fn replace_if_fatal(&self) -> bool {
         let old = self.current.load_full();
         let cause = old.producer.client().fatal_error();
-        if cause.is_none() && !old.producer.context().fatal.load(Ordering::Acquire) {
+        if cause.is_none() && !old.producer.context().is_fatal.load(Ordering::Acquire) {
             return false;
         }
         match cause {
-            Some(cause) => tracing::error!(?cause, "librdkafka calls the producer fatal"),
-            None => tracing::error!("the producer will not deliver any more"),
+            Some(cause) => tracing::error!(?cause, "fatal error of the Kafka producer"),
+            None => tracing::error!("the Kafka producer can no longer deliver"),
         }
         self.replace(old);
         true
     }
 
-    /// A record was not reported for `silent`: whoever watches is to put a fresh producer in place of the one that has it. One
-    /// that began since does not.
-    pub(crate) fn request_replacement(&self, silent: Duration) {
+    /// Requests a replacement of the producer, which has not reported a record for
+    /// `unreported_for`. A producer that started later than that is kept.
+    pub(crate) fn request_replacement(&self, unreported_for: Duration) {
         let running = self.current.load();
-        if running.started_at.elapsed() >= silent {
+        if running.started_at.elapsed() >= unreported_for {
             running.producer.context().mark_fatal();
         }
     }
 
-    /// A producer that delivers nothing although Kafka is there is replaced likewise.
+    /// Replaces a producer that delivers nothing although Kafka is reachable.
     pub(super) fn replace_stuck(&self) {
-        tracing::error!("Kafka answers, and librdkafka delivers nothing");
+        tracing::error!("Kafka responds, but the producer delivers nothing");
         self.replace(self.current.load_full());
     }
 
-    fn replace(&self, old: Arc<ProducerInstance>) {
+    fn replace(&self, old: Arc<ProducerInstance<R>>) {
         let callbacks =
             Self::new_callbacks(&self.metrics, &self.contact, Some(std::thread::current()));
         match ProducerInstance::start(&self.config, callbacks) {
             Ok(fresh) => {
                 self.current.store(fresh);
                 self.metrics.kafka.producer_replacements.inc();
-                tracing::warn!("a fresh producer takes over");
+                tracing::warn!("a new Kafka producer takes over");
                 std::thread::spawn(move || {
-                    // Whoever is just handing it a record: what comes after the last poll would never be reported.
-                    let latest = Instant::now() + Duration::from_secs(1);
-                    while Arc::strong_count(&old) > 1 && Instant::now() < latest {
+                    // Wait for threads that are still queuing a record: after the last poll it
+                    // would never be reported.
+                    let deadline = Instant::now() + Duration::from_secs(1);
+                    while Arc::strong_count(&old) > 1 && Instant::now() < deadline {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                     old.close(Duration::ZERO)
                 });
             }
-            Err(error) => tracing::error!(%error, "no fresh producer could be made; trying again"),
+            Err(error) => {
+                tracing::error!(%error, "cannot start a new Kafka producer; retrying")
+            }
         }
     }
 
-    /// Whether the current producer has ever got through to Kafka; waits for that, at most `within`. So the first event does
-    /// not pay for the first connection, its login and the cluster's metadata. Blocks.
-    pub(super) fn await_connection(&self, within: Duration) -> bool {
+    /// Returns `true` if the current producer has ever reached Kafka; waits at most `timeout` for
+    /// that. This way the first event does not pay for the first connection, its login and the
+    /// cluster's metadata. Blocks.
+    pub(super) fn await_connection(&self, timeout: Duration) -> bool {
         let running = self.current.load_full();
-        // Asked once only: each answer is a string that the wrapper does not free.
-        if !running.reached.load(Ordering::Relaxed) {
-            let asked = Instant::now();
-            let cluster = running.producer.client().fetch_cluster_id(within);
-            // Some servers have no id to tell: that they tell so at once is an answer, too.
-            let reached = cluster.is_some() || asked.elapsed() < within / 2;
-            running.reached.store(reached, Ordering::Relaxed);
+        // Asked only until it succeeds: each response is a string that the wrapper does not free.
+        if !running.is_connected.load(Ordering::Relaxed) {
+            let asked_at = Instant::now();
+            let cluster_id = running.producer.client().fetch_cluster_id(timeout);
+            // Some servers have no cluster id; a quick response without one counts, too.
+            let is_connected = cluster_id.is_some() || asked_at.elapsed() < timeout / 2;
+            running.is_connected.store(is_connected, Ordering::Relaxed);
         }
-        running.reached.load(Ordering::Relaxed)
+        running.is_connected.load(Ordering::Relaxed)
     }
 
-    /// Waits for all reports, at most `within`; returns how many records were given up. Blocks.
-    pub fn close(&self, within: Duration) -> usize {
-        self.current.load_full().close(within)
+    /// Waits at most `timeout` for all outcomes; returns the number of records given up. Blocks.
+    pub fn close(&self, timeout: Duration) -> usize {
+        self.current.load_full().close(timeout)
     }
 }
 
-/// Errors after which a producer never delivers again. librdkafka does not call the latter three fatal where there are no
-/// transactions: it counts its epoch up at each permanent error, after 32,767 of them begins again at 0, and from then on
-/// the broker refuses every record.
+/// Returns `true` for an error after which a producer never delivers again.
+///
+/// Without transactions librdkafka does not treat the last three as fatal. It increments its epoch
+/// at each permanent error, wraps to 0 after 32,767 of them, and from then on the broker refuses
+/// every record.
 fn is_producer_fatal(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::*;
     matches!(
@@ -416,10 +360,11 @@ fn is_producer_fatal(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Above this an event that Kafka finds too large is so itself; below, it was in a batch that is.
+/// Size above which an event that Kafka calls too large is itself too large. A smaller one was part
+/// of a batch that was too large.
 const LARGE_EVENT_BYTES: usize = 64 * 1024;
 
-/// What an error of Kafka means for the sender of an event of `bytes` bytes.
+/// Rejection of an event of `bytes` bytes whose delivery failed with `code`.
 pub fn rejection_for_code(code: RDKafkaErrorCode, bytes: usize) -> Rejection {
     use RDKafkaErrorCode::*;
     match code {

@@ -1,4 +1,5 @@
-//! Off the path of events: is Kafka there, are the topics there, is the producer still good.
+//! The Kafka watch: checks off the event path that Kafka is reachable, that the topics exist, and
+//! that the producer still works.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,26 +15,29 @@ use rdkafka::types::RDKafkaRespErr;
 use super::contact::Contact;
 use super::lane::{TopicLane, TopicState};
 use super::producer::Producer;
-use crate::metrics::Metrics;
+use super::report::OutcomeReceiver;
 
-/// Between two looks at the topics.
+/// Interval between two checks of all topics.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// The longest wait for one answer of metadata.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// More than librdkafka reports between two looks.
+/// Longest wait for one metadata response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Errors to poll per round; more than librdkafka reports between two checks.
 const MAX_ERRORS_PER_ROUND: u32 = 100;
-/// Records that are not confirmed for so long, while Kafka answers questions, are reason for a fresh producer.
+/// Time without a confirmed record, while Kafka responds to requests, after which the producer is
+/// replaced.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two producers: a fatal error at each start (no permission for idempotent writes) must not spin.
+/// Pause between two replacements: a producer with a fatal error at each start (no permission for
+/// idempotent writes) must not cause a busy loop.
 const REPLACE_PAUSE: Duration = Duration::from_millis(500);
 
-/// A client that only asks for metadata.
+/// Client that only requests metadata.
 ///
-/// Not the producer's: what one of librdkafka's clients was asked about it looks after for good, and each of its rounds
-/// over partitions would then go over those of all ten topics, also where events come for two of them.
+/// It is not the producer's client: a librdkafka client keeps refreshing every topic it was ever
+/// asked about, and each of its rounds over partitions would cover all ten topics even if events
+/// arrive for two of them.
 type MetadataClient = BaseProducer<QuietProducerContext, NoCustomPartitioner>;
 
-/// The producer already logs what happens to connections.
+/// Context that logs at debug level, because the producer already logs connection problems.
 struct QuietProducerContext;
 
 impl ClientContext for QuietProducerContext {
@@ -48,7 +52,16 @@ impl ProducerContext for QuietProducerContext {
     fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): ()) {}
 }
 
-/// The thread that looks after Kafka; ends when dropped.
+/// Treatment of topics that are missing when the watch starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingTopics {
+    /// They are about to be created.
+    Create,
+    /// They are reported as errors.
+    Report,
+}
+
+/// Thread that watches Kafka; ends when dropped.
 pub struct KafkaWatch {
     signals: Arc<WatchSignals>,
     thread: JoinHandle<()>,
@@ -57,11 +70,11 @@ pub struct KafkaWatch {
 #[derive(Default)]
 struct WatchSignals {
     stop: AtomicBool,
-    /// Missing topics are about to be created: no reason for an error.
-    creating: AtomicBool,
+    /// Missing topics are about to be created, so they are no reason for an error.
+    is_creating: AtomicBool,
 }
 
-/// Tells the watch that missing topics are being created; dropping it has the watch look at once.
+/// Marks the time during which missing topics are created. Dropping it starts a check at once.
 pub struct TopicCreationGuard {
     signals: Arc<WatchSignals>,
     thread: Thread,
@@ -69,38 +82,48 @@ pub struct TopicCreationGuard {
 
 impl Drop for TopicCreationGuard {
     fn drop(&mut self) {
-        self.signals.creating.store(false, Ordering::Release);
+        self.signals.is_creating.store(false, Ordering::Release);
         self.thread.unpark();
     }
 }
 
 impl KafkaWatch {
-    /// Starts looking, with a client made from `config`; `creating` says that missing topics are about to be created.
+    /// Starts the watch over `producer` and the topics of `lanes`, with a client built from
+    /// `config`.
     ///
     /// # Errors
-    /// What librdkafka refuses in the configuration.
-    pub fn start(
+    /// librdkafka's objection to the configuration.
+    pub fn start<R: OutcomeReceiver>(
         config: &ClientConfig,
-        producer: Arc<Producer>,
+        producer: Arc<Producer<R>>,
         lanes: Vec<Arc<TopicLane>>,
-        contact: Arc<Contact>,
-        metrics: Arc<Metrics>,
-        creating: bool,
+        missing_topics: MissingTopics,
     ) -> KafkaResult<Self> {
-        let lookup = MetadataClient::from_config_and_context(config, QuietProducerContext)?;
+        let client = MetadataClient::from_config_and_context(config, QuietProducerContext)?;
         let signals = Arc::new(WatchSignals::default());
-        signals.creating.store(creating, Ordering::Release);
+        let is_creating = missing_topics == MissingTopics::Create;
+        signals.is_creating.store(is_creating, Ordering::Release);
+        let lanes = lanes.into_iter().map(|lane| WatchedLane {
+            lane,
+            seemed_missing: false,
+        });
+        let watch_loop = WatchLoop {
+            client,
+            producer,
+            lanes: lanes.collect(),
+            signals: Arc::clone(&signals),
+            is_up: None,
+            replaced_at: None,
+            stall_detector: StallDetector::default(),
+        };
         let thread = std::thread::Builder::new()
             .name("kafka-watch".into())
-            .spawn({
-                let signals = Arc::clone(&signals);
-                move || run(&lookup, &producer, &lanes, &contact, &metrics, &signals)
-            })
+            .spawn(move || watch_loop.run())
             .expect("the system can start a thread");
         Ok(Self { signals, thread })
     }
 
-    /// Held while missing topics are created.
+    /// Guard to hold while missing topics are created.
     pub fn start_topic_creation(&self) -> TopicCreationGuard {
         TopicCreationGuard {
             signals: Arc::clone(&self.signals),
@@ -111,123 +134,180 @@ impl KafkaWatch {
 
 impl Drop for KafkaWatch {
     fn drop(&mut self) {
-        // A look that is waiting for an answer ends by itself; the process need not wait for it.
+        // A check that waits for a response ends by itself; the process need not wait for it.
         self.signals.stop.store(true, Ordering::Release);
         self.thread.thread().unpark();
     }
 }
 
-fn run(
-    lookup: &MetadataClient,
-    producer: &Producer,
-    lanes: &[Arc<TopicLane>],
-    contact: &Contact,
-    metrics: &Metrics,
-    signals: &WatchSignals,
-) {
-    producer.set_supervisor(std::thread::current());
-    let mut reached = None;
-    let mut doubts = vec![false; lanes.len()];
-    let mut replaced: Option<Instant> = None;
-    let mut standstill = StallDetector::default();
-    while !signals.stop.load(Ordering::Acquire) {
-        if replaced.is_none_or(|at| at.elapsed() >= REPLACE_PAUSE) && producer.replace_if_fatal() {
-            replaced = Some(Instant::now());
-        }
-        let up = producer.await_connection(ANSWER_TIMEOUT)
-            && check_topics(lookup, lanes, contact, metrics, signals, &mut doubts);
-        metrics.kafka.up.set(up.into());
-        if standstill.detect_stall(up && has_due_records(lanes), contact) {
-            producer.replace_stuck();
-        }
-        if reached != Some(up) {
-            match up {
-                true => tracing::info!("Kafka is reached"),
-                false => tracing::warn!("Kafka is not reached; trying again"),
+/// State of the watch's thread.
+struct WatchLoop<R: OutcomeReceiver> {
+    client: MetadataClient,
+    producer: Arc<Producer<R>>,
+    lanes: Vec<WatchedLane>,
+    signals: Arc<WatchSignals>,
+    /// Result of the last check; `None` before the first.
+    is_up: Option<bool>,
+    replaced_at: Option<Instant>,
+    stall_detector: StallDetector,
+}
+
+struct WatchedLane {
+    lane: Arc<TopicLane>,
+    /// The last response said that this available topic is missing. A second one has to confirm it.
+    seemed_missing: bool,
+}
+
+impl<R: OutcomeReceiver> WatchLoop<R> {
+    fn run(mut self) {
+        self.producer.set_supervisor(std::thread::current());
+        while !self.is_stopping() {
+            self.replace_after_fatal_error();
+            let is_up = self.producer.await_connection(RESPONSE_TIMEOUT) && self.check_topics();
+            self.report_state(is_up);
+            let expects_reports = is_up && self.has_due_records();
+            if self
+                .stall_detector
+                .detect_stall(expects_reports, &self.producer.contact)
+            {
+                self.producer.replace_stuck();
             }
-            reached = Some(up);
+            // Errors wait until they are polled, one per call. The producer reports the same ones.
+            (0..MAX_ERRORS_PER_ROUND).for_each(|_| self.client.poll(Duration::ZERO));
+            let is_settled = is_up && !self.lanes.iter().any(|watched| watched.seemed_missing);
+            std::thread::park_timeout(if is_settled {
+                CHECK_INTERVAL
+            } else {
+                CHECK_INTERVAL / 4
+            });
         }
-        // Errors wait for someone to take them, one a call; the producer reports the same ones.
-        (0..MAX_ERRORS_PER_ROUND).for_each(|_| lookup.poll(Duration::ZERO));
-        let calm = up && !doubts.contains(&true);
-        std::thread::park_timeout(if calm {
-            CHECK_INTERVAL
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.signals.stop.load(Ordering::Acquire)
+    }
+
+    fn replace_after_fatal_error(&mut self) {
+        let is_due = self
+            .replaced_at
+            .is_none_or(|at| at.elapsed() >= REPLACE_PAUSE);
+        if is_due && self.producer.replace_if_fatal() {
+            self.replaced_at = Some(Instant::now());
+        }
+    }
+
+    fn report_state(&mut self, is_up: bool) {
+        self.producer.metrics.kafka.up.set(is_up.into());
+        if self.is_up.replace(is_up) == Some(is_up) {
+            return;
+        }
+        if is_up {
+            tracing::info!("Kafka is reachable");
         } else {
-            CHECK_INTERVAL / 4
-        });
+            tracing::warn!("Kafka is not reachable; retrying");
+        }
+    }
+
+    /// Returns `true` if an available topic has records to confirm.
+    fn has_due_records(&self) -> bool {
+        let mut lanes = self.lanes.iter().map(|watched| &watched.lane);
+        lanes.any(|lane| lane.state() == TopicState::Available && lane.in_flight() > 0)
+    }
+
+    /// Checks all topics, each requested by name because a listing of all topics leaves out the
+    /// forbidden ones. Returns `true` if Kafka responds.
+    fn check_topics(&mut self) -> bool {
+        for index in 0..self.lanes.len() {
+            if self.is_stopping() {
+                return true;
+            }
+            let WatchedLane {
+                lane,
+                seemed_missing,
+            } = &mut self.lanes[index];
+            let metadata = self
+                .client
+                .client()
+                .fetch_metadata(Some(lane.topic()), RESPONSE_TIMEOUT);
+            let contact = &self.producer.contact;
+            let Ok(metadata) = metadata else {
+                return contact.age().is_some_and(|age| age < RESPONSE_TIMEOUT);
+            };
+            contact.note_contact();
+            let state = match metadata.topics().first() {
+                Some(topic) => classify_topic(topic.error(), topic.partitions().len()),
+                None => TopicState::Missing,
+            };
+            // Any broker may respond, and one that has just started may not know the topics yet.
+            let seems_missing =
+                state == TopicState::Missing && lane.state() == TopicState::Available;
+            *seemed_missing = seems_missing && !*seemed_missing;
+            if *seemed_missing {
+                continue;
+            }
+            let state = if state == TopicState::Available && lane.is_denied() {
+                TopicState::Forbidden
+            } else {
+                state
+            };
+            self.update_topic_state(index, state);
+        }
+        true
+    }
+
+    fn update_topic_state(&self, index: usize, state: TopicState) {
+        let lane = &self.lanes[index].lane;
+        let topic = lane.topic();
+        let available = &self.producer.metrics.kafka.topic_available;
+        let gauge = available.with_label_values(&[topic]);
+        gauge.set((state == TopicState::Available).into());
+        if lane.set_state(state) == state {
+            return;
+        }
+        match state {
+            TopicState::Available => tracing::info!(topic, "the topic is available"),
+            TopicState::Missing if self.signals.is_creating.load(Ordering::Acquire) => {
+                tracing::info!(topic, "the topic is missing and will be created")
+            }
+            TopicState::Missing => tracing::error!(
+                topic,
+                "the topic is missing: its events are spooled, or get a 503 if there is no spool; create it with `butlr-bridge topics --apply`"
+            ),
+            TopicState::Forbidden => tracing::error!(
+                topic,
+                "the topic is forbidden: its events are spooled, or get a 503 if there is no spool; grant the bridge's user Describe and Write"
+            ),
+            TopicState::Unknown => {}
+        }
     }
 }
 
-/// Whether a topic that is there has records to confirm.
-fn has_due_records(lanes: &[Arc<TopicLane>]) -> bool {
-    let mut lanes = lanes.iter();
-    lanes.any(|lane| lane.state() == TopicState::Available && lane.in_flight() > 0)
+/// Detector of a producer that confirms no record although Kafka responds to requests.
+///
+/// librdkafka has been seen to deliver nothing any more after its broker was away while the leaders
+/// of partitions changed; its own timeouts did not end that.
+#[derive(Debug, Default)]
+struct StallDetector {
+    /// Time since which nothing was confirmed, with the stamp of the last confirmation before.
+    unconfirmed_since: Option<(Instant, u64)>,
 }
 
-/// Since when Kafka answers questions and confirms no record, though there are some to confirm.
-///
-/// A librdkafka was seen that delivered nothing any more after its broker had been away while the partitions' leaders
-/// changed; its own timeouts did not end that.
-#[derive(Debug, Default)]
-struct StallDetector(Option<(Instant, u64)>);
-
 impl StallDetector {
-    /// Takes what was seen just now.
-    fn detect_stall(&mut self, due: bool, contact: &Contact) -> bool {
-        let confirmed = contact.last_confirmed();
-        match self.0 {
-            _ if !due => self.0 = None,
-            Some((since, before)) if before == confirmed => {
+    /// Returns `true` if reports have been due for [`STALL_TIMEOUT`] and none arrived.
+    fn detect_stall(&mut self, expects_reports: bool, contact: &Contact) -> bool {
+        let last_confirmed = contact.last_confirmed();
+        match self.unconfirmed_since {
+            _ if !expects_reports => self.unconfirmed_since = None,
+            Some((since, before)) if before == last_confirmed => {
                 if since.elapsed() >= STALL_TIMEOUT {
-                    self.0 = None;
+                    self.unconfirmed_since = None;
                     return true;
                 }
             }
-            _ => self.0 = Some((Instant::now(), confirmed)),
+            _ => self.unconfirmed_since = Some((Instant::now(), last_confirmed)),
         }
         false
     }
-}
-
-/// One look at all topics, each asked for by name: a listing of all would leave out what is forbidden.
-fn check_topics(
-    lookup: &MetadataClient,
-    lanes: &[Arc<TopicLane>],
-    contact: &Contact,
-    metrics: &Metrics,
-    signals: &WatchSignals,
-    unconfirmed_missing: &mut [bool],
-) -> bool {
-    for (lane, doubt) in lanes.iter().zip(unconfirmed_missing) {
-        if signals.stop.load(Ordering::Acquire) {
-            return true;
-        }
-        let answer = lookup
-            .client()
-            .fetch_metadata(Some(lane.topic()), ANSWER_TIMEOUT);
-        let state = match &answer {
-            Err(_) => return contact.age().is_some_and(|age| age < ANSWER_TIMEOUT),
-            Ok(metadata) => metadata
-                .topics()
-                .first()
-                .map_or(TopicState::Missing, |topic| {
-                    classify_topic(topic.error(), topic.partitions().len())
-                }),
-        };
-        contact.note_contact();
-        // Any broker answers, and one that has just started may not know yet what there is: only its second word counts.
-        let missing = state == TopicState::Missing && lane.state() == TopicState::Available;
-        *doubt = missing && !*doubt;
-        if *doubt {
-            continue;
-        }
-        let state = match state {
-            TopicState::Available if lane.is_denied() => TopicState::Forbidden,
-            seen => seen,
-        };
-        update_topic_state(lane, state, metrics, signals);
-    }
-    true
 }
 
 fn classify_topic(error: Option<RDKafkaRespErr>, partitions: usize) -> TopicState {
@@ -240,36 +320,7 @@ fn classify_topic(error: Option<RDKafkaRespErr>, partitions: usize) -> TopicStat
             | RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION,
         ) => TopicState::Missing,
         None if partitions == 0 => TopicState::Missing,
-        // Anything else (a leader that is being elected) passes; librdkafka waits for it.
+        // Other errors (a leader election, say) are transient; librdkafka waits for their end.
         _ => TopicState::Available,
-    }
-}
-
-fn update_topic_state(
-    lane: &TopicLane,
-    state: TopicState,
-    metrics: &Metrics,
-    signals: &WatchSignals,
-) {
-    let topic = lane.topic();
-    let gauge = metrics.kafka.topic_available.with_label_values(&[topic]);
-    gauge.set((state == TopicState::Available).into());
-    if lane.set_state(state) == state {
-        return;
-    }
-    match state {
-        TopicState::Available => tracing::info!(topic, "the topic is available"),
-        TopicState::Missing if signals.creating.load(Ordering::Acquire) => {
-            tracing::info!(topic, "the topic is missing and will be created")
-        }
-        TopicState::Missing => tracing::error!(
-            topic,
-            "the topic is missing: its events are spooled, or answered 503 without a spool; create it with `butlr-bridge topics --apply`"
-        ),
-        TopicState::Forbidden => tracing::error!(
-            topic,
-            "the topic is forbidden: its events are spooled, or answered 503 without a spool; grant the bridge's user Describe and Write"
-        ),
-        TopicState::Unknown => {}
     }
 }

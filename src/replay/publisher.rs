@@ -11,12 +11,13 @@ use super::candidate::{QuarantinePosition, ReplayCandidate};
 use crate::config::Config;
 use crate::dedup::deduplicator::Deduplicator;
 use crate::dedup::rebuild_thread::RebuildThread;
+use crate::delivery::WakerQueue;
 use crate::http::gate::AdmissionGate;
 use crate::kafka::client;
+use crate::kafka::contact::Contact;
 use crate::kafka::lane::TopicLane;
 use crate::kafka::producer::Producer;
-use crate::kafka::report::WakerQueue;
-use crate::kafka::{contact::Contact, watch::KafkaWatch};
+use crate::kafka::watch::{KafkaWatch, MissingTopics};
 use crate::metrics::Metrics;
 use crate::pipeline::{Acknowledgement, Pipeline, PipelineAnswer, PipelineRequest, RequestDetails};
 use crate::provenance::ReplayOrigin;
@@ -97,9 +98,7 @@ impl ReplayPublisher {
             &client::base_config(&config.kafka, bootstrap),
             Arc::clone(&producer),
             lanes.iter().filter(of_events).cloned().collect(),
-            Arc::clone(&contact),
-            Arc::clone(&metrics),
-            false,
+            MissingTopics::Report,
         );
         let deduplicator = Deduplicator::open(config, &metrics)?.map(Arc::new);
         let rebuilding = deduplicator

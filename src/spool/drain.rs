@@ -24,9 +24,8 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::SpoolShared;
 use super::backlog::DestinationBacklog;
 use crate::dedup::deduplicator::Deduplicator;
+use crate::delivery::{DeliveryObserver, RecordProducer};
 use crate::kafka::lane::LanePermit;
-use crate::kafka::producer::Producer;
-use crate::kafka::report::DeliveryObserver;
 use crate::record::{ProducerRecord, TimestampPolicy};
 use butlr_event::destination::Destination;
 use destination_drain::DestinationDrain;
@@ -45,7 +44,7 @@ const MAX_CONCURRENT_SEARCHES: usize = 3;
 
 /// Who takes records: the producer; in tests, something that can be told to fail.
 pub(super) trait RecordSink: Send + Sync {
-    /// See [`Producer::send_entry`].
+    /// See [`RecordProducer::send_entry`].
     fn send_record(
         &self,
         record: ProducerRecord<'_>,
@@ -53,11 +52,11 @@ pub(super) trait RecordSink: Send + Sync {
         entry: Box<dyn DeliveryObserver>,
     ) -> Result<(), (RDKafkaErrorCode, Box<dyn DeliveryObserver>)>;
 
-    /// See [`Producer::replace_soon`].
+    /// See [`RecordProducer::request_replacement`].
     fn replace_producer(&self, silent: Duration);
 }
 
-impl RecordSink for Producer {
+impl RecordSink for RecordProducer {
     fn send_record(
         &self,
         record: ProducerRecord<'_>,
@@ -201,9 +200,9 @@ fn handle_message(context: &DrainContext, drains: &mut [DestinationDrain], messa
         DrainMessage::Reported {
             to,
             seq,
-            report,
+            outcome,
             took,
-        } => drains[to.index()].on_report(context, seq, report, took),
+        } => drains[to.index()].on_report(context, seq, outcome, took),
         DrainMessage::InDoubtResolved { to, seq, stored } => {
             drains[to.index()].resolve_in_doubt(context, seq, stored)
         }

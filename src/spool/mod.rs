@@ -53,9 +53,8 @@ use tokio::sync::oneshot;
 use crate::config::{self, DrainOrder};
 use crate::dedup::claim::Claim;
 use crate::dedup::deduplicator::Deduplicator;
+use crate::delivery::{InFlightRecord, RecordProducer};
 use crate::kafka::lane::TopicLane;
-use crate::kafka::producer::Producer;
-use crate::kafka::report::InFlightRecord;
 use crate::metrics::Metrics;
 use crate::record::TimestampPolicy;
 use crate::telemetry::LogThrottle;
@@ -286,7 +285,7 @@ impl Spool {
     /// Starts the drain, which ends when the result is dropped. `consumer` reads topics.
     pub fn start_drain(
         self: &Arc<Self>,
-        producer: Arc<Producer>,
+        producer: Arc<RecordProducer>,
         stamping: TimestampPolicy,
         consumer: ClientConfig,
     ) -> DrainHandle {

@@ -14,7 +14,8 @@ use super::drain::mailbox::{DrainMessage, Mailbox};
 use super::store::StoreError;
 use super::{AppendError, AppendFuture, NewEntry, SpoolShared, lock};
 use crate::dedup::claim::Claim;
-use crate::kafka::report::{DeliveryObserver, DeliveryReport, InFlightRecord};
+use crate::delivery::{DeliveryObserver, InFlightRecord};
+use crate::kafka::report::DeliveryOutcome;
 use butlr_event::destination::Destination;
 
 /// Most bytes of one commit.
@@ -317,12 +318,11 @@ struct InDoubtObserver {
 }
 
 impl DeliveryObserver for InDoubtObserver {
-    fn on_report(self: Box<Self>, report: Option<DeliveryReport>) {
-        let stored = report.is_some_and(|report| report.is_stored());
+    fn on_outcome(self: Box<Self>, outcome: DeliveryOutcome) {
         self.mailbox.push(DrainMessage::InDoubtResolved {
             to: self.to,
             seq: self.seq,
-            stored,
+            stored: outcome.is_stored(),
         });
     }
 }

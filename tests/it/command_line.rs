@@ -331,7 +331,7 @@ fn serve_starts_while_kafka_is_away_and_works_once_it_is_there() {
         (post(&process, valid_event("event_2")).status == 200).then_some(())
     });
     process.wait_for("the log says so", |output| {
-        output.contains("Kafka is reached").then_some(())
+        output.contains("Kafka is reachable").then_some(())
     });
 }
 

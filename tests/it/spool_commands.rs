@@ -775,7 +775,7 @@ fn drain_ends_at_the_first_signal_and_keeps_everything() {
     let (left, _) = filled_spool();
     let mut process = BridgeProcess::start(&mut left.drain(&free_address().to_string(), &[]));
     process.wait_for("it drains", |output| {
-        output.contains("Kafka is not reached").then_some(())
+        output.contains("Kafka is not reach").then_some(())
     });
     assert!(process.is_running());
     process.signal("TERM");

@@ -19,10 +19,11 @@ use super::{
 use crate::commands::block_on;
 use crate::config::{self, Config};
 use crate::dedup::deduplicator::Deduplicator;
+use crate::delivery::RecordProducer;
 use crate::kafka::client;
+use crate::kafka::contact::Contact;
 use crate::kafka::lane::{TopicLane, TopicState};
-use crate::kafka::producer::Producer;
-use crate::kafka::{contact::Contact, watch::KafkaWatch};
+use crate::kafka::watch::{KafkaWatch, MissingTopics};
 use crate::metrics::Metrics;
 use crate::record::TimestampPolicy;
 use crate::spool::store::{OpenError, OpenReport, Options, SpoolStore};
@@ -127,7 +128,7 @@ const DEDUP_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 struct SpoolDrainRun {
     spool: Arc<Spool>,
     drain: DrainHandle,
-    producer: Arc<Producer>,
+    producer: Arc<RecordProducer>,
     lanes: Arc<[Arc<TopicLane>; Destination::COUNT]>,
     contact: Arc<Contact>,
     watch: KafkaWatch,
@@ -159,7 +160,7 @@ impl SpoolDrainRun {
         };
         let desk = desk.map(Arc::new);
         let contact = Arc::new(Contact::default());
-        let producer = Producer::start(
+        let producer = RecordProducer::start(
             client::producer_config(config, bootstrap),
             Arc::clone(&metrics),
             Arc::clone(&contact),
@@ -179,9 +180,7 @@ impl SpoolDrainRun {
             &consumer,
             Arc::clone(&producer),
             wanted.cloned().collect(),
-            Arc::clone(&contact),
-            Arc::clone(&metrics),
-            false,
+            MissingTopics::Report,
         )
         .map_err(refused)?;
         let spool = Spool::start(SpoolParts {

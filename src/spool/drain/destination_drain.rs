@@ -21,7 +21,7 @@ use super::search::{self, InDoubtSearch};
 use super::window::{DrainBackoff, DrainWindow};
 use super::{DrainContext, MAX_SLEEP, publish};
 use crate::kafka::lane::TopicLane;
-use crate::kafka::report::{DeliveryReport, Receipt};
+use crate::kafka::report::{DeliveryOutcome, Receipt};
 use crate::metrics::TimestampReplacement;
 use crate::spool::SpoolShared;
 use crate::spool::backlog::DestinationBacklog;
@@ -224,7 +224,7 @@ impl DestinationDrain {
         {
             let (seq, took) = (*seq, now.saturating_duration_since(sent.sent_at));
             self.replace_silent_producer(kit, seq);
-            self.on_report(kit, seq, None, took);
+            self.on_report(kit, seq, DeliveryOutcome::Unknown(None), took);
         }
     }
 
@@ -233,7 +233,7 @@ impl DestinationDrain {
         &mut self,
         kit: &DrainContext,
         seq: u64,
-        report: Option<DeliveryReport>,
+        outcome: DeliveryOutcome,
         took: Duration,
     ) {
         let Some(InFlightEntry { bytes, .. }) = self.in_flight.remove(&seq) else {
@@ -241,14 +241,14 @@ impl DestinationDrain {
         };
         self.in_flight_bytes -= bytes.len();
         let was_alone = self.exclusive == Some(seq);
-        match report {
-            Some(DeliveryReport::Stored(receipt)) => {
+        match outcome {
+            DeliveryOutcome::Stored(receipt) => {
                 if was_alone {
                     self.count_handled(kit, 1);
                 }
                 self.on_stored(kit, seq, &bytes, receipt, took);
             }
-            Some(DeliveryReport::Failed(code)) if is_permanent(code) => {
+            DeliveryOutcome::Rejected(code) if is_permanent(code) => {
                 self.refused.insert(seq, code);
                 if !was_alone {
                     self.mark_failed(kit, seq);
@@ -257,8 +257,8 @@ impl DestinationDrain {
                     self.has_kafka_trouble = true;
                 }
             }
-            Some(DeliveryReport::Failed(_) | DeliveryReport::ImplicitAck) | None => {
-                self.on_unconfirmed(kit, seq, report);
+            DeliveryOutcome::Rejected(_) | DeliveryOutcome::Unknown(_) => {
+                self.on_unconfirmed(kit, seq, outcome.error_code());
                 match was_alone {
                     true => _ = self.failed.insert(seq),
                     false => self.mark_failed(kit, seq),
@@ -296,17 +296,14 @@ impl DestinationDrain {
     }
 
     /// Perhaps it is stored, perhaps not; it is handed over again.
-    fn on_unconfirmed(&mut self, kit: &DrainContext, seq: u64, report: Option<DeliveryReport>) {
+    fn on_unconfirmed(&mut self, kit: &DrainContext, seq: u64, code: Option<RDKafkaErrorCode>) {
         self.has_kafka_trouble = true;
         self.ambiguous.insert(seq);
         self.lane(kit).open_circuit();
-        if let Some(DeliveryReport::Failed(RDKafkaErrorCode::TopicAuthorizationFailed)) = report {
+        if code == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
             self.lane(kit).deny();
         }
-        self.log_trouble(match report {
-            Some(DeliveryReport::Failed(code)) => Some(code),
-            _ => None,
-        });
+        self.log_trouble(code);
     }
 
     fn mark_failed(&mut self, kit: &DrainContext, seq: u64) {

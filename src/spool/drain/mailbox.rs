@@ -3,7 +3,8 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::kafka::report::{DeliveryObserver, DeliveryReport};
+use crate::delivery::DeliveryObserver;
+use crate::kafka::report::DeliveryOutcome;
 use crate::spool::in_doubt::SearchOutcome;
 use crate::spool::lock;
 use butlr_event::destination::Destination;
@@ -11,11 +12,11 @@ use butlr_event::destination::Destination;
 /// One message.
 #[derive(Debug)]
 pub(in crate::spool) enum DrainMessage {
-    /// The final word on an entry that was handed over; `None`: none will come.
+    /// The outcome of an entry that was handed over.
     Reported {
         to: Destination,
         seq: u64,
-        report: Option<DeliveryReport>,
+        outcome: DeliveryOutcome,
         took: Duration,
     },
     /// The final word on the record that an entry doubts.
@@ -87,11 +88,11 @@ pub(super) struct DrainedEntryObserver {
 }
 
 impl DeliveryObserver for DrainedEntryObserver {
-    fn on_report(self: Box<Self>, report: Option<DeliveryReport>) {
+    fn on_outcome(self: Box<Self>, outcome: DeliveryOutcome) {
         self.mailbox.push(DrainMessage::Reported {
             to: self.to,
             seq: self.seq,
-            report,
+            outcome,
             took: self.sent_at.elapsed(),
         });
     }

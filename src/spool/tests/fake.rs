@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use rdkafka::types::RDKafkaErrorCode;
 
+use crate::delivery::{DeliveryObserver, InFlightRecord, OnFailure, PendingDelivery, WakerQueue};
 use crate::kafka::lane::{LanePermit, TopicLane};
-use crate::kafka::report::{
-    DeliveryObserver, DeliveryReport, InFlightRecord, PendingDelivery, Receipt, WakerQueue,
-};
+use crate::kafka::report::{DeliveryOutcome, OutcomeReceiver, Receipt};
 use crate::record::ProducerRecord;
 use crate::spool::drain::RecordSink;
 use crate::spool::lock;
@@ -110,7 +109,12 @@ impl FakeKafka {
     /// As the pipeline sends.
     pub fn send(&self, lane: &Arc<TopicLane>, key: &str, value: &[u8]) -> PendingDelivery {
         let permit = lane.acquire_permit(value.len()).expect("room");
-        let slot = InFlightRecord::new(permit, None, true, Arc::<WakerQueue>::default());
+        let slot = InFlightRecord::new(
+            permit,
+            None,
+            OnFailure::ReturnClaim,
+            Arc::<WakerQueue>::default(),
+        );
         self.push(lane.topic(), key, value, Arc::clone(&slot), 0);
         PendingDelivery::new(slot)
     }
@@ -137,7 +141,7 @@ impl FakeKafka {
 }
 
 /// What is decided now, each topic's records as one batch.
-fn complete_batch(world: &mut FakeKafkaState) -> Vec<(Arc<InFlightRecord>, DeliveryReport)> {
+fn complete_batch(world: &mut FakeKafkaState) -> Vec<(Arc<InFlightRecord>, DeliveryOutcome)> {
     let mut decided = Vec::new();
     let mut left = VecDeque::new();
     let batch = std::mem::take(&mut world.queue);
@@ -160,13 +164,13 @@ fn complete_batch(world: &mut FakeKafkaState) -> Vec<(Arc<InFlightRecord>, Deliv
                 left.push_back(queued);
                 continue;
             }
-            KafkaBehaviour::Fails(code) => DeliveryReport::Failed(code),
+            KafkaBehaviour::Fails(code) => DeliveryOutcome::from_error_code(code),
             KafkaBehaviour::Up if spoilt.contains_key(&queued.topic) => {
-                DeliveryReport::Failed(spoilt[&queued.topic])
+                DeliveryOutcome::from_error_code(spoilt[&queued.topic])
             }
             KafkaBehaviour::Up => {
                 world.log.push((queued.key, queued.value));
-                DeliveryReport::Stored(Receipt::for_test())
+                DeliveryOutcome::Stored(Receipt::for_test())
             }
         };
         decided.push((queued.slot, report));

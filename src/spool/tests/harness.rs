@@ -13,8 +13,9 @@ use tokio::time::timeout;
 use super::fake::FakeKafka;
 use crate::config::{self, DrainOrder, TimestampMode};
 use crate::dedup::deduplicator::Deduplicator;
-use crate::kafka::lane::TopicLane;
-use crate::kafka::report::{DeliveryEnd, DeliveryReport};
+use crate::delivery::DeliveryEnd;
+use crate::kafka::lane::{LaneLimits, TopicLane};
+use crate::kafka::report::DeliveryOutcome;
 use crate::marks::Marks;
 use crate::metrics::Metrics;
 use crate::provenance::QuarantineDetails;
@@ -65,7 +66,11 @@ pub fn settings(dir: &Path) -> config::SpoolConfig {
 pub const HANGS: u64 = u64::MAX;
 
 pub fn lanes() -> Arc<[Arc<TopicLane>; Destination::COUNT]> {
-    let lane = |to: Destination| TopicLane::new(to, topic(to), 10_000, 100 << 20);
+    let limits = LaneLimits {
+        events: 10_000,
+        bytes: 100 << 20,
+    };
+    let lane = |to: Destination| TopicLane::new(to, topic(to), limits);
     Arc::new(Destination::all().map(lane))
 }
 
@@ -253,19 +258,23 @@ pub async fn send(
     let mut delivery = kafka.send(lane, key, &value);
     // The slot wakes through a worker's queue, which is not what is tested here.
     let begun = Instant::now();
+    let mut is_reported = false;
     while begun.elapsed() < Duration::from_millis(50) {
         let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut delivery).poll(cx)));
         match polled.await {
-            Poll::Ready(DeliveryReport::Stored(_)) => return Ok(true),
-            Poll::Ready(DeliveryReport::Failed(_) | DeliveryReport::ImplicitAck) => break,
+            Poll::Ready(DeliveryOutcome::Stored(_)) => return Ok(true),
+            Poll::Ready(DeliveryOutcome::Rejected(_) | DeliveryOutcome::Unknown(_)) => {
+                is_reported = true;
+                break;
+            }
             Poll::Pending => {}
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let doubt = match delivery.end() {
-        DeliveryEnd::Reported(DeliveryReport::Stored(_), ..) => return Ok(true),
-        DeliveryEnd::Reported(..) => None,
-        DeliveryEnd::InDoubt(slot, _) => Some(slot),
+        DeliveryEnd::Stored(_) => return Ok(true),
+        DeliveryEnd::InDoubt(record, _) if !is_reported => Some(record),
+        DeliveryEnd::InDoubt(..) | DeliveryEnd::Rejected(_) => None,
     };
     lane.open_circuit();
     let entry = new_entry(to, &value, doubt.is_some());

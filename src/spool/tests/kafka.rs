@@ -9,9 +9,9 @@ use rdkafka::message::Headers;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::harness::{ROOM, STAMPING, lanes, new_entry, settings, topic, value};
+use crate::delivery::RecordProducer;
 use crate::kafka::contact::Contact;
 use crate::kafka::embedded::EmbeddedKafka;
-use crate::kafka::producer::Producer;
 use crate::metrics::Metrics;
 use crate::spool::store::{Options, SpoolStore};
 use crate::spool::{Spool, SpoolParts};
@@ -61,7 +61,7 @@ async fn entries_get_into_kafka_in_order_over_an_outage() {
         .with_cluster(|cluster| cluster.broker_down(1))
         .unwrap();
     let contact = Arc::new(Contact::default());
-    let producer = Producer::start(client(&kafka), metrics, contact).unwrap();
+    let producer = RecordProducer::start(client(&kafka), metrics, contact).unwrap();
     let producer = Arc::new(producer);
     let draining = spool.start_drain(Arc::clone(&producer), STAMPING, client(&kafka));
     tokio::time::sleep(Duration::from_millis(1_500)).await;

@@ -31,9 +31,9 @@ pub fn a_producer_made_fatal_under_load_is_replaced_and_loses_nothing() {
         );
         let log = std::fs::read_to_string(dir.path().join("bridge-1.log")).expect("its log");
         let count = |what| log.matches(what).count();
-        let fatal = count("librdkafka calls the producer fatal");
+        let fatal = count("fatal error of the Kafka producer");
         assert!((1..=2).contains(&fatal), "{fatal} times: {log}");
-        assert_eq!(count("a fresh producer takes over"), fatal, "{log}");
+        assert_eq!(count("a new Kafka producer takes over"), fatal, "{log}");
         assert!(
             evidence.applied_faults.len() >= fatal,
             "{:?}",
