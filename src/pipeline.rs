@@ -14,11 +14,11 @@ use futures_util::future::{LocalBoxFuture, join_all};
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::timeout_at;
 
+use crate::budget::RequestPermit;
 use crate::config::QuarantineConfig;
 use crate::dedup::EventFacts;
 use crate::dedup::claim::{Claim, ClaimWaiter};
 use crate::dedup::deduplicator::{Decision, Deduplicator};
-use crate::http::gate::RequestPermit;
 use crate::kafka::contact::Contact;
 use crate::kafka::lane::TopicLane;
 use crate::kafka::producer::{Producer, QueueError, rejection_for_code};
