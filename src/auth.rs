@@ -13,8 +13,8 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::config;
 
-/// All credentials that are currently accepted. To rotate one, configure the old and the new one for
-/// a while.
+/// All credentials that are currently accepted. To rotate one, configure the old and the new one
+/// for a while.
 ///
 /// Secrets are compared as SHA-256 digests, so each comparison has the same length and takes
 /// constant time. Each request is compared with every credential.

@@ -6,16 +6,16 @@
 //! ```text
 //!  POST /v1/events
 //!        │
-//!  http::ingest    admit         http::connections, budget: connections, events and bytes in flight
+//!  http::ingest    admit         http::connections, budget: limits on what is in flight
 //!                  authenticate  auth: constant time, before the body is read
 //!                  read          http::body: bounded in time, in size, and in size after gzip
-//!        │                       (from here on the request runs to its end even if the client leaves)
+//!        │                       (from here on the request is finished even if the client leaves)
 //!  pipeline        parse         butlr_event: a valid event, or every error at once
-//!        │           └► rejected   pipeline::quarantine: published to a topic of its own, then 4xx
+//!        │           └► rejected   pipeline::quarantine: published to its own topic, then 4xx
 //!                  route         one topic for each event type
-//!                  claim         dedup: new, duplicate, or wait for an event that is undecided
+//!                  claim         dedup: new, duplicate, or wait for an undecided event
 //!                  publish       record: key, timestamp and headers
-//!        │                       kafka: topic lane, then producer, then all in-sync replicas
+//!        │                       kafka: topic lane, producer, then all in-sync replicas
 //!        │         spool         spool: fsync if Kafka does not confirm in time; drained later
 //!                  commit        the delivery report decides the claim and wakes the request
 //!                  count         metrics: exactly one outcome for each event

@@ -36,17 +36,16 @@ pub struct AdminState {
 impl AdminState {
     /// Adds the routes.
     pub fn configure_routes(self: Arc<Self>, config: &mut ServiceConfig) {
-        let get = |path: &str| web::resource(path);
         config
             .app_data(Data::from(Arc::clone(&self)))
-            .service(get("/metrics").route(web::get().to(metrics)))
-            .service(get("/livez").route(web::get().to(livez)))
-            .service(get("/readyz").route(web::get().to(readyz)));
+            .service(web::resource("/metrics").route(web::get().to(metrics)))
+            .service(web::resource("/livez").route(web::get().to(livez)))
+            .service(web::resource("/readyz").route(web::get().to(readyz)));
         // Without credentials, other machines see metrics and probes only.
         if !self.is_exposed || self.credentials.is_configured() {
             config
-                .service(get("/status").route(web::get().to(status)))
-                .service(get("/").route(web::get().to(page)));
+                .service(web::resource("/status").route(web::get().to(status)))
+                .service(web::resource("/").route(web::get().to(page)));
         }
     }
 
