@@ -1,4 +1,4 @@
-//! Authentication: which credential a request carries, compared in constant time.
+//! Authentication: finds the credential that a request carries, in constant time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,21 +13,28 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::config;
 
-/// All credentials that are valid now. Rotating one means two are valid for a while.
+/// All credentials that are currently accepted. To rotate one, configure the old and the new one
+/// for a while.
 ///
-/// Secrets are compared as SHA-256 digests: all comparisons are of equal length and in constant time, and each request is
-/// compared with every credential.
+/// Secrets are compared as SHA-256 digests, so each comparison has the same length and takes
+/// constant time. Each request is compared with every credential.
 pub struct Authenticator {
-    /// Digests by header, so that a header's value is hashed once.
+    /// Credentials by header, so that a header's value is hashed once.
     headers: Vec<(HeaderName, Vec<Credential>)>,
     missing: IntCounter,
     unknown: IntCounter,
-    anonymous: Option<(Arc<str>, IntCounter)>,
+    /// Used if no credentials are configured, which is possible on loopback only.
+    anonymous: Option<AnonymousAccess>,
 }
 
 struct Credential {
     name: Arc<str>,
     digest: Digest,
+    accepted: IntCounter,
+}
+
+struct AnonymousAccess {
+    name: Arc<str>,
     accepted: IntCounter,
 }
 
@@ -37,11 +44,11 @@ impl fmt::Debug for Authenticator {
     }
 }
 
-/// The name under which requests are counted where no credentials are configured (loopback only).
+/// Credential name in metrics and quarantine headers if no credentials are configured.
 const ANONYMOUS: &str = "anonymous";
 
 impl Authenticator {
-    /// Takes the configured credentials; `requests` is `auth_requests_total{credential, result}`.
+    /// Creates an authenticator. `requests` is `auth_requests_total{credential, result}`.
     pub fn new(auth: &config::AuthConfig, requests: &IntCounterVec) -> Self {
         let mut headers: Vec<(HeaderName, Vec<Credential>)> = Vec::new();
         let mut add = |header: HeaderName, name: &str, secret: &[u8]| {
@@ -57,7 +64,7 @@ impl Authenticator {
         };
         for key in &auth.api_keys {
             let header = HeaderName::try_from(key.header.as_str())
-                .expect("the configuration checked the header's name");
+                .expect("the configuration checks header names");
             let value = key.value.expose_secret().as_bytes();
             let value = canonicalize_value(&header, value).into_owned();
             add(header, &key.name, &value);
@@ -70,11 +77,9 @@ impl Authenticator {
             );
         }
         Self {
-            anonymous: headers.is_empty().then(|| {
-                (
-                    ANONYMOUS.into(),
-                    requests.with_label_values(&[ANONYMOUS, "accepted"]),
-                )
+            anonymous: headers.is_empty().then(|| AnonymousAccess {
+                name: ANONYMOUS.into(),
+                accepted: requests.with_label_values(&[ANONYMOUS, "accepted"]),
             }),
             headers,
             missing: requests.with_label_values(&["none", "rejected"]),
@@ -82,16 +87,16 @@ impl Authenticator {
         }
     }
 
-    /// The names of the credentials.
+    /// Returns the names of the credentials.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.headers.iter().flat_map(|(_, c)| c).map(|c| &*c.name)
     }
 
-    /// The name of the credential that the request carries, or `None`; counted either way.
+    /// Returns the name of the credential that the request carries, or `None`. Counts both.
     pub fn authenticate(&self, request: &HeaderMap) -> Option<Arc<str>> {
-        if let Some((name, count)) = &self.anonymous {
-            count.inc();
-            return Some(Arc::clone(name));
+        if let Some(anonymous) = &self.anonymous {
+            anonymous.accepted.inc();
+            return Some(Arc::clone(&anonymous.name));
         }
         let mut has_credential = false;
         let mut found = None;
@@ -100,13 +105,11 @@ impl Authenticator {
                 continue;
             };
             has_credential = true;
-            let given_digest = digest(
-                &SHA256,
-                canonicalize_value(header, value.as_bytes()).as_ref(),
-            );
+            let value = canonicalize_value(header, value.as_bytes());
+            let value_digest = digest(&SHA256, value.as_ref());
             for credential in credentials {
-                let equal: Choice = credential.digest.as_ref().ct_eq(given_digest.as_ref());
-                if bool::from(equal) {
+                let is_equal: Choice = credential.digest.as_ref().ct_eq(value_digest.as_ref());
+                if bool::from(is_equal) {
                     found = Some(credential);
                 }
             }
@@ -120,13 +123,14 @@ impl Authenticator {
     }
 }
 
-/// `Basic <base64 of username:password>`, as RFC 7617 says.
+/// Returns `Basic <base64 of username:password>` (RFC 7617).
 fn basic_header_value(basic: &config::BasicCredentials) -> String {
     let pair = format!("{}:{}", basic.username, basic.password.expose_secret());
     format!("Basic {}", STANDARD.encode(pair))
 }
 
-/// The scheme of `Authorization` may be written in any case (RFC 9110, 11.1); API keys are compared as they are.
+/// Normalises the scheme of `Authorization`, which is case-insensitive (RFC 9110, 11.1). API keys
+/// stay as they are.
 fn canonicalize_value<'v>(header: &HeaderName, value: &'v [u8]) -> std::borrow::Cow<'v, [u8]> {
     const SCHEME: &[u8] = b"basic ";
     match value.split_at_checked(SCHEME.len()) {
@@ -137,12 +141,12 @@ fn canonicalize_value<'v>(header: &HeaderName, value: &'v [u8]) -> std::borrow::
     }
 }
 
-/// Credentials of the admin listener's page and `/status`.
+/// Credentials for the admin listener's page and `/status`; `None` if they need none.
 #[derive(Debug)]
 pub struct AdminAuthenticator(Option<Authenticator>);
 
 impl AdminAuthenticator {
-    /// Takes the configured pair.
+    /// Creates an authenticator for the configured user name and password.
     pub fn new(admin: &config::AdminConfig) -> Self {
         Self(admin.credentials.as_ref().map(|pair| {
             let auth = config::AuthConfig {
@@ -153,24 +157,24 @@ impl AdminAuthenticator {
                     password: pair.password.clone(),
                 }],
             };
-            // Not one of the contract's series: the admin listener's own requests are not events.
+            // Not registered: requests to the admin listener do not count as ingest requests.
             let unregistered = IntCounterVec::new(
                 prometheus::Opts::new("admin", "not registered"),
                 &["credential", "result"],
             )
-            .expect("constant names");
+            .expect("valid metric name");
             Authenticator::new(&auth, &unregistered)
         }))
     }
 
-    /// Whether a request may see the page and `/status`.
+    /// Returns `true` if a request may see the page and `/status`.
     pub fn is_allowed(&self, request: &HeaderMap) -> bool {
         self.0
             .as_ref()
             .is_none_or(|credentials| credentials.authenticate(request).is_some())
     }
 
-    /// Whether a pair is configured.
+    /// Returns `true` if credentials are configured.
     pub fn is_configured(&self) -> bool {
         self.0.is_some()
     }
@@ -218,7 +222,7 @@ mod tests {
     fn every_credential_is_valid_at_the_same_time_and_counted_by_name() {
         let counters = counters();
         let credentials = Authenticator::new(&auth(), &counters);
-        let name = |h, v: &str| credentials.authenticate(&request(h, v));
+        let name = |header, value: &str| credentials.authenticate(&request(header, value));
         assert_eq!(name("x-api-key", "alpha").as_deref(), Some("old"));
         assert_eq!(name("x-api-key", "beta").as_deref(), Some("new"));
         assert_eq!(name("x-token", "gamma").as_deref(), Some("other"));

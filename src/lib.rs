@@ -1,33 +1,40 @@
-//! butlr-bridge: the door between Butlr's webhooks and Kafka.
+//! butlr-bridge receives Butlr's webhooks over HTTP and publishes each event to Kafka. A 2xx means
+//! that the event is stored: in Kafka on all in-sync replicas, or on disk with fsync.
 //!
-//! # The path of an event
+//! # Path of an event
 //!
 //! ```text
 //!  POST /v1/events
 //!        │
-//!  http::ingest   admit (limits) → authenticate → read (bounded in time and size)
-//!        │                                   finished from here also when the client has gone
-//!  pipeline       parse      event       valid, or every mistake at once
-//!        │          └► no event: kept in a topic of its own, then refused
-//!        │        route                  one topic a type
-//!        │        claim      dedup       is this event new? who asks second, waits for the first
-//!        │        deliver    spool       behind those that wait on disk, if any do
-//!        │                   record      key, timestamp, headers: decided purely
-//!        │                   kafka::lane a budget for each topic; missing and forbidden ones answer at once
-//!        │                   kafka::producer → librdkafka → all in-sync replicas
-//!        │        keep       spool       what Kafka does not confirm in time: on disk, fsynced; drained when it does again
-//!        │        commit     delivery    the delivery report decides the claim and wakes the task; metrics: exactly one outcome
+//!  http::ingest    admit         http::connections, budget: limits on what is in flight
+//!                  authenticate  auth: constant time, before the body is read
+//!                  read          http::body: bounded in time, in size, and in size after gzip
+//!        │                       (from here on the request is finished even if the client leaves)
+//!  pipeline        parse         butlr_event: a valid event, or every error at once
+//!        │           └► rejected   pipeline::quarantine: published to its own topic, then 4xx
+//!                  route         one topic for each event type
+//!                  claim         dedup: new, duplicate, or wait for an undecided event
+//!                  publish       record: key, timestamp and headers
+//!        │                       kafka: topic lane, producer, then all in-sync replicas
+//!        │         spool         spool: fsync if Kafka does not confirm in time; drained later
+//!                  commit        the delivery report decides the claim and wakes the request
+//!                  count         metrics: exactly one outcome for each event
 //!        │
-//!  http::problem  200 with partition and offset, 202, or a problem that says what to do
+//!  http::response  200 with partition and offset, 202, or a problem that says what to do
 //! ```
 //!
-//! Modules stand in that order. `ARCHITECTURE.md` tells the invariants and where to add things.
+//! The modules below are in that order; the rest follows. `docs/architecture.md` has the
+//! invariants, the glossary, and where to add things.
 
-pub mod config;
+pub mod app;
+
+pub mod core;
 
 mod sync;
 
 pub mod http;
+
+pub mod budget;
 
 pub mod auth;
 
@@ -39,22 +46,22 @@ pub mod dedup;
 
 pub mod record;
 
-pub mod marks;
-
-pub mod provenance;
-
 pub mod kafka;
 
 pub mod spool;
 
-pub mod replay;
+pub mod metrics;
 
 pub mod rejection;
 
-pub mod metrics;
+pub mod marks;
+
+pub mod provenance;
+
+pub mod replay;
+
+pub mod config;
 
 pub mod telemetry;
-
-pub mod app;
 
 pub mod commands;

@@ -1,11 +1,11 @@
-//! The command line: `butlr-bridge serve | dev | simulate | verify | check-config | topics`.
+//! The command line of butlr-bridge.
 
 use std::process::ExitCode;
 
 use butlr_bridge::commands::{self, BridgeCommand};
 use clap::Parser;
 
-/// The door between Butlr's webhooks and Kafka: a 2xx is a promise.
+/// Validates Butlr's webhook events and publishes each to its Kafka topic; a 2xx means it is stored
 #[derive(Parser)]
 #[command(version, about, propagate_version = true)]
 struct CommandLine {
@@ -14,6 +14,6 @@ struct CommandLine {
 }
 
 fn main() -> ExitCode {
-    // clap ends with 2 on bad usage, as every command does on bad configuration.
+    // clap exits with 2 on bad usage, as every command does on bad configuration.
     commands::run(CommandLine::parse().command)
 }

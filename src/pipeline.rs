@@ -21,12 +21,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::{LocalBoxFuture, join_all};
 
+use crate::budget::RequestPermit;
 use crate::config::QuarantineConfig;
 use crate::dedup::EventFacts;
 use crate::dedup::claim::ClaimWaiter;
 use crate::dedup::deduplicator::{Decision, Deduplicator};
 use crate::delivery::{RecordProducer, WakerQueue};
-use crate::http::gate::RequestPermit;
 use crate::kafka::contact::Contact;
 use crate::kafka::lane::TopicLane;
 use crate::marks::{DuplicateKind, MarkSet};

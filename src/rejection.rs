@@ -1,63 +1,64 @@
-//! Every reason for which the bridge does not promise an event, with its status and its stable code.
+//! Rejections: every reason for which the bridge does not accept a request or an event.
 
 use std::time::Duration;
 
 use butlr_event::{EventType, FieldError, RejectedItem};
 
-/// Why a request, or one event of it, was not stored. Each has one status and one stable code; see [`Rejection::status`].
+/// Reason why a request, or one event of it, was not stored. Each has a status, a stable code and a
+/// title.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rejection {
-    /// Credentials are missing or match none.
+    /// No credentials, or none that are accepted.
     Unauthorized,
-    /// No such route.
+    /// Unknown route.
     NotFound,
-    /// The route takes POST only.
+    /// Any method but POST.
     MethodNotAllowed,
     /// A `Content-Type` other than JSON.
     UnsupportedMediaType,
     /// A `Content-Encoding` other than gzip.
     UnsupportedEncoding,
-    /// The body did not come within `http.body_timeout`.
+    /// The body took longer than `http.body_timeout`.
     BodyTimeout,
-    /// The body, also after decompression, is larger than `http.max_body_bytes`.
+    /// The body is larger than `http.max_body_bytes`, before or after decompression.
     BodyTooLarge {
-        /// The limit, bytes.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// The client's connection ended, or broke the protocol, within the body.
+    /// The connection ended, or violated the protocol, before the body was complete.
     IncompleteBody,
-    /// `Content-Encoding: gzip` over something else.
+    /// `Content-Encoding: gzip`, but the body is not complete, valid gzip.
     InvalidGzip,
-    /// The body as a whole cannot be read as events.
+    /// The body cannot be read as events at all.
     UnreadableBody(butlr_event::UnreadableBody),
-    /// JSON, but not a valid event: all that is wrong with it.
+    /// JSON, but not a valid event; lists everything that is wrong with it.
     InvalidEvent(Vec<FieldError>),
-    /// One event larger than `http.max_event_bytes`, or than Kafka takes.
+    /// The event is larger than `http.max_event_bytes`, or than Kafka accepts.
     EventTooLarge {
-        /// Its size, bytes.
+        /// Size of the event in bytes.
         bytes: usize,
     },
-    /// Too many connections, events or bytes are open.
+    /// Too many connections, events or bytes are in flight.
     Overloaded(CapacityLimit),
-    /// Too much is in flight for this event's topic, or librdkafka's queue is full.
+    /// Too much is in flight for the event's topic, or librdkafka's queue is full.
     TopicOverloaded,
     /// The event's topic does not exist.
     TopicMissing,
-    /// The bridge's Kafka user may not use the event's topic.
+    /// The bridge's Kafka user is not allowed to write to the event's topic.
     TopicForbidden,
-    /// Kafka did not confirm the event in time. It may have been stored after all.
+    /// Kafka did not confirm the event in time. It may be stored.
     KafkaUnconfirmed,
-    /// Kafka, or librdkafka, refused the event with this error. It may have been stored after all.
+    /// Kafka, or librdkafka, refused the event with this error. It may be stored.
     KafkaRefused(rdkafka::types::RDKafkaErrorCode),
-    /// Kafka did not take the event, and the spool is full.
+    /// Kafka did not accept the event, and the spool is full.
     SpoolFull,
-    /// Kafka did not take the event, and the spool cannot be written.
+    /// Kafka did not accept the event, and the spool cannot be written.
     SpoolUnwritable,
-    /// Kafka did not take the event, and the disk did not confirm it in time. It may have been stored after all.
+    /// Kafka did not accept the event, and the disk did not confirm it in time. It may be stored.
     SpoolUnconfirmed,
 }
 
-/// Which limit a request met.
+/// A limit on what is in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CapacityLimit {
     /// `http.max_connections`
@@ -69,7 +70,7 @@ pub enum CapacityLimit {
 }
 
 impl Rejection {
-    /// The codes of rejections; those of bodies that cannot be read are in [`butlr_event::UnreadableCode`].
+    /// All codes but those of unreadable bodies, which are in [`butlr_event::UnreadableBodyCode`].
     pub const CODES: [&'static str; 22] = [
         "unauthorized",
         "not_found",
@@ -95,176 +96,153 @@ impl Rejection {
         "invalid_event",
     ];
 
-    /// The HTTP status.
-    pub fn status(&self) -> u16 {
+    /// Returns status, code and title.
+    fn problem_type(&self) -> (u16, &'static str, &'static str) {
         match self {
-            Rejection::InvalidGzip | Rejection::IncompleteBody => 400,
-            Rejection::UnreadableBody(unreadable) => unreadable.code.status(),
-            Rejection::Unauthorized => 401,
-            Rejection::NotFound => 404,
-            Rejection::MethodNotAllowed => 405,
-            Rejection::BodyTimeout => 408,
-            Rejection::BodyTooLarge { .. } | Rejection::EventTooLarge { .. } => 413,
-            Rejection::UnsupportedMediaType | Rejection::UnsupportedEncoding => 415,
-            Rejection::InvalidEvent(_) => 422,
-            Rejection::Overloaded(_)
-            | Rejection::TopicOverloaded
-            | Rejection::TopicMissing
-            | Rejection::TopicForbidden
-            | Rejection::KafkaUnconfirmed
-            | Rejection::KafkaRefused(_)
-            | Rejection::SpoolFull
-            | Rejection::SpoolUnwritable
-            | Rejection::SpoolUnconfirmed => 503,
-        }
-    }
-
-    /// The stable code: of the problem document and of `rejections_total`.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Rejection::Unauthorized => "unauthorized",
-            Rejection::NotFound => "not_found",
-            Rejection::MethodNotAllowed => "method_not_allowed",
-            Rejection::UnsupportedMediaType => "unsupported_media_type",
-            Rejection::UnsupportedEncoding => "unsupported_encoding",
-            Rejection::BodyTimeout => "body_timeout",
-            Rejection::BodyTooLarge { .. } => "body_too_large",
-            Rejection::IncompleteBody => "body_broken",
-            Rejection::InvalidGzip => "not_gzip",
-            Rejection::UnreadableBody(unreadable) => unreadable.code.as_str(),
-            Rejection::InvalidEvent(_) => "invalid_event",
-            Rejection::EventTooLarge { .. } => "event_too_large",
-            Rejection::Overloaded(CapacityLimit::Connections) => "too_many_connections",
-            Rejection::Overloaded(CapacityLimit::Events) => "too_many_events_in_flight",
-            Rejection::Overloaded(CapacityLimit::Bytes) => "too_many_bytes_in_flight",
-            Rejection::TopicOverloaded => "topic_overloaded",
-            Rejection::TopicMissing => "topic_missing",
-            Rejection::TopicForbidden => "topic_forbidden",
-            Rejection::KafkaUnconfirmed => "kafka_unconfirmed",
-            Rejection::KafkaRefused(_) => "kafka_refused",
-            Rejection::SpoolFull => "spool_full",
-            Rejection::SpoolUnwritable => "spool_unwritable",
-            Rejection::SpoolUnconfirmed => "spool_unconfirmed",
-        }
-    }
-
-    /// A short name of the problem, the same for each occurrence.
-    pub fn title(&self) -> &'static str {
-        match self {
-            Rejection::Unauthorized => "Credentials missing or wrong",
-            Rejection::NotFound => "No such route",
-            Rejection::MethodNotAllowed => "Method not allowed",
-            Rejection::UnsupportedMediaType => "Content type not supported",
-            Rejection::UnsupportedEncoding => "Content encoding not supported",
-            Rejection::BodyTimeout => "Body too slow",
-            Rejection::BodyTooLarge { .. } => "Body too large",
-            Rejection::IncompleteBody => "Body broken off",
-            Rejection::InvalidGzip => "Not gzip",
-            Rejection::UnreadableBody(unreadable) if unreadable.code.status() == 400 => "Not JSON",
-            Rejection::UnreadableBody(_) => "Not an array that can be taken",
-            Rejection::InvalidEvent(_) => "Not a valid event",
-            Rejection::EventTooLarge { .. } => "Event too large",
-            Rejection::Overloaded(_) => "Too much in flight",
-            Rejection::TopicOverloaded => "Too much in flight for this topic",
-            Rejection::TopicMissing => "Topic missing",
-            Rejection::TopicForbidden => "Topic forbidden",
-            Rejection::KafkaUnconfirmed => "Kafka did not confirm in time",
-            Rejection::KafkaRefused(_) => "Kafka refused",
-            Rejection::SpoolFull => "Spool full",
-            Rejection::SpoolUnwritable => "Spool not writable",
-            Rejection::SpoolUnconfirmed => "Disk did not confirm in time",
-        }
-    }
-
-    /// One sentence for this occurrence: what is wrong, and what to do.
-    pub fn detail(&self) -> String {
-        match self {
-            Rejection::Unauthorized => {
-                "send one of the configured API keys in its header, or HTTP basic auth".into()
+            Self::UnreadableBody(body) => {
+                let status = body.code.status();
+                let title = if status == 400 {
+                    "Invalid JSON"
+                } else {
+                    "Array not accepted"
+                };
+                (status, body.code.as_str(), title)
             }
-            Rejection::NotFound => {
-                "events go to POST /v1/events, or to POST /v1/events/{type} with one of the ten types"
-                    .into()
+            Self::IncompleteBody => (400, "body_broken", "Incomplete request body"),
+            Self::InvalidGzip => (400, "not_gzip", "Invalid gzip data"),
+            Self::Unauthorized => (401, "unauthorized", "Missing or invalid credentials"),
+            Self::NotFound => (404, "not_found", "Route not found"),
+            Self::MethodNotAllowed => (405, "method_not_allowed", "Method not allowed"),
+            Self::BodyTimeout => (408, "body_timeout", "Request body timeout"),
+            Self::BodyTooLarge { .. } => (413, "body_too_large", "Request body too large"),
+            Self::EventTooLarge { .. } => (413, "event_too_large", "Event too large"),
+            Self::UnsupportedMediaType => {
+                (415, "unsupported_media_type", "Unsupported content type")
             }
-            Rejection::MethodNotAllowed => "events are sent with POST".into(),
-            Rejection::UnsupportedMediaType => {
-                "send application/json (or no content type)".into()
+            Self::UnsupportedEncoding => {
+                (415, "unsupported_encoding", "Unsupported content encoding")
             }
-            Rejection::UnsupportedEncoding => "send the body as it is, or with gzip".into(),
-            Rejection::BodyTimeout => {
-                "the body was not complete in time; send it without pauses".into()
+            Self::InvalidEvent(_) => (422, "invalid_event", "Invalid event"),
+            Self::Overloaded(CapacityLimit::Connections) => {
+                (503, "too_many_connections", "Too many connections")
             }
-            Rejection::BodyTooLarge { limit } => format!(
-                "the body, also after decompression, may have {limit} bytes (http.max_body_bytes)"
+            Self::Overloaded(CapacityLimit::Events) => (
+                503,
+                "too_many_events_in_flight",
+                "Too many events in flight",
             ),
-            Rejection::IncompleteBody => "the body ended before its announced length".into(),
-            Rejection::InvalidGzip => {
-                "the body says Content-Encoding: gzip and is not complete, valid gzip".into()
+            Self::Overloaded(CapacityLimit::Bytes) => {
+                (503, "too_many_bytes_in_flight", "Too many bytes in flight")
             }
-            Rejection::UnreadableBody(unreadable) => unreadable.detail.clone(),
-            Rejection::InvalidEvent(mistakes) => match mistakes.as_slice() {
-                [one] => one.detail.clone(),
-                all => format!("{} mistakes, listed in errors", all.len()),
+            Self::TopicOverloaded => (503, "topic_overloaded", "Topic overloaded"),
+            Self::TopicMissing => (503, "topic_missing", "Topic does not exist"),
+            Self::TopicForbidden => (503, "topic_forbidden", "Topic access denied"),
+            Self::KafkaUnconfirmed => (503, "kafka_unconfirmed", "Kafka did not confirm in time"),
+            Self::KafkaRefused(_) => (503, "kafka_refused", "Kafka refused the event"),
+            Self::SpoolFull => (503, "spool_full", "Spool full"),
+            Self::SpoolUnwritable => (503, "spool_unwritable", "Spool not writable"),
+            Self::SpoolUnconfirmed => (503, "spool_unconfirmed", "Disk did not confirm in time"),
+        }
+    }
+
+    /// Returns the HTTP status.
+    pub fn status(&self) -> u16 {
+        self.problem_type().0
+    }
+
+    /// Returns the stable code, as in the problem document and in `rejections_total`.
+    pub fn code(&self) -> &'static str {
+        self.problem_type().1
+    }
+
+    /// Returns the title, which is the same for each occurrence of the problem.
+    pub fn title(&self) -> &'static str {
+        self.problem_type().2
+    }
+
+    /// Returns a sentence about this occurrence: what is wrong and what to do.
+    pub fn detail(&self) -> String {
+        let text = match self {
+            Self::Unauthorized => {
+                "send one of the configured API keys in its header, or use HTTP Basic authentication"
+            }
+            Self::NotFound => {
+                "send events to POST /v1/events, or to POST /v1/events/{type} with one of the ten types"
+            }
+            Self::MethodNotAllowed => "send events with POST",
+            Self::UnsupportedMediaType => "send application/json, or no content type",
+            Self::UnsupportedEncoding => "send the body uncompressed or with gzip",
+            Self::BodyTimeout => "the body was not complete in time; send it without pauses",
+            Self::BodyTooLarge { limit } => {
+                return format!(
+                    "the body is larger than {limit} bytes, before or after decompression (http.max_body_bytes)"
+                );
+            }
+            Self::IncompleteBody => "the body ended before its announced length",
+            Self::InvalidGzip => {
+                "Content-Encoding is gzip, but the body is not complete, valid gzip"
+            }
+            Self::UnreadableBody(body) => return body.detail.clone(),
+            Self::InvalidEvent(errors) => match errors.as_slice() {
+                [error] => return error.detail.clone(),
+                errors => return format!("{} errors, listed in errors", errors.len()),
             },
-            Rejection::EventTooLarge { bytes } => {
-                format!("the event has {bytes} bytes, more than can be published")
+            Self::EventTooLarge { bytes } => {
+                return format!("the event has {bytes} bytes, more than can be published");
             }
-            Rejection::Overloaded(limit) => {
+            Self::Overloaded(limit) => {
                 let key = match limit {
                     CapacityLimit::Connections => "http.max_connections",
                     CapacityLimit::Events => "http.max_in_flight_events",
                     CapacityLimit::Bytes => "http.max_in_flight_bytes",
                 };
-                format!("the bridge holds as much as {key} allows; send again")
+                return format!("the bridge has reached {key}; send again");
             }
-            Rejection::TopicOverloaded => {
-                "as much as is allowed is in flight for the event's topic; send again".into()
+            Self::TopicOverloaded => {
+                "too many events are in flight for the event's topic; send again"
             }
-            Rejection::TopicMissing => {
-                "the event's topic does not exist in Kafka; the operator creates it with `butlr-bridge topics --apply`"
-                    .into()
+            Self::TopicMissing => {
+                "the event's topic does not exist in Kafka; the operator can create it with `butlr-bridge topics --apply`"
             }
-            Rejection::TopicForbidden => {
-                "the bridge's Kafka user may not write to the event's topic; the operator grants Write and Describe"
-                    .into()
+            Self::TopicForbidden => {
+                "the bridge's Kafka user may not write to the event's topic; the operator has to grant Write and Describe"
             }
-            Rejection::KafkaUnconfirmed => {
-                "Kafka did not confirm the event in time; it may be stored; send again".into()
+            Self::KafkaUnconfirmed => {
+                "Kafka did not confirm the event in time; it may be stored; send again"
             }
-            Rejection::KafkaRefused(code) => {
-                format!("Kafka refused the event ({code}); it may be stored; send again")
+            Self::KafkaRefused(code) => {
+                return format!("Kafka refused the event ({code}); it may be stored; send again");
             }
-            Rejection::SpoolFull => {
-                "Kafka does not take the event now, and the spool is as large as spool.max_bytes or spool.min_free_bytes allow; send again"
-                    .into()
+            Self::SpoolFull => {
+                "Kafka does not accept the event now, and the spool has reached spool.max_bytes or spool.min_free_bytes; send again"
             }
-            Rejection::SpoolUnwritable => {
-                "Kafka does not take the event now, and the spool's disk cannot be written; send again"
-                    .into()
+            Self::SpoolUnwritable => {
+                "Kafka does not accept the event now, and the spool's disk cannot be written; send again"
             }
-            Rejection::SpoolUnconfirmed => {
-                "Kafka does not take the event now, and the disk did not confirm it in time; it may be stored; send again"
-                    .into()
+            Self::SpoolUnconfirmed => {
+                "Kafka does not accept the event now, and the disk did not confirm it in time; it may be stored; send again"
             }
-        }
+        };
+        text.to_owned()
     }
 
-    /// The rejection of an item that is not a valid event, with the type it claims to have.
-    pub fn of_item(refused: RejectedItem<'_>) -> (Option<EventType>, Self) {
-        match refused {
+    /// Converts an item that is not a valid event; returns the type that it claims to have, too.
+    pub fn of_item(item: RejectedItem<'_>) -> (Option<EventType>, Self) {
+        match item {
             RejectedItem::Invalid {
-                claimed_type: claimed,
+                claimed_type,
                 errors,
                 ..
-            } => (claimed, Rejection::InvalidEvent(errors)),
+            } => (claimed_type, Rejection::InvalidEvent(errors)),
             RejectedItem::TooLarge {
-                claimed_type: claimed,
+                claimed_type,
                 bytes,
-            } => (claimed, Rejection::EventTooLarge { bytes }),
+            } => (claimed_type, Rejection::EventTooLarge { bytes }),
         }
     }
 
-    /// How long the sender waits before it tries again; `None` where trying again is of no use.
+    /// Returns the time after which the sender should try again; `None` if trying again is of no
+    /// use.
     pub fn retry_after(&self) -> Option<Duration> {
         let seconds = match self {
             Rejection::TopicMissing | Rejection::TopicForbidden | Rejection::SpoolFull => 5,
@@ -280,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_is_declared_once_and_a_503_says_when_to_come_back() {
+    fn every_code_is_declared_once_and_every_503_has_a_retry_delay() {
         let all = [
             Rejection::Unauthorized,
             Rejection::NotFound,

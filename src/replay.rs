@@ -131,7 +131,7 @@ fn replay(
     }
     let sending = match options.dry_run {
         true => None,
-        false => Some(ReplayPublisher::start(&config, bootstrap).map_err(Error::Configuration)?),
+        false => Some(ReplayPublisher::start(&config).map_err(Error::Configuration)?),
     };
     let mut replay = ReplayRun {
         limits: ParseLimits {

@@ -1,4 +1,4 @@
-//! Logs: structured, to standard error, and bounded where a flood of bad input could flood them.
+//! Logging: structured, to standard error, throttled where bad input could flood it.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -13,10 +13,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Starts logging to standard error. Later calls in one process change nothing.
+/// Starts logging to standard error. Later calls in the same process have no effect.
 pub fn init(log: &LogConfig) {
     let level = log.level;
-    // The HTTP server's own lines are of no use to an operator below warnings.
+    // Below warnings, the HTTP server's own lines are of no use to an operator.
     let filter = Targets::new()
         .with_default(level)
         .with_target("actix_server", level.min(Level::WARN))
@@ -42,14 +42,14 @@ pub fn init(log: &LogConfig) {
     drop(result);
 }
 
-/// At most one line a second for each of a few fixed keys, with the number of lines left out.
+/// Allows one log line a second for each of a few fixed keys and counts the suppressed ones.
 #[derive(Debug, Default)]
 pub struct LogThrottle(Mutex<HashMap<&'static str, (Option<Instant>, u64)>>);
 
 impl LogThrottle {
     const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// Whether a line may be written now, and how many were left out since the last.
+    /// Returns the number of lines suppressed since the last one if a line may be written now.
     pub fn allow(&self, key: &'static str) -> Option<u64> {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, suppressed) = keys.entry(key).or_default();
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_leaves_one_line_a_second_and_a_count() {
+    fn a_flood_is_reduced_to_one_line_a_second_with_a_count() {
         let throttle = LogThrottle::default();
         assert_eq!(throttle.allow("a"), Some(0));
         assert_eq!(throttle.allow("a"), None);

@@ -1,4 +1,4 @@
-//! The admin listener: metrics and probes for machines, `/status` and a page for people.
+//! The admin listener: metrics and probes for machines, `/status` and a page for operators.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -7,65 +7,63 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use arc_swap::ArcSwap;
+use butlr_event::EventType;
+use butlr_event::destination::Destination;
 use serde_json::{Value, json};
 
 use super::ingest::IngestState;
 use crate::auth::AdminAuthenticator;
-use crate::kafka::contact::Contact;
+use crate::budget::BoundedCounter;
 use crate::kafka::lane::TopicState;
-use crate::metrics::EventOutcome;
-use butlr_event::EventType;
+use crate::metrics::{EventOutcome, EventTotals};
 use butlr_event::clock::unix_seconds;
-use butlr_event::destination::Destination;
 
-/// What the admin listener shows.
+/// State of the admin listener.
 pub struct AdminState {
-    /// The bridge.
+    /// The ingest listener, whose state is shown.
     pub ingest: Arc<IngestState>,
-    /// When Kafka was last heard of.
-    pub contact: Arc<Contact>,
     /// `kafka.away_after`
     pub away_after: Duration,
-    /// Who may see the page and `/status`.
+    /// Credentials for the page and `/status`.
     pub credentials: AdminAuthenticator,
-    /// Whether the listener is beyond loopback.
+    /// `true` if other machines can reach the listener.
     pub is_exposed: bool,
-    /// When the bridge started.
+    /// Start of the bridge.
     pub started_at: Instant,
-    /// What is legal but weak.
+    /// Settings of the bridge and of its topics that weaken the promise.
     pub warnings: Arc<ArcSwap<Vec<String>>>,
 }
 
 impl AdminState {
-    /// The routes.
+    /// Adds the routes.
     pub fn configure_routes(self: Arc<Self>, config: &mut ServiceConfig) {
-        let get = |path: &str| web::resource(path);
         config
             .app_data(Data::from(Arc::clone(&self)))
-            .service(get("/metrics").route(web::get().to(metrics)))
-            .service(get("/livez").route(web::get().to(livez)))
-            .service(get("/readyz").route(web::get().to(readyz)));
-        // Beyond loopback nobody sees more than metrics and probes without credentials.
+            .service(web::resource("/metrics").route(web::get().to(metrics)))
+            .service(web::resource("/livez").route(web::get().to(livez)))
+            .service(web::resource("/readyz").route(web::get().to(readyz)));
+        // Without credentials, other machines see metrics and probes only.
         if !self.is_exposed || self.credentials.is_configured() {
             config
-                .service(get("/status").route(web::get().to(status)))
-                .service(get("/").route(web::get().to(page)));
+                .service(web::resource("/status").route(web::get().to(status)))
+                .service(web::resource("/").route(web::get().to(page)));
         }
     }
 
-    /// Ready means: it can store an event now.
+    /// Returns the reason why no event can be stored now; `None` if the bridge is ready.
     fn unready_reason(&self) -> Option<String> {
-        if self.ingest.gate.is_draining() {
+        if self.ingest.connections.is_draining() {
             return Some("shutting down".to_owned());
         }
-        let spool = self.ingest.pipeline.spool.as_ref();
+        let pipeline = &self.ingest.pipeline;
+        let spool = pipeline.spool.as_ref();
         if spool.is_some_and(|spool| spool.is_writable()) {
             return None;
         }
-        match self.contact.age() {
+        match pipeline.contact.age() {
             None => Some("Kafka has not been reached yet".to_owned()),
             Some(age) if age > self.away_after => Some(format!(
-                "Kafka has been away for {}",
+                "Kafka has been unreachable for {}",
                 humantime::format_duration(Duration::from_secs(age.as_secs()))
             )),
             Some(_) if !self.has_available_topic() => {
@@ -83,26 +81,26 @@ impl AdminState {
     }
 
     fn update_gauges(&self) {
-        let gate = &self.ingest.gate;
-        let gauges = &self.ingest.pipeline.metrics.in_flight;
-        let all = [
-            (&gauges.events, gate.events.current()),
-            (&gauges.events_limit, gate.events.limit()),
-            (&gauges.bytes, gate.bytes.current()),
-            (&gauges.bytes_limit, gate.bytes.limit()),
-            (&gauges.connections, gate.connections.current()),
-            (&gauges.connections_limit, gate.connections.limit()),
+        let ingest = &self.ingest;
+        let pipeline = &ingest.pipeline;
+        let gauges = &pipeline.metrics.in_flight;
+        let (budget, open) = (&ingest.budget, &ingest.connections.count);
+        let counters = [
+            (&budget.events, &gauges.events, &gauges.events_limit),
+            (&budget.bytes, &gauges.bytes, &gauges.bytes_limit),
+            (open, &gauges.connections, &gauges.connections_limit),
         ];
-        for (gauge, value) in all {
-            gauge.set(value as i64);
+        for (counter, current, limit) in counters {
+            current.set(counter.current() as i64);
+            limit.set(counter.limit() as i64);
         }
-        if let Some(spool) = &self.ingest.pipeline.spool {
+        if let Some(spool) = &pipeline.spool {
             spool.set_gauges();
         }
-        let Some(deduplicator) = &self.ingest.pipeline.deduplicator else {
+        let Some(deduplicator) = &pipeline.deduplicator else {
             return;
         };
-        let dedup = &self.ingest.pipeline.metrics.dedup;
+        let dedup = &pipeline.metrics.dedup;
         let entries = deduplicator.memory().entry_counts();
         let kinds = [
             ("ids", entries.ids),
@@ -124,7 +122,7 @@ impl AdminState {
         let entries = deduplicator.memory().entry_counts();
         Some(json!({
             "rebuilding": !deduplicator.is_rebuilt(),
-            "incomplete_because": deduplicator.incomplete_reason(),
+            "incomplete_reason": deduplicator.incomplete_reason(),
             "ids": entries.ids,
             "readings": entries.readings,
             "sources": entries.sources,
@@ -141,9 +139,9 @@ impl AdminState {
             json!({
                 "destination": d.destination.name(),
                 "present": d.present,
-                "not_handed_over": d.backlog,
+                "backlog": d.backlog,
                 "circuit_open": d.circuit_open,
-                "being_looked_for": d.is_searching,
+                "searching": d.is_searching,
             })
         });
         Some(json!({
@@ -169,66 +167,55 @@ impl AdminState {
         }))
     }
 
-    fn status(&self) -> Value {
+    fn types_status(&self) -> Vec<Value> {
         let pipeline = &self.ingest.pipeline;
-        let gate = &self.ingest.gate;
         let now = unix_seconds(SystemTime::now());
-        let types: Vec<_> = pipeline
-            .metrics
-            .totals_by_type()
-            .enumerate()
-            .map(|(i, (name, ledger, last))| {
-                let to = match EventType::ALL.get(i) {
-                    Some(t) => Some(Destination::Events(*t)),
-                    // What is of no known type goes there, with all else that is not valid.
-                    None => pipeline.quarantine.keep.then_some(Destination::Quarantine),
-                };
-                let lane = to.map(|to| &pipeline.lanes[to.index()]);
-                json!({
-                    "type": name,
-                    "received": ledger.received,
-                    "published": ledger.count(EventOutcome::Published),
-                    "duplicate": ledger.count(EventOutcome::Duplicate),
-                    "spooled": ledger.count(EventOutcome::Spooled),
-                    "quarantined": ledger.count(EventOutcome::Quarantined),
-                    "refused": ledger.count(EventOutcome::Refused),
-                    "last_received_seconds_ago": (last > 0.0).then_some((now - last).max(0.0)),
-                    "topic": lane.map(|l| l.topic()),
-                    "topic_state": lane.map(|l| l.state().as_str()),
-                    "in_flight": lane.map(|l| l.in_flight()),
-                })
-            })
-            .collect();
-        let total = pipeline.metrics.totals();
-        let not_ready = self.unready_reason();
+        let totals = pipeline.metrics.totals_by_type().enumerate();
+        let types = totals.map(|(index, (name, totals, last_received))| {
+            let destination = match EventType::ALL.get(index) {
+                Some(event_type) => Some(Destination::Events(*event_type)),
+                // Items of unknown type go to the quarantine, like all rejected items.
+                None => pipeline.quarantine.keep.then_some(Destination::Quarantine),
+            };
+            let lane = destination.map(|destination| &pipeline.lanes[destination.index()]);
+            let seconds_ago = (last_received > 0.0).then_some((now - last_received).max(0.0));
+            let mut status = totals_status(&totals);
+            status["type"] = json!(name);
+            status["last_received_seconds_ago"] = json!(seconds_ago);
+            status["topic"] = json!(lane.map(|lane| lane.topic()));
+            status["topic_state"] = json!(lane.map(|lane| lane.state().as_str()));
+            status["in_flight"] = json!(lane.map(|lane| lane.in_flight()));
+            status
+        });
+        types.collect()
+    }
+
+    fn status(&self) -> Value {
+        let ingest = &self.ingest;
+        let pipeline = &ingest.pipeline;
+        let unready_reason = self.unready_reason();
+        let mut ledger = totals_status(&pipeline.metrics.totals());
+        ledger["in_flight"] = json!(ingest.budget.events.current());
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started_at.elapsed().as_secs(),
-            "ready": not_ready.is_none(),
-            "not_ready_because": not_ready,
+            "ready": unready_reason.is_none(),
+            "not_ready_reason": unready_reason,
             "kafka": {
-                "last_contact_seconds_ago": self.contact.age().map(|age| age.as_secs_f64()),
+                "last_contact_seconds_ago": pipeline.contact.age().map(|age| age.as_secs_f64()),
                 "producer_replacements": pipeline.metrics.kafka.producer_replacements.get(),
             },
-            "ledger": {
-                "received": total.received,
-                "published": total.count(EventOutcome::Published),
-                "duplicate": total.count(EventOutcome::Duplicate),
-                "spooled": total.count(EventOutcome::Spooled),
-                "quarantined": total.count(EventOutcome::Quarantined),
-                "refused": total.count(EventOutcome::Refused),
-                "in_flight": gate.events.current(),
-            },
+            "ledger": ledger,
             "dedup": self.dedup_status(),
             "spool": self.spool_status(),
             "limits": {
-                "events": {"now": gate.events.current(), "limit": gate.events.limit()},
-                "bytes": {"now": gate.bytes.current(), "limit": gate.bytes.limit()},
-                "connections": {"now": gate.connections.current(), "limit": gate.connections.limit()},
+                "events": counter_status(&ingest.budget.events),
+                "bytes": counter_status(&ingest.budget.bytes),
+                "connections": counter_status(&ingest.connections.count),
             },
-            "credentials": self.ingest.credentials.load().names().collect::<Vec<_>>(),
+            "credentials": ingest.credentials.load().names().collect::<Vec<_>>(),
             "warnings": **self.warnings.load(),
-            "types": types,
+            "types": self.types_status(),
         })
     }
 
@@ -236,9 +223,24 @@ impl AdminState {
         (!self.credentials.is_allowed(request.headers())).then(|| {
             HttpResponse::Unauthorized()
                 .insert_header((WWW_AUTHENTICATE, "Basic realm=\"butlr-bridge admin\""))
-                .body("credentials missing or wrong\n")
+                .body("missing or invalid credentials\n")
         })
     }
+}
+
+fn totals_status(totals: &EventTotals) -> Value {
+    json!({
+        "received": totals.received,
+        "published": totals.count(EventOutcome::Published),
+        "duplicate": totals.count(EventOutcome::Duplicate),
+        "spooled": totals.count(EventOutcome::Spooled),
+        "quarantined": totals.count(EventOutcome::Quarantined),
+        "refused": totals.count(EventOutcome::Refused),
+    })
+}
+
+fn counter_status(counter: &BoundedCounter) -> Value {
+    json!({"now": counter.current(), "limit": counter.limit()})
 }
 
 async fn metrics(admin: Data<AdminState>) -> HttpResponse {

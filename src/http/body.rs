@@ -1,4 +1,4 @@
-//! Reading a request's body: bounded in time, in size, and in size after decompression.
+//! Reads a request's body: bounded in time, in size, and in size after decompression.
 
 use std::io::Read;
 use std::time::Instant;
@@ -11,13 +11,13 @@ use flate2::read::MultiGzDecoder;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::timeout_at;
 
-use super::gate::RequestPermit;
+use crate::budget::RequestPermit;
 use crate::rejection::Rejection;
 
-/// Reads the whole body; what it holds is taken from `permit` as it comes.
+/// Reads the whole body and takes its bytes from the budget as they arrive.
 ///
 /// # Errors
-/// 408, 413, 415, 400 (broken off, not gzip), or 503 where too many bytes are held.
+/// 408, 413, 415, 400 (incomplete, invalid gzip), or 503 if too many bytes are in flight.
 pub async fn read(
     request: &HttpRequest,
     payload: &mut Payload,
@@ -30,15 +30,15 @@ pub async fn read(
     check_content_type(headers)?;
     let gzip = is_gzip(headers)?;
     let content_length = headers.get(CONTENT_LENGTH);
-    let announced: Option<usize> = content_length.and_then(|v| v.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length| length > limit) {
+    let content_length: Option<usize> = content_length.and_then(|v| v.to_str().ok()?.parse().ok());
+    if content_length.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
 
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     loop {
-        // Most bodies are there by now: no timer for those.
+        // Most bodies have arrived by now and need no timer.
         let next = match payload.next().now_or_never() {
             Some(next) => next,
             None => match timeout_at(deadline.into(), payload.next()).await {
@@ -52,33 +52,34 @@ pub async fn read(
             Some(Err(PayloadError::Overflow)) => return Err(too_large()),
             Some(Err(_)) => return Err(Rejection::IncompleteBody),
         };
-        let so_far = first.as_ref().map_or(0, |f| f.len().max(rest.len()));
-        if so_far + chunk.len() > limit {
+        let received = first.as_ref().map_or(0, |f| f.len().max(rest.len()));
+        if received + chunk.len() > limit {
             return Err(too_large());
         }
         permit.take_bytes(chunk.len())?;
-        // Most bodies come in one piece, which is then not copied.
+        // Most bodies arrive in one chunk, which is not copied then.
         match &first {
             None => first = Some(chunk),
-            Some(piece) => {
+            Some(first) => {
                 if rest.is_empty() {
-                    rest.extend_from_slice(piece);
+                    rest.extend_from_slice(first);
                 }
                 rest.extend_from_slice(&chunk);
             }
         }
     }
     let body = match first {
-        Some(piece) if rest.is_empty() => piece,
+        Some(first) if rest.is_empty() => first,
         _ => rest.freeze(),
     };
-    match gzip {
-        true => decompress(&body, limit, permit),
-        false => Ok(body),
+    if gzip {
+        decompress(&body, limit, permit)
+    } else {
+        Ok(body)
     }
 }
 
-/// JSON in any of its names, or nothing said.
+/// Accepts every name of JSON, or no content type at all.
 fn check_content_type(headers: &HeaderMap) -> Result<(), Rejection> {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return Ok(());
@@ -88,14 +89,14 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Rejection> {
     }
     let value = value.to_str().unwrap_or("");
     let essence = value.split(';').next().unwrap_or("").trim();
-    let json = essence.is_empty()
+    let is_json = essence.is_empty()
         || essence.eq_ignore_ascii_case("application/json")
         || essence.eq_ignore_ascii_case("text/json")
         || (essence.len() > 5
             && essence
                 .get(essence.len() - 5..)
                 .is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json")));
-    json.then_some(()).ok_or(Rejection::UnsupportedMediaType)
+    is_json.then_some(()).ok_or(Rejection::UnsupportedMediaType)
 }
 
 fn is_gzip(headers: &HeaderMap) -> Result<bool, Rejection> {
@@ -112,7 +113,7 @@ fn is_gzip(headers: &HeaderMap) -> Result<bool, Rejection> {
     }
 }
 
-/// Never holds more than `limit` bytes (and a buffer), whatever the input claims.
+/// Decompresses `body`. Never holds more than `limit` bytes plus one step, whatever the input is.
 fn decompress(body: &[u8], limit: usize, permit: &mut RequestPermit) -> Result<Bytes, Rejection> {
     const STEP: usize = 16 * 1024;
     let mut decoder = MultiGzDecoder::new(body);
@@ -133,15 +134,16 @@ fn decompress(body: &[u8], limit: usize, permit: &mut RequestPermit) -> Result<B
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::InFlightBudget;
     use actix_web::http::header::HeaderValue;
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use std::io::Write;
     use std::sync::Arc;
 
-    fn gate() -> Arc<super::super::gate::AdmissionGate> {
+    fn new_budget() -> Arc<InFlightBudget> {
         let config = crate::config::load(&Default::default(), &|_, _| Ok(())).unwrap();
-        super::super::gate::AdmissionGate::new(&config.http)
+        InFlightBudget::new(&config.http)
     }
 
     fn gzip(plain: &[u8]) -> Vec<u8> {
@@ -151,9 +153,9 @@ mod tests {
     }
 
     #[test]
-    fn decompression_is_bounded_and_checks_the_end() {
-        let gate = gate();
-        let mut permit = gate.new_permit();
+    fn decompression_is_bounded_and_rejects_truncated_input() {
+        let budget = new_budget();
+        let mut permit = budget.new_permit();
         let plain = vec![b' '; 100_000];
         let packed = gzip(&plain);
         assert!(packed.len() < 1_000);
@@ -170,19 +172,19 @@ mod tests {
             &decompress(&two_members, 10, &mut permit).unwrap()[..],
             b"abcd"
         );
-        for broken in [&packed[..packed.len() - 1], b"{}", b""] {
+        for invalid in [&packed[..packed.len() - 1], b"{}", b""] {
             assert_eq!(
-                decompress(broken, 100_000, &mut permit),
+                decompress(invalid, 100_000, &mut permit),
                 Err(Rejection::InvalidGzip)
             );
         }
         drop(permit);
-        assert_eq!(gate.bytes.current(), 0);
+        assert_eq!(budget.bytes.current(), 0);
     }
 
     #[test]
-    fn json_has_several_names() {
-        let with = |name, value: &'static str| {
+    fn several_content_types_mean_json() {
+        let headers_with = |name, value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_static(value));
             headers
@@ -193,19 +195,25 @@ mod tests {
             "application/vnd.butlr+json",
             "text/json",
         ] {
-            assert_eq!(check_content_type(&with(CONTENT_TYPE, good)), Ok(()));
+            assert_eq!(
+                check_content_type(&headers_with(CONTENT_TYPE, good)),
+                Ok(())
+            );
         }
         assert_eq!(check_content_type(&HeaderMap::new()), Ok(()));
         for bad in ["text/plain", "application/xml", "json"] {
             assert_eq!(
-                check_content_type(&with(CONTENT_TYPE, bad)),
+                check_content_type(&headers_with(CONTENT_TYPE, bad)),
                 Err(Rejection::UnsupportedMediaType)
             );
         }
-        assert_eq!(is_gzip(&with(CONTENT_ENCODING, "GZIP")), Ok(true));
-        assert_eq!(is_gzip(&with(CONTENT_ENCODING, "identity")), Ok(false));
+        assert_eq!(is_gzip(&headers_with(CONTENT_ENCODING, "GZIP")), Ok(true));
         assert_eq!(
-            is_gzip(&with(CONTENT_ENCODING, "br")),
+            is_gzip(&headers_with(CONTENT_ENCODING, "identity")),
+            Ok(false)
+        );
+        assert_eq!(
+            is_gzip(&headers_with(CONTENT_ENCODING, "br")),
             Err(Rejection::UnsupportedEncoding)
         );
     }

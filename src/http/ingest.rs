@@ -1,4 +1,4 @@
-//! The ingest listener: admit → authenticate → read → pipeline → answer.
+//! The ingest listener: admit → authenticate → read → pipeline → respond.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,43 +7,46 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use actix_web::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use actix_web::http::header::{CONTENT_TYPE, HeaderName};
 use actix_web::web::{self, Bytes, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use arc_swap::ArcSwap;
+use butlr_event::EventType;
 
 use super::body;
-use super::gate::{AdmissionGate, IngestConnection, RequestPermit};
+use super::connections::{ConnectionTable, IngestConnection};
 use super::response::RenderedResponse;
 use crate::auth::Authenticator;
+use crate::budget::{InFlightBudget, RequestPermit};
 use crate::delivery::WakerQueue;
 use crate::metrics::EventOutcome;
 use crate::pipeline::{Pipeline, PipelineRequest, RequestDetails};
-use crate::rejection::Rejection;
+use crate::rejection::{CapacityLimit, Rejection};
 use crate::telemetry::LogThrottle;
-use butlr_event::EventType;
 
-/// What all workers of the ingest listener share.
+/// State that all workers of the ingest listener share.
 pub struct IngestState {
     /// The path of an event.
     pub pipeline: Pipeline,
-    /// Limits on what is held.
-    pub gate: Arc<AdmissionGate>,
-    /// Who may send; swapped when the configuration is read again.
+    /// Limits on the events and bytes in flight.
+    pub budget: Arc<InFlightBudget>,
+    /// Open connections with their limit.
+    pub connections: Arc<ConnectionTable>,
+    /// Accepted credentials; replaced on reload.
     pub credentials: ArcSwap<Authenticator>,
     /// `http.max_body_bytes`
     pub max_body_bytes: usize,
     /// `http.body_timeout`
     pub body_timeout: Duration,
-    /// `http.answer_within`, from the moment the body is complete.
+    /// `http.answer_within`, counted from the last byte of the body.
     pub answer_within: Duration,
-    /// Ids of the requests that need one.
+    /// Generates ids for requests that bring none.
     pub request_ids: RequestIdGenerator,
-    /// Bounds the lines about refused requests.
-    pub refusal_throttle: LogThrottle,
+    /// Limits the log lines about refused requests.
+    pub rejection_throttle: LogThrottle,
 }
 
-/// One worker thread's view: the shared part and its own way of being woken.
+/// One worker thread: the shared state and the worker's own waker queue.
 #[derive(Clone)]
 pub struct IngestWorker {
     ingest: Arc<IngestState>,
@@ -51,17 +54,17 @@ pub struct IngestWorker {
 }
 
 impl IngestWorker {
-    /// Called on the worker's thread, within its runtime.
+    /// Starts a worker. Must be called on the worker's thread, within its runtime.
     pub fn start(ingest: Arc<IngestState>) -> Self {
-        let wakeups = Arc::new(WakerQueue::default());
-        rt::spawn(Arc::clone(&wakeups).run());
+        let waker_queue = Arc::new(WakerQueue::default());
+        rt::spawn(Arc::clone(&waker_queue).run());
         Self {
             ingest,
-            waker_queue: wakeups,
+            waker_queue,
         }
     }
 
-    /// The routes.
+    /// Adds the routes.
     pub fn configure_routes(self, config: &mut ServiceConfig) {
         let route = |path: &str| {
             web::resource(path)
@@ -92,8 +95,8 @@ async fn post_events(request: HttpRequest, mut payload: Payload) -> HttpResponse
     }
     let mut credential = None;
     match admit_request(worker, &request, &mut payload, started, &mut credential).await {
-        Ok(work) => {
-            let rendered = work.await;
+        Ok(processing) => {
+            let rendered = processing.await;
             worker.respond(&request, started, rendered, credential.as_deref(), None)
         }
         Err(rejection) => worker.refuse(
@@ -116,17 +119,19 @@ async fn not_found(request: HttpRequest, payload: Payload) -> HttpResponse {
     IngestWorker::from_request(&request).refuse(&request, Instant::now(), &rejection, None, payload)
 }
 
-/// Work that is finished also when nobody waits for it any more: a client that goes away ends its handler, and must not
-/// end a delivery half-way. Dropped unfinished, the work goes on in a task of its own. Cheaper than a task from the start,
-/// since nearly all clients wait.
+/// A future that runs to its end even if it is dropped: it then continues in a task of its own.
+///
+/// actix-web drops the handler of a client that disconnects, which must not stop a delivery
+/// half-way. A task from the start would do the same at a higher cost, and nearly all clients
+/// wait.
 struct UncancellableFuture<F: Future + 'static>(Option<Pin<Box<F>>>);
 
 impl<F: Future> Future for UncancellableFuture<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let work = self.0.as_mut().expect("not polled after its end");
-        let output = ready!(work.as_mut().poll(cx));
+        let future = self.0.as_mut().expect("not polled after its end");
+        let output = ready!(future.as_mut().poll(cx));
         self.0 = None;
         Poll::Ready(output)
     }
@@ -134,14 +139,14 @@ impl<F: Future> Future for UncancellableFuture<F> {
 
 impl<F: Future + 'static> Drop for UncancellableFuture<F> {
     fn drop(&mut self) {
-        // Not after a panic of the work itself; what it had not settled is then counted as refused.
-        if let Some(work) = self.0.take().filter(|_| !std::thread::panicking()) {
-            drop(rt::spawn(work));
+        // Not if the future itself panicked; its undecided events are then counted as refused.
+        if let Some(future) = self.0.take().filter(|_| !std::thread::panicking()) {
+            drop(rt::spawn(future));
         }
     }
 }
 
-/// Admits, authenticates and reads a request; what is left to do is the pipeline.
+/// Admits, authenticates and reads a request. The returned future runs the pipeline.
 async fn admit_request(
     worker: &IngestWorker,
     request: &HttpRequest,
@@ -150,46 +155,48 @@ async fn admit_request(
     credential: &mut Option<Arc<str>>,
 ) -> Result<UncancellableFuture<impl Future<Output = RenderedResponse> + use<>>, Rejection> {
     let ingest = &worker.ingest;
-    ingest.gate.admit(request.conn_data::<IngestConnection>())?;
+    let connection = request.conn_data::<IngestConnection>();
+    if connection.is_some_and(IngestConnection::is_over_limit) {
+        return Err(Rejection::Overloaded(CapacityLimit::Connections));
+    }
+    ingest.budget.check()?;
     *credential = ingest.credentials.load().authenticate(request.headers());
     if credential.is_none() {
         return Err(Rejection::Unauthorized);
     }
-    let expected = match request.match_info().get("type") {
+    let expected_type = match request.match_info().get("type") {
         None => None,
         Some(spelling) => Some(EventType::parse(spelling).ok_or(Rejection::NotFound)?),
     };
-    let mut permit = ingest.gate.new_permit();
+    let mut permit = ingest.budget.new_permit();
     let deadline = started + ingest.body_timeout;
     let limit = ingest.max_body_bytes;
     let body = body::read(request, payload, limit, deadline, &mut permit).await;
     if body == Err(Rejection::InvalidGzip) {
-        // The body came whole: one event of an unknown type that could not be read.
-        let received = ingest
-            .pipeline
-            .metrics
-            .count_received(None, SystemTime::now());
+        // The body is complete, so it counts as one unreadable event of an unknown type.
+        let metrics = &ingest.pipeline.metrics;
+        let received = metrics.count_received(None, SystemTime::now());
         received.record(EventOutcome::Refused);
     }
     let origin = RequestOrigin {
         request: request.clone(),
         credential: credential.clone(),
     };
-    let run = process_request(worker.clone(), body?, expected, permit, origin);
-    Ok(UncancellableFuture(Some(Box::pin(run))))
+    let processing = process_request(worker.clone(), body?, expected_type, permit, origin);
+    Ok(UncancellableFuture(Some(Box::pin(processing))))
 }
 
 async fn process_request(
     worker: IngestWorker,
     body: Bytes,
-    expected: Option<EventType>,
+    expected_type: Option<EventType>,
     mut permit: RequestPermit,
     origin: RequestOrigin,
 ) -> RenderedResponse {
     let ingest = &*worker.ingest;
     let request = PipelineRequest {
         body: &body,
-        expected_type: expected,
+        expected_type,
         received_at: SystemTime::now(),
         deadline: Instant::now() + ingest.answer_within,
         details: &origin,
@@ -199,11 +206,10 @@ async fn process_request(
         .pipeline
         .process(&request, &mut permit, &worker.waker_queue)
         .await;
-    let given_id = || origin.request.headers().get(X_REQUEST_ID);
-    RenderedResponse::from_answer(&answer, || ingest.request_ids.next_id(given_id()))
+    RenderedResponse::from_answer(&answer, || ingest.request_ids.id_for(&origin.request))
 }
 
-/// Where a request comes from.
+/// The request and its credential, recorded with quarantined items.
 struct RequestOrigin {
     request: HttpRequest,
     credential: Option<Arc<str>>,
@@ -219,13 +225,14 @@ impl RequestDetails for RequestOrigin {
     }
 
     fn content_type(&self) -> Option<String> {
-        let given = self.request.headers().get(CONTENT_TYPE)?;
-        Some(String::from_utf8_lossy(given.as_bytes()).into_owned())
+        let value = self.request.headers().get(CONTENT_TYPE)?;
+        Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
     }
 }
 
 impl IngestWorker {
-    /// Refuses a request as a whole, its body unread. What the pipeline refuses, it counts itself.
+    /// Responds to a request that does not reach the pipeline, and counts the rejection. `unread`
+    /// is its body. (The pipeline counts its own rejections.)
     fn refuse(
         &self,
         request: &HttpRequest,
@@ -236,16 +243,15 @@ impl IngestWorker {
     ) -> HttpResponse {
         let ingest = &self.ingest;
         ingest.pipeline.metrics.count_rejection(rejection.code());
-        let id = ingest
-            .request_ids
-            .next_id(request.headers().get(X_REQUEST_ID));
-        let rendered = RenderedResponse::from_rejection(rejection, None, id);
+        let id = ingest.request_ids.id_for(request);
+        let rendered = RenderedResponse::from_rejection(rejection, id);
         self.respond(request, started, rendered, credential, Some(unread))
     }
 
-    /// Counts an answer, logs it when it is a problem, and makes it a response.
+    /// Counts a response, logs it if it is a problem, and converts it for actix-web.
     ///
-    /// `unread`: the request's body where it was not read to its end; see [`Rendered::into_response`].
+    /// `unread` is the request's body if it was not read to its end; see
+    /// [`RenderedResponse::into_response`].
     fn respond(
         &self,
         request: &HttpRequest,
@@ -259,7 +265,7 @@ impl IngestWorker {
         let now = Instant::now();
         metrics.record_response(rendered.status, now - started);
         if let Some(problem) = &rendered.problem
-            && let Some(suppressed) = ingest.refusal_throttle.allow(problem.code)
+            && let Some(suppressed) = ingest.rejection_throttle.allow(problem.code)
         {
             tracing::warn!(
                 request_id = problem.request_id,
@@ -276,40 +282,43 @@ impl IngestWorker {
         if let Some(connection) = connection {
             connection.mark_idle(now);
         }
-        // Strangers do not keep a connection.
-        let stranger = matches!(rendered.status, 401 | 404 | 405);
-        let close = stranger
-            || ingest.gate.is_draining()
+        // A client that does not know the API or has no credentials keeps no connection.
+        let is_stranger = matches!(rendered.status, 401 | 404 | 405);
+        let close = is_stranger
+            || ingest.connections.is_draining()
             || connection.is_some_and(IngestConnection::is_over_limit);
         rendered.into_response(close, unread)
     }
 }
 
-/// Makes request ids: the sender's own `x-request-id` where it is a decent one.
+/// Generates request ids for senders that bring no usable `x-request-id`.
 #[derive(Debug)]
 pub struct RequestIdGenerator {
-    process: u32,
-    numbers: AtomicU64,
+    process_id: u32,
+    next_number: AtomicU64,
 }
 
 impl RequestIdGenerator {
-    /// Ids that differ from another process' (as far as its start time and pid do).
+    /// Creates a generator. Its ids differ from those of other processes as far as start time and
+    /// pid do.
     pub fn new() -> Self {
-        let started = SystemTime::now().duration_since(UNIX_EPOCH);
-        let nanos = started.unwrap_or_default().subsec_nanos();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let nanos = now.unwrap_or_default().subsec_nanos();
         Self {
-            process: nanos ^ std::process::id().rotate_left(16),
-            numbers: AtomicU64::new(0),
+            process_id: nanos ^ std::process::id().rotate_left(16),
+            next_number: AtomicU64::new(0),
         }
     }
 
-    fn next_id(&self, given: Option<&HeaderValue>) -> String {
-        let decent = |id: &&str| (1..=128).contains(&id.len()) && !id.contains(' ');
-        match given.and_then(|id| id.to_str().ok()).filter(decent) {
+    /// Returns the sender's own id if it has 1 to 128 visible characters, else a new one.
+    fn id_for(&self, request: &HttpRequest) -> String {
+        let is_usable = |id: &&str| (1..=128).contains(&id.len()) && !id.contains(' ');
+        let id = request.headers().get(X_REQUEST_ID);
+        match id.and_then(|id| id.to_str().ok()).filter(is_usable) {
             Some(id) => id.to_owned(),
             None => {
-                let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-                format!("{:08x}-{number:x}", self.process)
+                let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+                format!("{:08x}-{number:x}", self.process_id)
             }
         }
     }

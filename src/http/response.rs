@@ -1,4 +1,4 @@
-//! Answers: what was stored, and RFC 9457 problems for what was not.
+//! Responses: JSON for accepted events, RFC 9457 problems for rejected ones.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -9,48 +9,32 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpResponse, HttpResponseBuilder};
+use butlr_event::FieldError;
 use serde::Serialize;
 
-use crate::marks::DuplicateKind;
-use crate::pipeline::{Acknowledgement, ItemVerdict, PipelineAnswer, StoredPosition};
+use crate::pipeline::{Acknowledgement, ItemVerdict, PipelineAnswer};
 use crate::rejection::Rejection;
-use butlr_event::FieldError;
 
-/// An answer ready to be sent; made where the request's body is at hand, sent where it no longer is.
+/// A response ready to be sent. Rendered while the request's body is borrowed, sent when it no
+/// longer is.
 #[derive(Debug)]
 pub struct RenderedResponse {
-    /// The HTTP status.
+    /// HTTP status.
     pub status: u16,
-    /// What is logged of it; `None` where all was stored.
+    /// Log fields of a refused request; `None` if everything was accepted.
     pub problem: Option<RefusalSummary>,
     body: Vec<u8>,
     media_type: &'static str,
     retry_after: Option<u64>,
 }
 
-/// What a line of the log says of a refused request.
+/// Log fields of a refused request.
 #[derive(Debug)]
 pub struct RefusalSummary {
-    /// The code of the problem; of an array, of its worst one.
+    /// Code of the problem; for an array, of its most important one.
     pub code: &'static str,
-    /// The id that the answer carries, too.
+    /// The request id, which the response carries too.
     pub request_id: String,
-}
-
-#[derive(Serialize)]
-struct PublishedBody<'a> {
-    status: &'static str,
-    id: &'a str,
-    topic: &'a str,
-    partition: i32,
-    offset: i64,
-}
-
-#[derive(Serialize)]
-struct DuplicateBody<'a> {
-    status: &'static str,
-    kind: &'static str,
-    id: &'a str,
 }
 
 #[derive(Serialize)]
@@ -69,135 +53,126 @@ struct ProblemBody<'a> {
     quarantined: bool,
 }
 
+/// The result of one event: the body of a 2xx, or one entry of an array's results.
 #[derive(Serialize)]
-struct SpooledBody<'a> {
-    status: &'static str,
-    id: &'a str,
+#[serde(tag = "status", rename_all = "lowercase")]
+enum ItemBody<'a> {
+    Published {
+        id: &'a str,
+        topic: &'a str,
+        partition: i32,
+        offset: i64,
+    },
+    Duplicate {
+        kind: &'static str,
+        id: &'a str,
+    },
+    Spooled {
+        id: &'a str,
+    },
+    /// A rejected item that was quarantined, with `quarantine.answer = "accept"`.
+    Quarantined {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        errors: Option<&'a [FieldError]>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+    Refused {
+        code: &'static str,
+        detail: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        errors: Option<&'a [FieldError]>,
+        #[serde(skip_serializing_if = "is_false")]
+        quarantined: bool,
+    },
 }
 
-/// What is no valid event, and was kept where the sender is not to be told of a failure.
-#[derive(Serialize)]
-struct QuarantinedBody<'a> {
-    status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    errors: Option<&'a [FieldError]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
-}
-
-#[derive(Serialize)]
-struct RefusedBody<'a> {
-    status: &'static str,
-    code: &'static str,
-    detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    errors: Option<&'a [FieldError]>,
-    #[serde(skip_serializing_if = "is_false")]
-    quarantined: bool,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum ItemResult<'a> {
-    Published(PublishedBody<'a>),
-    Duplicate(DuplicateBody<'a>),
-    Spooled(SpooledBody<'a>),
-    Quarantined(QuarantinedBody<'a>),
-    Refused(RefusedBody<'a>),
-}
-
-impl<'a> ItemResult<'a> {
-    fn from_acknowledgement(id: Option<&'a str>, promise: &'a Acknowledgement<'a>) -> Self {
-        let id = id.unwrap_or_default();
-        match promise {
-            Acknowledgement::Published(stored) => ItemResult::Published(published_body(id, stored)),
-            Acknowledgement::Duplicate { kind, .. } => {
-                ItemResult::Duplicate(duplicate_body(id, *kind))
-            }
-            Acknowledgement::Spooled => ItemResult::Spooled(SpooledBody {
-                status: "spooled",
+impl<'a> From<&'a ItemVerdict<'_>> for ItemBody<'a> {
+    fn from(verdict: &'a ItemVerdict<'_>) -> Self {
+        let event_id = event_id(verdict);
+        let id = event_id.unwrap_or_default();
+        match &verdict.outcome {
+            Ok(Acknowledgement::Published(stored)) => ItemBody::Published {
                 id,
-            }),
-            Acknowledgement::Quarantined(rejection) => {
-                ItemResult::Quarantined(quarantined_body(rejection))
+                topic: stored.topic,
+                partition: stored.partition,
+                offset: stored.offset,
+            },
+            Ok(Acknowledgement::Duplicate { kind, .. }) => ItemBody::Duplicate {
+                kind: kind.as_str(),
+                id,
+            },
+            Ok(Acknowledgement::Spooled) => ItemBody::Spooled { id },
+            Ok(Acknowledgement::Quarantined(rejection)) => {
+                let errors = field_errors(rejection);
+                let is_unreadable = errors.is_none();
+                ItemBody::Quarantined {
+                    errors,
+                    code: is_unreadable.then(|| rejection.code()),
+                    detail: is_unreadable.then(|| rejection.detail()),
+                }
             }
+            Err(rejection) => ItemBody::Refused {
+                code: rejection.code(),
+                detail: rejection.detail(),
+                id: event_id,
+                errors: field_errors(rejection),
+                quarantined: verdict.quarantined,
+            },
         }
     }
 }
 
 #[derive(Serialize)]
 struct ResultsBody<'a> {
-    results: Vec<ItemResult<'a>>,
+    results: Vec<ItemBody<'a>>,
 }
 
 impl RenderedResponse {
-    /// The answer to a request that went through the pipeline.
+    /// Renders the pipeline's result.
     pub fn from_answer(answer: &PipelineAnswer<'_>, request_id: impl FnOnce() -> String) -> Self {
         match answer {
-            PipelineAnswer::One(ItemVerdict {
-                event,
-                outcome,
-                quarantined,
-            }) => {
-                let id = event.as_ref().map(|e| e.id());
-                match outcome {
-                    Ok(Acknowledgement::Published(stored)) => {
-                        Self::from_bytes(200, published_json(id.unwrap_or_default(), stored))
-                    }
-                    Ok(promise) => Self::from_value(
-                        promise.http_status(),
-                        &ItemResult::from_acknowledgement(id, promise),
-                    ),
-                    Err(rejection) => Self::new_problem(rejection, id, request_id(), *quarantined),
+            PipelineAnswer::One(verdict) => match &verdict.outcome {
+                Ok(promise) => Self::from_value(promise.http_status(), &ItemBody::from(verdict)),
+                Err(rejection) => {
+                    let id = event_id(verdict);
+                    Self::new_problem(rejection, id, request_id(), verdict.quarantined)
                 }
-            }
+            },
             PipelineAnswer::Many(verdicts) => Self::from_verdicts(verdicts, request_id),
         }
     }
 
     fn from_verdicts(verdicts: &[ItemVerdict<'_>], request_id: impl FnOnce() -> String) -> Self {
-        let refused = || verdicts.iter().filter_map(|v| v.outcome.as_ref().err());
-        let retry_after = refused().filter_map(Rejection::retry_after).max();
-        let status = match (retry_after, refused().next()) {
+        let rejections = || verdicts.iter().filter_map(|v| v.outcome.as_ref().err());
+        let retry_after = rejections().filter_map(Rejection::retry_after).max();
+        let status = match (retry_after, rejections().next()) {
             (Some(_), _) => 503,
             (None, Some(_)) => 422,
             (None, None) => 200,
         };
-        let worst = refused().find(|r| retry_after.is_none() || r.retry_after().is_some());
-        let results = verdicts.iter().map(|v| {
-            let id = v.event.as_ref().map(|e| e.id());
-            match &v.outcome {
-                Ok(promise) => ItemResult::from_acknowledgement(id, promise),
-                Err(rejection) => ItemResult::Refused(RefusedBody {
-                    status: "refused",
-                    code: rejection.code(),
-                    detail: rejection.detail(),
-                    id,
-                    errors: item_errors(rejection),
-                    quarantined: v.quarantined,
-                }),
-            }
-        });
-        let results = ResultsBody {
-            results: results.collect(),
+        // The first rejection that explains the status.
+        let main = rejections().find(|r| retry_after.is_none() || r.retry_after().is_some());
+        let body = ResultsBody {
+            results: verdicts.iter().map(ItemBody::from).collect(),
         };
         Self {
-            problem: worst.map(|rejection| RefusalSummary {
+            problem: main.map(|rejection| RefusalSummary {
                 code: rejection.code(),
                 request_id: request_id(),
             }),
             retry_after: retry_after.map(|after| after.as_secs()),
-            ..Self::from_value(status, &results)
+            ..Self::from_value(status, &body)
         }
     }
 
-    /// A request, or its only event, was refused.
-    pub fn from_rejection(rejection: &Rejection, id: Option<&str>, request_id: String) -> Self {
-        Self::new_problem(rejection, id, request_id, false)
+    /// Renders the problem of a request that was refused as a whole.
+    pub fn from_rejection(rejection: &Rejection, request_id: String) -> Self {
+        Self::new_problem(rejection, None, request_id, false)
     }
 
     fn new_problem(
@@ -206,7 +181,7 @@ impl RenderedResponse {
         request_id: String,
         quarantined: bool,
     ) -> Self {
-        let problem = ProblemBody {
+        let body = ProblemBody {
             r#type: format!("urn:butlr-bridge:problem:{}", rejection.code()),
             title: rejection.title(),
             status: rejection.status(),
@@ -214,27 +189,24 @@ impl RenderedResponse {
             detail: rejection.detail(),
             id,
             request_id: &request_id,
-            errors: item_errors(rejection),
+            errors: field_errors(rejection),
             quarantined,
         };
+        let rendered = Self::from_value(rejection.status(), &body);
         Self {
             problem: Some(RefusalSummary {
                 code: rejection.code(),
-                request_id: request_id.clone(),
+                request_id,
             }),
             media_type: "application/problem+json",
             retry_after: rejection.retry_after().map(|after| after.as_secs()),
-            ..Self::from_value(rejection.status(), &problem)
+            ..rendered
         }
     }
 
     fn from_value(status: u16, value: &impl Serialize) -> Self {
         let mut body = Vec::with_capacity(192);
-        serde_json::to_writer(&mut body, value).expect("these values are JSON");
-        Self::from_bytes(status, body)
-    }
-
-    fn from_bytes(status: u16, body: Vec<u8>) -> Self {
+        serde_json::to_writer(&mut body, value).expect("response bodies are valid JSON");
         Self {
             status,
             problem: None,
@@ -244,11 +216,12 @@ impl RenderedResponse {
         }
     }
 
-    /// The HTTP response; `close`: the connection ends with it.
+    /// Converts to actix-web's response. If `close` is set, the connection ends with it.
     ///
-    /// `unread` is a request's body that was not read to its end. It is kept until the response is written, whereupon
-    /// actix-http ends the connection if more of it is to come. Dropped earlier, the rest of a chunked body would be read
-    /// without any limit in time or size.
+    /// `unread` is a request body that was not read to its end. It is kept until the response is
+    /// written; actix-http then closes the connection if more of the body is to come. If it were
+    /// dropped earlier, actix-http would read the rest of a chunked body without any limit in time
+    /// or size.
     pub fn into_response(self, close: bool, unread: Option<Payload>) -> HttpResponse {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = HttpResponseBuilder::new(status);
@@ -284,7 +257,7 @@ impl RenderedResponse {
     }
 }
 
-/// A response's bytes, with what has to live until they are written.
+/// Bytes of a response, together with the request body that must live until they are written.
 struct HttpResponseBody {
     bytes: Bytes,
     _unread: Payload,
@@ -306,79 +279,17 @@ impl MessageBody for HttpResponseBody {
     }
 }
 
-fn duplicate_body(id: &str, kind: DuplicateKind) -> DuplicateBody<'_> {
-    DuplicateBody {
-        status: "duplicate",
-        kind: kind.as_str(),
-        id,
-    }
-}
-
-fn published_body<'a>(id: &'a str, stored: &StoredPosition<'a>) -> PublishedBody<'a> {
-    PublishedBody {
-        status: "published",
-        id,
-        topic: stored.topic,
-        partition: stored.partition,
-        offset: stored.offset,
-    }
-}
-
-/// What [`Published`] is as JSON, a little faster: nearly all answers are this one.
-fn published_json(id: &str, stored: &StoredPosition<'_>) -> Vec<u8> {
-    let mut body = Vec::with_capacity(192);
-    body.extend_from_slice(br#"{"status":"published","id":"#);
-    serde_json::to_writer(&mut body, id).expect("writing to memory");
-    // Kafka's names of topics have nothing to escape.
-    body.extend_from_slice(br#","topic":""#);
-    body.extend_from_slice(stored.topic.as_bytes());
-    body.extend_from_slice(br#"","partition":"#);
-    body.extend_from_slice(itoa::Buffer::new().format(stored.partition).as_bytes());
-    body.extend_from_slice(br#","offset":"#);
-    body.extend_from_slice(itoa::Buffer::new().format(stored.offset).as_bytes());
-    body.push(b'}');
-    body
-}
-
-fn quarantined_body(rejection: &Rejection) -> QuarantinedBody<'_> {
-    let errors = item_errors(rejection);
-    let whole = errors.is_none();
-    QuarantinedBody {
-        status: "quarantined",
-        errors,
-        code: whole.then(|| rejection.code()),
-        detail: whole.then(|| rejection.detail()),
-    }
-}
-
 fn is_false(value: &bool) -> bool {
     !value
 }
 
-fn item_errors(rejection: &Rejection) -> Option<&[FieldError]> {
-    match rejection {
-        Rejection::InvalidEvent(mistakes) => Some(mistakes),
-        _ => None,
-    }
+fn event_id<'a>(verdict: &'a ItemVerdict<'_>) -> Option<&'a str> {
+    verdict.event.as_ref().map(|event| event.id())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_most_frequent_answer_is_what_serde_makes_of_it() {
-        for (id, partition, offset) in [
-            ("event_1", 0, 0),
-            ("a\"b\\c/ü\u{1f4a9}\u{7f}", 17, i64::MAX),
-        ] {
-            let stored = StoredPosition {
-                topic: "butlr.room-occupancy_1.v1",
-                partition,
-                offset,
-            };
-            let expected = serde_json::to_vec(&published_body(id, &stored)).unwrap();
-            assert_eq!(published_json(id, &stored), expected);
-        }
+fn field_errors(rejection: &Rejection) -> Option<&[FieldError]> {
+    match rejection {
+        Rejection::InvalidEvent(errors) => Some(errors),
+        _ => None,
     }
 }

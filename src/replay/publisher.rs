@@ -8,22 +8,12 @@ use futures_util::future::join_all;
 use tokio::runtime::Runtime;
 
 use super::candidate::{QuarantinePosition, ReplayCandidate};
+use crate::budget::InFlightBudget;
 use crate::config::Config;
-use crate::dedup::deduplicator::Deduplicator;
-use crate::dedup::rebuild_thread::RebuildThread;
+use crate::core::{Core, CoreMode};
 use crate::delivery::WakerQueue;
-use crate::http::gate::AdmissionGate;
-use crate::kafka::client;
-use crate::kafka::contact::Contact;
-use crate::kafka::lane::TopicLane;
-use crate::kafka::producer::Producer;
-use crate::kafka::watch::{KafkaWatch, MissingTopics};
-use crate::metrics::Metrics;
-use crate::pipeline::{Acknowledgement, Pipeline, PipelineAnswer, PipelineRequest, RequestDetails};
+use crate::pipeline::{Acknowledgement, PipelineAnswer, PipelineRequest, RequestDetails};
 use crate::provenance::ReplayOrigin;
-use crate::record::TimestampPolicy;
-use butlr_event::ParseLimits;
-use butlr_event::destination::Destination;
 
 /// What an open batch may take beside the time of its answers.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
@@ -68,72 +58,36 @@ impl RequestDetails for NoRequestDetails {
 
 /// The parts of a bridge.
 pub struct ReplayPublisher {
-    pipeline: Pipeline,
-    gate: Arc<AdmissionGate>,
+    core: Core,
+    budget: Arc<InFlightBudget>,
     waker_queue: Arc<WakerQueue>,
     answer_within: Duration,
     runtime: Runtime,
-    _rebuilding: Option<RebuildThread>,
-    _watch: KafkaWatch,
 }
 
 impl ReplayPublisher {
     /// Starts them, and waits until what is stored is known as far as it ever will be.
-    pub fn start(config: &Config, bootstrap: &str) -> Result<Self, String> {
+    pub fn start(config: &Config) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| format!("the system can start no runtime: {error}"))?;
         // The connection to Redis is a task.
         let _within = runtime.enter();
-        let metrics = Arc::new(Metrics::new(&config.topics.names()));
-        let contact = Arc::new(Contact::default());
-        let refused = |error| format!("kafka.properties: {error}");
-        let producer = client::producer_config(config, bootstrap);
-        let producer = Producer::start(producer, Arc::clone(&metrics), Arc::clone(&contact));
-        let producer = Arc::new(producer.map_err(refused)?);
-        let lanes = TopicLane::all(config);
-        let of_events = |lane: &&Arc<TopicLane>| lane.destination() != Destination::Quarantine;
-        let watch = KafkaWatch::start(
-            &client::base_config(&config.kafka, bootstrap),
-            Arc::clone(&producer),
-            lanes.iter().filter(of_events).cloned().collect(),
-            MissingTopics::Report,
-        );
-        let deduplicator = Deduplicator::open(config, &metrics)?.map(Arc::new);
-        let rebuilding = deduplicator
-            .as_ref()
-            .map(|desk| RebuildThread::start(config, bootstrap, desk));
-        while deduplicator.as_ref().is_some_and(|desk| !desk.is_rebuilt()) {
+        let core = Core::start(config, CoreMode::Replay, None)?;
+        let deduplicator = core.pipeline.deduplicator.as_ref();
+        while deduplicator.is_some_and(|deduplicator| !deduplicator.is_rebuilt()) {
             std::thread::sleep(POLL_INTERVAL);
         }
-        let wakeups = Arc::new(WakerQueue::default());
-        drop(runtime.spawn(Arc::clone(&wakeups).run()));
+        let waker_queue = Arc::new(WakerQueue::default());
+        drop(runtime.spawn(Arc::clone(&waker_queue).run()));
         drop(_within);
         Ok(Self {
-            pipeline: Pipeline {
-                metrics,
-                deduplicator,
-                producer,
-                contact,
-                started_at: Instant::now(),
-                lanes,
-                spool: None,
-                confirm_within: config.kafka.confirm_within,
-                spool_reserve: Duration::ZERO,
-                quarantine: config.quarantine,
-                stamping: TimestampPolicy::from_config(&config.kafka),
-                limits: ParseLimits {
-                    max_events: config.http.max_events,
-                    max_event_bytes: config.http.max_event_bytes,
-                },
-            },
-            gate: AdmissionGate::new(&config.http),
-            waker_queue: wakeups,
+            core,
+            budget: InFlightBudget::new(&config.http),
+            waker_queue,
             answer_within: config.http.answer_within,
             runtime,
-            _rebuilding: rebuilding,
-            _watch: watch.map_err(refused)?,
         })
     }
 
@@ -175,8 +129,9 @@ impl ReplayPublisher {
             details: &NoRequestDetails,
             replayed_from: Some(&replayed_from),
         };
-        let mut permit = self.gate.new_permit();
+        let mut permit = self.budget.new_permit();
         let answer = self
+            .core
             .pipeline
             .process(&request, &mut permit, &self.waker_queue);
         let PipelineAnswer::One(verdict) = answer.await else {
@@ -219,8 +174,9 @@ fn send_unique<'k>(
 
 impl Drop for ReplayPublisher {
     fn drop(&mut self) {
-        self.pipeline.producer.close(CLOSE_TIMEOUT);
-        if let Some(deduplicator) = &self.pipeline.deduplicator {
+        let pipeline = &self.core.pipeline;
+        pipeline.producer.close(CLOSE_TIMEOUT);
+        if let Some(deduplicator) = &pipeline.deduplicator {
             self.runtime.block_on(deduplicator.flush(CLOSE_TIMEOUT));
         }
     }

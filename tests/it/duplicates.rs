@@ -801,7 +801,7 @@ fn memory_is_shown_in_metrics_and_status() {
     });
     assert_eq!(counter(&bridge, "dedup_unchecked_total"), 0.0);
     let expected = serde_json::json!({
-        "rebuilding": false, "incomplete_because": null, "ids": 2, "readings": 1, "sources": 2,
+        "rebuilding": false, "incomplete_reason": null, "ids": 2, "readings": 1, "sources": 2,
         "undecided": 0, "evictions": 0,
     });
     assert_eq!(bridge.status()["dedup"], expected);

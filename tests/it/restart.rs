@@ -683,7 +683,7 @@ fn a_topic_that_may_not_be_read_is_told() {
     let bridge = world.setup().without_waiting().start();
     wait_until_rebuilt(&bridge);
     let dedup = &bridge.status()["dedup"];
-    let why = dedup["incomplete_because"].as_str().expect("a reason");
+    let why = dedup["incomplete_reason"].as_str().expect("a reason");
     assert!(why.contains(&denied), "{why}");
 }
 

@@ -17,17 +17,11 @@ use super::{
     require_spool, spool_dir,
 };
 use crate::commands::block_on;
-use crate::config::{self, Config};
-use crate::dedup::deduplicator::Deduplicator;
-use crate::delivery::RecordProducer;
-use crate::kafka::client;
-use crate::kafka::contact::Contact;
-use crate::kafka::lane::{TopicLane, TopicState};
-use crate::kafka::watch::{KafkaWatch, MissingTopics};
-use crate::metrics::Metrics;
-use crate::record::TimestampPolicy;
+use crate::config::Config;
+use crate::core::{Core, CoreMode};
+use crate::kafka::lane::TopicState;
 use crate::spool::store::{OpenError, OpenReport, Options, SpoolStore};
-use crate::spool::{DrainHandle, EntryLedger, Spool, SpoolParts};
+use crate::spool::{EntryLedger, Spool};
 use crate::telemetry;
 use butlr_event::destination::Destination;
 use rate::DrainRate;
@@ -127,13 +121,7 @@ const DEDUP_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// What of a bridge drains.
 struct SpoolDrainRun {
     spool: Arc<Spool>,
-    drain: DrainHandle,
-    producer: Arc<RecordProducer>,
-    lanes: Arc<[Arc<TopicLane>; Destination::COUNT]>,
-    contact: Arc<Contact>,
-    watch: KafkaWatch,
-    /// Replicas that share what is stored hear of what gets into Kafka.
-    deduplicator: Option<Arc<Deduplicator>>,
+    core: Core,
 }
 
 /// How it ended.
@@ -147,62 +135,11 @@ struct DrainResult {
 
 impl SpoolDrainRun {
     fn start(config: &Config, store: SpoolStore) -> Result<Self, SpoolCommandError> {
-        let refused = |error| SpoolCommandError::Usage(format!("kafka.properties: {error}"));
-        let bootstrap = config.require_bootstrap_servers();
-        let bootstrap = bootstrap
-            .map_err(|mistake| SpoolCommandError::AlreadyReported(report_mistakes(&[mistake])))?;
-        let metrics = Arc::new(Metrics::new(&config.topics.names()));
-        let desk = match &config.dedup.store {
-            config::DedupStore::Memory => None,
-            config::DedupStore::Redis(_) => {
-                Deduplicator::open(config, &metrics).map_err(SpoolCommandError::Usage)?
-            }
-        };
-        let desk = desk.map(Arc::new);
-        let contact = Arc::new(Contact::default());
-        let producer = RecordProducer::start(
-            client::producer_config(config, bootstrap),
-            Arc::clone(&metrics),
-            Arc::clone(&contact),
-        );
-        let producer = Arc::new(producer.map_err(refused)?);
-        let (events, bytes) = (
-            config.kafka.max_in_flight_per_topic,
-            client::lane_bytes(&config.http),
-        );
-        let lanes = TopicLane::all(config);
-        // A topic for which nothing waits may be missing.
-        let wanted = lanes
-            .iter()
-            .filter(|lane| store.present(lane.destination()) > 0);
-        let consumer = client::base_config(&config.kafka, bootstrap);
-        let watch = KafkaWatch::start(
-            &consumer,
-            Arc::clone(&producer),
-            wanted.cloned().collect(),
-            MissingTopics::Report,
-        )
-        .map_err(refused)?;
-        let spool = Spool::start(SpoolParts {
-            store,
-            settings: config.spool.clone(),
-            deduplicator: desk.clone(),
-            lanes: Arc::clone(&lanes),
-            lane_events: events,
-            lane_bytes: bytes,
-            metrics,
-        });
-        let stamping = TimestampPolicy::from_config(&config.kafka);
-        let draining = spool.start_drain(Arc::clone(&producer), stamping, consumer);
-        Ok(Self {
-            spool,
-            drain: draining,
-            producer,
-            lanes,
-            contact,
-            deduplicator: desk,
-            watch,
-        })
+        let core = Core::start(config, CoreMode::SpoolDrain, Some(store))
+            .map_err(SpoolCommandError::Usage)?;
+        let spool = core.pipeline.spool.clone();
+        let spool = spool.expect("the core was started with a store");
+        Ok(Self { spool, core })
     }
 
     /// Waits until nothing is left, or it is to end.
@@ -226,7 +163,7 @@ impl SpoolDrainRun {
 
     /// What keeps it from going on, or why it has not begun.
     fn describe_trouble(&self) -> Option<String> {
-        if self.contact.age().is_none() {
+        if self.core.pipeline.contact.age().is_none() {
             return Some("Kafka is not reached yet".to_owned());
         }
         let waiting = self.spool.state().destinations.into_iter();
@@ -240,7 +177,7 @@ impl SpoolDrainRun {
     }
 
     fn topic_problem(&self, to: Destination) -> Option<String> {
-        let lane = &self.lanes[to.index()];
+        let lane = &self.core.pipeline.lanes[to.index()];
         let topic = lane.topic();
         match lane.state() {
             TopicState::Missing => Some(format!(
@@ -249,7 +186,7 @@ impl SpoolDrainRun {
             TopicState::Forbidden => Some(format!(
                 "the topic {topic} is forbidden: grant the bridge's user Describe and Write"
             )),
-            TopicState::Unknown if self.contact.age().is_none() => {
+            TopicState::Unknown if self.core.pipeline.contact.age().is_none() => {
                 Some("Kafka was not reached".to_owned())
             }
             TopicState::Unknown | TopicState::Available => None,
@@ -259,7 +196,8 @@ impl SpoolDrainRun {
     /// In this order: nothing more is handed over, the reports of what was are waited for a little, and heard.
     fn finish(self, config: &Config) -> DrainResult {
         self.spool.shut_down();
-        let left_there = self.producer.close(config.kafka.confirm_within);
+        let pipeline = &self.core.pipeline;
+        let left_there = pipeline.producer.close(config.kafka.confirm_within);
         if left_there > 0 {
             tracing::warn!(
                 records = left_there,
@@ -267,10 +205,11 @@ impl SpoolDrainRun {
             );
         }
         let why: Vec<_> = Destination::all().map(|to| self.topic_problem(to)).into();
-        drop(self.drain);
-        drop(self.watch);
-        if let Some(desk) = &self.deduplicator {
-            block_on(desk.flush(DEDUP_FLUSH_TIMEOUT));
+        drop(self.core.drain);
+        drop(self.core.watch);
+        // Tells the replicas that share the store what reached Kafka.
+        if let Some(deduplicator) = &pipeline.deduplicator {
+            block_on(deduplicator.flush(DEDUP_FLUSH_TIMEOUT));
         }
         let store = self.spool.store();
         let left = Destination::all().into_iter().zip(why);
