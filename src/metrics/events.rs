@@ -4,8 +4,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use butlr_event::EventType;
 use butlr_event::clock::unix_seconds;
+use butlr_event::{EventType, PerType};
 use prometheus::{Gauge, Histogram, IntCounter};
 
 use super::registrar::Registrar;
@@ -21,8 +21,6 @@ const AGE_BUCKETS: &[f64] = &[
 
 /// Value of the label `type` for events whose type cannot be read.
 const UNKNOWN: &str = "unknown";
-
-type PerType<T> = [T; EventType::ALL.len()];
 
 #[derive(Debug)]
 pub(super) struct EventMetrics {

@@ -49,6 +49,9 @@ pub enum EventType {
     PirNoMotion = 9,
 }
 
+/// One value for each event type, in the order of [`EventType::index`].
+pub type PerType<T> = [T; EventType::ALL.len()];
+
 impl EventType {
     /// Every type, in the order of [`EventType::index`].
     pub const ALL: [EventType; 10] = [

@@ -38,7 +38,7 @@ use std::borrow::Cow;
 pub use error::{
     FieldError, FieldErrorCode, MAX_FIELD_ERRORS, RejectedItem, UnreadableBody, UnreadableBodyCode,
 };
-pub use event_type::EventType;
+pub use event_type::{EventType, PerType};
 pub use parser::{ItemResult, ParseLimits, ParsedBody, parse};
 pub use rules::{MAX_COUNT, MAX_ID_BYTES, MAX_TIMESTAMP_MS};
 pub use text::MAX_DEPTH;

@@ -10,10 +10,10 @@ use super::murmur2;
 use super::order::OrderTracker;
 use super::parsed_value::{self, ParsedValue};
 use super::record_digest::{DuplicateHeader, RecordDigest, RecordPosition};
-use super::topics::PerType;
 use crate::city::GroundTruth;
 use crate::hash;
 use butlr_event::EventType;
+use butlr_event::PerType;
 use butlr_event::ksuid::Ksuid;
 
 /// Limit of each list of issues with single records.

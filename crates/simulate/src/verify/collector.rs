@@ -8,8 +8,9 @@ use super::Error;
 use super::checker::RecordChecker;
 use super::record_digest::RecordDigest;
 use super::topic_reader::read_topics;
-use super::topics::{self, PerType, TopicOffsets};
+use super::topics::{self, TopicOffsets};
 use crate::journal::buckets::BucketWriter;
+use butlr_event::PerType;
 
 /// If outcomes are unknown or events were spooled, the ends must not move for this long.
 const STABILITY_PERIOD: Duration = Duration::from_secs(3);

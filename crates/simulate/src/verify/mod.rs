@@ -72,6 +72,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use butlr_event::PerType;
 use checker::{CheckerSettings, MarkEvidence, RecordChecker};
 use collector::{AwaitedRecords, TopicSource, check_unchanged, collect};
 pub use error::Error;
@@ -85,7 +86,6 @@ pub use record_digest::RecordPosition;
 pub use report::{
     CopyCounts, MarkCounts, Property, PropertyFinding, VerdictCounts, VerificationReport, Violation,
 };
-use topics::PerType;
 pub use topics::VerifierKafka;
 
 use super::journal::buckets::{self, BucketWriter};

@@ -7,8 +7,8 @@ use super::consumed_record::ConsumedRecord;
 use super::headers::HeaderMarks;
 use super::parsed_value::ParsedValue;
 use super::record_digest::RecordPosition;
-use super::topics::PerType;
 use butlr_event::EventType;
+use butlr_event::PerType;
 use history::{EventReceipt, SourceHistory};
 
 mod history;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::record_digest::RecordPosition;
-use super::topics::PerType;
 use crate::oracle::OracleVerdict;
+use butlr_event::PerType;
 
 mod display;
 

@@ -10,9 +10,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::consumed_record::ConsumedRecord;
 use super::record_digest::RecordPosition;
-use super::topics::{self, PerType, TopicOffsets, is_transient};
+use super::topics::{self, TopicOffsets, is_transient};
 use super::{Error, MAX_CLOCK_SKEW_MS};
 use butlr_event::EventType;
+use butlr_event::PerType;
 use butlr_event::clock::now_ms;
 
 /// Reading fails after this time without progress.

@@ -9,7 +9,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::Error;
 use super::contract::kebab;
-use butlr_event::EventType;
+use butlr_event::{EventType, PerType};
 
 /// Timeout of one Kafka request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,9 +29,6 @@ pub struct VerifierKafka {
     /// librdkafka properties such as `security.protocol`; they may contain secrets.
     pub properties: Vec<(String, String)>,
 }
-
-/// One value per event type, in the order of [`EventType::ALL`].
-pub type PerType<T> = [T; EventType::ALL.len()];
 
 /// One offset per partition of each topic.
 pub type TopicOffsets = Vec<Vec<i64>>;
