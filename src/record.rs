@@ -69,7 +69,7 @@ pub struct PublishContext<'t, 'o> {
     pub now: SystemTime,
     /// `true` if the item was in the spool.
     pub is_spooled: bool,
-    /// QuarantineDetails record from which the event is replayed.
+    /// Quarantined record from which the event is replayed.
     pub replayed_from: Option<&'o ReplayOrigin>,
 }
 

@@ -25,6 +25,7 @@ trials! {
     ],
     "embedded": [
         a_record_is_stored_before_the_answer,
+        a_record_stored_behind_a_503_is_not_stored_again,
         accepted_means_202,
         many_mistakes_are_cut_to_a_header,
         a_credential_is_told_by_its_name_only,
@@ -319,6 +320,34 @@ fn a_record_is_stored_before_the_answer() {
         .kafka()
         .with_cluster(|cluster| slow_down(cluster, Duration::ZERO));
     assert_eq!(quarantined_records(&bridge).len(), 2);
+}
+
+/// The claim outlives the request: a late report commits it, so the retry finds the item stored.
+fn a_record_stored_behind_a_503_is_not_stored_again() {
+    let bridge = with_quarantine(BridgeSetup::embedded())
+        .set("http.answer_within", "400ms")
+        .start();
+    bridge.send(invalid_event()).expect(422);
+    let set_delay = |ms| {
+        let by = Duration::from_millis(ms);
+        bridge
+            .kafka()
+            .with_cluster(move |cluster| slow_down(cluster, by));
+    };
+    let late = || bridge.metric("butlr_bridge_late_reports_total{result=\"stored\"}");
+    // Slower than the response may be, faster than librdkafka gives up.
+    let stored_before = eventually("a rejected item that is stored too late", || {
+        let (body, late_before) = (invalid_event(), late());
+        let stored_before = quarantined_records(&bridge).len();
+        set_delay(450);
+        let answer = bridge.send(&body);
+        set_delay(0);
+        // The retry comes while the first is undecided, or soon after.
+        let again = bridge.send(&body);
+        let is_late = answer.status == 503 && again.status == 422 && late() > late_before;
+        is_late.then_some(stored_before)
+    });
+    assert_eq!(quarantined_records(&bridge).len(), stored_before + 1);
 }
 
 fn accepted_means_202() {
