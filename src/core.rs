@@ -30,7 +30,7 @@ pub struct Core {
     pub watch: KafkaWatch,
     /// Drains the spool; `None` without a spool.
     pub drain: Option<DrainHandle>,
-    /// Rebuilds the dedup window; `None` if nothing reads the window in this mode.
+    /// Rebuilds the dedup window; `None` in a drain and if duplicate detection is off.
     pub rebuild: Option<RebuildThread>,
 }
 
@@ -44,7 +44,7 @@ pub enum CoreMode {
     },
     /// No spool and no quarantine; the configuration says so.
     Replay,
-    /// Publishes from the spool only.
+    /// Publishes from the spool only; the pipeline gets no requests.
     SpoolDrain,
 }
 

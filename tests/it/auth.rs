@@ -349,7 +349,7 @@ fn no_secret_is_ever_told() {
     round(503);
     process.signal("HUP");
     process.wait_for("the credentials are read again", |output| {
-        output.contains("read again").then_some(())
+        output.contains("credentials reloaded").then_some(())
     });
     round(503);
     // A mistake next to a secret.

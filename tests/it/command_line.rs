@@ -440,7 +440,7 @@ fn good_events_leave_no_line_at_info() {
     });
     process.wait_for("it says what several replicas would not know", |output| {
         output
-            .contains("copies that reach different ones are not recognised")
+            .contains("copies that reach different replicas are not detected")
             .then_some(())
     });
     std::thread::sleep(Duration::from_millis(300));
