@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::auth::{AdminAuthenticator, Authenticator};
 use crate::config::{self, Config, ConfigError};
 use crate::dedup::deduplicator::Deduplicator;
-use crate::dedup::rebuild_thread::RebuildThread;
+use crate::dedup::rebuild::RebuildThread;
 use crate::http::admin::AdminState;
 use crate::http::gate::AdmissionGate;
 use crate::http::ingest::{IngestState, IngestWorker, RequestIdGenerator};

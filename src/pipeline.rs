@@ -268,7 +268,7 @@ impl Pipeline {
             None => self.publish(event, received, None, MarkSet::default(), request, wakeups),
             Some(deduplicator) => {
                 let facts = self.build_facts(&event, request);
-                match deduplicator.try_claim(event.event_type(), &facts, Instant::now()) {
+                match deduplicator.try_claim(&facts, Instant::now()) {
                     Ok(claimed) => self.on_claim(event, received, claimed, request, wakeups),
                     Err(turn) => EventStage::AwaitingClaim {
                         event,
@@ -301,14 +301,15 @@ impl Pipeline {
         wakeups: &Arc<WakerQueue>,
     ) -> EventStage<'b> {
         match claimed {
-            Decision::Publish { claim, unchecked } => {
+            Decision::Publish(claim) => {
                 let marks = MarkSet {
-                    unchecked,
+                    unchecked: claim.is_unchecked(),
                     ..claim.marks().into()
                 };
                 self.publish(event, received, Some(claim), marks, request, wakeups)
             }
-            Decision::Duplicate { kind, spooled } => {
+            Decision::Duplicate { kind, storage } => {
+                let spooled = storage.is_spooled();
                 self.metrics.count_duplicate(event.event_type(), kind);
                 received.record(EventOutcome::Duplicate);
                 EventStage::with_outcome(event, Ok(Acknowledgement::Duplicate { kind, spooled }))
@@ -538,7 +539,7 @@ impl Pipeline {
             .as_ref()
             .expect("only a desk leaves undecided");
         let facts = self.build_facts(&event, request);
-        let claimed = deduplicator.claim(event.event_type(), &facts, turn, request.deadline);
+        let claimed = deduplicator.claim(&facts, turn, request.deadline);
         match claimed.await {
             Some(claimed) => self.on_claim(event, received, claimed, request, wakeups),
             None => {

@@ -191,7 +191,7 @@ impl Pipeline {
             {
                 None => return Err(Rejection::KafkaUnconfirmed),
                 Some(Decision::Duplicate { .. }) => return Ok(()),
-                Some(Decision::Publish { claim, .. }) => Some(claim),
+                Some(Decision::Publish(claim)) => Some(claim),
             },
         };
         let details = invalid.build_details(request);

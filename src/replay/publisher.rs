@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::candidate::{QuarantinePosition, ReplayCandidate};
 use crate::config::Config;
 use crate::dedup::deduplicator::Deduplicator;
-use crate::dedup::rebuild_thread::RebuildThread;
+use crate::dedup::rebuild::RebuildThread;
 use crate::http::gate::AdmissionGate;
 use crate::kafka::client;
 use crate::kafka::lane::TopicLane;
