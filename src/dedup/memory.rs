@@ -48,7 +48,7 @@ use super::claim::{
 };
 use super::facts::SourceTime;
 use super::keys::{IdHash, OccupancyKey, ReadingHash};
-use super::rules::DuplicatePolicy;
+use super::rules::HandlingPolicy;
 use super::window::{DedupWindow, Tick};
 use super::{DedupVerdict, DuplicateKind, EventFacts, StorageState};
 use crate::config::{self, DuplicateHandling};
@@ -67,7 +67,7 @@ pub struct MemoryStore {
     start: Instant,
     id_window: Tick,
     reading_window: Tick,
-    policy: DuplicatePolicy,
+    policy: HandlingPolicy,
     ids: Shards<WindowShard<StoredId>>,
     values: Shards<WindowShard<StoredValue>>,
     sources: Shards<DedupWindow<NewestTimestamp>>,
@@ -111,7 +111,7 @@ impl MemoryStore {
             start: now,
             id_window: to_ticks(settings.id_window),
             reading_window: to_ticks(settings.reading_window),
-            policy: DuplicatePolicy {
+            policy: HandlingPolicy {
                 redelivery: settings.redelivery,
                 repeat: settings.repeat,
             },
@@ -204,11 +204,11 @@ impl MemoryStore {
     }
 
     /// The policy for an event. Copies of a rejected item are always dropped.
-    fn policy(&self, facts: &EventFacts<'_>) -> DuplicatePolicy {
+    fn policy(&self, facts: &EventFacts<'_>) -> HandlingPolicy {
         if facts.event_type.is_some() {
             self.policy
         } else {
-            DuplicatePolicy {
+            HandlingPolicy {
                 redelivery: DuplicateHandling::Drop,
                 ..self.policy
             }

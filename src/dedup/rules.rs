@@ -17,7 +17,7 @@ pub(super) enum Classification {
 
 /// Configured handling of duplicates.
 #[derive(Clone, Copy)]
-pub(super) struct DuplicatePolicy {
+pub(super) struct HandlingPolicy {
     pub redelivery: DuplicateHandling,
     pub repeat: DuplicateHandling,
 }
@@ -56,7 +56,7 @@ impl Classification {
     /// events only.
     pub fn into_verdict(
         self,
-        policy: DuplicatePolicy,
+        policy: HandlingPolicy,
         mut marks: Marks,
         is_out_of_order: impl FnOnce() -> bool,
     ) -> DedupVerdict {

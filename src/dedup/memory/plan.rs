@@ -6,9 +6,7 @@ use super::shard::{StoredId, WindowShard, with_shard_bits_of};
 use super::{LockedShards, MemoryStore, WindowTicks};
 use crate::dedup::claim::ClaimWaiter;
 use crate::dedup::keys::{IdHash, OccupancyKey, ReadingHash};
-use crate::dedup::rules::{
-    Classification, DuplicatePolicy, OccupancyCandidate, resulting_revision,
-};
+use crate::dedup::rules::{Classification, HandlingPolicy, OccupancyCandidate, resulting_revision};
 use crate::dedup::window::Tick;
 use crate::dedup::{DedupVerdict, EventFacts, StorageState};
 use crate::marks::{DuplicateKind, Marks};
@@ -56,7 +54,7 @@ impl MemoryStore {
             ..Marks::default()
         };
         let is_out_of_order = || self.is_out_of_order(facts);
-        let plan = |classification: Classification, policy: DuplicatePolicy| ClaimPlan {
+        let plan = |classification: Classification, policy: HandlingPolicy| ClaimPlan {
             id_key: found.key,
             occupancy_key: None,
             verdict: classification.into_verdict(policy, marks, is_out_of_order),

@@ -3,10 +3,9 @@
 -- KEYS: the id (or the id of a conflict); the source's newest time; for an occupancy also its
 --       current value, the hold on it, and the epoch
 -- ARGV: token; reading; ms for which the id is remembered (0: not at all); time of the event
--- (empty:
---       it cannot be the newest); ms for which that is remembered; the new current value (empty: it
---       stays); ms for which that is remembered (0: not at all); granted ('1': by Redis, before the
---       event was published); state ('p': published, 's': spooled)
+--       (empty: it cannot be the newest); ms for which that is remembered; the new current value
+--       (empty: it stays); ms for which that is remembered (0: not at all); granted ('1': by Redis,
+--       before the event was published); state ('p': published, 's': spooled)
 -- Returns 1, or 0 if another replica took over meanwhile; that one's keys stay as they are.
 --
 -- The new value is trusted if the key was held from the grant on, in this epoch, and nobody stored

@@ -1,11 +1,9 @@
 -- A spooled event is now in Kafka.
 --
 -- KEYS: the id (or the id of a conflict); if the event became the current value of an occupancy,
--- also
---       that value and the hold on it
+--       also that value and the hold on it
 -- ARGV: token; reading; the id under which it was published; the id of a current value that the
--- same
---       replica drains after it (may be empty)
+--       same replica drains after it (may be empty)
 -- Layouts: see claim.lua.
 --
 -- The event lies behind everything in Kafka. If another reading is the current value, or another
