@@ -21,7 +21,7 @@ use crate::auth::{AdminAuthenticator, Authenticator};
 use crate::budget::InFlightBudget;
 use crate::config::{Config, ConfigError, DedupStore};
 use crate::core::{Core, CoreMode};
-use crate::dedup::rebuild_thread::RebuildThread;
+use crate::dedup::rebuild::RebuildThread;
 use crate::http::admin::AdminState;
 use crate::http::connections::ConnectionTable;
 use crate::http::ingest::{IngestState, IngestWorker, RequestIdGenerator};

@@ -9,7 +9,7 @@ use butlr_event::destination::Destination;
 
 use crate::config::{Config, DedupStore};
 use crate::dedup::deduplicator::Deduplicator;
-use crate::dedup::rebuild_thread::RebuildThread;
+use crate::dedup::rebuild::RebuildThread;
 use crate::delivery::RecordProducer;
 use crate::kafka::client;
 use crate::kafka::contact::Contact;

@@ -385,9 +385,9 @@ impl RecordProducer {
 mod tests {
     use super::*;
     use crate::config;
-    use crate::dedup::EventFacts;
-    use crate::dedup::claim::MemoryDecision;
+    use crate::dedup::claim::Decision;
     use crate::dedup::memory::MemoryStore;
+    use crate::dedup::{EventFacts, IdHash, OccupancyKey, ReadingHash, SourceKey};
     use crate::kafka::lane::{LaneLimits, TopicLane};
     use crate::marks::DuplicateKind;
     use butlr_event::EventType;
@@ -454,17 +454,18 @@ mod tests {
         let memory = MemoryStore::new(&settings, now);
         let facts = |id: &'static str, value| EventFacts {
             id,
-            id_hash: id.bytes().map(u64::from).sum(),
-            reading: value,
-            occupancy_key: Some(7),
-            source_key: 1,
+            event_type: Some(EventType::RoomOccupancy),
+            id_hash: IdHash(id.bytes().map(u64::from).sum()),
+            reading: ReadingHash(value),
+            occupancy_key: Some(OccupancyKey(7)),
+            source_key: SourceKey(1),
             timestamp_ms: 0,
             has_plausible_time: true,
         };
         let claim = |id, value| match memory.claim(&facts(id, value), now) {
-            MemoryDecision::Publish(claim) => Ok(claim),
-            MemoryDecision::Duplicate { kind, .. } => Err(kind),
-            MemoryDecision::Wait(_) => panic!("no other claim is open"),
+            Ok(Decision::Publish(claim)) => Ok(claim),
+            Ok(Decision::Duplicate { kind, .. }) => Err(kind),
+            Err(_) => panic!("no other claim is open"),
         };
         let receipt = Receipt::for_test();
         claim("first", 4).expect("new").commit(&receipt, now);

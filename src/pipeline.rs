@@ -288,7 +288,7 @@ impl<'s, 'b> RequestScope<'s, 'b> {
             return self.publish(event, received, None, MarkSet::default());
         };
         let facts = self.build_facts(&event);
-        match deduplicator.try_claim(event.event_type(), &facts, Instant::now()) {
+        match deduplicator.try_claim(&facts, Instant::now()) {
             Ok(decision) => self.on_claim(event, received, decision),
             Err(waiter) => EventStage::AwaitingClaim {
                 event,
@@ -311,14 +311,15 @@ impl<'s, 'b> RequestScope<'s, 'b> {
         decision: Decision,
     ) -> EventStage<'b> {
         match decision {
-            Decision::Publish { claim, unchecked } => {
+            Decision::Publish(claim) => {
                 let marks = MarkSet {
-                    unchecked,
+                    unchecked: claim.is_unchecked(),
                     ..claim.marks().into()
                 };
                 self.publish(event, received, Some(claim), marks)
             }
-            Decision::Duplicate { kind, spooled } => {
+            Decision::Duplicate { kind, storage } => {
+                let spooled = storage.is_spooled();
                 let metrics = &self.pipeline.metrics;
                 metrics.count_duplicate(event.event_type(), kind);
                 received.record(EventOutcome::Duplicate);
@@ -363,7 +364,7 @@ impl<'s, 'b> RequestScope<'s, 'b> {
         let deduplicator = deduplicator.expect("only a deduplicator makes an event wait");
         let facts = self.build_facts(&event);
         let deadline = self.request.deadline;
-        let decision = deduplicator.claim(event.event_type(), &facts, waiter, deadline);
+        let decision = deduplicator.claim(&facts, waiter, deadline);
         match decision.await {
             Some(decision) => self.on_claim(event, received, decision),
             None => self.refuse_event(event, received, Rejection::KafkaUnconfirmed),

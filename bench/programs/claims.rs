@@ -13,9 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use butlr_bridge::config::{DedupConfig, DedupStore, DuplicateHandling};
-use butlr_bridge::dedup::EventFacts;
-use butlr_bridge::dedup::claim::{Claim, MemoryDecision};
+use butlr_bridge::dedup::claim::{Claim, Decision};
 use butlr_bridge::dedup::memory::MemoryStore;
+use butlr_bridge::dedup::{EventFacts, IdHash, OccupancyKey, ReadingHash, SourceKey};
 use butlr_bridge::delivery::{OnFailure, RecordProducer, WakerQueue};
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_bridge::kafka::lane::{LaneLimits, TopicLane};
@@ -87,13 +87,14 @@ impl BenchEvent {
     }
 
     fn facts(&self) -> EventFacts<'_> {
-        let [id_key, reading, cell, source] = self.keys;
+        let [id, reading, occupancy, source] = self.keys;
         EventFacts {
             id: &self.id,
-            id_hash: id_key,
-            reading,
-            occupancy_key: (self.kind == ClaimKind::Occupancy).then_some(cell),
-            source_key: source,
+            event_type: Some(EventType::RoomOccupancy),
+            id_hash: IdHash(id),
+            reading: ReadingHash(reading),
+            occupancy_key: (self.kind == ClaimKind::Occupancy).then_some(OccupancyKey(occupancy)),
+            source_key: SourceKey(source),
             timestamp_ms: 1_700_000_000_000 + (self.number / SOURCES) as i64,
             has_plausible_time: true,
         }
@@ -135,7 +136,7 @@ fn publish(memory: &Arc<MemoryStore>, made: &[BenchEvent], receipt: &Receipt) {
     for made in made.chunks(IN_FLIGHT) {
         for made in made {
             match memory.claim(&made.facts(), Instant::now()) {
-                MemoryDecision::Publish(claim) => claims.push(claim),
+                Ok(Decision::Publish(claim)) => claims.push(claim),
                 other => panic!("event {} is new, but: {other:?}", made.number),
             }
         }
@@ -149,7 +150,7 @@ fn publish(memory: &Arc<MemoryStore>, made: &[BenchEvent], receipt: &Receipt) {
 fn redeliver(memory: &Arc<MemoryStore>, made: &[BenchEvent]) {
     for made in made {
         let next = memory.claim(&made.facts(), Instant::now());
-        assert!(matches!(next, MemoryDecision::Duplicate { .. }), "{next:?}");
+        assert!(matches!(next, Ok(Decision::Duplicate { .. })), "{next:?}");
     }
 }
 

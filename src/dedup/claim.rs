@@ -1,24 +1,28 @@
-//! The right to publish an event, as types that cannot be used wrongly.
+//! The right to publish an event, as types that cannot be misused.
 //!
 //! ```text
-//!  claim ──► Next::Publish(Claim) ──► commit, with the delivery's receipt: stored
-//!    ▲         │                  ├─► commit_spooled, once it is on disk: stored, too
-//!    ▲         │                  ├─► dropped: certainly not stored; released, as if it had never been claimed
-//!    │         │                  └─► unknown: released, too, and what it would have replaced is no longer relied on
-//!    │         ▼
-//!    └────── Next::Wait(Turn)       while somebody else's claim on the same is undecided
+//!  claim ──► Decision::Publish(Claim) ─┬─► commit, with the delivery's receipt: stored
+//!    ▲                                 ├─► commit_spooled, once on disk: stored, too
+//!    │                                 ├─► dropped: certainly not stored; released, as if never claimed
+//!    │                                 └─► release_in_doubt: released; the value it would have
+//!    │                                     replaced is no longer relied on
+//!    └── ClaimWaiter                   while another claim on the same event is undecided
 //! ```
 //!
-//! Nobody else can claim the same id, or the same (type, space, timestamp), while a [`Claim`] or a [`Hold`] on it lives.
+//! While a [`Claim`] or [`Reservation`] exists, nobody else can claim the same id or the same
+//! (type, space, timestamp).
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::memory::{MemoryStore, conflict_key, resulting_revision};
+use super::facts::SourceTime;
+use super::keys::{IdHash, OccupancyKey, ReadingHash};
+use super::memory::{MemoryStore, conflict_key};
 use super::redis::Lease;
-use super::{DedupVerdict, DuplicateKind, EventFacts, Marks};
+use super::rules::resulting_revision;
+use super::{DedupVerdict, DuplicateKind, EventFacts, Marks, StorageState};
 use crate::config::DuplicateHandling;
 use crate::kafka::report::Receipt;
 use butlr_event::event_id::EventId;
@@ -28,219 +32,232 @@ mod waiter;
 pub use waiter::ClaimWaiter;
 pub(super) use waiter::{UndecidedKeys, WaiterList};
 
-/// What to do next with an event.
+/// Decision about an event.
 #[derive(Debug)]
-pub enum MemoryDecision {
-    /// Publish it, marked as the claim says.
+pub enum Decision {
+    /// Publish the event with the claim's marks.
     Publish(Claim),
-    /// It is stored already.
+    /// Drop the event: it is not new.
     Duplicate {
-        /// In which way.
+        /// The kind of duplicate.
         kind: DuplicateKind,
-        /// What it is a duplicate of is on disk and not in Kafka yet.
-        spooled: bool,
+        /// Place of the stored event that it duplicates.
+        storage: StorageState,
     },
-    /// That is not known yet: wait, then claim again.
-    Wait(ClaimWaiter),
 }
 
-/// What to do next with an event when others have a say in what it is.
+impl Decision {
+    pub(super) fn set_unchecked(&mut self, is_unchecked: bool) {
+        if let Decision::Publish(claim) = self {
+            claim.is_unchecked = is_unchecked;
+        }
+    }
+}
+
+/// Outcome of reserving an event before Redis is asked.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "it is looked at once, where it is made"
+    reason = "it is matched once, where it is returned"
 )]
 pub enum ReservationOutcome {
-    /// Ask them.
+    /// The event is reserved: ask Redis.
     Reserved(Reservation),
-    /// This very event is stored, and such are dropped: nobody needs to be asked.
+    /// This event is stored, and redeliveries are dropped: there is no need to ask.
     Redelivery {
-        /// It is on disk and not in Kafka yet.
-        spooled: bool,
+        /// Place of the stored event.
+        storage: StorageState,
     },
-    /// Wait, then try again.
+    /// Another claim is undecided: wait, then try again.
     Wait(ClaimWaiter),
 }
 
 /// The current value of a (type, space, timestamp).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurrentReading {
-    /// The key of the reading.
-    pub reading: u64,
+    /// Hash of the reading.
+    pub reading: ReadingHash,
     /// The id under which it was published.
     pub id: EventId,
-    /// How many revisions it took.
+    /// Its revision number.
     pub revision: u32,
 }
 
 impl CurrentReading {
-    /// Equal to no reading from now on: whatever comes next is published, as a revision of it or as stale.
+    /// Makes the value equal to no reading, so that the next event is published, as a revision of
+    /// it or as stale.
     pub(super) fn invalidate(&mut self) {
         const INVALIDATED: u64 = 0x636f_6e74_6573_7465;
-        self.reading = xxh3_64_with_seed(&self.reading.to_le_bytes(), INVALIDATED);
+        let bytes = self.reading.0.to_le_bytes();
+        self.reading = ReadingHash(xxh3_64_with_seed(&bytes, INVALIDATED));
     }
 }
 
-/// The right to publish an event. Dropped, it says that the event is certainly not stored: whoever waits for it takes its
-/// place.
+/// The right to publish an event. Dropping it states that the event is certainly not stored, and
+/// the next waiter takes over.
 #[derive(Debug)]
-#[must_use = "dropped, it is released"]
+#[must_use = "dropping it releases the claim"]
 pub struct Claim {
-    // Before the local claim: who waits here shall find it free there, too.
-    // In a box: most bridges have none, and a claim is to be small.
+    // Dropped before the local claim: a waiter here must find it free in Redis as well.
+    // Boxed to keep claims small, because most bridges have no lease.
     lease: Option<Box<Lease>>,
     reserved: ReservedKeys,
     marks: Marks,
     entry: CommitEntry,
+    is_unchecked: bool,
 }
 
 impl Claim {
-    /// What the event is to what is stored.
+    /// The marks with which to publish the event.
     pub fn marks(&self) -> &Marks {
         &self.marks
     }
 
-    /// The event is stored, as `_receipt` proves: what comes after is compared with it.
+    /// Returns `true` if the stored events were not fully known when the event was claimed.
+    pub fn is_unchecked(&self) -> bool {
+        self.is_unchecked
+    }
+
+    /// Records that the event is stored, as `_receipt` proves. Later events are compared with it.
     pub fn commit(self, _receipt: &Receipt, now: Instant) {
-        self.finish(false, now);
+        self.finish(StorageState::Published, now);
     }
 
-    /// The event is on disk, and gets into Kafka later: it counts like one that is there, until
-    /// [`Desk::drained`](super::desk::Desk::drained) says that it is.
+    /// Records that the event is on disk and will reach Kafka later. It counts as stored;
+    /// [`Deduplicator::mark_drained`](super::deduplicator::Deduplicator::mark_drained) tells when
+    /// it is in Kafka.
     pub fn commit_spooled(self, now: Instant) {
-        self.finish(true, now);
+        self.finish(StorageState::Spooled, now);
     }
 
-    fn finish(mut self, spooled: bool, now: Instant) {
+    fn finish(mut self, storage: StorageState, now: Instant) {
         if let Some(lease) = self.lease.take() {
-            lease.commit(spooled);
+            lease.commit(storage);
         }
-        self.reserved.commit(self.entry, spooled, now);
+        self.reserved.commit(self.entry, storage, now);
     }
 
-    /// Whether the event is stored is not known, and nobody will tell. Its id is not remembered, and whoever waits for it
-    /// takes its place. Of the value that it would have replaced nobody knows whether it is still the current one, so
-    /// nothing is dropped for being equal to it.
+    /// Releases the claim without knowing whether the event is stored. Its id is not remembered,
+    /// and the next waiter takes over. The value that it would have replaced may no longer be the
+    /// current one, so nothing is dropped for being equal to it.
     pub fn release_in_doubt(mut self) {
         if let Some(lease) = self.lease.take() {
             lease.release_in_doubt();
         }
-        self.reserved.release_in_doubt(self.entry.current.is_some());
+        self.reserved.release_in_doubt(&self.entry);
     }
 
-    pub(super) fn new(taken: ReservedKeys, marks: Marks, stored: CommitEntry) -> Self {
+    pub(super) fn new(reserved: ReservedKeys, marks: Marks, entry: CommitEntry) -> Self {
         Self {
             lease: None,
-            reserved: taken,
+            reserved,
             marks,
-            entry: stored,
+            entry,
+            is_unchecked: false,
         }
     }
 }
 
-/// What is remembered of an event once it is stored.
+/// The entry that the memory keeps once an event is stored.
 #[derive(Debug)]
 pub(super) struct CommitEntry {
-    /// The key of its id; of a conflict, the derived one.
-    pub id_key: u64,
-    pub reading: u64,
-    /// What becomes the current value.
+    /// Hash of the id, or the derived key of a conflict.
+    pub id_key: IdHash,
+    pub reading: ReadingHash,
+    /// The new current value.
     pub current: Option<CurrentReading>,
-    pub source: u64,
-    /// None where it cannot be the newest of its source, or is not published.
-    pub timestamp_ms: Option<i64>,
+    /// `None` if the event cannot be the newest of its source, or is not published.
+    pub newest: Option<SourceTime>,
 }
 
 impl CommitEntry {
-    pub fn from_facts(facts: &EventFacts<'_>, key: u64, current: Option<CurrentReading>) -> Self {
+    pub fn from_facts(
+        facts: &EventFacts<'_>,
+        id_key: IdHash,
+        current: Option<CurrentReading>,
+    ) -> Self {
         Self {
-            id_key: key,
+            id_key,
             reading: facts.reading,
             current,
-            source: facts.source_key,
-            timestamp_ms: facts.has_plausible_time.then_some(facts.timestamp_ms),
+            newest: facts.source_time(),
         }
     }
 }
 
-/// An exclusive hold on an event's id and its (type, space, timestamp) while others are asked. Dropped: released.
+/// An exclusive hold on an event's id and its (type, space, timestamp) while Redis is asked.
+/// Dropping it releases the hold.
 #[derive(Debug)]
-#[must_use = "dropped, it is released"]
+#[must_use = "dropping it releases the reservation"]
 pub struct Reservation {
     reserved: ReservedKeys,
-    local_verdict: DedupVerdict,
-    current: Option<CurrentReading>,
     entry: CommitEntry,
-    /// Its id, where there is a current value.
+    /// The event's id, for occupancy.
     id: Option<EventId>,
-    /// Whether this process knows of another event that is stored under its id.
-    is_conflict: bool,
-    /// Whether this process knows the same value as the current one, and that is not in Kafka yet.
-    is_repeat_of_spooled: bool,
-    /// How a redelivery of it is handled.
-    redelivery_handling: DuplicateHandling,
+    local: LocalDecision,
 }
 
-/// What the memory says of a [`Hold`].
+/// The memory's view of a reserved event.
 #[derive(Debug)]
 pub(super) struct LocalDecision {
     pub verdict: DedupVerdict,
+    /// The current value of its (type, space, timestamp).
     pub current: Option<CurrentReading>,
+    /// Another event is stored under its id.
     pub is_conflict: bool,
-    pub is_repeat_of_spooled: bool,
-    pub redelivery_handling: DuplicateHandling,
+    /// Place of the current value, if the event is equal to it.
+    pub repeat_storage: StorageState,
+    /// Handling of a redelivery.
+    pub redelivery: DuplicateHandling,
 }
 
 impl Reservation {
-    /// What the event is by what this process knows.
-    pub fn local_verdict(&self) -> &DedupVerdict {
-        &self.local_verdict
-    }
-
     pub(super) fn new(
-        taken: ReservedKeys,
-        opinion: LocalDecision,
-        stored: CommitEntry,
+        reserved: ReservedKeys,
+        local: LocalDecision,
+        entry: CommitEntry,
         id: Option<EventId>,
     ) -> Self {
         Self {
-            reserved: taken,
-            local_verdict: opinion.verdict,
-            current: opinion.current,
-            entry: stored,
+            reserved,
+            entry,
             id,
-            is_conflict: opinion.is_conflict,
-            is_repeat_of_spooled: opinion.is_repeat_of_spooled,
-            redelivery_handling: opinion.redelivery_handling,
+            local,
         }
     }
 
-    /// Whether this process knows the same value as the current one, on disk and not in Kafka yet.
-    pub fn is_repeat_of_spooled(&self) -> bool {
-        self.is_repeat_of_spooled
+    /// The verdict by what this process knows.
+    pub fn local_verdict(&self) -> &DedupVerdict {
+        &self.local.verdict
     }
 
-    /// How a redelivery of it is handled.
+    /// Place of the current value that this process knows, if the event is equal to it.
+    pub fn repeat_storage(&self) -> StorageState {
+        self.local.repeat_storage
+    }
+
     pub(super) fn redelivery_handling(&self) -> DuplicateHandling {
-        self.redelivery_handling
+        self.local.redelivery
     }
 
-    /// What this process knows as the current value of its (type, space, timestamp).
+    /// The current value of the (type, space, timestamp), as this process knows it.
     pub fn current(&self) -> Option<&CurrentReading> {
-        self.current.as_ref()
+        self.local.current.as_ref()
     }
 
-    /// The event is to be published, marked so; `lease` ends as the claim does.
+    /// Turns the reservation into a claim to publish the event with `marks`. `lease` ends together
+    /// with the claim.
     pub fn into_claim(self, marks: Marks, lease: Option<Lease>) -> Claim {
-        let mut stored = self.entry;
-        if marks.conflict.is_some() && !self.is_conflict {
-            stored.id_key = conflict_key(stored.id_key, stored.reading);
+        let mut entry = self.entry;
+        if marks.conflict.is_some() && !self.local.is_conflict {
+            entry.id_key = conflict_key(entry.id_key, entry.reading);
         }
-        stored.current = self.id.and_then(|id| {
+        entry.current = self.id.and_then(|id| {
             let id = published_id(&marks, id);
-            let revision = resulting_revision(&marks, self.current.as_ref(), stored.reading, &id)?;
+            let current = self.local.current.as_ref();
+            let revision = resulting_revision(&marks, current, entry.reading, &id)?;
             Some(CurrentReading {
-                reading: stored.reading,
+                reading: entry.reading,
                 id,
                 revision,
             })
@@ -249,64 +266,71 @@ impl Reservation {
             lease: lease.map(Box::new),
             reserved: self.reserved,
             marks,
-            entry: stored,
+            entry,
+            is_unchecked: false,
         }
     }
 
-    /// The event is not to be published, because another replica has stored it, or has stored its value as the current one;
-    /// `spooled`: on its disk, where this replica leaves it: nobody tells it when that is over.
-    pub fn commit_duplicate(mut self, spooled: bool, now: Instant) {
-        self.entry.timestamp_ms = None;
-        self.reserved.commit(self.entry, spooled, now);
+    /// Records that another replica has stored the event, or its value as the current one, so that
+    /// it is not published. If it is on that replica's disk, nobody tells this one when it is
+    /// drained.
+    pub fn commit_duplicate(mut self, storage: StorageState, now: Instant) {
+        self.entry.newest = None;
+        self.reserved.commit(self.entry, storage, now);
     }
 }
 
-/// The id under which an event with `id` is published.
+/// Returns the id under which an event with `id` is published.
 pub(super) fn published_id(marks: &Marks, id: EventId) -> EventId {
     if marks.conflict.is_none() {
         return id;
     }
-    let own = marks.conflict_id(&id.to_string());
-    own.map_or(id, |own| EventId::new(&own))
+    let conflict_id = marks.conflict_id(&id.to_string());
+    conflict_id.map_or(id, |id| EventId::new(&id))
 }
 
-/// What is taken in the memory: nobody else can claim it. Dropped unsettled, it is given back.
+/// Keys that are reserved in the memory, so that nobody else can claim them. Dropping it releases
+/// them.
 #[derive(Debug)]
 pub(super) struct ReservedKeys {
-    memory: Arc<MemoryStore>,
-    id_key: u64,
-    occupancy_key: Option<u64>,
-    is_finished: bool,
+    /// `None` once finished.
+    memory: Option<Arc<MemoryStore>>,
+    /// Hash of the id, or the derived key of a conflict.
+    pub id_key: IdHash,
+    pub occupancy_key: Option<OccupancyKey>,
 }
 
 impl ReservedKeys {
-    /// What the memory has marked as taken.
-    pub fn new(memory: Arc<MemoryStore>, id: u64, cell: Option<u64>) -> Self {
+    /// Takes over keys that the memory has marked as undecided.
+    pub fn new(
+        memory: Arc<MemoryStore>,
+        id_key: IdHash,
+        occupancy_key: Option<OccupancyKey>,
+    ) -> Self {
         Self {
-            memory,
-            id_key: id,
-            occupancy_key: cell,
-            is_finished: false,
+            memory: Some(memory),
+            id_key,
+            occupancy_key,
         }
     }
 
-    fn commit(mut self, stored: CommitEntry, spooled: bool, now: Instant) {
-        self.is_finished = true;
-        self.memory
-            .commit(self.id_key, self.occupancy_key, stored, spooled, now);
+    fn commit(mut self, entry: CommitEntry, storage: StorageState, now: Instant) {
+        if let Some(memory) = self.memory.take() {
+            memory.commit(&self, entry, storage, now);
+        }
     }
 
-    fn release_in_doubt(mut self, replaces: bool) {
-        self.is_finished = true;
-        self.memory
-            .release_in_doubt(self.id_key, self.occupancy_key, replaces);
+    fn release_in_doubt(mut self, entry: &CommitEntry) {
+        if let Some(memory) = self.memory.take() {
+            memory.release_in_doubt(&self, entry);
+        }
     }
 }
 
 impl Drop for ReservedKeys {
     fn drop(&mut self) {
-        if !self.is_finished {
-            self.memory.release(self.id_key, self.occupancy_key);
+        if let Some(memory) = self.memory.take() {
+            memory.release(self);
         }
     }
 }

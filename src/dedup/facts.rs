@@ -1,31 +1,44 @@
-//! What duplicate detection looks at in an event: hashes of what has to be equal.
+//! The facts about an event that duplicate detection compares: hashes of the parts that must be
+//! equal.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::keys::{IdHash, OccupancyKey, ReadingHash, SourceKey};
 use butlr_event::{Event, EventType};
 
-/// What is compared of an event. Keys are 64-bit hashes of type-tagged, length-prefixed parts, the same in every process
-/// and release: replicas share them.
+/// The compared parts of an event. Keys are 64-bit hashes of type-tagged, length-prefixed parts.
+/// They are the same in every process and release, because replicas share them.
 #[derive(Clone, Copy, Debug)]
 pub struct EventFacts<'e> {
     /// The event's id.
     pub id: &'e str,
-    /// The key of its id.
-    pub id_hash: u64,
-    /// The reading: type, space, timestamp and data by value (and the sensor, where the type has one: two sensors of a room
-    /// may see the same at the same moment).
-    pub reading: u64,
-    /// Occupancy: the key of its (type, space, timestamp), for which there is one current value.
-    pub occupancy_key: Option<u64>,
-    /// The key of what is in order of time: its (type, space), for DETECTIONS and TRAFFIC its (type, sensor).
-    pub source_key: u64,
+    /// The event's type; `None` for a rejected item.
+    pub event_type: Option<EventType>,
+    /// Hash of its id.
+    pub id_hash: IdHash,
+    /// Hash of its reading: type, space, timestamp and data by value, and the sensor if the type
+    /// has one, since two sensors of a room may see the same at the same moment.
+    pub reading: ReadingHash,
+    /// Occupancy only: hash of its (type, space, timestamp), which has one current value.
+    pub occupancy_key: Option<OccupancyKey>,
+    /// Hash of its source: (type, space), but (type, sensor) for DETECTIONS and TRAFFIC.
+    pub source_key: SourceKey,
     /// The event's own time, ms since 1970.
     pub timestamp_ms: i64,
-    /// Whether that time is near enough to now that it can be the newest of its source.
+    /// That time is near enough to now to be the newest of its source.
     pub has_plausible_time: bool,
 }
 
-/// What the keys are about; their seeds.
+/// Time of an event of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceTime {
+    /// The source.
+    pub source_key: SourceKey,
+    /// The event's own time, ms since 1970.
+    pub timestamp_ms: i64,
+}
+
+/// Seeds, one for each kind of key.
 mod seed {
     pub const ID: u64 = 1;
     pub const READING: u64 = 2;
@@ -37,15 +50,22 @@ mod seed {
 }
 
 impl<'e> EventFacts<'e> {
-    /// The facts of `event`.
-    pub fn from_event(event: &'e Event<'_>, plausible_time: bool) -> Self {
+    /// The facts about `event`.
+    pub fn from_event(event: &'e Event<'_>, has_plausible_time: bool) -> Self {
         let event_type = event.event_type();
-        let timestamp = event.timestamp_ms();
+        let timestamp_ms = event.timestamp_ms();
         let space = event.space_id();
         let sensor = event.sensor_id().filter(|_| !event_type.is_occupancy());
         let occupancy_key = event_type
             .is_occupancy()
-            .then(|| hash_parts(seed::OCCUPANCY, event_type, &[space], timestamp, 0));
+            .then(|| hash_parts(seed::OCCUPANCY, event_type, &[space], timestamp_ms, 0));
+        let reading = hash_parts(
+            seed::READING,
+            event_type,
+            &[space, sensor.unwrap_or_default()],
+            timestamp_ms,
+            event.data_hash(),
+        );
         let sensor_source = match event_type {
             EventType::Detections | EventType::Traffic => sensor.map(|s| (seed::SENSOR, s)),
             _ => None,
@@ -53,38 +73,42 @@ impl<'e> EventFacts<'e> {
         let (kind, name) = sensor_source.unwrap_or((seed::SPACE, space));
         Self {
             id: event.id(),
-            id_hash: xxh3_64_with_seed(event.id().as_bytes(), seed::ID),
-            reading: hash_parts(
-                seed::READING,
-                event_type,
-                &[space, sensor.unwrap_or_default()],
-                timestamp,
-                event.data_hash(),
-            ),
-            occupancy_key,
-            source_key: hash_parts(kind, event_type, &[name], 0, 0),
-            timestamp_ms: timestamp,
-            has_plausible_time: plausible_time,
+            event_type: Some(event_type),
+            id_hash: IdHash(xxh3_64_with_seed(event.id().as_bytes(), seed::ID)),
+            reading: ReadingHash(reading),
+            occupancy_key: occupancy_key.map(OccupancyKey),
+            source_key: SourceKey(hash_parts(kind, event_type, &[name], 0, 0)),
+            timestamp_ms,
+            has_plausible_time,
         }
+    }
+
+    /// The event's source and time, if it can be the newest of its source.
+    pub fn source_time(&self) -> Option<SourceTime> {
+        self.has_plausible_time.then_some(SourceTime {
+            source_key: self.source_key,
+            timestamp_ms: self.timestamp_ms,
+        })
     }
 }
 
 impl EventFacts<'static> {
-    /// The facts of bytes that are no valid event: they are the same as others where two hashes of them agree.
+    /// The facts about a rejected item: it equals another one if two hashes of the bytes agree.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         Self {
             id: "",
-            id_hash: xxh3_64_with_seed(bytes, seed::BYTES),
-            reading: xxh3_64_with_seed(bytes, seed::BYTES_READING),
+            event_type: None,
+            id_hash: IdHash(xxh3_64_with_seed(bytes, seed::BYTES)),
+            reading: ReadingHash(xxh3_64_with_seed(bytes, seed::BYTES_READING)),
             occupancy_key: None,
-            source_key: 0,
+            source_key: SourceKey(0),
             timestamp_ms: 0,
             has_plausible_time: false,
         }
     }
 }
 
-/// XXH3 over type, timestamp, data and the names with their lengths.
+/// XXH3 over the type, the timestamp, the data's hash, and the names with their lengths.
 fn hash_parts(seed: u64, event_type: EventType, names: &[&str], timestamp: i64, data: u64) -> u64 {
     const HEAD: usize = 17;
     let length = HEAD + names.iter().map(|name| 8 + name.len()).sum::<usize>();
@@ -132,11 +156,15 @@ mod tests {
             panic!("not valid: {body}");
         };
         let facts = EventFacts::from_event(&event, true);
-        (facts.reading, facts.occupancy_key, facts.source_key)
+        (
+            facts.reading.0,
+            facts.occupancy_key.map(u64::from),
+            facts.source_key.0,
+        )
     }
 
     #[test]
-    fn a_cell_is_a_space_at_a_moment() {
+    fn an_occupancy_key_is_a_space_at_a_moment() {
         let base = keys(
             "ROOM_OCCUPANCY",
             r#"{"room_id":"r","sensor_id":"s"}"#,
@@ -159,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn sensors_of_a_room_are_told_apart() {
+    fn sensors_of_a_room_have_different_readings() {
         const DATA: &str = r#"{"local":[],"world":[]}"#;
         let of = |metadata| keys("DETECTIONS", metadata, 1, DATA);
         let one = of(r#"{"room_id":"r","sensor_id":"s"}"#);
@@ -168,11 +196,11 @@ mod tests {
         let none = of(r#"{"room_id":"r"}"#);
         let null = of(r#"{"room_id":"r","sensor_id":null}"#);
         assert!(none == null && none.0 != one.0 && none.2 != one.2);
-        // Names have a length, so that they cannot run into one another.
+        // Names are length-prefixed, so their boundary matters.
         let split = of(r#"{"room_id":"rs","sensor_id":"t"}"#);
         let other = of(r#"{"room_id":"r","sensor_id":"st"}"#);
         assert_ne!(split.0, other.0);
-        // PIR is in order by room.
+        // PIR events are in order by room, not by sensor.
         let pir = |metadata| keys("PIR_MOTION", metadata, 1, "null");
         let (one, two) = (
             pir(r#"{"room_id":"r","sensor_id":"s"}"#),
@@ -194,10 +222,10 @@ mod tests {
 
     /// Replicas and releases share keys.
     #[test]
-    fn keys_of_bytes_mean_the_same_for_ever() {
+    fn keys_of_rejected_items_never_change() {
         let keys = |bytes| {
             let facts = EventFacts::from_bytes(bytes);
-            (facts.id_hash, facts.reading)
+            (facts.id_hash.0, facts.reading.0)
         };
         assert_eq!(
             keys(b""),
@@ -214,15 +242,15 @@ mod tests {
                 facts.source_key,
                 facts.has_plausible_time
             ),
-            (None, 0, false)
+            (None, SourceKey(0), false)
         );
-        // An event's id is another thing.
-        assert_ne!(facts.id_hash, xxh3_64_with_seed(b"event_1", seed::ID));
+        // An event's id is hashed with another seed.
+        assert_ne!(facts.id_hash.0, xxh3_64_with_seed(b"event_1", seed::ID));
     }
 
     /// Replicas and releases share keys.
     #[test]
-    fn keys_mean_the_same_for_ever() {
+    fn keys_never_change() {
         let keys = keys(
             "ZONE_OCCUPANCY",
             r#"{"zone_id":"zone_1"}"#,

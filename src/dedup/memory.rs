@@ -1,37 +1,41 @@
-//! What this process knows to be stored, and what it knows to be undecided.
+//! The events that this process knows to be stored, and the keys that are undecided.
 //!
 //! # Meaning
-//! An event is compared with what is **stored** only: while another one with the same id, or of the same (type, space,
-//! timestamp), is undecided, the newcomer waits. `judge` holds the rules.
+//! An event is compared only with what is **stored**. While another event with the same id, or of
+//! the same (type, space, timestamp), is undecided, the newcomer waits. `rules` holds the rules,
+//! `plan` applies them under the locks.
 //!
-//! Where it never becomes known whether an event is stored, its id is not remembered; and a current value that it would have
-//! replaced is equal to nothing from then on, because Kafka may have another by now. That costs a copy, where taking it for
-//! current would cost an event.
+//! If an event ends in doubt, its id is not remembered. The current value that it would have
+//! replaced is then equal to no reading, because Kafka may have another one by now. That costs a
+//! copy; relying on the value would cost an event.
 //!
-//! # On disk
-//! What is in the spool is stored, too: ids and current values say of themselves whether they are not in Kafka yet
-//! (`stamp`). `spooled` holds what becomes of them.
+//! # Spool
+//! Spooled events count as stored. Each id and current value records whether it is in Kafka yet
+//! (`stamp`). `spooled` handles what becomes of them; `restore` reads them back after a start.
 //!
 //! # Keys
-//! Ids, readings and the rest are 64-bit hashes, and what is stored is not kept besides. To drop an event by mistake takes
-//! two different ones that agree in two keys: in the id's and the reading's (a redelivery), or in the (type, space,
-//! timestamp)'s and the reading's (a repeat); that is 128 bits. Where one key agrees by chance, an event waits
-//! without need, or is marked as a conflict or a revision; it is published.
+//! Ids, readings and the rest are 64-bit hashes; the originals are not kept. An event is dropped by
+//! mistake only if two different ones agree in two keys, 128 bits in all: the id's and the
+//! reading's (a redelivery), or the (type, space, timestamp)'s and the reading's (a repeat). If one
+//! key agrees by chance, an event waits without need, or is marked as a conflict or a revision; it
+//! is published.
 //!
 //! # Locks
-//! Everything is in shards by key, each with a lock that is held for a fraction of a microsecond. Whoever needs several takes
-//! the id's first, then the (type, space, timestamp)'s, then the source's, one of each at most; so claiming is atomic, and
-//! nobody can wait in a circle. Those who wait are woken when nothing is locked.
+//! Everything is in shards by key, each with a lock that is held for a fraction of a microsecond.
+//! Code that needs several locks takes the id's first, then the (type, space, timestamp)'s, then
+//! the source's, at most one of each. So claiming is atomic and cannot deadlock. Waiters are woken
+//! while no lock is held.
 
-mod rules;
+mod plan;
+mod restore;
 mod shard;
 mod size_bound;
 mod spooled;
 mod stamp;
 mod uncertain_keys;
 
-pub(super) use rules::{conflict_key, resulting_revision};
-pub(super) use spooled::can_become_current;
+pub(super) use plan::conflict_key;
+pub use restore::RestoredParts;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,41 +43,41 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::claim::{
-    Claim, CommitEntry, CurrentReading, LocalDecision, MemoryDecision, Reservation,
+    Claim, ClaimWaiter, CommitEntry, CurrentReading, Decision, LocalDecision, Reservation,
     ReservationOutcome, ReservedKeys, WaiterList, published_id,
 };
+use super::facts::SourceTime;
+use super::keys::{IdHash, OccupancyKey, ReadingHash};
+use super::rules::HandlingPolicy;
 use super::window::{DedupWindow, Tick};
-use super::{DedupVerdict, DuplicateKind, EventFacts};
+use super::{DedupVerdict, DuplicateKind, EventFacts, StorageState};
 use crate::config::{self, DuplicateHandling};
 use butlr_event::event_id::EventId;
-use rules::PlanOutcome;
 use shard::{NewestTimestamp, Shards, StoredId, StoredValue, WindowShard};
 use stamp::StorageStamp;
 use uncertain_keys::UncertainKeys;
 
-/// Ticks a second.
 const TICKS_PER_SECOND: u64 = 10;
 
-/// Where the ticks begin before the start: further back than any window reaches.
+/// Tick of the start: further from zero than any window reaches back.
 const START_TICK: Tick = 30 * 86_400 * TICKS_PER_SECOND as Tick;
 
-/// See the module.
+/// Window of the stored events; see the module.
 pub struct MemoryStore {
     start: Instant,
     id_window: Tick,
     reading_window: Tick,
-    redelivery: DuplicateHandling,
-    repeat: DuplicateHandling,
+    policy: HandlingPolicy,
     ids: Shards<WindowShard<StoredId>>,
     values: Shards<WindowShard<StoredValue>>,
     sources: Shards<DedupWindow<NewestTimestamp>>,
     /// Locked after a value's shard.
     uncertain_keys: Mutex<UncertainKeys>,
-    /// More may come to be known of what was stored before the start.
+    /// Events stored before the start are still being restored.
     is_restoring: AtomicBool,
 }
 
-/// How much a [`Memory`] holds.
+/// Number of entries in a [`MemoryStore`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EntryCounts {
     /// Ids of stored events.
@@ -86,7 +90,7 @@ pub struct EntryCounts {
     pub undecided: usize,
 }
 
-/// Now, and from when on what is stored counts.
+/// The current tick, and the first ticks inside the windows.
 #[derive(Clone, Copy)]
 struct WindowTicks {
     tick: Tick,
@@ -94,21 +98,23 @@ struct WindowTicks {
     values_from: Tick,
 }
 
-/// The shards of an event's id and of its (type, space, timestamp).
+/// The locked shards of an event's id and of its (type, space, timestamp).
 struct LockedShards<'m> {
     ids: MutexGuard<'m, WindowShard<StoredId>>,
     values: Option<MutexGuard<'m, WindowShard<StoredValue>>>,
 }
 
 impl MemoryStore {
-    /// An empty one, at `now`.
+    /// Creates an empty store.
     pub fn new(settings: &config::DedupConfig, now: Instant) -> Arc<Self> {
         Arc::new(Self {
             start: now,
             id_window: to_ticks(settings.id_window),
             reading_window: to_ticks(settings.reading_window),
-            redelivery: settings.redelivery,
-            repeat: settings.repeat,
+            policy: HandlingPolicy {
+                redelivery: settings.redelivery,
+                repeat: settings.repeat,
+            },
             ids: Shards::new(settings.max_ids, WindowShard::new),
             values: Shards::new(settings.max_readings, WindowShard::new),
             sources: Shards::new(settings.max_readings, DedupWindow::new),
@@ -117,49 +123,33 @@ impl MemoryStore {
         })
     }
 
-    /// What to do with an event by what this process knows; what is to be published is claimed. Waits for nothing.
-    pub fn claim(self: &Arc<Self>, facts: &EventFacts<'_>, now: Instant) -> MemoryDecision {
-        self.claim_with(facts, self.redelivery, now)
-    }
-
-    /// The same for bytes that are no event: no copy of them is ever published.
-    pub fn claim_rejected_item(
+    /// Decides about an event by what this process knows, and claims it if it is to be published.
+    /// Never blocks.
+    ///
+    /// # Errors
+    /// Another claim on the same event is undecided: wait, then claim again.
+    pub fn claim(
         self: &Arc<Self>,
         facts: &EventFacts<'_>,
         now: Instant,
-    ) -> MemoryDecision {
-        self.claim_with(facts, DuplicateHandling::Drop, now)
-    }
-
-    fn claim_with(
-        self: &Arc<Self>,
-        facts: &EventFacts<'_>,
-        redelivery: DuplicateHandling,
-        now: Instant,
-    ) -> MemoryDecision {
+    ) -> Result<Decision, ClaimWaiter> {
         let now = self.window_ticks(now);
         let id = facts.occupancy_key.map(|_| EventId::new(facts.id));
         let mut locked = self.lock_shards(facts.id_hash, facts.occupancy_key);
-        let plan = match self.plan_claim(facts, id.as_ref(), redelivery, &mut locked, now) {
-            PlanOutcome::Wait(turn) => return MemoryDecision::Wait(turn),
-            PlanOutcome::Ready(is) => is,
-        };
+        let plan = self.plan_claim(facts, id.as_ref(), &mut locked, now)?;
         let marks = match plan.verdict {
             DedupVerdict::Publish(marks) => marks,
             DedupVerdict::Duplicate(kind) => {
-                let spooled = plan.is_spooled;
+                let storage = plan.storage;
                 if kind == DuplicateKind::Repeat {
-                    let id = StoredId::new(
-                        plan.id_key,
-                        facts.reading,
-                        StorageStamp::new(now.tick, spooled),
-                    );
+                    let stamp = StorageStamp::new(now.tick, storage);
+                    let id = StoredId::new(plan.id_key, facts.reading, stamp);
                     locked.ids.stored.insert(id, now.ids_from);
                 }
-                return MemoryDecision::Duplicate { kind, spooled };
+                return Ok(Decision::Duplicate { kind, storage });
             }
         };
-        let taken = self.reserve_keys(&mut locked, plan.id_key, plan.occupancy_key);
+        let reserved = self.reserve_keys(&mut locked, plan.id_key, plan.occupancy_key);
         drop(locked);
         let current = plan
             .resulting_revision
@@ -169,65 +159,63 @@ impl MemoryStore {
                 id: published_id(&marks, id),
                 revision,
             });
-        let stored = CommitEntry::from_facts(facts, plan.id_key, current);
-        MemoryDecision::Publish(Claim::new(taken, marks, stored))
+        let entry = CommitEntry::from_facts(facts, plan.id_key, current);
+        Ok(Decision::Publish(Claim::new(reserved, marks, entry)))
     }
 
-    /// The same where others have a say: what this process knows is only an opinion, and the event is held whatever that is;
-    /// but a redelivery that is to be dropped is one for good.
+    /// Reserves an event whose decision belongs to Redis. The verdict of this process is
+    /// preliminary and the event is reserved whatever it is, except that a redelivery to be dropped
+    /// is final.
     pub fn reserve(self: &Arc<Self>, facts: &EventFacts<'_>, now: Instant) -> ReservationOutcome {
-        self.reserve_with(facts, self.redelivery, now)
-    }
-
-    /// The same for bytes that are no event: no copy of them is ever published.
-    pub fn reserve_rejected_item(
-        self: &Arc<Self>,
-        facts: &EventFacts<'_>,
-        now: Instant,
-    ) -> ReservationOutcome {
-        self.reserve_with(facts, DuplicateHandling::Drop, now)
-    }
-
-    fn reserve_with(
-        self: &Arc<Self>,
-        facts: &EventFacts<'_>,
-        redelivery: DuplicateHandling,
-        now: Instant,
-    ) -> ReservationOutcome {
         let now = self.window_ticks(now);
         let id = facts.occupancy_key.map(|_| EventId::new(facts.id));
         let mut locked = self.lock_shards(facts.id_hash, facts.occupancy_key);
-        let plan = match self.plan_claim(facts, id.as_ref(), redelivery, &mut locked, now) {
-            PlanOutcome::Wait(turn) => return ReservationOutcome::Wait(turn),
-            PlanOutcome::Ready(is) => is,
+        let plan = match self.plan_claim(facts, id.as_ref(), &mut locked, now) {
+            Ok(plan) => plan,
+            Err(waiter) => return ReservationOutcome::Wait(waiter),
         };
         if plan.verdict == DedupVerdict::Duplicate(DuplicateKind::Redelivery) {
             return ReservationOutcome::Redelivery {
-                spooled: plan.is_spooled,
+                storage: plan.storage,
             };
         }
         let current = plan
             .occupancy_key
             .zip(locked.values.as_ref())
-            .and_then(|(cell, values)| {
-                let value = values.stored.get(cell, now.values_from)?;
+            .and_then(|(key, values)| {
+                let value = values.stored.get(key, now.values_from)?;
                 Some(value.current.clone())
             });
-        let taken = self.reserve_keys(&mut locked, plan.id_key, plan.occupancy_key);
+        let reserved = self.reserve_keys(&mut locked, plan.id_key, plan.occupancy_key);
         drop(locked);
-        let stored = CommitEntry::from_facts(facts, plan.id_key, None);
+        let entry = CommitEntry::from_facts(facts, plan.id_key, None);
         let id = id.filter(|_| plan.occupancy_key.is_some());
-        let opinion = LocalDecision {
+        let local = LocalDecision {
             verdict: plan.verdict,
             current,
             is_conflict: plan.id_key != facts.id_hash,
-            is_repeat_of_spooled: plan.occupancy_key.is_some() && plan.is_spooled,
-            redelivery_handling: redelivery,
+            repeat_storage: match plan.occupancy_key {
+                Some(_) => plan.storage,
+                None => StorageState::Published,
+            },
+            redelivery: self.policy(facts).redelivery,
         };
-        ReservationOutcome::Reserved(Reservation::new(taken, opinion, stored, id))
+        ReservationOutcome::Reserved(Reservation::new(reserved, local, entry, id))
     }
 
-    /// Frees what is past its window. To be called every now and then.
+    /// The policy for an event. Copies of a rejected item are always dropped.
+    fn policy(&self, facts: &EventFacts<'_>) -> HandlingPolicy {
+        if facts.event_type.is_some() {
+            self.policy
+        } else {
+            HandlingPolicy {
+                redelivery: DuplicateHandling::Drop,
+                ..self.policy
+            }
+        }
+    }
+
+    /// Frees expired entries. Call it now and then.
     pub fn sweep(&self, now: Instant) {
         let now = self.window_ticks(now);
         self.ids.sweep(|ids| ids.stored.sweep(now.ids_from));
@@ -237,7 +225,7 @@ impl MemoryStore {
         });
     }
 
-    /// How much it holds; past entries that are not freed yet included.
+    /// The number of entries, expired ones that are not freed yet included.
     pub fn entry_counts(&self) -> EntryCounts {
         EntryCounts {
             ids: self.ids.sum(|ids| ids.stored.len()),
@@ -247,198 +235,119 @@ impl MemoryStore {
         }
     }
 
-    /// How many entries had to go before their time so far, because there was no room.
+    /// The number of entries so far that were removed before they expired, for lack of room.
     pub fn evictions(&self) -> u64 {
         self.ids.sum(|ids| ids.stored.evictions())
             + self.values.sum(|values| values.stored.evictions())
             + self.sources.sum(DedupWindow::evictions)
     }
 
-    /// Remembers the id of an event that was stored `age` ago. Whether it did: not where something is known under it, where the
-    /// window does not reach back so far, or where there is no room without forgetting something newer.
-    pub fn restore_id(
-        &self,
-        id_key: u64,
-        reading: u64,
-        conflict: bool,
-        age: Duration,
-        now: Instant,
-    ) -> bool {
-        let now = self.window_ticks(now);
-        let stamp = StorageStamp::new(now.tick.saturating_sub(to_ticks(age)), false);
-        let key = stored_id_key(id_key, reading, conflict);
-        let id = StoredId::new(key, reading, stamp);
-        self.ids.lock_for(key).stored.restore(id, now.ids_from)
+    /// Releases reserved keys of an event that is certainly not stored.
+    pub(super) fn release(&self, reserved: &ReservedKeys) {
+        self.finish(reserved, |_| ());
     }
 
-    /// Remembers what was stored as the current value `age` ago; whether it did, as above. Of one (type, space, timestamp) the
-    /// last is to be told first: what is told after one that is not remembered, or no longer, was replaced by it, and is equal
-    /// to nothing. So is what an event may have replaced that meanwhile ended unknown.
-    pub fn restore_current(
-        &self,
-        cell: u64,
-        current: CurrentReading,
-        age: Duration,
-        now: Instant,
-    ) -> bool {
-        let now = self.window_ticks(now);
-        let stamp = StorageStamp::new(now.tick.saturating_sub(to_ticks(age)), false);
-        self.restore_value(cell, current, stamp, now)
-    }
-
-    fn restore_value(
-        &self,
-        cell: u64,
-        mut current: CurrentReading,
-        stored_at: StorageStamp,
-        now: WindowTicks,
-    ) -> bool {
-        let mut values = self.values.lock_for(cell);
-        // Past or not, it is newer.
-        if values.stored.get(cell, 0).is_some() {
-            return false;
-        }
-        if self.lock_uncertain_keys().contains(cell) {
-            current.invalidate();
-        }
-        let value = StoredValue {
-            occupancy_key: cell,
-            current,
-            stored_at,
-        };
-        let is_restored = values.stored.restore(value, now.values_from);
-        if !is_restored {
-            // Past, or no room.
-            self.lock_uncertain_keys().insert(cell);
-        }
-        is_restored
-    }
-
-    /// Something too old to be remembered became the value of `cell`: what is told of that from now on was replaced by it.
-    pub fn mark_uncertain(&self, cell: u64) {
-        let values = self.values.lock_for(cell);
-        if values.stored.get(cell, 0).is_none() {
-            self.lock_uncertain_keys().insert(cell);
-        }
-    }
-
-    /// Nothing more will be restored.
-    pub fn finish_restoring(&self) {
-        self.lock_uncertain_keys().close();
-        self.is_restoring.store(false, Ordering::Relaxed);
-    }
-
-    /// Remembers the time of an event that was stored, if there is room.
-    pub fn restore_newest(&self, source: u64, timestamp_ms: i64) {
-        let mut sources = self.sources.lock_for(source);
-        match sources.get_mut(source) {
-            Some(known) => known.advance(timestamp_ms),
-            None => _ = sources.restore(NewestTimestamp::new(source, timestamp_ms), 0),
-        }
-    }
-
-    /// What was taken is given back.
-    pub(super) fn release(&self, id: u64, cell: Option<u64>) {
-        let mut locked = self.lock_shards(id, cell);
-        let waiting = locked.remove_undecided(id, cell);
-        drop(locked);
-        waiting.into_iter().for_each(WaiterList::wake_all);
-    }
-
-    /// What was taken is given back, and nobody knows whether it is stored; `replaces`: it would have become the current
-    /// value.
-    pub(super) fn release_in_doubt(&self, id: u64, cell: Option<u64>, would_replace: bool) {
-        let mut locked = self.lock_shards(id, cell);
-        let waiting = locked.remove_undecided(id, cell);
-        if let (Some(cell), Some(values), true) = (cell, &mut locked.values, would_replace) {
-            if let Some(value) = values.stored.get_mut(cell) {
-                value.current.invalidate();
+    /// Releases reserved keys of an event that may be stored. If it would have become the current
+    /// value, that value is no longer relied on.
+    pub(super) fn release_in_doubt(&self, reserved: &ReservedKeys, entry: &CommitEntry) {
+        self.finish(reserved, |locked| {
+            if let (Some(key), Some(values)) = (reserved.occupancy_key, &mut locked.values)
+                && entry.current.is_some()
+            {
+                if let Some(value) = values.stored.get_mut(key) {
+                    value.current.invalidate();
+                }
+                // The value that it replaced may still be restored.
+                self.lock_uncertain_keys().insert(key);
             }
-            // What it replaced may come to be known later.
-            self.lock_uncertain_keys().insert(cell);
-        }
-        drop(locked);
-        waiting.into_iter().for_each(WaiterList::wake_all);
+        });
     }
 
-    /// What was taken is stored; `spooled`: on disk.
+    /// Records that the event with these reserved keys is stored.
     pub(super) fn commit(
         &self,
-        id: u64,
-        cell: Option<u64>,
-        stored: CommitEntry,
-        spooled: bool,
+        reserved: &ReservedKeys,
+        entry: CommitEntry,
+        storage: StorageState,
         now: Instant,
     ) {
         let now = self.window_ticks(now);
-        let stamp = StorageStamp::new(now.tick, spooled);
-        let mut locked = self.lock_shards(id, cell);
-        let waiting = locked.remove_undecided(id, cell);
-        let entry = StoredId::new(stored.id_key, stored.reading, stamp);
-        locked.ids.stored.insert(entry, now.ids_from);
-        if let (Some(cell), Some(values), Some(current)) =
-            (cell, &mut locked.values, stored.current)
-        {
-            let value = StoredValue {
-                occupancy_key: cell,
-                current,
-                stored_at: stamp,
-            };
-            let on_forget = self.on_value_forgotten();
-            let stored = &mut values.stored;
-            stored.insert_with(value, now.values_from, on_forget);
-        }
-        if let Some(timestamp_ms) = stored.timestamp_ms {
-            self.update_newest(stored.source, timestamp_ms);
-        }
+        let stored_at = StorageStamp::new(now.tick, storage);
+        self.finish(reserved, |locked| {
+            let id = StoredId::new(entry.id_key, entry.reading, stored_at);
+            locked.ids.stored.insert(id, now.ids_from);
+            if let (Some(occupancy_key), Some(values), Some(current)) =
+                (reserved.occupancy_key, &mut locked.values, entry.current)
+            {
+                let value = StoredValue {
+                    occupancy_key,
+                    current,
+                    stored_at,
+                };
+                let on_forget = self.on_value_forgotten();
+                values.stored.insert_with(value, now.values_from, on_forget);
+            }
+            if let Some(newest) = entry.newest {
+                self.update_newest(newest);
+            }
+        });
+    }
+
+    /// Marks reserved keys as decided and updates the entries, under the same locks. Wakes the
+    /// waiters afterwards.
+    fn finish(&self, reserved: &ReservedKeys, update: impl FnOnce(&mut LockedShards<'_>)) {
+        let mut locked = self.lock_shards(reserved.id_key, reserved.occupancy_key);
+        let waiting = locked.remove_undecided(reserved);
+        update(&mut locked);
         drop(locked);
         waiting.into_iter().for_each(WaiterList::wake_all);
     }
 
-    /// To be told of a value, while its shard is locked, that is no longer held: what is restored after it would be taken for
-    /// current, though it was replaced by it. Once nothing is restored any more that does not matter, and nothing is locked.
-    fn on_value_forgotten(&self) -> impl FnMut(u64) {
+    /// Returns a callback for values that are removed while their shard is locked. While the window
+    /// is being restored, a value restored later would be taken for current although the removed
+    /// one replaced it. After that the callback does nothing and takes no lock.
+    fn on_value_forgotten(&self) -> impl FnMut(OccupancyKey) {
         let is_restoring = self.is_restoring.load(Ordering::Relaxed);
-        move |cell| {
+        move |key| {
             if is_restoring {
-                self.lock_uncertain_keys().insert(cell);
+                self.lock_uncertain_keys().insert(key);
             }
         }
     }
 
     fn lock_uncertain_keys(&self) -> MutexGuard<'_, UncertainKeys> {
-        // A panic while this short lock is held leaves nothing half-done behind.
+        // A panic under this short lock leaves nothing half-done.
         self.uncertain_keys
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn update_newest(&self, source: u64, timestamp_ms: i64) {
-        let mut sources = self.sources.lock_for(source);
-        match sources.get_mut(source) {
-            Some(known) => known.advance(timestamp_ms),
-            None => sources.insert(NewestTimestamp::new(source, timestamp_ms), 0),
+    fn update_newest(&self, time: SourceTime) {
+        let mut sources = self.sources.lock_for(time.source_key);
+        match sources.get_mut(time.source_key) {
+            Some(known) => known.advance(time.timestamp_ms),
+            None => sources.insert(NewestTimestamp::new(time), 0),
         }
     }
 
-    fn lock_shards(&self, id: u64, cell: Option<u64>) -> LockedShards<'_> {
+    fn lock_shards(&self, id_key: IdHash, occupancy_key: Option<OccupancyKey>) -> LockedShards<'_> {
         LockedShards {
-            ids: self.ids.lock_for(id),
-            values: cell.map(|cell| self.values.lock_for(cell)),
+            ids: self.ids.lock_for(id_key),
+            values: occupancy_key.map(|key| self.values.lock_for(key)),
         }
     }
 
     fn reserve_keys(
         self: &Arc<Self>,
         locked: &mut LockedShards<'_>,
-        id: u64,
-        cell: Option<u64>,
+        id_key: IdHash,
+        occupancy_key: Option<OccupancyKey>,
     ) -> ReservedKeys {
-        locked.ids.undecided.insert(id);
-        if let (Some(cell), Some(values)) = (cell, &mut locked.values) {
-            values.undecided.insert(cell);
+        locked.ids.undecided.insert(id_key);
+        if let (Some(key), Some(values)) = (occupancy_key, &mut locked.values) {
+            values.undecided.insert(key);
         }
-        ReservedKeys::new(Arc::clone(self), id, cell)
+        ReservedKeys::new(Arc::clone(self), id_key, occupancy_key)
     }
 
     fn window_ticks(&self, now: Instant) -> WindowTicks {
@@ -454,29 +363,27 @@ impl MemoryStore {
 
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Each claim holds it: not its millions of entries.
-        f.debug_struct("Memory").finish_non_exhaustive()
+        // Every claim refers to it: do not print its millions of entries.
+        f.debug_struct("MemoryStore").finish_non_exhaustive()
     }
 }
 
 impl LockedShards<'_> {
-    fn remove_undecided(&mut self, id: u64, cell: Option<u64>) -> [WaiterList; 2] {
-        let values = cell.zip(self.values.as_mut());
+    fn remove_undecided(&mut self, reserved: &ReservedKeys) -> [WaiterList; 2] {
+        let values = reserved.occupancy_key.zip(self.values.as_mut());
         [
-            self.ids.undecided.remove(id),
-            values.map_or_else(WaiterList::default, |(cell, values)| {
-                values.undecided.remove(cell)
+            self.ids.undecided.remove(reserved.id_key),
+            values.map_or_else(WaiterList::default, |(key, values)| {
+                values.undecided.remove(key)
             }),
         ]
     }
 }
 
-/// Where an event is remembered, of which `conflict` says whether another one is stored under its id.
-fn stored_id_key(id_key: u64, reading: u64, conflict: bool) -> u64 {
-    match conflict {
-        true => conflict_key(id_key, reading),
-        false => id_key,
-    }
+/// Returns the key under which an event's id is stored. `conflict` is the event's reading if
+/// another reading is stored under its id.
+fn stored_id_key(id_hash: IdHash, conflict: Option<ReadingHash>) -> IdHash {
+    conflict.map_or(id_hash, |reading| conflict_key(id_hash, reading))
 }
 
 fn to_ticks(duration: Duration) -> Tick {

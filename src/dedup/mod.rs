@@ -1,30 +1,52 @@
-//! What came before: is an event new, and if so, what is it to what is stored?
+//! Duplicate detection: decides whether an event is new and, if so, how it relates to the events
+//! already stored.
 //!
-//! - `desk`: where the pipeline asks;
-//! - [`facts`]: what this step looks at in an event;
-//! - `memory`, `claim`: what this process knows to be stored, and the right to publish what is not;
-//! - `rebuild`: the same from the tails of the topics, after a start; `spooled`: from what is on disk and not there yet;
-//! - `redis`: the same shared between replicas.
+//! - `deduplicator`: the entry point, used by the pipeline;
+//! - [`facts`], `keys`: the parts of an event that are compared, as hashes;
+//! - `rules`: the decisions, without state;
+//! - `memory`, `claim`: the events this process knows to be stored, and the right to publish a new
+//!   one;
+//! - `rebuild`, `stored_facts`: the window of stored events, read back from the topics and the
+//!   spool after a start;
+//! - `redis`: claims shared by replicas.
 
 pub mod claim;
 pub mod deduplicator;
 pub mod facts;
+pub mod keys;
 pub mod memory;
 pub mod rebuild;
-pub mod rebuild_thread;
 pub mod redis;
-pub mod spooled_facts;
+mod rules;
+pub mod stored_facts;
 mod window;
 
 pub use facts::EventFacts;
+pub use keys::{IdHash, OccupancyKey, ReadingHash, SourceKey};
 
 use crate::marks::{DuplicateKind, Marks};
 
-/// What is to become of an event.
+/// Outcome of the rules for one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DedupVerdict {
-    /// It is published, marked so.
+    /// The event is published with these marks.
     Publish(Marks),
-    /// It is not published.
+    /// The event is dropped.
     Duplicate(DuplicateKind),
+}
+
+/// Place of a stored event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageState {
+    /// In Kafka.
+    Published,
+    /// In the spool, not in Kafka yet.
+    Spooled,
+}
+
+impl StorageState {
+    /// Returns `true` if the event is on disk and not in Kafka yet.
+    pub fn is_spooled(self) -> bool {
+        self == Self::Spooled
+    }
 }

@@ -1,36 +1,47 @@
-//! After a start: what was stored within the window, read back from the tails of the bridge's own topics.
+//! Rebuilds the window of stored events after a start, from the tails of the bridge's own topics.
 //!
-//! The topics are the store. Each record carries the event as it came (`value`), when the bridge had it
-//! (`ce_receivedat`) and what it was to what came before (`ce_revision`, `ce_stale`, …): all that [`Memory`] held of it.
-//! Not in any topic are the ids of dropped repeats. They need not be: such an id, sent again, is a repeat while its value
-//! is the current one, and stale once another is, by the seconds in the ids.
+//! The topics are the store. Each record carries the event as it came (`value`), the time of its
+//! receipt (`ce_receivedat`), and its relation to earlier events (`ce_revision`, `ce_stale`, …):
+//! everything that the memory held about it. The ids of dropped repeats are in no topic, and need
+//! not be. Such an id, sent again, is a repeat while its value is the current one, and stale, by
+//! the seconds in the ids, once another value is.
 //!
-//! Read backwards, as [`tail`](crate::kafka::tail) does, so that what is sent again first, the newest, is known first:
+//! The topics are read backwards (see [`tail`](crate::kafka::tail)), because the newest events are
+//! the most likely to be sent again:
 //!
-//! - `chunk`: what of a run of records counts (pure);
-//! - `told`: what one record tells (pure); `place`: whether it lies where its key belongs (pure).
+//! - `chunk`: selects the records of a span that count (pure);
+//! - `record_facts`: reads the facts from one record (pure);
+//! - `partitioner`: checks that a record lies in the partition of its key (pure);
+//! - `thread`: runs the rebuild after a start.
 //!
-//! Receipt is not in the order of offsets where records waited, on disk (`ce_spooled`) or in quarantine
-//! (`ce_replayedfrom`): those end no search; nor do single ones among others (a replica's wrong clock, an operator's copy).
+//! Receipt times are out of order where records waited on disk (`ce_spooled`) or in quarantine
+//! (`ce_replayedfrom`). Such records end no search. Neither do single odd ones (a replica's wrong
+//! clock, an operator's copy).
 //!
 //! Invariants:
 //!
-//! 1. **What is stored while this runs wins.** Records behind the ends at the start are not read, and what memory has of
-//!    an id or a (type, space, timestamp) is not replaced.
-//! 2. **A current value is restored only when everything stored after it is known**: a value that was since replaced, taken
-//!    for current, would have a revision dropped as a repeat. So a chunk tells current values once it was read to its end; a
-//!    partition with a chunk that was not is asked for that one again, and goes no further back before. A record that made
-//!    a value current, but is too old to be remembered by its receipt, still says that what lies before it is not. And a
-//!    record that does not lie in the partition where its key belongs now, because the topic grew, tells none: what
-//!    replaced it would lie in another. What ended unknown since the start, and what memory has no room for or forgets
-//!    before all is read, puts it in doubt by itself.
-//! 3. Beside the engine's memory stand what one topic's chunks tell and librdkafka's queue, both bounded.
+//! 1. **Events stored during the rebuild win.** Records after the end offsets at the start are not
+//!    read, and no id or (type, space, timestamp) in the memory is replaced.
+//! 2. **A current value is restored only if everything stored after it is known.** Otherwise a
+//!    replaced value would be taken for current, and a revision dropped as a repeat. So:
+//!    - a chunk restores current values only once it is read to its end. If it is not, its
+//!      partition repeats that chunk and does not go further back before;
+//!    - a record that made a value current but is too old to be restored still marks earlier ones
+//!      as replaced;
+//!    - a record outside the present partition of its key, because the topic grew, restores no
+//!      value: its replacement would lie in another partition;
+//!    - the memory itself invalidates values for which an event ended in doubt since the start, or
+//!      for which it has no room or forgets the value before the rebuild ends.
+//! 3. Besides the memory, a rebuild holds one topic's chunks and librdkafka's queue, both bounded.
 
 mod chunk;
 mod partitioner;
 mod record_facts;
 #[cfg(test)]
 mod tests;
+mod thread;
+
+pub use thread::RebuildThread;
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -44,32 +55,46 @@ use crate::kafka::tail::{
 };
 use chunk::RecordChunk;
 
-/// Receipt is in the order of offsets only as far as deliveries overtake each other (librdkafka goes on with one for a
-/// minute) and replicas' clocks agree.
+/// Tolerance for receipt times out of order: deliveries overtake each other (librdkafka retries one
+/// for a minute), and replicas' clocks differ.
 const ORDER_SLACK: Duration = Duration::from_secs(120);
-/// Reasons told, at most.
+/// Maximum number of reasons in the outcome.
 const MAX_REASONS: usize = 4;
 
-/// What came of it.
+/// Outcome of a rebuild.
 #[derive(Clone, Debug, Default)]
 pub struct RebuildOutcome {
     /// Records read.
     pub records: u64,
-    /// Ids taken from them.
+    /// Ids restored.
     pub ids: u64,
-    /// Current values taken from them.
+    /// Current values restored.
     pub readings: u64,
-    /// Records that are none of a bridge's.
+    /// Records that no bridge wrote.
     pub unreadable: u64,
-    /// How long it took.
+    /// Duration of the rebuild.
     pub duration: Duration,
     /// The whole window is known.
     pub is_complete: bool,
-    /// Why it is not.
+    /// The reasons why it is not.
     pub incomplete_reason: Option<String>,
 }
 
-/// The moment from which ages are counted, by both clocks: receipt is told by the one, memory counts by the other.
+/// Settings of a rebuild.
+#[derive(Clone, Copy)]
+pub struct RebuildContext<'r> {
+    /// The topics, by [`EventType::index`](butlr_event::EventType::index).
+    pub topics: &'r [String; 10],
+    /// The memory to fill.
+    pub memory: &'r MemoryStore,
+    /// The windows and limits.
+    pub settings: &'r config::DedupConfig,
+    /// Set to stop the rebuild.
+    pub stop: &'r AtomicBool,
+}
+
+/// The moment from which ages are counted, by two clocks: receipt times use the system clock, the
+/// memory the monotonic one.
 #[derive(Clone, Copy, Debug)]
 struct RebuildStart {
     instant: Instant,
@@ -85,34 +110,32 @@ impl RebuildStart {
         }
     }
 
-    /// How long ago something was received; zero for what a clock ahead of this one says.
+    /// Returns the time since a receipt; zero if it is in the future by this clock.
     fn age(&self, received_ms: i64) -> Duration {
         let ms = self.unix_ms.saturating_sub(received_ms);
         Duration::from_millis(u64::try_from(ms).unwrap_or(0))
     }
 }
 
-/// Reads the window back into `memory`, as far as `settings` allow, or until `stop`. Blocks: for a thread of its own.
+/// Reads the window back into memory, within the limits of the settings. Blocks, so it needs a
+/// thread of its own.
 ///
-/// `consumer_config` says where Kafka is and how to log in. Topics that do not exist have nothing to tell; a Kafka that is
-/// away is waited for, and the time that `settings` allow begins with its first answer. `known` is told the place of each topic in `topics` of which all is known that will be; those left
-/// out are so when this returns.
+/// `consumer_config` holds Kafka's address and credentials. A topic that does not exist counts as
+/// empty. An unreachable Kafka is waited for; the configured time begins with its first answer.
+/// `on_topic_restored` is called with the index of each topic that is finished; the others are
+/// finished when this returns.
 pub fn rebuild(
     consumer_config: ClientConfig,
-    topics: &[String; 10],
-    memory: &MemoryStore,
-    settings: &config::DedupConfig,
-    stop: &AtomicBool,
+    context: RebuildContext<'_>,
     on_topic_restored: &mut dyn FnMut(usize),
 ) -> RebuildOutcome {
-    let begun = Instant::now();
+    let settings = context.settings;
     let mut run = RebuildRun {
-        memory,
-        settings,
-        started_at: begun,
+        context,
+        started_at: Instant::now(),
         start: RebuildStart::now(),
         window: settings.id_window.max(settings.reading_window),
-        bounds: ReadBounds::new(stop, settings.rebuild_within),
+        bounds: ReadBounds::new(context.stop, settings.rebuild_within),
         records_left: settings.max_ids as u64,
         on_topic_restored,
         outcome: RebuildOutcome::default(),
@@ -122,7 +145,7 @@ pub fn rebuild(
         run.add_reason("dedup.rebuild_within is 0".to_owned());
     } else {
         match TailReader::new(consumer_config) {
-            Ok(reader) => run.read_all(&reader, topics),
+            Ok(reader) => run.read_all(&reader),
             Err(reason) => run.add_reason(reason),
         }
     }
@@ -130,8 +153,7 @@ pub fn rebuild(
 }
 
 struct RebuildRun<'r> {
-    memory: &'r MemoryStore,
-    settings: &'r config::DedupConfig,
+    context: RebuildContext<'r>,
     started_at: Instant,
     start: RebuildStart,
     window: Duration,
@@ -144,142 +166,132 @@ struct RebuildRun<'r> {
 }
 
 impl RebuildRun<'_> {
-    fn read_all(&mut self, reader: &TailReader, names: &[String; 10]) {
-        let mut wanted: Vec<usize> = (0..names.len()).collect();
-        let halted = loop {
-            // A topic that does not answer at once is waited for when the others are read.
-            let named = wanted.iter().map(|&p| (p, names[p].clone())).collect();
-            let found = match reader.find_topics(named, Patience::Limited, &self.bounds) {
-                Ok(found) => found,
-                Err(halt) => break Err(halt),
-            };
-            // It may have taken long.
-            self.start = RebuildStart::now();
-            found.failures.into_iter().for_each(|t| self.add_reason(t));
-            let mut topics = found.topics;
-            for &place in wanted
-                .iter()
-                .filter(|place| !found.postponed.contains(place))
-            {
-                let topic = topics.iter().find(|t| t.index == place);
-                if topic.is_none_or(|topic| topic.count_unread_partitions() == 0) {
-                    (self.on_topic_restored)(place);
-                }
-            }
-            if let Err(halt) = self.read_rounds(reader, &mut topics) {
-                break Err(halt);
-            }
-            if topics.iter().any(|t| t.count_unread_partitions() > 0) {
-                let most = self.settings.max_ids;
-                self.add_reason(format!("more than {most} records (dedup.max_ids)"));
-            }
-            wanted = found.postponed;
-            if wanted.is_empty() {
-                break Ok(());
-            }
-        };
-        match halted {
+    fn read_all(&mut self, reader: &TailReader) {
+        match self.read_topics(reader) {
             Ok(()) => {}
             Err(TailError::Stopped) => self.add_reason("stopped".to_owned()),
             Err(TailError::TimedOut) => {
-                let within = humantime::format_duration(self.settings.rebuild_within);
+                let limit = humantime::format_duration(self.context.settings.rebuild_within);
                 self.add_reason(format!(
-                    "the time for it was up after {within} (dedup.rebuild_within)"
+                    "stopped at the time limit of {limit} (dedup.rebuild_within)"
                 ));
-                reader
-                    .take_last_error()
-                    .into_iter()
-                    .for_each(|t| self.add_reason(t));
+                if let Some(error) = reader.take_last_error() {
+                    self.add_reason(error);
+                }
             }
             Err(TailError::TopicUnreadable { reason, .. }) => self.add_reason(reason),
         }
     }
 
-    /// Round by round until no partition wants more, or the budget of records is used up.
+    fn read_topics(&mut self, reader: &TailReader) -> Result<(), TailError> {
+        let names = self.context.topics;
+        let mut pending: Vec<usize> = (0..names.len()).collect();
+        while !pending.is_empty() {
+            // A topic that does not answer at once waits until the others are read.
+            let named = pending.iter().map(|&i| (i, names[i].clone())).collect();
+            let found = reader.find_topics(named, Patience::Limited, &self.bounds)?;
+            // Finding them may have taken long.
+            self.start = RebuildStart::now();
+            found.failures.into_iter().for_each(|r| self.add_reason(r));
+            let mut topics = found.topics;
+            for &index in pending.iter().filter(|i| !found.postponed.contains(i)) {
+                let topic = topics.iter().find(|t| t.index == index);
+                if topic.is_none_or(|topic| topic.count_unread_partitions() == 0) {
+                    (self.on_topic_restored)(index);
+                }
+            }
+            self.read_rounds(reader, &mut topics)?;
+            if topics.iter().any(|t| t.count_unread_partitions() > 0) {
+                let limit = self.context.settings.max_ids;
+                self.add_reason(format!("more than {limit} records (dedup.max_ids)"));
+            }
+            pending = found.postponed;
+        }
+        Ok(())
+    }
+
+    /// Reads round by round until every partition is finished or the budget of records is used up.
     fn read_rounds(
         &mut self,
         reader: &TailReader,
         topics: &mut [TailTopic],
     ) -> Result<(), TailError> {
         for round in 0.. {
-            let mut wanting = topics
-                .iter()
-                .filter(|t| t.count_unread_partitions() > 0)
-                .count();
-            if wanting == 0 {
-                break;
-            }
-            let mut affordable = false;
-            for topic in topics
+            let mut unread: Vec<_> = topics
                 .iter_mut()
                 .filter(|t| t.count_unread_partitions() > 0)
-            {
-                // No topic uses up what the others need.
-                let share = self.records_left / wanting.max(1) as u64;
-                wanting -= 1;
-                let records =
-                    max_round_records(round).min(share) / topic.count_unread_partitions() as u64;
+                .collect();
+            let mut topics_left = unread.len() as u64;
+            let mut has_read = false;
+            for topic in &mut unread {
+                // No topic uses up the share of the others.
+                let share = self.records_left / topics_left;
+                topics_left -= 1;
+                let partitions = topic.count_unread_partitions() as u64;
+                let records = max_round_records(round).min(share) / partitions;
                 if records == 0 {
                     continue;
                 }
-                affordable = true;
+                has_read = true;
                 match self.read_chunks(reader, topic, records) {
-                    Ok(()) => {}
                     Err(TailError::TopicUnreadable {
                         reason,
-                        is_permanent: for_good,
+                        is_permanent: true,
                     }) => {
-                        // Once more in the next round, the same chunk: the rest may be sooner read.
-                        if for_good {
-                            topic.give_up();
-                            self.add_reason(reason);
-                        }
+                        topic.give_up();
+                        self.add_reason(reason);
                     }
-                    Err(halt) => return Err(halt),
+                    // The next round reads the same chunk again; the other topics come first.
+                    Ok(()) | Err(TailError::TopicUnreadable { .. }) => {}
+                    Err(error) => return Err(error),
                 }
                 if topic.count_unread_partitions() == 0 {
                     (self.on_topic_restored)(topic.index);
                 }
             }
-            if !affordable {
+            if !has_read {
                 break;
             }
         }
         Ok(())
     }
 
-    /// One chunk of each partition of a topic that wants more.
+    /// Reads one chunk of each unfinished partition of a topic.
     fn read_chunks(
         &mut self,
         reader: &TailReader,
         topic: &mut TailTopic,
         records: u64,
     ) -> Result<(), TailError> {
-        let wanting = topic.partitions.iter().filter(|p| p.has_more());
-        let mut chunks: Vec<RecordChunk> = wanting
+        let unread = topic.partitions.iter().filter(|p| p.has_more());
+        let mut chunks: Vec<RecordChunk> = unread
             .map(|p| RecordChunk::new(p.next_span(records)))
             .collect();
-        let (start, window, of) = (self.start, self.window, topic.partitions.len());
+        let (start, window, partitions) = (self.start, self.window, topic.partitions.len());
         let outcome = &mut self.outcome;
-        let read = reader.read(&topic.name, &mut chunks, &self.bounds, |chunk, record| {
+        let result = reader.read(&topic.name, &mut chunks, &self.bounds, |chunk, record| {
             outcome.records += 1;
-            outcome.unreadable += u64::from(!chunk.add_record(record, of, start, window));
+            let is_ours = chunk.add_record(record, partitions, start, window);
+            outcome.unreadable += u64::from(!is_ours);
         });
-        let mut altered = false;
-        let wanting = topic.partitions.iter_mut().filter(|p| p.has_more());
-        for (partition, chunk) in wanting.zip(chunks) {
+        let mut is_altered = false;
+        let unread = topic.partitions.iter_mut().filter(|p| p.has_more());
+        for (partition, chunk) in unread.zip(chunks) {
             if partition.complete_span(chunk.span(), chunk.is_beyond_window()) {
                 self.records_left = self.records_left.saturating_sub(chunk.span().len());
             }
-            altered |= chunk.span().is_altered();
-            let (ids, readings) = chunk.restore_into(self.memory, start);
+            is_altered |= chunk.span().is_altered();
+            let (ids, readings) = chunk.restore_into(self.context.memory, start);
             outcome.ids += ids;
             outcome.readings += readings;
         }
-        if altered {
-            self.add_reason(format!("topic {}: it was made anew meanwhile", topic.name));
+        if is_altered {
+            self.add_reason(format!(
+                "topic {}: it was recreated during the rebuild",
+                topic.name
+            ));
         }
-        read
+        result
     }
 
     fn add_reason(&mut self, reason: String) {

@@ -1,67 +1,81 @@
-//! Claims shared by replicas through Redis (or Valkey): exact also for copies that reach two replicas at the same moment.
+//! Claims shared by replicas through Redis (or Valkey). Exact also for copies that reach two
+//! replicas at the same moment.
 //!
-//! An event that this replica would publish is held in its own memory first, then claimed in Redis by one script, which
-//! decides as [`memory`](super::memory) does and holds what the commit will change:
+//! An event to be published is first reserved in this replica's own memory, then claimed in Redis
+//! by one script. The script decides as [`memory`](super::memory) does, and holds the keys that the
+//! commit will change:
 //!
 //! ```text
-//! <prefix>:<topics>:i<id>      undecided (whose: token), for a lease of 3 s, renewed every second | spooled (reading) |
-//!                              published (reading)
-//! <prefix>:<topics>:c<cell>    the current value of a (type, space, timestamp): reading, revision, id, epoch
-//! <prefix>:<topics>:h<cell>    who is about to change it (token), for the same lease; remembered for 2 min
-//! <prefix>:<topics>:n<source>  time of the newest event of a source, for a day
-//! <prefix>:<topics>:e          the epoch, kept while anybody is there
-//! <prefix>:<topics>:s          in which run of Redis it began
+//! <prefix>:<topics>:i<id>        undecided (the holder's token), for a lease of 3 s, renewed every
+//!                                second | spooled (reading) | published (reading)
+//! <prefix>:<topics>:c<occupancy> the current value of a (type, space, timestamp): reading,
+//!                                revision, id, epoch
+//! <prefix>:<topics>:h<occupancy> the hold on that value (token), for the same lease; remembered
+//!                                for 2 min
+//! <prefix>:<topics>:n<source>    time of the newest event of a source, for a day
+//! <prefix>:<topics>:e            the epoch, kept while any replica is connected
+//! <prefix>:<topics>:s            the run id of the Redis server in which the epoch began
 //! ```
 //!
-//! `<prefix>` is `dedup.redis_prefix`, `<topics>` a hash of the topics' names: bridges with other topics never meet. Which
-//! Kafka cluster the topics are in Redis does not know: bridges of different clusters that share a Redis need different
-//! prefixes, or what one cluster has is missing in the other.
+//! `<prefix>` is `dedup.redis_prefix`, `<topics>` a hash of the topics' names, so bridges with
+//! other topics never meet. Redis does not know to which Kafka cluster the topics belong. Bridges
+//! of different clusters that share a Redis need different prefixes; otherwise events of one
+//! cluster are missing in the other.
 //!
-//! Values begin with the version of their layout; another version counts as absent. No key is without an expiry: ids and
-//! current values have their windows. A holder that died is followed when its lease ends; should it have lived on, then
-//! neither its commit nor its release changes what its successor holds.
+//! A value begins with the version of its layout; another version counts as absent. Every key
+//! expires: ids and current values with their windows. When a holder dies, its successor takes over
+//! at the end of the lease. If the holder lives on after all, neither its commit nor its release
+//! changes the successor's keys.
 //!
-//! An event on a replica's disk is *spooled*: stored for all, until that replica has got it into Kafka and says so. Nobody else
-//! is told: another replica that knows of it answers copies as spooled ones while it remembers them. Whether a current value
-//! is in Kafka yet, which a repeat's answer says, each replica knows of those values only that it stored itself. A replica
-//! of a release that knows no such state takes it for another reading under the id, and publishes a copy as a conflict: so
-//! it is while replicas of both run side by side, and something is spooled.
+//! An event on a replica's disk is *spooled*. All replicas count it as stored until its own replica
+//! reports that it is in Kafka. Other replicas are not notified: one that knows of it answers
+//! copies as spooled for as long as it remembers. For a current value, a replica knows whether it
+//! is in Kafka yet only if it stored the value itself; the response to a repeat reports that. A
+//! replica of a release without this state takes it for another reading under the id and publishes
+//! a copy as a conflict, as long as both releases run side by side and something is spooled.
 //!
-//! **Redis is never in the way.** When it is away, slower than `dedup.redis_timeout`, or its queue full, an event is decided
-//! by what this replica knows, and counted; then Redis is left alone until it answers in time. Commits and releases are only
-//! queued; what was stored meanwhile Redis is told afterwards, the latest of it if that is more than the queue holds.
+//! **Redis is never in the way.** If it is unavailable, slower than `dedup.redis_timeout`, or its
+//! queue is full, an event is decided by this replica's memory, and counted. Redis is then left
+//! alone until it answers in time again. Commits and releases are only queued. After an outage
+//! Redis is told what was stored meanwhile, the latest part if that exceeds the queue.
 //!
-//! # What is dropped
-//! A **redelivery**, wherever its id is known with its reading: somebody stored it, and that stays true whatever happens.
+//! # Dropped events
+//! A **redelivery** is dropped wherever its id is known with its reading: some replica stored it,
+//! and that stays true.
 //!
-//! A **repeat** only if it equals a current value that can be relied on, which is one written by a commit that held the cell
-//! from its claim on, without interference, in the present epoch. Otherwise an event is published, as a revision or, by its
-//! id, as stale: a copy at worst. So nothing is a repeat of
-//! - a value that is held: who holds it may store another and die. A release for certain makes it what it was; an end that is
-//!   [unknown](Lease::unknown) does not, and for two minutes the commits of successors don't either, for the lost event may
-//!   yet be stored after them;
-//! - a value that was stored without Redis, or one next to which such was stored: in which order nobody knows;
-//! - a value of an earlier epoch. A replica begins a new one whenever it connects again, when it had to forget what was
-//!   stored, when something of its disk was lost, and when it finds another run of Redis than the epoch began in; one that has just started and finds the same run
-//!   keeps it. So a Redis that comes back empty, older (from a snapshot, as a replica that lagged) or without what was told it
-//!   last is not believed;
-//! - a value that got out of another replica's disk, or next to which, or after which, one did: which of the two Kafka has
-//!   last nobody knows;
-//! - anything in the first seconds after an outage: other replicas still have to tell what they stored meanwhile;
-//! - what one replica alone knows.
+//! A **repeat** is dropped only if it equals a trusted current value: one written by a commit that
+//! held the key from its claim on, without interference, in the present epoch. Otherwise the event
+//! is published as a revision or, by its id, as stale: at worst a copy. So nothing is a repeat of
+//! - a value under a hold: the holder may store another one and die. A release without storing
+//!   restores the value. A release [in doubt](Lease::release_in_doubt) does not, and for two
+//!   minutes neither do the commits of successors, because the lost event may still be stored after
+//!   them;
+//! - a value stored without Redis, or one at the same time as such a value: their order is unknown;
+//! - a value of an earlier epoch. A replica begins a new epoch when it reconnects, when it could
+//!   not report a stored event, when part of its spool is lost, and when it finds another run of
+//!   Redis than the one in which the epoch began. A replica that has just started and finds the
+//!   same run keeps the epoch. So a Redis that comes back empty, older (from a snapshot, or as a
+//!   lagging replica), or without the latest reports is not trusted;
+//! - a value drained from another replica's spool, or one at the same time as, or before, such a
+//!   value: it is unknown which of the two Kafka has last;
+//! - any value in the first seconds after an outage: other replicas still have to report what they
+//!   stored meanwhile;
+//! - a value that only one replica knows.
 //!
-//! **What remains:** while one replica is cut off from Redis and others are not, they cannot know of the values that it
-//! stores, until it tells them; if it ends before that, until a replica begins an epoch. A value that goes back to what it was
-//! before is dropped in that time. The same goes for two Redis primaries at once (split brain), and for a replica that stands
-//! still for longer than its lease, then stores and dies. Copies are published where both replicas that get them are without
-//! Redis, or where Redis has lost ids.
+//! **Remaining gaps:** while one replica is cut off from Redis and others are not, the others do
+//! not know the values that it stores until it reports them or, if it ends before that, until a
+//! replica begins an epoch. A value that reverts to the previous one is dropped in that time. The
+//! same holds for two Redis primaries at once (split brain), and for a replica that stands still
+//! for longer than its lease, then stores an event and dies. Copies are published if both replicas
+//! that receive them are without Redis, or if Redis has lost ids.
 //!
-//! Room in Redis 7.0, measured at 100,000 events next to 640,000 keys: 176 bytes an id, 208 more with the current value of an
-//! occupancy.
+//! Memory in Redis 7.0, measured at 100,000 events next to 640,000 keys: 176 bytes for an id, 208
+//! more for an occupancy's current value.
 //!
-//! Redis 5 or later. One primary is expected, no cluster: the keys of one event are anywhere. Under `maxmemory` use
-//! `noeviction`: when memory is full, Redis counts as away. With `volatile-ttl` the claims under way go first, so that copies
-//! arriving at two replicas at the same moment may both be published; other policies also forget what was published.
+//! Redis 5 or later. Use one primary, not a cluster: the keys of one event are in any slot. Under
+//! `maxmemory` use `noeviction`: when memory is full, Redis counts as unavailable. With
+//! `volatile-ttl`, open claims are evicted first, so copies that arrive at two replicas at the same
+//! moment may both be published. Other policies also evict published ids.
 
 mod answer;
 mod circuit;
@@ -82,39 +96,26 @@ use secrecy::ExposeSecret;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout_at};
 
-use super::claim::{Claim, CurrentReading, Reservation, published_id};
-use super::memory::{can_become_current, resulting_revision};
-use super::{DedupVerdict, DuplicateKind, EventFacts, Marks};
+use super::claim::{CurrentReading, Decision, Reservation, published_id};
+use super::rules::{can_become_current, resulting_revision};
+use super::{DedupVerdict, DuplicateKind, EventFacts, Marks, StorageState};
 use crate::config;
 use butlr_event::event_id::EventId;
 
 use answer::ClaimAnswer;
 pub use lease::Lease;
 use lease::{RedisContext, RedisMessage};
-use protocol::{ClaimChange, ClaimSubject, DrainedClaim, RedisProtocol};
+use protocol::{
+    ClaimChange, ClaimGrant, ClaimSubject, DrainedClaim, LocalKnowledge, RedisProtocol,
+};
 use worker::{QUEUE_CAPACITY, RedisWorker};
 
-/// Between two looks at a claim of another replica that is undecided; doubled up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// First interval between polls of another replica's undecided claim. It doubles up to
+/// [`CLAIM_POLL_MAX`].
+const CLAIM_POLL_MIN: Duration = Duration::from_millis(5);
+const CLAIM_POLL_MAX: Duration = Duration::from_millis(100);
 
-/// What Redis, or without it this replica, says of an event.
-#[derive(Debug)]
-pub enum RedisDecision {
-    /// It is to be published, as the claim says.
-    Publish(Claim),
-    /// It is not new.
-    Duplicate {
-        /// In which way.
-        kind: DuplicateKind,
-        /// What it is a duplicate of is on disk and not in Kafka yet.
-        spooled: bool,
-    },
-    /// Another copy was undecided until the deadline.
-    TimedOut,
-}
-
-/// The store that replicas share.
+/// Store shared by replicas.
 pub struct RedisStore {
     context: Arc<RedisContext>,
     outbox: mpsc::Sender<RedisMessage>,
@@ -123,17 +124,18 @@ pub struct RedisStore {
 
 impl std::fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
+        f.debug_struct("RedisStore").finish_non_exhaustive()
     }
 }
 
 impl RedisStore {
-    /// Starts the thread that talks to Redis. It ends with the last claim. A Redis that is away is tried again and again.
+    /// Starts the thread that talks to Redis; it ends with the last claim. While Redis is
+    /// unavailable, the thread keeps trying to connect.
     ///
-    /// `errors` counts the events that had to be decided without Redis, and the claims whose commit was lost.
+    /// `errors` counts the events decided without Redis, and the claims whose commit was lost.
     ///
     /// # Errors
-    /// An address that cannot be used; it is not repeated.
+    /// The address cannot be used. The message does not contain it.
     pub fn start(
         settings: &config::DedupConfig,
         redis: &config::RedisConfig,
@@ -142,112 +144,119 @@ impl RedisStore {
     ) -> Result<Arc<Self>, &'static str> {
         let client = connection_info(redis)
             .and_then(|info| Client::open(info).ok())
-            .ok_or("is no address of a Redis")?;
-        let owner = random_owner_id().ok_or("the system gives no random numbers")?;
-        let terms = RedisProtocol::new(settings, &redis.prefix, topics);
-        let line = Arc::new(RedisContext::new(terms, owner, errors));
+            .ok_or("is not a Redis address")?;
+        let owner_id =
+            random_owner_id().ok_or("cannot be used: the system provides no random numbers")?;
+        let protocol = RedisProtocol::new(settings, &redis.prefix, topics);
+        let context = Arc::new(RedisContext::new(protocol, owner_id, errors));
         let (outbox, inbox) = mpsc::channel(QUEUE_CAPACITY);
-        let worker = RedisWorker::new(client, Arc::clone(&line), inbox, redis.timeout);
+        let worker = RedisWorker::new(client, Arc::clone(&context), inbox, redis.timeout);
         thread::Builder::new()
             .name("redis".into())
             .spawn(move || {
                 tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()
-                    .expect("a runtime needs no more than what the others have")
+                    .expect("the system can start a runtime")
                     .block_on(worker.run());
             })
-            .map_err(|_| "its thread cannot be started")?;
+            .map_err(|_| "cannot be used: the thread for Redis does not start")?;
         Ok(Arc::new(Self {
-            context: line,
+            context,
             outbox,
             timeout: redis.timeout,
         }))
     }
 
-    /// Decides what is to become of an event that this replica holds, before `deadline`.
+    /// Decides about a reserved event before `deadline`: by Redis, or by this replica if Redis does
+    /// not answer. Returns `None` if another copy was undecided until the deadline.
     pub async fn decide(
         &self,
         facts: &EventFacts<'_>,
-        hold: Reservation,
+        reservation: Reservation,
         deadline: Instant,
-    ) -> RedisDecision {
-        if is_redelivery(hold.local_verdict()) {
-            return decide_locally(hold, None);
+    ) -> Option<Decision> {
+        if is_redelivery(reservation.local_verdict()) {
+            return Some(decide_locally(reservation, None));
         }
         let id = EventId::new(facts.id);
         let subject = ClaimSubject::new(self.context.next_token(), facts);
         let mut lease = Lease::new(Arc::clone(&self.context), self.outbox.clone(), subject);
-        let mut pause = FIRST_PAUSE;
-        let mut waited = false;
+        let mut poll_interval = CLAIM_POLL_MIN;
+        let mut has_waited = false;
         loop {
-            let known = (has_conflict(hold.local_verdict()), hold.current());
-            let is_recovering = self.context.circuit_breaker.is_recovering();
-            let redelivery = hold.redelivery_handling();
-            let terms = &self.context.protocol;
-            let command = terms.claim(&subject, &id, redelivery, known, is_recovering);
+            let knowledge = LocalKnowledge {
+                is_conflict: has_conflict(reservation.local_verdict()),
+                current: reservation.current(),
+                is_recovering: self.context.circuit_breaker.is_recovering(),
+            };
+            let redelivery = reservation.redelivery_handling();
+            let protocol = &self.context.protocol;
+            let command = protocol.claim(&subject, &id, redelivery, &knowledge);
             let value = self.query(command, &mut lease, deadline).await;
             match value.and_then(|value| answer::parse_answer(&value, facts, &id)) {
                 Some(ClaimAnswer::Wait) => {
                     lease.mark_refused();
-                    waited = true;
-                    let next = Instant::now() + pause;
+                    has_waited = true;
+                    let next = Instant::now() + poll_interval;
                     if next >= deadline {
-                        return RedisDecision::TimedOut;
+                        return None;
                     }
                     sleep_until(next.into()).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    poll_interval = (poll_interval * 2).min(CLAIM_POLL_MAX);
                 }
-                Some(ClaimAnswer::Redelivery { spooled }) => {
+                Some(ClaimAnswer::Redelivery(storage)) => {
                     lease.mark_refused();
-                    return decide_duplicate(hold, DuplicateKind::Redelivery, spooled);
+                    let kind = DuplicateKind::Redelivery;
+                    return Some(decide_duplicate(reservation, kind, storage));
                 }
                 Some(ClaimAnswer::Repeat) => {
                     lease.mark_refused();
-                    let spooled = hold.is_repeat_of_spooled();
-                    return decide_duplicate(hold, DuplicateKind::Repeat, spooled);
+                    let storage = reservation.repeat_storage();
+                    return Some(decide_duplicate(
+                        reservation,
+                        DuplicateKind::Repeat,
+                        storage,
+                    ));
                 }
                 Some(ClaimAnswer::Publish(marks, current)) => {
                     let change = ClaimChange {
                         is_conflict: marks.conflict.is_some(),
                         current,
                     };
-                    let lease = lease.open(true, change);
-                    return RedisDecision::Publish(hold.into_claim(marks, Some(lease)));
+                    let lease = lease.open(ClaimGrant::Granted, change);
+                    return Some(Decision::Publish(
+                        reservation.into_claim(marks, Some(lease)),
+                    ));
                 }
                 Some(ClaimAnswer::Republish(marks)) => {
                     lease.mark_refused();
-                    return RedisDecision::Publish(hold.into_claim(marks, None));
+                    return Some(Decision::Publish(reservation.into_claim(marks, None)));
                 }
-                // Redis has answered in time so far: it is the other copy that takes so long.
-                None if waited && Instant::now() >= deadline => return RedisDecision::TimedOut,
+                // Redis has answered in time so far: the delay is the other copy's.
+                None if has_waited && Instant::now() >= deadline => return None,
                 None => {
                     self.context.errors.inc();
-                    return decide_locally(hold, Some((lease, facts)));
+                    return Some(decide_locally(reservation, Some((lease, facts))));
                 }
             }
         }
     }
 
-    /// Redis' answer, or none when there is none in time.
+    /// Sends a command and returns the answer, or `None` if there is none in time.
     async fn query(&self, command: Cmd, lease: &mut Lease, deadline: Instant) -> Option<Value> {
         if !self.context.circuit_breaker.is_closed() {
             return None;
         }
         let (reply, answer) = oneshot::channel();
-        if self
-            .outbox
-            .try_send(RedisMessage::Query(command, reply))
-            .is_err()
-        {
-            return None;
-        }
+        let message = RedisMessage::Query(command, reply);
+        self.outbox.try_send(message).ok()?;
         lease.mark_requested();
-        let patience = Instant::now() + self.timeout;
-        match timeout_at(patience.min(deadline).into(), answer).await {
+        let limit = Instant::now() + self.timeout;
+        match timeout_at(limit.min(deadline).into(), answer).await {
             Ok(answer) => answer.ok(),
             Err(_) => {
-                if patience <= deadline {
+                if limit <= deadline {
                     self.context.circuit_breaker.trip();
                 }
                 None
@@ -255,8 +264,8 @@ impl RedisStore {
         }
     }
 
-    /// An event of this replica's spool, which was published with `marks`, is in Kafka now; `follows`: the id of a current
-    /// value that this replica gets there after it.
+    /// Records that an event of this replica's spool, published with `marks`, is now in Kafka.
+    /// `successor` is the id of a current value that this replica drains after it.
     pub fn mark_drained(&self, facts: &EventFacts<'_>, marks: &Marks, successor: Option<EventId>) {
         let drained = DrainedClaim {
             subject: ClaimSubject::new(self.context.next_token(), facts),
@@ -266,21 +275,18 @@ impl RedisStore {
             successor,
         };
         let message = RedisMessage::Drained(Box::new(drained));
-        if let Err(error) = self.outbox.try_send(message)
-            && let RedisMessage::Drained(drained) = error.into_inner()
-        {
-            self.context.note_lost_drain(&drained);
-        }
+        self.context.send_or_note_loss(&self.outbox, message);
     }
 
-    /// Something of this replica's spool is lost, and nobody knows what: it may be a current value.
+    /// Records that an unknown part of this replica's spool is lost, perhaps a current value.
     pub fn invalidate_spooled(&self) {
         self.context.set_epoch_outdated();
     }
 
-    /// Waits until what was said so far has reached Redis, `patience` at most; afterwards it may be lost.
-    pub async fn flush(&self, patience: Duration) {
-        let deadline = tokio::time::Instant::now() + patience;
+    /// Waits until all earlier messages have reached Redis, at most `timeout`. After that they may
+    /// be lost.
+    pub async fn flush(&self, timeout: Duration) {
+        let deadline = tokio::time::Instant::now() + timeout;
         let (reply, answer) = oneshot::channel();
         let last = RedisMessage::Query(self.context.protocol.probe(), reply);
         if let Ok(Ok(())) = timeout_at(deadline, self.outbox.send(last)).await {
@@ -289,40 +295,45 @@ impl RedisStore {
     }
 }
 
-fn decide_duplicate(hold: Reservation, kind: DuplicateKind, spooled: bool) -> RedisDecision {
-    hold.commit_duplicate(spooled, Instant::now());
-    RedisDecision::Duplicate { kind, spooled }
+fn decide_duplicate(
+    reservation: Reservation,
+    kind: DuplicateKind,
+    storage: StorageState,
+) -> Decision {
+    reservation.commit_duplicate(storage, Instant::now());
+    Decision::Duplicate { kind, storage }
 }
 
-/// A number that no other process has.
+/// Returns a random number that identifies this process.
 fn random_owner_id() -> Option<u64> {
     let mut bytes = [0; 8];
     SystemRandom::new().fill(&mut bytes).ok()?;
     Some(u64::from_le_bytes(bytes))
 }
 
-/// Small questions, each waited for: no Nagle.
+/// Parses the address. Nagle's algorithm is off, because commands are small and awaited.
 fn connection_info(redis: &config::RedisConfig) -> Option<ConnectionInfo> {
     let info = redis.url.expose_secret().into_connection_info().ok()?;
     Some(info.set_tcp_settings(TcpSettings::default().set_nodelay(true)))
 }
 
-fn is_redelivery(opinion: &DedupVerdict) -> bool {
-    matches!(opinion, DedupVerdict::Publish(marks) if marks.duplicate == Some(DuplicateKind::Redelivery))
+fn is_redelivery(verdict: &DedupVerdict) -> bool {
+    matches!(verdict, DedupVerdict::Publish(marks) if marks.duplicate == Some(DuplicateKind::Redelivery))
 }
 
-fn has_conflict(opinion: &DedupVerdict) -> bool {
-    matches!(opinion, DedupVerdict::Publish(marks) if marks.conflict.is_some())
+fn has_conflict(verdict: &DedupVerdict) -> bool {
+    matches!(verdict, DedupVerdict::Publish(marks) if marks.conflict.is_some())
 }
 
-/// What this replica says without Redis. `told`: what Redis is told of it, should it be there by then.
+/// Decides without Redis. Through `pending_lease`, Redis is told the outcome once it is back.
 ///
-/// Nothing is a repeat then: another replica may have stored a later value, and this one goes back to what was before.
+/// Nothing is a repeat then: another replica may have stored a later value, and this event may
+/// revert it.
 fn decide_locally(
-    hold: Reservation,
+    reservation: Reservation,
     pending_lease: Option<(Lease, &EventFacts<'_>)>,
-) -> RedisDecision {
-    let marks = match hold.local_verdict().clone() {
+) -> Decision {
+    let marks = match reservation.local_verdict().clone() {
         DedupVerdict::Publish(mut marks) => {
             marks
                 .duplicate
@@ -330,24 +341,27 @@ fn decide_locally(
             marks
         }
         DedupVerdict::Duplicate(DuplicateKind::Repeat) => Marks::default(),
-        // Such are not even held.
-        DedupVerdict::Duplicate(kind) => return decide_duplicate(hold, kind, false),
+        // Such an event is not even reserved.
+        DedupVerdict::Duplicate(kind) => {
+            return decide_duplicate(reservation, kind, StorageState::Published);
+        }
     };
     let lease = pending_lease.map(|(lease, facts)| {
-        let change = planned_change(&hold, &marks, facts);
-        lease.open(false, change)
+        let change = planned_change(&reservation, &marks, facts);
+        lease.open(ClaimGrant::Ungranted, change)
     });
-    RedisDecision::Publish(hold.into_claim(marks, lease))
+    Decision::Publish(reservation.into_claim(marks, lease))
 }
 
-/// What an event published with `marks` changes, by what this replica knows. Where that is nothing, Redis may know better:
-/// only what is marked as stale certainly leaves the current value as it is.
-fn planned_change(hold: &Reservation, marks: &Marks, facts: &EventFacts<'_>) -> ClaimChange {
+/// Returns the change that an event published with `marks` makes, by what this replica knows. If
+/// that is none, Redis may know better: only a stale event certainly leaves the current value as it
+/// is.
+fn planned_change(reservation: &Reservation, marks: &Marks, facts: &EventFacts<'_>) -> ClaimChange {
     let id = published_id(marks, EventId::new(facts.id));
     let revision = facts.occupancy_key.filter(|_| !marks.stale).map(|_| {
-        let known = hold.current();
-        let resulting_revision = resulting_revision(marks, known, facts.reading, &id);
-        resulting_revision.unwrap_or_else(|| known.map_or(0, |current| current.revision))
+        let current = reservation.current();
+        resulting_revision(marks, current, facts.reading, &id)
+            .unwrap_or_else(|| current.map_or(0, |current| current.revision))
     });
     ClaimChange {
         is_conflict: marks.conflict.is_some(),

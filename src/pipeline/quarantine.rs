@@ -176,7 +176,7 @@ impl<'s, 'b> RequestScope<'s, 'b> {
             Some(deduplicator) => match deduplicator.claim_rejected_item(raw, deadline).await {
                 None => return Err(Rejection::KafkaUnconfirmed),
                 Some(Decision::Duplicate { .. }) => return Ok(()),
-                Some(Decision::Publish { claim, .. }) => Some(claim),
+                Some(Decision::Publish(claim)) => Some(claim),
             },
         };
         let details = candidate.build_details(self.request);

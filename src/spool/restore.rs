@@ -9,7 +9,7 @@ use super::store::{SpoolStore, StoreError};
 use super::{Spool, now_ms};
 use crate::config;
 use crate::dedup::deduplicator::Deduplicator;
-use crate::dedup::spooled_facts::SpooledFacts;
+use crate::dedup::stored_facts::StoredFacts;
 use butlr_event::destination::Destination;
 use butlr_event::{ParseLimits, ParsedBody, parse};
 
@@ -75,7 +75,7 @@ impl Drop for RestoreGuard<'_> {
 /// What entries tell.
 struct RestoredEntries {
     /// The oldest first.
-    entries: VecDeque<(Destination, SpooledFacts)>,
+    entries: VecDeque<(Destination, StoredFacts)>,
     /// Some are left out.
     is_partial: bool,
     /// Why some are that may be younger than the window.
@@ -190,7 +190,7 @@ impl<'s> RestoreCursor<'s> {
     }
 
     /// What the next entry tells, if anything.
-    fn take_entry(&mut self) -> Option<SpooledFacts> {
+    fn take_entry(&mut self) -> Option<StoredFacts> {
         let (seq, bytes) = self.read_ahead.pop_front()?;
         self.from = seq + 1;
         let entry = SpoolEntry::decode(&bytes).ok()?;
@@ -203,16 +203,16 @@ impl<'s> RestoreCursor<'s> {
     }
 }
 
-fn describe_entry(entry: &SpoolEntry<'_>, now_ms: i64) -> Option<SpooledFacts> {
+fn describe_entry(entry: &SpoolEntry<'_>, now_ms: i64) -> Option<StoredFacts> {
     let received_ms = entry.received_ms;
     match &entry.content {
         EntryContent::Quarantined(_) => {
-            Some(SpooledFacts::from_bytes(&entry.value, received_ms, now_ms))
+            Some(StoredFacts::from_bytes(&entry.value, received_ms, now_ms))
         }
         EntryContent::Event { marks, .. } => {
             match parse(&entry.value, None, ParseLimits::UNLIMITED) {
                 Ok(ParsedBody::Single(Ok(event))) => {
-                    Some(SpooledFacts::from_event(&event, marks, received_ms, now_ms))
+                    Some(StoredFacts::from_event(&event, marks, received_ms, now_ms))
                 }
                 _ => None,
             }
@@ -301,7 +301,7 @@ mod tests {
             let all = collect_entries(&store, WINDOW, most);
             let told = all.entries.iter().map(|(to, one)| (*to, one.id_hash));
             let newest = entries[5 - most..].iter();
-            let key = |value: &str| SpooledFacts::from_bytes(value.as_bytes(), 0, 0).id_hash;
+            let key = |value: &str| StoredFacts::from_bytes(value.as_bytes(), 0, 0).id_hash;
             assert!(told.eq(newest.map(|(to, value)| (*to, key(value)))));
             assert_eq!(
                 (all.is_partial, all.missing_reason.is_some()),

@@ -13,9 +13,9 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::{AppendError, Route};
 use crate::config::DrainOrder;
-use crate::dedup::EventFacts;
-use crate::dedup::claim::MemoryDecision;
+use crate::dedup::claim::Decision;
 use crate::dedup::memory::MemoryStore;
+use crate::dedup::{EventFacts, IdHash, ReadingHash, SourceKey};
 use crate::delivery::DeliveryEnd;
 use crate::kafka::lane::TopicState;
 use crate::marks::DuplicateKind;
@@ -593,15 +593,16 @@ async fn a_claim_is_decided_before_anybody_is_answered() {
     let memory = MemoryStore::new(&dedup_config(), now);
     let facts = EventFacts {
         id: "a",
-        id_hash: 1,
-        reading: 2,
+        event_type: Some(butlr_event::EventType::RoomOccupancy),
+        id_hash: IdHash(1),
+        reading: ReadingHash(2),
         occupancy_key: None,
-        source_key: 3,
+        source_key: SourceKey(3),
         timestamp_ms: 4,
         has_plausible_time: true,
     };
     let claim = || memory.claim(&facts, Instant::now());
-    let MemoryDecision::Publish(first) = claim() else {
+    let Ok(Decision::Publish(first)) = claim() else {
         panic!("it is new");
     };
     bench.free.store(0, Ordering::Relaxed);
@@ -611,14 +612,14 @@ async fn a_claim_is_decided_before_anybody_is_answered() {
         bench.spool.append(entry, Some(claim), None)
     };
     assert!(is_full(keep(first).await));
-    let MemoryDecision::Publish(second) = claim() else {
+    let Ok(Decision::Publish(second)) = claim() else {
         panic!("it was not kept, so it is still new");
     };
     bench.free.store(1 << 40, Ordering::Relaxed);
     bench.wait_until("room", |b| b.spool.is_writable()).await;
     assert_eq!(keep(second).await, Ok(()));
     let kind = match claim() {
-        MemoryDecision::Duplicate { kind, .. } => kind,
+        Ok(Decision::Duplicate { kind, .. }) => kind,
         other => panic!("{other:?}"),
     };
     assert_eq!(kind, DuplicateKind::Redelivery);

@@ -379,7 +379,7 @@ fn a_value_that_goes_back_to_what_a_snapshot_has() {
     server.restart();
     wait_within(Duration::from_secs(20), "Redis is asked again", || {
         let said =
-            |bridge: &BridgeProcess| bridge.output().matches("Redis can be asked again").count();
+            |bridge: &BridgeProcess| bridge.output().matches("Redis is available again").count();
         replicas.bridges.iter().all(|bridge| said(bridge) >= 1)
     });
     assert_eq!(send(one, 4, 4), is("published", ""));
@@ -429,7 +429,7 @@ fn run_through_outage(away: impl FnOnce(&mut RedisServer), back: impl FnOnce(&mu
     back(&mut server);
     wait_within(Duration::from_secs(20), "Redis is asked again", || {
         let said =
-            |bridge: &BridgeProcess| bridge.output().matches("Redis can be asked again").count();
+            |bridge: &BridgeProcess| bridge.output().matches("Redis is available again").count();
         replicas.bridges.iter().all(|bridge| said(bridge) >= 1)
     });
     // What it takes no time to forget.
@@ -474,12 +474,12 @@ fn without_redis_a_bridge_starts_and_says_so_once() {
     }
     thread::sleep(Duration::from_secs(2));
     let said = |bridge: &BridgeProcess, what| bridge.output().matches(what).count();
-    assert_eq!(said(one, "Redis cannot be asked"), 1, "{}", one.output());
+    assert_eq!(said(one, "Redis is unavailable"), 1, "{}", one.output());
     assert_eq!(counter(one, "redis_errors_total"), 20);
     server.restart();
     for bridge in [one, other] {
         wait_within(Duration::from_secs(10), "Redis is asked", || {
-            said(bridge, "Redis can be asked again") == 1
+            said(bridge, "Redis is available again") == 1
         });
         assert_eq!(said(bridge, "hush"), 0, "{}", bridge.output());
     }

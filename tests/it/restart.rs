@@ -8,7 +8,7 @@ use butlr_bridge::config::{self, ConfigSources};
 use butlr_bridge::dedup::EventFacts;
 use butlr_bridge::dedup::claim::ReservationOutcome;
 use butlr_bridge::dedup::memory::MemoryStore;
-use butlr_bridge::dedup::rebuild::{RebuildOutcome, rebuild};
+use butlr_bridge::dedup::rebuild::{RebuildContext, RebuildOutcome, rebuild};
 use butlr_bridge::kafka::client;
 use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_event::ksuid::Ksuid;
@@ -160,7 +160,13 @@ fn read_memory(
     let names = config.topics.names();
     let memory = MemoryStore::new(&config.dedup, Instant::now());
     let consumer = client::base_config(&config.kafka, address);
-    let outcome = rebuild(consumer, &names, &memory, &config.dedup, stop, &mut |_| ());
+    let context = RebuildContext {
+        topics: &names,
+        memory: &memory,
+        settings: &config.dedup,
+        stop,
+    };
+    let outcome = rebuild(consumer, context, &mut |_| ());
     (memory, outcome)
 }
 

@@ -1,4 +1,4 @@
-//! What is undecided, and those who wait for it.
+//! Undecided keys, and the requests that wait for them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,12 +9,14 @@ use std::task::{Context, Poll};
 use futures_util::task::AtomicWaker;
 use hashbrown::HashTable;
 
-/// The wait for what is undecided: ready when that is decided, one way or the other; then claim again. Dropping it is fine
-/// at any time.
+use crate::dedup::window::WindowKey;
+
+/// Wait for an undecided key. It is ready once the key is decided, either way; then claim again.
+/// May be dropped at any time.
 ///
-/// It was registered while the table of what is undecided was locked, so what is decided from then on wakes it.
+/// It is registered while the table of undecided keys is locked, so no later decision is missed.
 #[derive(Debug)]
-#[must_use = "it is to be awaited, then to claim again"]
+#[must_use = "await it, then claim again"]
 pub struct ClaimWaiter(Arc<WaiterGate>);
 
 #[derive(Debug, Default)]
@@ -32,7 +34,7 @@ impl Future for ClaimWaiter {
             return Poll::Ready(());
         }
         self.0.waker.register(cx.waker());
-        // It may have been opened between the look and the registration.
+        // It may have been opened between the check and the registration.
         if is_open() {
             Poll::Ready(())
         } else {
@@ -48,13 +50,13 @@ impl Drop for ClaimWaiter {
     }
 }
 
-/// Those whose turn it is, in the order in which they came.
+/// Waiters for one key, in order of arrival.
 #[derive(Debug, Default)]
-#[must_use = "they wait until they are woken"]
+#[must_use = "the waiters sleep until they are woken"]
 pub(in crate::dedup) struct WaiterList(Vec<Arc<WaiterGate>>);
 
 impl WaiterList {
-    /// To be called when nothing is locked: the woken may run at once.
+    /// Wakes all waiters. Hold no lock when calling it: they may run at once.
     pub fn wake_all(self) {
         for gate in self.0 {
             gate.is_open.store(true, Ordering::Release);
@@ -63,17 +65,23 @@ impl WaiterList {
     }
 }
 
-/// The keys that are undecided.
-#[derive(Debug, Default)]
-pub(in crate::dedup) struct UndecidedKeys(HashTable<(u64, WaiterList)>);
+/// Undecided keys, each with its waiters.
+#[derive(Debug)]
+pub(in crate::dedup) struct UndecidedKeys<K>(HashTable<(K, WaiterList)>);
 
-impl UndecidedKeys {
-    /// A place in the queue for `key`, if it is undecided.
-    pub fn enqueue_waiter(&mut self, key: u64) -> Option<ClaimWaiter> {
-        let (_, waiting) = self.0.find_mut(key, |(k, _)| *k == key)?;
+impl<K> Default for UndecidedKeys<K> {
+    fn default() -> Self {
+        Self(HashTable::new())
+    }
+}
+
+impl<K: WindowKey> UndecidedKeys<K> {
+    /// Queues a waiter for `key`; `None` if the key is not undecided.
+    pub fn enqueue_waiter(&mut self, key: K) -> Option<ClaimWaiter> {
+        let (_, waiting) = self.0.find_mut(key.into(), |(k, _)| *k == key)?;
         let gates = &mut waiting.0;
         if gates.len() == gates.capacity() {
-            // Those that were given up go before the queue grows.
+            // Drop abandoned waiters before the queue grows.
             gates.retain(|gate| Arc::strong_count(gate) > 1);
         }
         let gate = Arc::new(WaiterGate::default());
@@ -81,20 +89,21 @@ impl UndecidedKeys {
         Some(ClaimWaiter(gate))
     }
 
-    /// `key` is undecided from here on. It must not have been.
-    pub fn insert(&mut self, key: u64) {
+    /// Marks `key` as undecided. It must not be so already.
+    pub fn insert(&mut self, key: K) {
         let entry = (key, WaiterList::default());
-        self.0.insert_unique(key, entry, |(k, _)| *k);
+        self.0
+            .insert_unique(key.into(), entry, |(k, _)| (*k).into());
     }
 
-    /// `key` is decided.
-    pub fn remove(&mut self, key: u64) -> WaiterList {
-        let found = self.0.find_entry(key, |(k, _)| *k == key);
-        debug_assert!(found.is_ok(), "decided twice");
+    /// Marks `key` as decided and returns its waiters.
+    pub fn remove(&mut self, key: K) -> WaiterList {
+        let found = self.0.find_entry(key.into(), |(k, _)| *k == key);
+        debug_assert!(found.is_ok(), "the key was decided twice");
         found.map_or_else(|_| WaiterList::default(), |slot| slot.remove().0.1)
     }
 
-    /// How many there are.
+    /// The number of undecided keys.
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -1,90 +1,94 @@
-//! What the memory holds, in shards.
+//! The memory's shards and the entries in them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::stamp::StorageStamp;
 use crate::dedup::claim::{CurrentReading, UndecidedKeys};
+use crate::dedup::facts::SourceTime;
+use crate::dedup::keys::{IdHash, OccupancyKey, ReadingHash, SourceKey};
 use crate::dedup::window::{DedupWindow, Tick, WindowEntry};
 
-/// Most shards: so many that two workers hardly ever meet in one.
+/// Maximum number of shards: enough that two workers hardly ever meet in one.
 const MAX_SHARDS: usize = 64;
 
-/// Fewest entries a shard can hold where there are several: less, and chance would fill one long before the others.
+/// Minimum capacity of a shard if there are several. In smaller ones, chance would fill one long
+/// before the others.
 const MIN_SHARD_ENTRIES: usize = 1024;
 
-/// Where a key says which shard it belongs to: bits that the tables in the shards do not look at.
+/// First bit of a key that selects its shard. The tables inside the shards do not use these bits.
 const SHARD_SHIFT: u32 = 40;
 
-/// The bits of `like` that choose a shard, the others from `key`.
+/// Returns `key` with the shard bits of `like`.
 pub(super) fn with_shard_bits_of(like: u64, key: u64) -> u64 {
     const SHARD_BITS: u64 = (MAX_SHARDS as u64 - 1) << SHARD_SHIFT;
     like & SHARD_BITS | key & !SHARD_BITS
 }
 
-/// How many shards hold `most` entries.
-pub(super) fn shard_count(most: usize) -> usize {
-    let most_shards = (most / MIN_SHARD_ENTRIES).clamp(1, MAX_SHARDS);
-    1 << most_shards.ilog2()
+/// The number of shards for `max_entries`, a power of two.
+pub(super) fn shard_count(max_entries: usize) -> usize {
+    let max_shards = (max_entries / MIN_SHARD_ENTRIES).clamp(1, MAX_SHARDS);
+    1 << max_shards.ilog2()
 }
 
-/// Parts with a lock each.
+/// Shards with one lock each.
 #[derive(Debug)]
 pub(super) struct Shards<T>(Box<[Mutex<T>]>);
 
 impl<T> Shards<T> {
-    /// Shards for `most` entries; `new` makes one for so many.
-    pub fn new(most: usize, new: impl Fn(usize) -> T) -> Self {
-        let shards = shard_count(most);
-        let shard = || Mutex::new(new(most.div_ceil(shards)));
+    /// Creates shards for `max_entries` in all; `new` creates one from its capacity.
+    pub fn new(max_entries: usize, new: impl Fn(usize) -> T) -> Self {
+        let shards = shard_count(max_entries);
+        let shard = || Mutex::new(new(max_entries.div_ceil(shards)));
         Self((0..shards).map(|_| shard()).collect())
     }
 
-    /// The shard of `key`.
-    pub fn lock_for(&self, key: u64) -> MutexGuard<'_, T> {
-        let shard = (key >> SHARD_SHIFT) as usize & (self.0.len() - 1);
+    /// Locks the shard of `key`.
+    pub fn lock_for(&self, key: impl Into<u64>) -> MutexGuard<'_, T> {
+        let shard = (key.into() >> SHARD_SHIFT) as usize & (self.0.len() - 1);
         lock(&self.0[shard])
     }
 
-    /// Calls `sweep` on each until it returns false; the lock is free in between.
+    /// Calls `sweep` on each shard until it returns `false`. The lock is free between calls.
     pub fn sweep(&self, sweep: impl Fn(&mut T) -> bool) {
         for shard in &self.0 {
             while sweep(&mut lock(shard)) {}
         }
     }
 
-    /// One after the other.
+    /// Locks the shards one after the other.
     pub fn lock_each(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
         self.0.iter().map(lock)
     }
 
-    /// A sum over all of them.
-    pub fn sum<N: std::iter::Sum>(&self, of: impl Fn(&T) -> N) -> N {
-        self.lock_each().map(|shard| of(&shard)).sum()
+    /// Sums `value` over all shards.
+    pub fn sum<N: std::iter::Sum>(&self, value: impl Fn(&T) -> N) -> N {
+        self.lock_each().map(|shard| value(&shard)).sum()
     }
 }
 
-/// A panic while one of these short locks is held leaves nothing half-done behind.
+/// Locks a shard, poisoned or not: a panic under one of these short locks leaves nothing half-done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is stored, and what is undecided.
+/// Stored entries and undecided keys.
 #[derive(Debug)]
-pub(super) struct WindowShard<E> {
+pub(super) struct WindowShard<E: WindowEntry> {
     pub stored: DedupWindow<E>,
-    pub undecided: UndecidedKeys,
+    pub undecided: UndecidedKeys<E::Key>,
 }
 
 impl<E: WindowEntry> WindowShard<E> {
-    pub fn new(most: usize) -> Self {
+    pub fn new(capacity: usize) -> Self {
         Self {
-            stored: DedupWindow::new(most),
+            stored: DedupWindow::new(capacity),
             undecided: UndecidedKeys::default(),
         }
     }
 }
 
-/// The id of a stored event: its key and its reading's, each in halves, because that takes 20 bytes instead of 24.
+/// Id and reading of a stored event. Each hash is in halves, so that an entry takes 20 bytes
+/// instead of 24.
 #[derive(Debug)]
 pub(super) struct StoredId {
     key: [u32; 2],
@@ -93,22 +97,24 @@ pub(super) struct StoredId {
 }
 
 impl StoredId {
-    pub fn new(key: u64, reading: u64, stored_at: StorageStamp) -> Self {
+    pub fn new(key: IdHash, reading: ReadingHash, stored_at: StorageStamp) -> Self {
         Self {
-            key: split_halves(key),
-            reading: split_halves(reading),
+            key: split_halves(key.0),
+            reading: split_halves(reading.0),
             stored_at,
         }
     }
 
-    pub fn reading(&self) -> u64 {
-        join_halves(self.reading)
+    pub fn reading(&self) -> ReadingHash {
+        ReadingHash(join_halves(self.reading))
     }
 }
 
 impl WindowEntry for StoredId {
-    fn key(&self) -> u64 {
-        join_halves(self.key)
+    type Key = IdHash;
+
+    fn key(&self) -> IdHash {
+        IdHash(join_halves(self.key))
     }
 
     fn is_expired(&self, horizon: Tick) -> bool {
@@ -127,13 +133,15 @@ fn join_halves([low, high]: [u32; 2]) -> u64 {
 /// The current value of a (type, space, timestamp).
 #[derive(Debug)]
 pub(super) struct StoredValue {
-    pub occupancy_key: u64,
+    pub occupancy_key: OccupancyKey,
     pub current: CurrentReading,
     pub stored_at: StorageStamp,
 }
 
 impl WindowEntry for StoredValue {
-    fn key(&self) -> u64 {
+    type Key = OccupancyKey;
+
+    fn key(&self) -> OccupancyKey {
         self.occupancy_key
     }
 
@@ -142,29 +150,31 @@ impl WindowEntry for StoredValue {
     }
 }
 
-/// The newest event of a space or a sensor, for as long as there is room.
+/// Time of the newest event of a source, kept for as long as there is room.
 #[derive(Debug)]
 pub(super) struct NewestTimestamp {
-    pub source_key: u64,
+    pub source_key: SourceKey,
     pub newest_ms: i64,
 }
 
 impl NewestTimestamp {
-    pub fn new(source: u64, newest_ms: i64) -> Self {
+    pub fn new(time: SourceTime) -> Self {
         Self {
-            source_key: source,
-            newest_ms,
+            source_key: time.source_key,
+            newest_ms: time.timestamp_ms,
         }
     }
 
-    /// An event of that time is stored.
+    /// Takes over the time of a stored event if it is later.
     pub fn advance(&mut self, timestamp_ms: i64) {
         self.newest_ms = self.newest_ms.max(timestamp_ms);
     }
 }
 
 impl WindowEntry for NewestTimestamp {
-    fn key(&self) -> u64 {
+    type Key = SourceKey;
+
+    fn key(&self) -> SourceKey {
         self.source_key
     }
 

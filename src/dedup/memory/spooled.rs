@@ -1,107 +1,86 @@
-//! What is on disk and not in Kafka yet: as it was found there after a start, and as it gets into Kafka.
+//! Spooled events that reach Kafka, are refused by it, or are lost.
 
-use std::time::Instant;
-
-use super::shard::StoredId;
-use super::stamp::StorageStamp;
 use super::uncertain_keys::UncertainKeys;
-use super::{MemoryStore, stored_id_key, to_ticks};
+use super::{MemoryStore, stored_id_key};
 use crate::dedup::EventFacts;
 use crate::dedup::claim::published_id;
-use crate::dedup::spooled_facts::SpooledFacts;
+use crate::dedup::rules::can_become_current;
 use crate::marks::Marks;
 use butlr_event::event_id::EventId;
 
 impl MemoryStore {
-    /// Remembers an event of the spool; the newest are to come first, and what Kafka has after all of them. Whether its id was
-    /// taken. Like [`Memory::restore_id`] it changes nothing that is known.
-    ///
-    /// What is still in the spool gets into Kafka after all that is there now, so it is the newest; but what *may* be there
-    /// already may have been followed by something else. So its value is equal to nothing.
-    pub fn restore_spooled(&self, facts: SpooledFacts, now: Instant) -> bool {
-        let now = self.window_ticks(now);
-        let stamp = StorageStamp::new(now.tick.saturating_sub(to_ticks(facts.age)), true);
-        if let Some((source, timestamp_ms)) = facts.newest {
-            self.restore_newest(source, timestamp_ms);
-        }
-        if let Some((cell, mut current)) = facts.current {
-            if facts.is_in_doubt {
-                current.invalidate();
-            }
-            self.restore_value(cell, current, stamp, now);
-        }
-        let key = stored_id_key(facts.id_hash, facts.reading, facts.is_conflict);
-        let id = StoredId::new(key, facts.reading, stamp);
-        self.ids.lock_for(key).stored.restore(id, now.ids_from)
-    }
-
-    /// Not all that is in the spool is known, and the rest may replace whatever is restored from now on: no current value of
-    /// that is equal to anything.
+    /// Records that the spool is not fully known. The unknown rest may replace any value restored
+    /// from now on, so none of those is relied on.
     pub fn mark_all_uncertain(&self) {
         *self.lock_uncertain_keys() = UncertainKeys::All;
     }
 
-    /// An event of the spool never gets into Kafka: the same event, sent again, is tried anew, and nothing is a repeat of it.
+    /// Forgets a dead letter: the same event, sent again, is tried again, and nothing is a repeat
+    /// of it.
     pub fn forget_dead_letter(&self, facts: &EventFacts<'_>, marks: &Marks) {
-        let cell = facts.occupancy_key.filter(|_| can_become_current(marks));
-        let mut locked = self.lock_shards(facts.id_hash, cell);
-        let key = stored_id_key(facts.id_hash, facts.reading, marks.conflict.is_some());
-        if let Some(id) = locked.ids.stored.get_mut(key)
+        let occupancy_key = facts.occupancy_key.filter(|_| can_become_current(marks));
+        let mut locked = self.lock_shards(facts.id_hash, occupancy_key);
+        let id_key = stored_id_key(facts.id_hash, marks.conflict.map(|_| facts.reading));
+        if let Some(id) = locked.ids.stored.get_mut(id_key)
             && id.reading() == facts.reading
         {
             id.stored_at.expire();
         }
-        let values = cell.zip(locked.values.as_mut());
-        if let Some(value) = values.and_then(|(cell, values)| values.stored.get_mut(cell))
+        let values = occupancy_key.zip(locked.values.as_mut());
+        if let Some(value) = values.and_then(|(key, values)| values.stored.get_mut(key))
             && value.current.id == published_id(marks, EventId::new(facts.id))
         {
             value.current.invalidate();
         }
     }
 
-    /// Something of the spool is lost, and nobody knows what: whatever is there is tried anew when it is sent again, and
-    /// nothing is a repeat of it. What is in Kafka stays known.
+    /// Records that an unknown part of the spool is lost: every spooled event is tried again when
+    /// it is sent again, and nothing is a repeat of one. Events in Kafka stay known.
     pub fn invalidate_spooled(&self) {
-        // Before the ids: a repeat leaves one.
+        // Values first, because a repeat leaves an id.
         for mut values in self.values.lock_each() {
-            let spooled = values
-                .stored
-                .iter_mut()
-                .filter(|value| value.stored_at.is_spooled());
-            spooled.for_each(|value| value.current.invalidate());
+            for value in values.stored.iter_mut() {
+                if value.stored_at.storage().is_spooled() {
+                    value.current.invalidate();
+                }
+            }
         }
         for mut ids in self.ids.lock_each() {
-            let spooled = ids.stored.iter_mut().filter(|id| id.stored_at.is_spooled());
-            spooled.for_each(|id| id.stored_at.expire());
+            for id in ids.stored.iter_mut() {
+                if id.stored_at.storage().is_spooled() {
+                    id.stored_at.expire();
+                }
+            }
         }
     }
 
-    /// An event of the spool got into Kafka, under `marks`. Returns the id of a current value that is still in the spool and
-    /// so comes after it.
+    /// Records that a spooled event reached Kafka with `marks`. Returns the id of the current value
+    /// if that one is still in the spool and so follows it.
     ///
-    /// Where the current value is another and is in Kafka already, this event now lies behind it: a later one that is equal
-    /// to the current value is no repeat for those who read the topic. It is published then, at worst as a copy. (Reports
-    /// come in the order of the topic: what will lie behind this event is not committed yet, or is on disk.)
+    /// If the current value is another one and already in Kafka, this event now lies behind it. For
+    /// readers of the topic, a later event equal to the current value is then no repeat, so it is
+    /// published, at worst as a copy. (Reports come in the order of the topic: an event that will
+    /// lie behind this one is not committed yet, or is on disk.)
     pub fn mark_drained(&self, facts: &EventFacts<'_>, marks: &Marks) -> Option<EventId> {
-        let cell = facts.occupancy_key.filter(|_| can_become_current(marks));
-        let mut locked = self.lock_shards(facts.id_hash, cell);
-        let key = stored_id_key(facts.id_hash, facts.reading, marks.conflict.is_some());
-        if let Some(id) = locked.ids.stored.get_mut(key)
+        let occupancy_key = facts.occupancy_key.filter(|_| can_become_current(marks));
+        let mut locked = self.lock_shards(facts.id_hash, occupancy_key);
+        let id_key = stored_id_key(facts.id_hash, marks.conflict.map(|_| facts.reading));
+        if let Some(id) = locked.ids.stored.get_mut(id_key)
             && id.reading() == facts.reading
         {
             id.stored_at.set_published();
         }
-        let cell = cell?;
-        let Some(value) = locked.values.as_mut()?.stored.get_mut(cell) else {
-            // What it lies behind may come to be known later.
-            self.lock_uncertain_keys().insert(cell);
+        let occupancy_key = occupancy_key?;
+        let Some(value) = locked.values.as_mut()?.stored.get_mut(occupancy_key) else {
+            // The value that it lies behind may still be restored.
+            self.lock_uncertain_keys().insert(occupancy_key);
             return None;
         };
         if value.current.id == published_id(marks, EventId::new(facts.id)) {
             value.stored_at.set_published();
             return None;
         }
-        if value.stored_at.is_spooled() {
+        if value.stored_at.storage().is_spooled() {
             return Some(value.current.id.clone());
         }
         if value.current.reading != facts.reading {
@@ -109,9 +88,4 @@ impl MemoryStore {
         }
         None
     }
-}
-
-/// Whether an event with these marks became the current value.
-pub(in crate::dedup) fn can_become_current(marks: &Marks) -> bool {
-    !marks.stale && marks.duplicate.is_none()
 }

@@ -1,20 +1,21 @@
-//! When something was stored, and where it is.
+//! Time and place at which an event was stored.
 
+use crate::dedup::StorageState;
 use crate::dedup::window::Tick;
 
-/// A tick, and in its top bit whether what was stored then is on disk and not in Kafka yet: no byte more an entry.
+/// A tick; the top bit is set while the event is on disk and not in Kafka yet. It takes no extra
+/// byte per entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StorageStamp(u32);
 
-/// The bit that says so.
 const SPOOLED_BIT: u32 = 1 << 31;
 
-/// The last tick that there is: 31 bits of tenths of a second, 6.8 years.
+/// The last tick: 31 bits of tenths of a second are 6.8 years.
 pub(super) const LAST_TICK: Tick = SPOOLED_BIT - 1;
 
 impl StorageStamp {
-    pub fn new(tick: Tick, spooled: bool) -> Self {
-        let flag = if spooled { SPOOLED_BIT } else { 0 };
+    pub fn new(tick: Tick, storage: StorageState) -> Self {
+        let flag = if storage.is_spooled() { SPOOLED_BIT } else { 0 };
         Self(tick.min(LAST_TICK) | flag)
     }
 
@@ -22,16 +23,19 @@ impl StorageStamp {
         self.0 & LAST_TICK
     }
 
-    pub fn is_spooled(self) -> bool {
-        self.0 & SPOOLED_BIT != 0
+    pub fn storage(self) -> StorageState {
+        if self.0 & SPOOLED_BIT == 0 {
+            StorageState::Published
+        } else {
+            StorageState::Spooled
+        }
     }
 
-    /// As if it had been stored before all windows.
+    /// Makes the entry older than every window.
     pub fn expire(&mut self) {
         self.0 = 0;
     }
 
-    /// It is in Kafka now.
     pub fn set_published(&mut self) {
         self.0 = self.tick();
     }
@@ -39,21 +43,22 @@ impl StorageStamp {
 
 #[cfg(test)]
 mod tests {
+    use super::StorageState::{Published, Spooled};
     use super::*;
 
     #[test]
     fn the_flag_leaves_the_tick_alone() {
         for tick in [0, 1, LAST_TICK] {
-            for spooled in [false, true] {
-                let mut stamp = StorageStamp::new(tick, spooled);
-                assert_eq!((stamp.tick(), stamp.is_spooled()), (tick, spooled));
+            for storage in [Published, Spooled] {
+                let mut stamp = StorageStamp::new(tick, storage);
+                assert_eq!((stamp.tick(), stamp.storage()), (tick, storage));
                 stamp.set_published();
-                assert_eq!((stamp.tick(), stamp.is_spooled()), (tick, false));
+                assert_eq!((stamp.tick(), stamp.storage()), (tick, Published));
             }
         }
-        // After the last tick time stands still; nothing becomes spooled by growing old.
-        let last = StorageStamp::new(Tick::MAX, false);
-        assert_eq!((last.tick(), last.is_spooled()), (LAST_TICK, false));
+        // Past the last tick the stamp stays there; age never sets the flag.
+        let last = StorageStamp::new(Tick::MAX, Published);
+        assert_eq!((last.tick(), last.storage()), (LAST_TICK, Published));
         assert_eq!(size_of::<StorageStamp>(), 4);
     }
 }

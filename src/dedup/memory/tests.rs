@@ -6,9 +6,26 @@ mod threads;
 
 use super::*;
 use crate::config::DedupStore;
+use crate::dedup::stored_facts::StoredFacts;
 use crate::kafka::report::Receipt;
 use crate::marks::Marks;
 use model::ModelEvent;
+
+impl MemoryStore {
+    /// Restores a current value that was published `age` ago, without its id.
+    pub(crate) fn restore_current(
+        &self,
+        key: OccupancyKey,
+        current: CurrentReading,
+        age: Duration,
+        now: Instant,
+    ) -> bool {
+        let now = self.window_ticks(now);
+        let tick = now.tick.saturating_sub(to_ticks(age));
+        let stamp = StorageStamp::new(tick, StorageState::Published);
+        self.restore_value(key, current, stamp, now)
+    }
+}
 
 fn settings(redelivery: DuplicateHandling, repeat: DuplicateHandling) -> config::DedupConfig {
     config::DedupConfig {
@@ -27,27 +44,27 @@ fn drop_settings() -> config::DedupConfig {
     settings(DuplicateHandling::Drop, DuplicateHandling::Drop)
 }
 
-/// Claims as a replica does that asks others who know no more.
+/// Claims like a replica whose Redis knows no more than itself.
 fn claim_by_reservation(
     memory: &Arc<MemoryStore>,
     facts: &EventFacts<'_>,
     now: Instant,
-) -> MemoryDecision {
-    match memory.reserve(facts, now) {
-        ReservationOutcome::Wait(turn) => MemoryDecision::Wait(turn),
-        ReservationOutcome::Redelivery { spooled } => MemoryDecision::Duplicate {
+) -> Result<Decision, ClaimWaiter> {
+    Ok(match memory.reserve(facts, now) {
+        ReservationOutcome::Wait(waiter) => return Err(waiter),
+        ReservationOutcome::Redelivery { storage } => Decision::Duplicate {
             kind: DuplicateKind::Redelivery,
-            spooled,
+            storage,
         },
-        ReservationOutcome::Reserved(hold) => match hold.local_verdict().clone() {
-            DedupVerdict::Publish(marks) => MemoryDecision::Publish(hold.into_claim(marks, None)),
+        ReservationOutcome::Reserved(reservation) => match reservation.local_verdict().clone() {
+            DedupVerdict::Publish(marks) => Decision::Publish(reservation.into_claim(marks, None)),
             DedupVerdict::Duplicate(kind) => {
-                let spooled = hold.is_repeat_of_spooled();
-                hold.commit_duplicate(spooled, now);
-                MemoryDecision::Duplicate { kind, spooled }
+                let storage = reservation.repeat_storage();
+                reservation.commit_duplicate(storage, now);
+                Decision::Duplicate { kind, storage }
             }
         },
-    }
+    })
 }
 
 fn publish(
@@ -57,30 +74,30 @@ fn publish(
 ) -> Result<Marks, DuplicateKind> {
     let id = event.id();
     match memory.claim(&event.facts(&id), now) {
-        MemoryDecision::Publish(claim) => {
+        Ok(Decision::Publish(claim)) => {
             let marks = claim.marks().clone();
             claim.commit(&Receipt::for_test(), now);
             Ok(marks)
         }
-        MemoryDecision::Duplicate { kind, .. } => Err(kind),
-        MemoryDecision::Wait(_) => panic!("nothing is undecided"),
+        Ok(Decision::Duplicate { kind, .. }) => Err(kind),
+        Err(_) => panic!("nothing is undecided"),
     }
 }
 
-/// Claims are kept with each event under way.
+/// There is a claim for each event in flight.
 #[test]
-fn a_claim_is_small_and_can_go_anywhere() {
+fn a_claim_is_small_and_can_be_sent_between_threads() {
     fn anywhere<T: Send + 'static>() {}
     anywhere::<Claim>();
     anywhere::<Reservation>();
-    anywhere::<super::super::claim::ClaimWaiter>();
+    anywhere::<ClaimWaiter>();
     assert!(size_of::<Claim>() <= 208, "{}", size_of::<Claim>());
     assert_eq!(size_of::<StoredId>(), 20);
     assert_eq!(size_of::<StoredValue>(), 56);
 }
 
 #[test]
-fn what_is_restored_is_known() {
+fn restored_events_are_known() {
     let now = Instant::now();
     let memory = MemoryStore::new(&drop_settings(), now);
     let (first, conflicting) = (
@@ -91,7 +108,16 @@ fn what_is_restored_is_known() {
     let (facts, conflict) = (first.facts(&id), conflicting.facts(&id));
     let age = Duration::from_secs(20);
     let restore = |reading, is_conflict, age| {
-        memory.restore_id(facts.id_hash, reading, is_conflict, age, now)
+        let stored = StoredFacts {
+            id_hash: facts.id_hash,
+            reading,
+            is_conflict,
+            newest: None,
+            current: None,
+            age,
+            is_in_doubt: false,
+        };
+        memory.restore(stored, StorageState::Published, now).id
     };
     assert!(!restore(facts.reading, false, age + Duration::from_secs(1)));
     assert!(restore(conflict.reading, true, age));
@@ -102,11 +128,15 @@ fn what_is_restored_is_known() {
         id: EventId::new(&other),
         revision: 3,
     };
-    let cell = facts.occupancy_key.unwrap();
-    assert!(memory.restore_current(cell, current.clone(), age, now));
-    assert!(!memory.restore_current(cell, current, Duration::ZERO, now));
-    memory.restore_newest(facts.source_key, i64::MAX);
-    memory.restore_newest(facts.source_key, 0);
+    let key = facts.occupancy_key.unwrap();
+    assert!(memory.restore_current(key, current.clone(), age, now));
+    assert!(!memory.restore_current(key, current, Duration::ZERO, now));
+    for timestamp_ms in [i64::MAX, 0] {
+        memory.restore_newest(SourceTime {
+            source_key: facts.source_key,
+            timestamp_ms,
+        });
+    }
     let entries = memory.entry_counts();
     assert_eq!((entries.ids, entries.readings, entries.sources), (2, 1, 1));
 
@@ -132,18 +162,18 @@ fn what_is_restored_is_known() {
 fn publish_in_doubt(memory: &Arc<MemoryStore>, event: ModelEvent, now: Instant) {
     let id = event.id();
     match memory.claim(&event.facts(&id), now) {
-        MemoryDecision::Publish(claim) => claim.release_in_doubt(),
+        Ok(Decision::Publish(claim)) => claim.release_in_doubt(),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn what_may_have_been_replaced_drops_nothing() {
+fn nothing_is_a_repeat_of_a_value_that_may_have_been_replaced() {
     let now = Instant::now();
     let event = |id, value| ModelEvent::occupancy(id, 0, value);
     let first = event(0, 4);
     for values in [&[5][..], &[5, 5], &[5, 6, 5]] {
-        // Back to the value that was current, or the same again: its id is not remembered.
+        // Either reverted to the old value, or the same again: its id is not remembered.
         for value in [4, 5] {
             let memory = MemoryStore::new(&drop_settings(), now);
             publish(&memory, first, now).unwrap();
@@ -159,7 +189,7 @@ fn what_may_have_been_replaced_drops_nothing() {
             assert_eq!(repeat, Err(DuplicateKind::Repeat));
         }
     }
-    // What would not have replaced it does not matter.
+    // Events in doubt that would not have replaced the value do not matter.
     let memory = MemoryStore::new(&drop_settings(), now);
     publish(&memory, event(8, 4), now).unwrap();
     publish_in_doubt(&memory, event(0, 5), now);
@@ -168,15 +198,15 @@ fn what_may_have_been_replaced_drops_nothing() {
         publish(&memory, event(10, 4), now),
         Err(DuplicateKind::Repeat)
     );
-    // Nothing is known of what was not there.
+    // Without a current value, there is nothing to invalidate.
     let memory = MemoryStore::new(&drop_settings(), now);
     publish_in_doubt(&memory, event(0, 5), now);
     assert_eq!(publish(&memory, event(2, 4), now), Ok(Marks::default()));
 }
 
-/// It was claimed before what it replaces was read back.
+/// The event in doubt was claimed before the value that it replaces was restored.
 #[test]
-fn what_is_restored_may_have_been_replaced_meanwhile() {
+fn a_restored_value_may_have_been_replaced_since_the_start() {
     let now = Instant::now();
     let (old, new, again) = (
         ModelEvent::occupancy(0, 0, 4),
@@ -188,7 +218,7 @@ fn what_is_restored_may_have_been_replaced_meanwhile() {
     assert!(restore(&memory, old, Duration::ZERO, now));
     let marks = publish(&memory, again, now).unwrap();
     assert_eq!(marks.revision.unwrap().supersedes.to_string(), old.id());
-    // All of it was read back before.
+    // After restoring has ended.
     let memory = MemoryStore::new(&drop_settings(), now);
     memory.finish_restoring();
     publish_in_doubt(&memory, new, now);
@@ -196,7 +226,7 @@ fn what_is_restored_may_have_been_replaced_meanwhile() {
     assert_eq!(publish(&memory, again, now), Err(DuplicateKind::Repeat));
 }
 
-/// With places for two values, which these take.
+/// A memory with room for two values, filled with these.
 fn full_memory(now: Instant, others: [ModelEvent; 2]) -> Arc<MemoryStore> {
     let settings = config::DedupConfig {
         max_readings: 2,
@@ -220,22 +250,22 @@ fn restore(memory: &MemoryStore, event: ModelEvent, age: Duration, now: Instant)
     memory.restore_current(facts.occupancy_key.unwrap(), current, age, now)
 }
 
-/// What was stored last is told first. What replaced a value is forgotten, or never was remembered, and then there is room
-/// for the value.
+/// The last value is restored first. Here it is forgotten, or never fits, and then there is room
+/// for the value that it replaced.
 #[test]
-fn what_is_restored_was_replaced_by_what_there_was_no_room_for() {
+fn a_restored_value_is_uncertain_if_its_successor_did_not_fit() {
     let now = Instant::now();
     let event = ModelEvent::occupancy;
     let (old, new, again) = (event(0, 0, 4), event(2, 0, 5), event(4, 0, 4));
     let makes_room = |memory: &Arc<MemoryStore>| {
-        // The first one's place is taken until it is at the front.
+        // A replaced entry keeps its place until it reaches the front.
         for value in 6..9 {
             publish(memory, event(4 + 4 * value, 1, value), now).unwrap();
         }
         memory.sweep(now);
         assert_eq!(memory.entry_counts().readings, 1);
     };
-    let is_in_doubt = |memory: &Arc<MemoryStore>| {
+    let is_uncertain = |memory: &Arc<MemoryStore>| {
         assert!(restore(memory, old, Duration::ZERO, now));
         match publish(memory, again, now) {
             Ok(marks) => {
@@ -252,30 +282,30 @@ fn what_is_restored_was_replaced_by_what_there_was_no_room_for() {
     let memory = full_memory(now, [event(8, 1, 4), event(9, 2, 4)]);
     assert!(!restore(&memory, new, Duration::ZERO, now));
     makes_room(&memory);
-    assert!(is_in_doubt(&memory));
+    assert!(is_uncertain(&memory));
 
-    // The first that goes.
-    for restores in [true, false] {
+    // The restored value is the first to be evicted.
+    for is_restoring in [true, false] {
         let memory = full_memory(now, [event(8, 1, 4), event(12, 1, 5)]);
         memory.sweep(now);
         assert!(restore(&memory, new, Duration::ZERO, now));
-        if !restores {
+        if !is_restoring {
             memory.finish_restoring();
         }
         makes_room(&memory);
-        assert_eq!(is_in_doubt(&memory), restores);
+        assert_eq!(is_uncertain(&memory), is_restoring);
     }
 
-    // Others are in no doubt.
+    // Values of other keys are certain.
     let memory = full_memory(now, [event(8, 1, 4), event(9, 2, 4)]);
     assert!(!restore(&memory, event(2, 3, 5), Duration::ZERO, now));
     makes_room(&memory);
-    assert!(!is_in_doubt(&memory));
+    assert!(!is_uncertain(&memory));
 }
 
-/// A clock was put back: what replaced a value is past first.
+/// A clock was set back: the successor of a value expires before it.
 #[test]
-fn what_is_restored_was_replaced_by_what_is_past_by_now() {
+fn a_restored_value_is_uncertain_if_its_successor_expired() {
     let now = Instant::now();
     let (old, new, again) = (
         ModelEvent::occupancy(0, 0, 4),
@@ -298,33 +328,34 @@ fn what_is_restored_was_replaced_by_what_is_past_by_now() {
     }
 }
 
-/// Another replica knows of a conflict, or of a current value, that this one does not.
+/// Another replica knows a conflict, or a current value, that this one does not.
 #[test]
-fn others_know_better() {
+fn a_reservation_takes_over_the_marks_of_another_replica() {
     let now = Instant::now();
     let memory = MemoryStore::new(&drop_settings(), now);
     let event = ModelEvent::occupancy(5, 0, 1);
     let id = event.id();
     let facts = event.facts(&id);
-    let ReservationOutcome::Reserved(hold) = memory.reserve(&facts, now) else {
+    let ReservationOutcome::Reserved(reservation) = memory.reserve(&facts, now) else {
         panic!("it is new");
     };
     assert_eq!(
-        hold.local_verdict(),
+        reservation.local_verdict(),
         &DedupVerdict::Publish(Marks::default())
     );
-    assert_eq!(hold.current(), None);
-    assert!(matches!(memory.claim(&facts, now), MemoryDecision::Wait(_)));
+    assert_eq!(reservation.current(), None);
+    assert!(matches!(memory.claim(&facts, now), Err(_)));
     let marks = Marks {
-        conflict: Some(facts.reading),
+        conflict: Some(facts.reading.0),
         revision: Some(crate::marks::Revision {
             number: 7,
             supersedes: EventId::new("x"),
         }),
         ..Marks::default()
     };
-    let own_id = marks.conflict_id(&id).unwrap();
-    hold.into_claim(marks, None)
+    let conflict_id = marks.conflict_id(&id).unwrap();
+    reservation
+        .into_claim(marks, None)
         .commit(&Receipt::for_test(), now);
     assert_eq!(memory.entry_counts().undecided, 0);
 
@@ -333,21 +364,21 @@ fn others_know_better() {
     let revision = marks.revision.unwrap();
     assert_eq!(
         (revision.number, revision.supersedes.to_string()),
-        (8, own_id)
+        (8, conflict_id)
     );
-    // The plain id is free: what came under it first is stored elsewhere.
+    // The plain id is free here: the first event with it is stored by another replica.
     let first = ModelEvent::occupancy(5, 1, 1);
     assert_eq!(publish(&memory, first, now).map(|m| m.conflict), Ok(None));
     assert_eq!(publish(&memory, event, now), Err(DuplicateKind::Redelivery));
 }
 
 #[test]
-fn the_bound_in_bytes() {
+fn the_memory_bound_adds_a_margin() {
     let mut settings = drop_settings();
     settings.max_ids = 4_000_000;
     settings.max_readings = 1_000_000;
     let bound = MemoryStore::max_bytes(&settings);
-    // 20 + 12, 56 + 12 and 16 + 12 bytes.
+    // 20 + 12, 56 + 12 and 16 + 12 bytes an entry.
     let bare = 4_000_000 * 32 + 1_000_000 * (68 + 28);
     assert!(bound >= bare && bound < bare + bare / 5, "{bound}");
 }

@@ -1,19 +1,21 @@
-//! Of what is not known which value is current, while what was stored before the start is still being read back: what ended
-//! unknown, or was replaced by something that memory does not hold.
+//! Keys whose restored value is not relied on while the window is being read back.
 
 use std::collections::HashSet;
 
-/// So many are told apart; some 9 MB at most, until the end. Records from just before the window are read in any case, two
-/// minutes of them: 4,000 values a second.
+use crate::dedup::keys::OccupancyKey;
+
+/// Limit for single keys, at most about 9 MB until restoring ends. Records from just before the
+/// window are always read, two minutes of them, so this is reached at 4,000 values a second.
 const MAX_KEYS: usize = 1 << 19;
 
-/// Such (type, space, timestamp)s: what is restored of them was, or may have been, replaced since.
+/// (Type, space, timestamp)s for which a restored value was, or may have been, replaced since: by
+/// an event that ended in doubt, or by one that the memory does not hold.
 #[derive(Debug)]
 pub(super) enum UncertainKeys {
-    Keys(HashSet<u64>),
-    /// They are too many.
+    Keys(HashSet<OccupancyKey>),
+    /// There are too many to list.
     All,
-    /// Nothing is restored any more.
+    /// Restoring has ended.
     Closed,
 }
 
@@ -24,18 +26,18 @@ impl Default for UncertainKeys {
 }
 
 impl UncertainKeys {
-    pub fn insert(&mut self, cell: u64) {
-        if let UncertainKeys::Keys(cells) = self {
-            cells.insert(cell);
-            if cells.len() > MAX_KEYS {
+    pub fn insert(&mut self, key: OccupancyKey) {
+        if let UncertainKeys::Keys(keys) = self {
+            keys.insert(key);
+            if keys.len() > MAX_KEYS {
                 *self = UncertainKeys::All;
             }
         }
     }
 
-    pub fn contains(&self, cell: u64) -> bool {
+    pub fn contains(&self, key: OccupancyKey) -> bool {
         match self {
-            UncertainKeys::Keys(cells) => cells.contains(&cell),
+            UncertainKeys::Keys(keys) => keys.contains(&key),
             UncertainKeys::All => true,
             UncertainKeys::Closed => false,
         }
@@ -51,16 +53,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_many_are_all() {
-        let mut doubts = UncertainKeys::default();
-        for cell in 0..=MAX_KEYS as u64 {
-            assert!(!doubts.contains(u64::MAX));
-            doubts.insert(cell);
-            assert!(doubts.contains(cell));
+    fn beyond_the_limit_all_keys_are_uncertain() {
+        let other = OccupancyKey(u64::MAX);
+        let mut uncertain = UncertainKeys::default();
+        for key in (0..=MAX_KEYS as u64).map(OccupancyKey) {
+            assert!(!uncertain.contains(other));
+            uncertain.insert(key);
+            assert!(uncertain.contains(key));
         }
-        assert!(doubts.contains(u64::MAX));
-        doubts.close();
-        doubts.insert(1);
-        assert!(!doubts.contains(1));
+        assert!(uncertain.contains(other));
+        uncertain.close();
+        uncertain.insert(OccupancyKey(1));
+        assert!(!uncertain.contains(OccupancyKey(1)));
     }
 }

@@ -1,33 +1,38 @@
-//! A run of one partition's records, read forwards: which of them count, and what they tell memory.
+//! A span of one partition's records, read forwards: selects the records that count, and restores
+//! them into memory.
 
 use std::time::Duration;
 
-use super::record_facts::{RecordFacts, is_in_key_partition};
+use super::record_facts::{is_in_key_partition, read_facts};
 use super::{ORDER_SLACK, RebuildStart};
+use crate::dedup::StorageState;
+use crate::dedup::keys::OccupancyKey;
 use crate::dedup::memory::MemoryStore;
+use crate::dedup::stored_facts::StoredFacts;
 use crate::kafka::tail::{OffsetSpan, TailRecord};
 
-/// So many records that did not wait tell whether the search goes on: one may be from another time than those
-/// around it.
+/// Number of records, not counting those that waited, whose ages decide whether the search goes
+/// on: a single one may be from another time than those around it.
 const AGE_SAMPLE_SIZE: u8 = 8;
 
-/// What is kept of a record.
 #[derive(Debug)]
 enum ChunkItem {
-    Record(RecordFacts),
-    /// It is from before the window, and made a value of this cell current: what lies before it is not.
-    Replaced(u64),
+    Record(StoredFacts),
+    /// A record from before the window made a value of this key current, and so replaced all
+    /// earlier values.
+    Replaced(OccupancyKey),
 }
 
-/// A span of a partition, and what its records tell.
+/// A span of a partition, with the facts from its records.
 #[derive(Debug)]
 pub struct RecordChunk {
     span: OffsetSpan,
-    /// How many of its first records were looked at for their age, and whether all of them are from before the window.
+    /// Number of records in the sample of ages.
     sampled_ages: u8,
+    /// All of the sample is from before the window.
     is_sample_expired: bool,
     items: Vec<ChunkItem>,
-    /// The place of the first one there that is told.
+    /// Index of the first item inside the window.
     first_in_window: Option<usize>,
 }
 
@@ -38,7 +43,7 @@ impl AsMut<OffsetSpan> for RecordChunk {
 }
 
 impl RecordChunk {
-    /// With nothing read yet.
+    /// Creates an empty chunk.
     pub fn new(span: OffsetSpan) -> Self {
         Self {
             span,
@@ -54,11 +59,11 @@ impl RecordChunk {
         &self.span
     }
 
-    /// Keeps what one of its records tells, in a topic `of` so many partitions. Returns whether it is one of the bridge's.
+    /// Adds one of its records, in a topic of `partitions`. Returns `true` if a bridge wrote it.
     pub fn add_record(
         &mut self,
         record: &TailRecord<'_>,
-        of: usize,
+        partitions: usize,
         start: RebuildStart,
         window: Duration,
     ) -> bool {
@@ -71,8 +76,8 @@ impl RecordChunk {
             self.is_sample_expired &= age > window + ORDER_SLACK;
         }
         let is_old = age > window;
-        // In a topic of which little is new, most are from before the window and before all that is told: with nothing
-        // left for them to have replaced.
+        // In a topic with few new records, most are from before the window and before every
+        // restored one, so there is nothing that they could have replaced.
         if is_old
             && self.sampled_ages == AGE_SAMPLE_SIZE
             && self.is_sample_expired
@@ -80,67 +85,56 @@ impl RecordChunk {
         {
             return true;
         }
-        let mut told = RecordFacts::from_record(record);
-        if let Some(told) = &mut told
-            && !is_in_key_partition(record, self.span.partition(), of)
-        {
-            // From before the topic grew: what replaced it would lie elsewhere.
-            told.current = None;
+        let Some(mut facts) = read_facts(record, age) else {
+            return is_old;
+        };
+        if !is_in_key_partition(record, self.span.partition(), partitions) {
+            // The topic has grown since: a replacement would lie in another partition.
+            facts.current = None;
         }
-        let is_ours = is_old || told.is_some();
-        match told {
-            Some(told) if is_old => {
-                let replaced = told.current.map(|(cell, _)| ChunkItem::Replaced(cell));
-                self.items.extend(replaced);
-            }
-            Some(told) => {
-                self.first_in_window.get_or_insert(self.items.len());
-                self.items.push(ChunkItem::Record(told));
-            }
-            None => {}
+        if is_old {
+            let replaced = facts.current.map(|(key, _)| ChunkItem::Replaced(key));
+            self.items.extend(replaced);
+        } else {
+            self.first_in_window.get_or_insert(self.items.len());
+            self.items.push(ChunkItem::Record(facts));
         }
-        is_ours
+        true
     }
 
-    /// Before the chunk lies nothing that the window has: its first records are older, and they are in order but for
-    /// some seconds.
+    /// Returns `true` if nothing before the chunk is inside the window: its first records are
+    /// older, and receipt times are in order but for some seconds.
     pub fn is_beyond_window(&self) -> bool {
         self.sampled_ages > 0 && self.is_sample_expired
     }
 
-    /// Hands on what was told, the last record first: of an id, and of a (type, space, timestamp), that one wins, here as
-    /// between chunks. Returns how many ids and how many current values were taken.
+    /// Restores the records into memory, the last one first: for an id, and for a (type, space,
+    /// timestamp), the last record wins, here as between chunks. Returns the number of restored ids
+    /// and current values.
     ///
-    /// Current values only of a chunk that was read to its end; and only there it matters what was replaced: before one that
-    /// was not nothing is read until it was.
+    /// Current values are restored only from a chunk that was read to its end, and only then do
+    /// replacements matter: nothing before an incomplete chunk is read until it is complete.
     pub fn restore_into(self, memory: &MemoryStore, start: RebuildStart) -> (u64, u64) {
         let is_whole = self.span.is_read() && !self.span.is_altered();
-        let (mut ids, mut values) = (0, 0);
-        // Where the search ends nothing is read that these could have replaced.
-        let skipped_items = match self.is_beyond_window() {
-            true => self.first_in_window.unwrap_or(self.items.len()),
-            false => 0,
+        // If the search ends here, nothing is read that the leading items could have replaced.
+        let skipped_items = if self.is_beyond_window() {
+            self.first_in_window.unwrap_or(self.items.len())
+        } else {
+            0
         };
+        let (mut ids, mut values) = (0, 0);
         for item in self.items.into_iter().skip(skipped_items).rev() {
-            let facts = match item {
-                ChunkItem::Record(told) => told,
-                ChunkItem::Replaced(cell) => {
-                    if is_whole {
-                        memory.mark_uncertain(cell);
+            match item {
+                ChunkItem::Record(mut facts) => {
+                    if !is_whole {
+                        facts.current = None;
                     }
-                    continue;
+                    let restored = memory.restore(facts, StorageState::Published, start.instant);
+                    ids += u64::from(restored.id);
+                    values += u64::from(restored.value);
                 }
-            };
-            let age = start.age(facts.received_ms);
-            if let Some((source, timestamp_ms)) = facts.newest {
-                memory.restore_newest(source, timestamp_ms);
-            }
-            let (id, reading) = (facts.id_hash, facts.reading);
-            let taken = memory.restore_id(id, reading, facts.is_conflict, age, start.instant);
-            ids += u64::from(taken);
-            if let Some((cell, current)) = facts.current.filter(|_| is_whole) {
-                let taken = memory.restore_current(cell, current, age, start.instant);
-                values += u64::from(taken);
+                ChunkItem::Replaced(key) if is_whole => memory.mark_uncertain(key),
+                ChunkItem::Replaced(_) => {}
             }
         }
         (ids, values)

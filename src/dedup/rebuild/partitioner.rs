@@ -1,10 +1,11 @@
-//! Where the bridge's producer puts a key: librdkafka's `murmur2_random`, which is what Java's clients do.
+//! The partitioner of the bridge's producer: librdkafka's `murmur2_random`, which is also the
+//! default of Java clients.
 
-/// The partition of a topic with so many.
+/// Returns the partition of `key` in a topic of `partitions`, or `None` if there are none.
 pub fn partition_of(key: &[u8], partitions: usize) -> Option<i32> {
     let positive = murmur2(key) & 0x7fff_ffff;
-    let place = (positive as usize).checked_rem(partitions)?;
-    i32::try_from(place).ok()
+    let partition = (positive as usize).checked_rem(partitions)?;
+    i32::try_from(partition).ok()
 }
 
 const M: u32 = 0x5bd1_e995;
@@ -34,9 +35,9 @@ fn xor_shift_right(bits: u32, by: u32) -> u32 {
 mod tests {
     use super::*;
 
-    /// From Kafka's own tests.
+    /// Cases from Kafka's own tests.
     #[test]
-    fn as_java_has_it() {
+    fn hashes_like_the_java_client() {
         for (key, hash) in [
             ("21", -973_932_308_i32),
             ("foobar", -790_332_482),
@@ -53,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sign_does_not_count() {
+    fn the_sign_bit_is_ignored() {
         assert_eq!(partition_of(b"abc", 10), Some(7));
         let foobar = (-790_332_482_i32 & 0x7fff_ffff) % 10;
         assert_eq!(partition_of(b"foobar", 10), Some(foobar));

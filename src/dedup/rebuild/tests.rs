@@ -1,4 +1,4 @@
-//! Logs without Kafka: what is read back of them, and what memory makes of it.
+//! Rebuilds memory from logs without Kafka.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::chunk::RecordChunk;
 use super::{ORDER_SLACK, RebuildStart};
 use crate::config;
-use crate::dedup::claim::{CurrentReading, MemoryDecision, ReservationOutcome};
+use crate::dedup::claim::{CurrentReading, Decision, ReservationOutcome};
 use crate::dedup::memory::MemoryStore;
 use crate::dedup::{DedupVerdict, EventFacts};
 use crate::kafka::report::Receipt;
@@ -34,13 +34,13 @@ fn settings() -> config::DedupConfig {
     }
 }
 
-/// The id that is made at `second` after 2014; `salt` tells those of a second apart.
+/// An id created at this second of the KSUID epoch; `salt` distinguishes ids of the same second.
 fn id(second: i64, salt: u8) -> String {
     let ms = (Ksuid::EPOCH_SECONDS + second) * 1000;
     format!("event_{}", Ksuid::new(ms, [salt; 16]))
 }
 
-/// An occupancy of `space` at `minute`.
+/// An occupancy event of `space` at `minute`.
 fn occupancy(id: &str, space: u8, minute: i64, data: u32) -> String {
     format!(
         r#"{{"id":"{id}","type":"ROOM_OCCUPANCY","timestamp":{},"version":"v1.0.0","metadata":{{"room_id":"room_{space}"}},"data":{data}}}"#,
@@ -68,7 +68,7 @@ struct LoggedRecord {
 }
 
 impl LoggedRecord {
-    /// Of an event received `age` ms before `start`.
+    /// The record of an event received `age` ms before `start`.
     fn new(start: RebuildStart, age: i64, value: String) -> Self {
         let headers = vec![
             ("ce_id", event(&value).id().to_owned()),
@@ -82,7 +82,7 @@ impl LoggedRecord {
         }
     }
 
-    /// As if it had been received then.
+    /// Changes the time of receipt.
     fn set_received(&mut self, start: RebuildStart, age: i64) {
         self.headers[1].1 = format_received(start, age);
     }
@@ -106,16 +106,16 @@ fn format_received(start: RebuildStart, age: i64) -> String {
     humantime::format_rfc3339_millis(received).to_string()
 }
 
-/// What Kafka does for a chunk, offsets being places in `log`.
+/// Reads a chunk from `log`, in which the index is the offset.
 fn read(log: &[Option<LoggedRecord>], chunk: &mut RecordChunk, start: RebuildStart) {
     read_in_topic(log, chunk, 1, start);
 }
 
-/// The same in a topic of so many partitions.
+/// The same in a topic of `partitions`.
 fn read_in_topic(
     log: &[Option<LoggedRecord>],
     chunk: &mut RecordChunk,
-    of: usize,
+    partitions: usize,
     start: RebuildStart,
 ) {
     for (offset, stored) in log.iter().enumerate().skip(chunk.span().start() as usize) {
@@ -125,13 +125,14 @@ fn read_in_topic(
         if let Some(stored) = stored
             && chunk.as_mut().accept_offset(offset as i64)
         {
-            chunk.add_record(&stored.record(), of, start, WINDOW);
+            chunk.add_record(&stored.record(), partitions, start, WINDOW);
         }
     }
     chunk.as_mut().finish();
 }
 
-/// A memory rebuilt from a log in chunks of these sizes (again and again), and how many offsets were read.
+/// Rebuilds a memory from a log, in chunks of these sizes in turn. Also returns the number of
+/// offsets read.
 fn rebuild_new(
     log: &[Option<LoggedRecord>],
     sizes: &[u64],
@@ -142,7 +143,7 @@ fn rebuild_new(
     (memory, offsets)
 }
 
-/// The same into one that is there; `meanwhile` is called before each chunk is settled.
+/// The same into an existing memory; `meanwhile` is called before each chunk is restored.
 fn rebuild(
     memory: &MemoryStore,
     log: &[Option<LoggedRecord>],
@@ -166,7 +167,7 @@ fn rebuild(
     offsets
 }
 
-/// What memory thinks of an event, and its current value.
+/// The memory's verdict on an event, and the current value.
 fn local_decision(
     memory: &Arc<MemoryStore>,
     body: &str,
@@ -174,13 +175,14 @@ fn local_decision(
 ) -> (DedupVerdict, Option<CurrentReading>) {
     let event = event(body);
     match memory.reserve(&EventFacts::from_event(&event, true), start.instant) {
-        ReservationOutcome::Reserved(hold) => {
-            (hold.local_verdict().clone(), hold.current().cloned())
+        ReservationOutcome::Reserved(reservation) => {
+            let current = reservation.current().cloned();
+            (reservation.local_verdict().clone(), current)
         }
         ReservationOutcome::Redelivery { .. } => {
             (DedupVerdict::Duplicate(DuplicateKind::Redelivery), None)
         }
-        ReservationOutcome::Wait(_) => panic!("nothing is undecided"),
+        ReservationOutcome::Wait(_) => panic!("no claim is undecided"),
     }
 }
 
@@ -188,10 +190,10 @@ fn verdict(memory: &Arc<MemoryStore>, body: &str, start: RebuildStart) -> DedupV
     local_decision(memory, body, start).0
 }
 
-/// Publishes an event that was not there yet.
+/// Publishes a new event.
 fn publish(memory: &Arc<MemoryStore>, body: &str, start: RebuildStart) {
     match memory.claim(&EventFacts::from_event(&event(body), true), start.instant) {
-        MemoryDecision::Publish(claim) => claim.commit(&Receipt::for_test(), start.instant),
+        Ok(Decision::Publish(claim)) => claim.commit(&Receipt::for_test(), start.instant),
         other => panic!("{other:?}"),
     }
 }
@@ -208,7 +210,7 @@ const REDELIVERY: DedupVerdict = DedupVerdict::Duplicate(DuplicateKind::Redelive
 const REPEAT: DedupVerdict = DedupVerdict::Duplicate(DuplicateKind::Repeat);
 
 #[test]
-fn what_was_stored_is_known_again() {
+fn stored_events_are_known_again() {
     let start = RebuildStart::now();
     let (first, second) = (id(100, 1), id(200, 2));
     let log = [
@@ -243,7 +245,7 @@ fn what_was_stored_is_known_again() {
 }
 
 #[test]
-fn neither_stale_ones_nor_tagged_copies_become_current() {
+fn stale_events_and_tagged_copies_do_not_become_current() {
     let start = RebuildStart::now();
     let current = id(200, 1);
     let log = [
@@ -277,7 +279,7 @@ fn the_copy_of_a_conflict_is_known() {
     let start = RebuildStart::now();
     let twice = id(100, 1);
     let (one, other) = (occupancy(&twice, 1, 5, 4), occupancy(&twice, 2, 6, 7));
-    let conflict = EventFacts::from_event(&event(&other), true).reading >> 32;
+    let conflict = EventFacts::from_event(&event(&other), true).reading.0 >> 32;
     let mut stored = LoggedRecord::new(start, 30_000, other.clone())
         .with("ce_idconflict", true)
         .with("ce_originalid", &twice);
@@ -291,15 +293,15 @@ fn the_copy_of_a_conflict_is_known() {
         let (memory, _) = rebuild_new(&log, &[size], start);
         assert_eq!(verdict(&memory, &one, start), REDELIVERY);
         assert_eq!(verdict(&memory, &other, start), REDELIVERY);
-        // What replaces it names the id that it has in the topic.
+        // Its successor names the id that it has in the topic.
         let next = verdict(&memory, &occupancy(&id(200, 2), 2, 6, 8), start);
         assert!(is_revision_of(&next, &published, 1), "{next:?}");
     }
 }
 
-/// The ids of dropped repeats are in no topic. The seconds in them stand in.
+/// The ids of dropped repeats are in no topic; the seconds in them are enough.
 #[test]
-fn a_dropped_repeat_that_comes_again_after_a_restart_is_no_revision() {
+fn a_dropped_repeat_sent_again_after_a_restart_is_no_revision() {
     let start = RebuildStart::now();
     let log = [Some(LoggedRecord::new(
         start,
@@ -313,7 +315,7 @@ fn a_dropped_repeat_that_comes_again_after_a_restart_is_no_revision() {
         REPEAT,
         "still the current value"
     );
-    // Revised after the restart, before the repeat comes again.
+    // Revised after the restart, before the repeat is sent again.
     publish(&memory, &occupancy(&id(220, 3), 1, 5, 5), start);
     let late = verdict(&memory, &repeat, start);
     let DedupVerdict::Publish(marks) = &late else {
@@ -328,13 +330,13 @@ fn a_dropped_repeat_that_comes_again_after_a_restart_is_no_revision() {
     ));
     let (memory, _) = rebuild_new(&log, &[10], start);
     assert_eq!(verdict(&memory, &repeat, start), late);
-    // And back to its value: a repeat again, whatever its id.
+    // Reverted to its value: a repeat again, whatever its id.
     publish(&memory, &occupancy(&id(280, 4), 1, 5, 4), start);
     assert_eq!(verdict(&memory, &repeat, start), REPEAT);
 }
 
 #[test]
-fn what_is_stored_meanwhile_wins() {
+fn events_stored_during_the_rebuild_win() {
     let start = RebuildStart::now();
     let old = [Some(LoggedRecord::new(
         start,
@@ -351,9 +353,9 @@ fn what_is_stored_meanwhile_wins() {
     assert!(is_revision_of(&next, &live, 1), "{next:?}");
 }
 
-/// A value that was since replaced must not be taken for current: going back to it is a revision, no repeat.
+/// A replaced value must not be taken for current: reverting to it is a revision, not a repeat.
 #[test]
-fn half_a_chunk_tells_no_current_value() {
+fn an_incomplete_chunk_restores_no_current_value() {
     let start = RebuildStart::now();
     let log = [
         Some(LoggedRecord::new(
@@ -385,7 +387,7 @@ fn half_a_chunk_tells_no_current_value() {
 }
 
 #[test]
-fn others_records_tell_nothing_and_end_nothing() {
+fn foreign_records_are_ignored() {
     let start = RebuildStart::now();
     let known = occupancy(&id(100, 1), 1, 5, 4);
     let old = start.unix_ms - 86_400_000;
@@ -418,7 +420,7 @@ fn others_records_tell_nothing_and_end_nothing() {
 }
 
 #[test]
-fn the_window_ends_the_search_and_what_waited_does_not() {
+fn the_window_ends_the_search_but_records_that_waited_do_not() {
     let start = RebuildStart::now();
     let body = |n: usize| occupancy(&id(n as i64, 1), n as u8, 5, 4);
     let beyond = (WINDOW + ORDER_SLACK).as_millis() as i64 + 1;
@@ -434,7 +436,7 @@ fn the_window_ends_the_search_and_what_waited_does_not() {
         assert_eq!(verdict(&memory, &body(n), start), REDELIVERY, "{n}");
     }
     assert_eq!(offsets, 45, "one chunk from before the window is enough");
-    // What is older than the window is not taken, whether it was read or not.
+    // Records from before the window are not restored, read or not.
     for n in [47, 49, 70, 80] {
         assert!(matches!(
             verdict(&memory, &body(n), start),
@@ -443,9 +445,10 @@ fn the_window_ends_the_search_and_what_waited_does_not() {
     }
 }
 
-/// An operator's copy, or what a replica with a wrong clock wrote, between the others; or at the end.
+/// An operator's copy, or a record from a replica with a wrong clock, among the others or at the
+/// end.
 #[test]
-fn one_record_of_another_time_ends_no_search() {
+fn one_record_from_another_time_ends_no_search() {
     let start = RebuildStart::now();
     let beyond = 10 * (WINDOW + ORDER_SLACK).as_millis() as i64;
     let body = |n: usize| occupancy(&id(n as i64, 1), n as u8, 5, 4);
@@ -462,16 +465,17 @@ fn one_record_of_another_time_ends_no_search() {
     }
 }
 
-/// The topic had two partitions, then three: the key's records lie in one, later ones in another.
+/// The topic had two partitions, then three: later records of a key lie in another partition.
 #[test]
-fn what_lies_where_its_key_does_not_belong_tells_no_current_value() {
+fn a_record_outside_its_keys_partition_restores_no_current_value() {
     let start = RebuildStart::now();
-    // In the order of storing; the key's partition of so many is what librdkafka says.
+    // In the order in which they were stored, each in the partition that librdkafka chooses.
     let (first, second) = (id(100, 1), id(200, 2));
     for space in 0..20 {
         let key = format!("room_{space}");
-        let place = |of| super::partitioner::partition_of(key.as_bytes(), of).expect("a place");
-        let (before, after) = (place(2), place(3));
+        let partition_of =
+            |count| super::partitioner::partition_of(key.as_bytes(), count).expect("a partition");
+        let (before, after) = (partition_of(2), partition_of(3));
         let old = LoggedRecord::new(start, 60_000, occupancy(&first, space, 5, 4));
         let new = LoggedRecord::new(start, 30_000, occupancy(&second, space, 5, 5));
         let mut logs = [vec![], vec![], vec![]];
@@ -479,10 +483,10 @@ fn what_lies_where_its_key_does_not_belong_tells_no_current_value() {
         logs[after as usize].push(Some(new.with("ce_revision", 1)));
         for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
             let memory = MemoryStore::new(&settings(), start.instant);
-            for place in order {
-                let log = &logs[place];
+            for partition in order {
+                let log = &logs[partition];
                 let mut chunk =
-                    RecordChunk::new(OffsetSpan::new(place as i32, 0, log.len() as i64));
+                    RecordChunk::new(OffsetSpan::new(partition as i32, 0, log.len() as i64));
                 read_in_topic(log, &mut chunk, 3, start);
                 chunk.restore_into(&memory, start);
             }
@@ -490,7 +494,7 @@ fn what_lies_where_its_key_does_not_belong_tells_no_current_value() {
             let back = is(&occupancy(&id(300, 3), space, 5, 4));
             assert!(is_revision_of(&back, &second, 2), "{back:?}");
             assert_eq!(is(&occupancy(&id(300, 3), space, 5, 5)), REPEAT);
-            // Its id and its time are known all the same.
+            // Its id and its time are still known.
             assert_eq!(is(&occupancy(&first, space, 5, 4)), REDELIVERY);
             let older = is(&occupancy(&id(300, 3), space, 4, 1));
             assert!(matches!(older, DedupVerdict::Publish(marks) if marks.out_of_order));
@@ -498,9 +502,9 @@ fn what_lies_where_its_key_does_not_belong_tells_no_current_value() {
     }
 }
 
-/// Deliveries overtake each other: receipt is nearly in the order of offsets, not quite.
+/// Deliveries overtake each other, so receipt times are only roughly in the order of offsets.
 #[test]
-fn one_from_before_the_window_may_lie_behind_one_within() {
+fn a_record_from_before_the_window_may_follow_one_inside() {
     let start = RebuildStart::now();
     let within = occupancy(&id(1, 1), 1, 5, 4);
     let (a_little, window) = (30_000, WINDOW.as_millis() as i64);
@@ -516,9 +520,10 @@ fn one_from_before_the_window_may_lie_behind_one_within() {
     assert_eq!(verdict(&memory, &within, start), REDELIVERY);
 }
 
-/// A clock was put back, or what waited on disk came late: what replaced a value seems older than that, and than the window.
+/// A clock was set back, or a spooled record came late: the successor of a value seems older than
+/// the value, and than the window.
 #[test]
-fn what_was_replaced_by_something_that_seems_too_old_is_not_current() {
+fn a_value_replaced_by_a_record_that_seems_too_old_is_not_current() {
     let start = RebuildStart::now();
     let window = WINDOW.as_millis() as i64;
     let short = config::DedupConfig {
@@ -528,7 +533,7 @@ fn what_was_replaced_by_something_that_seems_too_old_is_not_current() {
     for (settings, before, age) in [
         (settings(), -3_600_000, window + 1_000),
         (settings(), 0, window + 1_000),
-        // Its id is remembered, its value no longer.
+        // Its id is restored, its value is not.
         (short, 60_000, window / 2),
     ] {
         let first = id(100, 1);
@@ -544,16 +549,16 @@ fn what_was_replaced_by_something_that_seems_too_old_is_not_current() {
             rebuild(&memory, &log, &[size], start, || ());
             let back = verdict(&memory, &occupancy(&id(300, 3), 1, 5, 4), start);
             assert!(is_revision_of(&back, &first, 1), "{back:?}");
-            // Others are in no doubt.
+            // Values of other keys are certain.
             let other = occupancy(&id(300, 4), 2, 5, 5);
             assert_eq!(verdict(&memory, &other, start), REPEAT);
         }
     }
 }
 
-/// Neither its id nor its time, only that it replaced something.
+/// Neither its id nor its time is restored, only that it replaced earlier values.
 #[test]
-fn what_is_too_old_tells_nothing_of_itself() {
+fn a_record_that_is_too_old_is_not_restored() {
     let start = RebuildStart::now();
     let age = WINDOW.as_millis() as i64 + 1_000;
     let old = occupancy(&id(100, 1), 1, 5, 4);
@@ -569,9 +574,9 @@ fn what_is_too_old_tells_nothing_of_itself() {
     );
 }
 
-/// What made no value current replaced none.
+/// A record that did not become current replaced nothing.
 #[test]
-fn what_is_too_old_and_was_no_current_value_replaced_none() {
+fn an_old_record_that_was_never_current_replaced_nothing() {
     let start = RebuildStart::now();
     let age = WINDOW.as_millis() as i64 + 1_000;
     let late = || LoggedRecord::new(start, age, occupancy(&id(90, 2), 1, 5, 5));
@@ -589,9 +594,9 @@ fn what_is_too_old_and_was_no_current_value_replaced_none() {
     }
 }
 
-/// It is read again, to its end, before anything that lies before it.
+/// The chunk is read again, to its end, before anything earlier.
 #[test]
-fn half_a_chunk_leaves_no_doubt() {
+fn an_incomplete_chunk_marks_no_value_as_replaced() {
     let start = RebuildStart::now();
     let age = WINDOW.as_millis() as i64 + 1_000;
     let log = [
@@ -615,9 +620,9 @@ fn half_a_chunk_leaves_no_doubt() {
     assert_eq!(verdict(&memory, &again, start), REPEAT);
 }
 
-/// There would be very many.
+/// Otherwise a large number of keys would be marked.
 #[test]
-fn where_the_search_ends_nothing_is_left_in_doubt() {
+fn the_end_of_the_search_marks_no_values_as_replaced() {
     let start = RebuildStart::now();
     let beyond = (WINDOW + ORDER_SLACK).as_millis() as i64 + 1;
     let value = |id: &str| occupancy(id, 1, 5, 4);
@@ -634,7 +639,7 @@ fn where_the_search_ends_nothing_is_left_in_doubt() {
         read(&log, &mut chunk, start);
         assert!(chunk.is_beyond_window());
         chunk.restore_into(&memory, start);
-        // As if more were read all the same.
+        // As if more were read after all.
         let more = [Some(LoggedRecord::new(start, 0, value(&id(90, 1))))];
         rebuild(&memory, &more, &[1], start, || ());
         assert_eq!(verdict(&memory, &again, start), REPEAT);
@@ -642,7 +647,7 @@ fn where_the_search_ends_nothing_is_left_in_doubt() {
 }
 
 #[test]
-fn a_clock_ahead_of_ours_is_now() {
+fn a_receipt_in_the_future_counts_as_now() {
     let start = RebuildStart::now();
     let body = occupancy(&id(1, 1), 1, 5, 4);
     let log = [Some(LoggedRecord::new(start, -3_600_000, body.clone()))];
@@ -660,20 +665,21 @@ fn a_replaced_time_is_never_the_newest() {
     assert_eq!(next, DedupVerdict::Publish(crate::marks::Marks::default()));
 }
 
-/// How a record of a story came to be.
+/// Origin of one record in a random log.
 #[derive(Clone, Debug)]
 struct LogStep {
     id: (i64, u8),
     space: u8,
     minute: i64,
     data: u32,
-    /// ms between it and the next one, and between receipt and storing.
+    /// Time until the next record, in ms.
     gap: i64,
+    /// Time between receipt and storing, in ms.
     delay: i64,
     mark: u8,
 }
 
-/// Of a clock that is ahead, or was put back; or none in particular.
+/// An age by a clock that is ahead or was set back, or none.
 fn odd_age() -> impl Strategy<Value = Option<i64>> {
     prop::option::of(-60_000..2 * WINDOW.as_millis() as i64)
 }
@@ -693,7 +699,7 @@ fn step() -> impl Strategy<Value = LogStep> {
     )
 }
 
-/// A log as a bridge might have left it, gaps included, and the events in it.
+/// Builds a log as a bridge might have left it, gaps included. Also returns the events in it.
 fn build_log(steps: &[LogStep], start: RebuildStart) -> (Vec<Option<LoggedRecord>>, Vec<String>) {
     let mut stored_at: i64 = steps.iter().map(|s| s.gap).sum();
     let (mut log, mut events) = (Vec::new(), Vec::new());
@@ -707,7 +713,7 @@ fn build_log(steps: &[LogStep], start: RebuildStart) -> (Vec<Option<LoggedRecord
         events.push(body.clone());
         let age = match step.mark {
             6 => stored_at + 40 * step.delay,
-            // Before the window, but by so little that the search goes on.
+            // Just before the window, so that the search goes on.
             7 => WINDOW.as_millis() as i64 + 1 + step.delay,
             _ => stored_at + step.delay,
         };
@@ -728,15 +734,15 @@ fn build_log(steps: &[LogStep], start: RebuildStart) -> (Vec<Option<LoggedRecord
 }
 
 proptest! {
-    /// With a few records of another time in it, the newest of a space's values are still the current ones.
+    /// A few records from another time do not hide the others.
     #[test]
-    fn odd_ones_hide_nothing(
+    fn odd_records_hide_nothing(
         steps in prop::collection::vec(step(), 1..60),
         odd in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
         sizes in prop::collection::vec(8_u64..20, 1..6),
     ) {
         let start = RebuildStart::now();
-        // Without gaps and what waited on disk: then chunks begin with more others than odd ones.
+        // Without gaps and spooled records, chunks begin with more ordinary records than odd ones.
         let steps: Vec<_> = steps
             .into_iter()
             .filter(|step| !matches!(step.mark, 0 | 6))
@@ -757,9 +763,10 @@ proptest! {
         }
     }
 
-    /// However the log is cut, and though reading ends where the window does: memory is what reading all of it makes.
+    /// However the log is cut into chunks, and although reading ends with the window, the memory is
+    /// the same as after reading everything.
     #[test]
-    fn any_chunks_tell_the_same(
+    fn all_chunk_sizes_restore_the_same(
         steps in prop::collection::vec(step(), 0..60),
         sizes in prop::collection::vec(1_u64..20, 1..6),
         reading_window in prop::sample::select(vec![WINDOW, WINDOW / 3]),
@@ -782,10 +789,10 @@ proptest! {
         }
     }
 
-    /// Whatever the receipts say, however the log is cut, and whatever comes and is forgotten meanwhile: a repeat equals what
-    /// was stored last.
+    /// Whatever the receipt times, the chunk sizes, and the events that arrive and are forgotten
+    /// meanwhile, a repeat equals the value stored last.
     #[test]
-    fn nothing_that_was_replaced_is_current(
+    fn no_replaced_value_is_current(
         steps in prop::collection::vec((step(), odd_age()), 0..40),
         live in prop::collection::vec(step(), 0..40),
         at_once in 0_usize..5,
@@ -816,20 +823,21 @@ proptest! {
                 let body = occupancy(&id, step.space, step.minute, step.data);
                 let last = last.entry((step.space, step.minute)).or_default();
                 match memory.claim(&EventFacts::from_event(&event(&body), true), now) {
-                    MemoryDecision::Publish(claim) => {
-                        // What ends unknown may be the last, or not.
-                        let is_unknown = step.mark == 0;
+                    Ok(Decision::Publish(claim)) => {
+                        // An event in doubt may be the last value, or not.
+                        let is_in_doubt = step.mark == 0;
                         if !claim.marks().stale && *last != Some(step.data) {
-                            *last = (!is_unknown).then_some(step.data);
+                            *last = (!is_in_doubt).then_some(step.data);
                         }
-                        match is_unknown {
-                            true => claim.release_in_doubt(),
-                            false => claim.commit(&Receipt::for_test(), now),
+                        if is_in_doubt {
+                            claim.release_in_doubt();
+                        } else {
+                            claim.commit(&Receipt::for_test(), now);
                         }
                     }
-                    MemoryDecision::Duplicate { kind: DuplicateKind::Repeat, .. } => assert_eq!(*last, Some(step.data)),
-                    MemoryDecision::Duplicate { .. } => {}
-                    MemoryDecision::Wait(_) => panic!("nothing is undecided"),
+                    Ok(Decision::Duplicate { kind: DuplicateKind::Repeat, .. }) => assert_eq!(*last, Some(step.data)),
+                    Ok(Decision::Duplicate { .. }) => {}
+                    Err(_) => panic!("no claim is undecided"),
                 }
                 memory.sweep(now);
             }
@@ -842,9 +850,9 @@ proptest! {
         }
     }
 
-    /// Whatever headers and values a topic has.
+    /// No headers or values cause a panic.
     #[test]
-    fn anything_can_lie_in_a_topic(
+    fn any_record_can_be_read(
         key: Option<Vec<u8>>, value: Vec<u8>, name in "ce_(id|receivedat|revision|spooled|stale)|[a-z_]{0,9}", header: Vec<u8>,
     ) {
         let mut record = TailRecord::new(key.as_deref(), &value);

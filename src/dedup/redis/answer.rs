@@ -1,37 +1,38 @@
-//! What Redis' answers mean, and the bytes of a current value.
+//! Parses Redis' answers to claims, and encodes current values.
 
 use redis::Value;
 
-use crate::dedup::EventFacts;
 use crate::dedup::claim::{CurrentReading, published_id};
+use crate::dedup::{EventFacts, ReadingHash, StorageState};
 use crate::marks::{DuplicateKind, Marks, Revision};
 use butlr_event::event_id::EventId;
 
-/// What Redis says of an event.
+/// Answer to a claim.
 #[derive(Debug, PartialEq)]
 pub enum ClaimAnswer {
-    /// Another one has to be decided first.
+    /// Another event must be decided first.
     Wait,
-    /// It is stored, on somebody's disk only where `spooled`.
-    Redelivery { spooled: bool },
-    /// Its value is the current one.
+    /// The event is stored.
+    Redelivery(StorageState),
+    /// The event's value is the current one.
     Repeat,
-    /// It is to be published, marked so; this becomes the current value.
+    /// The event is to be published with these marks; the value becomes the current one.
     Publish(Marks, Option<CurrentReading>),
-    /// It is stored, and to be published again, marked so. Nothing is held for that.
+    /// The event is stored, and to be published again with these marks. Redis holds nothing for it.
     Republish(Marks),
 }
 
-/// Reads the answer to a claim. `None`: that is none.
+/// Parses the answer to a claim; `None` if it is not one.
 pub fn parse_answer(value: &Value, facts: &EventFacts<'_>, id: &EventId) -> Option<ClaimAnswer> {
     let Value::BulkString(bytes) = value else {
         return None;
     };
     match bytes.split_first()? {
         (b'w', _) => Some(ClaimAnswer::Wait),
-        (b'd', rest) => Some(ClaimAnswer::Redelivery {
-            spooled: rest.first() == Some(&b's'),
-        }),
+        (b'd', rest) => Some(ClaimAnswer::Redelivery(match rest.first() {
+            Some(b's') => StorageState::Spooled,
+            _ => StorageState::Published,
+        })),
         (b'r', _) => Some(ClaimAnswer::Repeat),
         (b'p', rest) => parse_publish(rest, facts, id)
             .map(|(marks, current)| ClaimAnswer::Publish(marks, current)),
@@ -47,20 +48,19 @@ fn parse_publish(
     facts: &EventFacts<'_>,
     id: &EventId,
 ) -> Option<(Marks, Option<CurrentReading>)> {
-    let (&[duplicate, conflict, cell, order], replaced) = bytes.split_first_chunk()?;
-    let conflict = conflict == b'c';
+    let (&[duplicate, conflict, change, order], replaced) = bytes.split_first_chunk()?;
     let mut marks = Marks {
         duplicate: match duplicate {
             b'd' => Some(DuplicateKind::Redelivery),
             b'r' => Some(DuplicateKind::Repeat),
             _ => None,
         },
-        conflict: conflict.then_some(facts.reading),
-        stale: cell == b's',
+        conflict: (conflict == b'c').then_some(facts.reading.0),
+        stale: change == b's',
         out_of_order: order == b'o',
         ..Marks::default()
     };
-    let revision = match cell {
+    let revision = match change {
         b'f' => Some(0),
         b'k' => Some(decode_current(replaced)?.revision),
         b'v' => {
@@ -82,13 +82,14 @@ fn parse_publish(
     Some((marks, current))
 }
 
-/// Version, reading, revision, second of the id (-1: none), epoch in which it can be relied on (none yet), id.
+/// Encodes version, reading, revision, second of the id (-1 if none), the epoch in which the value
+/// is trusted (none yet), and the id.
 pub fn encode_current(current: &CurrentReading) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);
     bytes.push(b'1');
-    bytes.extend(current.reading.to_le_bytes());
+    bytes.extend(current.reading.0.to_le_bytes());
     bytes.extend(current.revision.to_le_bytes());
-    // Seconds fit a double exactly, and Lua knows nothing else.
+    // A double holds the seconds exactly, and Lua has no other numbers.
     let seconds = current.id.ksuid_seconds().unwrap_or(-1) as f64;
     bytes.extend(seconds.to_le_bytes());
     bytes.extend([0; 8]);
@@ -102,7 +103,7 @@ fn decode_current(bytes: &[u8]) -> Option<CurrentReading> {
     let (revision, rest) = rest.split_first_chunk()?;
     let (_seconds_and_epoch, id) = rest.split_first_chunk::<16>()?;
     Some(CurrentReading {
-        reading: u64::from_le_bytes(*reading),
+        reading: ReadingHash(u64::from_le_bytes(*reading)),
         id: EventId::new(std::str::from_utf8(id).ok()?),
         revision: u32::from_le_bytes(*revision),
     })

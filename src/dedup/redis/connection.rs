@@ -1,4 +1,4 @@
-//! One connection: made, asked, and why it cannot be.
+//! The connection to Redis: opening it, sending pipelines, and its errors.
 
 use std::time::{Duration, Instant};
 
@@ -6,30 +6,33 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value, cmd};
 use tokio::time::timeout;
 
-/// The longest wait for a connection, and for an answer before the connection is given up.
+use super::protocol::RunIdKey;
+
+/// Timeout for opening the connection, and for an answer; after it the connection is closed.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why Redis cannot be asked. Never says what the server or the address says: that may be a secret.
+/// Reason why Redis is unavailable. Never contains text from the server or the address, which may
+/// be secret.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RedisUnavailable(String);
 
 impl RedisUnavailable {
-    /// Its answers come too late.
+    /// Redis answers too late.
     pub fn too_slow() -> Self {
         Self("it answers too late".to_owned())
     }
 
-    /// In words.
+    /// The reason as text.
     pub fn reason(&self) -> &str {
         &self.0
     }
 
-    /// It says nothing.
+    /// Redis does not answer.
     pub fn no_answer() -> Self {
         Self("no answer".to_owned())
     }
 
-    /// Of an error's code, such as `READONLY`.
+    /// Redis answers with an error of this code, such as `READONLY`.
     pub fn from_code(code: &str) -> Self {
         let is_code = code.len() <= 16 && code.bytes().all(|byte| byte.is_ascii_uppercase());
         let code = if is_code { code } else { "an error" };
@@ -41,29 +44,30 @@ impl From<&RedisError> for RedisUnavailable {
     fn from(error: &RedisError) -> Self {
         match error.code() {
             Some(code) => Self::from_code(code),
-            None if error.is_connection_refusal() => Self("the connection is refused".to_owned()),
+            None if error.is_connection_refusal() => Self("connection refused".to_owned()),
             None if error.is_timeout() => Self::no_answer(),
             None => Self(error.category().to_owned()),
         }
     }
 }
 
-/// What is said to Redis first: the epoch is kept, or a new one begins. Either makes sure that Redis can be written to.
+/// First commands on a connection: they keep the epoch or begin a new one. Either proves that Redis
+/// accepts writes.
 pub struct EpochHandshake {
-    /// Whether this process comes for the first time: it has told Redis all it knows, and the epoch may be kept.
+    /// This is the process' first connection: it has nothing to report, and the epoch may be kept.
     pub is_first: bool,
-    /// Begins an epoch.
+    /// Command that begins an epoch.
     pub begin_epoch: Cmd,
-    /// Keeps the epoch; 0 where there is none.
+    /// Command that keeps the epoch; answers 0 if there is none.
     pub keep_epoch: Cmd,
-    /// Where it stands in which run of a server the epoch began, and for how long that is remembered, ms.
-    pub run_id_key: (String, u64),
+    /// Key that holds the server's run id.
+    pub run_id_key: RunIdKey,
 }
 
-/// Connects and greets.
+/// Opens a connection and performs the handshake.
 pub async fn connect(
     client: Client,
-    greeting: EpochHandshake,
+    handshake: EpochHandshake,
 ) -> Result<MultiplexedConnection, RedisUnavailable> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
@@ -72,7 +76,7 @@ pub async fn connect(
         let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        greeting.perform(&mut connection).await?;
+        handshake.perform(&mut connection).await?;
         Ok(connection)
     };
     match timeout(RESPONSE_TIMEOUT, connecting).await {
@@ -84,25 +88,27 @@ pub async fn connect(
 impl EpochHandshake {
     async fn perform(self, connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let run = fetch_run_id(connection).await;
-        let (server, lasts_ms) = self.run_id_key;
         if self.is_first && run.is_some() {
-            let known: Option<String> = cmd("GET").arg(&server).query_async(connection).await?;
-            let kept = known == run && self.keep_epoch.query_async::<i64>(connection).await? == 1;
-            if kept {
+            let known: Option<String> = cmd("GET")
+                .arg(&self.run_id_key.key)
+                .query_async(connection)
+                .await?;
+            if known == run && self.keep_epoch.query_async::<i64>(connection).await? == 1 {
                 return Ok(());
             }
         }
         self.begin_epoch.exec_async(connection).await?;
         if let Some(run) = run {
-            let mut note = cmd("SET");
-            note.arg(server).arg(run).arg("PX").arg(lasts_ms);
-            note.exec_async(connection).await?;
+            let RunIdKey { key, ttl_ms } = self.run_id_key;
+            let mut store = cmd("SET");
+            store.arg(key).arg(run).arg("PX").arg(ttl_ms);
+            store.exec_async(connection).await?;
         }
         Ok(())
     }
 }
 
-/// What tells one run of a server from another; none where it does not say.
+/// Fetches the id of the server's present run; `None` if it does not tell.
 async fn fetch_run_id(connection: &mut MultiplexedConnection) -> Option<String> {
     let mut info = cmd("INFO");
     let info: String = info.arg("server").query_async(connection).await.ok()?;
@@ -110,24 +116,25 @@ async fn fetch_run_id(connection: &mut MultiplexedConnection) -> Option<String> 
     Some(id.trim().to_owned())
 }
 
-/// The answers to a pipeline, without those to its first `offset` commands, none of which may fail; and how long they took.
+/// Sends a pipeline and returns its answers, with the time they took. The answers to the first
+/// `offset` commands are left out; none of those commands may fail.
 pub async fn send_pipeline(
     mut connection: MultiplexedConnection,
     (pipeline, offset): (Pipeline, usize),
 ) -> Result<(Vec<Value>, Duration), RedisUnavailable> {
-    let since = Instant::now();
+    let sent_at = Instant::now();
     if pipeline.is_empty() {
         return Ok((Vec::new(), Duration::ZERO));
     }
-    let asking = connection.req_packed_commands(&pipeline, 0, pipeline.len());
-    match timeout(RESPONSE_TIMEOUT, asking).await {
+    let request = connection.req_packed_commands(&pipeline, 0, pipeline.len());
+    match timeout(RESPONSE_TIMEOUT, request).await {
         Ok(Ok(mut values)) => {
             for value in values.drain(..offset.min(values.len())) {
                 if let Value::ServerError(error) = value {
                     return Err(RedisUnavailable::from_code(error.code()));
                 }
             }
-            Ok((values, since.elapsed()))
+            Ok((values, sent_at.elapsed()))
         }
         Ok(Err(error)) => Err(RedisUnavailable::from(&error)),
         Err(_) => Err(RedisUnavailable::no_answer()),

@@ -1,12 +1,13 @@
--- An event that was on a replica's disk is in Kafka.
+-- A spooled event is now in Kafka.
 --
--- KEYS: the id (of a conflict, its own one); where it became the current value of an occupancy that value and the hold on it
--- ARGV: token, reading, the id under which it was published, the id of a current value that the same replica gets into Kafka
---       after it (may be empty)
+-- KEYS: the id (or the id of a conflict); if the event became the current value of an occupancy,
+--       also that value and the hold on it
+-- ARGV: token; reading; the id under which it was published; the id of a current value that the
+--       same replica drains after it (may be empty)
 -- Layouts: see claim.lua.
 --
--- It lies behind all that is in Kafka. So where another reading is the current one, or where another replica is about to store
--- one, nobody knows which of them Kafka has last, and neither is relied on.
+-- The event lies behind everything in Kafka. If another reading is the current value, or another
+-- replica is about to store one, it is unknown which of them Kafka has last, so neither is trusted.
 local none = string.rep('\0', 8)
 local call, sub = redis.call, string.sub
 local known = call('GET', KEYS[1])

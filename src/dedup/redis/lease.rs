@@ -1,4 +1,4 @@
-//! What a claim holds in Redis, and the line to the thread that talks to it.
+//! Leases: the part of a claim that is held in Redis, and the context that all claims share.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,65 +11,75 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::circuit::CircuitBreaker;
 use super::protocol::{
-    ClaimChange, ClaimEnd, ClaimEndState, ClaimSubject, ClaimToken, DrainedClaim, RedisProtocol,
+    ClaimChange, ClaimEnd, ClaimEndState, ClaimGrant, ClaimSubject, ClaimToken, DrainedClaim,
+    RedisProtocol,
 };
+use crate::dedup::StorageState;
 
-/// What the thread is to do.
+/// Message to the worker thread.
 #[derive(Debug)]
 pub enum RedisMessage {
-    /// Ask, and hand on the answer; none is handed on when there is none.
+    /// Send a command and pass on the answer; the sender is dropped if there is none.
     Query(Cmd, oneshot::Sender<Value>),
-    /// Say that something is stored, or may be.
+    /// Report that an event is stored, or may be.
     End(Box<ClaimEnd>),
-    /// Say that what was on disk is in Kafka.
+    /// Report that a spooled event is in Kafka.
     Drained(Box<DrainedClaim>),
-    /// Give back what a claim holds: it is not stored.
+    /// Release a claim whose event is not stored.
     Release(ClaimSubject),
-    /// Keep what a claim holds; whether it is that of a conflict.
-    Renew(ClaimSubject, bool),
+    /// Renew the lease of an open claim.
+    Renew(LeaseRenewal),
     /// Keep the epoch.
     KeepEpoch,
 }
 
-/// What all claims of this process share.
+/// Renewal of an open claim's lease.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseRenewal {
+    /// The claim.
+    pub subject: ClaimSubject,
+    /// The claim is on the id of a conflict.
+    pub is_conflict: bool,
+}
+
+/// State that all claims of this process share.
 #[derive(Debug)]
 pub struct RedisContext {
-    /// What is agreed between replicas.
+    /// Keys and commands.
     pub protocol: RedisProtocol,
-    /// Whether Redis is asked.
+    /// Decides whether Redis is asked.
     pub circuit_breaker: CircuitBreaker,
-    /// What had to be done without Redis.
+    /// Events decided without Redis, and lost commits.
     pub errors: IntCounter,
-    /// Tells this process from others.
+    /// Identifies this process.
     owner_id: u64,
     next_number: AtomicU64,
     open_leases: Mutex<HashMap<ClaimToken, OpenLease>>,
-    /// Whether there is something stored that Redis will never know of.
+    /// A stored event could not be reported to Redis, so a new epoch must begin.
     is_epoch_outdated: AtomicBool,
 }
 
 #[derive(Debug)]
 struct OpenLease {
-    subject: ClaimSubject,
-    conflict: bool,
+    renewal: LeaseRenewal,
     renewed_at: Instant,
 }
 
 impl RedisContext {
-    /// Nothing is claimed yet. `owner`: a number that no other process has.
-    pub fn new(terms: RedisProtocol, owner: u64, errors: IntCounter) -> Self {
+    /// Creates a context without claims. `owner_id` must differ between processes.
+    pub fn new(protocol: RedisProtocol, owner_id: u64, errors: IntCounter) -> Self {
         Self {
-            protocol: terms,
+            protocol,
             circuit_breaker: CircuitBreaker::new(),
             errors,
-            owner_id: owner,
+            owner_id,
             next_number: AtomicU64::new(0),
             open_leases: Mutex::default(),
             is_epoch_outdated: AtomicBool::new(false),
         }
     }
 
-    /// 16 bytes that nobody had before.
+    /// Returns a token that was never used before.
     pub fn next_token(&self) -> ClaimToken {
         let mut token = [0; 16];
         token[..8].copy_from_slice(&self.owner_id.to_le_bytes());
@@ -78,70 +88,82 @@ impl RedisContext {
         token
     }
 
-    /// Begins an epoch: no current value that is in Redis now is relied on any more.
+    /// Begins an epoch: no current value now in Redis is trusted any more.
     pub fn begin_epoch(&self) -> Cmd {
         self.is_epoch_outdated.store(false, Ordering::Relaxed);
         self.protocol.begin_epoch(&self.next_token())
     }
 
-    /// Redis will not know of `ending`.
-    pub fn note_lost_end(&self, ending: &ClaimEnd) {
-        if ending.is_granted {
+    /// Queues a message; if the queue is full, notes what Redis will not know.
+    pub fn send_or_note_loss(&self, outbox: &mpsc::Sender<RedisMessage>, message: RedisMessage) {
+        if let Err(error) = outbox.try_send(message) {
+            match error.into_inner() {
+                RedisMessage::End(end) => self.note_lost_end(&end),
+                RedisMessage::Drained(drained) => self.note_lost_drain(&drained),
+                _ => {}
+            }
+        }
+    }
+
+    /// Notes that Redis will not know of `end`.
+    pub fn note_lost_end(&self, end: &ClaimEnd) {
+        if end.grant == ClaimGrant::Granted {
             self.errors.inc();
         }
-        if ending.change.current.is_some() {
+        if end.change.current.is_some() {
             self.set_epoch_outdated();
         }
     }
 
-    /// Redis will not know of `drained`: it may lie behind a current value.
+    /// Notes that Redis will not know of `drained`, which may lie behind a current value.
     pub fn note_lost_drain(&self, drained: &DrainedClaim) {
         if drained.can_affect_current() {
             self.set_epoch_outdated();
         }
     }
 
-    /// Current values in Redis are not to be relied on: a new epoch has to begin.
+    /// Requests a new epoch, because current values in Redis are not to be trusted.
     pub fn set_epoch_outdated(&self) {
         self.is_epoch_outdated.store(true, Ordering::Relaxed);
     }
 
-    /// Whether something was forgotten since [`Line::new_epoch`].
+    /// Returns `true` if a new epoch was requested since [`begin_epoch`](Self::begin_epoch).
     pub fn is_epoch_outdated(&self) -> bool {
         self.is_epoch_outdated.load(Ordering::Relaxed)
     }
 
-    /// As if the process had died: nothing is renewed any more.
+    /// Stops all renewals, as if the process had died.
     #[cfg(test)]
     pub fn stop_renewals(&self) {
         self.lock_open_leases().clear();
     }
 
     fn lock_open_leases(&self) -> MutexGuard<'_, HashMap<ClaimToken, OpenLease>> {
-        // A panic while this short lock is held leaves nothing half-done behind.
+        // A panic under this short lock leaves nothing half-done.
         self.open_leases
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What keeps the claims that were not renewed for `age`. Commands are made of it later: delivery reports wait for this
-    /// lock.
+    /// Returns renewals for the leases that were not renewed for `age`. The commands are built
+    /// later, because delivery reports wait for this lock.
     pub fn take_due_renewals(&self, age: Duration, now: Instant) -> Vec<RedisMessage> {
-        let mut open = self.lock_open_leases();
-        let due = open
+        let mut leases = self.lock_open_leases();
+        let due = leases
             .values_mut()
-            .filter(|open| now.saturating_duration_since(open.renewed_at) >= age);
-        due.map(|open| {
-            open.renewed_at = now;
-            RedisMessage::Renew(open.subject, open.conflict)
+            .filter(|lease| now.saturating_duration_since(lease.renewed_at) >= age);
+        due.map(|lease| {
+            lease.renewed_at = now;
+            RedisMessage::Renew(lease.renewal)
         })
         .collect()
     }
 }
 
-/// What a claim holds in Redis. Dropped, it says that the event is certainly not stored. Nothing here ever waits.
+/// A claim's hold in Redis. Dropping it states that the event is certainly not stored. Nothing here
+/// blocks.
 #[derive(Debug)]
-#[must_use = "dropped, it is released"]
+#[must_use = "dropping it releases the lease"]
 pub struct Lease {
     context: Arc<RedisContext>,
     outbox: mpsc::Sender<RedisMessage>,
@@ -153,92 +175,91 @@ pub struct Lease {
 enum LeaseState {
     /// Redis was not asked.
     Idle,
-    /// It was asked, and may have granted the claim.
+    /// Redis was asked, and may have granted the claim.
     Requested,
-    /// The event is on its way to Kafka.
-    Open { granted: bool, change: ClaimChange },
+    /// The event is being published.
+    Open {
+        grant: ClaimGrant,
+        change: ClaimChange,
+    },
     /// Nothing is held.
     Finished,
 }
 
 impl Lease {
     pub(super) fn new(
-        line: Arc<RedisContext>,
+        context: Arc<RedisContext>,
         outbox: mpsc::Sender<RedisMessage>,
         subject: ClaimSubject,
     ) -> Self {
         Self {
-            context: line,
+            context,
             outbox,
             subject,
             state: LeaseState::Idle,
         }
     }
 
-    /// From now on something may be held.
+    /// Records that Redis was asked, so it may hold something from now on.
     pub(super) fn mark_requested(&mut self) {
         self.state = LeaseState::Requested;
     }
 
-    /// Nothing is held, as Redis itself says.
+    /// Records Redis' answer that it holds nothing.
     pub(super) fn mark_refused(&mut self) {
         self.state = LeaseState::Finished;
     }
 
-    /// The event is published; `granted`: as Redis says.
-    pub(super) fn open(mut self, granted: bool, change: ClaimChange) -> Self {
-        let open = OpenLease {
-            subject: self.subject,
-            conflict: change.is_conflict,
+    /// Opens the lease for publishing the event.
+    pub(super) fn open(mut self, grant: ClaimGrant, change: ClaimChange) -> Self {
+        let lease = OpenLease {
+            renewal: LeaseRenewal {
+                subject: self.subject,
+                is_conflict: change.is_conflict,
+            },
             renewed_at: Instant::now(),
         };
         self.context
             .lock_open_leases()
-            .insert(self.subject.token, open);
-        self.state = LeaseState::Open { granted, change };
+            .insert(self.subject.token, lease);
+        self.state = LeaseState::Open { grant, change };
         self
     }
 
-    /// What was claimed is stored; `spooled`: on disk.
-    pub fn commit(self, spooled: bool) {
-        let state = if spooled {
-            ClaimEndState::Spooled
-        } else {
-            ClaimEndState::Published
-        };
-        self.finish(state);
+    /// Reports that the event is stored.
+    pub fn commit(self, storage: StorageState) {
+        self.finish(match storage {
+            StorageState::Published => ClaimEndState::Published,
+            StorageState::Spooled => ClaimEndState::Spooled,
+        });
     }
 
-    /// Whether what was claimed is stored is not known: others may claim it, and the value that it may have replaced is not
-    /// relied on any more.
+    /// Reports that the event may be stored: others may claim it, and the value that it may have
+    /// replaced is no longer trusted.
     pub fn release_in_doubt(self) {
         if matches!(&self.state, LeaseState::Open { change, .. } if change.current.is_some()) {
             self.finish(ClaimEndState::Unknown);
         }
-        // Else there is nothing that it may have replaced.
+        // Otherwise it cannot have replaced a value; dropping the lease releases it.
     }
 
-    fn finish(mut self, stored: ClaimEndState) {
-        let LeaseState::Open { granted, change } =
+    fn finish(mut self, state: ClaimEndState) {
+        let LeaseState::Open { grant, change } =
             std::mem::replace(&mut self.state, LeaseState::Finished)
         else {
             return;
         };
         self.context.lock_open_leases().remove(&self.subject.token);
-        let ending = ClaimEnd {
+        let end = ClaimEnd {
             subject: self.subject,
             change,
-            state: stored,
+            state,
             ended_at: Instant::now(),
-            is_granted: granted,
+            grant,
             is_resent: false,
         };
-        let message = RedisMessage::End(Box::new(ending));
-        if let Err(error) = self.outbox.try_send(message)
-            && let RedisMessage::End(ending) = error.into_inner()
-        {
-            self.context.note_lost_end(&ending);
-        }
+        let message = RedisMessage::End(Box::new(end));
+        self.context.send_or_note_loss(&self.outbox, message);
     }
 }
 
@@ -251,7 +272,7 @@ impl Drop for Lease {
                 self.context.lock_open_leases().remove(&self.subject.token);
             }
         }
-        // With a full queue it ends by itself, a lease's time from now.
+        // If the queue is full, the lease expires by itself.
         let _ = self.outbox.try_send(RedisMessage::Release(self.subject));
     }
 }

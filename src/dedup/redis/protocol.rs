@@ -1,4 +1,4 @@
-//! What is said to Redis: keys, the scripts and what they are given.
+//! Keys, scripts and commands.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -8,28 +8,32 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::answer::encode_current;
+use super::lease::LeaseRenewal;
 use crate::config::{self, DuplicateHandling};
 use crate::dedup::EventFacts;
 use crate::dedup::claim::CurrentReading;
+use crate::dedup::keys::{IdHash, OccupancyKey, ReadingHash, SourceKey};
 use butlr_event::event_id::EventId;
 
-/// For how long an undecided claim is held; renewed every [`RENEWAL`], and free for others when its holder died.
+/// Lease of an undecided claim: it is renewed every [`RENEWAL_INTERVAL`], and expires when its
+/// holder dies.
 pub const LEASE_TTL: Duration = Duration::from_secs(3);
-/// Between two renewals of a claim that stays open.
+/// Interval between two renewals of an open claim.
 pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
-/// For how long it is remembered that a claim ended, or its holder died, without anybody knowing what became of its event:
-/// longer than a record can be on its way to Kafka, with the settings of any replica. With a spool librdkafka goes on with it
-/// for a minute, and the last request may take another 5 s; without one it is up to 60 s (`http.answer_within`) and three
-/// quarters of that. Sooner, another value could be relied on behind which that record is stored.
+/// Time for which a claim that ended in doubt, or whose holder died, is remembered. It is longer
+/// than a record can be on its way to Kafka under any replica's settings: with a spool, librdkafka
+/// retries for a minute and the last request may take another 5 s; without one it is up to 60 s
+/// (`http.answer_within`) and three quarters of that. With a shorter time, another value could be
+/// trusted before that record is stored behind it.
 const IN_DOUBT_TTL: Duration = Duration::from_secs(120);
-/// For how long an epoch is remembered at least after the last replica has gone.
+/// Minimum time for which an epoch outlives the last replica.
 const MIN_EPOCH_TTL: Duration = Duration::from_secs(24 * 3600);
-/// For how long the newest time of a source is remembered; a silent source is forgotten.
+/// Time after which a silent source is forgotten.
 const NEWEST_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// A script, as it is loaded and as it is called.
+/// A Lua script with its SHA-1, by which it is called.
 pub struct LuaScript {
-    /// Its text.
+    /// Its source.
     pub text: &'static str,
     sha: String,
 }
@@ -55,50 +59,58 @@ static CLAIM: LazyLock<LuaScript> = LazyLock::new(|| LuaScript::new(include_str!
 static COMMIT: LazyLock<LuaScript> = LazyLock::new(|| LuaScript::new(include_str!("commit.lua")));
 static DRAINED: LazyLock<LuaScript> = LazyLock::new(|| LuaScript::new(include_str!("drained.lua")));
 static RELEASE: LazyLock<LuaScript> = LazyLock::new(|| LuaScript::new(include_str!("release.lua")));
-static UNKNOWN: LazyLock<LuaScript> = LazyLock::new(|| LuaScript::new(include_str!("unknown.lua")));
+static RELEASE_IN_DOUBT: LazyLock<LuaScript> =
+    LazyLock::new(|| LuaScript::new(include_str!("release_in_doubt.lua")));
 static RENEW: LazyLock<LuaScript> = LazyLock::new(|| LuaScript::new(include_str!("renew.lua")));
 
-/// What has to be loaded into a Redis before it can be asked.
+/// Commands that load the scripts into Redis.
 pub fn script_load_commands() -> impl Iterator<Item = Cmd> {
-    [&CLAIM, &COMMIT, &DRAINED, &RELEASE, &UNKNOWN, &RENEW]
-        .into_iter()
-        .map(|script| {
-            let mut load = cmd("SCRIPT");
-            load.arg("LOAD").arg(script.text);
-            load
-        })
+    [
+        &CLAIM,
+        &COMMIT,
+        &DRAINED,
+        &RELEASE,
+        &RELEASE_IN_DOUBT,
+        &RENEW,
+    ]
+    .into_iter()
+    .map(|script| {
+        let mut load = cmd("SCRIPT");
+        load.arg("LOAD").arg(script.text);
+        load
+    })
 }
 
-/// Names a claim: the process that made it and its number there.
+/// Identifies a claim: its process, and its number there.
 pub type ClaimToken = [u8; 16];
 
-/// What is claimed.
+/// The event of a claim.
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimSubject {
-    /// Whose claim it is.
+    /// The claim's token.
     pub token: ClaimToken,
-    id_hash: u64,
-    /// The key that the event has instead when another one is stored under its id.
-    conflict_id_hash: u64,
-    reading: u64,
-    occupancy_key: Option<u64>,
-    source_key: u64,
-    /// The event's time, ms since 1970.
+    id_hash: IdHash,
+    /// Replaces the id's hash if another event is stored under the id.
+    conflict_id_hash: IdHash,
+    reading: ReadingHash,
+    occupancy_key: Option<OccupancyKey>,
+    source_key: SourceKey,
+    /// The event's own time, ms since 1970.
     timestamp_ms: i64,
-    /// Whether that may become the newest of its source.
+    /// That time may be the newest of its source.
     has_plausible_time: bool,
 }
 
 impl ClaimSubject {
-    /// What `facts` are about.
+    /// Creates the subject of a claim on the event with these facts.
     pub fn new(token: ClaimToken, facts: &EventFacts<'_>) -> Self {
         let mut both = [0; 16];
-        both[..8].copy_from_slice(&facts.id_hash.to_le_bytes());
-        both[8..].copy_from_slice(&facts.reading.to_le_bytes());
+        both[..8].copy_from_slice(&facts.id_hash.0.to_le_bytes());
+        both[8..].copy_from_slice(&facts.reading.0.to_le_bytes());
         Self {
             token,
             id_hash: facts.id_hash,
-            conflict_id_hash: xxh3_64(&both),
+            conflict_id_hash: IdHash(xxh3_64(&both)),
             reading: facts.reading,
             occupancy_key: facts.occupancy_key,
             source_key: facts.source_key,
@@ -106,11 +118,10 @@ impl ClaimSubject {
             has_plausible_time: facts.has_plausible_time,
         }
     }
-}
 
-impl ClaimSubject {
-    fn stored_id_hash(&self, conflict: bool) -> u64 {
-        if conflict {
+    /// The hash under which the event's id is stored.
+    fn stored_id_hash(&self, is_conflict: bool) -> IdHash {
+        if is_conflict {
             self.conflict_id_hash
         } else {
             self.id_hash
@@ -118,66 +129,93 @@ impl ClaimSubject {
     }
 }
 
-/// What becomes of what is stored when the claim is committed.
+/// Change that committing a claim makes.
 #[derive(Clone, Debug, Default)]
 pub struct ClaimChange {
-    /// The event is stored under an id of its own.
+    /// The event is stored under the id of a conflict.
     pub is_conflict: bool,
-    /// What becomes the current value.
+    /// The new current value.
     pub current: Option<CurrentReading>,
 }
 
-/// A record in Kafka, or one that may be there: Redis is to know of it.
+/// End of a claim whose event is stored, or may be.
 #[derive(Debug)]
 pub struct ClaimEnd {
-    /// What it is.
+    /// The event.
     pub subject: ClaimSubject,
-    /// What it changes.
+    /// The change that it makes.
     pub change: ClaimChange,
-    /// Whether and where it is stored.
+    /// Outcome.
     pub state: ClaimEndState,
-    /// Since when.
+    /// Time of the end.
     pub ended_at: Instant,
-    /// Whether Redis granted its claim, so that nobody else may have published it.
-    pub is_granted: bool,
-    /// Whether Redis may have been told already.
+    /// Redis' answer to the claim.
+    pub grant: ClaimGrant,
+    /// It may have been sent before.
     pub is_resent: bool,
 }
 
-/// What is known of a record in the end.
+/// Redis' answer to a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimGrant {
+    /// Redis granted the claim, so no other replica can have published the event.
+    Granted,
+    /// The claim was made without Redis.
+    Ungranted,
+}
+
+/// Outcome of publishing an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimEndState {
-    /// Kafka has it.
+    /// The event is in Kafka.
     Published,
-    /// It is on this replica's disk.
+    /// The event is in this replica's spool.
     Spooled,
-    /// Nothing.
+    /// In doubt: the event may be in Kafka.
     Unknown,
 }
 
-/// What was spooled and is in Kafka now.
+/// Knowledge of the asking replica, in case Redis has lost it.
+pub struct LocalKnowledge<'k> {
+    /// Another event is stored under the id.
+    pub is_conflict: bool,
+    /// The current value.
+    pub current: Option<&'k CurrentReading>,
+    /// Redis was unavailable a moment ago: no current value is to be trusted.
+    pub is_recovering: bool,
+}
+
+/// Key that holds the run id of the server in which the epoch began.
+pub struct RunIdKey {
+    /// The key.
+    pub key: String,
+    /// Its time to live in ms.
+    pub ttl_ms: u64,
+}
+
+/// A spooled event that is now in Kafka.
 #[derive(Debug)]
 pub struct DrainedClaim {
-    /// What it is; the token says of which process.
+    /// The event; its token identifies the process.
     pub subject: ClaimSubject,
-    /// Whether it is stored under an id of its own.
+    /// The event is stored under the id of a conflict.
     pub is_conflict: bool,
     /// The id under which it was published.
     pub id: EventId,
-    /// Whether it became the current value.
+    /// It may have become the current value.
     pub became_current: bool,
-    /// The id of a current value that the same replica gets into Kafka after it.
+    /// Id of a current value that the same replica drains after it.
     pub successor: Option<EventId>,
 }
 
 impl DrainedClaim {
-    /// Whether current values are to be looked at.
+    /// Returns `true` if the current value must be checked.
     pub fn can_affect_current(&self) -> bool {
         self.became_current && self.subject.occupancy_key.is_some()
     }
 }
 
-/// What all replicas have to agree on.
+/// Keys and commands on which all replicas agree.
 #[derive(Clone, Debug)]
 pub struct RedisProtocol {
     prefix: String,
@@ -199,9 +237,10 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl RedisProtocol {
-    /// By the settings. Bridges with another prefix, or with other topics than these, never meet in Redis.
+    /// Creates the protocol. Bridges with another prefix, or with other topics, never meet in
+    /// Redis.
     pub fn new(settings: &config::DedupConfig, prefix: &str, topics: &[String; 10]) -> Self {
-        // No topic's name has a space.
+        // Topic names contain no spaces.
         let topics = xxh3_64(topics.join(" ").as_bytes()) >> 32;
         Self {
             prefix: format!("{prefix}:{topics:08x}:"),
@@ -211,11 +250,11 @@ impl RedisProtocol {
         }
     }
 
-    fn key(&self, kind: &str, hash: u64) -> String {
-        format!("{}{kind}{hash:016x}", self.prefix)
+    fn key(&self, kind: &str, hash: impl Into<u64>) -> String {
+        format!("{}{kind}{:016x}", self.prefix, hash.into())
     }
 
-    fn id_key(&self, hash: u64) -> String {
+    fn id_key(&self, hash: IdHash) -> String {
         self.key("i", hash)
     }
 
@@ -227,29 +266,27 @@ impl RedisProtocol {
         format!("{}e", self.prefix)
     }
 
-    /// The current value of a cell, and the hold on it.
+    /// Keys of the current value and of the hold on it.
     fn occupancy_keys(&self, subject: &ClaimSubject) -> impl Iterator<Item = String> {
         let both = subject
             .occupancy_key
-            .map(|cell| [self.key("c", cell), self.key("h", cell)]);
+            .map(|key| [self.key("c", key), self.key("h", key)]);
         both.into_iter().flatten()
     }
 
-    /// The same, and the epoch in which the value can be relied on.
+    /// The same, and the key of the epoch.
     fn occupancy_and_epoch_keys(&self, subject: &ClaimSubject) -> impl Iterator<Item = String> {
         let epoch = subject.occupancy_key.map(|_| self.epoch_key());
         self.occupancy_keys(subject).chain(epoch)
     }
 
-    /// The question what an event is. `conflict`, `current`: what the asking replica knows, should Redis have lost it;
-    /// `doubt`: no current value is to be relied on.
+    /// Claims an event.
     pub fn claim(
         &self,
         subject: &ClaimSubject,
         id: &EventId,
         redelivery: DuplicateHandling,
-        (conflict, current): (bool, Option<&CurrentReading>),
-        is_recovering: bool,
+        knowledge: &LocalKnowledge<'_>,
     ) -> Cmd {
         let mut keys = vec![
             self.id_key(subject.id_hash),
@@ -260,80 +297,81 @@ impl RedisProtocol {
         let mut call = CLAIM.call(&keys);
         call.arg(&subject.token)
             .arg(millis(LEASE_TTL))
-            .arg(&subject.reading.to_le_bytes())
+            .arg(&subject.reading.0.to_le_bytes())
             .arg(handling_name(redelivery))
             .arg(self.repeat)
             .arg(millis(self.id_window))
             .arg(subject.timestamp_ms)
             .arg(id.ksuid_seconds().unwrap_or(-1))
-            .arg(u8::from(conflict))
-            .arg(current.map(encode_current).unwrap_or_default())
-            .arg(u8::from(is_recovering))
+            .arg(u8::from(knowledge.is_conflict))
+            .arg(knowledge.current.map(encode_current).unwrap_or_default())
+            .arg(u8::from(knowledge.is_recovering))
             .arg(millis(IN_DOUBT_TTL));
         call
     }
 
-    /// Says that an event is stored, or may be; `None` when that is too long ago to matter.
-    pub fn end(&self, ending: &ClaimEnd, now: Instant) -> Option<Cmd> {
-        let age = now.saturating_duration_since(ending.ended_at);
+    /// Reports that an event is stored, or may be. Returns `None` if that is too long ago to
+    /// matter.
+    pub fn end(&self, end: &ClaimEnd, now: Instant) -> Option<Cmd> {
+        let age = now.saturating_duration_since(end.ended_at);
         let left = |window: Duration| millis(window.saturating_sub(age));
         if left(self.id_window.max(self.reading_window)) == 0 {
             return None;
         }
-        Some(match ending.state {
-            ClaimEndState::Published => self.commit(ending, "p", left),
-            ClaimEndState::Spooled => self.commit(ending, "s", left),
-            ClaimEndState::Unknown => self.release_in_doubt(&ending.subject),
+        Some(match end.state {
+            ClaimEndState::Published => self.commit(end, "p", left),
+            ClaimEndState::Spooled => self.commit(end, "s", left),
+            ClaimEndState::Unknown => self.release_in_doubt(&end.subject),
         })
     }
 
-    fn commit(&self, ending: &ClaimEnd, state: &str, left: impl Fn(Duration) -> u64) -> Cmd {
-        let subject = &ending.subject;
+    fn commit(&self, end: &ClaimEnd, state: &str, left: impl Fn(Duration) -> u64) -> Cmd {
+        let subject = &end.subject;
         let mut keys = vec![
-            self.id_key(subject.stored_id_hash(ending.change.is_conflict)),
+            self.id_key(subject.stored_id_hash(end.change.is_conflict)),
             self.newest_key(subject),
         ];
         keys.extend(self.occupancy_and_epoch_keys(subject));
         let time = subject
             .has_plausible_time
             .then(|| subject.timestamp_ms.to_string());
-        let current = ending.change.current.as_ref().map(encode_current);
+        let current = end.change.current.as_ref().map(encode_current);
         let mut call = COMMIT.call(&keys);
         call.arg(&subject.token)
-            .arg(&subject.reading.to_le_bytes())
+            .arg(&subject.reading.0.to_le_bytes())
             .arg(left(self.id_window))
             .arg(time.unwrap_or_default())
             .arg(left(NEWEST_TTL))
             .arg(current.unwrap_or_default())
             .arg(left(self.reading_window))
-            .arg(u8::from(ending.is_granted))
+            .arg(u8::from(end.grant == ClaimGrant::Granted))
             .arg(state);
         call
     }
 
-    /// Says that what was spooled is in Kafka.
+    /// Reports that a spooled event is in Kafka.
     pub fn mark_drained(&self, drained: &DrainedClaim) -> Cmd {
         let subject = &drained.subject;
         let mut keys = vec![self.id_key(subject.stored_id_hash(drained.is_conflict))];
         if drained.can_affect_current() {
             keys.extend(self.occupancy_keys(subject));
         }
-        let follows = drained.successor.as_ref().map(EventId::to_string);
+        let successor = drained.successor.as_ref().map(EventId::to_string);
         let mut call = DRAINED.call(&keys);
         call.arg(&subject.token)
-            .arg(&subject.reading.to_le_bytes())
+            .arg(&subject.reading.0.to_le_bytes())
             .arg(drained.id.to_string())
-            .arg(follows.unwrap_or_default());
+            .arg(successor.unwrap_or_default());
         call
     }
 
     fn release_in_doubt(&self, subject: &ClaimSubject) -> Cmd {
-        let mut call = UNKNOWN.call(&self.claim_keys(subject));
+        let mut call = RELEASE_IN_DOUBT.call(&self.claim_keys(subject));
         call.arg(&subject.token).arg(millis(IN_DOUBT_TTL));
         call
     }
 
-    /// Gives back all that a claim may hold.
+    /// Releases everything that a claim may hold.
     pub fn release(&self, subject: &ClaimSubject) -> Cmd {
         let mut call = RELEASE.call(&self.claim_keys(subject));
         call.arg(&subject.token);
@@ -349,9 +387,10 @@ impl RedisProtocol {
         keys
     }
 
-    /// Keeps what a claim holds; of a conflict that is another id.
-    pub fn renew(&self, subject: &ClaimSubject, conflict: bool) -> Cmd {
-        let mut keys = vec![self.id_key(subject.stored_id_hash(conflict))];
+    /// Renews the lease of a claim.
+    pub fn renew(&self, renewal: &LeaseRenewal) -> Cmd {
+        let subject = &renewal.subject;
+        let mut keys = vec![self.id_key(subject.stored_id_hash(renewal.is_conflict))];
         keys.extend(self.occupancy_keys(subject).skip(1));
         let mut call = RENEW.call(&keys);
         call.arg(&subject.token)
@@ -360,10 +399,10 @@ impl RedisProtocol {
         call
     }
 
-    /// From now on no current value that is there is relied on; `unique` nobody has ever given before. Only a Redis that can
-    /// be written to answers it.
+    /// Begins an epoch: no current value now in Redis is trusted any more. `unique` must never have
+    /// been used before. Succeeds only if Redis accepts writes.
     pub fn begin_epoch(&self, unique: &[u8]) -> Cmd {
-        // Never all zero, which stands for none.
+        // Never zero, which stands for no epoch.
         let epoch = xxh3_64(unique) | 1;
         let mut call = cmd("SET");
         call.arg(self.epoch_key()).arg(&epoch.to_le_bytes());
@@ -371,23 +410,26 @@ impl RedisProtocol {
         call
     }
 
-    /// Keeps the epoch; 0 where there is none any more.
+    /// Keeps the epoch; answers 0 if there is none any more.
     pub fn keep_epoch(&self) -> Cmd {
         let mut call = cmd("PEXPIRE");
         call.arg(self.epoch_key()).arg(millis(self.epoch_ttl()));
         call
     }
 
-    /// Where it stands in which run of a server the epoch began, and for how long that is remembered, ms.
-    pub fn run_id_key(&self) -> (String, u64) {
-        (format!("{}s", self.prefix), millis(self.epoch_ttl()))
+    /// The key that holds the run id of the server in which the epoch began.
+    pub fn run_id_key(&self) -> RunIdKey {
+        RunIdKey {
+            key: format!("{}s", self.prefix),
+            ttl_ms: millis(self.epoch_ttl()),
+        }
     }
 
     fn epoch_ttl(&self) -> Duration {
         MIN_EPOCH_TTL.max(2 * self.reading_window)
     }
 
-    /// Something that only a Redis that can be written to answers.
+    /// A command that succeeds only if Redis accepts writes.
     pub fn probe(&self) -> Cmd {
         let mut call = cmd("SET");
         call.arg(format!("{}probe", self.prefix)).arg(1);
@@ -412,11 +454,11 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_unknown_is_remembered_for_longer_than_its_record_is_under_way() {
+    fn a_claim_in_doubt_is_remembered_for_longer_than_its_record_is_in_flight() {
         let longest = ("http.answer_within", "60s");
         assert!(config(("http.answer_within", "60001ms")).is_none());
         for flag in [longest, ("spool.dir", "/var/lib/butlr-bridge")] {
-            let config = config(flag).expect("a configuration");
+            let config = config(flag).expect("a valid configuration");
             let [message, request] = client::delivery_timeouts(&config);
             assert!(message + request < IN_DOUBT_TTL, "{message:?} {request:?}");
         }

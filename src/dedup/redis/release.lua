@@ -1,13 +1,13 @@
--- An event was not stored: what is held for it is free, and the current value is what it was.
+-- An event was not stored: its keys are released, and the current value is trusted as before.
 --
--- KEYS: the id; the id of a conflict; for an occupancy its current value and the hold on it
+-- KEYS: the id; the id of a conflict; for an occupancy also its current value and the hold on it
 -- ARGV: token
 -- Layouts: see claim.lua.
 local none = string.rep('\0', 8)
 local call, sub = redis.call, string.sub
-for place = 1, 2 do
-  if call('GET', KEYS[place]) == '1u' .. ARGV[1] then
-    call('DEL', KEYS[place])
+for index = 1, 2 do
+  if call('GET', KEYS[index]) == '1u' .. ARGV[1] then
+    call('DEL', KEYS[index])
   end
 end
 local hold = KEYS[3] and call('GET', KEYS[4])

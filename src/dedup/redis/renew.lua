@@ -1,15 +1,15 @@
--- An event is still undecided: what is held for it stays so.
+-- An event is still undecided: its keys stay held.
 --
--- KEYS: the id (of a conflict, its own one); for an occupancy the hold on its current value
--- ARGV: token, lease in ms, ms a hold is remembered
+-- KEYS: the id (or the id of a conflict); for an occupancy also the hold on its current value
+-- ARGV: token; lease in ms; ms for which a hold is remembered
 -- Layouts: see claim.lua.
 local call = redis.call
 local mine, value = '1u' .. ARGV[1], call('GET', KEYS[1])
--- What Redis has lost is taken again where it is free: copies wait then.
+-- If Redis has lost the id and it is free, take it again, so that copies wait.
 if not value or value == mine then
   call('SET', KEYS[1], mine, 'PX', ARGV[2])
 end
--- But not this: somebody may have stored another value meanwhile.
+-- A lost hold is not taken again: another value may have been stored meanwhile.
 local hold = KEYS[2] and call('GET', KEYS[2])
 if hold and string.sub(hold, 1, 16) == ARGV[1] then
   local time = call('TIME')

@@ -1,4 +1,4 @@
-//! Against a real Redis; skipped, and said so, where there is none.
+//! Tests against a real Redis. Without one they are skipped, and report that.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,9 +8,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
 use crate::config::{DedupConfig, DedupStore, DuplicateHandling};
-use crate::dedup::claim::{MemoryDecision, ReservationOutcome};
+use crate::dedup::claim::{Claim, ReservationOutcome};
+use crate::dedup::keys::{IdHash, OccupancyKey, ReadingHash, SourceKey};
 use crate::dedup::memory::MemoryStore;
 use crate::kafka::report::Receipt;
+use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
 #[path = "../../../tests/it/harness/redis.rs"]
@@ -26,7 +28,8 @@ mod trust;
 
 use server::RedisServer;
 
-/// A Redis with these arguments; `None` where there is none, and that may be.
+/// Starts a Redis with these arguments. Returns `None` if there is none and the test may be
+/// skipped.
 fn start_redis(arguments: &[&str]) -> Option<RedisServer> {
     if server::missing_requirements().is_empty() {
         return Some(RedisServer::start(arguments));
@@ -39,7 +42,7 @@ fn start_redis(arguments: &[&str]) -> Option<RedisServer> {
     );
     let thread = thread::current();
     let name = thread.name().unwrap_or_default();
-    // Not by `eprintln`, which nobody sees of a test that passes.
+    // Not `eprintln`, whose output is hidden for a test that passes.
     let needs = server::missing_requirements().join(", ");
     let _ = writeln!(std::io::stderr(), "NOT RUN: {name}: needs {needs}");
     None
@@ -70,16 +73,16 @@ fn fresh_topics() -> TestTopics {
     std::array::from_fn(|index| format!("test{number}.{index}"))
 }
 
-/// What a worker needs that is never connected.
+/// The context of a worker that never connects.
 pub(super) fn offline_context() -> RedisContext {
-    let terms = RedisProtocol::new(&drop_settings(), "test", &fresh_topics());
-    RedisContext::new(terms, 1, IntCounter::new("errors", "errors").unwrap())
+    let protocol = RedisProtocol::new(&drop_settings(), "test", &fresh_topics());
+    RedisContext::new(protocol, 1, IntCounter::new("errors", "errors").unwrap())
 }
 
 /// The end of an occupancy that was stored without Redis.
 pub(super) fn end_without_redis(token: protocol::ClaimToken) -> Box<protocol::ClaimEnd> {
     let current = CurrentReading {
-        reading: 1,
+        reading: ReadingHash(1),
         id: EventId::new("a"),
         revision: 0,
     };
@@ -91,38 +94,38 @@ pub(super) fn end_without_redis(token: protocol::ClaimToken) -> Box<protocol::Cl
         },
         state: protocol::ClaimEndState::Published,
         ended_at: Instant::now(),
-        is_granted: false,
+        grant: ClaimGrant::Ungranted,
         is_resent: false,
     })
 }
 
-/// Longer than any answer of a working Redis takes on a busy machine.
+/// Longer than a working Redis takes to answer on a busy machine.
 const GENEROUS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A bridge's part in this.
+/// The deduplication of one bridge.
 struct Replica {
     memory: Arc<MemoryStore>,
-    shared: Arc<RedisStore>,
+    redis: Arc<RedisStore>,
     errors: IntCounter,
 }
 
 impl Replica {
     fn new(settings: &DedupConfig, url: &str, topics: &TestTopics, timeout: Duration) -> Self {
-        let redis = config::RedisConfig {
+        let redis_config = config::RedisConfig {
             url: SecretString::from(url),
             timeout,
             prefix: "butlr-bridge".to_owned(),
         };
         let errors = IntCounter::new("errors", "errors").unwrap();
-        let shared = RedisStore::start(settings, &redis, topics, errors.clone()).unwrap();
+        let redis = RedisStore::start(settings, &redis_config, topics, errors.clone()).unwrap();
         Self {
             memory: MemoryStore::new(settings, Instant::now()),
-            shared,
+            redis,
             errors,
         }
     }
 
-    /// So many that have begun their epochs.
+    /// Starts `N` replicas and waits until they have begun their epochs.
     fn start_many<const N: usize>(
         settings: &DedupConfig,
         url: &str,
@@ -130,34 +133,34 @@ impl Replica {
     ) -> [Self; N] {
         let all = std::array::from_fn(|_| Self::new(settings, url, topics, GENEROUS_TIMEOUT));
         for replica in &all {
-            runtime().block_on(replica.shared.flush(GENEROUS_TIMEOUT * 10));
+            runtime().block_on(replica.redis.flush(GENEROUS_TIMEOUT * 10));
         }
         all
     }
 
-    async fn claim(&self, facts: &EventFacts<'_>, limit: Duration) -> RedisDecision {
+    async fn claim(&self, facts: &EventFacts<'_>, limit: Duration) -> Option<Decision> {
         let deadline = Instant::now() + limit;
         loop {
             match self.memory.reserve(facts, Instant::now()) {
-                ReservationOutcome::Reserved(hold) => {
-                    return self.shared.decide(facts, hold, deadline).await;
+                ReservationOutcome::Reserved(reservation) => {
+                    return self.redis.decide(facts, reservation, deadline).await;
                 }
-                ReservationOutcome::Redelivery { spooled } => {
+                ReservationOutcome::Redelivery { storage } => {
                     let kind = DuplicateKind::Redelivery;
-                    return RedisDecision::Duplicate { kind, spooled };
+                    return Some(Decision::Duplicate { kind, storage });
                 }
-                ReservationOutcome::Wait(turn) => turn.await,
+                ReservationOutcome::Wait(waiter) => waiter.await,
             }
         }
     }
 
     async fn verdict(&self, facts: &EventFacts<'_>) -> (DedupVerdict, Option<Claim>) {
         match self.claim(facts, Duration::from_secs(20)).await {
-            RedisDecision::Publish(claim) => {
+            Some(Decision::Publish(claim)) => {
                 (DedupVerdict::Publish(claim.marks().clone()), Some(claim))
             }
-            RedisDecision::Duplicate { kind, .. } => (DedupVerdict::Duplicate(kind), None),
-            RedisDecision::TimedOut => panic!("nothing is undecided for so long"),
+            Some(Decision::Duplicate { kind, .. }) => (DedupVerdict::Duplicate(kind), None),
+            None => panic!("no claim is undecided for so long"),
         }
     }
 }
@@ -166,10 +169,10 @@ fn commit(claim: Claim) {
     claim.commit(&Receipt::for_test(), Instant::now());
 }
 
-/// What `replica` had spooled with `marks` is in Kafka.
+/// Moves an event that `replica` spooled with `marks` into Kafka.
 fn mark_drained(replica: &Replica, facts: &EventFacts<'_>, marks: &Marks) {
-    let follows = replica.memory.mark_drained(facts, marks);
-    replica.shared.mark_drained(facts, marks, follows);
+    let successor = replica.memory.mark_drained(facts, marks);
+    replica.redis.mark_drained(facts, marks, successor);
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -179,23 +182,26 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// An id made in a second.
+/// An id created in this second.
 fn ksuid(second: u32, number: u8) -> String {
     let mut bytes = [number; 20];
     bytes[..4].copy_from_slice(&second.to_be_bytes());
     format!("event_{}", Ksuid::from_bytes(bytes))
 }
 
-/// Facts as those of a real event, but written down.
-fn facts(id: &str, cell: Option<u64>, value: u64, timestamp_ms: i64) -> EventFacts<'_> {
-    let reading = format!("{cell:?} {value} {timestamp_ms}");
-    let source = cell.unwrap_or(99) % 2;
+/// Facts like those of a real event, from small numbers.
+fn facts(id: &str, occupancy: Option<u64>, value: u64, timestamp_ms: i64) -> EventFacts<'_> {
+    let reading = format!("{occupancy:?} {value} {timestamp_ms}");
+    let source = occupancy.unwrap_or(99) % 2;
     EventFacts {
         id,
-        id_hash: xxh3_64(id.as_bytes()),
-        reading: xxh3_64(reading.as_bytes()),
-        occupancy_key: cell.map(|cell| xxh3_64(format!("{cell} {timestamp_ms}").as_bytes())),
-        source_key: xxh3_64(&source.to_le_bytes()),
+        event_type: Some(EventType::RoomOccupancy),
+        id_hash: IdHash(xxh3_64(id.as_bytes())),
+        reading: ReadingHash(xxh3_64(reading.as_bytes())),
+        occupancy_key: occupancy.map(|occupancy| {
+            OccupancyKey(xxh3_64(format!("{occupancy} {timestamp_ms}").as_bytes()))
+        }),
+        source_key: SourceKey(xxh3_64(&source.to_le_bytes())),
         timestamp_ms,
         has_plausible_time: timestamp_ms < 4,
     }

@@ -1,17 +1,19 @@
-//! Where the entries of a ring are, by the hashes that their keys are.
+//! Index from the key of an entry to its place in the ring.
 
-/// A hash table of places, by linear probing, without tombstones: what is removed leaves no trace, so that after any time of
-/// filling and emptying it is as large and as fast as on the first day.
+/// A hash table of places with linear probing and without tombstones. A removal leaves no trace, so
+/// the table stays as small and fast as on the first day, however long it is filled and emptied.
 ///
-/// A slot is 8 bytes: an event that is new costs one miss of the cache here, where a table with its tags apart costs two.
-/// It knows of a key 31 bits, which is enough to move it; whoever asks compares the rest.
+/// A slot is 8 bytes: a new event costs one cache miss here, and would cost two in a table with
+/// separate tags. A slot holds 31 bits of the key, enough to move it; the caller compares the rest.
 #[derive(Debug)]
 pub(super) struct PlaceIndex {
     slots: Box<[IndexSlot]>,
     occupied: usize,
+    /// Maximum number of places.
+    capacity: usize,
 }
 
-/// 0: empty. Else a bit that says it is not, 31 bits of the key, 32 bits of the place.
+/// Zero if empty; otherwise a set bit, 31 bits of the key, and 32 bits of the place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct IndexSlot(u64);
 
@@ -38,40 +40,42 @@ impl IndexSlot {
 }
 
 impl PlaceIndex {
-    pub fn new() -> Self {
-        Self::with_slots(MIN_SLOTS)
+    /// Creates an index for at most `capacity` places.
+    pub fn new(capacity: usize) -> Self {
+        Self::with_slots(MIN_SLOTS, capacity)
     }
 
-    fn with_slots(slots: usize) -> Self {
+    fn with_slots(slots: usize, capacity: usize) -> Self {
         Self {
             slots: vec![EMPTY; slots].into_boxed_slice(),
             occupied: 0,
+            capacity,
         }
     }
 
-    /// How many slots it has at most while it holds up to `most` places: one in three is empty, or nearly.
-    pub fn max_slots(most: usize) -> usize {
-        (most + most.div_ceil(2) + 1).max(MIN_SLOTS)
+    /// The number of slots at most for `places`: about one in three is empty.
+    pub fn max_slots(places: usize) -> usize {
+        (places + places.div_ceil(2) + 1).max(MIN_SLOTS)
     }
 
-    /// How many places it holds.
+    /// The number of places in the index.
     pub fn len(&self) -> usize {
         self.occupied
     }
 
-    /// The bytes that so many slots take.
+    /// The memory that `slots` take.
     pub fn slot_bytes(slots: usize) -> usize {
         slots * size_of::<IndexSlot>()
     }
 
-    /// The place of `key`, which `is_at` knows when it sees it.
+    /// Finds the place of `key`; `is_at` compares the whole key at a place.
     pub fn find(&self, key: u64, is_at: impl Fn(u32) -> bool) -> Option<u32> {
         let at = self.find_slot(key, is_at).ok()?;
         Some(self.slots[at].place())
     }
 
-    /// Points `key` to `place`, and no longer to where it did. It has to hold `most` places in all at the most.
-    pub fn insert(&mut self, key: u64, place: u32, most: usize, is_at: impl Fn(u32) -> bool) {
+    /// Points `key` to `place`, and no longer to its previous place.
+    pub fn insert(&mut self, key: u64, place: u32, is_at: impl Fn(u32) -> bool) {
         match self.find_slot(key, is_at) {
             Ok(at) => self.slots[at] = IndexSlot::new(key, place),
             Err(at) if self.has_room() => {
@@ -79,14 +83,14 @@ impl PlaceIndex {
                 self.occupied += 1;
             }
             Err(_) => {
-                let doubled = (self.slots.len() * 2).min(Self::max_slots(most));
+                let doubled = (self.slots.len() * 2).min(Self::max_slots(self.capacity));
                 self.resize(doubled.max(self.slots.len() + 1));
                 self.insert_slot(IndexSlot::new(key, place));
             }
         }
     }
 
-    /// Forgets `key` if it points to `place`; whether it did.
+    /// Removes `key` if it points to `place`. Returns `true` if it did.
     pub fn remove(&mut self, key: u64, place: u32) -> bool {
         let removed = IndexSlot::new(key, place);
         let mut hole = self.home_slot(removed);
@@ -97,7 +101,7 @@ impl PlaceIndex {
             hole = self.next_slot(hole);
         }
         self.occupied -= 1;
-        // What comes behind it moves up, unless it would come to stand before its home.
+        // Following slots move up, unless that would put them before their home slot.
         let mut next = self.next_slot(hole);
         while self.slots[next] != EMPTY {
             let home = self.home_slot(self.slots[next]);
@@ -111,13 +115,13 @@ impl PlaceIndex {
         true
     }
 
-    /// Gives memory back, so that there is room for twice as much as there is.
+    /// Shrinks to room for twice the current number of places.
     pub fn shrink(&mut self) {
         self.resize(Self::max_slots(self.occupied * 2));
     }
 
     fn resize(&mut self, slots: usize) {
-        let old = std::mem::replace(self, Self::with_slots(slots));
+        let old = std::mem::replace(self, Self::with_slots(slots, self.capacity));
         for slot in old.slots {
             if slot != EMPTY {
                 self.insert_slot(slot);
@@ -125,7 +129,7 @@ impl PlaceIndex {
         }
     }
 
-    /// Of what is not in it, and there is room for.
+    /// Inserts a slot that is not in the table yet and fits.
     fn insert_slot(&mut self, slot: IndexSlot) {
         let mut at = self.home_slot(slot);
         while self.slots[at] != EMPTY {
@@ -135,12 +139,12 @@ impl PlaceIndex {
         self.occupied += 1;
     }
 
-    /// Whether one more leaves a third of the slots empty.
+    /// Returns `true` if one more place leaves a third of the slots empty.
     fn has_room(&self) -> bool {
         self.occupied < self.slots.len() * 2 / 3
     }
 
-    /// Where `key` is, or else the empty slot where it would be.
+    /// Finds the slot of `key`, or as an error the empty slot where it belongs.
     fn find_slot(&self, key: u64, is_at: impl Fn(u32) -> bool) -> Result<usize, usize> {
         let wanted = IndexSlot::new(key, 0);
         let mut at = self.home_slot(wanted);
@@ -156,7 +160,7 @@ impl PlaceIndex {
         }
     }
 
-    /// Where the search for a slot begins. Any number of slots will do, not only powers of two.
+    /// The slot where a search begins. The number of slots need not be a power of two.
     fn home_slot(&self, slot: IndexSlot) -> usize {
         ((slot.hash() * self.slots.len() as u64) >> HASH_BITS) as usize
     }
@@ -169,7 +173,7 @@ impl PlaceIndex {
         }
     }
 
-    /// How many steps `to` is behind `from`.
+    /// The number of steps from `from` to `to`.
     fn distance(&self, from: usize, to: usize) -> usize {
         if to >= from {
             to - from
@@ -181,7 +185,6 @@ impl PlaceIndex {
 
 #[cfg(test)]
 impl PlaceIndex {
-    /// How many slots it has.
     pub fn slots(&self) -> usize {
         self.slots.len()
     }
@@ -195,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    /// Keys that begin at few places of the table, its end among them, some alike in all that a slot knows.
+    /// Keys with few home slots, the last one included; some agree in all bits that a slot holds.
     fn keys() -> impl Strategy<Value = u64> {
         (0..6_u64, 0..3_u64, 0..2_u64).prop_map(|(home, low, high)| {
             let hash = (home << (HASH_BITS - 3)) + low;
@@ -210,16 +213,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_a_map(steps in prop::collection::vec((keys(), 0..4_u32), 0..120)) {
-            const MOST: usize = 36;
-            let mut index = PlaceIndex::new();
+        fn behaves_like_a_map(steps in prop::collection::vec((keys(), 0..4_u32), 0..120)) {
+            const CAPACITY: usize = 36;
+            let mut index = PlaceIndex::new(CAPACITY);
             let mut model = HashMap::new();
             let mut key_at = HashMap::new();
-            for (place, (key, what)) in steps.into_iter().enumerate() {
+            for (place, (key, action)) in steps.into_iter().enumerate() {
                 let place = place as u32;
                 key_at.insert(place, key);
                 let is_at = |place| key_at[&place] == key;
-                match what {
+                match action {
                     0 => {
                         let known = model.get(&key).copied();
                         prop_assert!(!index.remove(key, place));
@@ -228,12 +231,12 @@ mod tests {
                     }
                     1 if model.len() < 4 => index.shrink(),
                     _ => {
-                        index.insert(key, place, MOST, is_at);
+                        index.insert(key, place, is_at);
                         model.insert(key, place);
                     }
                 }
                 prop_assert_eq!(index.len(), model.len());
-                prop_assert!(index.slots() <= PlaceIndex::max_slots(MOST));
+                prop_assert!(index.slots() <= PlaceIndex::max_slots(CAPACITY));
                 for key in key_at.values() {
                     let found = index.find(*key, |place| key_at[&place] == *key);
                     prop_assert_eq!(found, model.get(key).copied());

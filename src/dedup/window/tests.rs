@@ -1,3 +1,5 @@
+//! Compares the window with a plain list.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -10,6 +12,8 @@ struct TestEntry {
 }
 
 impl WindowEntry for TestEntry {
+    type Key = u64;
+
     fn key(&self) -> u64 {
         self.key
     }
@@ -19,7 +23,7 @@ impl WindowEntry for TestEntry {
     }
 }
 
-/// The same as a list, looked through from end to end; `None` where an entry was replaced.
+/// The window as a list that is searched from end to end. `None` stands for a replaced entry.
 #[derive(Default)]
 struct WindowModel {
     places: Vec<Option<TestEntry>>,
@@ -29,17 +33,17 @@ struct WindowModel {
 impl WindowModel {
     fn find_entry(&mut self, key: u64) -> Option<&mut Option<TestEntry>> {
         let mut places = self.places.iter_mut();
-        places.find(|place| place.is_some_and(|kept| kept.key == key))
+        places.find(|place| place.is_some_and(|entry| entry.key == key))
     }
 
     fn get(&mut self, key: u64, horizon: Tick) -> Option<TestEntry> {
         self.find_entry(key)
-            .and_then(|kept| *kept)
-            .filter(|kept| kept.at >= horizon)
+            .and_then(|entry| *entry)
+            .filter(|entry| entry.at >= horizon)
     }
 
-    fn free(&mut self, horizon: Tick, most: usize) {
-        for _ in 0..most {
+    fn free(&mut self, horizon: Tick, limit: usize) {
+        for _ in 0..limit {
             if self
                 .places
                 .first()
@@ -50,23 +54,24 @@ impl WindowModel {
         }
     }
 
-    fn insert(&mut self, kept: TestEntry, most: usize, horizon: Tick) {
+    fn insert(&mut self, entry: TestEntry, capacity: usize, horizon: Tick) {
         self.free(horizon, MAX_FREED_PER_INSERT);
-        if self.places.len() == most {
+        if self.places.len() == capacity {
             let gone = self.places.remove(0);
-            self.evictions += u64::from(gone.is_some_and(|k| k.at >= horizon && k.key != kept.key));
+            self.evictions +=
+                u64::from(gone.is_some_and(|k| k.at >= horizon && k.key != entry.key));
         }
-        self.find_entry(kept.key).map(Option::take);
-        self.places.push(Some(kept));
+        self.find_entry(entry.key).map(Option::take);
+        self.places.push(Some(entry));
     }
 
-    fn restore(&mut self, kept: TestEntry, most: usize, horizon: Tick) -> bool {
-        let full = self.places.len() == most;
-        if full || kept.at < horizon || self.get(kept.key, horizon).is_some() {
+    fn restore(&mut self, entry: TestEntry, capacity: usize, horizon: Tick) -> bool {
+        let is_full = self.places.len() == capacity;
+        if is_full || entry.at < horizon || self.get(entry.key, horizon).is_some() {
             return false;
         }
-        self.find_entry(kept.key).map(Option::take);
-        self.places.insert(0, Some(kept));
+        self.find_entry(entry.key).map(Option::take);
+        self.places.insert(0, Some(entry));
         true
     }
 }
@@ -94,32 +99,32 @@ fn steps() -> impl Strategy<Value = Vec<WindowStep>> {
 
 proptest! {
     #[test]
-    fn as_a_list(steps in steps(), most in 1..20_usize) {
+    fn behaves_like_a_list(steps in steps(), capacity in 1..20_usize) {
         const WINDOW: Tick = 20;
-        let mut window = DedupWindow::new(most);
-        // Places count on beyond the largest number.
+        let mut window = DedupWindow::new(capacity);
+        // The numbers of places wrap around.
         window.front = u32::MAX - 3;
         let mut model = WindowModel::default();
         let mut now = 1000;
         for (value, step) in steps.into_iter().enumerate() {
             let horizon = now - WINDOW;
-            let kept = |key: u64, at| TestEntry { key: key << 20, value, at };
-            let there = |window: &DedupWindow<TestEntry>| -> Vec<u64> {
+            let make_entry = |key: u64, at| TestEntry { key: key << 20, value, at };
+            let present_keys = |window: &DedupWindow<TestEntry>| -> Vec<u64> {
                 let keys = (0..12).map(|key| key << 20);
                 keys.filter(|key| window.get(*key, 0).is_some()).collect()
             };
-            let before = there(&window);
+            let before = present_keys(&window);
             let mut forgotten = Vec::new();
             match step {
                 WindowStep::Insert(key) => {
-                    window.insert_with(kept(key, now), horizon, |key| forgotten.push(key));
-                    // Its own, if the one before was at the front.
+                    window.insert_with(make_entry(key, now), horizon, |key| forgotten.push(key));
+                    // It may report the new key, if the replaced entry was at the front.
                     forgotten.retain(|forgotten| *forgotten != key << 20);
-                    model.insert(kept(key, now), most, horizon);
+                    model.insert(make_entry(key, now), capacity, horizon);
                 }
                 WindowStep::Restore(key, age) => {
-                    let taken = window.restore(kept(key, now - age), horizon);
-                    prop_assert_eq!(taken, model.restore(kept(key, now - age), most, horizon));
+                    let is_restored = window.restore(make_entry(key, now - age), horizon);
+                    prop_assert_eq!(is_restored, model.restore(make_entry(key, now - age), capacity, horizon));
                 }
                 WindowStep::Change(key) => {
                     let (real, modelled) = (window.get_mut(key << 20), model.find_entry(key << 20));
@@ -135,7 +140,7 @@ proptest! {
                     model.free(horizon, 1_000);
                 }
             }
-            let after = there(&window);
+            let after = present_keys(&window);
             let gone = before.into_iter().filter(|key| !after.contains(key));
             forgotten.sort_unstable();
             prop_assert_eq!(forgotten, gone.collect::<Vec<_>>());
@@ -146,30 +151,30 @@ proptest! {
             prop_assert_eq!(window.len(), model.places.iter().flatten().count());
             prop_assert_eq!(window.ring.len(), model.places.len());
             prop_assert_eq!(window.evictions(), model.evictions);
-            prop_assert!(window.allocated_bytes() <= DedupWindow::<TestEntry>::max_bytes(most));
+            prop_assert!(window.allocated_bytes() <= DedupWindow::<TestEntry>::max_bytes(capacity));
         }
     }
 }
 
 #[test]
-fn never_more_memory_than_the_bound() {
-    for most in [1, 7, 8, 9, 1_000, 1_025, 15_625] {
-        let mut window = DedupWindow::new(most);
-        for value in 0..3 * most {
+fn memory_stays_within_the_bound() {
+    for capacity in [1, 7, 8, 9, 1_000, 1_025, 15_625] {
+        let mut window = DedupWindow::new(capacity);
+        for value in 0..3 * capacity {
             let key = (value as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
             window.insert(TestEntry { key, value, at: 1 }, 0);
             assert!(
-                window.allocated_bytes() <= DedupWindow::<TestEntry>::max_bytes(most),
-                "{most} {value}"
+                window.allocated_bytes() <= DedupWindow::<TestEntry>::max_bytes(capacity),
+                "{capacity} {value}"
             );
         }
-        assert_eq!(window.len(), most);
-        assert_eq!(window.evictions(), 2 * most as u64);
+        assert_eq!(window.len(), capacity);
+        assert_eq!(window.evictions(), 2 * capacity as u64);
         while window.sweep(2) {}
         assert_eq!(window.len(), 0);
         assert!(
             window.allocated_bytes() <= DedupWindow::<TestEntry>::max_bytes(MIN_CAPACITY),
-            "given back"
+            "memory is returned"
         );
     }
 }

@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::spool::drain::can_hand_over;
 use crate::spool::restore::restore_dedup_window;
 use butlr_event::event_id::EventId;
-use butlr_event::{EventType, ParseLimits, ParsedBody, parse};
+use butlr_event::{ParseLimits, ParsedBody, parse};
 
 fn open_deduplicator() -> (config::DedupConfig, Arc<Deduplicator>) {
     let address = ("kafka.bootstrap_servers".to_owned(), "127.0.0.1:1".into());
@@ -42,12 +42,10 @@ fn with_facts<T>(event: &str, call: impl FnOnce(&EventFacts<'_>) -> T) -> T {
 
 /// As what, and whether of something on disk, an event is dropped; `None`: it is to be published.
 fn duplicate_verdict(desk: &Deduplicator, event: &str) -> Option<(DuplicateKind, bool)> {
-    let claimed = with_facts(event, |facts| {
-        desk.try_claim(EventType::RoomOccupancy, facts, Instant::now())
-    });
+    let claimed = with_facts(event, |facts| desk.try_claim(facts, Instant::now()));
     match claimed.expect("nothing is undecided") {
-        Decision::Publish { .. } => None,
-        Decision::Duplicate { kind, spooled } => Some((kind, spooled)),
+        Decision::Publish(_) => None,
+        Decision::Duplicate { kind, storage } => Some((kind, storage.is_spooled())),
     }
 }
 
@@ -58,10 +56,8 @@ async fn append(bench: &SpoolHarness, event: &str) {
 
 /// The same with its claim, as the pipeline does.
 async fn claim_and_append(bench: &SpoolHarness, desk: &Deduplicator, event: &str) {
-    let claimed = with_facts(event, |facts| {
-        desk.try_claim(EventType::RoomOccupancy, facts, Instant::now())
-    });
-    let Ok(Decision::Publish { claim, .. }) = claimed else {
+    let claimed = with_facts(event, |facts| desk.try_claim(facts, Instant::now()));
+    let Ok(Decision::Publish(claim)) = claimed else {
         panic!("{claimed:?}");
     };
     let entry = new_entry(ROOM, event.as_bytes(), false);

@@ -1,28 +1,28 @@
-//! Two contenders, in every order in which their steps can come.
+//! Two contenders, in every possible order of their steps.
 //!
-//! A claim, a commit and a release each happen while all that they look at and change is locked: none can see another half
-//! done, and so any run of two threads is one of the orders tried here. A waiting contender's step is to claim again; it can
-//! be taken when its turn has come, and a turn that never comes shows as an order in which nobody can go on.
+//! A claim, a commit and a release each hold the locks for everything that they read and change, so
+//! none sees another half done, and every run of two threads is one of the orders tried here. The
+//! step of a waiting contender is to claim again, once its waiter is woken. A waiter that is never
+//! woken shows as an order in which no contender can go on.
 
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::*;
-use crate::dedup::claim::ClaimWaiter;
 
-/// What becomes of a contender that may publish, or has to wait.
+/// Planned end of a contender that may publish, or has to wait.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum PlannedEnd {
-    /// Its delivery succeeds.
+    /// The delivery succeeds.
     Stored,
-    /// It is stored on disk.
+    /// The event is spooled.
     Spooled,
-    /// Its delivery fails: it is certainly not stored.
+    /// The delivery fails: the event is certainly not stored.
     Failed,
-    /// Nobody knows what became of its delivery.
+    /// The delivery ends in doubt.
     Unknown,
-    /// As `Stored`; but when it has to wait, it is given up.
+    /// Like `Stored`, but the contender gives up if it has to wait.
     GivesUp,
 }
 
@@ -40,8 +40,7 @@ enum ContenderEnd {
     Failed,
     Unknown,
     GaveUp,
-    /// And whether of something that is on disk.
-    Duplicate(DuplicateKind, bool),
+    Duplicate(DuplicateKind, StorageState),
 }
 
 enum ContenderState {
@@ -66,12 +65,12 @@ struct InterleavingRun<'r> {
 }
 
 impl<'r> InterleavingRun<'r> {
-    /// Where `before` is stored already.
+    /// Starts with the events `before` stored.
     fn new(contenders: &'r [Contender; 2], before: &[ModelEvent]) -> Self {
         let now = Instant::now();
         let memory = MemoryStore::new(&drop_settings(), now);
         for &event in before {
-            publish(&memory, event, now).expect("they are new");
+            publish(&memory, event, now).expect("the events are new");
         }
         Self {
             memory,
@@ -90,8 +89,8 @@ impl<'r> InterleavingRun<'r> {
             {
                 true
             }
-            ContenderState::Waiting(turn) => {
-                pin!(turn).poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+            ContenderState::Waiting(waiter) => {
+                pin!(waiter).poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
             }
         }
     }
@@ -106,16 +105,17 @@ impl<'r> InterleavingRun<'r> {
             ContenderState::Ready | ContenderState::Waiting(_) => {
                 let id = contender.event.id();
                 let facts = contender.event.facts(&id);
-                let next = match contender.by_reservation {
-                    true => claim_by_reservation(&self.memory, &facts, self.now),
-                    false => self.memory.claim(&facts, self.now),
+                let next = if contender.by_reservation {
+                    claim_by_reservation(&self.memory, &facts, self.now)
+                } else {
+                    self.memory.claim(&facts, self.now)
                 };
                 match next {
-                    MemoryDecision::Publish(claim) => ContenderState::Claiming(claim),
-                    MemoryDecision::Duplicate { kind, spooled } => {
-                        ContenderState::Ended(ContenderEnd::Duplicate(kind, spooled))
+                    Ok(Decision::Publish(claim)) => ContenderState::Claiming(claim),
+                    Ok(Decision::Duplicate { kind, storage }) => {
+                        ContenderState::Ended(ContenderEnd::Duplicate(kind, storage))
                     }
-                    MemoryDecision::Wait(turn) => ContenderState::Waiting(turn),
+                    Err(waiter) => ContenderState::Waiting(waiter),
                 }
             }
             ContenderState::Claiming(claim) if contender.planned_end == PlannedEnd::Failed => {
@@ -146,7 +146,7 @@ impl<'r> InterleavingRun<'r> {
     }
 }
 
-/// The ends of all orders.
+/// Runs all orders and returns their ends.
 fn run_all_orders(contenders: &[Contender; 2], before: &[ModelEvent]) -> Vec<[ContenderEnd; 2]> {
     let mut ends = Vec::new();
     let mut orders = vec![Vec::new()];
@@ -160,13 +160,13 @@ fn run_all_orders(contenders: &[Contender; 2], before: &[ModelEvent]) -> Vec<[Co
         if ways.is_empty() {
             assert_eq!(run.memory.entry_counts().undecided, 0);
             let end = run.ends();
-            ends.push(end.unwrap_or_else(|| panic!("nobody can go on after {order:?}")));
+            ends.push(end.unwrap_or_else(|| panic!("no contender can go on after {order:?}")));
         }
     }
     ends
 }
 
-/// One after the other; who gave up never came.
+/// Runs the contenders one after the other, without those that gave up.
 fn run_serially(
     contenders: &[Contender; 2],
     before: &[ModelEvent],
@@ -182,7 +182,7 @@ fn run_serially(
             run.step(which);
         }
     }
-    run.ends().expect("nobody waits for anybody")
+    run.ends().expect("no contender waits")
 }
 
 fn event_pairs() -> [(ModelEvent, ModelEvent); 7] {
@@ -192,31 +192,31 @@ fn event_pairs() -> [(ModelEvent, ModelEvent); 7] {
         ..event(id, place, 0)
     };
     [
-        // The same event; of both kinds.
+        // The same event, occupancy or not.
         (event(4, 0, 1), event(4, 0, 1)),
         (other(4, 0), other(4, 0)),
-        // One id, two readings.
+        // Two readings under one id.
         (event(4, 0, 1), event(4, 1, 1)),
         (event(4, 0, 1), event(4, 0, 2)),
         // A repeat.
         (event(4, 0, 1), event(5, 0, 1)),
-        // A revision or a stale one, as the order has it.
+        // A revision or a stale event, depending on the order.
         (event(4, 0, 1), event(8, 0, 2)),
         // Nothing in common.
         (event(4, 0, 1), event(8, 2, 2)),
     ]
 }
 
-/// What comes out is what comes out of one of the two orders in which one comes after the other.
+/// Each run ends like one of the two serial runs.
 #[test]
-fn as_if_one_after_the_other() {
+fn every_order_ends_like_a_serial_one() {
     let mut runs = 0;
     for (one, other) in event_pairs() {
-        for fates in PLANNED_ENDS
-            .map(|fate| PLANNED_ENDS.map(|other| [fate, other]))
+        for planned_ends in PLANNED_ENDS
+            .map(|planned_end| PLANNED_ENDS.map(|other| [planned_end, other]))
             .concat()
         {
-            for by_hold in [[false, false], [true, false], [true, true]] {
+            for by_reservation in [[false, false], [true, false], [true, true]] {
                 for before in [
                     vec![],
                     vec![ModelEvent::occupancy(2, 0, 0)],
@@ -225,8 +225,8 @@ fn as_if_one_after_the_other() {
                     let events = [one, other];
                     let contenders = [0, 1].map(|which| Contender {
                         event: events[which],
-                        planned_end: fates[which],
-                        by_reservation: by_hold[which],
+                        planned_end: planned_ends[which],
+                        by_reservation: by_reservation[which],
                     });
                     for ends in run_all_orders(&contenders, &before) {
                         runs += 1;
@@ -235,7 +235,7 @@ fn as_if_one_after_the_other() {
                             .map(|order| run_serially(&contenders, &before, order, gave_up));
                         assert!(
                             serial.contains(&ends),
-                            "{events:?} {fates:?} {before:?}: {ends:?}, not {serial:?}"
+                            "{events:?} {planned_ends:?} {before:?}: {ends:?}, not {serial:?}"
                         );
                     }
                 }
@@ -245,28 +245,29 @@ fn as_if_one_after_the_other() {
     assert!(runs > 2_000, "{runs}");
 }
 
-/// What goes back to a value that a revision of unknown fate may have replaced is published, in whatever order they come.
+/// An event that reverts to a value which a revision in doubt may have replaced is published, in
+/// whatever order they come.
 #[test]
-fn what_may_have_been_replaced_is_published_again() {
+fn a_value_that_may_have_been_replaced_is_published_again() {
     let event = ModelEvent::occupancy;
     let contenders = [
         (event(4, 0, 2), PlannedEnd::Unknown),
         (event(6, 0, 1), PlannedEnd::Stored),
     ];
-    for by_hold in [false, true] {
-        let contenders = contenders.map(|(event, fate)| Contender {
+    for by_reservation in [false, true] {
+        let contenders = contenders.map(|(event, planned_end)| Contender {
             event,
-            planned_end: fate,
-            by_reservation: by_hold,
+            planned_end,
+            by_reservation,
         });
         let all = run_all_orders(&contenders, &[event(0, 0, 1)]);
         let came_first = [
             ContenderEnd::Unknown,
-            ContenderEnd::Duplicate(DuplicateKind::Repeat, false),
+            ContenderEnd::Duplicate(DuplicateKind::Repeat, StorageState::Published),
         ];
         for ends in &all {
             let ContenderEnd::Stored(marks) = &ends[1] else {
-                // Before the revision was claimed.
+                // It came before the revision was claimed.
                 assert_eq!(*ends, came_first);
                 continue;
             };
@@ -280,36 +281,36 @@ fn what_may_have_been_replaced_is_published_again() {
 #[test]
 fn of_two_copies_one_is_stored() {
     let event = ModelEvent::occupancy(4, 0, 1);
-    let ends = |fates: [PlannedEnd; 2]| {
-        let contenders = fates.map(|fate| Contender {
+    let ends = |planned_ends: [PlannedEnd; 2]| {
+        let contenders = planned_ends.map(|planned_end| Contender {
             event,
-            planned_end: fate,
+            planned_end,
             by_reservation: false,
         });
         run_all_orders(&contenders, &[])
     };
     let stored = ContenderEnd::Stored(Marks::default());
-    let redelivery = ContenderEnd::Duplicate(DuplicateKind::Redelivery, false);
+    let redelivery = ContenderEnd::Duplicate(DuplicateKind::Redelivery, StorageState::Published);
     for ends in ends([PlannedEnd::Stored, PlannedEnd::Stored]) {
         assert!(
             ends.contains(&stored) && ends.contains(&redelivery),
             "{ends:?}"
         );
     }
-    // Of one on disk, as the answer says.
-    let of_spooled = ContenderEnd::Duplicate(DuplicateKind::Redelivery, true);
+    // The redelivery reports that the event is spooled.
+    let of_spooled = ContenderEnd::Duplicate(DuplicateKind::Redelivery, StorageState::Spooled);
     for ends in ends([PlannedEnd::Spooled, PlannedEnd::Spooled]) {
         assert!(
             ends.contains(&stored) && ends.contains(&of_spooled),
             "{ends:?}"
         );
     }
-    // When the first fails, the second takes its place; when it comes second, it is a redelivery.
+    // If the first fails, the second takes over; if it comes second, it is a redelivery.
     for ends in ends([PlannedEnd::Failed, PlannedEnd::Stored]) {
         assert_eq!(ends[1], stored);
         assert!([ContenderEnd::Failed, redelivery.clone()].contains(&ends[0]));
     }
-    // Also when nobody knows: it may be there twice, and it is there.
+    // The same if it ends in doubt: the event may be stored twice, but it is stored.
     for ends in ends([PlannedEnd::Unknown, PlannedEnd::Stored]) {
         assert_eq!(ends[1], stored);
         assert!([ContenderEnd::Unknown, redelivery.clone()].contains(&ends[0]));

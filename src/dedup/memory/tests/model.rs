@@ -1,4 +1,4 @@
-//! The rules once more, as the words have them: plain maps, one event after the other.
+//! A reference model of the rules: plain maps, one event after the other.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,23 +6,24 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{self, DuplicateHandling};
-use crate::dedup::EventFacts;
+use crate::dedup::{EventFacts, IdHash, OccupancyKey, ReadingHash, SourceKey};
 use crate::marks::{DuplicateKind, Marks, Revision};
+use butlr_event::EventType;
 use butlr_event::event_id::EventId;
 use butlr_event::ksuid::Ksuid;
 
-/// An event, of few that there are.
+/// An event out of a small set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ModelEvent {
     pub id: u8,
-    /// Space and timestamp: two spaces.
+    /// Space and timestamp; there are two spaces.
     pub place: u8,
     pub value: u8,
     pub is_occupancy: bool,
     pub plausible_time: bool,
 }
 
-/// Under which id something is stored or undecided; for a conflict with the reading.
+/// The key under which an id is stored or undecided; for a conflict, with the reading.
 type ModelIdKey = (u8, Option<ModelReading>);
 type ModelReading = (bool, u8, u8);
 
@@ -37,7 +38,7 @@ impl ModelEvent {
         }
     }
 
-    /// Two ids a second; each fourth is no KSUID.
+    /// Two ids per second; every fourth is not a KSUID.
     pub fn id(&self) -> String {
         match self.id % 4 {
             3 => format!("id-{}", self.id),
@@ -69,10 +70,17 @@ impl ModelEvent {
         let occupancy = u8::from(self.is_occupancy);
         EventFacts {
             id,
-            id_hash: xxh3_64(id.as_bytes()),
-            reading: key(&[1, occupancy, self.place, self.value]),
-            occupancy_key: self.is_occupancy.then(|| key(&[2, self.place])),
-            source_key: key(&[3, occupancy, self.source().1]),
+            event_type: Some(if self.is_occupancy {
+                EventType::RoomOccupancy
+            } else {
+                EventType::PirMotion
+            }),
+            id_hash: IdHash(xxh3_64(id.as_bytes())),
+            reading: ReadingHash(key(&[1, occupancy, self.place, self.value])),
+            occupancy_key: self
+                .is_occupancy
+                .then(|| OccupancyKey(key(&[2, self.place]))),
+            source_key: SourceKey(key(&[3, occupancy, self.source().1])),
             timestamp_ms: self.timestamp_ms(),
             has_plausible_time: self.plausible_time,
         }
@@ -81,13 +89,13 @@ impl ModelEvent {
 
 struct ModelValue {
     event: ModelEvent,
-    /// Under its own id, or `<id>~…`.
+    /// The event's id, or `<id>~…` for a conflict.
     id: EventId,
     revision: u32,
     at: Duration,
     /// It is not in Kafka yet.
     spooled: bool,
-    /// It may have been replaced: nothing is equal to it.
+    /// It may have been replaced, so nothing is a repeat of it.
     in_doubt: bool,
 }
 
@@ -97,7 +105,7 @@ impl ModelValue {
     }
 }
 
-/// What a claim took, and what it will leave.
+/// A claim's keys, and its result.
 pub struct ModelClaim {
     event: ModelEvent,
     key: ModelIdKey,
@@ -106,12 +114,12 @@ pub struct ModelClaim {
     resulting_revision: Option<u32>,
 }
 
-/// Something undecided; each has a number of its own.
+/// Unique number of an undecided key.
 pub type ClaimSerial = usize;
 
 pub enum ModelDecision {
     Publish(Marks, ModelClaim),
-    /// And whether that is not in Kafka yet.
+    /// The flag is set if the stored event is not in Kafka yet.
     Duplicate(DuplicateKind, bool),
     Wait(ClaimSerial),
 }
@@ -139,7 +147,7 @@ impl MemoryModel {
         }
     }
 
-    /// Forgets what is older than its window.
+    /// Forgets entries older than their window.
     fn forget(&mut self, now: Duration) {
         let windows = (self.settings.id_window, self.settings.reading_window);
         self.ids.retain(|_, (_, at, _)| now - *at <= windows.0);
@@ -159,7 +167,7 @@ impl MemoryModel {
             stored = (*reading == event.reading()).then_some(*spooled);
             if stored.is_none() {
                 let id = event.id();
-                marks.conflict = Some(event.facts(&id).reading);
+                marks.conflict = Some(event.facts(&id).reading.0);
                 key = (event.id, Some(event.reading()));
                 if let Some(&serial) = self.open_ids.get(&key) {
                     return ModelDecision::Wait(serial);
@@ -203,8 +211,8 @@ impl MemoryModel {
                         return self.publish(event, key, place, marks, None);
                     }
                     DuplicateHandling::Off => {
-                        let becomes = (!is_older(current)).then_some(current.revision);
-                        return self.publish(event, key, place, marks, becomes);
+                        let resulting_revision = (!is_older(current)).then_some(current.revision);
+                        return self.publish(event, key, place, marks, resulting_revision);
                     }
                 },
                 Some(current) if is_older(current) => {
@@ -220,9 +228,9 @@ impl MemoryModel {
                     return self.publish(event, key, place, marks, Some(number));
                 }
             }
-            let becomes = current.is_none().then_some(0);
+            let resulting_revision = current.is_none().then_some(0);
             marks.out_of_order = self.is_out_of_order(event);
-            return self.publish(event, key, place, marks, becomes);
+            return self.publish(event, key, place, marks, resulting_revision);
         }
         marks.out_of_order = self.is_out_of_order(event);
         self.publish(event, key, None, marks, None)
@@ -239,7 +247,7 @@ impl MemoryModel {
         key: ModelIdKey,
         place: Option<u8>,
         marks: Marks,
-        becomes: Option<u32>,
+        resulting_revision: Option<u32>,
     ) -> ModelDecision {
         self.serials += 2;
         self.open_ids.insert(key, self.serials);
@@ -251,7 +259,7 @@ impl MemoryModel {
             key,
             place,
             marks: marks.clone(),
-            resulting_revision: becomes,
+            resulting_revision,
         };
         ModelDecision::Publish(marks, claimed)
     }
@@ -261,10 +269,10 @@ impl MemoryModel {
         self.ids
             .insert(claimed.key, (event.reading(), now, spooled));
         if let Some(revision) = claimed.resulting_revision {
-            let own_id = claimed.marks.conflict_id(&event.id());
+            let conflict_id = claimed.marks.conflict_id(&event.id());
             let current = ModelValue {
                 event,
-                id: EventId::new(&own_id.unwrap_or(event.id())),
+                id: EventId::new(&conflict_id.unwrap_or(event.id())),
                 revision,
                 at: now,
                 spooled,
@@ -279,7 +287,8 @@ impl MemoryModel {
         self.release(claimed);
     }
 
-    /// What was spooled is in Kafka, behind all that is there. Returns what still comes after it.
+    /// Moves a spooled event into Kafka, behind everything there. Returns the id of the current
+    /// value if that is still spooled.
     pub fn mark_drained(
         &mut self,
         event: ModelEvent,
@@ -326,7 +335,7 @@ impl MemoryModel {
         open.any(|&open| open == serial)
     }
 
-    /// Undecided, ids, current values, sources.
+    /// The numbers of undecided events, ids, current values and sources.
     pub fn entries(&mut self, now: Duration) -> [usize; 4] {
         self.forget(now);
         [

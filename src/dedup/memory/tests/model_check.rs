@@ -1,4 +1,4 @@
-//! The memory against the model.
+//! Compares the memory with the model on random steps.
 
 use std::future::Future;
 use std::pin::pin;
@@ -18,7 +18,7 @@ enum MemoryStep {
     Drained(prop::sample::Index),
     Drop(prop::sample::Index),
     Unknown(prop::sample::Index),
-    /// Tenths of a second.
+    /// In tenths of a second.
     Wait(u64),
 }
 
@@ -37,7 +37,7 @@ fn events() -> impl Strategy<Value = ModelEvent> {
 fn steps() -> impl Strategy<Value = Vec<MemoryStep>> {
     let any = any::<prop::sample::Index>;
     let step = prop_oneof![
-        8 => (events(), proptest::bool::ANY).prop_map(|(event, hold)| MemoryStep::Claim(event, hold)),
+        8 => (events(), proptest::bool::ANY).prop_map(|(event, by_reservation)| MemoryStep::Claim(event, by_reservation)),
         6 => any().prop_map(MemoryStep::Commit),
         4 => any().prop_map(MemoryStep::Spool),
         3 => any().prop_map(MemoryStep::Drained),
@@ -56,71 +56,73 @@ fn handlings() -> impl Strategy<Value = DuplicateHandling> {
     ])
 }
 
-fn is_ready(turn: &mut ClaimWaiter) -> bool {
+fn is_ready(waiter: &mut ClaimWaiter) -> bool {
     let mut context = Context::from_waker(Waker::noop());
-    pin!(turn).poll(&mut context) == Poll::Ready(())
+    pin!(waiter).poll(&mut context) == Poll::Ready(())
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
-    /// Verdicts, turns and sizes are the model's, whatever is claimed, stored, lost and forgotten in whatever order.
+    /// Verdicts, waits and sizes are those of the model, in whatever order events are claimed,
+    /// stored, lost and forgotten.
     #[test]
-    fn as_the_model(steps in steps(), redelivery in handlings(), repeat in handlings()) {
+    fn behaves_like_the_model(steps in steps(), redelivery in handlings(), repeat in handlings()) {
         let settings = settings(redelivery, repeat);
         let start = Instant::now();
         let memory = MemoryStore::new(&settings, start);
         let mut model = MemoryModel::new(settings);
         let mut open: Vec<(ModelEvent, Claim, model::ModelClaim)> = Vec::new();
         let mut spooled: Vec<(ModelEvent, Marks)> = Vec::new();
-        let mut turns = Vec::new();
-        let mut since = Duration::ZERO;
+        let mut waiters = Vec::new();
+        let mut elapsed = Duration::ZERO;
         for step in steps {
-            let now = start + since;
+            let now = start + elapsed;
             match step {
-                MemoryStep::Wait(tenths) => since += Duration::from_millis(100 * tenths),
-                MemoryStep::Claim(event, by_hold) => {
+                MemoryStep::Wait(tenths) => elapsed += Duration::from_millis(100 * tenths),
+                MemoryStep::Claim(event, by_reservation) => {
                     let id = event.id();
                     let facts = event.facts(&id);
-                    let next = match by_hold {
-                        true => claim_by_reservation(&memory, &facts, now),
-                        false => memory.claim(&facts, now),
+                    let next = if by_reservation {
+                        claim_by_reservation(&memory, &facts, now)
+                    } else {
+                        memory.claim(&facts, now)
                     };
-                    match (next, model.claim(event, since)) {
-                        (MemoryDecision::Publish(claim), model::ModelDecision::Publish(marks, claimed)) => {
+                    match (next, model.claim(event, elapsed)) {
+                        (Ok(Decision::Publish(claim)), model::ModelDecision::Publish(marks, claimed)) => {
                             prop_assert_eq!(claim.marks(), &marks);
                             open.push((event, claim, claimed));
                         }
-                        (MemoryDecision::Duplicate { kind, spooled }, model::ModelDecision::Duplicate(expected, is_spooled)) => {
-                            prop_assert_eq!((kind, spooled), (expected, is_spooled));
+                        (Ok(Decision::Duplicate { kind, storage }), model::ModelDecision::Duplicate(expected, is_spooled)) => {
+                            prop_assert_eq!((kind, storage.is_spooled()), (expected, is_spooled));
                         }
-                        (MemoryDecision::Wait(turn), model::ModelDecision::Wait(serial)) => turns.push((turn, serial)),
+                        (Err(waiter), model::ModelDecision::Wait(serial)) => waiters.push((waiter, serial)),
                         (next, model::ModelDecision::Publish(marks, _)) => {
-                            prop_assert!(false, "{next:?}, but is to be published: {marks:?}");
+                            prop_assert!(false, "{next:?}, expected to publish with {marks:?}");
                         }
                         (next, model::ModelDecision::Duplicate(kind, _)) => {
-                            prop_assert!(false, "{next:?}, but is a {}", kind.as_str());
+                            prop_assert!(false, "{next:?}, expected a {}", kind.as_str());
                         }
-                        (next, model::ModelDecision::Wait(_)) => prop_assert!(false, "{next:?}, but is to wait"),
+                        (next, model::ModelDecision::Wait(_)) => prop_assert!(false, "{next:?}, expected to wait"),
                     }
                 }
                 MemoryStep::Commit(which) if !open.is_empty() => {
                     let (_, claim, claimed) = open.swap_remove(which.index(open.len()));
                     claim.commit(&Receipt::for_test(), now);
-                    model.commit(claimed, false, since);
+                    model.commit(claimed, false, elapsed);
                 }
                 MemoryStep::Spool(which) if !open.is_empty() => {
                     let (event, claim, claimed) = open.swap_remove(which.index(open.len()));
                     spooled.push((event, claim.marks().clone()));
                     claim.commit_spooled(now);
-                    model.commit(claimed, true, since);
+                    model.commit(claimed, true, elapsed);
                 }
                 // In any order.
                 MemoryStep::Drained(which) if !spooled.is_empty() => {
                     let (event, marks) = spooled.swap_remove(which.index(spooled.len()));
                     let id = event.id();
-                    let follows = memory.mark_drained(&event.facts(&id), &marks);
-                    prop_assert_eq!(follows, model.mark_drained(event, &marks, since));
+                    let successor = memory.mark_drained(&event.facts(&id), &marks);
+                    prop_assert_eq!(successor, model.mark_drained(event, &marks, elapsed));
                 }
                 MemoryStep::Drop(which) if !open.is_empty() => {
                     let (_, claim, claimed) = open.swap_remove(which.index(open.len()));
@@ -135,12 +137,12 @@ proptest! {
                 MemoryStep::Commit(_) | MemoryStep::Spool(_) | MemoryStep::Drained(_) => {}
                 MemoryStep::Drop(_) | MemoryStep::Unknown(_) => {}
             }
-            for (turn, serial) in &mut turns {
-                prop_assert_eq!(is_ready(turn), !model.is_open(*serial));
+            for (waiter, serial) in &mut waiters {
+                prop_assert_eq!(is_ready(waiter), !model.is_open(*serial));
             }
-            memory.sweep(start + since);
+            memory.sweep(start + elapsed);
             let EntryCounts { ids, readings, sources, undecided } = memory.entry_counts();
-            prop_assert_eq!([undecided, ids, readings, sources], model.entries(since));
+            prop_assert_eq!([undecided, ids, readings, sources], model.entries(elapsed));
             prop_assert_eq!(memory.evictions(), 0);
         }
     }

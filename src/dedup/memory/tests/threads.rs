@@ -1,4 +1,4 @@
-//! Many threads at once.
+//! Many threads that claim at once.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::time::timeout;
 
 use super::*;
+use crate::dedup::keys::SourceKey;
+use butlr_event::EventType;
 
 const THREADS: u8 = 8;
 const KEYS: u64 = 4_000;
 
-/// Each thread comes with each event, and some deliveries fail: each event is stored once, and nobody waits for ever.
+/// Each thread claims each event, and some deliveries fail: each event is stored once, and no
+/// thread waits forever.
 #[test]
 fn each_event_is_stored_once() {
     let memory = MemoryStore::new(&drop_settings(), Instant::now());
@@ -32,13 +35,13 @@ fn each_event_is_stored_once() {
                         loop {
                             tries += 1;
                             match memory.claim(&facts(n, thread), Instant::now()) {
-                                MemoryDecision::Duplicate { .. } => break,
-                                MemoryDecision::Wait(turn) => {
+                                Ok(Decision::Duplicate { .. }) => break,
+                                Err(waiter) => {
                                     waited.fetch_add(1, Ordering::Relaxed);
-                                    let wait = timeout(Duration::from_secs(30), turn).await;
-                                    wait.expect("its turn comes");
+                                    let wait = timeout(Duration::from_secs(30), waiter).await;
+                                    wait.expect("the waiter is woken");
                                 }
-                                MemoryDecision::Publish(claim) => {
+                                Ok(Decision::Publish(claim)) => {
                                     std::thread::yield_now();
                                     if (n + u64::from(thread) + tries).is_multiple_of(3) {
                                         failed.fetch_add(1, Ordering::Relaxed);
@@ -72,20 +75,22 @@ fn each_event_is_stored_once() {
     );
 }
 
-/// Even ones are the same event on each thread; odd ones have an id of the thread's own, and the same value.
+/// Even numbers are the same event on each thread; odd ones have an id for each thread, and the
+/// same value.
 fn facts(n: u64, thread: u8) -> EventFacts<'static> {
     let hash = |seed| xxhash_rust::xxh3::xxh3_64_with_seed(&n.to_le_bytes(), seed);
     let is_occupancy = n % 2 == 1;
     EventFacts {
         id: "",
-        id_hash: hash(if is_occupancy {
+        event_type: Some(EventType::RoomOccupancy),
+        id_hash: IdHash(hash(if is_occupancy {
             10 + u64::from(thread)
         } else {
             1
-        }),
-        reading: hash(2),
-        occupancy_key: is_occupancy.then(|| hash(3)),
-        source_key: n % 7,
+        })),
+        reading: ReadingHash(hash(2)),
+        occupancy_key: is_occupancy.then(|| OccupancyKey(hash(3))),
+        source_key: SourceKey(n % 7),
         timestamp_ms: n as i64,
         has_plausible_time: true,
     }

@@ -1,4 +1,4 @@
-//! What replicas decide together.
+//! Replicas decide together like one memory.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicUsize;
@@ -15,11 +15,11 @@ use butlr_event::event_id::EventId;
 struct ReplicaStep {
     replica: usize,
     id: String,
-    cell: Option<u64>,
+    occupancy: Option<u64>,
     value: u64,
     timestamp_ms: i64,
     end: StepEnd,
-    /// Before: one of those on disk gets into Kafka.
+    /// Spooled event that is drained before the step.
     drains: Option<prop::sample::Index>,
 }
 
@@ -35,18 +35,18 @@ fn step() -> impl Strategy<Value = ReplicaStep> {
         8 => (0..4u32, 0..4u8).prop_map(|(second, number)| ksuid(second, number)),
         1 => "[a-c]",
     ];
-    let cell = proptest::option::weighted(0.8, 0..2u64);
+    let occupancy = proptest::option::weighted(0.8, 0..2u64);
     let end = prop_oneof![
         2 => Just(StepEnd::Failed),
         5 => Just(StepEnd::Stored),
         3 => Just(StepEnd::Spooled),
     ];
     let drains = proptest::option::weighted(0.3, any::<prop::sample::Index>());
-    (0..3usize, id, cell, 0..3u64, 0..6i64, end, drains).prop_map(
-        |(replica, id, cell, value, timestamp_ms, end, drains)| ReplicaStep {
+    (0..3usize, id, occupancy, 0..3u64, 0..6i64, end, drains).prop_map(
+        |(replica, id, occupancy, value, timestamp_ms, end, drains)| ReplicaStep {
             replica,
             id,
-            cell,
+            occupancy,
             value,
             timestamp_ms,
             end,
@@ -55,18 +55,20 @@ fn step() -> impl Strategy<Value = ReplicaStep> {
     )
 }
 
-/// What was spooled, and what was said of it.
+/// Spooled events, and what was reported of them.
 #[derive(Default)]
 struct SpooledEntries<'s> {
     entries: Vec<(usize, EventFacts<'s>, Marks)>,
-    /// What is stored, as id and reading: an id may be there with several, and published again it changes nothing.
-    stored: HashSet<(u64, u64)>,
-    /// What was stored last of a cell.
-    last: HashMap<u64, (u64, u64)>,
-    /// Ids of dropped repeats: whether what they repeat is on disk only who stored it knows.
-    repeats: HashSet<u64>,
-    /// What a replica was told is on disk: by then it was.
-    reported_spooled: HashSet<(usize, u64, u64)>,
+    /// Stored events, as id and reading. An id may have several readings; publishing one again
+    /// changes nothing.
+    stored: HashSet<(IdHash, ReadingHash)>,
+    /// The event stored last for each occupancy key.
+    last: HashMap<OccupancyKey, (IdHash, ReadingHash)>,
+    /// Ids of dropped repeats: only the replica that stored the repeated event knows whether it is
+    /// spooled.
+    repeats: HashSet<IdHash>,
+    /// Events that a replica was told are spooled; they may be drained since.
+    reported_spooled: HashSet<(usize, IdHash, ReadingHash)>,
 }
 
 impl<'s> SpooledEntries<'s> {
@@ -76,16 +78,17 @@ impl<'s> SpooledEntries<'s> {
         }
         let event = (facts.id_hash, facts.reading);
         if self.stored.insert(event)
-            && let Some(cell) = facts.occupancy_key
+            && let Some(occupancy) = facts.occupancy_key
         {
-            self.last.insert(cell, event);
+            self.last.insert(occupancy, event);
         }
         if matches!(step.end, StepEnd::Spooled) {
             self.entries.push((step.replica, *facts, marks.clone()));
         }
     }
 
-    /// Only what nothing else came after: else replicas are more cautious than one that knows of all disks.
+    /// Removes an entry, and returns it if no other event was stored after it. After others,
+    /// replicas are more cautious than one that knows all spools.
     fn drain_latest(
         &mut self,
         which: prop::sample::Index,
@@ -94,7 +97,10 @@ impl<'s> SpooledEntries<'s> {
             return None;
         }
         let entry = self.entries.swap_remove(which.index(self.entries.len()));
-        let last = entry.1.occupancy_key.and_then(|cell| self.last.get(&cell));
+        let last = entry
+            .1
+            .occupancy_key
+            .and_then(|occupancy| self.last.get(&occupancy));
         let is_last = last.is_none_or(|last| *last == (entry.1.id_hash, entry.1.reading));
         is_last.then_some(entry)
     }
@@ -104,9 +110,9 @@ impl<'s> SpooledEntries<'s> {
         step: &ReplicaStep,
         facts: &EventFacts<'s>,
         kind: DuplicateKind,
-        spooled: bool,
-        expected: bool,
+        storage: [StorageState; 2],
     ) -> Result<(), TestCaseError> {
+        let [spooled, expected] = storage.map(StorageState::is_spooled);
         if kind == DuplicateKind::Repeat {
             self.repeats.insert(facts.id_hash);
             return Ok(());
@@ -115,7 +121,7 @@ impl<'s> SpooledEntries<'s> {
             return Ok(());
         }
         let event = (step.replica, facts.id_hash, facts.reading);
-        prop_assert!(spooled || !expected, "{:?} is on disk", step);
+        prop_assert!(spooled || !expected, "{:?} is spooled", step);
         prop_assert!(
             expected || !spooled || self.reported_spooled.contains(&event),
             "{:?} is in Kafka",
@@ -128,7 +134,7 @@ impl<'s> SpooledEntries<'s> {
     }
 }
 
-/// The script decides as the memory of one bridge does to which all events go.
+/// The script decides like the memory of a single bridge that receives all events.
 #[test]
 fn replicas_together_decide_as_one_memory_does() {
     let Some(server) = start_redis(&[]) else {
@@ -151,30 +157,34 @@ fn replicas_together_decide_as_one_memory_does() {
     let checked = runner.run(&case, |(redelivery, repeat, steps)| {
         let settings = settings(redelivery, repeat);
         let replicas: [Replica; 3] = Replica::start_many(&settings, &server.url(), &fresh_topics());
-        let one = MemoryStore::new(&settings, Instant::now());
-        let mut on_disk = SpooledEntries::default();
+        let single = MemoryStore::new(&settings, Instant::now());
+        let mut spooled = SpooledEntries::default();
         let mut has_drained = false;
         for step in &steps {
             if let Some(which) = step.drains
-                && let Some((replica, facts, marks)) = on_disk.drain_latest(which)
+                && let Some((replica, facts, marks)) = spooled.drain_latest(which)
             {
                 has_drained = true;
-                one.mark_drained(&facts, &marks);
+                single.mark_drained(&facts, &marks);
                 mark_drained(&replicas[replica], &facts, &marks);
-                runtime.block_on(replicas[replica].shared.flush(GENEROUS_TIMEOUT));
+                runtime.block_on(replicas[replica].redis.flush(GENEROUS_TIMEOUT));
             }
-            let facts = facts(&step.id, step.cell, step.value, step.timestamp_ms);
+            let facts = facts(&step.id, step.occupancy, step.value, step.timestamp_ms);
             let replica = &replicas[step.replica];
             let decided = runtime.block_on(replica.claim(&facts, Duration::from_secs(20)));
-            match (decided, one.claim(&facts, Instant::now())) {
-                (RedisDecision::Publish(claim), MemoryDecision::Publish(expected)) => {
-                    // Which revision of what it is: after a drain each replica goes by the latest that it knows itself.
-                    let told = |claim: &Claim| match has_drained {
-                        true => without_revision_details(claim.marks()),
-                        false => claim.marks().clone(),
+            match (decided, single.claim(&facts, Instant::now())) {
+                (Some(Decision::Publish(claim)), Ok(Decision::Publish(expected))) => {
+                    // Revision details may differ: after a drain each replica uses the latest value
+                    // it knows.
+                    let comparable = |claim: &Claim| {
+                        if has_drained {
+                            without_revision_details(claim.marks())
+                        } else {
+                            claim.marks().clone()
+                        }
                     };
-                    prop_assert_eq!(told(&claim), told(&expected), "{:?}", step);
-                    on_disk.record_end(step, &facts, claim.marks());
+                    prop_assert_eq!(comparable(&claim), comparable(&expected), "{:?}", step);
+                    spooled.record_end(step, &facts, claim.marks());
                     for claim in [claim, expected] {
                         match step.end {
                             StepEnd::Failed => drop(claim),
@@ -182,21 +192,21 @@ fn replicas_together_decide_as_one_memory_does() {
                             StepEnd::Spooled => claim.commit_spooled(Instant::now()),
                         }
                     }
-                    // Others learn of it a moment later.
-                    runtime.block_on(replica.shared.flush(GENEROUS_TIMEOUT));
+                    // Other replicas learn of it a moment later.
+                    runtime.block_on(replica.redis.flush(GENEROUS_TIMEOUT));
                 }
                 (
-                    RedisDecision::Duplicate { kind, spooled },
-                    MemoryDecision::Duplicate {
+                    Some(Decision::Duplicate { kind, storage }),
+                    Ok(Decision::Duplicate {
                         kind: expected,
-                        spooled: is_on_disk,
-                    },
+                        storage: expected_storage,
+                    }),
                 ) => {
                     prop_assert_eq!(kind, expected, "{:?}", step);
-                    on_disk.check_duplicate(step, &facts, kind, spooled, is_on_disk)?;
+                    spooled.check_duplicate(step, &facts, kind, [storage, expected_storage])?;
                 }
                 (decided, expected) => {
-                    prop_assert!(false, "{step:?}: {decided:?}, not {expected:?}");
+                    prop_assert!(false, "{step:?}: {decided:?}, expected {expected:?}");
                 }
             }
         }
@@ -208,7 +218,7 @@ fn replicas_together_decide_as_one_memory_does() {
     checked.unwrap();
 }
 
-/// Two replicas with two workers each; what each of them does for each number.
+/// Runs `each` for each number on two replicas with two workers each, all at once.
 fn race(server: &RedisServer, numbers: u32, each: impl AsyncFn(&Replica, u32, usize) + Sync) {
     let settings = drop_settings();
     let replicas: [Replica; 2] = Replica::start_many(&settings, &server.url(), &fresh_topics());
@@ -229,7 +239,7 @@ fn race(server: &RedisServer, numbers: u32, each: impl AsyncFn(&Replica, u32, us
 }
 
 #[test]
-fn of_copies_at_the_same_moment_one_is_published() {
+fn of_simultaneous_copies_one_is_published() {
     let Some(server) = start_redis(&[]) else {
         return;
     };
@@ -237,12 +247,12 @@ fn of_copies_at_the_same_moment_one_is_published() {
     let others = AtomicUsize::new(0);
     race(&server, 500, async |replica, number, worker| {
         let id = ksuid(number, 1);
-        let cell = (number % 2 == 0).then_some(u64::from(number));
+        let occupancy = (number % 2 == 0).then_some(u64::from(number));
         match replica
-            .verdict(&facts(&id, cell, 1, i64::from(number)))
+            .verdict(&facts(&id, occupancy, 1, i64::from(number)))
             .await
         {
-            // Every third fails the first time: another takes its place.
+            // Every third one fails the first time: another worker takes over.
             (_, Some(claim)) if number % 3 == 0 && worker == 0 => drop(claim),
             (DedupVerdict::Publish(marks), Some(claim)) => {
                 assert!(marks.is_plain() || number < 4, "{marks:?}");
@@ -261,11 +271,11 @@ fn of_copies_at_the_same_moment_one_is_published() {
 }
 
 #[test]
-fn of_values_at_the_same_moment_each_revises_the_one_before() {
+fn each_of_simultaneous_values_revises_the_one_before() {
     let Some(server) = start_redis(&[]) else {
         return;
     };
-    // Of each number: revision, whose, and id.
+    // For each number: revision, superseded id, and id.
     type RevisionChain = Vec<(u32, String, String)>;
     let chains: Mutex<HashMap<u32, RevisionChain>> = Mutex::default();
     race(&server, 300, async |replica, number, worker| {
@@ -294,7 +304,7 @@ fn of_values_at_the_same_moment_each_revises_the_one_before() {
     }
 }
 
-/// The marks, but for which revision of what it is.
+/// Returns the marks without the number and target of the revision.
 fn without_revision_details(marks: &Marks) -> Marks {
     Marks {
         revision: marks.revision.as_ref().map(|_| Revision {

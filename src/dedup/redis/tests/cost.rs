@@ -1,4 +1,5 @@
-//! What claims cost. `cargo test --release --lib redis::tests::cost -- --ignored --nocapture`, alone on the machine.
+//! Measures the cost of claims. Run it alone on the machine:
+//! `cargo test --release --lib redis::tests::cost -- --ignored --nocapture`.
 
 use super::*;
 
@@ -6,7 +7,7 @@ use super::*;
 fn used_memory(url: &str) -> i64 {
     let client = Client::open(url).unwrap();
     let mut connection = client.get_connection().unwrap();
-    let info: String = redis::cmd("INFO")
+    let info: String = ::redis::cmd("INFO")
         .arg("memory")
         .query(&mut connection)
         .unwrap();
@@ -16,8 +17,15 @@ fn used_memory(url: &str) -> i64 {
     used.unwrap().trim().parse().unwrap()
 }
 
-/// Claims and commits `events` events, so many at a time; with a cell, every one with its own.
-async fn claim_all(replica: &Replica, from: u32, events: u32, at_a_time: u32, cells: bool) {
+/// Claims and commits `events` events, `at_a_time` at once; if they are occupancies, each has a key
+/// of its own.
+async fn claim_all(
+    replica: &Replica,
+    from: u32,
+    events: u32,
+    at_a_time: u32,
+    with_occupancy: bool,
+) {
     let next = AtomicU32::new(from);
     let workers = (0..at_a_time).map(|_| async {
         loop {
@@ -26,8 +34,8 @@ async fn claim_all(replica: &Replica, from: u32, events: u32, at_a_time: u32, ce
                 return;
             }
             let id = ksuid(number, 1);
-            let cell = cells.then_some(u64::from(number));
-            let mut facts = facts(&id, cell, 1, i64::from(number));
+            let occupancy = with_occupancy.then_some(u64::from(number));
+            let mut facts = facts(&id, occupancy, 1, i64::from(number));
             facts.has_plausible_time = true;
             let (_, claim) = replica.verdict(&facts).await;
             commit(claim.unwrap());
@@ -37,8 +45,8 @@ async fn claim_all(replica: &Replica, from: u32, events: u32, at_a_time: u32, ce
 }
 
 #[test]
-#[ignore = "measures"]
-fn claims_a_second_and_bytes_an_event() {
+#[ignore = "measures, asserts nothing"]
+fn claims_per_second_and_bytes_per_event() {
     let Some(server) = start_redis(&[]) else {
         return;
     };
@@ -56,16 +64,16 @@ fn claims_a_second_and_bytes_an_event() {
             let since = Instant::now();
             claim_all(&replica, from, events, at_a_time, true).await;
             let a_second = f64::from(events) / since.elapsed().as_secs_f64();
-            println!("{at_a_time} at a time: {a_second:.0} claimed and committed a second");
+            println!("{at_a_time} at a time: {a_second:.0} claimed and committed per second");
             from += events;
         }
-        for cells in [false, true] {
-            replica.shared.flush(GENEROUS_TIMEOUT).await;
+        for with_occupancy in [false, true] {
+            replica.redis.flush(GENEROUS_TIMEOUT).await;
             let before = used_memory(&server.url());
-            claim_all(&replica, from, 100_000, 64, cells).await;
-            replica.shared.flush(GENEROUS_TIMEOUT).await;
+            claim_all(&replica, from, 100_000, 64, with_occupancy).await;
+            replica.redis.flush(GENEROUS_TIMEOUT).await;
             let bytes = (used_memory(&server.url()) - before) / 100_000;
-            println!("{bytes} bytes an event, occupancy: {cells}");
+            println!("{bytes} bytes per event, occupancy: {with_occupancy}");
             from += 100_000;
         }
         println!("errors: {}", replica.errors.get());

@@ -1,4 +1,4 @@
-//! Redis goes away and comes back.
+//! Outages of Redis.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn a_redis_killed_and_started_again_is_used_again() {
         commit(one.verdict(&facts(1, 1)).await.1.unwrap());
         let open = one.verdict(&facts(2, 1)).await.1.unwrap();
         server.kill();
-        // What was claimed with Redis ends without it.
+        // A claim granted by Redis ends without it.
         commit(before.unwrap());
         let since = Instant::now();
         for n in 3..10 {
@@ -27,7 +27,7 @@ fn a_redis_killed_and_started_again_is_used_again() {
         }
         assert!(
             since.elapsed() < GENEROUS_TIMEOUT,
-            "each waited for nothing"
+            "each event waited for Redis"
         );
         assert!(one.errors.get() >= 6, "{}", one.errors.get());
         server.restart();
@@ -36,15 +36,15 @@ fn a_redis_killed_and_started_again_is_used_again() {
             let errors = other.errors.get();
             let id = format!("probe {since:?} {errors}");
             drop(other.verdict(&super::facts(&id, None, 1, 1)).await);
-            if other.errors.get() == errors && one.shared.context.circuit_breaker.is_closed() {
+            if other.errors.get() == errors && one.redis.context.circuit_breaker.is_closed() {
                 break;
             }
             assert!(since.elapsed() < Duration::from_secs(10));
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        one.shared.flush(GENEROUS_TIMEOUT).await;
+        one.redis.flush(GENEROUS_TIMEOUT).await;
         let errors = (one.errors.get(), other.errors.get());
-        // Told afterwards: what was stored while it was away, and what was on its way.
+        // Redis was told afterwards what was stored during the outage, and what was in flight.
         for n in [0, 3, 9] {
             let (verdict, _) = other.verdict(&facts(n, 1)).await;
             assert_eq!(
@@ -55,11 +55,11 @@ fn a_redis_killed_and_started_again_is_used_again() {
         }
         // Still undecided.
         let waiting = other.claim(&facts(2, 1), Duration::from_millis(100)).await;
-        assert!(matches!(waiting, RedisDecision::TimedOut));
+        assert!(matches!(waiting, None));
         commit(open);
         let (verdict, _) = other.verdict(&facts(2, 1)).await;
         assert_eq!(verdict, DedupVerdict::Duplicate(DuplicateKind::Redelivery));
-        // What Redis has lost, the replica that knows it brings along.
+        // A value that Redis has lost is supplied by the replica that knows it.
         let id = ksuid(2, 100);
         let again = super::facts(&id, Some(1), 2, 1);
         let (verdict, claim) = one.verdict(&again).await;
@@ -72,7 +72,8 @@ fn a_redis_killed_and_started_again_is_used_again() {
     });
 }
 
-/// 4, 5 at another replica, and 4 again while Redis is away: not a repeat, nor is the 5 after it.
+/// 4, then 5 at another replica, then 4 again while Redis is away: that is no repeat, and neither
+/// is the 5 after it.
 fn assert_reverted_value_is_published(
     away: impl Fn(&mut RedisServer),
     back: impl Fn(&mut RedisServer),
@@ -102,29 +103,29 @@ fn assert_reverted_value_is_published(
             if number == 2 {
                 back(&mut server);
                 let since = Instant::now();
-                while !one.shared.context.circuit_breaker.is_closed() {
+                while !one.redis.context.circuit_breaker.is_closed() {
                     assert!(since.elapsed() < Duration::from_secs(10));
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             }
-            replica.shared.flush(GENEROUS_TIMEOUT).await;
+            replica.redis.flush(GENEROUS_TIMEOUT).await;
         }
         assert_eq!(one.errors.get(), 1);
     });
 }
 
 #[test]
-fn a_value_that_goes_back_while_redis_is_paused() {
+fn a_value_that_reverts_while_redis_is_paused() {
     assert_reverted_value_is_published(|server| server.pause(), |server| server.resume());
 }
 
 #[test]
-fn a_value_that_goes_back_while_redis_is_restarted() {
+fn a_value_that_reverts_while_redis_is_restarted() {
     assert_reverted_value_is_published(RedisServer::kill, RedisServer::restart);
 }
 
 #[test]
-fn scripts_that_were_forgotten_are_loaded_again() {
+fn lost_scripts_are_loaded_again() {
     let Some(server) = start_redis(&[]) else {
         return;
     };
@@ -147,7 +148,7 @@ fn scripts_that_were_forgotten_are_loaded_again() {
                 panic!("{verdict:?}");
             };
             assert_eq!(marks.revision.map_or(0, |r| r.number), u32::from(n));
-            let flush = redis::cmd("SCRIPT").arg("FLUSH").exec(&mut connection);
+            let flush = ::redis::cmd("SCRIPT").arg("FLUSH").exec(&mut connection);
             flush.unwrap();
             commit(claim.unwrap());
         }
@@ -156,7 +157,7 @@ fn scripts_that_were_forgotten_are_loaded_again() {
 }
 
 #[test]
-fn a_redis_that_stands_still_costs_one_event_its_time() {
+fn a_paused_redis_delays_one_event() {
     let Some(server) = start_redis(&[]) else {
         return;
     };
@@ -174,20 +175,20 @@ fn a_redis_that_stands_still_costs_one_event_its_time() {
             commit(replica.verdict(&facts(n)).await.1.unwrap());
             slow += u32::from(since.elapsed() >= timeout);
         }
-        // One has to; another may be because the machine is busy.
+        // One event has to wait; more may because the machine is busy.
         assert!((1..5).contains(&slow), "{slow} of 49 waited");
         assert_eq!(replica.errors.get(), errors + 49);
         server.resume();
         let since = Instant::now();
-        while !replica.shared.context.circuit_breaker.is_closed() {
+        while !replica.redis.context.circuit_breaker.is_closed() {
             assert!(since.elapsed() < Duration::from_secs(5));
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        replica.shared.flush(GENEROUS_TIMEOUT).await;
+        replica.redis.flush(GENEROUS_TIMEOUT).await;
         let errors = replica.errors.get();
         commit(replica.verdict(&facts(50)).await.1.unwrap());
         assert_eq!(replica.errors.get(), errors);
-        // What was asked and told meanwhile came too late, but came.
+        // The commands sent meanwhile were late, but arrived.
         let empty = MemoryStore::new(&drop_settings(), Instant::now());
         let other = Replica {
             memory: empty,
@@ -205,7 +206,7 @@ fn a_redis_that_stands_still_costs_one_event_its_time() {
 }
 
 #[test]
-fn no_password_and_nobody_there_and_nothing_that_can_be_written_to() {
+fn a_redis_without_access_or_room_is_not_used() {
     let Some(server) = start_redis(&["--requirepass", "right-secret"]) else {
         return;
     };
@@ -236,14 +237,14 @@ fn no_password_and_nobody_there_and_nothing_that_can_be_written_to() {
                     since.elapsed()
                 );
             }
-            replica.shared.flush(GENEROUS_TIMEOUT / 10).await;
+            replica.redis.flush(GENEROUS_TIMEOUT / 10).await;
         });
         assert_eq!(replica.errors.get(), errors);
     }
 }
 
 #[test]
-fn the_address_is_shown_nowhere() {
+fn the_address_is_never_shown() {
     let redis = config::RedisConfig {
         url: SecretString::from("redis://user:hush@nowhere.invalid:1/0?protocol=none"),
         timeout: GENEROUS_TIMEOUT,
@@ -252,10 +253,10 @@ fn the_address_is_shown_nowhere() {
     let topics = fresh_topics();
     let errors = IntCounter::new("errors", "errors").unwrap();
     let problem = RedisStore::start(&drop_settings(), &redis, &topics, errors.clone()).unwrap_err();
-    assert_eq!(problem, "is no address of a Redis");
+    assert_eq!(problem, "is not a Redis address");
     let url = "redis://user:hush@nowhere.invalid:1/0";
     let replica = Replica::new(&drop_settings(), url, &topics, GENEROUS_TIMEOUT);
-    let mut shown = format!("{:?} {:?}", replica.shared, replica.shared.context);
+    let mut shown = format!("{:?} {:?}", replica.redis, replica.redis.context);
     runtime().block_on(async {
         let id = ksuid(1, 1);
         let (_, claim) = replica.verdict(&facts(&id, None, 1, 1)).await;

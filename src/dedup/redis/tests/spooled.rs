@@ -1,4 +1,4 @@
-//! What is on a replica's disk.
+//! Spooled events, shared between replicas.
 
 use redis::{ConnectionLike, FromRedisValue};
 
@@ -12,12 +12,12 @@ fn query<T: FromRedisValue>(server: &RedisServer, command: &[&[u8]]) -> T {
         query.arg(*part);
     }
     let value = connection.req_command(&query).unwrap();
-    redis::from_redis_value(value).unwrap()
+    ::redis::from_redis_value(value).unwrap()
 }
 
-/// The value of an event's id, and for how many ms it is kept.
+/// Reads the value of an event's id, and its time to live in ms.
 fn read_id_state(server: &RedisServer, facts: &EventFacts<'_>) -> (Option<Vec<u8>>, i64) {
-    let pattern = format!("butlr-bridge:*:i{:016x}", facts.id_hash);
+    let pattern = format!("butlr-bridge:*:i{:016x}", facts.id_hash.0);
     let keys: Vec<Vec<u8>> = query(server, &[b"KEYS", pattern.as_bytes()]);
     let key = keys.first().map_or(&b"none"[..], |key| key);
     (
@@ -27,7 +27,7 @@ fn read_id_state(server: &RedisServer, facts: &EventFacts<'_>) -> (Option<Vec<u8
 }
 
 fn id_state(state: &[u8], facts: &EventFacts<'_>) -> Option<Vec<u8>> {
-    Some([state, &facts.reading.to_le_bytes()].concat())
+    Some([state, &facts.reading.0.to_le_bytes()].concat())
 }
 
 async fn spool(replica: &Replica, facts: &EventFacts<'_>) -> Marks {
@@ -35,33 +35,35 @@ async fn spool(replica: &Replica, facts: &EventFacts<'_>) -> Marks {
     let claim = claim.unwrap_or_else(|| panic!("{verdict:?}"));
     let marks = claim.marks().clone();
     claim.commit_spooled(Instant::now());
-    replica.shared.flush(GENEROUS_TIMEOUT).await;
+    replica.redis.flush(GENEROUS_TIMEOUT).await;
     marks
 }
 
 async fn drain_and_flush(replica: &Replica, facts: &EventFacts<'_>, marks: &Marks) {
     mark_drained(replica, facts, marks);
-    replica.shared.flush(GENEROUS_TIMEOUT).await;
+    replica.redis.flush(GENEROUS_TIMEOUT).await;
 }
 
-/// As what, and whether of something on disk, it is dropped; `None`: it is published, and stored.
+/// Returns the kind of duplicate as which the event is dropped, and the place of the stored event.
+/// Returns `None` if it is published; it is then stored.
 async fn claim_duplicate(
     replica: &Replica,
     facts: &EventFacts<'_>,
-) -> Option<(DuplicateKind, bool)> {
+) -> Option<(DuplicateKind, StorageState)> {
     let decided = replica.claim(facts, Duration::from_secs(20)).await;
     match decided {
-        RedisDecision::Publish(claim) => {
+        Some(Decision::Publish(claim)) => {
             commit(claim);
-            replica.shared.flush(GENEROUS_TIMEOUT).await;
+            replica.redis.flush(GENEROUS_TIMEOUT).await;
             None
         }
-        RedisDecision::Duplicate { kind, spooled } => Some((kind, spooled)),
-        RedisDecision::TimedOut => panic!("nothing is undecided for so long"),
+        Some(Decision::Duplicate { kind, storage }) => Some((kind, storage)),
+        None => panic!("no claim is undecided for so long"),
     }
 }
 
 use DuplicateKind::{Redelivery, Repeat};
+use StorageState::{Published, Spooled};
 
 #[test]
 fn undecided_then_spooled_then_published() {
@@ -71,13 +73,13 @@ fn undecided_then_spooled_then_published() {
     let topics = fresh_topics();
     let [one, other, third] = Replica::start_many(&drop_settings(), &server.url(), &topics);
     let id = ksuid(1, 1);
-    for cell in [None, Some(1)] {
-        let value = 1 + cell.unwrap_or(0);
-        let id = match cell {
+    for occupancy in [None, Some(1)] {
+        let value = 1 + occupancy.unwrap_or(0);
+        let id = match occupancy {
             None => id.clone(),
             Some(_) => ksuid(2, 1),
         };
-        let facts = facts(&id, cell, value, 1);
+        let facts = facts(&id, occupancy, value, 1);
         runtime().block_on(async {
             let marks = spool(&one, &facts).await;
             let (value, lasts) = read_id_state(&server, &facts);
@@ -85,11 +87,11 @@ fn undecided_then_spooled_then_published() {
             assert!((800_000..=900_000).contains(&lasts), "{lasts}");
             assert_eq!(
                 claim_duplicate(&one, &facts).await,
-                Some((Redelivery, true))
+                Some((Redelivery, Spooled))
             );
             assert_eq!(
                 claim_duplicate(&other, &facts).await,
-                Some((Redelivery, true))
+                Some((Redelivery, Spooled))
             );
 
             drain_and_flush(&one, &facts, &marks).await;
@@ -98,16 +100,16 @@ fn undecided_then_spooled_then_published() {
             assert!((800_000..=lasts).contains(&lasts_then), "{lasts_then}");
             assert_eq!(
                 claim_duplicate(&one, &facts).await,
-                Some((Redelivery, false))
+                Some((Redelivery, Published))
             );
             assert_eq!(
                 claim_duplicate(&third, &facts).await,
-                Some((Redelivery, false))
+                Some((Redelivery, Published))
             );
-            // It was told otherwise, and by nobody since.
+            // This replica was told that the event is spooled, and nothing since.
             assert_eq!(
                 claim_duplicate(&other, &facts).await,
-                Some((Redelivery, true))
+                Some((Redelivery, Spooled))
             );
         });
     }
@@ -117,9 +119,9 @@ fn undecided_then_spooled_then_published() {
     );
 }
 
-/// Nothing but what was spooled changes.
+/// Draining changes no other event.
 #[test]
-fn only_what_is_spooled_is_drained() {
+fn only_the_spooled_event_is_drained() {
     let Some(server) = start_redis(&[]) else {
         return;
     };
@@ -136,22 +138,22 @@ fn only_what_is_spooled_is_drained() {
             read_id_state(&server, &spooled).0,
             id_state(b"1s", &spooled)
         );
-        // Under its own id.
+        // Under the id of a conflict.
         let conflict = facts_of(3);
-        let of_conflict = spool(&one, &conflict).await;
-        assert!(of_conflict.conflict.is_some());
-        drain_and_flush(&one, &conflict, &of_conflict).await;
+        let conflict_marks = spool(&one, &conflict).await;
+        assert!(conflict_marks.conflict.is_some());
+        drain_and_flush(&one, &conflict, &conflict_marks).await;
         assert_eq!(
             read_id_state(&server, &spooled).0,
             id_state(b"1s", &spooled)
         );
         assert_eq!(
             claim_duplicate(&one, &conflict).await,
-            Some((Redelivery, false))
+            Some((Redelivery, Published))
         );
         assert_eq!(
             claim_duplicate(&one, &spooled).await,
-            Some((Redelivery, true))
+            Some((Redelivery, Spooled))
         );
         drain_and_flush(&one, &spooled, &marks).await;
         assert_eq!(
@@ -162,7 +164,7 @@ fn only_what_is_spooled_is_drained() {
 }
 
 #[test]
-fn a_repeat_of_what_is_on_disk() {
+fn a_repeat_of_a_spooled_event() {
     let Some(server) = start_redis(&[]) else {
         return;
     };
@@ -171,15 +173,24 @@ fn a_repeat_of_what_is_on_disk() {
     let [first, second, third, fourth] = [0, 1, 2, 3].map(|n: usize| facts(&ids[n], Some(1), 4, 1));
     runtime().block_on(async {
         let marks = spool(&one, &first).await;
-        assert_eq!(claim_duplicate(&one, &second).await, Some((Repeat, true)));
-        // Who stored another knows of its own disk only.
-        assert_eq!(claim_duplicate(&other, &third).await, Some((Repeat, false)));
+        assert_eq!(
+            claim_duplicate(&one, &second).await,
+            Some((Repeat, Spooled))
+        );
+        // Another replica knows only its own spool.
+        assert_eq!(
+            claim_duplicate(&other, &third).await,
+            Some((Repeat, Published))
+        );
         drain_and_flush(&one, &first, &marks).await;
-        assert_eq!(claim_duplicate(&one, &fourth).await, Some((Repeat, false)));
+        assert_eq!(
+            claim_duplicate(&one, &fourth).await,
+            Some((Repeat, Published))
+        );
     });
 }
 
-/// Values of one (type, space, timestamp), in this order.
+/// Successive values of one (type, space, timestamp).
 struct ValueSequence {
     server: RedisServer,
     ids: Vec<String>,
@@ -202,7 +213,7 @@ impl ValueSequence {
 }
 
 #[test]
-fn what_one_disk_holds_in_order_leaves_the_last_to_be_relied_on() {
+fn after_draining_one_spool_in_order_the_last_value_is_trusted() {
     let Some(values) = ValueSequence::new() else {
         return;
     };
@@ -210,20 +221,21 @@ fn what_one_disk_holds_in_order_leaves_the_last_to_be_relied_on() {
     let [first, second] = [values.facts(0, 4), values.facts(1, 5)];
     runtime().block_on(async {
         let marks = [spool(&one, &first).await, spool(&one, &second).await];
-        // The next is claimed by then.
+        // The next value is already claimed.
         let (_, third) = one.verdict(&values.facts(2, 6)).await;
         drain_and_flush(&one, &first, &marks[0]).await;
         drain_and_flush(&one, &second, &marks[1]).await;
         commit(third.unwrap());
-        one.shared.flush(GENEROUS_TIMEOUT).await;
+        one.redis.flush(GENEROUS_TIMEOUT).await;
         let repeat = claim_duplicate(&other, &values.facts(3, 6)).await;
-        assert_eq!(repeat, Some((Repeat, false)));
+        assert_eq!(repeat, Some((Repeat, Published)));
     });
 }
 
-/// The value on the one's disk gets into Kafka after the other's: nobody may take the other's for the current one.
+/// One replica's spooled value reaches Kafka after the other's, which is then no longer trusted as
+/// the current one.
 #[test]
-fn what_gets_out_of_another_disk_puts_the_current_value_in_doubt() {
+fn a_value_drained_from_another_spool_invalidates_the_current_one() {
     for is_spooled in [false, true] {
         let Some(values) = ValueSequence::new() else {
             return;
@@ -239,17 +251,17 @@ fn what_gets_out_of_another_disk_puts_the_current_value_in_doubt() {
                 assert_eq!(claim_duplicate(&other, &second).await, None);
             }
             let repeat = claim_duplicate(&watcher, &values.facts(2, 5)).await;
-            assert_eq!(repeat, Some((Repeat, false)), "so far it is");
+            assert_eq!(repeat, Some((Repeat, Published)), "still the current value");
             drain_and_flush(&one, &first, &marks).await;
             assert_eq!(claim_duplicate(&watcher, &values.facts(3, 5)).await, None);
             let repeat = claim_duplicate(&other, &values.facts(4, 5)).await;
-            assert_eq!(repeat, Some((Repeat, false)));
+            assert_eq!(repeat, Some((Repeat, Published)));
         });
     }
 }
 
 #[test]
-fn what_is_about_to_be_stored_meanwhile_is_not_relied_on() {
+fn a_value_claimed_during_a_drain_is_not_trusted() {
     let Some(values) = ValueSequence::new() else {
         return;
     };
@@ -260,14 +272,14 @@ fn what_is_about_to_be_stored_meanwhile_is_not_relied_on() {
         let (_, held) = other.verdict(&values.facts(1, 5)).await;
         drain_and_flush(&one, &first, &marks).await;
         commit(held.unwrap());
-        other.shared.flush(GENEROUS_TIMEOUT).await;
+        other.redis.flush(GENEROUS_TIMEOUT).await;
         assert_eq!(claim_duplicate(&one, &values.facts(2, 5)).await, None);
     });
 }
 
-/// What is stale does not become current by lying last.
+/// A stale event does not become current by being the last in Kafka.
 #[test]
-fn what_was_never_current_puts_nothing_in_doubt() {
+fn draining_a_stale_event_invalidates_nothing() {
     let Some(values) = ValueSequence::new() else {
         return;
     };
@@ -283,20 +295,20 @@ fn what_was_never_current_puts_nothing_in_doubt() {
             id_state(b"1p", &earlier)
         );
         let repeat = claim_duplicate(&other, &values.facts(2, 5)).await;
-        assert_eq!(repeat, Some((Repeat, false)));
+        assert_eq!(repeat, Some((Repeat, Published)));
     });
 }
 
-/// It may lie behind any value.
+/// The drained event may lie behind any value.
 #[test]
-fn where_redis_is_not_told_nothing_is_relied_on() {
+fn after_a_lost_drain_report_no_value_is_trusted() {
     let Some(values) = ValueSequence::new() else {
         return;
     };
     let [one, other] = values.replicas();
     let first = values.facts(0, 4);
     let lossy = RedisStore {
-        context: Arc::clone(&one.shared.context),
+        context: Arc::clone(&one.redis.context),
         outbox: mpsc::channel(1).0,
         timeout: GENEROUS_TIMEOUT,
     };
@@ -305,13 +317,13 @@ fn where_redis_is_not_told_nothing_is_relied_on() {
     runtime().block_on(async {
         spool(&one, &plain).await;
         lossy.mark_drained(&plain, &Marks::default(), None);
-        assert!(!one.shared.context.is_epoch_outdated());
+        assert!(!one.redis.context.is_epoch_outdated());
         let marks = spool(&one, &first).await;
         assert_eq!(claim_duplicate(&other, &values.facts(1, 5)).await, None);
         lossy.mark_drained(&first, &marks, None);
-        one.shared.flush(GENEROUS_TIMEOUT).await;
+        one.redis.flush(GENEROUS_TIMEOUT).await;
         assert_eq!(claim_duplicate(&other, &values.facts(2, 5)).await, None);
-        // Of the event itself it still thinks that it is on disk: that does no harm.
+        // Redis still takes the event itself for spooled, which does no harm.
         assert_eq!(
             read_id_state(&values.server, &first).0,
             id_state(b"1s", &first)
@@ -320,7 +332,7 @@ fn where_redis_is_not_told_nothing_is_relied_on() {
 }
 
 #[test]
-fn copies_of_bytes_are_dropped_by_all_whatever_the_settings() {
+fn copies_of_a_rejected_item_are_dropped_by_all_replicas() {
     let Some(server) = start_redis(&[]) else {
         return;
     };
@@ -332,35 +344,33 @@ fn copies_of_bytes_are_dropped_by_all_whatever_the_settings() {
         let settings = settings(redelivery, DuplicateHandling::Drop);
         let [one, other] = Replica::start_many(&settings, &server.url(), &fresh_topics());
         let facts = EventFacts::from_bytes(b"{");
-        let decide = async |replica: &Replica| match replica
-            .memory
-            .reserve_rejected_item(&facts, Instant::now())
+        let decide = async |replica: &Replica| match replica.memory.reserve(&facts, Instant::now())
         {
-            ReservationOutcome::Reserved(hold) => {
+            ReservationOutcome::Reserved(reservation) => {
                 let deadline = Instant::now() + Duration::from_secs(20);
-                replica.shared.decide(&facts, hold, deadline).await
+                replica.redis.decide(&facts, reservation, deadline).await
             }
-            ReservationOutcome::Redelivery { spooled } => RedisDecision::Duplicate {
+            ReservationOutcome::Redelivery { storage } => Some(Decision::Duplicate {
                 kind: Redelivery,
-                spooled,
-            },
+                storage,
+            }),
             ReservationOutcome::Wait(_) => panic!("nothing is undecided"),
         };
         runtime().block_on(async {
-            let RedisDecision::Publish(claim) = decide(&one).await else {
-                panic!("they are new");
+            let Some(Decision::Publish(claim)) = decide(&one).await else {
+                panic!("the item is new");
             };
             commit(claim);
-            one.shared.flush(GENEROUS_TIMEOUT).await;
+            one.redis.flush(GENEROUS_TIMEOUT).await;
             for replica in [&one, &other] {
                 let copy = decide(replica).await;
                 assert!(
                     matches!(
                         copy,
-                        RedisDecision::Duplicate {
+                        Some(Decision::Duplicate {
                             kind: Redelivery,
-                            spooled: false
-                        }
+                            storage: Published
+                        })
                     ),
                     "{redelivery:?}: {copy:?}"
                 );
