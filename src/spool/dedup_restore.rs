@@ -1,11 +1,12 @@
-//! After a start: what the spool holds counts for duplicate detection like what Kafka holds.
+//! Restoring the dedup window from the spool after a start: for duplicate detection, a spooled
+//! event counts like one in Kafka.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::{EntryContent, SpoolEntry};
-use super::store::{SpoolStore, StoreError};
+use super::store::{ReadLimit, SpoolStore, StoreError};
 use super::{Spool, now_ms};
 use crate::config;
 use crate::dedup::deduplicator::Deduplicator;
@@ -13,47 +14,49 @@ use crate::dedup::spooled_facts::SpooledFacts;
 use butlr_event::destination::Destination;
 use butlr_event::{ParseLimits, ParsedBody, parse};
 
-/// Entries read at a time.
-const BATCH_ENTRIES: usize = 1_000;
-/// Their bytes.
-const BATCH_BYTES: usize = 4 << 20;
-/// So many of a destination are told whatever their age, which takes a second or so.
+const BATCH: ReadLimit = ReadLimit {
+    entries: 1_000,
+    bytes: 4 << 20,
+};
+/// Entries of a destination that are restored whatever their age, which takes about a second.
 const FULL_RESTORE_ENTRIES: u64 = 200_000;
-/// Most that are told, of all destinations: they take about 120 bytes each until they are.
+/// Limit of restored entries over all destinations; each takes about 120 bytes until then.
 const MAX_ENTRIES: usize = 1_000_000;
-/// Receipt is in the order of entries only as far as requests overtake each other and clocks are set.
+/// Tolerance: the order of entries is that of receipt only as far as requests do not overtake each
+/// other and the clock is not set.
 const SLACK: Duration = Duration::from_secs(60);
 
-/// Tells `desk` of the entries, or where there are very many of those young enough, on a thread of its own.
+/// Restores entries in `deduplicator`, on a thread: all of them, or only recent ones of a
+/// destination that has very many.
 pub fn restore_dedup_window(
     spool: &Arc<Spool>,
-    desk: &Arc<Deduplicator>,
+    deduplicator: &Arc<Deduplicator>,
     settings: &config::DedupConfig,
 ) {
-    desk.expect_spool();
+    deduplicator.expect_spool();
     let window = settings.id_window.max(settings.reading_window);
-    let most = settings.max_ids.min(MAX_ENTRIES);
-    let (spool, desk) = (Arc::clone(spool), Arc::clone(desk));
+    let limit = settings.max_ids.min(MAX_ENTRIES);
+    let (spool, deduplicator) = (Arc::clone(spool), Arc::clone(deduplicator));
     let thread = std::thread::Builder::new()
         .name("spool-restore".into())
         .spawn(move || {
-            // Also after a panic: events must not wait for what does not come.
-            let _over = RestoreGuard(&desk);
+            // Also after a panic: events must not wait for a result that never comes.
+            let _guard = RestoreGuard(&deduplicator);
             let began = Instant::now();
-            let all = collect_entries(spool.store(), window, most);
-            let entries = all.entries.len();
-            // The newest first: what is known already is newer than what is told.
-            let newest_first = all.entries.into_iter().rev();
-            newest_first.for_each(|(_, told)| desk.restore_spooled(told));
-            if all.is_partial {
-                desk.mark_all_uncertain();
+            let restored = collect_entries(spool.store(), window, limit);
+            let entries = restored.entries.len();
+            // Newest first: the deduplicator takes what it knows already for newer.
+            let newest_first = restored.entries.into_iter().rev();
+            newest_first.for_each(|(_, facts)| deduplicator.restore_spooled(facts));
+            if restored.is_partial {
+                deduplicator.mark_all_uncertain();
             }
-            if let Some(why) = all.missing_reason {
-                desk.set_incomplete_reason(why);
+            if let Some(why) = restored.missing_reason {
+                deduplicator.set_incomplete_reason(why);
             }
             if entries > 0 {
                 let took_s = began.elapsed().as_secs_f64();
-                tracing::info!(entries, took_s, "what waits in the spool is known again");
+                tracing::info!(entries, took_s, "restored the dedup window from the spool");
             }
         });
     thread.expect("the system can start a thread");
@@ -72,102 +75,104 @@ impl Drop for RestoreGuard<'_> {
     }
 }
 
-/// What entries tell.
 struct RestoredEntries {
-    /// The oldest first.
+    /// Oldest first.
     entries: VecDeque<(Destination, SpooledFacts)>,
-    /// Some are left out.
+    /// Some entries are left out.
     is_partial: bool,
-    /// Why some are that may be younger than the window.
+    /// The reason why entries within the window are left out, if some are.
     missing_reason: Option<String>,
 }
 
-/// What the entries tell, of a destination with very many those of the last `window`; of all that the newest `most`.
+/// Collects the newest `limit` entries; of a destination with very many only those of the last
+/// `window`.
 ///
-/// All of them get into Kafka after what is there now. So none is too old, whatever its receipt says: Kafka was away for long,
-/// or the clock was put back.
-fn collect_entries(store: &SpoolStore, window: Duration, most: usize) -> RestoredEntries {
+/// All entries get into Kafka after the records that are there now. So none is too old, whatever
+/// its time of receipt: Kafka was away for long, or the clock was put back.
+fn collect_entries(store: &SpoolStore, window: Duration, limit: usize) -> RestoredEntries {
     let now_ms = now_ms();
-    let there = Destination::all().into_iter();
-    let there = there.filter(|to| store.present(*to) > 0);
-    let mut lines: Vec<_> = there
+    let destinations = Destination::all().into_iter();
+    let mut cursors: Vec<_> = destinations
+        .filter(|to| store.present(*to) > 0)
         .map(|to| RestoreCursor::new(store, to, window, now_ms))
         .collect();
-    let mut all = RestoredEntries {
+    let mut restored = RestoredEntries {
         entries: VecDeque::new(),
-        is_partial: lines.iter().any(|line| line.from > 0),
+        is_partial: cursors.iter().any(|cursor| cursor.from > 0),
         missing_reason: None,
     };
-    // In the order in which they came, whatever their destination: so the oldest is always the first.
-    while let Some(line) = earliest_cursor(&mut lines) {
-        let Some(one) = line.take_entry() else {
+    // By sequence number over all destinations, so that the oldest entry is always the first.
+    while let Some(cursor) = earliest_cursor(&mut cursors) {
+        let Some(facts) = cursor.take_entry() else {
             continue;
         };
-        if all.entries.len() == most {
-            all.entries.pop_front();
-            all.missing_reason = Some(format!("more than {most} entries wait in the spool"));
+        if restored.entries.len() == limit {
+            restored.entries.pop_front();
+            restored.missing_reason = Some(format!("more than {limit} entries wait in the spool"));
         }
-        all.entries.push_back((line.to, one));
+        restored.entries.push_back((cursor.to, facts));
     }
-    for line in lines {
-        let lost = store.lost(line.to) - line.lost;
-        let why = match line.error {
+    for cursor in cursors {
+        let lost = store.lost(cursor.to) - cursor.lost_before;
+        let why = match cursor.error {
             Some(error) => error.to_string(),
             None if lost > 0 => format!("{lost} are lost to damage"),
             None => continue,
         };
         tracing::warn!(
             why,
-            "entries of the spool cannot be read back: copies of them are published as new"
+            "spooled entries cannot be read back: duplicates of them are published as new"
         );
-        all.missing_reason = Some(format!("entries of the spool cannot be read back: {why}"));
-        // What cannot be read may have replaced them.
-        let of_this = all.entries.iter_mut().filter(|(to, _)| *to == line.to);
-        of_this.for_each(|(_, one)| one.is_in_doubt = true);
+        restored.missing_reason = Some(format!("spooled entries cannot be read back: {why}"));
+        // An entry that cannot be read may have superseded them.
+        for (to, facts) in &mut restored.entries {
+            facts.is_in_doubt |= *to == cursor.to;
+        }
     }
-    all.is_partial |= all.missing_reason.is_some();
-    all
+    restored.is_partial |= restored.missing_reason.is_some();
+    restored
 }
 
-/// The one whose next entry came first; `None`: there are no more.
+/// Returns the cursor with the lowest next sequence number; `None` if no entry is left.
 fn earliest_cursor<'l, 's>(
-    lines: &'l mut [RestoreCursor<'s>],
+    cursors: &'l mut [RestoreCursor<'s>],
 ) -> Option<&'l mut RestoreCursor<'s>> {
-    lines.iter_mut().for_each(RestoreCursor::fill_read_ahead);
-    let with_more = lines.iter_mut().filter(|line| !line.read_ahead.is_empty());
-    with_more.min_by_key(|line| line.read_ahead.front().map(|(seq, _)| *seq))
+    cursors.iter_mut().for_each(RestoreCursor::fill_read_ahead);
+    let unfinished = cursors.iter_mut().filter(|c| !c.read_ahead.is_empty());
+    unfinished.min_by_key(|c| c.read_ahead.front().map(|(seq, _)| *seq))
 }
 
-/// The entries of a destination, from one on.
+/// Reads the entries of a destination in order.
 struct RestoreCursor<'s> {
     store: &'s SpoolStore,
     to: Destination,
     window: Duration,
     now_ms: i64,
-    /// Up to here they may be in Kafka.
+    /// Entries up to this one may be in Kafka.
     handed_upto: Option<u64>,
     from: u64,
     read_ahead: VecDeque<(u64, Vec<u8>)>,
     is_exhausted: bool,
     error: Option<StoreError>,
-    /// Of its entries before any was read.
-    lost: u64,
+    /// Lost entries before the first was read.
+    lost_before: u64,
 }
 
 impl<'s> RestoreCursor<'s> {
     fn new(store: &'s SpoolStore, to: Destination, window: Duration, now_ms: i64) -> Self {
         let reach = i64::try_from((window + SLACK).as_millis()).unwrap_or(i64::MAX);
         Self {
-            // Before anything of it is read.
-            lost: store.lost(to),
+            // First: the reads below may find damage.
+            lost_before: store.lost(to),
             store,
             to,
             window,
             now_ms,
-            handed_upto: store.handover_mark(to).map(|handed| handed.upto),
-            from: match store.present(to) <= FULL_RESTORE_ENTRIES {
-                true => 0,
-                false => find_first_since(store, to, now_ms.saturating_sub(reach)),
+            handed_upto: store.handover_mark(to).map(|mark| mark.upto),
+            from: if store.present(to) <= FULL_RESTORE_ENTRIES {
+                0
+            } else {
+                find_first_since(store, to, now_ms.saturating_sub(reach))
             },
             read_ahead: VecDeque::new(),
             is_exhausted: false,
@@ -179,27 +184,24 @@ impl<'s> RestoreCursor<'s> {
         if !self.read_ahead.is_empty() || self.is_exhausted {
             return;
         }
-        match self
-            .store
-            .read(self.to, self.from, BATCH_ENTRIES, BATCH_BYTES)
-        {
+        match self.store.read(self.to, self.from, BATCH) {
             Ok(read) => self.read_ahead = read.into(),
             Err(error) => self.error = Some(error),
         }
         self.is_exhausted = self.read_ahead.is_empty();
     }
 
-    /// What the next entry tells, if anything.
+    /// Takes the next entry; `None` if it means nothing to duplicate detection.
     fn take_entry(&mut self) -> Option<SpooledFacts> {
         let (seq, bytes) = self.read_ahead.pop_front()?;
         self.from = seq + 1;
         let entry = SpoolEntry::decode(&bytes).ok()?;
-        let mut one = describe_entry(&entry, self.now_ms)?;
-        if one.age > self.window {
-            one.age = Duration::ZERO;
+        let mut facts = describe_entry(&entry, self.now_ms)?;
+        if facts.age > self.window {
+            facts.age = Duration::ZERO;
         }
-        let suspect = entry.in_doubt || self.handed_upto.is_some_and(|upto| seq <= upto);
-        Some(if suspect { one.into_in_doubt() } else { one })
+        facts.is_in_doubt |= entry.in_doubt || self.handed_upto.is_some_and(|upto| seq <= upto);
+        Some(facts)
     }
 }
 
@@ -220,10 +222,11 @@ fn describe_entry(entry: &SpoolEntry<'_>, now_ms: i64) -> Option<SpooledFacts> {
     }
 }
 
-/// The number of about the first entry that was received at `since` or later: receipt is nearly in the order of entries.
+/// Finds the approximate first sequence number received at `since` or later, by bisection: times of
+/// receipt are nearly in order.
 fn find_first_since(store: &SpoolStore, to: Destination, since: i64) -> u64 {
     let is_old = |seq| {
-        let read = store.read(to, seq, 1, 1).unwrap_or_default();
+        let read = store.read(to, seq, ReadLimit::ONE).unwrap_or_default();
         let entry = read
             .first()
             .and_then(|(_, bytes)| SpoolEntry::decode(bytes).ok());
@@ -232,9 +235,10 @@ fn find_first_since(store: &SpoolStore, to: Destination, since: i64) -> u64 {
     let (mut low, mut high) = (0, u64::MAX);
     while low < high {
         let middle = low + (high - low) / 2;
-        match is_old(middle) {
-            true => low = middle + 1,
-            false => high = middle,
+        if is_old(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
         }
     }
     low
@@ -252,7 +256,7 @@ mod tests {
     const TRAFFIC: Destination = Destination::Events(EventType::Traffic);
     const MOTION: Destination = Destination::Events(EventType::PirMotion);
 
-    /// A store with entries of so many ms ago.
+    /// A store with entries of the given ages in ms.
     fn store<const N: usize>(
         entries: [(Destination, &'static str, i64); N],
     ) -> (tempfile::TempDir, SpoolStore) {
@@ -275,20 +279,25 @@ mod tests {
         (dir, store)
     }
 
-    /// It gets into Kafka after all that is there, and so after what is younger.
+    /// An old entry gets into Kafka after all records that are there, and so after younger ones.
     #[test]
-    fn an_entry_is_told_whatever_its_receipt_says() {
+    fn an_entry_is_restored_whatever_its_time_of_receipt() {
         let hour = 3_600_000;
         let ages = [("a", 0), ("b", hour), ("c", 1_000)];
         let (_dir, store) = store(ages.map(|(value, age)| (TRAFFIC, value, age)));
-        let all = collect_entries(&store, WINDOW, 10);
-        assert_eq!(all.entries.len(), 3);
-        assert!(all.entries.iter().all(|(_, one)| one.age <= WINDOW));
-        assert!(!all.is_partial && all.missing_reason.is_none());
+        let restored = collect_entries(&store, WINDOW, 10);
+        assert_eq!(restored.entries.len(), 3);
+        assert!(
+            restored
+                .entries
+                .iter()
+                .all(|(_, facts)| facts.age <= WINDOW)
+        );
+        assert!(!restored.is_partial && restored.missing_reason.is_none());
     }
 
     #[test]
-    fn of_too_many_the_newest_are_told_whatever_their_destination() {
+    fn of_too_many_entries_the_newest_are_restored() {
         let entries = [
             (TRAFFIC, "a"),
             (MOTION, "b"),
@@ -297,15 +306,16 @@ mod tests {
             (MOTION, "e"),
         ];
         let (_dir, store) = store(entries.map(|(to, value)| (to, value, 0)));
-        for most in 1..=5 {
-            let all = collect_entries(&store, WINDOW, most);
-            let told = all.entries.iter().map(|(to, one)| (*to, one.id_hash));
-            let newest = entries[5 - most..].iter();
+        for limit in 1..=5 {
+            let all = collect_entries(&store, WINDOW, limit);
+            let restored = all.entries.iter();
+            let restored = restored.map(|(to, facts)| (*to, facts.id_hash));
+            let newest = entries[5 - limit..].iter();
             let key = |value: &str| SpooledFacts::from_bytes(value.as_bytes(), 0, 0).id_hash;
-            assert!(told.eq(newest.map(|(to, value)| (*to, key(value)))));
+            assert!(restored.eq(newest.map(|(to, value)| (*to, key(value)))));
             assert_eq!(
                 (all.is_partial, all.missing_reason.is_some()),
-                (most < 5, most < 5)
+                (limit < 5, limit < 5)
             );
         }
     }
