@@ -21,7 +21,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Duration after which a commit counts as hung: the disk may never respond.
 const HANG_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Returns the free bytes of a directory's file system.
+/// Function that returns the free bytes of a directory's file system.
 pub(super) type FreeSpaceProbe = Box<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 
 /// Returns `true` if a directory is in memory, so that its files do not survive a loss of power.
