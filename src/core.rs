@@ -18,7 +18,7 @@ use crate::kafka::watch::{KafkaWatch, MissingTopics};
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 use crate::record::TimestampPolicy;
-use crate::spool::restore::restore_dedup_window;
+use crate::spool::dedup_restore::restore_dedup_window;
 use crate::spool::store::SpoolStore;
 use crate::spool::{DrainHandle, Spool, SpoolParts};
 

@@ -1,4 +1,5 @@
-//! What requests, the writer and the drain share about one destination, and what decides the route of its events.
+//! The backlog of a destination: its entries that still have to be sent, counted for requests, the
+//! writer and the drain. The count decides the route of a new event.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,21 +10,21 @@ use std::task::{Context, Poll};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
-/// Which way an event is to go.
+/// Route of a new event.
 #[derive(Debug)]
 pub enum Route {
     /// To librdkafka.
     Direct,
     /// To disk.
     Spool,
-    /// Neither yet: what waits is just being handed over. When the passage is ready the route may be asked for again.
+    /// Undecided: the backlog is about to be sent. Ask for the route again when the future is
+    /// ready.
     Wait(BacklogCleared),
 }
 
-/// Ready when the route may be asked for again.
+/// Ready when the route can be asked for again: the backlog was sent, or the drain has stopped.
 ///
-/// It ends when the destination's backlog was handed over, or when that comes to a halt; both can take as long as Kafka
-/// likes, so whoever waits bounds the wait and keeps the event then.
+/// Both can take as long as Kafka is away, so limit the wait and spool the event when it is over.
 #[derive(Debug)]
 pub struct BacklogCleared(Pin<Box<OwnedNotified>>);
 
@@ -35,24 +36,22 @@ impl Future for BacklogCleared {
     }
 }
 
-/// One destination.
 #[derive(Debug)]
 pub(super) struct DestinationBacklog {
-    /// Entries not handed to librdkafka, or to be handed to it again: in the writer's queue, on disk, and in doubt.
+    /// Entries to be sent, or to be sent again: in the writer's queue, on disk, and in doubt.
     backlog: AtomicU64,
-    /// How many of these were ever on disk: found at the start, or published by the writer. Never decreases.
+    /// Entries ever on disk: recovered, or committed by the writer. Never decreases.
     committed: AtomicU64,
-    /// How many entries would be handed over within some milliseconds; 0 while it is at a halt.
+    /// Largest backlog that is sent within milliseconds; 0 while nothing is sent.
     wait_threshold: AtomicU64,
-    /// An entry that Kafka refused is tried with nothing beside it.
+    /// An entry that Kafka refused is being sent again, with no other record in flight.
     is_exclusive: AtomicBool,
-    /// Those found at the start were not looked for yet.
+    /// The topic still has to be searched for recovered entries.
     is_search_pending: AtomicBool,
     changed: Arc<Notify>,
 }
 
 impl DestinationBacklog {
-    /// With so many entries of before.
     pub fn new(recovered: u64) -> Self {
         Self {
             backlog: AtomicU64::new(recovered),
@@ -64,24 +63,25 @@ impl DestinationBacklog {
         }
     }
 
-    /// What comes after seeing 0 here comes after all that was handed over (a plain load on common processors).
+    /// Number of entries to be sent. A record sent after reading 0 here follows all sent entries
+    /// (a plain load on common processors).
     pub fn backlog(&self) -> u64 {
         self.backlog.load(Ordering::Acquire)
     }
 
-    /// More wait: to be written, or to be handed over again.
+    /// Adds entries that have to be written and sent, or sent again.
     pub fn add(&self, entries: u64) {
         self.backlog.fetch_add(entries, Ordering::Release);
     }
 
-    /// Fewer wait: handed over, or gone another way. The last one opens the way for those who wait.
+    /// Removes entries that were sent or need not be. The last one wakes all who wait.
     pub fn remove(&self, entries: u64) {
         if entries > 0 && self.backlog.fetch_sub(entries, Ordering::AcqRel) == entries {
             self.changed.notify_waiters();
         }
     }
 
-    /// So many more are on disk, and may be handed over.
+    /// Counts entries that are on disk and may be sent.
     pub fn add_committed(&self, entries: u64) {
         self.committed.fetch_add(entries, Ordering::Release);
     }
@@ -94,9 +94,9 @@ impl DestinationBacklog {
         self.wait_threshold.load(Ordering::Acquire)
     }
 
-    /// The drain's word on how it goes; 0: nothing is handed over for now, and nobody is to wait for that.
-    pub fn set_wait_threshold(&self, within_reach: u64) {
-        if self.wait_threshold.swap(within_reach, Ordering::AcqRel) > 0 && within_reach == 0 {
+    /// Sets the largest backlog that is worth waiting for. 0 wakes all who wait.
+    pub fn set_wait_threshold(&self, threshold: u64) {
+        if self.wait_threshold.swap(threshold, Ordering::AcqRel) > 0 && threshold == 0 {
             self.changed.notify_waiters();
         }
     }
@@ -105,8 +105,14 @@ impl DestinationBacklog {
         self.is_exclusive.load(Ordering::Acquire)
     }
 
-    pub fn set_exclusive(&self, alone: bool) {
-        if self.is_exclusive.swap(alone, Ordering::AcqRel) && !alone {
+    /// A swap, because the caller then reads the records in flight: a plain store could be
+    /// reordered after that.
+    pub fn begin_exclusive(&self) {
+        self.is_exclusive.swap(true, Ordering::AcqRel);
+    }
+
+    pub fn end_exclusive(&self) {
+        if self.is_exclusive.swap(false, Ordering::AcqRel) {
             self.changed.notify_waiters();
         }
     }
@@ -119,14 +125,14 @@ impl DestinationBacklog {
         self.is_search_pending.store(false, Ordering::Relaxed);
     }
 
-    /// Nothing will be handed over any more.
+    /// Records that nothing will be sent any more.
     pub fn stop(&self) {
         self.set_wait_threshold(0);
-        self.set_exclusive(false);
+        self.end_exclusive();
         self.changed.notify_waiters();
     }
 
-    /// Hears of every change from now on, also before it is first polled.
+    /// Sees every change from now on, also before it is first polled.
     pub fn subscribe(&self) -> BacklogCleared {
         BacklogCleared(Box::pin(Arc::clone(&self.changed).notified_owned()))
     }

@@ -1,10 +1,11 @@
-//! The one thread that hands entries to librdkafka, each destination in order and by itself.
+//! The drain: one thread that sends spooled entries to Kafka, each destination in order and
+//! independently of the others.
 //!
-//! - `mailbox`: what it hears from other threads;
-//! - `course`: how far one destination is, and what to do next; `window`: how many records it may have in flight;
+//! - `mailbox`: messages from other threads;
+//! - `destination_drain`: the drain of one destination; `window`: its limit of records in flight;
 //! - `publish`: from an entry to its record;
-//! - `recover`: after a start, which entries Kafka holds already;
-//! - `progress`: what the log tells.
+//! - `search`: after a start, the search for entries that Kafka holds already;
+//! - `progress`: log lines.
 
 pub(super) mod mailbox;
 pub(super) mod search;
@@ -33,16 +34,16 @@ use mailbox::DrainMessage;
 use progress::DrainProgress;
 use search::InDoubtSearch;
 
-/// The longest sleep.
+/// Longest sleep of the thread.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
-/// Between two flushes of removals.
+/// Interval at which removals are made durable.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
-/// How long what is in the spool may be told to duplicate detection before anything is handed over.
+/// Limit of the wait for duplicate detection to read the spool back.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(300);
-/// Destinations whose entries of before are looked for at a time.
+/// Destinations whose topics are searched at a time.
 const MAX_CONCURRENT_SEARCHES: usize = 3;
 
-/// Who takes records: the producer; in tests, something that can be told to fail.
+/// The producer; in tests, a fake that fails on demand.
 pub(super) trait RecordSink: Send + Sync {
     /// See [`RecordProducer::send_entry`].
     fn send_record(
@@ -71,7 +72,7 @@ impl RecordSink for RecordProducer {
     }
 }
 
-/// What handing over needs.
+/// Dependencies of all destinations' drains.
 pub(super) struct DrainContext {
     pub(super) shared: Arc<SpoolShared>,
     pub(super) producer: Arc<dyn RecordSink>,
@@ -86,14 +87,16 @@ impl DrainContext {
     }
 }
 
-/// Not before duplicate detection knows what is in the spool: what it was told of an entry after the end of that would stay. A
-/// disk that does not let it be read is waited for only so long.
-pub(super) fn can_hand_over(desk: Option<&Deduplicator>, waited: Duration) -> bool {
-    desk.is_none_or(Deduplicator::is_spool_restored) || waited >= RESTORE_TIMEOUT
+/// Returns `true` once duplicate detection has read the spool back: it would otherwise take an
+/// entry that is drained first for one that still waits, and keep that. A disk that cannot be read
+/// delays the drain by [`RESTORE_TIMEOUT`] at most.
+pub(super) fn can_hand_over(deduplicator: Option<&Deduplicator>, waited: Duration) -> bool {
+    deduplicator.is_none_or(Deduplicator::is_spool_restored) || waited >= RESTORE_TIMEOUT
 }
 
-/// The drain's thread; ends when dropped, which blocks for a flush. Entries that librdkafka still has then stay on disk.
-#[must_use = "dropped, it ends"]
+/// The running drain. Dropping it ends the thread and blocks for a flush; entries that librdkafka
+/// still has then stay on disk.
+#[must_use = "dropping the handle ends the drain"]
 pub struct DrainHandle {
     shared: Arc<SpoolShared>,
     stop: Arc<AtomicBool>,
@@ -142,7 +145,7 @@ impl Drop for DrainHandle {
     }
 }
 
-/// However the thread ends, nobody waits for it any more.
+/// Releases everyone who waits for a backlog when the thread ends, also by a panic.
 struct HaltGuard<'l>(&'l [DestinationBacklog; Destination::COUNT]);
 
 impl Drop for HaltGuard<'_> {
@@ -150,7 +153,7 @@ impl Drop for HaltGuard<'_> {
         self.0.iter().for_each(DestinationBacklog::stop);
         if std::thread::panicking() {
             tracing::error!(
-                "the thread that drains the spool has ended by a bug; restart the bridge to have it drained"
+                "the drain of the spool ended because of a bug; restart the bridge to drain the spool"
             );
         }
     }
@@ -161,18 +164,18 @@ fn run(context: &DrainContext, search: &Arc<InDoubtSearch>, stop: &Arc<AtomicBoo
     let mut drains = Destination::all().map(|to| DestinationDrain::new(to, shared));
     let mut progress = DrainProgress::default();
     let mut flushed = Instant::now();
-    let mut patience = Duration::ZERO;
+    let mut sleep = Duration::ZERO;
     let mut reported_losses = 0;
     loop {
         let stopping = stop.load(Ordering::Acquire);
         let messages = shared
             .mailbox
-            .take(if stopping { Duration::ZERO } else { patience });
-        for word in messages {
-            handle_message(context, &mut drains, word);
+            .take(if stopping { Duration::ZERO } else { sleep });
+        for message in messages {
+            handle_message(context, &mut drains, message);
         }
-        for course in &mut drains {
-            course.remove_confirmed(context);
+        for drain in &mut drains {
+            drain.remove_confirmed(context);
         }
         if stopping {
             break;
@@ -181,11 +184,14 @@ fn run(context: &DrainContext, search: &Arc<InDoubtSearch>, stop: &Arc<AtomicBoo
         start_searches(context, &mut drains, search, stop);
         let now = Instant::now();
         let halted = shared.ending.load(Ordering::Acquire);
-        let sleeps = drains.each_mut().map(|course| match halted {
-            true => course.halt(context),
-            false => course.advance(context, now),
+        let sleeps = drains.each_mut().map(|drain| {
+            if halted {
+                drain.halt(context)
+            } else {
+                drain.advance(context, now)
+            }
         });
-        patience = sleeps.into_iter().min().unwrap_or(MAX_SLEEP).min(MAX_SLEEP);
+        sleep = sleeps.into_iter().min().unwrap_or(MAX_SLEEP).min(MAX_SLEEP);
         if flushed.elapsed() >= FLUSH_INTERVAL {
             flush(shared);
             flushed = Instant::now();
@@ -206,22 +212,23 @@ fn handle_message(context: &DrainContext, drains: &mut [DestinationDrain], messa
         DrainMessage::InDoubtResolved { to, seq, stored } => {
             drains[to.index()].resolve_in_doubt(context, seq, stored)
         }
-        DrainMessage::SearchFinished { to, found } => {
-            drains[to.index()].finish_search(context, found)
+        DrainMessage::SearchFinished { to, result } => {
+            drains[to.index()].finish_search(context, result)
         }
     }
 }
 
-/// Who looks for duplicates is told of damage, so that what is sent again is not taken for a copy of what is lost. Not before
-/// all that was there at the start is known: that may be told after it was lost.
+/// Tells duplicate detection of entries lost to damage, so that an event that is sent again is not
+/// taken for a duplicate of a lost one. Not before it has read the spool back: it may still be
+/// about to learn of an entry that is lost.
 fn report_losses(shared: &SpoolShared, reported: &mut u64) {
     let lost = shared.lost();
     if lost > *reported
-        && let Some(desk) = &shared.deduplicator
-        && desk.is_spool_restored()
+        && let Some(deduplicator) = &shared.deduplicator
+        && deduplicator.is_spool_restored()
     {
         *reported = lost;
-        desk.invalidate_spooled();
+        deduplicator.invalidate_spooled();
     }
 }
 
@@ -231,19 +238,16 @@ fn start_searches(
     search: &Arc<InDoubtSearch>,
     stop: &Arc<AtomicBool>,
 ) {
-    let searching = drains.iter().filter(|c| c.is_searching()).count();
+    let searching = drains.iter().filter(|drain| drain.is_searching()).count();
     let free = MAX_CONCURRENT_SEARCHES.saturating_sub(searching);
-    for course in drains
-        .iter_mut()
-        .filter(|c| c.is_awaiting_search())
-        .take(free)
-    {
-        course.start_search(context, search, stop);
+    let awaiting = drains.iter_mut().filter(|drain| drain.is_awaiting_search());
+    for drain in awaiting.take(free) {
+        drain.start_search(context, search, stop);
     }
 }
 
 fn flush(shared: &SpoolShared) {
     if let Err(error) = shared.flush() {
-        tracing::warn!(%error, "what was removed from the spool could not be written down yet");
+        tracing::warn!(%error, "could not record yet which entries are removed from the spool");
     }
 }

@@ -1,6 +1,7 @@
-//! What lies in the spool for one event or quarantined body: a version byte, the length of a JSON object, the object with
-//! everything but the value, the value's bytes as they were received. Unknown members are ignored, missing ones have a
-//! default, so that a release can add some and an older one still reads them.
+//! The on-disk format of a spooled event or rejected item: a version byte, the length of the head,
+//! the head (a JSON object with everything but the value), and the value as received. Unknown
+//! members of the head are ignored and missing ones have a default, so that a release can add
+//! members and an older one still reads the entry.
 
 use std::borrow::Cow;
 
@@ -14,51 +15,51 @@ use crate::provenance::{QuarantineDetails, ReplayOrigin};
 const FORMAT_VERSION: u8 = 1;
 const PREFIX_LEN: usize = 1 + 4;
 
-/// See the module.
+/// An event or rejected item in the spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpoolEntry<'v> {
-    /// When the bridge had it, ms since 1970.
+    /// Time of receipt, ms since 1970.
     pub received_ms: i64,
-    /// It was in librdkafka's hands when it was spooled.
+    /// `true` if librdkafka had a record of it when it was spooled.
     pub in_doubt: bool,
-    /// What it is.
+    /// The event's or rejected item's metadata.
     pub content: EntryContent,
-    /// The record's value.
+    /// Value of its record.
     pub value: Cow<'v, [u8]>,
 }
 
-/// What an entry is.
+/// Metadata of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryContent {
     /// A valid event.
     Event {
-        /// What it was to what was stored when it was claimed.
+        /// Relation to earlier events, as found when it was claimed.
         marks: Marks,
-        /// Where it lay in the quarantine before.
+        /// Position in the quarantine that it was replayed from.
         replayed_from: Option<ReplayOrigin>,
     },
-    /// A body, or an item of one, that is no valid event.
+    /// A body, or an item of one, that is not a valid event.
     Quarantined(QuarantineDetails),
 }
 
-/// Why bytes are no entry.
+/// Reason why bytes are not an entry.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Of a later release.
+    /// The entry is of a later release.
     #[error(
-        "it has the format {0}, of which this release knows nothing: use the release that wrote it, or a later one"
+        "it has format {0}, which this release cannot read: use the release that wrote it, or a later one"
     )]
     Version(u8),
-    /// Less than it says it is.
-    #[error("it is cut off")]
+    /// The entry is incomplete.
+    #[error("it is truncated")]
     Truncated,
-    /// What is said about the value can't be read.
-    #[error("what is said about the value can't be read: {0}")]
+    /// The head is not valid.
+    #[error("its head cannot be read: {0}")]
     Header(#[from] serde_json::Error),
 }
 
 impl SpoolEntry<'_> {
-    /// As it lies on disk.
+    /// Encodes the entry for the disk.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(PREFIX_LEN + 128 + self.value.len());
         bytes.extend_from_slice(&[FORMAT_VERSION, 0, 0, 0, 0]);
@@ -70,10 +71,10 @@ impl SpoolEntry<'_> {
         bytes
     }
 
-    /// What [`Entry::encode`] made `bytes` of.
+    /// Decodes the result of [`SpoolEntry::encode`].
     ///
     /// # Errors
-    /// It did not.
+    /// The bytes are not an entry.
     pub fn decode(bytes: &[u8]) -> Result<SpoolEntry<'_>, DecodeError> {
         let (head, value) = split_header(bytes)?;
         let head: EntryHeader = serde_json::from_slice(head)?;
@@ -84,10 +85,9 @@ impl SpoolEntry<'_> {
                 replayed_from: head.replayed_from,
             },
         };
-        let (received_ms, in_doubt) = (head.received_ms, head.in_doubt);
         Ok(SpoolEntry {
-            received_ms,
-            in_doubt,
+            received_ms: head.received_ms,
+            in_doubt: head.in_doubt,
             content,
             value: Cow::Borrowed(value),
         })
@@ -104,7 +104,7 @@ fn split_header(bytes: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
         .ok_or(DecodeError::Truncated)
 }
 
-/// The JSON object.
+/// The head, as JSON.
 #[derive(Serialize, Deserialize)]
 struct EntryHeader {
     received_ms: i64,
@@ -122,7 +122,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// [`Marks`] as they are written: those stay free to change.
+/// On-disk form of [`Marks`], so that these can change.
 #[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct WrittenMarks {
@@ -176,7 +176,7 @@ impl From<&SpoolEntry<'_>> for EntryHeader {
 
 impl From<&Marks> for WrittenMarks {
     fn from(marks: &Marks) -> Self {
-        // Taken apart, so that a new mark can't be forgotten here.
+        // Destructured, so that a new mark cannot be forgotten here.
         let Marks {
             duplicate,
             revision,
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_decoded_is_what_was_encoded() {
+    fn decoding_reverses_encoding() {
         let plain = EntryContent::Event {
             marks: Marks::default(),
             replayed_from: None,
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_entry_is_an_error() {
+    fn other_bytes_are_an_error() {
         let whole = event().encode();
         let head =
             PREFIX_LEN + u32::from_le_bytes(whole[1..PREFIX_LEN].try_into().unwrap()) as usize;
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_later_release_adds_is_ignored() {
+    fn unknown_members_are_ignored() {
         let head = br#"{"received_ms":5,"marks":{"stale":true,"new":[1]},"also_new":{}}"#;
         let mut bytes = vec![FORMAT_VERSION];
         bytes.extend((head.len() as u32).to_le_bytes());
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!((entry.received_ms, &entry.value[..]), (5, &b"value"[..]));
     }
 
-    /// Entries outlive the release that wrote them: these bytes lie on somebody's disk.
+    /// Entries outlive the release that wrote them: changing these bytes breaks spools that exist.
     #[test]
     fn the_format_stays() {
         let head = r#"{"received_ms":1700000000123,"in_doubt":true,"marks":{"duplicate":"repeat","revision":{"number":3,"supersedes":"event_x"},"stale":true,"out_of_order":true,"conflict":18446744073709551615},"replayed_from":{"topic":"butlr.quarantine.v1","partition":2,"offset":1099511627776}}"#;

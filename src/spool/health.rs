@@ -1,4 +1,5 @@
-//! Whether the disk takes more: its limits, and what it said last.
+//! Health of the spool's disk: its limits, and its last failure. A request reads the recorded state
+//! and does not wait for the disk.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,30 +7,24 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::AppendError;
+use super::panics::{catch_panics, lock};
 use super::store::SpoolStore;
-use super::{AppendError, lock};
 use crate::config;
 
-/// Between two looks at the disk while something is wrong, and before a commit.
+/// Interval of disk checks while commits are made or something is wrong.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// The same while nothing happens.
+/// Interval of disk checks while the writer is idle.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two tries at a disk that failed.
+/// Interval of attempts to write to a disk that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// A commit that takes longer hangs: the disk does not answer, and may never.
+/// Duration after which a commit counts as hung: the disk may never respond.
 const HANG_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Bytes that are free where a directory lies.
+/// Function that returns the free bytes of a directory's file system.
 pub(super) type FreeSpaceProbe = Box<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 
-/// The file system's word on it.
-pub(super) fn free_bytes(dir: &Path) -> io::Result<u64> {
-    let found = rustix::fs::statvfs(dir)?;
-    // What is left for others than root.
-    Ok(found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-/// Whether a directory lies in memory: what is fsynced there does not outlive the machine's power.
+/// Returns `true` if a directory is in memory, so that its files do not survive a loss of power.
 pub fn is_in_memory(dir: &Path) -> bool {
     #[cfg(target_os = "linux")]
     {
@@ -45,15 +40,14 @@ pub fn is_in_memory(dir: &Path) -> bool {
     }
 }
 
-/// Known by looking now and then; a request only asks what is known.
 pub(super) struct DiskHealth {
     dir: PathBuf,
     max_bytes: u64,
     min_free_bytes: u64,
     free_space: FreeSpaceProbe,
-    /// Whether there is anything to tell.
+    /// `true` if `state` has a reason to refuse entries.
     has_trouble: AtomicBool,
-    /// When the commit under way began, in ms since `epoch`, and 1 more; 0 without one.
+    /// Start of the running commit in ms since `epoch`, plus 1; 0 if none is running.
     commit_started: AtomicU64,
     epoch: Instant,
     state: Mutex<HealthState>,
@@ -61,8 +55,8 @@ pub(super) struct DiskHealth {
 
 #[derive(Default)]
 struct HealthState {
-    poisoned: Option<String>,
-    full: Option<String>,
+    poison_reason: Option<String>,
+    full_reason: Option<String>,
     last_check: Option<Instant>,
     last_retry: Option<Instant>,
     is_free_unknown: bool,
@@ -82,7 +76,7 @@ impl DiskHealth {
         }
     }
 
-    /// Calls into the store, which may take as long as the disk likes.
+    /// Runs a call into the store, which may hang with the disk.
     pub fn track_commit<T>(&self, commit: impl FnOnce() -> T) -> T {
         let since = self.epoch.elapsed().as_millis();
         let since = u64::try_from(since).unwrap_or(u64::MAX - 1);
@@ -92,7 +86,7 @@ impl DiskHealth {
         done
     }
 
-    /// Whether the disk does not answer.
+    /// Returns `true` if the disk does not respond.
     pub fn is_hung(&self) -> bool {
         let Some(since) = self.commit_started.load(Ordering::Relaxed).checked_sub(1) else {
             return false;
@@ -101,11 +95,11 @@ impl DiskHealth {
     }
 
     fn hung_reason(&self) -> Option<String> {
-        let why = || format!("the disk has not answered for {HANG_TIMEOUT:?} or more");
+        let why = || format!("the disk has not responded for {HANG_TIMEOUT:?} or more");
         self.is_hung().then(why)
     }
 
-    /// Why nothing is kept, if so.
+    /// The reason why no entry is accepted, if there is one.
     pub fn refusal(&self) -> Option<AppendError> {
         if let Some(why) = self.hung_reason() {
             return Some(AppendError::Unwritable { why });
@@ -113,164 +107,158 @@ impl DiskHealth {
         if !self.has_trouble.load(Ordering::Relaxed) {
             return None;
         }
-        let known = lock(&self.state);
-        let poisoned = known.poisoned.clone();
-        let full = || known.full.clone().map(|why| AppendError::Full { why });
+        let state = lock(&self.state);
+        let poisoned = state.poison_reason.clone();
+        let full = || state.full_reason.clone();
         poisoned
             .map(|why| AppendError::Unwritable { why })
-            .or_else(full)
+            .or_else(|| full().map(|why| AppendError::Full { why }))
     }
 
     pub fn poison_reason(&self) -> Option<String> {
         self.hung_reason()
-            .or_else(|| lock(&self.state).poisoned.clone())
+            .or_else(|| lock(&self.state).poison_reason.clone())
     }
 
     pub fn full_reason(&self) -> Option<String> {
-        lock(&self.state).full.clone()
+        lock(&self.state).full_reason.clone()
     }
 
-    /// How long the writer may leave the disk unlooked at.
+    /// Time after which the writer has to check the disk again.
     pub fn poll_interval(&self) -> Duration {
-        match self.has_trouble.load(Ordering::Relaxed) {
-            true => CHECK_INTERVAL,
-            false => IDLE_INTERVAL,
+        if self.has_trouble.load(Ordering::Relaxed) {
+            CHECK_INTERVAL
+        } else {
+            IDLE_INTERVAL
         }
     }
 
-    /// Whether so many bytes are too many; if so, there is no room until there is some to spare.
+    /// Returns an error if `bytes` exceed the limit; the spool then stays full until there is some
+    /// headroom.
     pub fn check_size_limit(&self, bytes: u64) -> Option<AppendError> {
         if bytes <= self.max_bytes {
             return None;
         }
         let why = self.limit_reason();
-        let mut known = lock(&self.state);
-        self.set_full(&mut known, Some(why.clone()));
+        self.set_full(&mut lock(&self.state), Some(why.clone()));
         Some(AppendError::Full { why })
     }
 
-    fn set_full(&self, known: &mut HealthState, full: Option<String>) {
-        match (&known.full, &full) {
+    fn set_full(&self, state: &mut HealthState, full_reason: Option<String>) {
+        match (&state.full_reason, &full_reason) {
             (None, Some(why)) => tracing::error!(
-                "the spool is full: {why}; events that Kafka does not take are answered 503"
+                "the spool is full: {why}; events that Kafka does not accept get a 503"
             ),
             (Some(_), None) => tracing::info!("the spool has room again"),
             _ => {}
         }
-        known.full = full;
-        self.update_trouble(known);
+        state.full_reason = full_reason;
+        self.update_trouble(state);
     }
 
     fn limit_reason(&self) -> String {
         format!("spool.max_bytes ({}) is reached", self.max_bytes)
     }
 
-    /// Looks at the disk, if that is due; the writer calls it.
+    /// Checks the disk if that is due. Called by the writer.
     pub fn check_disk(&self, store: &SpoolStore) {
         if !self.has_trouble.load(Ordering::Relaxed)
             && let Some(why) = store.unwritable_reason()
         {
-            // Since something else than a commit failed: the next one is not to be the first to find out.
+            // Something other than a commit failed: refuse entries before the next commit fails.
             self.poison(why);
         }
-        let is_due = |known: &HealthState| {
-            known
-                .last_check
-                .is_none_or(|at| at.elapsed() >= CHECK_INTERVAL)
-        };
-        if !is_due(&lock(&self.state)) {
+        let last_check = lock(&self.state).last_check;
+        if last_check.is_some_and(|at| at.elapsed() < CHECK_INTERVAL) {
             return;
         }
-        // Not while others wait for what is known: a disk may take long to answer.
+        // Without the lock: the disk may take long, and requests need the state.
         let free = (self.free_space)(&self.dir);
-        let mut known = lock(&self.state);
-        let full = self.find_shortage(store, free, &mut known);
-        self.set_full(&mut known, full);
-        known.last_check = Some(Instant::now());
+        let mut state = lock(&self.state);
+        let full_reason = self.find_shortage(store, free, &mut state);
+        self.set_full(&mut state, full_reason);
+        state.last_check = Some(Instant::now());
     }
 
     fn find_shortage(
         &self,
         store: &SpoolStore,
         free: io::Result<u64>,
-        known: &mut HealthState,
+        state: &mut HealthState,
     ) -> Option<String> {
-        // Once there is no room, a little more than none has to be there, lest it changes with each event.
-        let spare = |limit: u64| match known.full {
+        // Hysteresis: a full spool needs 1/16 headroom, so that the state does not flap.
+        let headroom = |limit: u64| match state.full_reason {
             Some(_) => limit / 16,
             None => 0,
         };
-        if store.bytes() >= self.max_bytes - spare(self.max_bytes) {
+        if store.bytes() >= self.max_bytes - headroom(self.max_bytes) {
             return Some(self.limit_reason());
         }
-        let least = self.min_free_bytes + spare(self.min_free_bytes);
+        let least = self.min_free_bytes + headroom(self.min_free_bytes);
         match free {
             Ok(free) if free < least => Some(format!(
-                "the disk has {free} bytes left, and spool.min_free_bytes ({}) are to stay free",
+                "the disk has {free} bytes left, and spool.min_free_bytes ({}) must stay free",
                 self.min_free_bytes
             )),
             Ok(_) => None,
             Err(error) => {
-                if !std::mem::replace(&mut known.is_free_unknown, true) {
-                    tracing::warn!(%error, "how much the spool's disk has left is not known: spool.min_free_bytes is not kept");
+                if !std::mem::replace(&mut state.is_free_unknown, true) {
+                    tracing::warn!(
+                        %error,
+                        "cannot read the free space of the spool's disk: spool.min_free_bytes is not enforced"
+                    );
                 }
                 None
             }
         }
     }
 
-    /// A commit failed: nothing is written until the disk has proved that it works.
+    /// Accepts no entries until a test commit succeeds.
     pub fn poison(&self, why: String) {
-        let mut known = lock(&self.state);
+        let mut state = lock(&self.state);
         tracing::error!(
-            "the spool cannot be written: {why}; events that Kafka does not take are answered 503 until it can"
+            "cannot write to the spool: {why}; until this works again, events that Kafka does not accept get a 503"
         );
-        known.poisoned = Some(why);
-        known.last_retry = Some(Instant::now());
-        self.update_trouble(&known);
+        state.poison_reason = Some(why);
+        state.last_retry = Some(Instant::now());
+        self.update_trouble(&state);
     }
 
-    /// Lets the disk prove itself, if that is due.
+    /// After a failure: makes a test commit if that is due.
     pub fn try_recover(&self, store: &SpoolStore) {
-        let known = lock(&self.state);
-        let due = known
+        let state = lock(&self.state);
+        let is_due = state
             .last_retry
             .is_none_or(|at| at.elapsed() >= RETRY_INTERVAL);
-        if known.poisoned.is_none() || known.full.is_some() || !due {
+        if state.poison_reason.is_none() || state.full_reason.is_some() || !is_due {
             return;
         }
-        drop(known);
-        let tried = super::writer::catch_panics(|| store.recover_writing());
-        let mut known = lock(&self.state);
-        known.last_retry = Some(Instant::now());
-        match tried {
-            Ok(()) => {
+        drop(state);
+        let recovered = catch_panics(|| store.recover_writing());
+        let mut state = lock(&self.state);
+        state.last_retry = Some(Instant::now());
+        state.poison_reason = match recovered {
+            Ok(Ok(())) => {
                 tracing::info!("the spool can be written again");
-                known.poisoned = None;
+                None
             }
-            Err(why) => known.poisoned = Some(why),
-        }
-        self.update_trouble(&known);
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(panic) => Some(format!("the store panicked: {panic}")),
+        };
+        self.update_trouble(&state);
     }
 
-    fn update_trouble(&self, known: &HealthState) {
-        let trouble = known.poisoned.is_some() || known.full.is_some();
-        self.has_trouble.store(trouble, Ordering::Relaxed);
+    fn update_trouble(&self, state: &HealthState) {
+        let has_trouble = state.poison_reason.is_some() || state.full_reason.is_some();
+        self.has_trouble.store(has_trouble, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_file_system_tells_what_is_left() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(super::free_bytes(dir.path()).unwrap() > 0);
-        assert!(super::free_bytes(&dir.path().join("missing")).is_err());
-    }
-
-    #[test]
     #[cfg(target_os = "linux")]
-    fn memory_is_told_from_a_disk() {
+    fn a_directory_in_memory_is_recognised() {
         let shm = std::path::Path::new("/dev/shm");
         let is_tmpfs = std::fs::read_to_string("/proc/mounts")
             .is_ok_and(|mounts| mounts.lines().any(|line| line.contains(" /dev/shm tmpfs ")));

@@ -1,20 +1,22 @@
-//! After a crash: which entries of the spool do the topics hold already?
+//! Entries in doubt after a crash: the search for those that their topics hold already.
 //!
-//! Removal of an entry may come to the disk after Kafka's report, or not at all; so each that was handed to Kafka is a
-//! *suspect*, and is looked for in its topic before it is handed over again. One that is overlooked is stored twice. One that is
-//! taken for stored and is not would be lost: so only a record with the same id and the same value speaks for it.
+//! The removal of an entry may reach the disk after Kafka's report, or never. So each entry that
+//! was handed to Kafka is *in doubt*: its topic is searched for it before it is sent again. An
+//! entry that the search misses is stored twice. An entry wrongly taken for stored would be lost,
+//! so only a record with the same id and the same value counts.
 //!
-//! - `wanted`: which suspects a record speaks for (pure);
-//! - `age`: how far back they can be (pure).
+//! - `in_doubt_set`: the entries that a record matches (pure);
+//! - `horizon`: the end of the search by time of receipt (pure).
 //!
 //! Invariants:
 //!
-//! 1. **Complete means that all was read where they can be.** Each partition is read from its end back to where it was
-//!    when the first of them was handed over, where that is known; else to what was received well before all of them.
-//!    The ends are asked for once more later: what the crashed process had sent last may not have been stored when they
-//!    were first asked for.
-//! 2. **It ends**: by its time, which begins with Kafka's first answer. Before that it waits.
-//! 3. Beside the suspects stands nothing that grows with the topic.
+//! 1. **A complete search has read every offset where an entry can be.** It reads each partition
+//!    backwards from its end to the offset at which the first hand-over began, if that is known;
+//!    otherwise to records received well before all entries. The ends are read once more later: the
+//!    last records of the crashed process may not have been stored the first time.
+//! 2. **The search ends** at its time limit, which begins with Kafka's first response. Before that
+//!    it waits.
+//! 3. Memory does not grow with the topic.
 
 mod horizon;
 mod in_doubt_set;
@@ -32,52 +34,53 @@ use butlr_event::clock::now_ms;
 use horizon::{ReceiptHorizon, SearchSpan};
 use in_doubt_set::InDoubtSet;
 
-/// What a process sent last before it was killed is stored or gone after this; brokers then know that it is gone, too.
+/// Time after which the last records of a killed process are stored or lost.
 const GRACE: Duration = Duration::from_secs(1);
-/// Records of a partition in a round, at least: fewer could all be exceptions.
+/// Minimum of records read from a partition in a round: fewer could all be exceptions.
 const MIN_ROUND_RECORDS: u64 = 1_000;
-/// Between two glances at whether it is to end.
+/// Interval of checks for the end of the search.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// So often a topic is looked at anew that cannot be read; it may have been made anew.
+/// Retries of a topic that cannot be read; it may have been recreated.
 const MAX_RETRIES: usize = 3;
 
-/// An entry that may be stored already.
+/// Search key of an entry that Kafka may hold already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InDoubtEntry {
-    /// Its sequence number.
+    /// Sequence number of the entry.
     pub seq: u64,
-    /// The `ce_id` under which it would be published; `None`: it is quarantined, and its value alone tells.
+    /// `ce_id` of its record; `None` for a rejected item, which is found by its value alone.
     pub id: Option<String>,
     /// xxh3 (64 bits) of its value.
     pub value_hash: u64,
-    /// When the bridge had it, ms since 1970.
+    /// Time of receipt, ms since 1970.
     pub received_ms: i64,
 }
 
-/// What came of it.
+/// Result of a search.
 #[derive(Clone, Debug, Default)]
 pub struct SearchOutcome {
-    /// The sequence numbers of those that are stored, ascending. They are, whatever `why_not` says.
+    /// Sequence numbers of stored entries, ascending. They are certain, also if the search is
+    /// incomplete.
     pub stored: Vec<u64>,
-    /// Records read.
+    /// Number of records read.
     pub records: u64,
-    /// How long it took.
+    /// Duration of the search.
     pub took: Duration,
-    /// Why others may be stored, too; `None`: they are not.
+    /// The reason why other entries may be stored too; `None` if the search is complete.
     pub incomplete_reason: Option<String>,
 }
 
-/// Which of the suspects does `topic` hold? Blocks: for a thread of its own.
+/// Searches `topic` for entries. Blocks, so it needs a thread of its own.
 ///
-/// `consumer` says where Kafka is and how to log in. `since`: partition → an offset before which none of the suspects can
-/// be; without one for a partition, it is read back to records received well before all suspects. A Kafka that is away
-/// is waited for until `stop`; from its first answer on it takes no longer than `within`. In a topic that does not exist
-/// nothing is stored.
+/// `consumer` configures the connection. `floors` are partitions with an offset before which no
+/// entry can be stored; other partitions are read back to records received well before all entries.
+/// While Kafka is away, the search waits until `stop`; from Kafka's first response on it takes at
+/// most `within`. A topic that does not exist holds no entry.
 pub fn find_stored(
     consumer: ClientConfig,
     topic: &str,
-    suspects: Vec<InDoubtEntry>,
-    since: &[(i32, i64)],
+    entries: Vec<InDoubtEntry>,
+    floors: &[(i32, i64)],
     within: Duration,
     stop: &AtomicBool,
 ) -> SearchOutcome {
@@ -85,27 +88,27 @@ pub fn find_stored(
     let mut search = TopicSearch {
         topic,
         bounds: ReadBounds::new(stop, within),
-        horizon: ReceiptHorizon::from_entries(&suspects, now_ms()),
-        unmatched: InDoubtSet::new(suspects),
+        horizon: ReceiptHorizon::from_entries(&entries, now_ms()),
+        unmatched: InDoubtSet::new(entries),
         records: 0,
     };
-    let why_not = match search.unmatched.is_empty() {
-        true => None,
-        false => match TailReader::new(consumer) {
-            Ok(reader) => search.run(&reader, since),
+    let mut incomplete_reason = None;
+    if !search.unmatched.is_empty() {
+        incomplete_reason = match TailReader::new(consumer) {
+            Ok(reader) => search.run(&reader, floors),
             Err(reason) => Some(reason),
-        },
-    };
+        };
+    }
     SearchOutcome {
-        // All are found: nothing else matters.
-        incomplete_reason: why_not.filter(|_| !search.unmatched.is_empty()),
+        // Once all entries are found, the search is complete.
+        incomplete_reason: incomplete_reason.filter(|_| !search.unmatched.is_empty()),
         stored: search.unmatched.into_found(),
         records: search.records,
         took: begun.elapsed(),
     }
 }
 
-/// Where each partition is read back to.
+/// Offset back to which each partition is read.
 type OffsetFloors = BTreeMap<i32, i64>;
 
 struct TopicSearch<'s> {
@@ -116,35 +119,37 @@ struct TopicSearch<'s> {
     records: u64,
 }
 
-/// Why a pass over a topic begins anew.
+/// Reason to begin a pass over a topic again.
 enum PassRestart {
-    /// It is not the log that it was.
+    /// The topic was recreated, or its log was altered otherwise.
     Altered,
-    /// It cannot be read.
+    /// The topic cannot be read.
     Failed(String),
 }
 
 impl TopicSearch<'_> {
-    /// Why it is not complete, if it is not.
-    fn run(&mut self, reader: &TailReader, since: &[(i32, i64)]) -> Option<String> {
+    /// Returns the reason why the search is incomplete, if it is.
+    fn run(&mut self, reader: &TailReader, floors: &[(i32, i64)]) -> Option<String> {
         let within = humantime::format_duration(self.bounds.within());
-        match self.run_passes(reader, since.iter().copied().collect()) {
+        match self.run_passes(reader, floors.iter().copied().collect()) {
             Ok(()) => None,
             Err(TailError::Stopped) => Some("stopped".to_owned()),
             Err(TailError::TopicUnreadable { reason, .. }) => Some(reason),
             Err(TailError::TimedOut) => {
                 let trouble = reader.take_last_error().map(|t| format!("; {t}"));
                 let trouble = trouble.unwrap_or_default();
-                Some(format!("the time for it was up after {within}{trouble}"))
+                Some(format!(
+                    "the search did not finish within {within}{trouble}"
+                ))
             }
         }
     }
 
-    fn run_passes(&mut self, reader: &TailReader, since: OffsetFloors) -> Result<(), TailError> {
-        let Some((ends, looked)) = self.run_pass(reader, since)? else {
+    fn run_passes(&mut self, reader: &TailReader, floors: OffsetFloors) -> Result<(), TailError> {
+        let Some((ends, listed_at)) = self.run_pass(reader, floors)? else {
             return Ok(());
         };
-        while looked.elapsed() < GRACE && !self.unmatched.is_empty() {
+        while listed_at.elapsed() < GRACE && !self.unmatched.is_empty() {
             self.bounds.check()?;
             std::thread::sleep(POLL_INTERVAL);
         }
@@ -154,8 +159,8 @@ impl TopicSearch<'_> {
         Ok(())
     }
 
-    /// Reads what there is now. Returns up to where all of it is read, and when its ends were asked for; `None`: there is
-    /// no such topic.
+    /// Reads the records that the topic has now. Returns the offsets up to which all are read, and
+    /// the time at which the partitions' ends were listed; `None` if the topic does not exist.
     fn run_pass(
         &mut self,
         reader: &TailReader,
@@ -165,7 +170,7 @@ impl TopicSearch<'_> {
         loop {
             let wanted = vec![(0, self.topic.to_owned())];
             let mut found = reader.find_topics(wanted, Patience::Unlimited, &self.bounds)?;
-            let looked = Instant::now();
+            let listed_at = Instant::now();
             if let Some(reason) = found.failures.pop() {
                 return Err(permanent_halt(reason));
             }
@@ -174,7 +179,7 @@ impl TopicSearch<'_> {
             };
             let mut ends = bound_partitions(&mut topic, &floors);
             match self.run_rounds(reader, &mut topic, &mut ends)? {
-                None => return Ok(Some((ends, looked))),
+                None => return Ok(Some((ends, listed_at))),
                 Some(PassRestart::Altered) => floors.clear(),
                 Some(PassRestart::Failed(reason)) if tries == MAX_RETRIES => {
                     return Err(permanent_halt(reason));
@@ -184,7 +189,7 @@ impl TopicSearch<'_> {
         }
     }
 
-    /// Round by round until no partition wants more, or nothing is wanted.
+    /// Reads rounds until every partition is read, or every entry is found.
     fn run_rounds(
         &mut self,
         reader: &TailReader,
@@ -193,28 +198,28 @@ impl TopicSearch<'_> {
     ) -> Result<Option<PassRestart>, TailError> {
         let mut round = 0;
         loop {
-            let wanting = topic.count_unread_partitions() as u64;
-            if wanting == 0 || self.unmatched.is_empty() {
+            let unread = topic.count_unread_partitions() as u64;
+            if unread == 0 || self.unmatched.is_empty() {
                 return Ok(None);
             }
-            let records = (max_round_records(round) / wanting).max(MIN_ROUND_RECORDS);
+            let records = (max_round_records(round) / unread).max(MIN_ROUND_RECORDS);
             let spans = topic.partitions.iter().filter(|p| p.has_more());
             let mut spans: Vec<SearchSpan> = spans
                 .map(|p| SearchSpan::new(p.next_span(records)))
                 .collect();
-            let (wanted, horizon) = (&mut self.unmatched, self.horizon);
-            let seen = &mut self.records;
-            let read = reader.read(&topic.name, &mut spans, &self.bounds, |stretch, record| {
-                *seen += 1;
-                stretch.observe(record, horizon);
-                wanted.observe(record);
+            let (unmatched, horizon) = (&mut self.unmatched, self.horizon);
+            let count = &mut self.records;
+            let read = reader.read(&topic.name, &mut spans, &self.bounds, |span, record| {
+                *count += 1;
+                span.observe(record, horizon);
+                unmatched.observe(record);
             });
             if record_progress(topic, &spans, ends) {
                 return Ok(Some(PassRestart::Altered));
             }
             match read {
                 Ok(()) => round += 1,
-                // Where nothing came for a while, the same is asked for again.
+                // No records came for a while: the next round reads the same span again.
                 Err(TailError::TopicUnreadable {
                     is_permanent: false,
                     ..
@@ -228,12 +233,12 @@ impl TopicSearch<'_> {
     }
 }
 
-/// Bounds what is read of a topic, and returns where its partitions end.
+/// Limits the part of a topic that is read, and returns the ends of its partitions.
 fn bound_partitions(topic: &mut TailTopic, floors: &OffsetFloors) -> OffsetFloors {
     let ends = topic.partitions.iter().map(|p| (p.id(), p.lowest_read()));
     let ends: OffsetFloors = ends.collect();
     for partition in &mut topic.partitions {
-        // An end before the floor is that of another log: the topic was made anew.
+        // An end before the floor belongs to another log: the topic was recreated.
         let floor = floors.get(&partition.id()).copied();
         if let Some(floor) = floor.filter(|floor| *floor <= partition.lowest_read()) {
             partition.skip_before(floor);
@@ -242,18 +247,14 @@ fn bound_partitions(topic: &mut TailTopic, floors: &OffsetFloors) -> OffsetFloor
     ends
 }
 
-/// Notes what was read. Returns whether any of it is of another log.
-fn record_progress(
-    topic: &mut TailTopic,
-    stretches: &[SearchSpan],
-    ends: &mut OffsetFloors,
-) -> bool {
+/// Records the spans that were read. Returns `true` if one of them belongs to another log.
+fn record_progress(topic: &mut TailTopic, spans: &[SearchSpan], ends: &mut OffsetFloors) -> bool {
     let partitions = topic.partitions.iter_mut().filter(|p| p.has_more());
     let mut altered = false;
-    for (partition, stretch) in partitions.zip(stretches) {
-        let span: &OffsetSpan = stretch.span();
-        if partition.complete_span(span, stretch.is_before_horizon()) && span.reached() < span.end()
-        {
+    for (partition, search_span) in partitions.zip(spans) {
+        let span: &OffsetSpan = search_span.span();
+        let is_before_horizon = search_span.is_before_horizon();
+        if partition.complete_span(span, is_before_horizon) && span.reached() < span.end() {
             let end = ends.entry(partition.id()).or_insert(span.reached());
             *end = span.reached().min(*end);
         }

@@ -1,28 +1,30 @@
-//! What becomes of every entry, counted where it happens.
-
-use std::time::Duration;
+//! The ledger of entries and the spool's metrics: each entry is counted where its outcome is
+//! decided.
 
 use prometheus::core::Collector;
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts};
 
-/// Seconds of a commit: an fsync takes 50 µs on a good disk and seconds on a bad one.
+use super::SpoolState;
+
+/// Commit durations in seconds: an fsync takes 50 µs on a good disk and seconds on a bad one.
 const COMMIT_BUCKETS: &[f64] = &[
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0,
 ];
 
-/// The spool's metrics. What is counted starts at 0 with the process; gauges are set when metrics are scraped.
+/// The spool's metrics. Counters start at 0 with the process; gauges are set by
+/// [`Spool::set_gauges`](super::Spool::set_gauges).
 #[derive(Debug)]
 pub struct SpoolMetrics {
     /// Entries found at the start.
     pub recovered: IntCounter,
     /// Entries written.
     pub spooled: IntCounter,
-    /// Entries that Kafka confirmed after they were handed over.
+    /// Entries that the drain sent and Kafka confirmed.
     pub drained: IntCounter,
-    /// Entries whose record, handed over before they were written, was confirmed after all.
+    /// Entries in doubt whose earlier record was confirmed after all.
     pub confirmed_late: IntCounter,
-    /// Entries of before whose records were found in their topics.
+    /// Recovered entries whose records were found in their topics.
     pub already_stored: IntCounter,
     /// Entries that Kafka refuses for good, or that cannot be published.
     pub dead_letters: IntCounter,
@@ -30,15 +32,15 @@ pub struct SpoolMetrics {
     pub events: IntGauge,
     /// Bytes on disk.
     pub bytes: IntGauge,
-    /// Their limit.
+    /// Limit of `bytes`.
     pub limit_bytes: IntGauge,
-    /// Age of about the oldest entry, s; 0 where there is none.
+    /// Approximate age of the oldest entry in seconds; 0 without entries.
     pub oldest_age: Gauge,
     /// 1 while nothing can be written.
     pub poisoned: IntGauge,
-    /// Entries that lie set aside.
+    /// Dead letters on disk.
     pub dead_letter_events: IntGauge,
-    /// Seconds a commit took.
+    /// Duration of a commit in seconds.
     pub commit_duration: Histogram,
 }
 
@@ -59,7 +61,7 @@ impl SpoolMetrics {
         let metrics = Self {
             recovered: counter(
                 "spool_recovered_total",
-                "Entries of the spool that were found at the start.",
+                "Spooled entries found at the start.",
             ),
             spooled: counter(
                 "spool_spooled_total",
@@ -67,26 +69,26 @@ impl SpoolMetrics {
             ),
             drained: counter(
                 "spool_drained_total",
-                "Entries of the spool that were published and confirmed by Kafka.",
+                "Spooled entries that were published and confirmed by Kafka.",
             ),
             confirmed_late: counter(
                 "spool_confirmed_late_total",
-                "Entries of the spool that Kafka confirmed late, without their being published again.",
+                "Spooled entries that Kafka confirmed late, so that they were not published again.",
             ),
             already_stored: counter(
                 "spool_already_stored_total",
-                "Entries found at the start whose records their topics held already.",
+                "Spooled entries found at the start whose records were in their topics already.",
             ),
             dead_letters: counter(
                 "spool_set_aside_total",
-                "Entries of the spool that Kafka refuses for good; they are kept aside on disk.",
+                "Spooled entries that Kafka refuses for good; they are kept on disk as dead letters.",
             ),
             events: gauge("spool_events", "Entries in the spool."),
-            bytes: gauge("spool_bytes", "Bytes that the spool takes on disk."),
+            bytes: gauge("spool_bytes", "Size of the spool on disk in bytes."),
             limit_bytes: gauge("spool_limit_bytes", "Limit of spool_bytes."),
             oldest_age: Gauge::with_opts(opts(
                 "spool_oldest_age_seconds",
-                "Age of about the oldest entry in the spool; 0 where there is none.",
+                "Approximate age of the oldest entry in the spool; 0 if it is empty.",
             ))
             .expect("names of metrics are constants"),
             poisoned: gauge(
@@ -95,12 +97,12 @@ impl SpoolMetrics {
             ),
             dead_letter_events: gauge(
                 "spool_set_aside_events",
-                "Entries that Kafka refused for good and that lie aside on disk, those from before the start included.",
+                "Dead letters on disk: entries that Kafka refused for good, also before the start.",
             ),
             commit_duration: Histogram::with_opts(
                 HistogramOpts::from(opts(
                     "spool_commit_duration_seconds",
-                    "Duration of a commit to the spool: one fsync for all events that waited.",
+                    "Duration of a commit to the spool: one fsync for all waiting events.",
                 ))
                 .buckets(COMMIT_BUCKETS.to_vec()),
             )
@@ -110,45 +112,33 @@ impl SpoolMetrics {
         metrics
     }
 
-    /// All of them, for registering.
+    /// Returns all metrics, to be registered.
     pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
-        let counters = [
-            &self.recovered,
-            &self.spooled,
-            &self.drained,
-            &self.confirmed_late,
-            &self.already_stored,
-            &self.dead_letters,
-        ];
-        let gauges = [
-            &self.events,
-            &self.bytes,
-            &self.limit_bytes,
-            &self.poisoned,
-            &self.dead_letter_events,
-        ];
-        let counters = counters.map(|c| Box::new(c.clone()) as Box<dyn Collector>);
-        let gauges = gauges.map(|g| Box::new(g.clone()) as Box<dyn Collector>);
-        let mut all: Vec<_> = counters.into_iter().chain(gauges).collect();
-        all.push(Box::new(self.oldest_age.clone()));
-        all.push(Box::new(self.commit_duration.clone()));
-        all
+        vec![
+            Box::new(self.recovered.clone()),
+            Box::new(self.spooled.clone()),
+            Box::new(self.drained.clone()),
+            Box::new(self.confirmed_late.clone()),
+            Box::new(self.already_stored.clone()),
+            Box::new(self.dead_letters.clone()),
+            Box::new(self.events.clone()),
+            Box::new(self.bytes.clone()),
+            Box::new(self.limit_bytes.clone()),
+            Box::new(self.poisoned.clone()),
+            Box::new(self.dead_letter_events.clone()),
+            Box::new(self.oldest_age.clone()),
+            Box::new(self.commit_duration.clone()),
+        ]
     }
 
-    pub(super) fn set_gauges(
-        &self,
-        events: u64,
-        bytes: u64,
-        oldest_age: Option<Duration>,
-        poisoned: bool,
-        set_aside: u64,
-    ) {
-        self.dead_letter_events.set(to_i64(set_aside));
-        self.events.set(to_i64(events));
-        self.bytes.set(to_i64(bytes));
-        self.oldest_age
-            .set(oldest_age.unwrap_or_default().as_secs_f64());
-        self.poisoned.set(poisoned.into());
+    pub(super) fn set_gauges(&self, state: &SpoolState) {
+        let present = state.destinations.iter().map(|each| each.present);
+        self.events.set(to_i64(present.sum()));
+        self.dead_letter_events.set(to_i64(state.dead_letters));
+        self.bytes.set(to_i64(state.bytes));
+        let oldest_age = state.oldest_age.unwrap_or_default();
+        self.oldest_age.set(oldest_age.as_secs_f64());
+        self.poisoned.set(state.poison_reason.is_some().into());
     }
 
     pub(super) fn ledger(&self, present: u64, lost: u64) -> EntryLedger {
@@ -169,7 +159,8 @@ fn to_i64(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Where all entries are that this process ever had. Each number is counted by itself; exact while nothing is under way.
+/// Number of entries by outcome, for all entries that this process ever had. The numbers are
+/// counted independently, so their sum is exact only while no entry is being processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryLedger {
     /// Found at the start.
@@ -180,18 +171,18 @@ pub struct EntryLedger {
     pub drained: u64,
     /// Confirmed without being published again.
     pub confirmed_late: u64,
-    /// Found in their topics.
+    /// Found in their topics after a start.
     pub already_stored: u64,
-    /// Kept aside, with the reason.
+    /// Refused by Kafka for good.
     pub dead_letters: u64,
-    /// Counted, then found to be damaged.
+    /// Lost to damage after they were counted.
     pub lost: u64,
     /// On disk.
     pub present: u64,
 }
 
 impl EntryLedger {
-    /// Whether each entry is in exactly one place.
+    /// Returns `true` if each entry has exactly one outcome.
     pub fn is_balanced(&self) -> bool {
         self.recovered + self.spooled
             == self.drained

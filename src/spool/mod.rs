@@ -1,38 +1,46 @@
-//! What Kafka does not confirm in time waits here, on disk, until it does.
+//! The spool: events that Kafka does not confirm in time wait on disk until it does.
 //!
 //! ```text
-//!  route ─► Direct                        nothing waits, Kafka confirms: the disk is not touched
-//!        ├► Wait                          the last of those that wait are just being handed over
-//!        └► Spool ─► keep ─► writer       one commit, one fsync for all that came meanwhile ─► 202
-//!                              │
-//!                            store        segments on disk
-//!                              │
-//!                            drain ─► librdkafka, in order ─► report: removed, tried again, or set aside
+//!  route ─► Direct                     no backlog, Kafka confirms: the disk is not touched
+//!        ├► Wait                       the rest of the backlog is being sent
+//!        └► Spool ─► append ─► writer  one commit, one fsync for all waiting entries ─► 202
+//!                                │
+//!                              store   segments on disk
+//!                                │
+//!                              drain ─► librdkafka, in order ─► report: removed, sent again,
+//!                                                               or moved to the dead letters
 //! ```
 //!
-//! - `entry`, `store`: what lies on disk, and how;
-//! - `queue`: per destination what is shared by requests, writer and drain; decides the route;
-//! - `writer`: the one thread that writes entries;
-//! - `drain`: the one thread that hands them to librdkafka; `suspects`: which of them Kafka holds already, after a start;
-//! - `health`: whether the disk takes more; `life`: what became of every entry.
+//! - `entry`, `store`: the format of entries, and their files;
+//! - `backlog`: the entries of a destination that still have to be sent; decides the route;
+//! - `writer`: the thread that appends entries;
+//! - `drain`: the thread that sends them to Kafka; `in_doubt`: after a start, the search for those
+//!   that Kafka holds already;
+//! - `dedup_restore`: after a start, what duplicate detection learns from entries;
+//! - `health`: the state of the disk; `ledger`: the outcome of every entry.
 //!
 //! Invariants:
 //!
-//! 1. **An entry is removed only by a delivery report that says "stored"**, or because its record was found in its topic.
-//!    Nothing else ever deletes one; what Kafka refuses for good is set aside with the reason.
-//! 2. Who is answered 202 finds its claim decided and its entry durable.
-//! 3. A newcomer that goes directly is handed to librdkafka after all entries of its destination that were there before it
-//!    was routed ([`Drain::Ordered`]), as long as the disk answers.
-//! 4. An entry in doubt is not handed over before librdkafka's final word on the record that it doubts, or five minutes.
-//! 5. The ledger: recovered + spooled = drained + confirmed late + already stored + set aside + lost (to damage) + present.
+//! 1. **An entry is removed only after a delivery report that says "stored"**, or because its
+//!    record was found in its topic. Nothing else deletes an entry; one that Kafka refuses for good
+//!    becomes a dead letter, with the reason.
+//! 2. When a request gets its 202, its claim is committed and its entry is durable.
+//! 3. A new event that goes directly is handed to librdkafka after all entries of its destination
+//!    that were in the spool before it was routed ([`DrainOrder::Ordered`]), as long as the disk
+//!    responds.
+//! 4. An entry in doubt is not sent before librdkafka's final report on its earlier record, or five
+//!    minutes.
+//! 5. The ledger: recovered + spooled = drained + confirmed late + already stored + dead letters +
+//!    lost (to damage) + present.
 
 pub mod backlog;
+pub mod dedup_restore;
 pub mod drain;
 pub mod entry;
 pub mod health;
 pub mod in_doubt;
 pub mod ledger;
-pub mod restore;
+mod panics;
 pub mod store;
 mod writer;
 
@@ -43,7 +51,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -67,94 +75,95 @@ pub use drain::DrainHandle;
 use drain::mailbox::Mailbox;
 use health::DiskHealth;
 pub use ledger::{EntryLedger, SpoolMetrics};
+use panics::lock;
 use store::{SpoolStore, StoreError};
 use writer::SpoolWriter;
 
-/// What a spool is started with.
+/// Dependencies of a [`Spool`].
 pub struct SpoolParts {
-    /// Opened by the caller, who tells what was found.
+    /// The open store. The caller reports what was found on opening it.
     pub store: SpoolStore,
-    /// `[spool]`; its `dir` is where `store` lies.
+    /// The section `[spool]`; its `dir` is the directory of `store`.
     pub settings: config::SpoolConfig,
-    /// Hears of each entry that got into Kafka.
+    /// Learns of each entry that gets into Kafka, or never will.
     pub deduplicator: Option<Arc<Deduplicator>>,
-    /// One lane a topic, in the order of [`Destination::index`].
+    /// The topics' lanes, by [`Destination::index`].
     pub lanes: Arc<[Arc<TopicLane>; Destination::COUNT]>,
-    /// How many records a lane takes; the drain uses up to half of them.
+    /// Limit of a lane in records; the drain uses up to half of it.
     pub lane_events: usize,
-    /// How many bytes it takes.
+    /// Limit of a lane in bytes; the drain uses up to half of it.
     pub lane_bytes: usize,
-    /// Of the whole bridge.
+    /// The bridge's metrics.
     pub metrics: Arc<Metrics>,
 }
 
-/// Something to be kept.
+/// An entry to be appended.
 #[derive(Debug)]
 pub struct NewEntry {
-    /// Where it is to go.
+    /// Destination of its record.
     pub to: Destination,
-    /// Made by [`entry::Entry::encode`].
+    /// Result of [`entry::SpoolEntry::encode`].
     pub bytes: Vec<u8>,
 }
 
-/// Why something was not kept.
+/// Reason why an entry was not appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppendError {
-    /// There is no room; ends by itself when there is.
+    /// The spool has no room for now.
     Full {
-        /// What the limit is.
+        /// The limit that was reached.
         why: String,
     },
-    /// The disk failed; ends when it works again.
+    /// The disk fails for now.
     Unwritable {
-        /// What it said.
+        /// The disk's error.
         why: String,
     },
     /// The process ends.
     Ending,
 }
 
-/// How a spool is, for `/status`.
+/// State of a spool, for `/status`.
 #[derive(Clone, Debug)]
 pub struct SpoolState {
     /// Bytes on disk.
     pub bytes: u64,
-    /// Their limit.
+    /// Limit of `bytes`.
     pub limit_bytes: u64,
-    /// Since when about the oldest entry waits.
+    /// Approximate age of the oldest entry.
     pub oldest_age: Option<Duration>,
-    /// Entries that lie set aside, those from before the start included.
+    /// Dead letters on disk, also from before the start.
     pub dead_letters: u64,
-    /// Why nothing can be written, if so.
+    /// The reason why nothing can be written, if there is one.
     pub poison_reason: Option<String>,
-    /// Why there is no room, if so.
+    /// The reason why there is no room, if there is one.
     pub full_reason: Option<String>,
-    /// Those of each destination, in the order of [`Destination::index`].
+    /// State for each destination, by [`Destination::index`].
     pub destinations: Vec<DestinationState>,
 }
 
-/// How it is for one destination.
+/// State of a spool for one destination.
 #[derive(Clone, Debug)]
 pub struct DestinationState {
-    /// Which.
+    /// The destination.
     pub destination: Destination,
     /// Entries on disk.
     pub present: u64,
-    /// Those that were not handed to librdkafka, or are to be again.
+    /// Entries that still have to be sent, or sent again.
     pub backlog: u64,
-    /// Whether Kafka is not confirming records.
+    /// `true` while Kafka does not confirm records.
     pub circuit_open: bool,
-    /// Whether those found at the start are being looked for in the topic, or wait for that.
+    /// `true` until the topic has been searched for recovered entries.
     pub is_searching: bool,
 }
 
-/// See the module.
+/// A running spool; see the [module](self).
 pub struct Spool {
     shared: Arc<SpoolShared>,
     writer: SpoolWriter,
 }
 
-/// What writer, drain and requests share.
+/// State shared by requests, the writer and the drain.
 struct SpoolShared {
     store: SpoolStore,
     settings: config::SpoolConfig,
@@ -167,38 +176,37 @@ struct SpoolShared {
     health: DiskHealth,
     counts: SpoolMetrics,
     mailbox: Arc<Mailbox>,
-    /// Entries whose records are still in librdkafka's hands, from before they were spooled; and since when.
+    /// Entries whose earlier records librdkafka still has, with the time they were spooled.
     in_doubt: Mutex<HashMap<u64, Instant>>,
-    /// Entries below were published by the writer: their claims are decided and their doubts noted.
+    /// End of the entries whose claims are committed and whose doubts are noted.
     visible_end: AtomicU64,
-    /// Entries below were found at the start.
+    /// End of the entries found at the start.
     recovered_end: u64,
-    /// Something was removed since the last flush.
+    /// Entries were removed since the last flush.
     unflushed: AtomicBool,
     ending: AtomicBool,
     throttle: LogThrottle,
 }
 
 impl Spool {
-    /// Starts the writer. Nothing is drained before [`Spool::drain`].
+    /// Starts the writer. Nothing is drained before [`Spool::start_drain`].
     pub fn start(parts: SpoolParts) -> Arc<Self> {
-        let free = health::free_bytes;
-        Self::start_with(parts, Box::new(free))
+        Self::start_with(parts, Box::new(store::free_bytes))
     }
 
-    fn start_with(parts: SpoolParts, free: health::FreeSpaceProbe) -> Arc<Self> {
+    fn start_with(parts: SpoolParts, free_space: health::FreeSpaceProbe) -> Arc<Self> {
         let SpoolParts {
             store,
             settings,
-            deduplicator: desk,
+            deduplicator,
             lanes,
             lane_events,
             lane_bytes,
             metrics,
         } = parts;
         let counts = SpoolMetrics::new(settings.max_bytes);
-        let lines = Destination::all().map(|to| DestinationBacklog::new(store.present(to)));
-        let recovered = lines.iter().map(DestinationBacklog::backlog).sum();
+        let backlogs = Destination::all().map(|to| DestinationBacklog::new(store.present(to)));
+        let recovered = backlogs.iter().map(DestinationBacklog::backlog).sum();
         counts.recovered.inc_by(recovered);
         if recovered > 0 {
             let each = Destination::all().map(|to| (to.name(), store.present(to)));
@@ -206,21 +214,21 @@ impl Spool {
             tracing::info!(
                 entries = recovered,
                 ?each,
-                "the spool holds entries of before"
+                "the spool holds entries of the previous run"
             );
         }
         let recovered_end = store.next_seq();
-        let unwritable = store.unwritable_reason();
+        let unwritable_reason = store.unwritable_reason();
         let shared = Arc::new(SpoolShared {
-            health: DiskHealth::new(&settings, free),
+            health: DiskHealth::new(&settings, free_space),
             store,
             settings,
-            deduplicator: desk,
+            deduplicator,
             lanes,
             lane_events,
             lane_bytes,
             metrics,
-            backlogs: lines,
+            backlogs,
             counts,
             mailbox: Arc::default(),
             in_doubt: Mutex::default(),
@@ -230,18 +238,18 @@ impl Spool {
             ending: AtomicBool::new(false),
             throttle: LogThrottle::default(),
         });
-        if let Some(why) = unwritable {
+        if let Some(why) = unwritable_reason {
             shared.health.poison(why);
         }
         let writer = SpoolWriter::start(Arc::clone(&shared));
         Arc::new(Self { shared, writer })
     }
 
-    /// Which way an event is to go. Two relaxed loads when all is well.
+    /// Routes a new event. Two relaxed loads in normal operation.
     pub fn route(&self, to: Destination) -> Route {
-        let line = &self.shared.backlogs[to.index()];
+        let backlog = &self.shared.backlogs[to.index()];
         let lane = &self.shared.lanes[to.index()];
-        if line.backlog() == 0 && !lane.is_circuit_open() {
+        if backlog.backlog() == 0 && !lane.is_circuit_open() {
             return Route::Direct;
         }
         self.route_slow(to)
@@ -249,40 +257,46 @@ impl Spool {
 
     #[cold]
     fn route_slow(&self, to: Destination) -> Route {
-        let line = &self.shared.backlogs[to.index()];
+        let backlog = &self.shared.backlogs[to.index()];
         if self.shared.health.is_hung() {
-            // Nothing is drained either, perhaps for ever: out of order is better than not at all.
+            // The drain hangs too, perhaps for ever: out of order is better than not at all.
             return Route::Direct;
         }
-        // Before anything is looked at: whatever changes from now on wakes it.
-        let cleared = line.subscribe();
-        let backlog = line.backlog();
+        // Before the backlog is read: every later change then wakes the waiting request.
+        let cleared = backlog.subscribe();
+        let waiting = backlog.backlog();
         if self.shared.lanes[to.index()].is_circuit_open() {
-            // Where nothing waits, somebody has to try.
-            let nothing = backlog == 0 && self.shared.store.present(to) == 0;
-            return if nothing { Route::Direct } else { Route::Spool };
+            // Without entries, only a new event can probe Kafka.
+            let is_empty = waiting == 0 && self.shared.store.present(to) == 0;
+            return if is_empty {
+                Route::Direct
+            } else {
+                Route::Spool
+            };
         }
         match self.shared.settings.drain {
-            _ if backlog == 0 => Route::Direct,
-            DrainOrder::Concurrent if line.is_exclusive() => Route::Wait(cleared),
+            _ if waiting == 0 => Route::Direct,
+            DrainOrder::Concurrent if backlog.is_exclusive() => Route::Wait(cleared),
             DrainOrder::Concurrent => Route::Direct,
-            DrainOrder::Ordered if backlog <= line.wait_threshold() => Route::Wait(cleared),
+            DrainOrder::Ordered if waiting <= backlog.wait_threshold() => Route::Wait(cleared),
             DrainOrder::Ordered => Route::Spool,
         }
     }
 
-    /// Keeps an entry. Its claim is decided when the future ends, whether anybody waits for that or not; so is `doubt`, the
-    /// slot of a record of the same event that librdkafka still has.
+    /// Appends an entry. When the future is ready, the claim is resolved, also if the future was
+    /// dropped. `in_doubt_slot` is the slot of a record of the same event that librdkafka still
+    /// has.
     pub fn append(
         &self,
         entry: NewEntry,
         claim: Option<Claim>,
-        doubt: Option<Arc<InFlightRecord>>,
+        in_doubt_slot: Option<Arc<InFlightRecord>>,
     ) -> AppendFuture {
-        self.writer.append(entry, claim, doubt)
+        self.writer.append(entry, claim, in_doubt_slot)
     }
 
-    /// Starts the drain, which ends when the result is dropped. `consumer` reads topics.
+    /// Starts the drain, which ends when the handle is dropped. `consumer` configures the search
+    /// for entries that the topics hold already.
     pub fn start_drain(
         self: &Arc<Self>,
         producer: Arc<RecordProducer>,
@@ -290,36 +304,29 @@ impl Spool {
         consumer: ClientConfig,
     ) -> DrainHandle {
         let search: Arc<drain::search::InDoubtSearch> =
-            Arc::new(move |topic, suspects, since, within, stop| {
-                in_doubt::find_stored(consumer.clone(), topic, suspects, since, within, stop)
+            Arc::new(move |topic, entries, floors, within, stop| {
+                in_doubt::find_stored(consumer.clone(), topic, entries, floors, within, stop)
             });
         DrainHandle::start(Arc::clone(&self.shared), producer, stamping, search)
     }
 
-    /// What became of all entries, as far as this process knows them.
+    /// Returns the outcome of all entries that this process has had.
     pub fn ledger(&self) -> EntryLedger {
         let shared = &self.shared;
         shared.counts.ledger(shared.present(), shared.lost())
     }
 
-    /// For exporting; the gauges are as of [`Spool::set_gauges`].
+    /// Returns the metrics; gauges are as of the last [`Spool::set_gauges`].
     pub fn metrics(&self) -> &SpoolMetrics {
         &self.shared.counts
     }
 
-    /// Before metrics are scraped.
+    /// Sets the gauges, before metrics are scraped.
     pub fn set_gauges(&self) {
-        let shared = &self.shared;
-        shared.counts.set_gauges(
-            shared.present(),
-            shared.store.bytes(),
-            shared.oldest_age(),
-            shared.health.poison_reason().is_some(),
-            shared.store.dead_letter_count(),
-        );
+        self.shared.counts.set_gauges(&self.state());
     }
 
-    /// For `/status`.
+    /// Returns the state for `/status`.
     pub fn state(&self) -> SpoolState {
         let shared = &self.shared;
         let destinations = Destination::all().map(|to| DestinationState {
@@ -340,18 +347,18 @@ impl Spool {
         }
     }
 
-    /// What lies in it.
+    /// Returns the store.
     pub fn store(&self) -> &SpoolStore {
         &self.shared.store
     }
 
-    /// Whether an entry would be kept now.
+    /// Returns `true` if an entry would be accepted now.
     pub fn is_writable(&self) -> bool {
         !self.shared.ending.load(Ordering::Relaxed) && self.shared.health.refusal().is_none()
     }
 
-    /// Nothing more is kept or handed over; what the writer has got already is written. Reports of what librdkafka has are
-    /// still heard as long as the [`Draining`] lives. Blocks for a commit or two.
+    /// Accepts and sends no more entries; writes those in the writer's queue. Delivery reports are
+    /// still handled until the [`DrainHandle`] is dropped. Blocks for a commit or two.
     pub fn shut_down(&self) {
         self.shared.ending.store(true, Ordering::Release);
         self.writer.shut_down();
@@ -361,7 +368,7 @@ impl Spool {
             .for_each(DestinationBacklog::stop);
         self.shared.mailbox.wake();
         if let Err(error) = self.shared.flush() {
-            tracing::error!(%error, "the spool could not be flushed at the end");
+            tracing::error!(%error, "could not flush the spool at shutdown");
         }
     }
 }
@@ -374,13 +381,17 @@ impl Drop for Spool {
 
 impl SpoolShared {
     fn present(&self) -> u64 {
-        let each = Destination::all().map(|to| self.store.present(to));
-        each.iter().sum()
+        Destination::all()
+            .map(|to| self.store.present(to))
+            .iter()
+            .sum()
     }
 
     fn lost(&self) -> u64 {
-        let each = Destination::all().map(|to| self.store.lost(to));
-        each.iter().sum()
+        Destination::all()
+            .map(|to| self.store.lost(to))
+            .iter()
+            .sum()
     }
 
     fn oldest_age(&self) -> Option<Duration> {
@@ -389,7 +400,7 @@ impl SpoolShared {
         Some(Duration::from_millis(u64::try_from(age).unwrap_or(0)))
     }
 
-    /// Makes removals durable, and gives back their space.
+    /// Makes removals durable and frees their disk space.
     fn flush(&self) -> Result<(), StoreError> {
         if self.unflushed.swap(false, Ordering::AcqRel) || self.store.is_compaction_due() {
             let flushed = self.store.flush();
@@ -402,7 +413,7 @@ impl SpoolShared {
     }
 
     fn remove(&self, to: Destination, seqs: &[u64]) -> Result<(), StoreError> {
-        // First: what fails here is tried again by the next flush.
+        // First: if the removal fails, the next flush tries again.
         self.unflushed.store(true, Ordering::Release);
         self.store.remove(to, seqs)
     }
@@ -412,45 +423,20 @@ impl SpoolShared {
     }
 }
 
-/// The wait for an entry to be durable. Dropping it changes nothing.
+/// Ready when an entry is durable. Dropping it does not stop the append.
 #[derive(Debug)]
-#[must_use = "whether it was kept is known when this ends"]
-pub struct AppendFuture(AppendStatus);
-
-#[derive(Debug)]
-enum AppendStatus {
-    Pending(oneshot::Receiver<Result<(), AppendError>>),
-    Refused(AppendError),
-}
-
-impl AppendFuture {
-    fn pending(answer: oneshot::Receiver<Result<(), AppendError>>) -> Self {
-        Self(AppendStatus::Pending(answer))
-    }
-
-    fn refused(why: AppendError) -> Self {
-        Self(AppendStatus::Refused(why))
-    }
-}
+#[must_use = "the entry is durable only when the future is ready"]
+pub struct AppendFuture(oneshot::Receiver<Result<(), AppendError>>);
 
 impl Future for AppendFuture {
     type Output = Result<(), AppendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            AppendStatus::Refused(why) => Poll::Ready(Err(why.clone())),
-            AppendStatus::Pending(answer) => Pin::new(answer).poll(cx).map(|answer| {
-                answer.unwrap_or_else(|_| {
-                    Err(AppendError::Unwritable {
-                        why: "the thread that writes has ended".to_owned(),
-                    })
-                })
-            }),
-        }
+        Pin::new(&mut self.0).poll(cx).map(|result| {
+            result.unwrap_or_else(|_| {
+                let why = "the spool's writer has ended".to_owned();
+                Err(AppendError::Unwritable { why })
+            })
+        })
     }
-}
-
-/// A panic while one of these short locks is held leaves nothing half-done behind.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

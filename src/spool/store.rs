@@ -1,26 +1,28 @@
-//! The spool on disk: many small databases, *segments*, in one directory.
+//! The store: the spool on disk, as many small databases (*segments*) in one directory.
 //!
 //! ```text
 //! lock             held by the one process that may use the directory
-//! manifest.json    which segments there are, what was removed from them, how far entries were handed to Kafka
+//! manifest.json    segments, removed rows, and how far entries were handed to Kafka
 //! 00000007.redb    a segment: rows by destination and sequence number
-//! 00000006.retired its rows are all removed; waits for the manifest to forget it
-//! <one of these>.new  not yet something: removed at the next start
-//! set-aside.redb   entries that Kafka refuses for good, with the reason
+//! 00000006.retired a segment whose rows are all removed; waits until the manifest has forgotten it
+//! <file>.new       unfinished file; removed at the next start
+//! set-aside.redb   dead letters: entries that Kafka refuses for good, with the reason
 //! damaged/         files in which something was wrong, as they were found
 //! ```
 //!
-//! What holds:
+//! Invariants (docs/spool-format.md has the format and the reasons):
 //!
-//! - A segment is written by the process that began it, and by no other. One that is found is read through
-//!   an overlay in memory, so that even redb's repair leaves the file as it is.
-//! - Rows are only ever added to a segment. What was removed stands in the manifest, and only there: losing that means that entries come
-//!   again, which is what [`Handed`] is for. When nothing is left, the file goes as a whole; when little is and space gets short, a new
-//!   one with that takes its name.
-//! - A sequence number contains the number of its segment, and the file with the greatest number is never removed, so numbers
-//!   don't come again even when the manifest is lost.
-//! - After an error nothing more is written to that segment: what an fsync did after one that failed means nothing.
-//! - A row is framed and has a checksum, so rows can be found in a file that redb refuses.
+//! - A segment is written only by the process that began it. A segment found at a start is read
+//!   through an overlay in memory, so that even redb's own repair leaves the file as it is.
+//! - Rows are only added to a segment. Removals are recorded in the manifest and nowhere else;
+//!   without it entries come again, which is what [`HandoverMark`] is for. A segment goes as a
+//!   whole once it has no rows left. When few are left and space is short, a file with those
+//!   replaces it.
+//! - A sequence number contains the number of its segment, and the file with the greatest number is
+//!   never removed. So sequence numbers are never used again, even if the manifest is lost.
+//! - After an error nothing more is written to that segment: an fsync after a failed one proves
+//!   nothing.
+//! - A row is framed and has a checksum, so that rows can be found in a file that redb refuses.
 
 mod backends;
 mod compaction;
@@ -42,36 +44,41 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 pub use self::dead_letters::DeadLetter;
+pub(super) use self::disk::free_bytes;
+pub use self::reading::ReadLimit;
 use self::{
+    dead_letters::DeadLetterFile,
     disk::{DirectoryLock, StoreDisk},
     file::SegmentFile,
     manifest::WrittenHandover,
     state::{SegmentStage, StoreState},
     writing::AppendTarget,
 };
+use crate::spool::panics::lock;
 use butlr_event::clock::now_ms;
 use butlr_event::destination::Destination;
 
-/// Where a spool lies, and in what pieces.
+/// Directory and segment size of a store.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Its directory; created where it is missing.
+    /// Directory of the spool; created if it is missing.
     pub dir: PathBuf,
-    /// A new segment is begun when one has grown to this size; at most [`LARGEST_SEGMENT`], because a damaged one is read as a whole.
+    /// Size at which a new segment is begun; at most [`MAX_SEGMENT_BYTES`], because a damaged
+    /// segment is read as a whole.
     pub segment_bytes: u64,
 }
 
-/// Why a spool can't be opened at all. Damage is no reason: see [`Found::damaged`].
+/// Reason why a spool cannot be opened at all. Damage is not one: see [`OpenReport::damaged`].
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process uses it.
     #[error(
         "another process uses the spool {dir}: end it, or give each replica a directory of its own in spool.dir"
     )]
@@ -79,19 +86,19 @@ pub enum OpenError {
         /// The spool's directory.
         dir: String,
     },
-    /// The directory can't be used.
+    /// The directory cannot be used.
     #[error(
-        "the spool {dir} can't be used: {source}; spool.dir must be a directory on a disk that this user may write to"
+        "cannot use the spool {dir}: {source}; spool.dir must be a directory on a disk that this user may write to"
     )]
     Io {
         /// The spool's directory.
         dir: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is another program's.
+    /// The directory belongs to another program.
     #[error(
-        "{dir} holds a {MANIFEST_FILE} that is no spool's, and no file of a spool: give the spool a directory of its own; if this is one whose {MANIFEST_FILE} is damaged and nothing else is left of it, move that away"
+        "{dir} holds a {MANIFEST_FILE} of another program and no file of a spool: give the spool a directory of its own; if it is a spool of which only a damaged {MANIFEST_FILE} is left, move that file away"
     )]
     Foreign {
         /// The directory.
@@ -99,128 +106,152 @@ pub enum OpenError {
     },
 }
 
-/// Why something could not be done.
+/// Error of an operation on an open store.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Nothing can be appended until [`Store::recover_writing`] has succeeded. What was to be appended is certainly not there.
-    #[error("nothing can be written to the spool since {why}")]
+    /// Nothing can be appended until [`SpoolStore::recover_writing`] has succeeded. The entries are
+    /// certainly not in the spool.
+    #[error("the spool cannot be written: {why}")]
     Unwritable {
-        /// What was wrong first.
+        /// The first error.
         why: String,
     },
-    /// The commit failed: what was to be appended may be there after a restart, or not.
+    /// The commit failed. After a restart the entries may be in the spool, or not.
     #[error("writing {file} failed: {why}")]
     Write {
-        /// In the spool's directory.
+        /// Name of the file in the spool's directory.
         file: String,
-        /// What was wrong.
+        /// The error.
         why: String,
     },
-    /// What the entries are can't be read.
+    /// The entries cannot be read.
     #[error("reading {file} failed: {why}")]
     Read {
-        /// In the spool's directory.
+        /// Name of the file in the spool's directory.
         file: String,
-        /// What was wrong.
+        /// The error.
         why: String,
     },
-    /// More entries in one call than a segment can have.
+    /// One commit has more entries than a segment can hold.
     #[error("{0} entries are too many for one commit")]
     TooMany(usize),
     /// There is no such entry.
     #[error("there is no entry {0}")]
     Missing(u64),
-    /// The store was opened to be read only.
-    #[error("the spool was opened to be read only")]
+    /// The store is open for reading only.
+    #[error("the spool is open for reading only")]
     ReadOnly,
 }
 
-/// What a spool was found to be at opening.
+impl StoreError {
+    fn write(file: impl ToString, error: impl ToString) -> Self {
+        let (file, why) = (file.to_string(), error.to_string());
+        Self::Write { file, why }
+    }
+
+    fn read(file: impl ToString, error: impl ToString) -> Self {
+        let (file, why) = (file.to_string(), error.to_string());
+        Self::Read { file, why }
+    }
+}
+
+/// State of a spool at opening.
 #[derive(Clone, Debug, Default)]
 pub struct OpenReport {
     /// Entries by [`Destination::index`].
     pub entries: [u64; Destination::COUNT],
-    /// Files with entries.
+    /// Segments with entries.
     pub segments: usize,
-    /// On disk.
+    /// Bytes on disk.
     pub bytes: u64,
-    /// What was wrong, and set aside.
+    /// Damaged files.
     pub damaged: Vec<DamagedFile>,
-    /// Files that should be there.
+    /// Names of files that should exist.
     pub missing: Vec<String>,
-    /// Entries of commits that were not finished when the process or the machine ended, and that are whole all the same.
+    /// Complete entries of commits that were interrupted by the end of the process or the machine.
     pub unfinished: u64,
-    /// How long opening took.
+    /// Duration of opening.
     pub took: Duration,
 }
 
 /// A file in which something is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedFile {
-    /// Its name.
+    /// Name of the file.
     pub file: String,
-    /// Where it lies now as it was; none where it could not be moved.
+    /// Path of its copy in `damaged/`; `None` if it could not be copied.
     pub moved_to: Option<PathBuf>,
-    /// What is wrong.
+    /// The damage.
     pub why: String,
-    /// How many entries are lost with it; none where nobody knows.
+    /// Number of lost entries, if known.
     pub lost: Option<u64>,
 }
 
-/// How far entries of a destination were handed to Kafka.
+impl DamagedFile {
+    fn new(file: &str, why: String, moved_to: Option<PathBuf>) -> Self {
+        Self {
+            file: file.to_owned(),
+            moved_to,
+            why,
+            lost: None,
+        }
+    }
+}
+
+/// Record of how far entries of a destination were handed to Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandoverMark {
-    /// Entries beyond this sequence number were not.
+    /// Greatest sequence number that may have been handed over.
     pub upto: u64,
-    /// Partition → offset at which the search for those that were can begin. Empty where it is not known.
+    /// Partition and offset at which a search for these entries can begin; empty if unknown.
     pub tails: Vec<(i32, i64)>,
 }
 
-/// A segment, as `/status` and `spool status` show it.
+/// A segment, as `spool status` shows it.
 #[derive(Clone, Debug)]
 pub struct SegmentInfo {
-    /// In the spool's directory.
+    /// Name of the file in the spool's directory.
     pub file: String,
-    /// On disk.
+    /// Bytes on disk.
     pub bytes: u64,
-    /// That are still needed, by [`Destination::index`].
+    /// Entries still needed, by [`Destination::index`].
     pub entries: [u64; Destination::COUNT],
-    /// New entries go there.
+    /// `true` if new entries are appended to it.
     pub is_writing: bool,
 }
 
-/// What [`Store::verify`] read.
+/// Result of [`SpoolStore::verify`].
 #[derive(Clone, Debug, Default)]
 pub struct VerifyReport {
-    /// Whole ones, by [`Destination::index`].
+    /// Complete entries, by [`Destination::index`].
     pub entries: [u64; Destination::COUNT],
-    /// Files.
+    /// Segments read.
     pub segments: usize,
-    /// What was wrong.
+    /// Damaged files.
     pub damaged: Vec<DamagedFile>,
 }
 
-/// See the module. Entries are appended by one thread, read and removed by another; neither waits for the other's disk.
+/// An open spool; see the [module](self). One thread appends entries while another reads and
+/// removes them; neither waits for the other's disk access.
 pub struct SpoolStore {
     disk: Arc<dyn StoreDisk>,
     dir: PathBuf,
     segment_bytes: u64,
-    /// See [`Store::compacting_above`].
+    /// See [`SpoolStore::with_compaction_above`].
     compact_above: u64,
     read_only: bool,
-    /// Appending. Taken before all others.
+    /// Locked before all others.
     append_target: Mutex<AppendTarget>,
-    /// The file that is written, which is read at the same time.
+    /// The segment that is written, and read at the same time.
     active: RwLock<Option<(u32, SegmentFile)>>,
-    /// Files that were read last.
+    /// Open files of other segments, most recently read last.
     readers: Mutex<Vec<(u32, Arc<SegmentFile>)>>,
-    /// Held while the manifest is written.
+    /// Locked while the manifest is written.
     manifest: Mutex<()>,
-    /// Whether the file was made by this process, and nothing has failed in it.
-    is_dead_letter_file_sound: Mutex<bool>,
+    dead_letter_file: Mutex<DeadLetterFile>,
     dead_letter_bytes: AtomicU64,
     dead_letter_count: AtomicU64,
-    /// Held for moments only. Taken after all others.
+    /// Locked after all others, and never during disk access.
     state: Mutex<StoreState>,
     present: [AtomicU64; Destination::COUNT],
     lost: [AtomicU64; Destination::COUNT],
@@ -231,20 +262,20 @@ pub struct SpoolStore {
 }
 
 impl SpoolStore {
-    /// Opens the spool for this process alone: creates the directory, locks it, looks at every segment, sets aside what is damaged,
-    /// and begins a new segment. Where the last can't be done (a full disk), the store is there all the same, and
-    /// [`Store::recover_writing`] tries again.
+    /// Opens the spool for this process alone: creates and locks the directory, checks the
+    /// segments, moves damaged files aside, and begins a new segment. If the last step fails (a
+    /// full disk), the store opens all the same, and [`SpoolStore::recover_writing`] tries again.
     ///
     /// # Errors
-    /// Another process has it, or the directory can't be used.
+    /// Another process uses the directory, or it cannot be used.
     pub fn open(options: Options) -> Result<(Self, OpenReport), OpenError> {
         Self::open_on(Arc::new(disk::OsDisk), options, false)
     }
 
-    /// Opens a spool, or a copy of one, without changing anything there.
+    /// Opens a spool, or a copy of one, without changing it.
     ///
     /// # Errors
-    /// The directory can't be read.
+    /// The directory cannot be read.
     pub fn open_read_only(dir: &Path) -> Result<(Self, OpenReport), OpenError> {
         let options = Options {
             dir: dir.to_owned(),
@@ -253,15 +284,16 @@ impl SpoolStore {
         Self::open_on(Arc::new(disk::OsDisk), options, true)
     }
 
-    /// No longer needed: at once for [`Store::read`], on disk by the next [`Store::flush`]. A segment that has none left goes.
+    /// Removes entries: at once for [`SpoolStore::read`], on disk with the next
+    /// [`SpoolStore::flush`]. Also removes segments that have no entries left.
     ///
     /// # Errors
-    /// A segment that has none left could not be removed; the entries are removed.
+    /// An empty segment could not be removed; the entries are removed.
     pub fn remove(&self, to: Destination, seqs: &[u64]) -> Result<(), StoreError> {
-        let done = {
+        let drained = {
             let mut state = self.state();
             state.dirty |= !seqs.is_empty();
-            let mut done = Vec::new();
+            let mut drained = Vec::new();
             for seq in seqs {
                 let Some(segment) = state.segments.get_mut(&state::segment_of(*seq)) else {
                     continue;
@@ -274,19 +306,19 @@ impl SpoolStore {
                 *live -= 1;
                 self.present[to.index()].fetch_sub(1, Relaxed);
                 if segment.is_drained() && segment.stage != SegmentStage::Writing {
-                    done.push(state::segment_of(*seq));
+                    drained.push(state::segment_of(*seq));
                 }
             }
-            done
+            drained
         };
-        self.retire(&done)
+        self.retire(&drained)
     }
 
-    /// Writes down what was removed. To be called now and then, and when the spool has become empty: then it is made small. Gives back
-    /// the space of removed entries, of one segment at a time, where there is much of it.
+    /// Makes removals durable, shrinks an empty spool, and compacts one sparse segment if space is
+    /// short. Call it regularly, and when the spool has become empty.
     ///
     /// # Errors
-    /// It can't be written.
+    /// The disk does not take it.
     pub fn flush(&self) -> Result<(), StoreError> {
         if self.read_only {
             return Ok(());
@@ -301,11 +333,12 @@ impl SpoolStore {
         Ok(())
     }
 
-    /// Notes that entries of `to` up to `upto` are about to be handed to Kafka, where the next record of each partition will get an offset of
-    /// at least `tails`. Durable on return.
+    /// Records that entries of `to` up to `upto` are about to be handed to Kafka, where the next
+    /// record of each partition gets at least the offset in `tails`. Durable on return.
     ///
     /// # Errors
-    /// It can't be written. Handing over all the same means that after a crash entries can come to Kafka twice.
+    /// The disk does not take it. If the entries are handed over all the same, they can be stored
+    /// twice after a crash.
     pub fn record_handover(
         &self,
         to: Destination,
@@ -320,32 +353,34 @@ impl SpoolStore {
         self.write_manifest()
     }
 
-    /// How far entries were handed to Kafka before this store was opened, where some of them may still be here.
+    /// Returns how far entries were handed to Kafka before this store was opened, if some of these
+    /// may still be in it.
     pub fn handover_mark(&self, to: Destination) -> Option<HandoverMark> {
         self.handovers_at_open[to.index()].clone()
     }
 
-    /// Entries of `to`.
+    /// Returns the number of entries of `to`.
     pub fn present(&self, to: Destination) -> u64 {
         self.present[to.index()].load(Relaxed)
     }
 
-    /// Entries of `to` that were counted in [`Store::present`] or [`Found::entries`] since opening and then found to be lost.
+    /// Returns the number of entries of `to` that were found to be lost since opening, after they
+    /// had been counted in [`SpoolStore::present`] or [`OpenReport::entries`].
     pub fn lost(&self, to: Destination) -> u64 {
         self.lost[to.index()].load(Relaxed)
     }
 
-    /// What was found to be damaged since opening; what was at opening is in [`Found::damaged`].
+    /// Returns the files found damaged since opening; [`OpenReport::damaged`] has the earlier ones.
     pub fn damaged(&self) -> Vec<DamagedFile> {
         lock(&self.damaged).clone()
     }
 
-    /// Entries that Kafka refused for good, also before opening.
+    /// Returns the number of dead letters, also from before opening.
     pub fn dead_letter_count(&self) -> u64 {
         self.dead_letter_count.load(Relaxed)
     }
 
-    /// Entries that come from now on have this sequence number or a greater one; those that are there, a smaller one.
+    /// Returns the least sequence number of entries yet to be appended.
     pub fn next_seq(&self) -> u64 {
         match &*lock(&self.append_target) {
             AppendTarget::Ready { number, next } => state::sequence(*number, *next),
@@ -353,7 +388,8 @@ impl SpoolStore {
         }
     }
 
-    /// Receipt of about the oldest entry, ms since 1970: the first of its segment.
+    /// Returns the approximate time of receipt of the oldest entry, ms since 1970: that of the
+    /// first entry of its segment.
     pub fn oldest_ms(&self) -> Option<i64> {
         let state = self.state();
         state
@@ -363,20 +399,14 @@ impl SpoolStore {
             .first_ms
     }
 
-    /// On disk: segments and what was set aside.
+    /// Returns the bytes on disk of segments and dead letters.
     pub fn bytes(&self) -> u64 {
-        let segments: u64 = {
-            let state = self.state();
-            state
-                .segments
-                .values()
-                .map(state::Segment::disk_bytes)
-                .sum()
-        };
-        segments + self.dead_letter_bytes.load(Relaxed)
+        let state = self.state();
+        let segments = state.segments.values().map(state::Segment::disk_bytes);
+        segments.sum::<u64>() + self.dead_letter_bytes.load(Relaxed)
     }
 
-    /// The segments, oldest first.
+    /// Returns the segments, oldest first.
     pub fn segments(&self) -> Vec<SegmentInfo> {
         let state = self.state();
         let info = |(number, segment): (&u32, &state::Segment)| SegmentInfo {
@@ -392,6 +422,29 @@ impl SpoolStore {
         lock(&self.state)
     }
 
+    fn active(&self) -> RwLockReadGuard<'_, Option<(u32, SegmentFile)>> {
+        self.active.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn active_mut(&self) -> RwLockWriteGuard<'_, Option<(u32, SegmentFile)>> {
+        self.active.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records and logs a damaged file; `kept` is the number of its complete entries.
+    fn report_damaged(&self, damaged: DamagedFile, kept: Option<usize>) {
+        let DamagedFile { file, why, .. } = &damaged;
+        let (lost, moved_to) = (damaged.lost, &damaged.moved_to);
+        tracing::error!(
+            file,
+            why,
+            lost,
+            kept,
+            ?moved_to,
+            "a file of the spool is damaged"
+        );
+        lock(&self.damaged).push(damaged);
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -401,20 +454,16 @@ impl SpoolStore {
     }
 }
 
-/// The segment that is written is closed, so that the next start has nothing to find out.
+/// Closes the segment that is written, so that the next start need not check it.
 impl Drop for SpoolStore {
     fn drop(&mut self) {
         if self.read_only {
             return;
         }
-        let writing = match &*lock(&self.append_target) {
-            AppendTarget::Ready { number, .. } => Some(*number),
-            AppendTarget::Unwritable(_) => None,
-        };
-        if let Some(number) = writing {
+        if let AppendTarget::Ready { number, .. } = *lock(&self.append_target) {
             self.seal(number, true);
         }
-        // Where this fails, it is found as after a kill.
+        // If this fails, the next start recovers as after a kill.
         if self.state().dirty {
             let _ = self.write_manifest();
         }
@@ -423,13 +472,13 @@ impl Drop for SpoolStore {
 
 impl std::fmt::Debug for SpoolStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store")
+        f.debug_struct("SpoolStore")
             .field("dir", &self.dir)
             .finish_non_exhaustive()
     }
 }
 
-/// Beyond this no segment is written on.
+/// Upper limit of [`Options::segment_bytes`].
 pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
 const MANIFEST_FILE: &str = "manifest.json";
@@ -443,14 +492,15 @@ fn retired_name(number: u32) -> String {
     format!("{number:08}.retired")
 }
 
-/// The number of a segment's file with this extension; none where the spool itself would write another name.
+/// Parses the number of a segment's file with this extension; `None` for names that the spool
+/// itself would not write.
 fn parse_segment_number(name: &str, extension: &str) -> Option<u32> {
     let digits = name.strip_suffix(extension)?.strip_suffix('.')?;
     let number = digits.parse().ok()?;
     (digits == format!("{number:08}")).then_some(number)
 }
 
-/// Whether this is what a file is called that was not finished.
+/// Returns `true` for the name of an unfinished file.
 fn is_unfinished(name: &str) -> bool {
     name.strip_suffix(".new").is_some_and(|name| {
         [MANIFEST_FILE, dead_letters::DEAD_LETTER_FILE].contains(&name)
@@ -458,26 +508,22 @@ fn is_unfinished(name: &str) -> bool {
     })
 }
 
-/// Whether a directory holds a spool, or a part of one: a segment, what was set aside, or a manifest.
+/// Returns `true` if a directory holds a spool, or a part of one: a segment, dead letters, or a
+/// manifest.
 ///
 /// # Errors
-/// It can't be read.
+/// The directory cannot be read.
 pub fn contains_spool(dir: &Path) -> io::Result<bool> {
     for entry in std::fs::read_dir(dir)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
         let is_manifest =
             || std::fs::read(dir.join(MANIFEST_FILE)).is_ok_and(|b| manifest::is_manifest(&b));
-        let is_one =
+        let has_rows =
             parse_segment_number(&name, "redb").is_some() || name == dead_letters::DEAD_LETTER_FILE;
-        if is_one || (name == MANIFEST_FILE && is_manifest()) {
+        if has_rows || (name == MANIFEST_FILE && is_manifest()) {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-/// A panic elsewhere leaves nothing half-done in these.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

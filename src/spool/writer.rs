@@ -1,8 +1,7 @@
-//! The one thread that writes entries: all that came while the last commit was under way make the next one.
+//! The writer: one thread that appends entries to the store. Entries that come in during one commit
+//! are written together in the next.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -11,19 +10,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::drain::mailbox::{DrainMessage, Mailbox};
+use super::panics::{catch_panics, lock};
 use super::store::StoreError;
-use super::{AppendError, AppendFuture, NewEntry, SpoolShared, lock};
+use super::{AppendError, AppendFuture, NewEntry, SpoolShared};
 use crate::dedup::claim::Claim;
 use crate::delivery::{DeliveryObserver, InFlightRecord};
 use crate::kafka::report::DeliveryOutcome;
 use butlr_event::destination::Destination;
 
-/// Most bytes of one commit.
+/// Limit of one commit.
 const MAX_COMMIT_BYTES: usize = 8 << 20;
-/// Most bytes that wait for the writer: requests bound them, but those that gave up leave theirs behind.
+/// Limit of the queue. The limit of requests does not bound it: a request that has timed out leaves
+/// its entry in the queue.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 
-/// The writer's thread and what waits for it.
 pub(super) struct SpoolWriter {
     shared: Arc<SpoolShared>,
     queue: Arc<AppendQueue>,
@@ -43,38 +43,37 @@ struct QueuedAppends {
     ending: bool,
 }
 
-/// An entry on its way to disk.
 struct PendingAppend {
     to: Destination,
     bytes: Vec<u8>,
     ack: PendingAck,
 }
 
-/// What hangs on it.
+/// Everything that waits for an entry's commit.
 struct PendingAck {
     claim: Option<Claim>,
     in_doubt_slot: Option<Arc<InFlightRecord>>,
-    answer: oneshot::Sender<Result<(), AppendError>>,
+    result: oneshot::Sender<Result<(), AppendError>>,
 }
 
 impl PendingAck {
-    /// Certainly not on disk.
+    /// Fails an entry that is certainly not on disk.
     fn refuse(self, why: AppendError) {
         match self.in_doubt_slot {
             Some(slot) => slot.return_claim(self.claim),
             None => drop(self.claim),
         }
-        let _ = self.answer.send(Err(why));
+        let _ = self.result.send(Err(why));
     }
 
-    /// On disk, perhaps.
+    /// Fails an entry that may be on disk.
     fn fail_uncertain(self, why: AppendError) {
         match (self.in_doubt_slot, self.claim) {
             (Some(slot), claim) => slot.return_claim(claim),
             (None, Some(claim)) => claim.release_in_doubt(),
             (None, None) => {}
         }
-        let _ = self.answer.send(Err(why));
+        let _ = self.result.send(Err(why));
     }
 }
 
@@ -99,57 +98,44 @@ impl SpoolWriter {
         &self,
         entry: NewEntry,
         claim: Option<Claim>,
-        doubt: Option<Arc<InFlightRecord>>,
+        in_doubt_slot: Option<Arc<InFlightRecord>>,
     ) -> AppendFuture {
-        let (answer, receiver) = oneshot::channel();
-        let fate = PendingAck {
+        let (result, receiver) = oneshot::channel();
+        let ack = PendingAck {
             claim,
-            in_doubt_slot: doubt,
-            answer,
+            in_doubt_slot,
+            result,
         };
-        let NewEntry { to, bytes } = entry;
-        match self.enqueue(to, bytes, fate) {
-            None => AppendFuture::pending(receiver),
-            Some((why, fate)) => {
-                fate.refuse(why.clone());
-                AppendFuture::refused(why)
-            }
+        if let Err((why, ack)) = self.enqueue(entry, ack) {
+            ack.refuse(why);
         }
+        AppendFuture(receiver)
     }
 
-    /// Queues an entry, or gives back what hangs on it, with the reason.
-    fn enqueue(
-        &self,
-        to: Destination,
-        bytes: Vec<u8>,
-        fate: PendingAck,
-    ) -> Option<(AppendError, PendingAck)> {
+    fn enqueue(&self, entry: NewEntry, ack: PendingAck) -> Result<(), (AppendError, PendingAck)> {
         if let Some(why) = self.shared.health.refusal() {
-            return Some((why, fate));
+            return Err((why, ack));
         }
+        let NewEntry { to, bytes } = entry;
         let mut waiting = lock(&self.queue.waiting);
         if waiting.ending {
-            return Some((AppendError::Ending, fate));
+            return Err((AppendError::Ending, ack));
         }
         if waiting.bytes + bytes.len() > MAX_QUEUED_BYTES {
-            let why = "the disk is too slow for what comes".to_owned();
-            return Some((AppendError::Full { why }, fate));
+            let why = "the disk is too slow for the incoming events".to_owned();
+            return Err((AppendError::Full { why }, ack));
         }
-        // Before anybody can be told: what comes after waits behind it.
+        // Before the entry is acknowledged: later events of the destination wait behind it.
         self.shared.backlogs[to.index()].add(1);
         waiting.bytes += bytes.len();
-        waiting.entries.push_back(PendingAppend {
-            to,
-            bytes,
-            ack: fate,
-        });
+        waiting.entries.push_back(PendingAppend { to, bytes, ack });
         if waiting.entries.len() == 1 {
             self.queue.not_empty.notify_one();
         }
-        None
+        Ok(())
     }
 
-    /// Writes what has come, and ends.
+    /// Writes the queued entries and ends the thread.
     pub fn shut_down(&self) {
         lock(&self.queue.waiting).ending = true;
         self.queue.not_empty.notify_one();
@@ -160,11 +146,14 @@ impl SpoolWriter {
 }
 
 impl AppendQueue {
-    /// What has come, up to a commit's size; nothing after `patience`. `None` at the end.
+    /// Takes queued entries up to the limit of a commit, or none after `patience`; `None` at the
+    /// end.
     fn take_batch(&self, patience: Duration) -> Option<Vec<PendingAppend>> {
         let waiting = lock(&self.waiting);
-        let idle = |waiting: &mut QueuedAppends| waiting.entries.is_empty() && !waiting.ending;
-        let waited = self.not_empty.wait_timeout_while(waiting, patience, idle);
+        let is_idle = |waiting: &mut QueuedAppends| waiting.entries.is_empty() && !waiting.ending;
+        let waited = self
+            .not_empty
+            .wait_timeout_while(waiting, patience, is_idle);
         let (mut waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if waiting.entries.is_empty() && waiting.ending {
             return None;
@@ -198,24 +187,19 @@ fn commit_batch(shared: &Arc<SpoolShared>, batch: Vec<PendingAppend>) {
     let mut used = shared.store.bytes();
     let mut entries = Vec::with_capacity(batch.len());
     let mut acks = Vec::with_capacity(batch.len());
-    for PendingAppend {
-        to,
-        bytes,
-        ack: fate,
-    } in batch
-    {
+    for PendingAppend { to, bytes, ack } in batch {
         let more = used.saturating_add(bytes.len() as u64);
         let health = &shared.health;
         let refusal = health.refusal();
         match refusal.or_else(|| health.check_size_limit(more)) {
             Some(why) => {
-                fate.refuse(why);
+                ack.refuse(why);
                 shared.backlogs[to.index()].remove(1);
             }
             None => {
                 used = more;
                 entries.push((to, bytes));
-                acks.push(fate);
+                acks.push(ack);
             }
         }
     }
@@ -223,93 +207,68 @@ fn commit_batch(shared: &Arc<SpoolShared>, batch: Vec<PendingAppend>) {
         return;
     }
     let began = Instant::now();
-    let mut may_be_stored = true;
-    let appended = catch_panics(|| {
-        let append = || shared.store.append(&entries);
-        let appended = shared.health.track_commit(append);
-        may_be_stored = matches!(appended, Err(StoreError::Write { .. }));
-        appended
-    });
-    match appended {
-        Ok(seqs) => {
+    let appended = catch_panics(|| (shared.health).track_commit(|| shared.store.append(&entries)));
+    let (why, may_be_stored) = match appended {
+        Ok(Ok(seqs)) => {
             let took = began.elapsed().as_secs_f64();
             shared.counts.commit_duration.observe(took);
             let to = entries.iter().map(|(to, _)| *to);
-            publish_committed(shared, seqs.zip(to).zip(acks).collect());
+            return publish_committed(shared, seqs.zip(to).zip(acks).collect());
         }
-        Err(why) => {
-            shared.health.poison(why.clone());
-            for ((to, _), fate) in entries.into_iter().zip(acks) {
-                let why = AppendError::Unwritable { why: why.clone() };
-                match may_be_stored {
-                    true => fate.fail_uncertain(why),
-                    false => fate.refuse(why),
-                }
-                shared.backlogs[to.index()].remove(1);
-            }
+        Ok(Err(error)) => (error.to_string(), matches!(error, StoreError::Write { .. })),
+        Err(panic) => (format!("the store panicked: {panic}"), true),
+    };
+    shared.health.poison(why.clone());
+    for ((to, _), ack) in entries.into_iter().zip(acks) {
+        let why = AppendError::Unwritable { why: why.clone() };
+        if may_be_stored {
+            ack.fail_uncertain(why);
+        } else {
+            ack.refuse(why);
         }
+        shared.backlogs[to.index()].remove(1);
     }
 }
 
-/// Durable. In this order: nobody hears of an entry before its claim is decided, and the drain sees none whose doubt is not
-/// noted.
+/// Acknowledges durable entries. In this order: an entry is acknowledged only after its claim is
+/// committed, and the drain sees no entry in doubt before it is noted as such.
 fn publish_committed(shared: &Arc<SpoolShared>, entries: Vec<((u64, Destination), PendingAck)>) {
     shared.counts.spooled.inc_by(entries.len() as u64);
     let now = Instant::now();
     let mut counts = [0; Destination::COUNT];
     let mut last = 0;
-    let mut open = Vec::with_capacity(entries.len());
-    for (
-        (seq, to),
-        PendingAck {
-            claim,
-            in_doubt_slot: doubt,
-            answer,
-        },
-    ) in entries
-    {
-        if let Some(claim) = claim {
+    let mut in_doubt = Vec::new();
+    let mut results = Vec::with_capacity(entries.len());
+    for ((seq, to), ack) in entries {
+        if let Some(claim) = ack.claim {
             claim.commit_spooled(now);
         }
-        if doubt.is_some() {
+        if let Some(slot) = ack.in_doubt_slot {
             shared.in_doubt().insert(seq, now);
+            in_doubt.push((seq, to, slot));
         }
         counts[to.index()] += 1;
         last = seq;
-        open.push((seq, to, doubt, answer));
+        results.push(ack.result);
     }
     shared.visible_end.store(last + 1, Ordering::Release);
-    for (line, count) in shared.backlogs.iter().zip(counts) {
-        line.add_committed(count);
+    for (backlog, count) in shared.backlogs.iter().zip(counts) {
+        backlog.add_committed(count);
     }
-    let mut answers = Vec::with_capacity(open.len());
-    for (seq, to, doubt, answer) in open {
-        if let Some(slot) = doubt {
-            slot.set_observer(Box::new(InDoubtObserver {
-                mailbox: Arc::clone(&shared.mailbox),
-                to,
-                seq,
-            }));
-        }
-        answers.push(answer);
+    for (seq, to, slot) in in_doubt {
+        slot.set_observer(Box::new(InDoubtObserver {
+            mailbox: Arc::clone(&shared.mailbox),
+            to,
+            seq,
+        }));
     }
-    for answer in answers {
-        let _ = answer.send(Ok(()));
+    for result in results {
+        let _ = result.send(Ok(()));
     }
     shared.mailbox.wake();
 }
 
-/// Calls into the store; a panic there is an error like others.
-pub(super) fn catch_panics<T, E: fmt::Display>(
-    call: impl FnOnce() -> Result<T, E>,
-) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("the store panicked".to_owned()),
-    }
-}
-
-/// An entry whose record librdkafka still has.
+/// Passes the final report on the earlier record of an entry in doubt to the drain.
 #[derive(Debug)]
 struct InDoubtObserver {
     mailbox: Arc<Mailbox>,

@@ -11,7 +11,7 @@ use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_bridge::marks::{Marks, Revision};
 use butlr_bridge::provenance::QuarantineDetails;
 use butlr_bridge::spool::entry::{EntryContent, SpoolEntry};
-use butlr_bridge::spool::store::{Options, SpoolStore};
+use butlr_bridge::spool::store::{Options, ReadLimit, SpoolStore};
 use butlr_event::EventType;
 use butlr_event::destination::Destination;
 use butlr_event::event_id::EventId;
@@ -270,7 +270,11 @@ fn parse_json_lines(output: &Output) -> Vec<Value> {
 fn status_counts_by_destination_and_changes_nothing() {
     let (left, _) = filled_spool();
     let store = left.open();
-    let seqs: Vec<_> = store.read(ROOM, 0, 10, 1 << 20).expect("read");
+    let limit = ReadLimit {
+        entries: 10,
+        bytes: 1 << 20,
+    };
+    let seqs: Vec<_> = store.read(ROOM, 0, limit).expect("read");
     store
         .move_to_dead_letters(ROOM, seqs[0].0, "too large")
         .expect("aside");
@@ -399,7 +403,7 @@ fn list_shows_what_is_asked_for() {
         ""
     );
     let store = left.open();
-    let first = store.read(TRAFFIC, 0, 1, 1).expect("read")[0].0;
+    let first = store.read(TRAFFIC, 0, ReadLimit::ONE).expect("read")[0].0;
     store
         .move_to_dead_letters(TRAFFIC, first, "no room for it")
         .expect("aside");
@@ -748,7 +752,7 @@ fn drain_sets_aside_what_can_never_be_published() {
         lines[0]["set_aside"]["reason"]
             .as_str()
             .unwrap()
-            .contains("no valid event")
+            .contains("not a valid event")
     );
 }
 

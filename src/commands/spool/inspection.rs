@@ -9,15 +9,16 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use super::{SpoolArguments, SpoolCommandError, SpoolCommandOutcome, require_spool};
-use crate::spool::store::{DamagedFile, DeadLetter, OpenReport, SpoolStore, StoreError};
+use crate::spool::store::{DamagedFile, DeadLetter, OpenReport, ReadLimit, SpoolStore, StoreError};
 use butlr_event::destination::Destination;
 
 /// How often a spool is opened that changes while it is.
 const MAX_OPEN_ATTEMPTS: usize = 10;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Of one read.
-const BATCH_ENTRIES: usize = 1_000;
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH: ReadLimit = ReadLimit {
+    entries: 1_000,
+    bytes: 4 << 20,
+};
 
 /// A spool, opened to be looked at.
 pub struct SpoolInspection {
@@ -78,7 +79,7 @@ impl SpoolInspection {
     ) -> Result<(), SpoolCommandError> {
         let mut from = 0;
         loop {
-            let read = self.store.read(to, from, BATCH_ENTRIES, BATCH_BYTES);
+            let read = self.store.read(to, from, BATCH);
             let read = read.map_err(|error| self.read_error(&error))?;
             let Some((last, _)) = read.last() else {
                 return Ok(());

@@ -9,7 +9,7 @@ use super::description::format_timestamp;
 use super::inspection::SpoolInspection;
 use super::{SpoolArguments, SpoolCommandError, SpoolCommandOutcome};
 use crate::spool::entry::SpoolEntry;
-use crate::spool::store::SegmentInfo;
+use crate::spool::store::{ReadLimit, SegmentInfo};
 use butlr_event::clock::now_ms;
 use butlr_event::destination::Destination;
 
@@ -177,7 +177,7 @@ fn format_row([name, entries, oldest, bytes, files, aside, handed]: [&str; 7]) -
 
 /// Entries of one destination are in the order of receipt.
 fn oldest_ms(look: &SpoolInspection, to: Destination) -> Option<i64> {
-    let first = look.store.read(to, 0, 1, 1).ok()?.pop()?;
+    let first = look.store.read(to, 0, ReadLimit::ONE).ok()?.pop()?;
     SpoolEntry::decode(&first.1)
         .ok()
         .map(|entry| entry.received_ms)

@@ -21,7 +21,6 @@ pub fn run(arguments: &SpoolVerifyArguments) -> Result<SpoolCommandOutcome, Spoo
     let began = Instant::now();
     let look = SpoolInspection::open(&arguments.spool)?;
     let verified = look.store.verify();
-    let verified = verified.map_err(|error| SpoolCommandError::Failed(error.to_string()))?;
     let mut unreadable = 0;
     let mut read = |entry: &EntryDescription<'_>| {
         if let Some(why) = entry.decode_error() {

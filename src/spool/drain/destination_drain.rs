@@ -1,78 +1,67 @@
-//! How far the drain is with one destination, and what it does next.
+//! The drain of one destination.
 //!
 //! ```text
-//!  look for those of before ─► hand over, in order ─► all reported, none failed: go on
-//!                                  ▲                 └► some failed: back to the first of them, once nothing is in flight
-//!                                  └──────────────────── pause ◄───┘
+//!  search for entries that   ┌─► send, in order ─► all reported as stored: go on
+//!  Kafka may hold already  ──┤                 └─► some failed: wait until none is in flight,
+//!                            └───── pause ◄─────── then rewind to the first that failed
 //! ```
 //!
-//! Invariants: what is in flight and what has failed lies before `cursor`; what lies behind it was never handed over since
-//! the last step back. `ahead` holds entries from `cursor` on, in order, without gaps.
+//! Invariants: entries in flight and failed ones lie before `cursor`; entries from `cursor` on were
+//! not sent since the last rewind. `read_ahead` holds entries from `cursor` on, in order, without
+//! gaps.
+//!
+//! - `tracked_entries`: what is known of entries that were sent;
+//! - `sending`: from the backlog to librdkafka, or to the dead letters.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+mod sending;
+mod tracked_entries;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::mailbox::{DrainedEntryObserver, InDoubtSearchResult};
+use super::mailbox::InDoubtSearchResult;
 use super::search::{self, InDoubtSearch};
 use super::window::{DrainBackoff, DrainWindow};
 use super::{DrainContext, MAX_SLEEP, publish};
 use crate::kafka::lane::TopicLane;
 use crate::kafka::report::{DeliveryOutcome, Receipt};
-use crate::metrics::TimestampReplacement;
 use crate::spool::SpoolShared;
 use crate::spool::backlog::DestinationBacklog;
-use crate::spool::store::StoreError;
-use butlr_event::EventType;
 use butlr_event::destination::Destination;
+use sending::{is_permanent, refusal_reason};
+use tracked_entries::{InFlightEntry, SendMode, TrackedEntries};
 
-/// Entries read at a time, at most: a few windows.
-const MAX_BATCH_ENTRIES: usize = 2_000;
-const MAX_BATCH_BYTES: usize = 2 << 20;
-/// One mark serves about so many entries.
-const ENTRIES_PER_MARK: u64 = 5_000;
-/// Between two looks while something is under way that nobody will tell of.
+/// Poll interval for conditions that send no notification.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// librdkafka gives a record up after a minute, and a producer that is stuck is replaced within another.
+/// librdkafka gives up a record after one minute, and a stuck producer is replaced within another.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(300);
-/// Between two looks at a lane that is to become empty.
-const EXCLUSIVE_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 pub(super) struct DestinationDrain {
     to: Destination,
     stage: DrainStage,
+    /// Sequence number from which on nothing was sent since the last rewind.
     cursor: u64,
     read_ahead: VecDeque<(u64, Vec<u8>)>,
-    /// Up to here it is on disk that entries were handed over.
+    /// Entries up to this one are recorded on disk as handed to Kafka.
     marked_upto: Option<u64>,
-    in_flight: BTreeMap<u64, InFlightEntry>,
-    in_flight_bytes: usize,
-    /// Of those handed over since the last step back.
-    failed: BTreeSet<u64>,
-    /// Whether one of them tells of trouble with Kafka, rather than with a record.
-    has_kafka_trouble: bool,
-    /// Refused for good once, together with others: to be tried alone.
-    refused: BTreeMap<u64, RDKafkaErrorCode>,
-    /// The one that is tried alone now.
-    exclusive: Option<u64>,
-    /// Not confirmed, but stored perhaps. While there are such, no offset tells from where on to look for them.
-    ambiguous: HashSet<u64>,
-    /// Confirmed, to be removed.
+    entries: TrackedEntries,
+    /// Stored, and to be removed from the spool.
     confirmed: Vec<u64>,
-    /// Of those the line has published.
+    /// A failed entry points to trouble with Kafka rather than with its record.
+    has_kafka_trouble: bool,
+    /// Committed entries that are no longer in the backlog.
     handled: u64,
-    /// Of these, those that were not there.
+    /// Of these, entries that could not be found.
     missing: u64,
     window: DrainWindow,
     backoff: DrainBackoff,
-    /// Partition → the offset that its next record gets, at least.
+    /// Lower bound of the offset that the next record of each partition gets.
     tails: BTreeMap<i32, i64>,
-    /// A failure of the disk was told.
     is_mark_failure_logged: bool,
-    /// That Kafka does not take the records was told.
     is_trouble_logged: bool,
 }
 
@@ -83,43 +72,30 @@ enum DrainStage {
     Draining,
 }
 
-struct InFlightEntry {
-    sent_at: Instant,
-    bytes: Vec<u8>,
-}
-
-/// What became of an attempt to hand an entry over.
-enum SendAttempt {
-    Sent(Option<(EventType, TimestampReplacement)>),
-    /// Not now.
-    Deferred(Option<RDKafkaErrorCode>),
-    Unpublishable(String),
+/// Result of one step, with the time until the next one unless a message comes earlier.
+enum DrainStep {
+    /// Entries are being sent, so a short backlog is worth waiting for.
+    Flowing(Duration),
+    Halted(Duration),
 }
 
 impl DestinationDrain {
     pub fn new(to: Destination, shared: &SpoolShared) -> Self {
-        let recovered = shared.backlogs[to.index()].is_search_pending();
-        let is_looked_for = recovered && !shared.settings.recover_within.is_zero();
-        if !is_looked_for {
-            shared.backlogs[to.index()].finish_search();
+        let backlog = &shared.backlogs[to.index()];
+        let mut stage = DrainStage::AwaitingSearch;
+        if !backlog.is_search_pending() || shared.settings.recover_within.is_zero() {
+            backlog.finish_search();
+            stage = DrainStage::Draining;
         }
         Self {
             to,
-            stage: match is_looked_for {
-                true => DrainStage::AwaitingSearch,
-                false => DrainStage::Draining,
-            },
+            stage,
             cursor: 0,
             read_ahead: VecDeque::new(),
             marked_upto: None,
-            in_flight: BTreeMap::new(),
-            in_flight_bytes: 0,
-            failed: BTreeSet::new(),
-            has_kafka_trouble: false,
-            refused: BTreeMap::new(),
-            exclusive: None,
-            ambiguous: HashSet::new(),
+            entries: TrackedEntries::default(),
             confirmed: Vec::new(),
+            has_kafka_trouble: false,
             handled: 0,
             missing: 0,
             window: DrainWindow::new(Instant::now()),
@@ -140,176 +116,170 @@ impl DestinationDrain {
 
     pub fn start_search(
         &mut self,
-        kit: &DrainContext,
+        context: &DrainContext,
         search: &Arc<InDoubtSearch>,
         stop: &Arc<AtomicBool>,
     ) {
         self.stage = DrainStage::Searching;
-        search::start_search(&kit.shared, self.to, search, stop);
+        search::start_search(&context.shared, self.to, search, stop);
     }
 
-    /// Which of the entries of before Kafka holds already.
-    pub fn finish_search(&mut self, kit: &DrainContext, found: InDoubtSearchResult) {
-        let InDoubtSearchResult {
-            in_doubt: suspects,
-            outcome,
-        } = found;
+    /// Removes the recovered entries that Kafka holds already, and begins to drain the others.
+    pub fn finish_search(&mut self, context: &DrainContext, result: InDoubtSearchResult) {
+        let InDoubtSearchResult { in_doubt, outcome } = result;
         let destination = self.to.name();
-        if suspects > 0 {
+        if in_doubt > 0 {
             tracing::info!(
                 destination,
-                suspects,
+                in_doubt,
                 stored = outcome.stored.len(),
                 records = outcome.records,
                 took = ?outcome.took,
-                "entries of before were looked for in their topic"
+                "searched the topic for entries of the previous run"
             );
         }
         if let Some(why) = &outcome.incomplete_reason {
             tracing::warn!(
                 destination,
                 why,
-                "not all entries of before could be looked for in their topic: some may be stored twice"
+                "could not search the topic for all entries of the previous run: some may be stored twice"
             );
         }
-        self.notify_stored(kit, &outcome.stored);
-        self.remove(kit, &outcome.stored);
+        self.notify_stored(context, &outcome.stored);
+        self.remove(context, &outcome.stored);
         let stored = outcome.stored.len() as u64;
-        kit.shared.counts.already_stored.inc_by(stored);
-        self.count_handled(kit, stored);
-        self.backlog(kit).finish_search();
+        context.shared.counts.already_stored.inc_by(stored);
+        self.count_handled(context, stored);
+        self.backlog(context).finish_search();
         self.stage = DrainStage::Draining;
     }
 
-    /// librdkafka's final word on the record that the entry doubts.
-    pub fn resolve_in_doubt(&mut self, kit: &DrainContext, seq: u64, stored: bool) {
-        if kit.shared.in_doubt().remove(&seq).is_none() {
-            // It came far too late: the entry was handed over again meanwhile.
+    /// Handles librdkafka's final report on the earlier record of an entry in doubt.
+    pub fn resolve_in_doubt(&mut self, context: &DrainContext, seq: u64, stored: bool) {
+        if context.shared.in_doubt().remove(&seq).is_none() {
+            // Too late: the entry was sent again meanwhile.
             return;
         }
         if !stored {
-            self.ambiguous.insert(seq);
+            self.entries.mark_ambiguous(seq);
             return;
         }
         self.read_ahead.retain(|(ahead, _)| *ahead != seq);
-        let read = kit.shared.store.read(self.to, seq, 1, 1);
-        if read.is_ok_and(|read| read.first().is_none_or(|(found, _)| *found != seq)) {
-            // Damage took it meanwhile, and it was passed with the others that are gone.
+        let read = context.shared.store.read_one(self.to, seq);
+        if read.is_ok_and(|read| read.is_none()) {
+            // Lost to damage meanwhile, and counted as missing.
             return;
         }
-        self.notify_stored(kit, &[seq]);
-        self.remove(kit, &[seq]);
-        kit.shared.counts.confirmed_late.inc();
-        self.count_handled(kit, 1);
+        self.notify_stored(context, &[seq]);
+        self.remove(context, &[seq]);
+        context.shared.counts.confirmed_late.inc();
+        self.count_handled(context, 1);
     }
 
-    /// librdkafka has said nothing for far too long: rather twice in Kafka than never. A fresh producer is to try: this one may
-    /// be stuck for some partitions while others confirm.
-    fn replace_silent_producer(&self, kit: &DrainContext, seq: u64) {
+    /// Gives up waiting for a report: a duplicate in Kafka is better than a loss. The producer is
+    /// replaced, because it may be stuck for some partitions while it confirms others.
+    fn replace_silent_producer(&self, context: &DrainContext, seq: u64) {
         let destination = self.to.name();
         tracing::error!(
             destination,
             seq,
-            "librdkafka has no final word on a record; its event is published again, perhaps as a copy"
+            "librdkafka sent no delivery report for a record; its event is published again, possibly as a duplicate"
         );
-        kit.producer.replace_producer(REPORT_TIMEOUT);
+        context.producer.replace_producer(REPORT_TIMEOUT);
     }
 
-    /// Those handed over of which nothing was heard for far too long.
-    fn expire_in_flight(&mut self, kit: &DrainContext, now: Instant) {
-        let is_forgotten =
-            |sent: &InFlightEntry| now.saturating_duration_since(sent.sent_at) >= REPORT_TIMEOUT;
-        while let Some((seq, sent)) = self.in_flight.first_key_value()
-            && is_forgotten(sent)
-        {
-            let (seq, took) = (*seq, now.saturating_duration_since(sent.sent_at));
-            self.replace_silent_producer(kit, seq);
-            self.on_report(kit, seq, DeliveryOutcome::Unknown(None), took);
+    fn expire_in_flight(&mut self, context: &DrainContext, now: Instant) {
+        while let Some((seq, sent)) = self.entries.oldest_in_flight() {
+            let took = now.saturating_duration_since(sent.sent_at);
+            if took < REPORT_TIMEOUT {
+                return;
+            }
+            self.replace_silent_producer(context, seq);
+            self.on_report(context, seq, DeliveryOutcome::Unknown(None), took);
         }
     }
 
-    /// librdkafka's final word on an entry that was handed over.
+    /// Handles the delivery report of an entry in flight; `None` if there will be no report.
     pub fn on_report(
         &mut self,
-        kit: &DrainContext,
+        context: &DrainContext,
         seq: u64,
         outcome: DeliveryOutcome,
         took: Duration,
     ) {
-        let Some(InFlightEntry { bytes, .. }) = self.in_flight.remove(&seq) else {
+        let Some(InFlightEntry { bytes, mode, .. }) = self.entries.end_flight(seq) else {
             return;
         };
-        self.in_flight_bytes -= bytes.len();
-        let was_alone = self.exclusive == Some(seq);
+        let was_alone = mode == SendMode::Exclusive;
         match outcome {
             DeliveryOutcome::Stored(receipt) => {
                 if was_alone {
-                    self.count_handled(kit, 1);
+                    self.count_handled(context, 1);
                 }
-                self.on_stored(kit, seq, &bytes, receipt, took);
+                self.on_stored(context, seq, &bytes, receipt, took);
             }
             DeliveryOutcome::Rejected(code) if is_permanent(code) => {
-                self.refused.insert(seq, code);
+                self.entries.mark_refused(seq, code);
                 if !was_alone {
-                    self.mark_failed(kit, seq);
-                } else if !self.move_to_dead_letters(kit, seq, &refusal_reason(code)) {
-                    self.failed.insert(seq);
+                    self.mark_failed(context, seq, mode);
+                } else if !self.move_to_dead_letters(context, seq, &refusal_reason(code)) {
+                    self.mark_failed(context, seq, mode);
                     self.has_kafka_trouble = true;
                 }
             }
             DeliveryOutcome::Rejected(_) | DeliveryOutcome::Unknown(_) => {
-                self.on_unconfirmed(kit, seq, outcome.error_code());
-                match was_alone {
-                    true => _ = self.failed.insert(seq),
-                    false => self.mark_failed(kit, seq),
-                }
+                self.on_unconfirmed(context, seq, outcome.error_code());
+                self.mark_failed(context, seq, mode);
             }
         }
         if was_alone {
-            self.exclusive = None;
-            self.backlog(kit).set_exclusive(false);
+            self.backlog(context).end_exclusive();
         }
     }
 
     fn on_stored(
         &mut self,
-        kit: &DrainContext,
+        context: &DrainContext,
         seq: u64,
         bytes: &[u8],
         receipt: Receipt,
         took: Duration,
     ) {
         self.confirmed.push(seq);
-        self.refused.remove(&seq);
-        self.ambiguous.remove(&seq);
+        self.entries.forget(seq);
         self.window.record_confirmation(took, Instant::now());
         self.backoff.reset();
         self.is_trouble_logged = false;
-        if self.ambiguous.is_empty() {
+        // An ambiguous entry may be stored before this offset, and would not be found after a
+        // crash.
+        if !self.entries.has_ambiguous() {
             let next = receipt.offset() + 1;
             let tail = self.tails.entry(receipt.partition()).or_insert(next);
             *tail = next.max(*tail);
         }
-        if let Some(desk) = &kit.shared.deduplicator {
-            publish::notify_stored(desk, bytes, kit.stamping);
+        if let Some(deduplicator) = &context.shared.deduplicator {
+            publish::notify_stored(deduplicator, bytes, context.stamping);
         }
     }
 
-    /// Perhaps it is stored, perhaps not; it is handed over again.
-    fn on_unconfirmed(&mut self, kit: &DrainContext, seq: u64, code: Option<RDKafkaErrorCode>) {
+    /// Notes that an entry may be stored or not; it is sent again.
+    fn on_unconfirmed(&mut self, context: &DrainContext, seq: u64, code: Option<RDKafkaErrorCode>) {
         self.has_kafka_trouble = true;
-        self.ambiguous.insert(seq);
-        self.lane(kit).open_circuit();
+        self.entries.mark_ambiguous(seq);
+        self.lane(context).open_circuit();
         if code == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
-            self.lane(kit).deny();
+            self.lane(context).deny();
         }
         self.log_trouble(code);
     }
 
-    fn mark_failed(&mut self, kit: &DrainContext, seq: u64) {
-        self.failed.insert(seq);
-        self.handled -= 1;
-        self.backlog(kit).add(1);
+    fn mark_failed(&mut self, context: &DrainContext, seq: u64, mode: SendMode) {
+        self.entries.mark_failed(seq);
+        // One that was sent alone is still in the backlog.
+        if mode == SendMode::Shared {
+            self.handled -= 1;
+            self.backlog(context).add(1);
+        }
     }
 
     fn log_trouble(&mut self, code: Option<RDKafkaErrorCode>) {
@@ -319,104 +289,69 @@ impl DestinationDrain {
             tracing::warn!(
                 destination,
                 code,
-                "Kafka does not take what waits in the spool; trying again until it does"
+                "Kafka does not accept spooled entries; retrying until it does"
             );
         }
     }
 
-    /// Removes what was confirmed. After all that came at once, so that it is one step.
-    pub fn remove_confirmed(&mut self, kit: &DrainContext) {
+    /// Removes confirmed entries. Called once for all messages that came together, as one step.
+    pub fn remove_confirmed(&mut self, context: &DrainContext) {
         if !self.confirmed.is_empty() {
             let confirmed = std::mem::take(&mut self.confirmed);
-            self.remove(kit, &confirmed);
-            kit.shared.counts.drained.inc_by(confirmed.len() as u64);
+            self.remove(context, &confirmed);
+            context.shared.counts.drained.inc_by(confirmed.len() as u64);
         }
     }
 
-    /// Nothing more is handed over.
-    pub fn halt(&self, kit: &DrainContext) -> Duration {
-        self.backlog(kit).stop();
+    /// Sends nothing more; returns the time to sleep.
+    pub fn halt(&self, context: &DrainContext) -> Duration {
+        self.backlog(context).stop();
         MAX_SLEEP
     }
 
-    /// Hands over what can be. Returns when to look again, should nothing be heard before.
-    pub fn advance(&mut self, kit: &DrainContext, now: Instant) -> Duration {
-        self.expire_in_flight(kit, now);
-        let (flows, wait) = match self.stage {
-            DrainStage::Draining => self.drain_backlog(kit, now),
-            DrainStage::AwaitingSearch | DrainStage::Searching => (false, MAX_SLEEP),
+    /// Sends the entries that can be sent; returns the time to sleep unless a message comes.
+    pub fn advance(&mut self, context: &DrainContext, now: Instant) -> Duration {
+        self.expire_in_flight(context, now);
+        let step = match self.stage {
+            DrainStage::Draining => self.drain_backlog(context, now),
+            DrainStage::AwaitingSearch | DrainStage::Searching => DrainStep::Halted(MAX_SLEEP),
         };
-        let flows = flows && !self.lane(kit).is_circuit_open() && !self.is_stuck(now);
-        let within_reach = if flows { self.window.size() as u64 } else { 0 };
-        self.backlog(kit).set_wait_threshold(within_reach);
-        wait
+        let has_trouble = self.lane(context).is_circuit_open() || self.is_stuck(now);
+        let (threshold, sleep) = match step {
+            DrainStep::Flowing(sleep) if !has_trouble => (self.window.size() as u64, sleep),
+            DrainStep::Flowing(sleep) | DrainStep::Halted(sleep) => (0, sleep),
+        };
+        self.backlog(context).set_wait_threshold(threshold);
+        sleep
     }
 
-    /// Whether reports fail to come.
+    /// Returns `true` if delivery reports are overdue.
     fn is_stuck(&self, now: Instant) -> bool {
-        let oldest = self.in_flight.first_key_value();
+        let oldest = self.entries.oldest_in_flight();
         oldest.is_some_and(|(_, sent)| {
             now.saturating_duration_since(sent.sent_at) > self.window.prompt_limit()
         })
     }
 
-    /// Whether it goes on well, and when to look again.
-    fn drain_backlog(&mut self, kit: &DrainContext, now: Instant) -> (bool, Duration) {
-        if !kit.can_hand_over(now) {
-            return (false, POLL_INTERVAL);
+    fn drain_backlog(&mut self, context: &DrainContext, now: Instant) -> DrainStep {
+        if !context.can_hand_over(now) {
+            return DrainStep::Halted(POLL_INTERVAL);
         }
-        if !self.failed.is_empty() {
-            if !self.in_flight.is_empty() {
-                return (false, MAX_SLEEP);
+        if self.entries.has_failed() {
+            if self.entries.in_flight > 0 {
+                return DrainStep::Halted(MAX_SLEEP);
             }
             self.rewind(now);
         }
-        if let Some(left) = self.backoff.remaining(now) {
-            return (false, left);
+        match self.backoff.remaining(now) {
+            Some(remaining) => DrainStep::Halted(remaining),
+            None => self.send_backlog(context, now),
         }
-        let mut is_read = !self.read_ahead.is_empty();
-        while self.has_room(kit, now) {
-            if self.read_ahead.is_empty() && std::mem::replace(&mut is_read, true) {
-                // Listens first: something may have failed, and then nothing is to be sent after it.
-                return (true, Duration::ZERO);
-            }
-            let front = match self.next_seq(kit) {
-                Ok(Some(front)) => front,
-                Ok(None) if self.in_flight.is_empty() => return (true, MAX_SLEEP),
-                Ok(None) => return (true, POLL_INTERVAL),
-                Err(error) => {
-                    let destination = self.to.name();
-                    tracing::error!(destination, %error, "the spool cannot be read");
-                    self.backoff.start(now);
-                    return (false, POLL_INTERVAL);
-                }
-            };
-            let in_doubt_since = kit.shared.in_doubt().get(&front).copied();
-            if let Some(since) = in_doubt_since {
-                if now.saturating_duration_since(since) < REPORT_TIMEOUT {
-                    return (false, MAX_SLEEP);
-                }
-                self.replace_silent_producer(kit, front);
-                self.resolve_in_doubt(kit, front, false);
-            }
-            let is_refused = self.refused.contains_key(&front);
-            if is_refused && !self.acquire_exclusive(kit) {
-                return (false, EXCLUSIVE_POLL_INTERVAL);
-            }
-            if self.record_handover(kit, front) {
-                return (true, Duration::ZERO);
-            }
-            if !self.hand_over(kit, front, is_refused, now) {
-                return (false, POLL_INTERVAL);
-            }
-        }
-        (self.exclusive.is_none(), POLL_INTERVAL)
     }
 
-    /// Back to the first that failed.
+    /// Goes back to the first entry that failed.
     fn rewind(&mut self, now: Instant) {
-        self.cursor = self.failed.first().copied().unwrap_or(self.cursor);
-        self.failed.clear();
+        self.cursor = self.entries.rewind().unwrap_or(self.cursor);
         self.read_ahead.clear();
         if std::mem::take(&mut self.has_kafka_trouble) {
             self.window = DrainWindow::new(now);
@@ -424,269 +359,37 @@ impl DestinationDrain {
         }
     }
 
-    /// Half of the lane is left to others. Where Kafka does not confirm, one record asks it: were there more, the first could
-    /// fail and the others still be stored, out of order.
-    fn has_room(&self, kit: &DrainContext, now: Instant) -> bool {
-        let records = match self.lane(kit).is_circuit_open() || self.is_stuck(now) {
-            true => 1,
-            false => self.window.size().min((kit.shared.lane_events / 2).max(1)),
-        };
-        let has_bytes = self.in_flight_bytes < kit.shared.lane_bytes / 2;
-        self.exclusive.is_none()
-            && self.in_flight.len() < records
-            && (has_bytes || self.in_flight.is_empty())
-    }
-
-    /// Whether nothing of the destination is in flight, and nothing new comes beside it.
-    fn acquire_exclusive(&self, kit: &DrainContext) -> bool {
-        self.backlog(kit).set_exclusive(true);
-        self.in_flight.is_empty() && self.lane(kit).in_flight() == 0
-    }
-
-    /// The sequence number of the next entry.
-    fn next_seq(&mut self, kit: &DrainContext) -> Result<Option<u64>, StoreError> {
-        if self.read_ahead.is_empty() {
-            self.fill_read_ahead(kit)?;
-        }
-        Ok(self.read_ahead.front().map(|(seq, _)| *seq))
-    }
-
-    fn fill_read_ahead(&mut self, kit: &DrainContext) -> Result<(), StoreError> {
-        let shared = &kit.shared;
-        // In this order: what was published by now is visible, and is in the store.
-        let published = self.backlog(kit).committed();
-        if published == self.handled {
-            return Ok(());
-        }
-        let visible = shared.visible_end.load(Ordering::Acquire);
-        let most = (2 * self.window.size()).clamp(16, MAX_BATCH_ENTRIES);
-        let read = shared
-            .store
-            .read(self.to, self.cursor, most, MAX_BATCH_BYTES)?;
-        self.read_ahead
-            .extend(read.into_iter().take_while(|(seq, _)| *seq < visible));
-        let missing = published.saturating_sub(self.handled);
-        if self.read_ahead.is_empty() && missing > 0 {
-            let destination = self.to.name();
-            tracing::error!(
-                destination,
-                missing,
-                "entries of the spool are gone, by damage"
-            );
-            self.missing += missing;
-            // Of what the store counts as lost it was told when that was found.
-            if self.missing > shared.store.lost(self.to)
-                && let Some(desk) = &shared.deduplicator
-            {
-                desk.invalidate_spooled();
-            }
-            self.count_handled(kit, missing);
-        }
-        Ok(())
-    }
-
-    /// Returns whether it goes on.
-    fn hand_over(&mut self, kit: &DrainContext, seq: u64, alone: bool, now: Instant) -> bool {
-        let Some((_, bytes)) = self.read_ahead.front() else {
-            return false;
-        };
-        match self.try_send(kit, seq, bytes) {
-            SendAttempt::Sent(replaced) => {
-                if let Some((event_type, reason)) = replaced {
-                    kit.shared
-                        .metrics
-                        .count_timestamp_replacement(event_type, reason);
-                }
-                let bytes = self.read_ahead.pop_front().map(|(_, bytes)| bytes);
-                let bytes = bytes.unwrap_or_default();
-                self.in_flight_bytes += bytes.len();
-                self.in_flight.insert(
-                    seq,
-                    InFlightEntry {
-                        sent_at: now,
-                        bytes,
-                    },
-                );
-                self.cursor = seq + 1;
-                match alone {
-                    // Newcomers wait for what becomes of it.
-                    true => self.exclusive = Some(seq),
-                    false => self.count_handled(kit, 1),
-                }
-                true
-            }
-            SendAttempt::Deferred(code) => {
-                self.backlog(kit).set_exclusive(false);
-                if code != Some(RDKafkaErrorCode::QueueFull) {
-                    self.log_trouble(code);
-                }
-                self.backoff.start(now);
-                false
-            }
-            SendAttempt::Unpublishable(reason) => {
-                self.backlog(kit).set_exclusive(false);
-                if self.move_to_dead_letters(kit, seq, &reason) {
-                    self.read_ahead.pop_front();
-                    self.cursor = seq + 1;
-                    return true;
-                }
-                self.backoff.start(now);
-                false
-            }
-        }
-    }
-
-    fn try_send(&self, kit: &DrainContext, seq: u64, bytes: &[u8]) -> SendAttempt {
-        let lane = self.lane(kit);
-        let handed = Box::new(DrainedEntryObserver {
-            mailbox: Arc::clone(&kit.shared.mailbox),
-            to: self.to,
-            seq,
-            sent_at: Instant::now(),
-        });
-        // What Kafka refused for its timestamp gets another one before it is given up.
-        let stamping = match self.refused.get(&seq) {
-            Some(RDKafkaErrorCode::InvalidTimestamp) => kit.stamping.with_publish_time(),
-            _ => kit.stamping,
-        };
-        let attempted = publish::with_record(bytes, lane.topic(), stamping, |record, event| {
-            let Ok(permit) = lane.acquire_permit(record.value.len()) else {
-                return SendAttempt::Deferred(None);
-            };
-            let replaced = record.timestamp_replacement;
-            let replaced = event.map(|event| event.event_type()).zip(replaced);
-            match kit.producer.send_record(record, permit, handed) {
-                Ok(()) => SendAttempt::Sent(replaced),
-                // librdkafka says so of this very record.
-                Err((code, _)) if is_permanent(code) => {
-                    SendAttempt::Unpublishable(refusal_reason(code))
-                }
-                Err((code, _)) => SendAttempt::Deferred(Some(code)),
-            }
-        });
-        attempted.unwrap_or_else(SendAttempt::Unpublishable)
-    }
-
-    /// Before an entry is handed over it is on disk that it was; one mark serves many. Returns whether that took a while.
-    fn record_handover(&mut self, kit: &DrainContext, seq: u64) -> bool {
-        if self.marked_upto.is_some_and(|upto| seq <= upto) {
-            return false;
-        }
-        let visible = kit.shared.visible_end.load(Ordering::Acquire);
-        let upto = (seq + ENTRIES_PER_MARK - 1)
-            .min(visible.saturating_sub(1))
-            .max(seq);
-        let tails: Vec<_> = self.tails.iter().map(|(p, o)| (*p, *o)).collect();
-        match kit.shared.store.record_handover(self.to, upto, &tails) {
-            Ok(()) => self.is_mark_failure_logged = false,
-            Err(error) => {
-                // A full disk gets empty only by draining: better twice in Kafka after a crash than never.
-                if !std::mem::replace(&mut self.is_mark_failure_logged, true) {
-                    let destination = self.to.name();
-                    tracing::error!(
-                        destination,
-                        %error,
-                        "the spool cannot note what is handed to Kafka: after a crash some events may be stored twice"
-                    );
-                }
-            }
-        }
-        self.marked_upto = Some(upto);
-        true
-    }
-
-    /// Returns whether it was.
-    fn move_to_dead_letters(&mut self, kit: &DrainContext, seq: u64, reason: &str) -> bool {
-        let destination = self.to.name();
-        let read = kit.shared.store.read(self.to, seq, 1, 1);
-        match kit.shared.store.move_to_dead_letters(self.to, seq, reason) {
-            Ok(()) => {
-                if let Some(desk) = &kit.shared.deduplicator
-                    && let Some((found, bytes)) = read.unwrap_or_default().first()
-                    && *found == seq
-                {
-                    publish::notify_dead_letter(desk, bytes, kit.stamping);
-                }
-                let counts = &kit.shared.counts;
-                counts.dead_letters.inc();
-                if let Some(left_out) = kit.shared.throttle.allow("set aside") {
-                    tracing::error!(
-                        destination,
-                        seq,
-                        reason,
-                        left_out,
-                        "an entry of the spool can never be published, and is set aside"
-                    );
-                }
-            }
-            // Damage took it meanwhile.
-            Err(StoreError::Missing(_)) => {}
-            Err(error) => {
-                tracing::error!(destination, seq, %error, "an entry could not be set aside; trying again");
-                return false;
-            }
-        }
-        kit.shared.unflushed.store(true, Ordering::Release);
-        self.refused.remove(&seq);
-        self.ambiguous.remove(&seq);
-        self.count_handled(kit, 1);
-        true
-    }
-
-    fn remove(&self, kit: &DrainContext, seqs: &[u64]) {
+    fn remove(&self, context: &DrainContext, seqs: &[u64]) {
         if !seqs.is_empty()
-            && let Err(error) = kit.shared.remove(self.to, seqs)
+            && let Err(error) = context.shared.remove(self.to, seqs)
         {
-            // The entries are gone; only a file is left.
-            tracing::warn!(%error, "a file of the spool could not be removed yet");
+            // The entries are removed; only an empty file is left.
+            tracing::warn!(%error, "could not remove a file of the spool yet");
         }
     }
 
-    /// Duplicate detection hears that Kafka has them.
-    fn notify_stored(&self, kit: &DrainContext, seqs: &[u64]) {
-        let Some(desk) = &kit.shared.deduplicator else {
+    /// Tells duplicate detection that these entries are stored.
+    fn notify_stored(&self, context: &DrainContext, seqs: &[u64]) {
+        let Some(deduplicator) = &context.shared.deduplicator else {
             return;
         };
         for seq in seqs {
-            let read = kit.shared.store.read(self.to, *seq, 1, 1);
-            if let Some((found, bytes)) = read.unwrap_or_default().first()
-                && found == seq
-            {
-                publish::notify_stored(desk, bytes, kit.stamping);
+            if let Ok(Some(bytes)) = context.shared.store.read_one(self.to, *seq) {
+                publish::notify_stored(deduplicator, &bytes, context.stamping);
             }
         }
     }
 
-    /// So many are no longer before us.
-    fn count_handled(&mut self, kit: &DrainContext, entries: u64) {
+    fn count_handled(&mut self, context: &DrainContext, entries: u64) {
         self.handled += entries;
-        self.backlog(kit).remove(entries);
+        self.backlog(context).remove(entries);
     }
 
-    fn backlog<'k>(&self, kit: &'k DrainContext) -> &'k DestinationBacklog {
-        &kit.shared.backlogs[self.to.index()]
+    fn backlog<'c>(&self, context: &'c DrainContext) -> &'c DestinationBacklog {
+        &context.shared.backlogs[self.to.index()]
     }
 
-    fn lane<'k>(&self, kit: &'k DrainContext) -> &'k Arc<TopicLane> {
-        &kit.shared.lanes[self.to.index()]
+    fn lane<'c>(&self, context: &'c DrainContext) -> &'c Arc<TopicLane> {
+        &context.shared.lanes[self.to.index()]
     }
-}
-
-/// Errors that speak of the record as it is. A missing permission is none: it can be granted.
-fn is_permanent(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode::*;
-    matches!(
-        code,
-        MessageSizeTooLarge
-            | InvalidMessageSize
-            | MessageBatchTooLarge
-            | InvalidRecord
-            | InvalidTimestamp
-            | PolicyViolation
-            | UnsupportedForMessageFormat
-    )
-}
-
-fn refusal_reason(code: RDKafkaErrorCode) -> String {
-    format!("Kafka refuses it: {code} ({code:?})")
 }

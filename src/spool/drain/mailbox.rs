@@ -1,4 +1,4 @@
-//! What the drain hears from other threads: from librdkafka's, from the writer's, from those that look.
+//! Messages to the drain from other threads: librdkafka's, the writer's, and searches.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,40 +6,39 @@ use std::time::{Duration, Instant};
 use crate::delivery::DeliveryObserver;
 use crate::kafka::report::DeliveryOutcome;
 use crate::spool::in_doubt::SearchOutcome;
-use crate::spool::lock;
+use crate::spool::panics::lock;
 use butlr_event::destination::Destination;
 
-/// One message.
 #[derive(Debug)]
 pub(in crate::spool) enum DrainMessage {
-    /// The outcome of an entry that was handed over.
+    /// The outcome of an entry that was sent.
     Reported {
         to: Destination,
         seq: u64,
         outcome: DeliveryOutcome,
         took: Duration,
     },
-    /// The final word on the record that an entry doubts.
+    /// The final report on the earlier record of an entry in doubt.
     InDoubtResolved {
         to: Destination,
         seq: u64,
         stored: bool,
     },
-    /// Those of before were looked for.
+    /// The search for entries of the previous run has ended.
     SearchFinished {
         to: Destination,
-        found: InDoubtSearchResult,
+        result: InDoubtSearchResult,
     },
 }
 
-/// What came of looking.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::spool) struct InDoubtSearchResult {
+    /// Number of entries that were searched for.
     pub in_doubt: usize,
     pub outcome: SearchOutcome,
 }
 
-/// Messages wait here; bounded by what is in flight.
+/// Queue of messages, bounded by the entries in flight.
 #[derive(Debug, Default)]
 pub(in crate::spool) struct Mailbox {
     state: Mutex<MailboxState>,
@@ -61,24 +60,24 @@ impl Mailbox {
         }
     }
 
-    /// There is something to look at.
+    /// Wakes the drain without a message.
     pub fn wake(&self) {
         lock(&self.state).is_woken = true;
         self.not_empty.notify_one();
     }
 
-    /// What has come, after at most `patience`.
+    /// Waits for messages, or a wake-up, for at most `patience`.
     pub fn take(&self, patience: Duration) -> Vec<DrainMessage> {
         let state = lock(&self.state);
-        let idle = |words: &mut MailboxState| words.messages.is_empty() && !words.is_woken;
-        let waited = self.not_empty.wait_timeout_while(state, patience, idle);
+        let is_idle = |state: &mut MailboxState| state.messages.is_empty() && !state.is_woken;
+        let waited = self.not_empty.wait_timeout_while(state, patience, is_idle);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.is_woken = false;
         std::mem::take(&mut state.messages)
     }
 }
 
-/// An entry whose record librdkafka was handed.
+/// Passes the delivery report of an entry to the mailbox.
 #[derive(Debug)]
 pub(super) struct DrainedEntryObserver {
     pub mailbox: Arc<Mailbox>,

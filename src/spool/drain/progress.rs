@@ -1,4 +1,4 @@
-//! What the log tells of draining: now and then, not of each entry.
+//! Log lines about the drain's progress, at intervals instead of for each entry.
 
 use std::time::{Duration, Instant};
 
@@ -7,36 +7,46 @@ use butlr_event::destination::Destination;
 
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Drained entries at a point in time.
+#[derive(Clone, Copy)]
+struct DrainSample {
+    at: Instant,
+    drained: u64,
+}
+
+/// `None` while the spool is empty.
 #[derive(Default)]
-pub(super) struct DrainProgress {
-    /// When it was last told, and how many were drained until then.
-    last_logged: Option<(Instant, u64)>,
-    /// Since when there is something, and how many were drained before.
-    started: Option<(Instant, u64)>,
+pub(super) struct DrainProgress(Option<DrainPeriod>);
+
+struct DrainPeriod {
+    started: DrainSample,
+    last_logged: DrainSample,
 }
 
 impl DrainProgress {
     pub fn log(&mut self, shared: &SpoolShared, now: Instant) {
         let present = shared.present();
-        let drained = shared.counts.drained.get();
-        let Some((began, before)) = self.started else {
-            if present > 0 {
-                self.started = Some((now, drained));
-                self.last_logged = Some((now, drained));
-            }
+        let sample = DrainSample {
+            at: now,
+            drained: shared.counts.drained.get(),
+        };
+        let Some(period) = &mut self.0 else {
+            self.0 = (present > 0).then_some(DrainPeriod {
+                started: sample,
+                last_logged: sample,
+            });
             return;
         };
         if present == 0 {
             tracing::info!(
-                drained = drained - before,
-                after = ?now.duration_since(began),
+                drained = sample.drained - period.started.drained,
+                after = ?now.duration_since(period.started.at),
                 "the spool is empty"
             );
-            *self = Self::default();
+            self.0 = None;
             return;
         }
-        let (at, until) = self.last_logged.unwrap_or((now, drained));
-        let since = now.duration_since(at);
+        let since = now.duration_since(period.last_logged.at);
         if since < LOG_INTERVAL {
             return;
         }
@@ -45,13 +55,14 @@ impl DrainProgress {
             .map(|to| (to.name(), shared.store.present(to)))
             .filter(|(_, present)| *present > 0)
             .collect();
-        let per_second = (drained - until) as f64 / since.as_secs_f64();
+        let drained = sample.drained - period.last_logged.drained;
+        let per_second = drained as f64 / since.as_secs_f64();
         tracing::info!(
             present,
             ?left,
             per_second = per_second.round(),
             "draining the spool"
         );
-        self.last_logged = Some((now, drained));
+        period.last_logged = sample;
     }
 }

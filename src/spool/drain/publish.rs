@@ -1,4 +1,5 @@
-//! From an entry to the record that carries it: headers and a replaced timestamp are decided now, not when it was spooled.
+//! From an entry to its record. Headers and a replaced timestamp are decided when the entry is
+//! published, not when it is spooled.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,10 +13,10 @@ use crate::spool::entry::{EntryContent, SpoolEntry};
 use crate::spool::in_doubt::InDoubtEntry;
 use butlr_event::{Event, ParseLimits, ParsedBody, parse};
 
-/// Calls `hand` with the record of the entry, and its event where it is one.
+/// Calls `call` with the record of an entry, and with its event unless it is a rejected item.
 ///
 /// # Errors
-/// Why it can never be published.
+/// The reason why the entry can never be published.
 pub(super) fn with_record<T>(
     bytes: &[u8],
     topic: &str,
@@ -33,8 +34,7 @@ pub(super) fn with_record<T>(
     };
     match &entry.content {
         EntryContent::Quarantined(quarantined) => {
-            let value = &entry.value;
-            let record = ProducerRecord::from_quarantined(quarantined, value, context);
+            let record = ProducerRecord::from_quarantined(quarantined, &entry.value, context);
             Ok(call(record, None))
         }
         EntryContent::Event {
@@ -52,48 +52,53 @@ pub(super) fn with_record<T>(
     }
 }
 
-/// An entry is in Kafka now: who looks for duplicates is told.
-pub(super) fn notify_stored(desk: &Deduplicator, bytes: &[u8], stamping: TimestampPolicy) {
-    with_event(bytes, |event, marks, received_at| {
-        let plausible = stamping.is_plausible(event.timestamp_ms(), received_at);
-        desk.mark_drained(&EventFacts::from_event(event, plausible), marks);
+/// Tells duplicate detection that an entry is in Kafka.
+pub(super) fn notify_stored(deduplicator: &Deduplicator, bytes: &[u8], stamping: TimestampPolicy) {
+    with_facts(bytes, stamping, |facts, marks| {
+        deduplicator.mark_drained(facts, marks);
     });
 }
 
-/// An entry never gets into Kafka: likewise.
-pub(super) fn notify_dead_letter(desk: &Deduplicator, bytes: &[u8], stamping: TimestampPolicy) {
-    with_event(bytes, |event, marks, received_at| {
-        let plausible = stamping.is_plausible(event.timestamp_ms(), received_at);
-        desk.forget_dead_letter(&EventFacts::from_event(event, plausible), marks);
+/// Tells duplicate detection that an entry never gets into Kafka.
+pub(super) fn notify_dead_letter(
+    deduplicator: &Deduplicator,
+    bytes: &[u8],
+    stamping: TimestampPolicy,
+) {
+    with_facts(bytes, stamping, |facts, marks| {
+        deduplicator.forget_dead_letter(facts, marks);
     });
 }
 
-/// An entry of before that may be in Kafka already; with whether it was in doubt. `None`: it can't be published.
+/// Returns the search key of an entry that Kafka may hold already, and `true` if the entry was in
+/// doubt when it was spooled; `None` if it cannot be published.
 pub(super) fn to_in_doubt_entry(seq: u64, bytes: &[u8]) -> Option<(InDoubtEntry, bool)> {
     let entry = SpoolEntry::decode(bytes).ok()?;
     let id = match &entry.content {
         EntryContent::Quarantined(_) => None,
         EntryContent::Event { marks, .. } => {
             let event = parse_event(&entry.value).ok()?;
-            let own = marks.conflict_id(event.id());
-            Some(own.unwrap_or_else(|| event.id().to_owned()))
+            let conflict_id = marks.conflict_id(event.id());
+            Some(conflict_id.unwrap_or_else(|| event.id().to_owned()))
         }
     };
-    let suspect = InDoubtEntry {
+    let search_key = InDoubtEntry {
         seq,
         id,
         value_hash: xxh3_64(&entry.value),
         received_ms: entry.received_ms,
     };
-    Some((suspect, entry.in_doubt))
+    Some((search_key, entry.in_doubt))
 }
 
-fn with_event(bytes: &[u8], call: impl FnOnce(&Event<'_>, &Marks, SystemTime)) {
+fn with_facts(bytes: &[u8], stamping: TimestampPolicy, call: impl FnOnce(&EventFacts<'_>, &Marks)) {
     if let Ok(entry) = SpoolEntry::decode(bytes)
         && let EntryContent::Event { marks, .. } = &entry.content
         && let Ok(event) = parse_event(&entry.value)
     {
-        call(&event, marks, to_system_time(entry.received_ms));
+        let received_at = to_system_time(entry.received_ms);
+        let is_plausible = stamping.is_plausible(event.timestamp_ms(), received_at);
+        call(&EventFacts::from_event(&event, is_plausible), marks);
     }
 }
 
@@ -101,10 +106,10 @@ fn parse_event(value: &[u8]) -> Result<Event<'_>, String> {
     match parse(value, None, ParseLimits::UNLIMITED) {
         Ok(ParsedBody::Single(Ok(event))) => Ok(event),
         Ok(ParsedBody::Single(Err(_))) => {
-            Err("its value is no valid event for this release".to_owned())
+            Err("its value is not a valid event for this release".to_owned())
         }
         Ok(ParsedBody::Array(_)) => Err("its value is an array".to_owned()),
-        Err(unreadable) => Err(format!("its value is no event: {}", unreadable.detail)),
+        Err(unreadable) => Err(format!("its value is not an event: {}", unreadable.detail)),
     }
 }
 

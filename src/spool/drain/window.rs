@@ -1,23 +1,24 @@
-//! How many records of a destination the drain has in flight, and how long it pauses after a failure: pure.
+//! Limit of a destination's records in flight, and its pause after a failure. Pure.
 
 use std::time::{Duration, Instant};
 
 const MAX_SIZE: usize = 1_000;
-/// Fewer are never the reason for slow reports.
+/// A window of this size is never the reason for slow reports.
 const MIN_SHRUNK_SIZE: usize = 32;
-/// Reports within this are prompt.
+/// Reports within this time always count as prompt.
 const PROMPT_REPORT: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// Starts at one record, doubles while reports are prompt, halves when they are not: then live traffic suffers, too.
+/// Limit of records in flight: starts at one, doubles while reports are prompt, and halves when
+/// they are slow, because live traffic then suffers too.
 #[derive(Debug)]
 pub(super) struct DrainWindow {
     size: usize,
-    /// Prompt reports since it last changed.
+    /// Prompt reports since the last resize, or since the last slow one.
     prompt_reports: usize,
     resized_at: Instant,
-    /// The quickest report so far: a cluster far away is not slow because of us.
+    /// The fastest report so far: a distant cluster is slow without the drain's doing.
     fastest: Duration,
 }
 
@@ -35,13 +36,12 @@ impl DrainWindow {
         self.size
     }
 
-    /// A report that takes longer is slow.
+    /// Time after which a report is slow.
     pub fn prompt_limit(&self) -> Duration {
         let twice = self.fastest.checked_mul(2).unwrap_or(PROMPT_REPORT);
         PROMPT_REPORT.max(twice.min(MAX_PAUSE))
     }
 
-    /// A record was confirmed.
     pub fn record_confirmation(&mut self, took: Duration, now: Instant) {
         self.fastest = self.fastest.min(took);
         if took <= self.prompt_limit() {
@@ -50,7 +50,7 @@ impl DrainWindow {
                 self.resize((self.size * 2).min(MAX_SIZE), now);
             }
         } else if self.size > MIN_SHRUNK_SIZE && now.duration_since(self.resized_at) > took {
-            // Not for those that were handed over before the last change.
+            // Records sent before the last resize do not count.
             self.resize((self.size / 2).max(MIN_SHRUNK_SIZE), now);
         } else {
             self.prompt_reports = 0;
@@ -64,7 +64,7 @@ impl DrainWindow {
     }
 }
 
-/// Between two tries.
+/// Pause between attempts, doubling with each failure.
 #[derive(Debug)]
 pub(super) struct DrainBackoff {
     until: Option<Instant>,
@@ -81,21 +81,18 @@ impl Default for DrainBackoff {
 }
 
 impl DrainBackoff {
-    /// It did not work: longer each time.
     pub fn start(&mut self, now: Instant) {
         self.until = Some(now + self.next);
         self.next = (self.next * 2).min(MAX_PAUSE);
     }
 
-    /// It worked.
     pub fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// How much longer.
     pub fn remaining(&self, now: Instant) -> Option<Duration> {
-        let left = self.until?.saturating_duration_since(now);
-        (!left.is_zero()).then_some(left)
+        let remaining = self.until?.saturating_duration_since(now);
+        (!remaining.is_zero()).then_some(remaining)
     }
 }
 
@@ -121,7 +118,7 @@ mod tests {
         for _ in 0..1_000 {
             window.record_confirmation(300 * MS, now);
         }
-        assert_eq!(window.size(), 500, "one step for all that were in flight");
+        assert_eq!(window.size(), 500, "one step for all records in flight");
         for _ in 0..20 {
             now += 400 * MS;
             window.record_confirmation(300 * MS, now);
@@ -130,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_far_away_is_not_slow() {
+    fn a_distant_cluster_is_not_slow() {
         let mut now = Instant::now();
         let mut window = DrainWindow::new(now);
         for _ in 0..5_000 {
@@ -143,18 +140,18 @@ mod tests {
     #[test]
     fn pauses_double_up_to_two_seconds() {
         let now = Instant::now();
-        let mut pause = DrainBackoff::default();
-        assert_eq!(pause.remaining(now), None);
-        let lengths: Vec<_> = (0..7)
+        let mut backoff = DrainBackoff::default();
+        assert_eq!(backoff.remaining(now), None);
+        let pauses: Vec<_> = (0..7)
             .map(|_| {
-                pause.start(now);
-                pause.remaining(now).unwrap().as_millis()
+                backoff.start(now);
+                backoff.remaining(now).unwrap().as_millis()
             })
             .collect();
-        assert_eq!(lengths, [100, 200, 400, 800, 1_600, 2_000, 2_000]);
-        assert_eq!(pause.remaining(now + MAX_PAUSE), None);
-        pause.reset();
-        pause.start(now);
-        assert_eq!(pause.remaining(now), Some(FIRST_PAUSE));
+        assert_eq!(pauses, [100, 200, 400, 800, 1_600, 2_000, 2_000]);
+        assert_eq!(backoff.remaining(now + MAX_PAUSE), None);
+        backoff.reset();
+        backoff.start(now);
+        assert_eq!(backoff.remaining(now), Some(FIRST_PAUSE));
     }
 }

@@ -1,25 +1,28 @@
-//! How far back suspects can be: by when what lies there was received.
+//! The end of a search by time: no entry in doubt is stored before records that were received well
+//! before all of them.
 
 use std::time::Duration;
 
 use super::InDoubtEntry;
 use crate::kafka::tail::{OffsetSpan, TailRecord};
 
-/// Receipt is in the order of offsets only as far as replicas' clocks agree and librdkafka does not hold records for
-/// longer: what it had when Kafka went away is stored, without a mark, when it is back.
+/// Tolerance: receipt follows the order of offsets only as far as replicas' clocks agree and
+/// librdkafka does not hold records for longer. Records that it had when Kafka went away are stored
+/// when Kafka is back, without a mark.
 const SLACK: Duration = Duration::from_secs(300);
-/// So few records tell nothing of the age of those around them.
+/// Fewer records say nothing about the age of those around them.
 const MIN_RECORDS: u64 = 8;
 
-/// What was received before, and did not wait, was stored before any suspect.
+/// Time before which a record that did not wait in the spool was received before any entry in
+/// doubt; `None` if the times of receipt cannot be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiptHorizon(Option<i64>);
 
 impl ReceiptHorizon {
-    /// That of these, by a clock that says `now_ms`.
-    pub fn from_entries(suspects: &[InDoubtEntry], now_ms: i64) -> Self {
-        let times = || suspects.iter().map(|s| s.received_ms);
-        // Received in the future: the clock was wrong then or is now, and no age tells anything.
+    /// Returns the horizon of `entries` at the time `now_ms`.
+    pub fn from_entries(entries: &[InDoubtEntry], now_ms: i64) -> Self {
+        let times = || entries.iter().map(|entry| entry.received_ms);
+        // Received in the future: the clock was wrong then or is wrong now.
         if times().any(|t| t > now_ms) {
             return Self(None);
         }
@@ -28,7 +31,7 @@ impl ReceiptHorizon {
     }
 }
 
-/// A span of a partition, and whether all in it was received before the horizon.
+/// A span of a partition, with its records counted by the side of the horizon that they are on.
 #[derive(Debug)]
 pub struct SearchSpan {
     span: OffsetSpan,
@@ -43,7 +46,7 @@ impl AsMut<OffsetSpan> for SearchSpan {
 }
 
 impl SearchSpan {
-    /// With nothing read yet.
+    /// Returns a span of which nothing is read yet.
     pub fn new(span: OffsetSpan) -> Self {
         Self {
             span,
@@ -52,12 +55,12 @@ impl SearchSpan {
         }
     }
 
-    /// Its offsets.
+    /// Returns the offsets.
     pub fn span(&self) -> &OffsetSpan {
         &self.span
     }
 
-    /// Takes note of one of its records.
+    /// Counts a record of the span.
     pub fn observe(&mut self, record: &TailRecord<'_>, horizon: ReceiptHorizon) {
         let Some(received_ms) = record.received_ms.or(record.quarantined_ms) else {
             return;
@@ -71,7 +74,7 @@ impl SearchSpan {
         }
     }
 
-    /// No suspect lies before it.
+    /// Returns `true` if no entry in doubt can be stored before the span.
     pub fn is_before_horizon(&self) -> bool {
         self.after == 0 && self.before >= MIN_RECORDS
     }
@@ -84,7 +87,7 @@ mod tests {
     const NOW: i64 = 1_800_000_000_000;
     const SLACK_MS: i64 = SLACK.as_millis() as i64;
 
-    fn suspect(received_ms: i64) -> InDoubtEntry {
+    fn in_doubt_entry(received_ms: i64) -> InDoubtEntry {
         InDoubtEntry {
             seq: 1,
             id: None,
@@ -94,28 +97,29 @@ mod tests {
     }
 
     fn span_with_ages(ages: &[(i64, bool)]) -> SearchSpan {
-        let horizon = ReceiptHorizon::from_entries(&[suspect(NOW), suspect(NOW - 1000)], NOW);
-        let mut stretch = SearchSpan::new(OffsetSpan::new(0, 0, 100));
+        let entries = [in_doubt_entry(NOW), in_doubt_entry(NOW - 1000)];
+        let horizon = ReceiptHorizon::from_entries(&entries, NOW);
+        let mut span = SearchSpan::new(OffsetSpan::new(0, 0, 100));
         for (age, waited) in ages {
             let record = TailRecord {
                 received_ms: Some(NOW - age),
                 waited: *waited,
                 ..TailRecord::default()
             };
-            stretch.observe(&record, horizon);
+            span.observe(&record, horizon);
         }
-        stretch
+        span
     }
 
     #[test]
-    fn the_oldest_suspect_counts() {
+    fn the_oldest_entry_counts() {
         let just_before = (SLACK_MS + 1001, false);
         assert!(span_with_ages(&[just_before; 8]).is_before_horizon());
         assert!(!span_with_ages(&[(SLACK_MS + 1000, false); 8]).is_before_horizon());
     }
 
     #[test]
-    fn few_records_tell_nothing() {
+    fn few_records_do_not_end_the_search() {
         let old = (10 * SLACK_MS, false);
         assert!(!span_with_ages(&[]).is_before_horizon());
         assert!(!span_with_ages(&[old; 7]).is_before_horizon());
@@ -123,61 +127,61 @@ mod tests {
     }
 
     #[test]
-    fn one_new_record_among_old_ones_says_that_more_may_come() {
+    fn one_new_record_among_old_ones_keeps_the_search_going() {
         let mut ages = vec![(10 * SLACK_MS, false); 500];
         assert!(span_with_ages(&ages).is_before_horizon());
         ages[250] = (0, false);
         assert!(!span_with_ages(&ages).is_before_horizon());
-        // What waited may be stored next to anything.
+        // A record that waited may be stored next to any other.
         ages[250] = (0, true);
         assert!(span_with_ages(&ages).is_before_horizon());
     }
 
     #[test]
-    fn what_waited_ends_no_search() {
+    fn a_record_that_waited_does_not_end_the_search() {
         assert!(!span_with_ages(&[(10 * SLACK_MS, true); 500]).is_before_horizon());
     }
 
     #[test]
-    fn others_records_tell_nothing_and_the_quarantined_do() {
-        let horizon = ReceiptHorizon::from_entries(&[suspect(NOW)], NOW);
-        let mut stretch = SearchSpan::new(OffsetSpan::new(0, 0, 100));
+    fn quarantined_records_count_and_foreign_records_do_not() {
+        let horizon = ReceiptHorizon::from_entries(&[in_doubt_entry(NOW)], NOW);
+        let mut span = SearchSpan::new(OffsetSpan::new(0, 0, 100));
         for _ in 0..8 {
-            stretch.observe(&TailRecord::default(), horizon);
+            span.observe(&TailRecord::default(), horizon);
         }
-        assert!(!stretch.is_before_horizon());
+        assert!(!span.is_before_horizon());
         let quarantined = TailRecord {
             quarantined_ms: Some(0),
             ..TailRecord::default()
         };
         for _ in 0..8 {
-            stretch.observe(&quarantined, horizon);
+            span.observe(&quarantined, horizon);
         }
-        assert!(stretch.is_before_horizon());
+        assert!(span.is_before_horizon());
     }
 
     #[test]
-    fn with_a_clock_that_went_back_no_age_tells() {
-        let suspects = [suspect(NOW - 10), suspect(NOW + 1)];
+    fn a_clock_that_went_back_leaves_no_horizon() {
+        let entries = [in_doubt_entry(NOW - 10), in_doubt_entry(NOW + 1)];
         assert_eq!(
-            ReceiptHorizon::from_entries(&suspects, NOW),
+            ReceiptHorizon::from_entries(&entries, NOW),
             ReceiptHorizon(None)
         );
-        let mut stretch = SearchSpan::new(OffsetSpan::new(0, 0, 100));
+        let mut span = SearchSpan::new(OffsetSpan::new(0, 0, 100));
         let record = TailRecord {
             received_ms: Some(0),
             ..TailRecord::default()
         };
         for _ in 0..100 {
-            stretch.observe(&record, ReceiptHorizon(None));
+            span.observe(&record, ReceiptHorizon(None));
         }
-        assert!(!stretch.is_before_horizon());
+        assert!(!span.is_before_horizon());
     }
 
     #[test]
-    fn extremes_do_no_harm() {
+    fn extreme_times_do_not_overflow() {
         assert_eq!(
-            ReceiptHorizon::from_entries(&[suspect(i64::MIN)], NOW),
+            ReceiptHorizon::from_entries(&[in_doubt_entry(i64::MIN)], NOW),
             ReceiptHorizon(Some(i64::MIN))
         );
         assert_eq!(ReceiptHorizon::from_entries(&[], NOW), ReceiptHorizon(None));

@@ -1,10 +1,10 @@
-//! What lies between redb and a file.
+//! redb backends that wrap a file.
 
 use std::{
     collections::HashMap,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -12,8 +12,10 @@ use std::{
 use redb::StorageBackend;
 
 use super::disk::BoxedBackend;
+use crate::spool::panics::lock;
 
-/// Knows how far the file was written: redb doubles its length long before it needs that.
+/// Measures the offset up to which a file is written: redb doubles a file's length long before it
+/// needs that.
 #[derive(Debug)]
 pub(super) struct MeteredBackend {
     inner: BoxedBackend,
@@ -63,8 +65,8 @@ impl StorageBackend for MeteredBackend {
 
 const PAGE_BYTES: u64 = 4096;
 
-/// Lets redb repair and mark a file as it likes, in memory: the file itself is only read. So a file of an earlier process is
-/// never changed by being opened, whatever state it is in.
+/// Keeps redb's writes in memory, so that opening a file of an earlier process never changes it,
+/// not even by a repair.
 #[derive(Debug)]
 pub(super) struct OverlayBackend {
     file: BoxedBackend,
@@ -73,17 +75,17 @@ pub(super) struct OverlayBackend {
 
 #[derive(Debug)]
 struct OverlayPages {
-    /// The file's bytes are seen up to here.
+    /// Offset up to which the file's own bytes are visible.
     visible_len: u64,
     len: u64,
     pages: HashMap<u64, Box<[u8; PAGE_BYTES as usize]>>,
 }
 
 impl OverlayBackend {
-    pub(super) fn new(below: BoxedBackend) -> io::Result<Self> {
-        let len = below.len()?;
+    pub(super) fn new(file: BoxedBackend) -> io::Result<Self> {
+        let len = file.len()?;
         Ok(Self {
-            file: below,
+            file,
             overlay: Mutex::new(OverlayPages {
                 visible_len: len,
                 len,
@@ -94,17 +96,17 @@ impl OverlayBackend {
 
     fn read_page(
         &self,
-        above: &OverlayPages,
+        overlay: &OverlayPages,
         page: u64,
         out: &mut [u8; PAGE_BYTES as usize],
     ) -> io::Result<()> {
-        if let Some(written) = above.pages.get(&page) {
+        if let Some(written) = overlay.pages.get(&page) {
             out.copy_from_slice(&written[..]);
             return Ok(());
         }
         out.fill(0);
         let begin = page * PAGE_BYTES;
-        let len = above.visible_len.saturating_sub(begin).min(PAGE_BYTES) as usize;
+        let len = overlay.visible_len.saturating_sub(begin).min(PAGE_BYTES) as usize;
         if len > 0 {
             self.file.read(begin, &mut out[..len])
         } else {
@@ -113,7 +115,7 @@ impl OverlayBackend {
     }
 }
 
-/// The pieces of pages that `offset` and `len` cover: page, place in it, place in the piece's owner.
+/// Splits a range of bytes by pages: number of the page, range in the page, range in the whole.
 fn page_ranges(
     offset: u64,
     len: usize,
@@ -134,39 +136,35 @@ fn page_ranges(
 
 impl StorageBackend for OverlayBackend {
     fn len(&self) -> io::Result<u64> {
-        Ok(self
-            .overlay
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len)
+        Ok(lock(&self.overlay).len)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let above = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-        if offset.saturating_add(out.len() as u64) > above.len {
+        let overlay = lock(&self.overlay);
+        if offset.saturating_add(out.len() as u64) > overlay.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if above.pages.is_empty() && offset + out.len() as u64 <= above.visible_len {
+        if overlay.pages.is_empty() && offset + out.len() as u64 <= overlay.visible_len {
             return self.file.read(offset, out);
         }
         let mut whole = [0; PAGE_BYTES as usize];
         for (page, inside, outside) in page_ranges(offset, out.len()) {
-            self.read_page(&above, page, &mut whole)?;
+            self.read_page(&overlay, page, &mut whole)?;
             out[outside].copy_from_slice(&whole[inside]);
         }
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut above = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
-        if len < above.len {
-            above.visible_len = above.visible_len.min(len);
-            above.pages.retain(|page, _| page * PAGE_BYTES < len);
-            if let Some(page) = above.pages.get_mut(&(len / PAGE_BYTES)) {
+        let mut overlay = lock(&self.overlay);
+        if len < overlay.len {
+            overlay.visible_len = overlay.visible_len.min(len);
+            overlay.pages.retain(|page, _| page * PAGE_BYTES < len);
+            if let Some(page) = overlay.pages.get_mut(&(len / PAGE_BYTES)) {
                 page[(len % PAGE_BYTES) as usize..].fill(0);
             }
         }
-        above.len = len;
+        overlay.len = len;
         Ok(())
     }
 
@@ -175,14 +173,14 @@ impl StorageBackend for OverlayBackend {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut above = self.overlay.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut overlay = lock(&self.overlay);
         for (page, inside, outside) in page_ranges(offset, data.len()) {
             let mut whole = Box::new([0; PAGE_BYTES as usize]);
-            self.read_page(&above, page, &mut whole)?;
+            self.read_page(&overlay, page, &mut whole)?;
             whole[inside].copy_from_slice(&data[outside]);
-            above.pages.insert(page, whole);
+            overlay.pages.insert(page, whole);
         }
-        above.len = above.len.max(offset + data.len() as u64);
+        overlay.len = overlay.len.max(offset + data.len() as u64);
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! Giving back the space of what was removed: a few entries for a topic that is away would else keep the whole segments in which
-//! they lie.
+//! Compaction: frees the space of removed rows. Otherwise a few entries for a topic that is
+//! unavailable would keep their whole segments.
 
 use std::{
     collections::BTreeMap,
@@ -17,25 +17,26 @@ use super::{
 };
 use butlr_event::destination::Destination;
 
-/// A segment is written anew when less than one in so many of its rows is needed.
+/// A segment is sparse if less than one in this many of its rows is needed.
 const SPARSE_FACTOR: u64 = 4;
-/// After it failed.
+/// Pause after a failed compaction.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 impl SpoolStore {
-    /// From so many bytes on disk on, [`Store::flush`] writes a sparse segment anew. Without this it never does.
+    /// Lets [`SpoolStore::flush`] compact a sparse segment while the spool has more than `bytes` on
+    /// disk. Without this it never does.
     #[must_use]
     pub fn with_compaction_above(mut self, bytes: u64) -> Self {
         self.compact_above = bytes;
         self
     }
 
-    /// Whether the next [`Store::flush`] gives back space.
+    /// Returns `true` if the next [`SpoolStore::flush`] compacts a segment.
     pub fn is_compaction_due(&self) -> bool {
         self.pick_sparse_segment().is_some()
     }
 
-    /// The segment of which most is given back.
+    /// Picks the sparse segment that frees the most space.
     fn pick_sparse_segment(&self) -> Option<u32> {
         if self.bytes() <= self.compact_above || self.unwritable_reason().is_some() {
             return None;
@@ -53,33 +54,30 @@ impl SpoolStore {
             (*number, segment.bytes)
         };
         let free = self.disk.free_bytes(&self.dir);
-        // More than is needed, so that a full disk is left alone.
+        // More than the new file needs, so that a full disk is left alone.
         (!free.is_ok_and(|free| free < bytes)).then_some(number)
     }
 
-    /// Writes one sparse segment anew, with the rows that are needed and their numbers, if there is one. Where that fails, nothing
-    /// is lost by it.
+    /// Rewrites one sparse segment with the rows still needed, under their sequence numbers. A
+    /// failure loses nothing.
     pub(super) fn compact_one(&self) {
         let Some(number) = self.pick_sparse_segment() else {
             return;
         };
-        let done = match self.open_reader(number) {
+        let compacted = match self.open_reader(number) {
             Ok(file) => self.rewrite_live_rows(number, &file),
             Err(FileError(why)) => self.repair(number, &why),
         };
-        if let Err(error) = done {
-            tracing::warn!(%error, "the space of what was removed from the spool could not be given back yet");
+        if let Err(error) = compacted {
+            tracing::warn!(%error, "could not free the space of removed entries of the spool yet");
             self.state().compaction_failed = Some(Instant::now());
         }
     }
 
     fn rewrite_live_rows(&self, number: u32, file: &super::SegmentFile) -> Result<(), StoreError> {
         let name = segment_name(number);
-        let failed = |FileError(why)| StoreError::Write {
-            file: name.clone(),
-            why,
-        };
-        // Nobody retires, repairs or opens it meanwhile.
+        let failed = |error: FileError| StoreError::write(&name, error);
+        // Locked, so that nobody retires, repairs or opens the segment meanwhile.
         let mut readers = lock(&self.readers);
         let (removed, live, end) = {
             let state = self.state();
@@ -107,21 +105,23 @@ impl SpoolStore {
             .map_err(failed)?;
         }
         if counts != live {
-            return Err(failed(FileError("not all of it can be read".to_owned())));
+            return Err(failed(FileError(
+                "not all of its entries can be read".to_owned(),
+            )));
         }
         let rows = rows.iter().map(|(row, bytes)| (*row, &bytes[..])).collect();
         self.write_replacement(&name, &rows).map_err(failed)?;
         if let Some(segment) = self.state().segments.get_mut(&number) {
-            // True of the file that is there, and of the new one: which of them a start finds is not known from here on.
+            // True of the old file and of the new one: from here on a start may find either.
             segment.stage = SegmentStage::Sealed(None);
             segment.rows = live;
         }
-        let placed = self
+        let installed = self
             .write_manifest()
             .and_then(|()| self.install_replacement(&name).map_err(failed));
-        if placed.is_err() {
+        if installed.is_err() {
             let _ = self.disk.remove(&self.path(&temporary_name(&name)));
-            return placed;
+            return installed;
         }
         readers.retain(|(open, _)| *open != number);
         let len = self.disk.len(&self.path(&name)).ok();
@@ -137,18 +137,16 @@ impl SpoolStore {
 
 impl Segment {
     fn is_sparse(&self) -> bool {
-        let live: u64 = self.live.iter().sum();
-        let rows: u64 = self.rows.iter().sum();
+        let (live, rows): (u64, u64) = (self.live.iter().sum(), self.rows.iter().sum());
         self.stage != SegmentStage::Writing
             && self.in_memory.is_none()
             && live > 0
             && live * SPARSE_FACTOR < rows
     }
 
-    /// About so many bytes.
+    /// Estimates the bytes of removed rows.
     fn wasted_bytes(&self) -> u64 {
-        let live: u64 = self.live.iter().sum();
-        let rows: u64 = self.rows.iter().sum();
+        let (live, rows): (u64, u64) = (self.live.iter().sum(), self.rows.iter().sum());
         self.bytes - self.bytes * live / rows.max(1)
     }
 }

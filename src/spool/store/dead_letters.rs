@@ -1,4 +1,5 @@
-//! Entries that Kafka refuses for good: in a file like a segment's, which is never retired.
+//! Dead letters: entries that Kafka refuses for good, in a file like a segment's that is never
+//! retired.
 
 use std::{io::ErrorKind, ops::ControlFlow, sync::atomic::Ordering::Relaxed};
 
@@ -15,19 +16,29 @@ use butlr_event::destination::Destination;
 
 pub(super) const DEAD_LETTER_FILE: &str = "set-aside.redb";
 
-/// An entry that was set aside.
+/// An entry that Kafka refuses for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Where it was to go.
+    /// Destination of the entry.
     pub destination: Destination,
-    /// Its sequence number.
+    /// Sequence number of the entry.
     pub seq: u64,
-    /// Why Kafka refuses it.
+    /// The reason why it cannot be published.
     pub reason: String,
-    /// When it was set aside, ms since 1970.
+    /// Time at which it became a dead letter, ms since 1970.
     pub at_ms: i64,
     /// The entry.
     pub value: Vec<u8>,
+}
+
+/// State of the file of dead letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum DeadLetterFile {
+    /// Written by another process, or after an error.
+    #[default]
+    Unchecked,
+    /// Written by this process, without an error.
+    Sound,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -38,11 +49,11 @@ struct DeadLetterHeader {
 }
 
 impl SpoolStore {
-    /// Moves an entry to those that Kafka refuses for good. Durable on return; interrupted, it is in both places, and at the next start only
-    /// in the latter.
+    /// Makes an entry a dead letter. Durable on return. After an interruption the entry can be in
+    /// both places; the next start removes it from the segment.
     ///
     /// # Errors
-    /// It stays where it is.
+    /// The entry stays where it is.
     pub fn move_to_dead_letters(
         &self,
         to: Destination,
@@ -52,11 +63,7 @@ impl SpoolStore {
         if self.read_only {
             return Err(StoreError::ReadOnly);
         }
-        let entry = self
-            .read(to, seq, 1, usize::MAX)?
-            .pop()
-            .filter(|(found, _)| *found == seq);
-        let (_, value) = entry.ok_or(StoreError::Missing(seq))?;
+        let value = self.read_one(to, seq)?.ok_or(StoreError::Missing(seq))?;
         let head = DeadLetterHeader {
             reason: reason.to_owned(),
             at_ms: now_ms(),
@@ -69,20 +76,17 @@ impl SpoolStore {
         row.extend(head);
         row.extend(value);
         self.append_dead_letter(to, seq, &row)
-            .map_err(|FileError(why)| StoreError::Write {
-                file: DEAD_LETTER_FILE.to_owned(),
-                why,
-            })?;
-        // It lies there now, whatever becomes of where it was.
+            .map_err(|error| StoreError::write(DEAD_LETTER_FILE, error))?;
+        // It is a dead letter now, also if the removal from the segment fails.
         let _ = self.remove(to, &[seq]);
         let _ = self.flush();
         Ok(())
     }
 
     fn append_dead_letter(&self, to: Destination, seq: u64, row: &[u8]) -> Result<(), FileError> {
-        let mut is_sound = lock(&self.is_dead_letter_file_sound);
+        let mut state = lock(&self.dead_letter_file);
         let path = self.path(DEAD_LETTER_FILE);
-        if std::mem::take(&mut *is_sound) {
+        if std::mem::take(&mut *state) == DeadLetterFile::Sound {
             let file = SegmentFile::open(self.disk.open(&path)?)?;
             file.put(to.index(), seq, row)?;
             file.close()?;
@@ -92,13 +96,13 @@ impl SpoolStore {
                 Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
                 read => read?,
             };
-            // One that could not be set aside is not, although the file may have it.
+            // A row that is still in a segment belongs to a move that failed.
             let mut rows = salvage(&bytes, |seq| !self.is_live(seq)).whole;
             rows.insert((to.index(), seq), row);
             self.replace_file(DEAD_LETTER_FILE, &rows)?;
             self.dead_letter_count.store(rows.len() as u64, Relaxed);
         }
-        *is_sound = true;
+        *state = DeadLetterFile::Sound;
         self.dead_letter_bytes
             .store(self.disk.len(&path).unwrap_or(0), Relaxed);
         Ok(())
@@ -110,20 +114,17 @@ impl SpoolStore {
         segment.is_some_and(|segment| !segment.removed.contains(place_of(seq)))
     }
 
-    /// All that were set aside.
+    /// Reads all dead letters.
     ///
     /// # Errors
-    /// They can't be read.
+    /// The file cannot be read.
     pub fn dead_letters(&self) -> Result<Vec<DeadLetter>, StoreError> {
-        let _one_at_a_time = lock(&self.is_dead_letter_file_sound);
-        let unreadable = |FileError(why)| StoreError::Read {
-            file: DEAD_LETTER_FILE.to_owned(),
-            why,
-        };
+        let _one_at_a_time = lock(&self.dead_letter_file);
         if self.disk.len(&self.path(DEAD_LETTER_FILE)).is_err() {
             return Ok(Vec::new());
         }
-        self.read_dead_letters().map_err(unreadable)
+        self.read_dead_letters()
+            .map_err(|error| StoreError::read(DEAD_LETTER_FILE, error))
     }
 
     fn read_dead_letters(&self) -> Result<Vec<DeadLetter>, FileError> {
@@ -142,20 +143,21 @@ impl SpoolStore {
                 ControlFlow::Continue(())
             })?;
             if broken {
-                return Err(FileError("an entry's checksum does not fit".to_owned()));
+                return Err(FileError("an entry's checksum does not match".to_owned()));
             }
         }
         Ok(entries)
     }
 
-    /// At opening, before entries that are also in a segment are removed there: what can be read may be known to the kernel
-    /// alone, and not be on disk.
+    /// Rewrites the file at opening, before entries that are also in a segment are removed there:
+    /// its rows may exist only in the kernel's cache.
     pub(super) fn make_dead_letters_durable(&self) -> Result<(), FileError> {
         let bytes = self.disk.read(&self.path(DEAD_LETTER_FILE))?;
         self.replace_file(DEAD_LETTER_FILE, &salvage(&bytes, |_| true).whole)
     }
 
-    /// At opening: what was set aside, by destination. A damaged file is replaced by what is whole in it.
+    /// Loads the destinations and sequence numbers of dead letters at opening. A damaged file is
+    /// replaced by one with its complete rows.
     pub(super) fn load_dead_letters(&self) -> Vec<(Destination, u64)> {
         let path = self.path(DEAD_LETTER_FILE);
         let Ok(len) = self.disk.len(&path) else {
@@ -177,19 +179,8 @@ impl SpoolStore {
                 if moved_to.is_some() {
                     let _ = self.replace_file(DEAD_LETTER_FILE, &rows);
                 }
-                tracing::error!(
-                    file = DEAD_LETTER_FILE,
-                    why,
-                    kept = rows.len(),
-                    ?moved_to,
-                    "a file of the spool is damaged"
-                );
-                lock(&self.damaged).push(DamagedFile {
-                    file: DEAD_LETTER_FILE.to_owned(),
-                    moved_to,
-                    why,
-                    lost: None,
-                });
+                let damaged = DamagedFile::new(DEAD_LETTER_FILE, why, moved_to);
+                self.report_damaged(damaged, Some(rows.len()));
                 let found = rows
                     .keys()
                     .filter_map(|(to, seq)| Some((Destination::from_index(*to)?, *seq)));

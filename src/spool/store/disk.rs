@@ -1,4 +1,4 @@
-//! What the store asks of a file system. A trait, because the tests put one in its place that loses what was not fsynced.
+//! The file system behind a trait: tests use one that loses everything that was not fsynced.
 
 use std::{
     any::Any,
@@ -10,44 +10,48 @@ use std::{
 
 use redb::{StorageBackend, backends::FileBackend};
 
-use crate::spool::health::free_bytes;
-
-/// A file as redb writes and reads it.
+/// A file, as redb reads and writes it.
 pub(super) type BoxedBackend = Box<dyn StorageBackend>;
-/// Held as long as the directory is.
+/// Lock of the spool's directory, released when dropped.
 pub(super) type DirectoryLock = Box<dyn Any + Send + Sync>;
 
 pub(super) trait StoreDisk: Debug + Send + Sync {
-    /// With its parents; for nobody else's eyes.
+    /// Creates a directory and its parents, accessible to this user only.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
-    /// None when another process has it.
+    /// Locks a file; `None` if another process has locked it.
     fn lock(&self, file: &Path) -> io::Result<Option<DirectoryLock>>;
-    /// Names and lengths of the files in it.
+    /// Lists the names and lengths of a directory's files.
     fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>>;
     fn len(&self, file: &Path) -> io::Result<u64>;
     fn read(&self, file: &Path) -> io::Result<Vec<u8>>;
-    /// Makes the file anew. Durable on return, its name after [`Disk::sync_dir`].
+    /// Writes a new file. Its content is durable on return, its name after [`StoreDisk::sync_dir`].
     fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()>;
-    /// A new, empty file.
+    /// Creates an empty file; an error if it exists.
     fn create(&self, file: &Path) -> io::Result<BoxedBackend>;
     fn open(&self, file: &Path) -> io::Result<BoxedBackend>;
     fn open_read_only(&self, file: &Path) -> io::Result<BoxedBackend>;
-    /// Replaces what is there.
+    /// Renames a file, replacing `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// `to` holds durably what `from` holds, which stays.
+    /// Copies or links a file. The content is durable on return.
     fn copy_durably(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Gives up its space, keeps its name. Not where it has another one, too, as in `damaged/`.
+    /// Empties a file, unless it has another name too, as in `damaged/`.
     fn truncate(&self, file: &Path) -> io::Result<()>;
     fn remove(&self, file: &Path) -> io::Result<()>;
-    /// Bytes that are left where the directory lies.
+    /// Returns the free bytes of the directory's file system.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
-    /// From here on the names in it are durable.
+    /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
-/// The one of the operating system.
+/// The operating system's file system.
 #[derive(Debug)]
 pub(super) struct OsDisk;
+
+/// Returns the bytes of a directory's file system that users other than root can still write.
+pub(in crate::spool) fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
 
 impl StoreDisk for OsDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
@@ -99,7 +103,8 @@ impl StoreDisk for OsDisk {
     }
 
     fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
-        // A new file, never one whose fsync has failed before: the kernel forgets what it could not write.
+        // A new file, never one whose fsync has failed: the kernel drops pages that it could not
+        // write.
         match fs::remove_file(file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -160,22 +165,22 @@ impl StoreDisk for OsDisk {
     }
 }
 
-/// Disks lose no less than a sector of this size.
+/// Unit in which a disk fails to read.
 const SECTOR_BYTES: u64 = 4096;
 
-/// All of a file, with zeros where it can't be read. Errs where nothing of it can.
+/// Reads a file, with zeros for sectors that cannot be read; an error if none can.
 pub(super) fn read_readable_sectors(file: &dyn StorageBackend) -> io::Result<Vec<u8>> {
     let len = file.len()?;
     let mut bytes = vec![0; len as usize];
     let (mut any, mut failed) = (false, Ok(()));
-    for (piece, at) in bytes
+    for (sector, at) in bytes
         .chunks_mut(SECTOR_BYTES as usize)
         .zip((0..).step_by(SECTOR_BYTES as usize))
     {
-        match file.read(at, piece) {
+        match file.read(at, sector) {
             Ok(()) => any = true,
             Err(error) => {
-                piece.fill(0);
+                sector.fill(0);
                 failed = Err(error);
             }
         }
@@ -187,19 +192,23 @@ pub(super) fn read_readable_sectors(file: &dyn StorageBackend) -> io::Result<Vec
     }
 }
 
-/// The directories that get a new name when `dir` is made with its parents.
+/// Returns the directories that get a new entry when `dir` is created with its parents.
 fn changed_directories(dir: &Path) -> Vec<&Path> {
     let missing = dir.ancestors().take_while(|dir| !dir.is_dir());
     let parents = missing.filter_map(Path::parent);
     parents
-        .map(|parent| match parent.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => parent,
+        .map(|parent| {
+            if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            }
         })
         .collect()
 }
 
-/// What lies on a disk that has become read-only is drained all the same.
+/// Opens a file on a read-only file system for reading: a spool on a disk that has become read-only
+/// is still drained.
 fn or_open_read_only(opened: io::Result<File>, file: &Path) -> io::Result<File> {
     match opened {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
@@ -218,7 +227,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_directory_that_gets_a_new_one_is_made_durable() {
+    fn free_space_is_read_from_the_file_system() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(free_bytes(dir.path()).unwrap() > 0);
+        assert!(free_bytes(&dir.path().join("missing")).is_err());
+    }
+
+    #[test]
+    fn every_directory_with_a_new_entry_is_made_durable() {
         let there = tempfile::tempdir().unwrap();
         let there = there.path();
         let dir = there.join("a/b/c");
@@ -235,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_can_be_held_on_a_disk_that_is_read_only() {
+    fn a_read_only_disk_can_be_locked() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("lock");
         let read_only = || Err(io::ErrorKind::ReadOnlyFilesystem.into());

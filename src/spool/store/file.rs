@@ -1,10 +1,10 @@
-//! One segment's file: a redb database with a table for each destination. redb may panic on a damaged file, so every call is
-//! guarded; and an error from here means that the file is not to be trusted any more.
+//! The file of a segment: a redb database with a table for each destination. redb may panic on a
+//! damaged file, so panics are caught. A file that has returned an error is not to be trusted any
+//! more.
 
 use std::{
     io,
     ops::{Bound, ControlFlow},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -21,6 +21,7 @@ use super::{
     disk::BoxedBackend,
     frame::{frame, unframe},
 };
+use crate::spool::panics::catch_panics;
 use butlr_event::destination::Destination;
 
 const TABLES: [TableDefinition<u64, &[u8]>; Destination::COUNT] = [
@@ -37,20 +38,20 @@ const TABLES: [TableDefinition<u64, &[u8]>; Destination::COUNT] = [
     TableDefinition::new("10"),
 ];
 
-/// What proves that the file can be written: when it was begun.
+/// Table of the row that proves that a new file can be written: the time at which it was begun.
 const PROBE_TABLE: TableDefinition<(), i64> = TableDefinition::new("begun");
 
-/// What a file that is written to keeps in memory.
+/// Cache of the file that is written.
 const WRITE_CACHE: usize = 8 << 20;
-/// What one that is read keeps, of which there may be as many as destinations.
+/// Cache of a file that is only read; there may be one for each destination.
 const READ_CACHE: usize = 2 << 20;
 
-/// What went wrong with a file, in words.
+/// Error of a file, as text.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct FileError(pub(super) String);
 
-/// A row of which the file has lost something.
+/// A row whose frame or checksum does not match.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BrokenRow;
 
@@ -60,7 +61,7 @@ pub(super) struct SegmentFile {
 }
 
 impl SegmentFile {
-    /// In a new, empty file.
+    /// Creates a database in a new, empty file.
     pub(super) fn create(backend: BoxedBackend) -> Result<Self, FileError> {
         let (backend, written) = MeteredBackend::new(backend);
         let database = open_database(WRITE_CACHE, backend)?;
@@ -70,18 +71,13 @@ impl SegmentFile {
         })
     }
 
-    /// To write on in a file that is there.
+    /// Opens an existing file for writing.
     pub(super) fn open(backend: BoxedBackend) -> Result<Self, FileError> {
         require_not_empty(&backend)?;
-        let (backend, written) = MeteredBackend::new(backend);
-        let database = open_database(WRITE_CACHE, backend)?;
-        Ok(Self {
-            database,
-            written: Some(written),
-        })
+        Self::create(backend)
     }
 
-    /// To read only: the file is not touched.
+    /// Opens a file for reading, without changing it.
     pub(super) fn read_only(backend: BoxedBackend) -> Result<Self, FileError> {
         require_not_empty(&backend)?;
         let overlay = OverlayBackend::new(backend).map_err(|error| FileError(error.to_string()))?;
@@ -91,7 +87,7 @@ impl SegmentFile {
         })
     }
 
-    /// In no file at all.
+    /// Creates a database in memory.
     pub(super) fn in_memory() -> Result<Self, FileError> {
         Ok(Self {
             database: open_database(READ_CACHE, InMemoryBackend::new())?,
@@ -99,35 +95,36 @@ impl SegmentFile {
         })
     }
 
-    /// How far the file was written.
+    /// Returns the offset up to which the file was written.
     pub(super) fn written_bytes(&self) -> u64 {
         self.written
             .as_ref()
             .map_or(0, |written| written.load(Relaxed))
     }
 
-    /// Counts on while the file is written.
+    /// Returns the counter behind [`SegmentFile::written_bytes`]; `None` if the file is only read.
     pub(super) fn written_counter(&self) -> Option<Arc<AtomicU64>> {
         self.written.clone()
     }
 
-    /// All of them in one commit, durable on return. Each is the greatest of its destination; so pages are filled, not halved.
+    /// Appends rows in one commit, durable on return. Each must be the last of its destination;
+    /// redb then fills pages instead of halving them.
     pub(super) fn append<'r>(
         &self,
         rows: impl Iterator<Item = (usize, u64, &'r [u8])> + Clone,
     ) -> Result<(), FileError> {
-        catch_panics(|| {
+        call_redb(|| {
             let mut transaction = self.database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             let mut framed = Vec::new();
             for (to, table) in TABLES.iter().enumerate() {
-                let mut of_this = rows.clone().filter(|row| row.0 == to).peekable();
-                if of_this.peek().is_none() {
+                let mut own_rows = rows.clone().filter(|row| row.0 == to).peekable();
+                if own_rows.peek().is_none() {
                     continue;
                 }
                 let mut table = transaction.open_table(*table)?;
                 let mut end = table.upper_bound_mut(Bound::<u64>::Unbounded)?;
-                for (_, seq, bytes) in of_this {
+                for (_, seq, bytes) in own_rows {
                     frame(to, seq, bytes, &mut framed);
                     end.insert_before(seq, framed.as_slice())?;
                 }
@@ -138,9 +135,9 @@ impl SegmentFile {
         })
     }
 
-    /// One row, anywhere, also in the place of one that is there. Durable on return.
+    /// Inserts or replaces a row. Durable on return.
     pub(super) fn put(&self, to: usize, seq: u64, bytes: &[u8]) -> Result<(), FileError> {
-        catch_panics(|| {
+        call_redb(|| {
             let transaction = self.database.begin_write()?;
             let mut framed = Vec::new();
             frame(to, seq, bytes, &mut framed);
@@ -152,9 +149,9 @@ impl SegmentFile {
         })
     }
 
-    /// A commit without rows.
+    /// Makes a commit without rows.
     pub(super) fn probe_write(&self, now_ms: i64) -> Result<(), FileError> {
-        catch_panics(|| {
+        call_redb(|| {
             let transaction = self.database.begin_write()?;
             transaction.open_table(PROBE_TABLE)?.insert((), now_ms)?;
             transaction.commit()?;
@@ -162,14 +159,14 @@ impl SegmentFile {
         })
     }
 
-    /// The rows of `to` from `from` on, ascending, until `each` has enough.
+    /// Calls `each` for the rows of `to` from `from` on, ascending, until it breaks.
     pub(super) fn scan(
         &self,
         to: usize,
         from: u64,
         mut each: impl FnMut(u64, Result<&[u8], BrokenRow>) -> ControlFlow<()>,
     ) -> Result<(), FileError> {
-        catch_panics(|| {
+        call_redb(|| {
             let table = match self.database.begin_read()?.open_table(TABLES[to]) {
                 Ok(table) => table,
                 Err(TableError::TableDoesNotExist(_)) => return Ok(()),
@@ -186,15 +183,15 @@ impl SegmentFile {
         })
     }
 
-    /// Writes what is left to be written, and lets go of the file.
+    /// Writes everything and closes the file.
     pub(super) fn close(self) -> Result<(), FileError> {
-        catch_panics(|| Ok(self.database.close()?))
+        call_redb(|| Ok(self.database.close()?))
     }
 }
 
 fn require_not_empty(backend: &BoxedBackend) -> Result<(), FileError> {
     match backend.len() {
-        // redb would make a new database of it.
+        // redb would create a new database in it.
         Ok(0) => Err(FileError("the file is empty".to_owned())),
         Ok(_) => Ok(()),
         Err(error) => Err(FileError(error.to_string())),
@@ -202,25 +199,18 @@ fn require_not_empty(backend: &BoxedBackend) -> Result<(), FileError> {
 }
 
 fn open_database(cache: usize, backend: impl StorageBackend) -> Result<Database, FileError> {
-    catch_panics(|| {
+    call_redb(|| {
         Ok(Builder::new()
             .set_cache_size(cache)
             .create_with_backend(backend)?)
     })
 }
 
-/// An error of the database, or its panic, as a [`FileError`].
-fn catch_panics<T>(call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, FileError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
+/// Turns an error or a panic of redb into a [`FileError`].
+fn call_redb<T>(call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, FileError> {
+    match catch_panics(call) {
         Ok(result) => result.map_err(|error| FileError(error.to_string())),
-        Err(panic) => {
-            let text = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("without a word");
-            Err(FileError(format!("redb panicked: {text}")))
-        }
+        Err(panic) => Err(FileError(format!("redb panicked: {panic}"))),
     }
 }
 

@@ -1,5 +1,6 @@
-//! How a row lies in a segment: framed, so that it can be told from anything else in the file, and with a checksum, so that it
-//! is either whole or not there. [`salvage`] finds rows in what is left of a file without asking the database.
+//! Frames of rows: a magic number that distinguishes a row from anything else in the file, and a
+//! checksum, so that a row is either complete or absent. [`salvage`] finds rows in a damaged file
+//! without redb.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,11 +9,12 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use butlr_event::destination::Destination;
 
-/// No text contains it: it is not UTF-8.
+/// Not valid UTF-8, so that no text contains it.
 const MAGIC: [u8; 8] = *b"\xffbutlr\xfe\x01";
 const HEADER_LEN: usize = MAGIC.len() + 1 + 8 + 4 + 8;
 
-/// What a row is stored as: magic, destination, sequence number, length, checksum of these and the bytes, bytes.
+/// Frames a row: magic, destination, sequence number, length, checksum of these and the bytes,
+/// bytes.
 pub(super) fn frame(to: usize, seq: u64, bytes: &[u8], into: &mut Vec<u8>) {
     into.clear();
     into.reserve(HEADER_LEN + bytes.len());
@@ -24,7 +26,7 @@ pub(super) fn frame(to: usize, seq: u64, bytes: &[u8], into: &mut Vec<u8>) {
     into.extend_from_slice(bytes);
 }
 
-/// The bytes of the row `seq` of `to`; none where `framed` is not exactly that.
+/// Returns the bytes of the row `seq` of `to`; `None` if `framed` is not exactly that row.
 pub(super) fn unframe(to: usize, seq: u64, framed: &[u8]) -> Option<&[u8]> {
     let row = FramedRow::parse(framed)?;
     (row.to == to && row.seq == seq && HEADER_LEN + row.bytes.len() == framed.len())
@@ -38,7 +40,7 @@ struct FramedRow<'f> {
 }
 
 impl<'f> FramedRow<'f> {
-    /// The whole row that `file` begins with.
+    /// Parses the complete row that `file` begins with.
     fn parse(file: &'f [u8]) -> Option<Self> {
         let rest = file.strip_prefix(&MAGIC)?;
         let (to, rest) = rest.split_first()?;
@@ -52,14 +54,15 @@ impl<'f> FramedRow<'f> {
     }
 }
 
-/// Includes the length by its nature, destination and sequence number by the seed: a row in another one's place is found out.
+/// Covers destination and sequence number by the seed, so that a row in the place of another one is
+/// recognised as wrong; XXH3 itself covers the length.
 fn checksum(to: usize, seq: u64, bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, seq ^ (to as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
-/// All whole rows anywhere in `file`, in the order of destination and sequence number. Rows are never changed in a segment, so
-/// old copies that the database has left behind say the same as the newest. What lies inside a whole row is not looked at: a
-/// sender may have sent anything.
+/// Finds all complete rows in `file`, wherever they are. Rows never change, so old copies that redb
+/// left behind equal the newest. The inside of a complete row is skipped: a sender may have sent
+/// anything.
 pub(super) fn salvage(file: &[u8], belongs: impl Fn(u64) -> bool) -> SalvagedRows<'_> {
     let magic = memmem::Finder::new(&MAGIC);
     let mut whole = BTreeMap::new();
@@ -91,10 +94,10 @@ pub(super) fn salvage(file: &[u8], belongs: impl Fn(u64) -> bool) -> SalvagedRow
     }
 }
 
-/// What [`salvage`] found.
+/// Result of [`salvage`].
 pub(super) struct SalvagedRows<'f> {
     pub whole: BTreeMap<(usize, u64), &'f [u8]>,
-    /// Rows of which there is no whole copy, by the numbers that they say they have.
+    /// Number of rows of which there is no complete copy, by the sequence numbers in their frames.
     pub torn: usize,
 }
 
@@ -109,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_whole_or_not_there() {
+    fn a_row_is_complete_or_absent() {
         let whole = framed(3, 77, b"value");
         assert_eq!(unframe(3, 77, &whole), Some(&b"value"[..]));
         assert_eq!(unframe(4, 77, &whole), None);
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_found_anywhere_but_not_in_each_other() {
+    fn rows_are_found_anywhere_but_inside_other_rows() {
         let hostile = framed(1, 9, b"sent by somebody");
         let mut file = vec![0x55; 4096];
         file.extend(framed(2, 5, &hostile));

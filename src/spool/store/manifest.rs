@@ -1,4 +1,5 @@
-//! `manifest.json`: what must be known beside the segments. One JSON object, its body with a checksum; replaced whole.
+//! `manifest.json`: the list of segments with their removed rows, and how far entries were handed
+//! to Kafka. One JSON object, its body with a checksum; always replaced as a whole.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -11,7 +12,7 @@ const FORMAT_VERSION: u32 = 1;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Manifest {
-    /// No segment had this number or a greater one.
+    /// Greater than the number of any segment.
     pub next_segment: u32,
     pub segments: Vec<WrittenSegment>,
     pub handed: Vec<WrittenHandover>,
@@ -20,21 +21,21 @@ pub(super) struct Manifest {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct WrittenSegment {
     pub number: u32,
-    /// Receipt of its first entry, ms since 1970.
+    /// Time of receipt of the first entry, ms since 1970.
     #[serde(default)]
     pub first_ms: Option<i64>,
-    /// How long the file is, once it is never written again.
+    /// Length of the file, once it is never written again.
     #[serde(default)]
     pub sealed: Option<u64>,
-    /// Rows by destination; exact where it is sealed, at least as many where not.
+    /// Rows by destination; exact if sealed, otherwise a lower bound.
     pub rows: Vec<u64>,
-    /// Those of them that had not been removed.
+    /// Rows that are not removed.
     pub live: Vec<u64>,
     #[serde(default)]
     pub removed: Option<WrittenRemovedRows>,
 }
 
-/// One handing over of entries to Kafka.
+/// A hand-over of entries to Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WrittenHandover {
     pub to: usize,
@@ -64,25 +65,25 @@ impl Manifest {
         bytes
     }
 
-    /// Errs in words: why not.
+    /// Decodes a manifest; the error is the reason as text.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let envelope: ManifestEnvelope =
             serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if envelope.format != FORMAT_VERSION {
             return Err(format!(
-                "it has the format {}, of which this release knows nothing",
+                "it has format {}, which this release cannot read",
                 envelope.format
             ));
         }
         if envelope.checksum != checksum(envelope.body) {
-            return Err("its checksum does not fit".to_owned());
+            return Err("its checksum does not match".to_owned());
         }
         let mut manifest: Self =
             serde_json::from_str(envelope.body.get()).map_err(|error| error.to_string())?;
         for segment in &mut manifest.segments {
             for rows in [&mut segment.rows, &mut segment.live] {
                 if rows.len() > Destination::COUNT {
-                    return Err("it knows other destinations".to_owned());
+                    return Err("it has other destinations".to_owned());
                 }
                 // A release with fewer event types wrote shorter lists; new destinations get the
                 // next index, so they have no rows in it.
@@ -93,7 +94,7 @@ impl Manifest {
     }
 }
 
-/// Whether it was one once, damaged or of another release as it may be.
+/// Returns `true` for a manifest, even a damaged one or one of another release.
 pub(super) fn is_manifest(bytes: &[u8]) -> bool {
     serde_json::from_slice::<ManifestEnvelope<'_>>(bytes).is_ok()
 }

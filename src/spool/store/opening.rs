@@ -1,4 +1,4 @@
-//! Opening a spool, whatever is found there.
+//! Opening a store: an open never fails because of damage.
 
 use std::{
     collections::BTreeSet,
@@ -26,27 +26,28 @@ use super::{
 };
 use butlr_event::destination::Destination;
 
-/// So much of sealed segments is read at opening, to say what is wrong with them then. The others are when they are drained.
+/// Bytes of sealed segments that are checked at opening; the others are checked when they are
+/// drained.
 const MAX_CHECKED_BYTES: u64 = 256 << 20;
 
-/// What lies in the directory.
 #[derive(Default)]
 struct DirectoryListing {
     segments: Vec<(u32, u64)>,
     retired: Vec<u32>,
     unfinished: Vec<String>,
-    /// Greater than any number that was ever seen.
+    /// Greater than any number found.
     next_segment: u32,
 }
 
-/// Whether there is another program's manifest, and nothing of a spool: a directory that was mistyped is left as it is.
+/// Returns `true` if a directory holds another program's manifest and nothing of a spool: a
+/// mistyped directory is left alone.
 fn is_foreign(disk: &dyn StoreDisk, dir: &Path) -> bool {
-    let is_others = |bytes: Vec<u8>| !manifest::is_manifest(&bytes);
+    let is_foreign = |bytes: Vec<u8>| !manifest::is_manifest(&bytes);
     let is_ours = |(name, _): &(String, u64)| {
         let is_numbered = |extension| parse_segment_number(name, extension).is_some();
         name == DEAD_LETTER_FILE || is_numbered("redb") || is_numbered("retired")
     };
-    disk.read(&dir.join(MANIFEST_FILE)).is_ok_and(is_others)
+    disk.read(&dir.join(MANIFEST_FILE)).is_ok_and(is_foreign)
         && !disk.list(dir).unwrap_or_default().iter().any(is_ours)
         && disk.list(&dir.join(DAMAGED_DIR)).is_err()
 }
@@ -78,11 +79,11 @@ impl SpoolStore {
             segment_bytes: options.segment_bytes.min(super::MAX_SEGMENT_BYTES),
             compact_above: u64::MAX,
             read_only,
-            append_target: Mutex::new(AppendTarget::Unwritable("it was not begun".to_owned())),
+            append_target: Mutex::new(AppendTarget::Unwritable("it is not open yet".to_owned())),
             active: RwLock::new(None),
             readers: Mutex::new(Vec::new()),
             manifest: Mutex::new(()),
-            is_dead_letter_file_sound: Mutex::new(false),
+            dead_letter_file: Mutex::default(),
             dead_letter_bytes: AtomicU64::new(0),
             dead_letter_count: AtomicU64::new(0),
             state: Mutex::new(StoreState::default()),
@@ -104,16 +105,16 @@ impl SpoolStore {
             next_segment: 1,
             ..DirectoryListing::default()
         };
-        let mut seen = 0;
+        let mut last = 0;
         for (name, len) in self.disk.list(&self.dir)? {
             if is_unfinished(&name) {
                 listing.unfinished.push(name);
             } else if let Some(number) = parse_segment_number(&name, "redb") {
                 listing.segments.push((number, len));
-                seen = seen.max(number);
+                last = last.max(number);
             } else if let Some(number) = parse_segment_number(&name, "retired") {
                 listing.retired.push(number);
-                seen = seen.max(number);
+                last = last.max(number);
             }
         }
         for (name, _) in self.disk.list(&self.path(DAMAGED_DIR)).unwrap_or_default() {
@@ -121,14 +122,14 @@ impl SpoolStore {
                 .split('.')
                 .next()
                 .and_then(|number| number.parse().ok());
-            seen = seen.max(number.unwrap_or(0));
+            last = last.max(number.unwrap_or(0));
         }
         listing.segments.sort_unstable();
-        listing.next_segment = seen.saturating_add(1);
+        listing.next_segment = last.saturating_add(1);
         Ok(listing)
     }
 
-    /// Finds out what is there. Returns what is not there.
+    /// Loads and checks the segments. Returns the names of missing files.
     fn load_segments(&mut self, listing: DirectoryListing) -> Vec<String> {
         if !self.read_only {
             for name in &listing.unfinished {
@@ -137,13 +138,14 @@ impl SpoolStore {
         }
         let mut missing = Vec::new();
         let manifest = self.load_manifest(&listing, &mut missing);
-        let retired: BTreeSet<u32> = listing.retired.iter().copied().collect();
-        let there: BTreeSet<u32> = listing.segments.iter().map(|(number, _)| *number).collect();
+        let segments = listing.segments.iter().map(|(number, _)| number);
+        let existing: BTreeSet<&u32> = segments.chain(&listing.retired).collect();
         for written in &manifest.segments {
-            if there.contains(&written.number) || retired.contains(&written.number) {
+            if existing.contains(&written.number) {
                 continue;
             }
-            // Its name was durable before it was listed. What one held that was still written to is not known.
+            // Its name was durable before the manifest listed it. The entries of a segment that was
+            // still written are not counted in the manifest.
             let lost: Option<u64> = written.sealed.map(|_| written.live.iter().sum());
             tracing::error!(
                 file = segment_name(written.number),
@@ -156,14 +158,14 @@ impl SpoolStore {
             let mut state = self.state();
             state.next_segment = manifest.next_segment.max(listing.next_segment);
             state.retired = listing.retired;
-            for handed in manifest.handed {
-                if handed.to < Destination::COUNT {
-                    state.handovers[handed.to].push(handed);
+            for handover in manifest.handed {
+                if handover.to < Destination::COUNT {
+                    state.handovers[handover.to].push(handover);
                 }
             }
         }
         self.handovers_at_open = std::array::from_fn(|to| self.state().handover_mark(to));
-        // All of them before the first is looked at: a repair writes the manifest.
+        // All segments before the first check: a repair writes the manifest.
         for (number, len) in &listing.segments {
             let written = manifest
                 .segments
@@ -186,7 +188,7 @@ impl SpoolStore {
         missing
     }
 
-    /// Without a manifest every entry may have been handed to Kafka.
+    /// Loads the manifest. Without one, every entry may have been handed to Kafka.
     fn load_manifest(&self, listing: &DirectoryListing, missing: &mut Vec<String>) -> Manifest {
         let why = match self.disk.read(&self.path(MANIFEST_FILE)) {
             Ok(bytes) => match Manifest::decode(&bytes) {
@@ -194,7 +196,7 @@ impl SpoolStore {
                 Err(why) => why,
             },
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                // Before the first segment is begun there is a manifest.
+                // The first segment is begun only after a manifest was written.
                 if listing.segments.is_empty() {
                     return Manifest::default();
                 }
@@ -204,18 +206,7 @@ impl SpoolStore {
             Err(error) => error.to_string(),
         };
         let moved_to = self.preserve_damaged(MANIFEST_FILE);
-        tracing::error!(
-            file = MANIFEST_FILE,
-            why,
-            ?moved_to,
-            "a file of the spool is damaged"
-        );
-        lock(&self.damaged).push(DamagedFile {
-            file: MANIFEST_FILE.to_owned(),
-            moved_to,
-            why,
-            lost: None,
-        });
+        self.report_damaged(DamagedFile::new(MANIFEST_FILE, why, moved_to), None);
         Self::unknown_manifest()
     }
 
@@ -254,8 +245,8 @@ impl SpoolStore {
         }
     }
 
-    /// Counts the rows of a segment that was not closed. Rows that the database does not know belong to its last commit, which
-    /// was not finished, or whose page is damaged: what is whole of it is taken over.
+    /// Counts the rows of a segment that was not closed. Rows that redb does not know belong to its
+    /// last commit, which was interrupted, or whose page is damaged: complete ones are added.
     fn count_rows(&self, number: u32) -> Result<(), FileError> {
         let path = self.segment_path(number);
         let file = SegmentFile::read_only(self.disk.open_read_only(&path)?)?;
@@ -279,12 +270,11 @@ impl SpoolStore {
         }
         drop(file);
         if broken {
-            return Err(FileError("an entry's checksum does not fit".to_owned()));
+            return Err(FileError("an entry's checksum does not match".to_owned()));
         }
         let bytes = self.disk.read(&path)?;
         let found = salvage(&bytes, |seq| segment_of(seq) == number);
-        let whole = rows.iter().all(|row| found.whole.contains_key(row));
-        if !whole {
+        if !rows.iter().all(|row| found.whole.contains_key(row)) {
             return Err(FileError("it changes while it is read".to_owned()));
         }
         let unfinished = found.whole.len() - rows.len();
@@ -294,23 +284,25 @@ impl SpoolStore {
             self.report_torn(number, found.torn);
         }
         self.unfinished.fetch_add(unfinished as u64, Relaxed);
-        let is_anew = !self.read_only && self.rewrite_segment(number, &found.whole);
-        // The database may not know all of them.
-        let memory = match is_anew || (self.read_only && unfinished == 0) {
-            true => None,
-            false => Some(Self::build_in_memory(&found.whole)?),
+        let is_rewritten = !self.read_only && self.rewrite_segment(number, &found.whole);
+        // redb may not know all rows of the old file.
+        let in_memory = if is_rewritten || (self.read_only && unfinished == 0) {
+            None
+        } else {
+            Some(Self::build_in_memory(&found.whole)?)
         };
         let len = self.disk.len(&path).ok();
         if let Some(segment) = self.state().segments.get_mut(&number) {
-            segment.stage = super::SegmentStage::Sealed(len.filter(|_| is_anew));
+            segment.stage = super::SegmentStage::Sealed(len.filter(|_| is_rewritten));
             segment.bytes = len.unwrap_or(segment.bytes);
-            segment.in_memory = memory;
+            segment.in_memory = in_memory;
         }
         Ok(())
     }
 
-    /// What can be read of a file that was not closed may be known to the kernel alone, when an fsync has failed before, and no
-    /// further fsync of the same file would change that. In a new one it is durable. Returns whether it is.
+    /// Writes the rows of a segment that was not closed to a new file. If an fsync of the old one
+    /// failed, its rows may exist only in the kernel's cache, and no later fsync of that file makes
+    /// them durable. Returns `true` on success.
     fn rewrite_segment(&self, number: u32, whole: &super::repair::SegmentRows) -> bool {
         let name = segment_name(number);
         match self.replace_file(&name, whole) {
@@ -319,30 +311,25 @@ impl SpoolStore {
                 tracing::error!(
                     file = name,
                     why,
-                    "a file of the spool that was not closed could not be written anew: its last entries may not outlive the machine"
+                    "could not rewrite a file of the spool that was not closed: a power failure may cost its last entries"
                 );
                 false
             }
         }
     }
 
-    /// Entries of the last commit of which a part is there: it was interrupted by a loss of power, or is damaged since.
+    /// Reports incomplete rows of the last commit: a power failure interrupted it, or they are
+    /// damaged.
     fn report_torn(&self, number: u32, torn: usize) {
         let file = segment_name(number);
         let moved_to = self.preserve_damaged(&file);
         let why = format!(
-            "{torn} entries at its end are not whole: the machine was cut off while it wrote them, or they were damaged since"
+            "{torn} entries at its end are incomplete: the power failed while they were written, or they were damaged since"
         );
-        tracing::error!(file, why, ?moved_to, "a file of the spool is damaged");
-        lock(&self.damaged).push(DamagedFile {
-            file,
-            moved_to,
-            why,
-            lost: None,
-        });
+        self.report_damaged(DamagedFile::new(&file, why, moved_to), None);
     }
 
-    /// What is known of a segment is compared with what was read.
+    /// Records the counts of a segment's rows; an error if there are fewer than the manifest has.
     fn record_counts(
         &self,
         number: u32,
@@ -362,9 +349,8 @@ impl SpoolStore {
             .any(|(read, known)| *read < known)
         {
             let (read, known): (u64, u64) = (counts.iter().sum(), segment.rows.iter().sum());
-            return Err(FileError(format!(
-                "it has {read} of at least {known} entries"
-            )));
+            let why = format!("it has {read} of at least {known} entries");
+            return Err(FileError(why));
         }
         let before = segment.live;
         segment.rows = counts;
@@ -382,15 +368,16 @@ impl SpoolStore {
         Ok(())
     }
 
-    /// An entry that was set aside when the process ended is not one of those to be drained.
+    /// Removes entries that are also dead letters: the process ended while it moved them.
     fn remove_dead_lettered(&self) {
-        let aside = self.load_dead_letters();
-        self.dead_letter_count.store(aside.len() as u64, Relaxed);
-        for (_, seq) in &aside {
+        let dead_letters = self.load_dead_letters();
+        self.dead_letter_count
+            .store(dead_letters.len() as u64, Relaxed);
+        for (_, seq) in &dead_letters {
             let mut state = self.state();
             state.next_segment = state.next_segment.max(segment_of(*seq).saturating_add(1));
         }
-        let in_both: Vec<_> = aside
+        let in_both: Vec<_> = dead_letters
             .into_iter()
             .filter(|(_, seq)| self.is_live(*seq))
             .collect();
@@ -402,19 +389,19 @@ impl SpoolStore {
         }
     }
 
-    /// Makes it ready to be written. A disk that is full is no reason not to start.
+    /// Begins a segment. If the disk is full, the store opens all the same.
     fn begin_writing(&self) {
         if self.read_only {
             return;
         }
-        let mut writer = lock(&self.append_target);
+        let mut target = lock(&self.append_target);
         let begun = self
             .write_manifest()
-            .and_then(|()| self.begin_segment(&mut writer))
+            .and_then(|()| self.begin_segment(&mut target))
             .and_then(|()| self.retire_drained());
         if let Err(error) = begun {
-            tracing::error!(%error, "the spool can't be written to");
-            if let AppendTarget::Unwritable(why) = &mut *writer {
+            tracing::error!(%error, "cannot write to the spool");
+            if let AppendTarget::Unwritable(why) = &mut *target {
                 *why = error.to_string();
             }
         }
@@ -427,7 +414,7 @@ impl SpoolStore {
             .values()
             .filter(|segment| !segment.is_drained())
             .count();
-        let found = OpenReport {
+        let report = OpenReport {
             entries: std::array::from_fn(|to| self.present[to].load(Relaxed)),
             segments,
             bytes: self.bytes(),
@@ -437,6 +424,6 @@ impl SpoolStore {
             took: begun.elapsed(),
         };
         self.lost.iter().for_each(|lost| lost.store(0, Relaxed));
-        (self, found)
+        (self, report)
     }
 }

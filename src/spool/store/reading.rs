@@ -1,12 +1,9 @@
 //! Reading entries back.
 
-use std::{
-    ops::ControlFlow,
-    sync::{Arc, PoisonError},
-};
+use std::{ops::ControlFlow, sync::Arc};
 
 use super::{
-    SpoolStore, StoreError, VerifyReport,
+    DamagedFile, SpoolStore, StoreError, VerifyReport,
     file::{FileError, SegmentFile},
     lock,
     removed_rows::RemovedRows,
@@ -15,20 +12,36 @@ use super::{
 };
 use butlr_event::destination::Destination;
 
-/// Destinations may each be at another segment.
+/// Every destination may be reading another segment.
 const MAX_OPEN_FILES: usize = Destination::COUNT + 1;
 
-/// What must be known of a segment to read from it.
+/// Limits of one read. The first entry is read whatever its size.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimit {
+    /// Maximum number of entries.
+    pub entries: usize,
+    /// Number of bytes at which the read ends.
+    pub bytes: usize,
+}
+
+impl ReadLimit {
+    /// One entry.
+    pub const ONE: Self = Self {
+        entries: 1,
+        bytes: usize::MAX,
+    };
+}
+
+/// Copy of the state of a segment that a read needs.
 struct SegmentView {
     number: u32,
     removed: RemovedRows,
     end: u32,
 }
 
-/// What is read, and how much of it still may be.
 struct ReadBatch {
     entries: Vec<(u64, Vec<u8>)>,
-    /// Where reading goes on.
+    /// Next sequence number to read.
     from: u64,
     max_entries: usize,
     bytes_left: usize,
@@ -47,24 +60,25 @@ impl ReadBatch {
 }
 
 impl SpoolStore {
-    /// Entries of `to` from sequence number `from` on that were not removed, ascending: at most `most`, and no further one once
-    /// they have `most_bytes` together. A segment in which something is found to be wrong is replaced by what is whole in it,
-    /// set aside as it was, and counted in [`Store::lost`]. So is one of which nothing can be read; it stays where it is.
+    /// Reads entries of `to` from sequence number `from` on, ascending, without removed ones.
+    ///
+    /// A damaged segment is replaced by one with its complete rows, after a copy was put into
+    /// `damaged/`; the other rows are counted in [`SpoolStore::lost`]. A segment that cannot be
+    /// read at all is lost as a whole and stays where it is.
     ///
     /// # Errors
-    /// The disk gives nothing back, and takes nothing.
+    /// The disk can neither be read nor written.
     pub fn read(
         &self,
         to: Destination,
         from: u64,
-        most: usize,
-        most_bytes: usize,
+        limit: ReadLimit,
     ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         let mut batch = ReadBatch {
             entries: Vec::new(),
             from,
-            max_entries: most,
-            bytes_left: most_bytes,
+            max_entries: limit.entries,
+            bytes_left: limit.bytes,
         };
         while !batch.is_full() {
             let Some(view) = self.view_segment(to, batch.from) else {
@@ -79,7 +93,16 @@ impl SpoolStore {
         Ok(batch.entries)
     }
 
-    /// The first segment that has something of `to` from `from` on.
+    /// Reads the entry `seq` of `to`; `None` if it was removed or is lost.
+    ///
+    /// # Errors
+    /// As for [`SpoolStore::read`].
+    pub fn read_one(&self, to: Destination, seq: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = self.read(to, seq, ReadLimit::ONE)?.pop();
+        Ok(read.and_then(|(found, bytes)| (found == seq).then_some(bytes)))
+    }
+
+    /// Finds the first segment that has entries of `to` from `from` on.
     fn view_segment(&self, to: Destination, from: u64) -> Option<SegmentView> {
         let state = self.state();
         let mut from_there = state.segments.range(segment_of(from)..);
@@ -106,10 +129,7 @@ impl SpoolStore {
             return Ok(());
         }
         self.scan_segment(to, view, batch)
-            .map_err(|FileError(why)| StoreError::Read {
-                file: segment_name(view.number),
-                why,
-            })
+            .map_err(|error| StoreError::read(segment_name(view.number), error))
     }
 
     fn scan_segment(
@@ -143,19 +163,19 @@ impl SpoolStore {
             })
         })?;
         if is_broken {
-            Err(FileError("an entry's checksum does not fit".to_owned()))
+            Err(FileError("an entry's checksum does not match".to_owned()))
         } else {
             Ok(())
         }
     }
 
-    /// The file that is written, or one that is kept open to be read.
+    /// Calls `read` with the file of a segment.
     pub(super) fn with_file<T>(
         &self,
         number: u32,
         read: impl FnOnce(&SegmentFile) -> Result<T, FileError>,
     ) -> Result<T, FileError> {
-        if let Some((active, file)) = &*self.active.read().unwrap_or_else(PoisonError::into_inner)
+        if let Some((active, file)) = &*self.active()
             && *active == number
         {
             return read(file);
@@ -164,15 +184,8 @@ impl SpoolStore {
     }
 
     pub(super) fn open_reader(&self, number: u32) -> Result<Arc<SegmentFile>, FileError> {
-        {
-            let state = self.state();
-            if let Some(memory) = state
-                .segments
-                .get(&number)
-                .and_then(|segment| segment.in_memory.clone())
-            {
-                return Ok(memory);
-            }
+        if let Some(memory) = self.in_memory(number) {
+            return Ok(memory);
         }
         let mut readers = lock(&self.readers);
         if let Some(place) = readers.iter().position(|(open, _)| *open == number) {
@@ -189,15 +202,18 @@ impl SpoolStore {
         Ok(file)
     }
 
-    /// Opens a sealed segment. The first time in this process all of it is read, because redb itself may lead past rows in a
-    /// damaged file without a word.
+    fn in_memory(&self, number: u32) -> Option<Arc<SegmentFile>> {
+        self.state().segments.get(&number)?.in_memory.clone()
+    }
+
+    /// Opens a sealed segment. The first time in this process all of it is read, because redb may
+    /// silently skip rows of a damaged file.
     fn open_checked(&self, number: u32) -> Result<SegmentFile, FileError> {
         let file = SegmentFile::read_only(self.disk.open_read_only(&self.segment_path(number))?)?;
         let (checked, rows, end) = {
             let state = self.state();
             let segment = state.segments.get(&number);
-            let segment =
-                segment.ok_or_else(|| FileError("it is not there any more".to_owned()))?;
+            let segment = segment.ok_or_else(|| FileError("it no longer exists".to_owned()))?;
             (segment.checked, segment.rows, segment.end)
         };
         if !checked {
@@ -217,46 +233,37 @@ impl SpoolStore {
         Ok(file)
     }
 
-    /// Reads everything back: entries, checksums, counts. Changes nothing.
-    ///
-    /// # Errors
-    /// None at present: what can't be read is in [`Verified::damaged`].
-    pub fn verify(&self) -> Result<VerifyReport, StoreError> {
+    /// Reads all rows and checks checksums and counts. Changes nothing.
+    pub fn verify(&self) -> VerifyReport {
         let numbers: Vec<u32> = self.state().segments.keys().copied().collect();
-        let mut verified = VerifyReport {
+        let mut report = VerifyReport {
             damaged: self.damaged(),
             ..VerifyReport::default()
         };
         for number in numbers {
-            let checked = match self.state().segments.get(&number) {
+            let segment = match self.state().segments.get(&number) {
                 Some(segment) => (segment.stage, segment.rows, segment.live, segment.end),
                 None => continue,
             };
-            let (stage, rows, live, end) = checked;
-            verified.segments += 1;
+            let (stage, rows, live, end) = segment;
+            report.segments += 1;
             let read = self.with_verified_file(number, stage, |file| {
                 count_whole_rows(file, sequence(number, 0)..sequence(number, end))
             });
             match read {
                 Ok(read) if read.iter().zip(&rows).all(|(read, rows)| read >= rows) => {
-                    verified
-                        .entries
-                        .iter_mut()
-                        .zip(live)
-                        .for_each(|(sum, live)| *sum += live);
+                    let sums = report.entries.iter_mut().zip(live);
+                    sums.for_each(|(sum, live)| *sum += live);
                 }
                 Ok(read) => {
                     let (read, rows): (u64, u64) = (read.iter().sum(), rows.iter().sum());
-                    verified.add_damage(
-                        number,
-                        format!("it has {read} of {rows} entries"),
-                        Some(rows - read),
-                    );
+                    let why = format!("it has {read} of {rows} entries");
+                    report.add_damage(number, why, Some(rows - read));
                 }
-                Err(FileError(why)) => verified.add_damage(number, why, None),
+                Err(FileError(why)) => report.add_damage(number, why, None),
             }
         }
-        Ok(verified)
+        report
     }
 
     fn with_verified_file<T>(
@@ -265,15 +272,10 @@ impl SpoolStore {
         stage: SegmentStage,
         read: impl FnOnce(&SegmentFile) -> Result<T, FileError>,
     ) -> Result<T, FileError> {
-        let memory = self
-            .state()
-            .segments
-            .get(&number)
-            .and_then(|segment| segment.in_memory.clone());
-        match (stage, memory) {
+        match (stage, self.in_memory(number)) {
             (SegmentStage::Writing, _) => self.with_file(number, read),
             (_, Some(file)) => read(&file),
-            // Not the one that is open: it may have read what is damaged now before.
+            // Not the open file: it may have cached pages that are damaged now.
             (_, None) => read(&SegmentFile::read_only(
                 self.disk.open_read_only(&self.segment_path(number))?,
             )?),
@@ -283,16 +285,12 @@ impl SpoolStore {
 
 impl VerifyReport {
     fn add_damage(&mut self, number: u32, why: String, lost: Option<u64>) {
-        self.damaged.push(super::DamagedFile {
-            file: segment_name(number),
-            moved_to: None,
-            why,
-            lost,
-        });
+        let damaged = DamagedFile::new(&segment_name(number), why, None);
+        self.damaged.push(DamagedFile { lost, ..damaged });
     }
 }
 
-/// Reads all rows in `seqs`. Errs when one is not whole.
+/// Counts the rows in `seqs`; an error if one is damaged.
 pub(super) fn count_whole_rows(
     file: &SegmentFile,
     seqs: std::ops::Range<u64>,
@@ -306,7 +304,7 @@ pub(super) fn count_whole_rows(
                 return ControlFlow::Break(());
             }
             if row.is_err() {
-                wrong = Some("an entry's checksum does not fit");
+                wrong = Some("an entry's checksum does not match");
             } else if last.is_some_and(|last| last >= seq) {
                 wrong = Some("its entries are not in order");
             }

@@ -1,20 +1,20 @@
-//! Which rows of a segment are no longer needed: a bit a row, so that ten million entries take a little more than a megabyte, in
-//! whatever order they go.
+//! The set of a segment's removed rows: one bit for each row, so that ten million entries take a
+//! little more than a megabyte, in whatever order they are removed.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
-/// By the place of a row in its segment.
+/// Removed rows by their place in the segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RemovedRows {
-    /// All before this many words have been removed.
+    /// Number of leading words of which all rows are removed.
     full: usize,
-    /// From there on.
+    /// The words after these.
     words: Vec<u64>,
 }
 
 impl RemovedRows {
-    /// Whether it was there until now.
+    /// Returns `true` if the row was not removed before.
     pub(super) fn insert(&mut self, index: u32) -> bool {
         let (word, bit) = (index as usize / 64, 1 << (index % 64));
         if word < self.full {
@@ -47,7 +47,7 @@ impl RemovedRows {
                 .is_some_and(|word| word & bit != 0)
     }
 
-    /// No row before this one is needed.
+    /// Returns the first row that is not removed.
     pub(super) fn first_live(&self) -> u32 {
         self.full as u32 * 64 + self.words.first().map_or(0, |word| word.trailing_ones())
     }
@@ -57,7 +57,7 @@ impl RemovedRows {
     }
 }
 
-/// As the manifest holds it.
+/// Form of the set in the manifest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct WrittenRemovedRows {
     full: usize,
@@ -80,7 +80,8 @@ impl From<&RemovedRows> for WrittenRemovedRows {
 }
 
 impl From<&WrittenRemovedRows> for RemovedRows {
-    /// What can't be read counts as not removed: entries that come again are looked for in Kafka.
+    /// Words that cannot be read count as not removed: entries that come again are searched for in
+    /// Kafka.
     fn from(written: &WrittenRemovedRows) -> Self {
         let bytes = STANDARD.decode(&written.words).unwrap_or_default();
         let words = bytes
@@ -106,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn is_a_set(indices in prop::collection::vec(0u32..1000, 0..2000)) {
+        fn behaves_like_a_set(indices in prop::collection::vec(0u32..1000, 0..2000)) {
             let (mut removed, mut model) = (RemovedRows::default(), BTreeSet::new());
             for index in indices {
                 prop_assert_eq!(removed.insert(index), model.insert(index));

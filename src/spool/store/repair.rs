@@ -1,5 +1,5 @@
-//! What becomes of a segment in which something is wrong: what is whole in it goes on living under its name, and the file as it
-//! was lies in `damaged/`.
+//! Repair of damaged segments: a file with the complete rows takes the segment's name, and a copy
+//! of the damaged file goes to `damaged/`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,26 +19,23 @@ use super::{
 };
 use butlr_event::destination::Destination;
 
-/// Whole rows, by destination and sequence number.
+/// Complete rows, by index of the destination and sequence number.
 pub(super) type SegmentRows<'f> = BTreeMap<(usize, u64), &'f [u8]>;
 
 impl SpoolStore {
-    /// `why`: what is wrong with it.
+    /// Repairs a segment after the error `why`.
     pub(super) fn repair(&self, number: u32, why: &str) -> Result<(), StoreError> {
         self.stop_writing(number);
         let mut readers = lock(&self.readers);
         readers.retain(|(open, _)| *open != number);
         let path = self.segment_path(number);
-        let unreadable = |error: &io::Error| StoreError::Read {
-            file: segment_name(number),
-            why: error.to_string(),
-        };
         let bytes = match self.read_salvageable(&path) {
             Ok(bytes) => bytes,
             Err(error) => {
                 drop(readers);
-                // A disk that takes nothing either may give everything back another time.
-                self.write_manifest().map_err(|_| unreadable(&error))?;
+                // A disk that takes no writes either may be readable another time.
+                self.write_manifest()
+                    .map_err(|_| StoreError::read(segment_name(number), &error))?;
                 self.abandon_segment(number, &format!("{why}; {error}"));
                 return Ok(());
             }
@@ -56,31 +53,23 @@ impl SpoolStore {
         let file = self.replace_segment(number, &rows, moved_to.is_some());
         let lost = self.recount(number, &rows, file);
         drop(readers);
-        let damaged = DamagedFile {
-            file: segment_name(number),
-            moved_to,
-            why: why.to_owned(),
-            lost,
-        };
-        tracing::error!(
-            file = damaged.file, why, lost, kept = rows.len(), moved_to = ?damaged.moved_to,
-            "a file of the spool is damaged: what is whole in it is kept"
-        );
-        lock(&self.damaged).push(damaged);
+        let damaged = DamagedFile::new(&segment_name(number), why.to_owned(), moved_to);
+        self.report_damaged(DamagedFile { lost, ..damaged }, Some(rows.len()));
         if !self.read_only {
-            // What it says is found out again at the next start.
+            // If this fails, the next start finds the damage again.
             let _ = self.write_manifest();
         }
         Ok(())
     }
 
-    /// A file with bad sectors can't be read in one go, whatever is whole in it.
+    /// Reads a file as a whole, or sector by sector if it has bad ones.
     pub(super) fn read_salvageable(&self, path: &Path) -> io::Result<Vec<u8>> {
         let read = self.disk.read(path);
         read.or_else(|_| read_readable_sectors(&*self.disk.open_read_only(path)?))
     }
 
-    /// Nothing can be read of it at all: it stays where it is, for another start, and counts for nothing.
+    /// Counts the entries of a segment that cannot be read at all as lost. The file stays where it
+    /// is, for another start.
     pub(super) fn abandon_segment(&self, number: u32, why: &str) {
         let segment = {
             let mut state = self.state();
@@ -97,25 +86,21 @@ impl SpoolStore {
             segment.live.iter().sum()
         });
         let file = segment_name(number);
-        tracing::error!(file, why, lost, "a file of the spool can't be read at all");
-        lock(&self.damaged).push(DamagedFile {
-            file,
-            moved_to: None,
-            why: why.to_owned(),
-            lost,
-        });
+        tracing::error!(file, why, lost, "a file of the spool cannot be read at all");
+        let damaged = DamagedFile::new(&file, why.to_owned(), None);
+        lock(&self.damaged).push(DamagedFile { lost, ..damaged });
     }
 
     fn stop_writing(&self, number: u32) {
-        let mut writer = lock(&self.append_target);
-        if matches!(&*writer, AppendTarget::Ready { number: active, .. } if *active == number) {
+        let mut target = lock(&self.append_target);
+        if matches!(&*target, AppendTarget::Ready { number: active, .. } if *active == number) {
             self.seal(number, false);
-            // Where this fails, appending says so.
-            let _ = self.begin_segment(&mut writer);
+            // If this fails, the next append returns the error.
+            let _ = self.begin_segment(&mut target);
         }
     }
 
-    /// A durable copy of a file in `damaged/`; none where that can't be.
+    /// Copies a file to `damaged/`, durably. Returns the copy's path, if that succeeds.
     pub(super) fn preserve_damaged(&self, name: &str) -> Option<PathBuf> {
         if self.read_only {
             return None;
@@ -123,37 +108,38 @@ impl SpoolStore {
         let dir = self.path(DAMAGED_DIR);
         self.disk.create_dir(&dir).ok()?;
         let taken = self.disk.list(&dir).ok()?;
-        let name_for = |turn: usize| {
-            if turn == 0 {
+        let name_for = |number: usize| {
+            if number == 0 {
                 name.to_owned()
             } else {
-                format!("{name}.{turn}")
+                format!("{name}.{number}")
             }
         };
-        let free = |name: &String| taken.iter().all(|(taken, _)| taken != name);
-        let to = dir.join((0..).map(name_for).find(free)?);
-        let kept = self
+        let is_free = |name: &String| taken.iter().all(|(taken, _)| taken != name);
+        let to = dir.join((0..).map(name_for).find(is_free)?);
+        let copied = self
             .disk
             .copy_durably(&self.path(name), &to)
             .and_then(|()| self.disk.sync_dir(&dir));
-        match kept {
+        match copied {
             Ok(()) => Some(to),
             Err(error) => {
-                tracing::warn!(file = name, %error, "a damaged file of the spool could not be kept");
+                tracing::warn!(file = name, %error, "could not keep a damaged file of the spool");
                 let _ = self.disk.remove(&to);
                 None
             }
         }
     }
 
-    /// Puts a file with these rows in the place of the damaged one, or keeps them in memory where that can't be.
+    /// Replaces a damaged file by one with `rows`. Returns a file in memory if that fails, or if
+    /// the damaged file has no copy.
     fn replace_segment(
         &self,
         number: u32,
         rows: &SegmentRows,
-        may_go: bool,
+        has_copy: bool,
     ) -> Option<Arc<SegmentFile>> {
-        if may_go && self.replace_file(&segment_name(number), rows).is_ok() {
+        if has_copy && self.replace_file(&segment_name(number), rows).is_ok() {
             return None;
         }
         Self::build_in_memory(rows).ok()
@@ -170,7 +156,7 @@ impl SpoolStore {
         self.install_replacement(name)
     }
 
-    /// Writes a file with these rows that is yet to be put in the place of `name`.
+    /// Writes a file with `rows` that [`SpoolStore::install_replacement`] then renames to `name`.
     pub(super) fn write_replacement(
         &self,
         name: &str,
@@ -187,7 +173,7 @@ impl SpoolStore {
             file.close()
         };
         write().inspect_err(|_| {
-            // On a full disk its space is needed.
+            // A full disk needs the space.
             let _ = self.disk.remove(&new);
         })
     }
@@ -198,39 +184,37 @@ impl SpoolStore {
         Ok(self.disk.sync_dir(&self.dir)?)
     }
 
-    /// Sets what is known of a segment to what was saved. Returns how many entries that were there are lost, by what was known.
+    /// Sets the counts of a segment to those of its complete rows. Returns the number of lost
+    /// entries, if it is known.
     fn recount(
         &self,
         number: u32,
         rows: &SegmentRows,
-        memory: Option<Arc<SegmentFile>>,
+        in_memory: Option<Arc<SegmentFile>>,
     ) -> Option<u64> {
         let len = self.disk.len(&self.segment_path(number)).ok();
         let mut state = self.state();
         let segment = state.segments.get_mut(&number)?;
-        let live = |rows: &SegmentRows, segment: &super::state::Segment| {
-            let mut live: DestinationCounts = [0; Destination::COUNT];
-            for (to, seq) in rows.keys() {
-                live[*to] += u64::from(!segment.removed.contains(place_of(*seq)));
-            }
-            live
-        };
-        // What a file held that was still written to when its process ended is not known.
+        // The manifest has no exact counts of a file that was still written when its process ended.
         let is_known = segment.checked || matches!(segment.stage, SegmentStage::Sealed(Some(_)));
-        let (before, after) = (segment.live, live(rows, segment));
-        // What damage took is not to be counted down once more when its record is confirmed.
+        let before = segment.live;
+        let mut after: DestinationCounts = [0; Destination::COUNT];
+        segment.rows = [0; Destination::COUNT];
+        for (to, seq) in rows.keys() {
+            segment.rows[*to] += 1;
+            after[*to] += u64::from(!segment.removed.contains(place_of(*seq)));
+        }
+        // A lost row counts as removed, so that a late confirmation does not count it down again.
         let whole: BTreeSet<u32> = rows.keys().map(|(_, seq)| place_of(*seq)).collect();
         segment.end = whole.last().map_or(0, |last| last + 1);
         for place in (0..segment.end).filter(|place| !whole.contains(place)) {
             segment.removed.insert(place);
         }
-        segment.rows = [0; Destination::COUNT];
-        rows.keys().for_each(|(to, _)| segment.rows[*to] += 1);
         segment.live = after;
         segment.checked = true;
-        segment.stage = SegmentStage::Sealed(len.filter(|_| memory.is_none()));
+        segment.stage = SegmentStage::Sealed(len.filter(|_| in_memory.is_none()));
         segment.bytes = len.unwrap_or(segment.bytes);
-        segment.in_memory = memory;
+        segment.in_memory = in_memory;
         state.dirty = true;
         let mut lost = 0;
         for to in 0..Destination::COUNT {

@@ -1,4 +1,4 @@
-//! What the store knows without looking at the disk.
+//! State of the store in memory: its segments, and how far entries were handed to Kafka.
 
 use std::{
     collections::BTreeMap,
@@ -17,17 +17,18 @@ use super::{
 };
 use butlr_event::destination::Destination;
 
-/// Of each destination.
+/// Counts by [`Destination::index`].
 pub(super) type DestinationCounts = [u64; Destination::COUNT];
 
-/// A sequence number is the number of the segment and the place in it: no two segments have the same number, so no two entries
-/// have the same sequence number, whatever is known about those of before.
+/// Bits of a sequence number for the place in its segment; the other bits are the segment's number.
+/// No two segments have the same number, so sequence numbers are unique even if the manifest is
+/// lost.
 const ROW_BITS: u32 = 24;
-/// How many rows a segment can have.
+/// Maximum number of rows of a segment.
 pub(super) const MAX_ROWS: u32 = 1 << ROW_BITS;
 
 pub(super) fn sequence(segment: u32, place: u32) -> u64 {
-    // Added, because the place may be the one beyond the last.
+    // Added rather than combined by bits, because the place may be one beyond the last.
     (u64::from(segment) << ROW_BITS) + u64::from(place)
 }
 
@@ -41,28 +42,28 @@ pub(super) fn place_of(seq: u64) -> u32 {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SegmentStage {
-    /// The one that is written.
+    /// The segment that is written.
     Writing,
-    /// Never written again; the length of the file where it is known to be whole.
+    /// Never written again; the length of the file, if it is known to be complete.
     Sealed(Option<u64>),
 }
 
 pub(super) struct Segment {
     pub stage: SegmentStage,
     pub bytes: u64,
-    /// Receipt of its first entry.
+    /// Time of receipt of the first entry, ms since 1970.
     pub first_ms: Option<i64>,
     pub rows: DestinationCounts,
-    /// Those that were not removed.
+    /// Rows that are not removed.
     pub live: DestinationCounts,
     pub removed: RemovedRows,
     /// Rows from this place on were never acknowledged.
     pub end: u32,
-    /// Every row was read in this process, and found whole.
+    /// This process has read all rows and found them complete.
     pub checked: bool,
-    /// In place of a file that is damaged and could not be replaced.
+    /// The rows of a damaged file that could not be replaced.
     pub in_memory: Option<Arc<SegmentFile>>,
-    /// How far its file was written, while it is.
+    /// Offset up to which the file is written; `None` once it is sealed.
     pub written_counter: Option<Arc<AtomicU64>>,
 }
 
@@ -106,7 +107,7 @@ impl Segment {
         }
     }
 
-    /// How long its file is, where it is known to be whole.
+    /// Returns the length of the file, if it is sealed and known to be complete.
     pub(super) fn sealed_len(&self) -> Option<u64> {
         match self.stage {
             SegmentStage::Writing => None,
@@ -129,18 +130,18 @@ impl Segment {
 pub(super) struct StoreState {
     pub segments: BTreeMap<u32, Segment>,
     pub next_segment: u32,
-    /// Those of which only the name is left, until the manifest has forgotten them.
+    /// Segments of which only the name is left, until the manifest has forgotten them.
     pub retired: Vec<u32>,
     pub handovers: [Vec<WrittenHandover>; Destination::COUNT],
-    /// Those that could not be read at opening, as they were known: another time it may be possible.
+    /// Segments that could not be read at all; they may be readable after another start.
     pub unreadable: Vec<WrittenSegment>,
-    /// The manifest on disk says something else.
+    /// The manifest on disk is out of date.
     pub dirty: bool,
-    /// When a segment could not be written anew.
+    /// Time at which a compaction failed last.
     pub compaction_failed: Option<Instant>,
 }
 
-/// Hand-overs that are told apart; more of them are taken together.
+/// Maximum number of hand-overs of a destination; further ones are merged into the last.
 const MAX_HANDOVERS: usize = 16;
 
 impl StoreState {
@@ -158,35 +159,37 @@ impl StoreState {
         }
     }
 
-    pub(super) fn record_handover(&mut self, handed: WrittenHandover) {
-        let of_this = &mut self.handovers[handed.to];
-        let is_full = of_this.len() >= MAX_HANDOVERS;
-        match of_this.last_mut() {
-            Some(last) if is_full => last.upto = last.upto.max(handed.upto),
-            _ => of_this.push(handed),
+    pub(super) fn record_handover(&mut self, handover: WrittenHandover) {
+        let handovers = &mut self.handovers[handover.to];
+        let is_full = handovers.len() >= MAX_HANDOVERS;
+        match handovers.last_mut() {
+            Some(last) if is_full => last.upto = last.upto.max(handover.upto),
+            _ => handovers.push(handover),
         }
     }
 
-    /// As a start would find it: the tails are those of the oldest hand-over of which an entry may still be there.
+    /// Returns the mark that a start would find, with the tails of the oldest hand-over.
     pub(super) fn handover_mark(&self, to: usize) -> Option<HandoverMark> {
-        let of_this = &self.handovers[to];
-        let upto = of_this.iter().map(|handed| handed.upto).max()?;
+        let handovers = &self.handovers[to];
+        let upto = handovers.iter().map(|handover| handover.upto).max()?;
         Some(HandoverMark {
             upto,
-            tails: of_this[0].tails.clone(),
+            tails: handovers[0].tails.clone(),
         })
     }
 
-    /// A hand-over has been forgotten when the segments that it reached into have nothing left of its destination.
+    /// Removes hand-overs that end before the oldest segment with entries of their destination.
     fn prune_handovers(&mut self) {
-        for (to, of_this) in self.handovers.iter_mut().enumerate() {
+        for (to, handovers) in self.handovers.iter_mut().enumerate() {
             let known = self.segments.iter();
             let known = known.filter(|(_, segment)| segment.live[to] > 0);
             let unreadable = self.unreadable.iter().map(|segment| segment.number);
             let oldest = known.map(|(number, _)| *number).chain(unreadable).min();
             match oldest {
-                Some(oldest) => of_this.retain(|handed| segment_of(handed.upto) >= oldest),
-                None => of_this.clear(),
+                Some(oldest) => {
+                    handovers.retain(|handover| segment_of(handover.upto) >= oldest);
+                }
+                None => handovers.clear(),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The store against disks that fail, lose and lie.
+//! The store on disks that fail, lose and return wrong bytes.
 
 mod compact;
 mod crashes;
@@ -13,7 +13,7 @@ use std::{fs, path::Path, sync::Arc};
 use butlr_event::EventType;
 use butlr_event::destination::Destination;
 
-use super::{OpenReport, Options, SpoolStore, disk::StoreDisk};
+use super::{OpenReport, Options, ReadLimit, SpoolStore, disk::StoreDisk};
 use crate::spool::entry::{EntryContent, SpoolEntry};
 
 const TRAFFIC: Destination = Destination::Events(EventType::Traffic);
@@ -39,7 +39,7 @@ fn open_on(disk: &Arc<dyn StoreDisk>, segment_bytes: u64) -> (SpoolStore, OpenRe
     .unwrap()
 }
 
-/// About as long as an event, and different for each `number`.
+/// An entry about as long as an event, different for each `number`.
 fn value(number: u64) -> Vec<u8> {
     let content = EntryContent::Event {
         marks: Default::default(),
@@ -63,8 +63,12 @@ fn batch(to: Destination, numbers: std::ops::Range<u64>) -> Vec<(Destination, Ve
     numbers.map(|number| (to, value(number))).collect()
 }
 
+fn limit(entries: usize, bytes: usize) -> ReadLimit {
+    ReadLimit { entries, bytes }
+}
+
 fn all(store: &SpoolStore, to: Destination) -> Vec<(u64, Vec<u8>)> {
-    store.read(to, 0, usize::MAX, usize::MAX).unwrap()
+    store.read(to, 0, limit(usize::MAX, usize::MAX)).unwrap()
 }
 
 fn values(store: &SpoolStore, to: Destination) -> Vec<Vec<u8>> {

@@ -1,10 +1,6 @@
-//! Appending, and what becomes of segments: begun, sealed, retired.
+//! Appending entries, and the life of segments: begun, sealed, retired.
 
-use std::{
-    io::ErrorKind,
-    ops::Range,
-    sync::{PoisonError, atomic::Ordering::Relaxed},
-};
+use std::{io::ErrorKind, ops::Range, sync::atomic::Ordering::Relaxed};
 
 use super::{
     MANIFEST_FILE, SpoolStore, StoreError,
@@ -16,31 +12,31 @@ use butlr_event::destination::Destination;
 
 use crate::spool::entry::SpoolEntry;
 
-/// A segment that has nothing left is replaced by a new one when it is larger than this.
+/// An empty segment larger than this is replaced by a new one.
 const SMALL_SEGMENT_BYTES: u64 = 1 << 20;
 
-/// What appending needs to know.
+/// Position of the next append.
 pub(super) enum AppendTarget {
-    /// To this segment, from this place on.
+    /// Place `next` of the segment `number`.
     Ready { number: u32, next: u32 },
-    /// Nothing can be appended, because of this.
+    /// Nothing can be appended, for this reason.
     Unwritable(String),
 }
 
 impl SpoolStore {
-    /// Appends all of them in one commit, durable on return. Sequence numbers ascend in the order given, over all destinations,
-    /// and never come again.
+    /// Appends entries in one commit, durable on return. Their sequence numbers ascend in the given
+    /// order, over all destinations, and are never used again.
     ///
     /// # Errors
-    /// [`StoreError::Write`]: it is not known what is on disk, and nothing can be appended until
-    /// [`Store::recover_writing`] has succeeded. Otherwise nothing of it is.
+    /// After [`StoreError::Write`] the entries may be on disk, and nothing can be appended until
+    /// [`SpoolStore::recover_writing`] has succeeded. After other errors they are not on disk.
     pub fn append(&self, entries: &[(Destination, Vec<u8>)]) -> Result<Range<u64>, StoreError> {
-        let mut writer = lock(&self.append_target);
+        let mut target = lock(&self.append_target);
         let count = u32::try_from(entries.len())
             .ok()
             .filter(|count| *count <= MAX_ROWS);
         let count = count.ok_or(StoreError::TooMany(entries.len()))?;
-        let (number, next) = self.prepare_append(&mut writer, count)?;
+        let (number, next) = self.prepare_append(&mut target, count)?;
         let first = sequence(number, next);
         if count == 0 {
             return Ok(first..first);
@@ -49,17 +45,17 @@ impl SpoolStore {
             .iter()
             .zip(first..)
             .map(|((to, bytes), seq)| (to.index(), seq, bytes.as_slice()));
-        let committed = match &*self.active.read().unwrap_or_else(PoisonError::into_inner) {
+        let committed = match &*self.active() {
             Some((_, file)) => file.append(rows),
             None => Err(FileError("it is closed".to_owned())),
         };
         if let Err(FileError(why)) = committed {
             let file = segment_name(number);
             self.seal(number, false);
-            *writer = AppendTarget::Unwritable(format!("writing {file} failed: {why}"));
+            *target = AppendTarget::Unwritable(format!("writing {file} failed: {why}"));
             return Err(StoreError::Write { file, why });
         }
-        *writer = AppendTarget::Ready {
+        *target = AppendTarget::Ready {
             number,
             next: next + count,
         };
@@ -67,20 +63,20 @@ impl SpoolStore {
         Ok(first..first + u64::from(count))
     }
 
-    /// Where the next `count` rows go.
+    /// Returns the segment and place of the next `count` rows; begins a segment if they do not fit.
     fn prepare_append(
         &self,
-        writer: &mut AppendTarget,
+        target: &mut AppendTarget,
         count: u32,
     ) -> Result<(u32, u32), StoreError> {
-        if let AppendTarget::Ready { number, next } = *writer
+        if let AppendTarget::Ready { number, next } = *target
             && next > 0
             && (self.active_bytes() >= self.segment_bytes || next + count > MAX_ROWS)
         {
             self.seal(number, true);
-            self.begin_segment(writer)?;
+            self.begin_segment(target)?;
         }
-        match &*writer {
+        match &*target {
             AppendTarget::Ready { number, next } => Ok((*number, *next)),
             AppendTarget::Unwritable(why) => Err(StoreError::Unwritable { why: why.clone() }),
         }
@@ -103,7 +99,7 @@ impl SpoolStore {
         state.dirty = true;
     }
 
-    /// Why nothing can be appended, if so.
+    /// Returns the reason why nothing can be appended, if there is one.
     pub fn unwritable_reason(&self) -> Option<String> {
         match &*lock(&self.append_target) {
             AppendTarget::Ready { .. } => None,
@@ -111,22 +107,23 @@ impl SpoolStore {
         }
     }
 
-    /// After a failed commit: begins a new segment, and proves with a commit that it can be written. What was committed before
-    /// stays readable. Does nothing when all is well.
+    /// After a failed commit, begins a new segment and tests it with a commit. Committed entries
+    /// stay readable. Does nothing if the store can be written.
     ///
     /// # Errors
-    /// It still can't be written.
+    /// The disk still fails.
     pub fn recover_writing(&self) -> Result<(), StoreError> {
-        let mut writer = lock(&self.append_target);
-        match &*writer {
+        let mut target = lock(&self.append_target);
+        match &*target {
             AppendTarget::Ready { .. } => Ok(()),
-            AppendTarget::Unwritable(_) => self.begin_segment(&mut writer),
+            AppendTarget::Unwritable(_) => self.begin_segment(&mut target),
         }
     }
 
-    /// Begins a segment: a file is made under another name, proved, made durable, named, noted in the manifest, and only then
-    /// written to. Interrupted anywhere, it leaves an empty segment or a file that is removed at the next start.
-    pub(super) fn begin_segment(&self, writer: &mut AppendTarget) -> Result<(), StoreError> {
+    /// Begins a segment: creates a file under another name, tests it with a commit, renames it,
+    /// lists it in the manifest, and only then writes to it. An interruption leaves an empty
+    /// segment, or a file that the next start removes.
+    pub(super) fn begin_segment(&self, target: &mut AppendTarget) -> Result<(), StoreError> {
         if self.read_only {
             return Err(StoreError::ReadOnly);
         }
@@ -139,23 +136,18 @@ impl SpoolStore {
             let mut segment = Segment::new(SegmentStage::Writing, 0);
             (segment.end, segment.checked) = (0, true);
             segment.written_counter = file.written_counter();
-            *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some((number, file));
+            *self.active_mut() = Some((number, file));
             self.state().segments.insert(number, segment);
             self.write_manifest()
         });
         match result {
-            Ok(()) => *writer = AppendTarget::Ready { number, next: 0 },
+            Ok(()) => *target = AppendTarget::Ready { number, next: 0 },
             Err(error) => {
-                // Nothing was written to it, so it is nothing; a name that stays behind is an empty segment.
-                drop(
-                    self.active
-                        .write()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .take(),
-                );
+                // The file has no rows; if it stays behind, it is an empty segment.
+                *self.active_mut() = None;
                 self.state().segments.remove(&number);
                 let _ = self.disk.remove(&self.segment_path(number));
-                *writer = AppendTarget::Unwritable(error.to_string());
+                *target = AppendTarget::Unwritable(error.to_string());
                 return Err(error);
             }
         }
@@ -165,94 +157,92 @@ impl SpoolStore {
     fn create_segment_file(&self, number: u32) -> Result<SegmentFile, StoreError> {
         let name = segment_name(number);
         let new = self.path(&format!("{name}.new"));
-        let made = || -> Result<SegmentFile, FileError> {
+        let create = || -> Result<SegmentFile, FileError> {
             let file = SegmentFile::create(self.disk.create(&new)?)?;
             file.probe_write(now_ms())?;
             self.disk.rename(&new, &self.path(&name))?;
             self.disk.sync_dir(&self.dir)?;
             Ok(file)
         };
-        made().map_err(|FileError(why)| {
+        create().map_err(|FileError(why)| {
             let _ = self.disk.remove(&new);
             StoreError::Write { file: name, why }
         })
     }
 
-    /// Nothing more is written to this segment. `whole`: no error has occurred in it. Readers wait meanwhile: nobody may look at
-    /// a file that is being closed.
-    pub(super) fn seal(&self, number: u32, whole: bool) {
-        let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+    /// Closes a segment for writing; `is_sound` if no error has occurred in it. Readers wait,
+    /// because a file must not be read while it is closed.
+    pub(super) fn seal(&self, number: u32, is_sound: bool) {
+        let mut active = self.active_mut();
         let Some((_, file)) = active.take_if(|(active, _)| *active == number) else {
             return;
         };
         let written = file.written_bytes();
-        // A file that could not be closed properly is one that is found after a crash: redb repairs it when it is read.
+        // A file that could not be closed is like one after a crash: redb repairs it when it is
+        // read.
         let closed = file.close();
         let len = self.disk.len(&self.segment_path(number)).ok();
         let mut state = self.state();
         let Some(segment) = state.segments.get_mut(&number) else {
             return;
         };
-        let is_whole = whole && closed.is_ok();
-        segment.stage = SegmentStage::Sealed(len.filter(|_| is_whole));
-        segment.bytes = len.filter(|_| is_whole).unwrap_or(written);
+        let len = len.filter(|_| is_sound && closed.is_ok());
+        segment.stage = SegmentStage::Sealed(len);
+        segment.bytes = len.unwrap_or(written);
         segment.checked = false;
         segment.written_counter = None;
         state.dirty = true;
     }
 
-    /// A large segment that has nothing left is written no more, so that an empty spool is a small one.
+    /// Replaces a large current segment without entries by a new one, so that an empty spool is
+    /// small.
     pub(super) fn renew_if_empty(&self) -> Result<(), StoreError> {
-        let mut writer = lock(&self.append_target);
-        let AppendTarget::Ready { number, .. } = *writer else {
+        let mut target = lock(&self.append_target);
+        let AppendTarget::Ready { number, .. } = *target else {
             return Ok(());
         };
-        let is_done = self
+        let is_drained = self
             .state()
             .segments
             .get(&number)
             .is_some_and(Segment::is_drained);
-        if !is_done || self.active_bytes() <= SMALL_SEGMENT_BYTES {
+        if !is_drained || self.active_bytes() <= SMALL_SEGMENT_BYTES {
             return Ok(());
         }
         self.seal(number, true);
-        self.begin_segment(&mut writer)?;
+        self.begin_segment(&mut target)?;
         self.retire(&[number])
     }
 
-    /// Removes segments of which nothing is needed. The new name is what makes it so; space is given up at once, because it may be
-    /// what is needed to write the manifest.
+    /// Removes segments without entries. The rename makes the removal effective; the space is freed
+    /// at once, because the manifest may need it.
     pub(super) fn retire(&self, numbers: &[u32]) -> Result<(), StoreError> {
         if numbers.is_empty() || self.read_only {
             return Ok(());
         }
-        // Held, so that none of them is written anew meanwhile.
+        // Locked, so that no segment is compacted or repaired meanwhile.
         let mut readers = lock(&self.readers);
         readers.retain(|(number, _)| !numbers.contains(number));
-        let io = |name: String| {
-            move |error: std::io::Error| StoreError::Write {
-                file: name,
-                why: error.to_string(),
-            }
-        };
         for number in numbers {
             let name = segment_name(*number);
             match self
                 .disk
                 .rename(&self.path(&name), &self.path(&retired_name(*number)))
             {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(name)(error)),
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(StoreError::write(name, error));
+                }
                 _ => {}
             }
         }
         self.disk
             .sync_dir(&self.dir)
-            .map_err(io(self.dir.display().to_string()))?;
+            .map_err(|error| StoreError::write(self.dir.display(), error))?;
         let mut state = self.state();
         for number in numbers {
             let segment = state.segments.remove(number);
             state.retired.push(*number);
-            // One that could not be replaced may be the only one there is.
+            // If the rows are in memory, the damaged file may be the only copy of the original.
             if segment.is_none_or(|segment| segment.in_memory.is_none()) {
                 let _ = self.disk.truncate(&self.path(&retired_name(*number)));
             }
@@ -261,16 +251,16 @@ impl SpoolStore {
         Ok(())
     }
 
-    /// Removes those that were not removed when they became empty, because of an error.
+    /// Removes empty segments whose removal failed before.
     pub(super) fn retire_drained(&self) -> Result<(), StoreError> {
-        let is_done = |(number, segment): (&u32, &Segment)| {
+        let drained = |(number, segment): (&u32, &Segment)| {
             (segment.is_drained() && segment.stage != SegmentStage::Writing).then_some(*number)
         };
-        let done: Vec<u32> = self.state().segments.iter().filter_map(is_done).collect();
-        self.retire(&done)
+        let drained: Vec<u32> = self.state().segments.iter().filter_map(drained).collect();
+        self.retire(&drained)
     }
 
-    /// Replaces the manifest by one that says what is so now. Durable on return.
+    /// Writes the current state to the manifest. Durable on return.
     pub(super) fn write_manifest(&self) -> Result<(), StoreError> {
         if self.read_only {
             return Err(StoreError::ReadOnly);
@@ -292,14 +282,11 @@ impl SpoolStore {
             let mut state = self.state();
             state.dirty = true;
             state.retired.extend(retired);
-            return Err(StoreError::Write {
-                file: MANIFEST_FILE.to_owned(),
-                why: error.to_string(),
-            });
+            return Err(StoreError::write(MANIFEST_FILE, error));
         }
         for number in retired {
             let mut state = self.state();
-            // The greatest number stays to be seen.
+            // The file with the greatest number stays, so that the number is not used again.
             if state
                 .segments
                 .last_key_value()
@@ -314,7 +301,7 @@ impl SpoolStore {
     }
 
     pub(super) fn active_bytes(&self) -> u64 {
-        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        let active = self.active();
         active.as_ref().map_or(0, |(_, file)| file.written_bytes())
     }
 }

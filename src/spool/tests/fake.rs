@@ -1,4 +1,5 @@
-//! A Kafka that does as it is told: takes records in order, and stores or fails them in that order, as librdkafka would.
+//! A fake Kafka whose behaviour tests set: it takes records in order, and stores or fails them in
+//! that order, as librdkafka would.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,15 +14,15 @@ use crate::kafka::lane::{LanePermit, TopicLane};
 use crate::kafka::report::{DeliveryOutcome, OutcomeReceiver, Receipt};
 use crate::record::ProducerRecord;
 use crate::spool::drain::RecordSink;
-use crate::spool::lock;
+use crate::spool::panics::lock;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KafkaBehaviour {
-    /// Stores.
+    /// Stores records.
     Up,
-    /// Fails, so.
+    /// Fails records with this error.
     Fails(RDKafkaErrorCode),
-    /// Keeps what it has, and says nothing.
+    /// Keeps records and reports nothing.
     Hangs,
 }
 
@@ -37,11 +38,11 @@ struct QueuedRecord {
 struct FakeKafkaState {
     queue: VecDeque<QueuedRecord>,
     behaviours: HashMap<String, KafkaBehaviour>,
-    /// Records with such values spoil the batch they are in.
+    /// Records with these values fail the whole batch they are in.
     refused: HashSet<Vec<u8>>,
-    /// Records stamped later than this do so, too, ms since 1970.
+    /// Records with a later timestamp do so too; ms since 1970.
     latest_ms: Option<i64>,
-    /// Key and value of what is stored, in order.
+    /// Keys and values of stored records, in order.
     log: Vec<(String, Vec<u8>)>,
     in_flight: usize,
     most_in_flight: usize,
@@ -55,35 +56,37 @@ pub struct FakeKafka {
 
 impl FakeKafka {
     pub fn start() -> Arc<Self> {
-        let world = Arc::<Mutex<FakeKafkaState>>::default();
+        let state = Arc::<Mutex<FakeKafkaState>>::default();
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
-            let (world, stop) = (Arc::clone(&world), Arc::clone(&stop));
+            let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
             move || {
                 while !stop.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_millis(1));
-                    for (slot, report) in complete_batch(&mut lock(&world)) {
+                    for (slot, report) in complete_batch(&mut lock(&state)) {
                         slot.complete(report);
                     }
                 }
             }
         });
         Arc::new(Self {
-            state: world,
+            state,
             stop,
             thread: Some(thread),
         })
     }
 
-    pub fn set_behaviour(&self, topic: &str, mood: KafkaBehaviour) {
-        lock(&self.state).behaviours.insert(topic.to_owned(), mood);
+    pub fn set_behaviour(&self, topic: &str, behaviour: KafkaBehaviour) {
+        lock(&self.state)
+            .behaviours
+            .insert(topic.to_owned(), behaviour);
     }
 
     pub fn refuse(&self, value: &[u8]) {
         lock(&self.state).refused.insert(value.to_vec());
     }
 
-    /// From now on records are refused that are stamped later.
+    /// Refuses records with a later timestamp from now on.
     pub fn refuse_after(&self, latest_ms: i64) {
         lock(&self.state).latest_ms = Some(latest_ms);
     }
@@ -100,13 +103,13 @@ impl FakeKafka {
         lock(&self.state).most_in_flight
     }
 
-    /// What it has in its hands is gone: no report will come.
+    /// Drops the queued records without a report.
     pub fn forget(&self) {
         let queue = std::mem::take(&mut lock(&self.state).queue);
         drop(queue);
     }
 
-    /// As the pipeline sends.
+    /// Sends a record as the pipeline does.
     pub fn send(&self, lane: &Arc<TopicLane>, key: &str, value: &[u8]) -> PendingDelivery {
         let permit = lane.acquire_permit(value.len()).expect("room");
         let slot = InFlightRecord::new(
@@ -127,56 +130,56 @@ impl FakeKafka {
         slot: Arc<InFlightRecord>,
         timestamp_ms: i64,
     ) {
-        let mut world = lock(&self.state);
-        world.queue.push_back(QueuedRecord {
+        let mut state = lock(&self.state);
+        state.queue.push_back(QueuedRecord {
             topic: topic.to_owned(),
             key: key.to_owned(),
             value: value.to_vec(),
             slot,
             timestamp_ms,
         });
-        world.in_flight = world.queue.len();
-        world.most_in_flight = world.most_in_flight.max(world.in_flight);
+        state.in_flight = state.queue.len();
+        state.most_in_flight = state.most_in_flight.max(state.in_flight);
     }
 }
 
-/// What is decided now, each topic's records as one batch.
-fn complete_batch(world: &mut FakeKafkaState) -> Vec<(Arc<InFlightRecord>, DeliveryOutcome)> {
-    let mut decided = Vec::new();
+/// Reports the queued records, those of each topic as one batch.
+fn complete_batch(state: &mut FakeKafkaState) -> Vec<(Arc<InFlightRecord>, DeliveryOutcome)> {
+    let mut reports = Vec::new();
     let mut left = VecDeque::new();
-    let batch = std::mem::take(&mut world.queue);
-    let latest_ms = world.latest_ms.unwrap_or(i64::MAX);
-    let refusal = |q: &QueuedRecord| match q.timestamp_ms > latest_ms {
-        true => Some(RDKafkaErrorCode::InvalidTimestamp),
-        false => world
-            .refused
-            .contains(&q.value)
-            .then_some(RDKafkaErrorCode::InvalidRecord),
+    let batch = std::mem::take(&mut state.queue);
+    let latest_ms = state.latest_ms.unwrap_or(i64::MAX);
+    let refusal = |q: &QueuedRecord| {
+        if q.timestamp_ms > latest_ms {
+            return Some(RDKafkaErrorCode::InvalidTimestamp);
+        }
+        let is_refused = state.refused.contains(&q.value);
+        is_refused.then_some(RDKafkaErrorCode::InvalidRecord)
     };
-    let spoilt = batch
+    let failed_topics = batch
         .iter()
         .filter_map(|q| Some((q.topic.clone(), refusal(q)?)));
-    let spoilt: HashMap<String, RDKafkaErrorCode> = spoilt.collect();
+    let failed_topics: HashMap<String, RDKafkaErrorCode> = failed_topics.collect();
     for queued in batch {
-        let mood = world.behaviours.get(&queued.topic).copied();
-        let report = match mood.unwrap_or(KafkaBehaviour::Up) {
+        let behaviour = state.behaviours.get(&queued.topic).copied();
+        let report = match behaviour.unwrap_or(KafkaBehaviour::Up) {
             KafkaBehaviour::Hangs => {
                 left.push_back(queued);
                 continue;
             }
             KafkaBehaviour::Fails(code) => DeliveryOutcome::from_error_code(code),
-            KafkaBehaviour::Up if spoilt.contains_key(&queued.topic) => {
-                DeliveryOutcome::from_error_code(spoilt[&queued.topic])
+            KafkaBehaviour::Up if failed_topics.contains_key(&queued.topic) => {
+                DeliveryOutcome::from_error_code(failed_topics[&queued.topic])
             }
             KafkaBehaviour::Up => {
-                world.log.push((queued.key, queued.value));
+                state.log.push((queued.key, queued.value));
                 DeliveryOutcome::Stored(Receipt::for_test())
             }
         };
-        decided.push((queued.slot, report));
+        reports.push((queued.slot, report));
     }
-    world.queue = left;
-    decided
+    state.queue = left;
+    reports
 }
 
 impl RecordSink for FakeKafka {

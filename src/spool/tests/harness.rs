@@ -1,4 +1,4 @@
-//! A spool with a Kafka that does as it is told; the ledger is checked when it ends.
+//! A spool with a fake Kafka; the ledger is checked when it is dropped.
 
 use std::future::{Future, poll_fn};
 use std::path::Path;
@@ -24,8 +24,9 @@ use crate::spool::drain::DrainHandle;
 use crate::spool::drain::search::InDoubtSearch;
 use crate::spool::entry::{EntryContent, SpoolEntry};
 use crate::spool::in_doubt::{InDoubtEntry, SearchOutcome};
+use crate::spool::panics::lock;
 use crate::spool::store::{Options, SpoolStore};
-use crate::spool::{AppendError, AppendFuture, NewEntry, Route, Spool, SpoolParts, lock, now_ms};
+use crate::spool::{AppendError, AppendFuture, NewEntry, Route, Spool, SpoolParts, now_ms};
 use butlr_event::EventType;
 use butlr_event::destination::Destination;
 
@@ -43,10 +44,10 @@ pub struct SpoolHarness {
     pub spool: Arc<Spool>,
     pub kafka: Arc<FakeKafka>,
     pub lanes: Arc<[Arc<TopicLane>; Destination::COUNT]>,
-    pub draining: Option<DrainHandle>,
-    /// What the disk has left.
+    pub drain_handle: Option<DrainHandle>,
+    /// Free bytes that the disk reports, or [`HANGS`].
     pub free: Arc<AtomicU64>,
-    /// What was looked for.
+    /// Entries that a topic was searched for.
     pub searched: Arc<Mutex<Vec<InDoubtEntry>>>,
     settings: config::SpoolConfig,
 }
@@ -62,7 +63,7 @@ pub fn settings(dir: &Path) -> config::SpoolConfig {
     }
 }
 
-/// Instead of free bytes: the disk does not answer.
+/// Value of `free` for a disk that does not respond.
 pub const HANGS: u64 = u64::MAX;
 
 pub fn lanes() -> Arc<[Arc<TopicLane>; Destination::COUNT]> {
@@ -87,22 +88,22 @@ impl SpoolHarness {
         Self::with_deduplicator(None, change)
     }
 
-    /// With a desk that hears of what gets into Kafka.
+    /// Returns a harness with a deduplicator that learns of drained entries.
     pub fn with_deduplicator(
-        desk: Option<Arc<Deduplicator>>,
+        deduplicator: Option<Arc<Deduplicator>>,
         change: impl FnOnce(&mut config::SpoolConfig),
     ) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let mut settings = settings(dir.path());
         change(&mut settings);
-        Self::open(dir, settings, FakeKafka::start(), desk)
+        Self::open(dir, settings, FakeKafka::start(), deduplicator)
     }
 
     fn open(
         dir: Arc<tempfile::TempDir>,
         settings: config::SpoolConfig,
         kafka: Arc<FakeKafka>,
-        desk: Option<Arc<Deduplicator>>,
+        deduplicator: Option<Arc<Deduplicator>>,
     ) -> Self {
         let lanes = lanes();
         let free = Arc::new(AtomicU64::new(1 << 40));
@@ -114,63 +115,62 @@ impl SpoolHarness {
         let parts = SpoolParts {
             store,
             settings: settings.clone(),
-            deduplicator: desk,
+            deduplicator,
             lanes: Arc::clone(&lanes),
             lane_events: 10_000,
             lane_bytes: 100 << 20,
             metrics: Arc::new(Metrics::new(&std::array::from_fn(|n| n.to_string()))),
         };
-        let left = Arc::clone(&free);
+        let reported = Arc::clone(&free);
         let free_bytes = Box::new(move |_: &Path| {
-            while left.load(Ordering::Relaxed) == HANGS {
+            while reported.load(Ordering::Relaxed) == HANGS {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            Ok(left.load(Ordering::Relaxed))
+            Ok(reported.load(Ordering::Relaxed))
         });
         Self {
             dir,
             spool: Spool::start_with(parts, free_bytes),
             kafka,
             lanes,
-            draining: None,
+            drain_handle: None,
             free,
             searched: Arc::default(),
             settings,
         }
     }
 
-    /// Starts the drain; those of before are found where their value is in the log.
+    /// Starts the drain. A search finds the entries whose value is in the log.
     pub fn drain(&mut self) {
-        let (kafka, looked_for) = (Arc::clone(&self.kafka), Arc::clone(&self.searched));
-        let look =
-            move |_: &str, suspects: Vec<InDoubtEntry>, _: &[(i32, i64)], _, _: &AtomicBool| {
+        let (kafka, searched) = (Arc::clone(&self.kafka), Arc::clone(&self.searched));
+        let search =
+            move |_: &str, entries: Vec<InDoubtEntry>, _: &[(i32, i64)], _, _: &AtomicBool| {
                 let log = kafka.log();
                 let hashes = log
                     .iter()
                     .map(|(_, value)| xxhash_rust::xxh3::xxh3_64(value));
                 let hashes: std::collections::HashSet<_> = hashes.collect();
-                lock(&looked_for).extend(suspects.iter().cloned());
-                let stored = suspects.iter().filter(|s| hashes.contains(&s.value_hash));
+                lock(&searched).extend(entries.iter().cloned());
+                let stored = entries.iter().filter(|s| hashes.contains(&s.value_hash));
                 SearchOutcome {
                     stored: stored.map(|s| s.seq).collect(),
                     ..SearchOutcome::default()
                 }
             };
-        let look: Arc<InDoubtSearch> = Arc::new(look);
+        let search: Arc<InDoubtSearch> = Arc::new(search);
         let kafka: Arc<FakeKafka> = Arc::clone(&self.kafka);
         let shared = Arc::clone(&self.spool.shared);
-        self.draining = Some(DrainHandle::start(shared, kafka, STAMPING, look));
+        self.drain_handle = Some(DrainHandle::start(shared, kafka, STAMPING, search));
     }
 
-    /// The process ends with what it has in flight, and another one begins.
+    /// Ends the process with its records in flight and starts another one.
     pub fn restart(self) -> Self {
         self.restart_with_deduplicator(None)
     }
 
-    /// The same with a desk.
-    pub fn restart_with_deduplicator(mut self, desk: Option<Arc<Deduplicator>>) -> Self {
+    pub fn restart_with_deduplicator(mut self, deduplicator: Option<Arc<Deduplicator>>) -> Self {
         self.spool.shut_down();
-        self.draining = None;
+        self.drain_handle = None;
         self.kafka.forget();
         assert!(
             self.spool.ledger().is_balanced(),
@@ -181,7 +181,7 @@ impl SpoolHarness {
         let settings = self.settings.clone();
         assert_eq!(Arc::strong_count(&self.spool), 1);
         drop(self);
-        Self::open(dir, settings, kafka, desk)
+        Self::open(dir, settings, kafka, deduplicator)
     }
 
     pub fn lane(&self, to: Destination) -> &Arc<TopicLane> {
@@ -194,45 +194,45 @@ impl SpoolHarness {
     }
 
     pub async fn append_all(&self, to: Destination, key: &str, numbers: std::ops::Range<usize>) {
-        let keeping: Vec<_> = numbers.map(|n| self.append(to, key, n)).collect();
-        for keeping in keeping {
-            assert_eq!(keeping.await, Ok(()));
+        let appends: Vec<_> = numbers.map(|n| self.append(to, key, n)).collect();
+        for append in appends {
+            assert_eq!(append.await, Ok(()));
         }
     }
 
-    /// As if it had been received by a clock that is so much ahead.
+    /// Appends an entry received by a clock that is ahead.
     pub async fn append_ahead(&self, to: Destination, key: &str, number: usize, ahead: Duration) {
         let received_ms = now_ms() + ahead.as_millis() as i64;
         let entry = entry_received_at(received_ms, to, &value(to, key, number), false);
         assert_eq!(self.spool.append(entry, None, None).await, Ok(()));
     }
 
-    /// The numbers of what is stored under a key, in order.
+    /// Returns the numbers stored under a key, in order.
     pub fn stored(&self, key: &str) -> Vec<usize> {
         numbers(&self.kafka.log(), key)
     }
 
-    pub async fn wait_until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+    pub async fn wait_until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
         let begun = Instant::now();
-        while !is_so(self) {
-            let life = self.spool.ledger();
+        while !condition(self) {
+            let ledger = self.spool.ledger();
             assert!(
                 begun.elapsed() < Duration::from_secs(20),
-                "{what}: {life:?}"
+                "{what}: {ledger:?}"
             );
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
     pub async fn wait_until_empty(&self) {
-        self.wait_until("empty", |b| b.spool.ledger().present == 0)
+        self.wait_until("empty", |h| h.spool.ledger().present == 0)
             .await;
-        self.wait_until("balanced", |b| b.spool.ledger().is_balanced())
+        self.wait_until("balanced", |h| h.spool.ledger().is_balanced())
             .await;
     }
 }
 
-/// Sends one event as the pipeline does. Returns whether it went directly.
+/// Sends one event as the pipeline does. Returns `true` if it went directly.
 pub async fn send(
     spool: &Spool,
     kafka: &FakeKafka,
@@ -246,8 +246,8 @@ pub async fn send(
     loop {
         match spool.route(to) {
             Route::Direct => break,
-            Route::Wait(passage) if !waited => {
-                waited = timeout(Duration::from_millis(300), passage).await.is_err();
+            Route::Wait(cleared) if !waited => {
+                waited = timeout(Duration::from_millis(300), cleared).await.is_err();
             }
             Route::Wait(_) | Route::Spool => {
                 let entry = new_entry(to, &value, false);
@@ -256,7 +256,7 @@ pub async fn send(
         }
     }
     let mut delivery = kafka.send(lane, key, &value);
-    // The slot wakes through a worker's queue, which is not what is tested here.
+    // Polled, because the wakers' queue is not under test here.
     let begun = Instant::now();
     let mut is_reported = false;
     while begun.elapsed() < Duration::from_millis(50) {
@@ -271,14 +271,17 @@ pub async fn send(
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let doubt = match delivery.end() {
+    let in_doubt_slot = match delivery.end() {
         DeliveryEnd::Stored(_) => return Ok(true),
-        DeliveryEnd::InDoubt(record, _) if !is_reported => Some(record),
+        DeliveryEnd::InDoubt(slot, _) if !is_reported => Some(slot),
         DeliveryEnd::InDoubt(..) | DeliveryEnd::Rejected(_) => None,
     };
     lane.open_circuit();
-    let entry = new_entry(to, &value, doubt.is_some());
-    spool.append(entry, None, doubt).await.map(|()| false)
+    let entry = new_entry(to, &value, in_doubt_slot.is_some());
+    spool
+        .append(entry, None, in_doubt_slot)
+        .await
+        .map(|()| false)
 }
 
 pub fn new_entry(to: Destination, value: &[u8], in_doubt: bool) -> NewEntry {
@@ -328,10 +331,10 @@ fn numbers(log: &[(String, Vec<u8>)], key: &str) -> Vec<usize> {
 
 impl Drop for SpoolHarness {
     fn drop(&mut self) {
-        self.draining = None;
+        self.drain_handle = None;
         if !std::thread::panicking() {
-            let life = self.spool.ledger();
-            assert!(life.is_balanced(), "{life:?}");
+            let ledger = self.spool.ledger();
+            assert!(ledger.is_balanced(), "{ledger:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The same with librdkafka and the embedded broker.
+//! The spool with librdkafka and the embedded broker.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ fn client(kafka: &EmbeddedKafka) -> ClientConfig {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn entries_get_into_kafka_in_order_over_an_outage() {
+async fn entries_are_stored_in_order_after_an_outage() {
     let kafka = EmbeddedKafka::start(&[(topic(ROOM), 3)]).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let metrics = Arc::new(Metrics::new(&std::array::from_fn(|n| n.to_string())));
@@ -48,14 +48,14 @@ async fn entries_get_into_kafka_in_order_over_an_outage() {
     });
     const KEYS: usize = 5;
     const EACH: usize = 1_000;
-    let keep = |number: usize| {
+    let append = |number: usize| {
         let key = format!("key{}", number % KEYS);
         let value = value(ROOM, &key, number / KEYS);
         spool.append(new_entry(ROOM, &value, false), None, None)
     };
-    let keeping: Vec<_> = (0..KEYS * EACH).map(keep).collect();
-    for keeping in keeping {
-        assert_eq!(keeping.await, Ok(()));
+    let appends: Vec<_> = (0..KEYS * EACH).map(append).collect();
+    for append in appends {
+        assert_eq!(append.await, Ok(()));
     }
     kafka
         .with_cluster(|cluster| cluster.broker_down(1))
@@ -63,7 +63,7 @@ async fn entries_get_into_kafka_in_order_over_an_outage() {
     let contact = Arc::new(Contact::default());
     let producer = RecordProducer::start(client(&kafka), metrics, contact).unwrap();
     let producer = Arc::new(producer);
-    let draining = spool.start_drain(Arc::clone(&producer), STAMPING, client(&kafka));
+    let drain_handle = spool.start_drain(Arc::clone(&producer), STAMPING, client(&kafka));
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(spool.ledger().drained, 0);
     kafka.with_cluster(|cluster| cluster.broker_up(1)).unwrap();
@@ -89,7 +89,7 @@ async fn entries_get_into_kafka_in_order_over_an_outage() {
     assert_eq!(next, [EACH; KEYS]);
     tokio::task::spawn_blocking(move || {
         spool.shut_down();
-        drop(draining);
+        drop(drain_handle);
         assert!(spool.ledger().is_balanced());
         producer.close(Duration::from_secs(1));
     })
@@ -97,8 +97,9 @@ async fn entries_get_into_kafka_in_order_over_an_outage() {
     .unwrap();
 }
 
-/// Key, value, and whether it says that it was spooled: as many as there are to be, each partition in order.
-fn read(kafka: &EmbeddedKafka, many: usize) -> Vec<(String, Vec<u8>, bool)> {
+/// Reads `count` records, each partition in order: key, value, and `true` if the record says that
+/// it was spooled.
+fn read(kafka: &EmbeddedKafka, count: usize) -> Vec<(String, Vec<u8>, bool)> {
     let mut config = client(kafka);
     for property in [
         "message.timeout.ms",
@@ -117,7 +118,7 @@ fn read(kafka: &EmbeddedKafka, many: usize) -> Vec<(String, Vec<u8>, bool)> {
     consumer.assign(&partitions).unwrap();
     let mut records = Vec::new();
     let begun = Instant::now();
-    while records.len() < many && begun.elapsed() < Duration::from_secs(20) {
+    while records.len() < count && begun.elapsed() < Duration::from_secs(20) {
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
             continue;
         };

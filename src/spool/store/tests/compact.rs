@@ -1,4 +1,4 @@
-//! Space that is given back while a few entries stay.
+//! Compaction: space is freed while a few entries stay.
 
 use super::{
     model::{DiskModel, ModelFault},
@@ -6,10 +6,10 @@ use super::{
 };
 use crate::spool::store::StoreError;
 
-/// Of one in ten entries the topic is away.
+/// One in this many entries stays.
 const STAY: u64 = 10;
 
-/// Some segments, of which all that goes to MOTION was removed.
+/// A store with some segments from which all entries of MOTION were removed.
 fn sparse(model: &DiskModel, segments: u64, each: u64) -> (SpoolStore, Vec<(u64, Vec<u8>)>) {
     let (store, _) = open_on(&model.disk(), 100 << 10);
     for turn in 0..segments {
@@ -50,7 +50,7 @@ fn a_few_entries_do_not_keep_whole_segments() {
         (store.present(TRAFFIC), store.lost(TRAFFIC)),
         (stay.len() as u64, 0)
     );
-    assert_eq!(store.verify().unwrap().damaged, []);
+    assert_eq!(store.verify().damaged, []);
     drop(store);
     let (store, found) = open_on(&model.disk(), 100 << 10);
     assert!(
@@ -58,7 +58,7 @@ fn a_few_entries_do_not_keep_whole_segments() {
         "{found:?}"
     );
     assert!(all(&store, TRAFFIC) == stay && store.present(MOTION) == 0);
-    // And a new segment.
+    // The bytes include the new segment.
     assert!(found.bytes < before * 2 / 3, "{} of {before}", found.bytes);
     remove(&store, TRAFFIC);
     store.flush().unwrap();
@@ -66,7 +66,7 @@ fn a_few_entries_do_not_keep_whole_segments() {
 }
 
 #[test]
-fn interrupted_or_failing_it_loses_nothing() {
+fn an_interrupted_or_failed_compaction_loses_nothing() {
     let count = {
         let model = DiskModel::new();
         let store = sparse(&model, 3, 100).0.with_compaction_above(0);
@@ -81,9 +81,10 @@ fn interrupted_or_failing_it_loses_nothing() {
             let (store, stay) = sparse(&model, 3, 100);
             let store = store.with_compaction_above(0);
             let at = model.operations().0 + n;
-            model.inject(match stop {
-                true => ModelFault::Stop(at),
-                false => ModelFault::Fail { at, many: 1 },
+            model.inject(if stop {
+                ModelFault::Stop(at)
+            } else {
+                ModelFault::Fail { at, count: 1 }
             });
             let _ = store.flush();
             assert!(model.first_fault().is_some());
@@ -104,7 +105,7 @@ fn interrupted_or_failing_it_loses_nothing() {
 }
 
 #[test]
-fn a_disk_that_fails_or_is_full_is_left_alone() {
+fn a_failing_or_full_disk_is_not_compacted() {
     let model = DiskModel::new();
     let (store, _) = sparse(&model, 3, 100);
     let store = store.with_compaction_above(0);
@@ -113,7 +114,7 @@ fn a_disk_that_fails_or_is_full_is_left_alone() {
     model.set_free_bytes(1 << 30);
     assert!(store.is_compaction_due());
     let at = model.operations().0;
-    model.inject(ModelFault::Fail { at, many: 9 });
+    model.inject(ModelFault::Fail { at, count: 9 });
     let written = store.append(&batch(TRAFFIC, 0..1));
     assert!(matches!(written, Err(StoreError::Write { .. })));
     assert!(!store.is_compaction_due());

@@ -1,4 +1,4 @@
-//! Power losses, kills and failing disks, at every moment.
+//! Power losses, kills and failing disks, at every operation.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use super::{
     *,
 };
 
-/// The same numbers from the same seed.
+/// Returns a source of pseudo-random numbers; the same seed gives the same numbers.
 fn dice(mut seed: u64) -> impl FnMut(u64) -> u64 {
     move |below| {
         seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -17,15 +17,15 @@ fn dice(mut seed: u64) -> impl FnMut(u64) -> u64 {
     }
 }
 
-/// Says in a failure where it happened.
+/// Prints the operation at which a check failed.
 fn with_context<T>(
-    moment: impl std::fmt::Debug,
+    operation: impl std::fmt::Debug,
     model: &DiskModel,
     check: impl FnOnce() -> T,
 ) -> T {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
     result.unwrap_or_else(|panic| {
-        eprintln!("this was {moment:?}, at {:?}", model.first_fault());
+        eprintln!("failed at {operation:?}: {:?}", model.first_fault());
         std::panic::resume_unwind(panic)
     })
 }
@@ -36,18 +36,19 @@ fn operations() -> u64 {
     model.operations().0
 }
 
-/// Of the moments of a story so many are left out that the tests take seconds; [`at_every_moment`] leaves out none.
+/// Tests every ninth operation, so that the tests take seconds; [`at_every_operation`] tests them
+/// all.
 const STEP: usize = 9;
 
-/// The whole walk: `cargo test --release --lib spool::store -- --ignored`.
+/// Run it with `cargo test --release --lib spool::store -- --ignored`.
 #[test]
 #[ignore = "takes minutes"]
-fn at_every_moment() {
+fn at_every_operation() {
     kills(1);
     power_losses(1);
     failures(1);
     interrupted_repairs(1);
-    failed_readings(1);
+    failed_reads(1);
 }
 
 #[test]
@@ -71,8 +72,8 @@ fn a_repair_is_interrupted_or_fails() {
 }
 
 #[test]
-fn a_reading_fails_once() {
-    failed_readings(STEP);
+fn a_read_fails_once() {
+    failed_reads(STEP);
 }
 
 fn kills(step: usize) {
@@ -108,27 +109,28 @@ fn power_losses(step: usize) {
     }
 }
 
-/// Goes on after an error as the bridge does.
-fn go_on(model: &DiskModel, ledger: &mut StoreLedger) -> Option<SpoolStore> {
+/// Continues after errors, as the bridge does.
+fn use_in_spite_of_errors(model: &DiskModel, ledger: &mut StoreLedger) -> Option<SpoolStore> {
     let (store, _) = try_open(model).ok()?;
     for _ in 0..4 {
         let _ = store.recover_writing();
         let _ = ledger.append(&store, 9);
         let _ = ledger.drain(&store, TRAFFIC, 6);
-        let _ = ledger.set_aside(&store, MOTION);
+        let _ = ledger.move_to_dead_letters(&store, MOTION);
         let _ = store.flush();
     }
     Some(store)
 }
 
-/// A disk that fails `many` times from the `n`-th operation on, and works again.
-fn check_failing_disk(n: u64, many: u64) -> bool {
+/// Tests a disk of which `count` operations fail from the `n`-th on. Returns `false` if there are
+/// fewer operations.
+fn check_failing_disk(n: u64, count: u64) -> bool {
     let model = DiskModel::new();
     let mut ledger = StoreLedger::default();
-    model.inject(ModelFault::Fail { at: n, many });
-    let store = go_on(&model, &mut ledger);
+    model.inject(ModelFault::Fail { at: n, count });
+    let store = use_in_spite_of_errors(&model, &mut ledger);
     let struck = model.first_fault().is_some();
-    with_context((n, many), &model, || {
+    with_context((n, count), &model, || {
         if let Some(store) = store {
             model.inject(ModelFault::None);
             store.recover_writing().unwrap();
@@ -142,7 +144,8 @@ fn check_failing_disk(n: u64, many: u64) -> bool {
         again.check_use(&next, store);
         let next = model.after_kill();
         let (store, _) = ledger.check_start(&next);
-        // What was found may be known to nobody but the kernel: the next power loss must not take it.
+        // The entries may have been in the kernel's cache only: a power loss must not take them
+        // now.
         drop(store);
         let next = next.after_power_loss(|_| 3);
         let (store, _) = ledger.check_start(&next);
@@ -167,7 +170,7 @@ fn a_full_disk_that_is_emptied() {
     }
 }
 
-/// A spool that was ended, with an entry in it that has lost a bit.
+/// A closed spool with a flipped bit in one entry.
 fn damaged() -> (DiskModel, StoreLedger) {
     let (model, mut ledger) = (DiskModel::new(), StoreLedger::default());
     let (store, _) = try_open(&model).unwrap();
@@ -188,11 +191,11 @@ fn interrupted_repairs(step: usize) {
         model.operations().0
     };
     for n in (0..count).step_by(step) {
-        for trouble in [ModelFault::Stop(n), ModelFault::Fail { at: n, many: 1 }] {
+        for fault in [ModelFault::Stop(n), ModelFault::Fail { at: n, count: 1 }] {
             let (model, mut ledger) = (model.after_kill(), ledger.clone());
-            model.inject(trouble);
+            model.inject(fault);
             let opened = try_open(&model);
-            with_context(trouble, &model, || {
+            with_context(fault, &model, || {
                 if let Ok((store, found)) = opened {
                     let moved = found
                         .damaged
@@ -204,14 +207,14 @@ fn interrupted_repairs(step: usize) {
                 let next = model.after_power_loss(dice(n));
                 let (store, _) = ledger.check_start(&next);
                 let kept = next.names(Path::new("/spool/damaged"));
-                assert!(!kept.is_empty(), "what was damaged is gone");
+                assert!(!kept.is_empty(), "the damaged file is gone");
                 ledger.check_use(&next, store);
             });
         }
     }
 }
 
-fn failed_readings(step: usize) {
+fn failed_reads(step: usize) {
     let (model, mut ledger) = (DiskModel::new(), StoreLedger::default());
     run_story(&model, &mut ledger).unwrap();
     let count = {
@@ -239,11 +242,11 @@ fn failed_readings(step: usize) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 60, ..ProptestConfig::default() })]
 
-    /// One life after the other, each ended by another power loss.
+    /// Runs one process after the other, each ended by a power loss.
     #[test]
-    fn power_losses_in_a_row(lives in prop::collection::vec((0u64..150, any::<u64>(), prop::collection::vec((0u8..5, 1u64..40), 1..12)), 1..5)) {
+    fn power_losses_in_a_row(runs in prop::collection::vec((0u64..150, any::<u64>(), prop::collection::vec((0u8..5, 1u64..40), 1..12)), 1..5)) {
         let (mut model, mut ledger) = (DiskModel::new(), StoreLedger::default());
-        for (stop, seed, calls) in lives {
+        for (stop, seed, calls) in runs {
             model.inject(ModelFault::Stop(stop));
             if let Ok((store, _)) = try_open(&model) {
                 for (call, many) in calls {
@@ -251,7 +254,7 @@ proptest! {
                     let _ = match call {
                         0 | 1 => ledger.append(&store, many),
                         2 => ledger.drain(&store, to, many as usize),
-                        3 => ledger.set_aside(&store, to),
+                        3 => ledger.move_to_dead_letters(&store, to),
                         _ => store.flush(),
                     };
                 }

@@ -1,5 +1,5 @@
-//! Files that were cut off, changed or lost while nobody looked: the store opens, tells it, keeps what was there, and has every entry
-//! of which no byte is lost.
+//! Files that were truncated, changed or lost: the store opens, reports the damage, keeps the
+//! damaged file, and has every undamaged entry.
 
 use super::{
     model::{DiskModel, ModelFault},
@@ -9,7 +9,7 @@ use crate::spool::store::{HandoverMark, MANIFEST_FILE, StoreError, disk::OsDisk}
 
 const ENTRIES: u64 = 120;
 
-/// A spool with one segment, which was ended.
+/// A closed spool with one segment.
 fn spool() -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
@@ -21,14 +21,15 @@ fn spool() -> (tempfile::TempDir, String) {
     (dir, "00000001.redb".to_owned())
 }
 
-/// What is there is some of what was, in order.
-fn is_part(read: &[Vec<u8>]) -> bool {
+/// Returns `true` if `read` are some of the entries, in order.
+fn is_subsequence(read: &[Vec<u8>]) -> bool {
     let all = expected(0..ENTRIES);
     let mut all = all.iter();
-    read.iter().all(|value| all.any(|there| there == value))
+    read.iter()
+        .all(|value| all.any(|expected| expected == value))
 }
 
-/// The same on a disk in memory: many cases, no fsync.
+/// The same on a disk in memory, for many cases without fsync.
 fn modelled(closed: bool) -> (DiskModel, Vec<u8>) {
     let model = DiskModel::new();
     let (store, _) = open_on(&model.disk(), 256 << 10);
@@ -53,7 +54,7 @@ fn damaged(model: &DiskModel, bytes: &[u8]) -> DiskModel {
 }
 
 #[test]
-fn a_file_that_was_cut_off_anywhere() {
+fn a_file_truncated_anywhere() {
     for closed in [true, false] {
         let (model, whole) = modelled(closed);
         for len in (0..whole.len()).step_by(3 * 4096).chain([1, 100, 5000]) {
@@ -69,7 +70,7 @@ fn a_file_that_was_cut_off_anywhere() {
             assert_eq!(broken.contents(moved_to).unwrap(), whole[..len]);
             let read = values(&store, TRAFFIC);
             assert!(
-                is_part(&read) && store.present(TRAFFIC) == read.len() as u64,
+                is_subsequence(&read) && store.present(TRAFFIC) == read.len() as u64,
                 "{len}"
             );
             store.append(&batch(MOTION, 0..3)).unwrap();
@@ -85,15 +86,15 @@ fn a_file_that_was_cut_off_anywhere() {
 fn a_flipped_bit_in_each_page() {
     for closed in [true, false] {
         let (model, whole) = modelled(closed);
-        let mut told = 0;
+        let mut reported = 0;
         for at in (0..whole.len()).step_by(2 * 4096).map(|at| at + 17) {
             let mut bytes = whole.clone();
             bytes[at.min(whole.len() - 1)] ^= 0x10;
             let (store, found) = open_on(&damaged(&model, &bytes).disk(), 256 << 10);
             let read = values(&store, TRAFFIC);
-            // A bit is in one entry, or in none.
+            // A bit is in one entry at most.
             assert!(
-                is_part(&read) && read.len() as u64 >= ENTRIES - 1,
+                is_subsequence(&read) && read.len() as u64 >= ENTRIES - 1,
                 "byte {at}: {} entries",
                 read.len()
             );
@@ -101,15 +102,15 @@ fn a_flipped_bit_in_each_page() {
                 read.len() as u64 == ENTRIES || !found.damaged.is_empty(),
                 "byte {at}: {found:?}"
             );
-            assert!(store.verify().unwrap().damaged.is_empty());
-            told += found.damaged.len();
+            assert!(store.verify().damaged.is_empty());
+            reported += found.damaged.len();
         }
-        assert!(told > 3, "only {told} were found");
+        assert!(reported > 3, "only {reported} were found");
     }
 }
 
 #[test]
-fn a_file_that_is_missing_is_told() {
+fn a_missing_file_is_reported() {
     let (dir, name) = spool();
     fs::remove_file(dir.path().join(&name)).unwrap();
     let (store, found) = open(dir.path());
@@ -149,7 +150,7 @@ fn without_a_manifest_every_entry_may_have_been_handed_over() {
 }
 
 #[test]
-fn damage_that_comes_later_is_found_when_it_is_read() {
+fn later_damage_is_found_by_reading() {
     let (dir, name) = spool();
     let mut bytes = fs::read(dir.path().join(&name)).unwrap();
     let (store, _) = open(dir.path());
@@ -161,7 +162,7 @@ fn damage_that_comes_later_is_found_when_it_is_read() {
     fs::write(dir.path().join(&name), &bytes).unwrap();
     store.readers.lock().unwrap().clear();
     let read = values(&store, TRAFFIC);
-    assert!(is_part(&read));
+    assert!(is_subsequence(&read));
     assert_eq!(
         (
             read.len() as u64,
@@ -190,7 +191,7 @@ fn a_bad_sector_takes_the_entries_in_it_and_no_others() {
             store.readers.lock().unwrap().clear();
             let read = values(&store, TRAFFIC);
             assert!(
-                is_part(&read) && read.len() as u64 >= ENTRIES - 8,
+                is_subsequence(&read) && read.len() as u64 >= ENTRIES - 8,
                 "byte {at}: {} entries",
                 read.len()
             );
@@ -208,7 +209,7 @@ fn a_bad_sector_takes_the_entries_in_it_and_no_others() {
 }
 
 #[test]
-fn a_file_of_which_nothing_can_be_read_is_passed_until_it_can() {
+fn an_unreadable_file_is_skipped_until_it_can_be_read() {
     let (model, whole) = modelled(true);
     let (store, _) = open_on(&model.disk(), 256 << 10);
     store.append(&batch(TRAFFIC, 200..203)).unwrap();
@@ -217,9 +218,9 @@ fn a_file_of_which_nothing_can_be_read_is_passed_until_it_can() {
     let operations = model.operations().0;
     model.inject(ModelFault::Fail {
         at: operations,
-        many: 100,
+        count: 100,
     });
-    let read = store.read(TRAFFIC, 0, 1, usize::MAX);
+    let read = store.read(TRAFFIC, 0, limit(1, usize::MAX));
     assert!(matches!(read, Err(StoreError::Read { .. })), "{read:?}");
     assert_eq!(
         store.present(TRAFFIC),
@@ -241,9 +242,9 @@ fn a_file_of_which_nothing_can_be_read_is_passed_until_it_can() {
     assert!(values(&store, TRAFFIC) == expected((0..ENTRIES).chain(200..203)));
 }
 
-/// A repair writes the manifest.
+/// A repair writes the manifest, which must then list all segments.
 #[test]
-fn damage_makes_nobody_forget_what_lies_in_the_segments_behind() {
+fn a_repair_does_not_lose_the_state_of_later_segments() {
     let (model, whole) = modelled(true);
     let (store, _) = open_on(&model.disk(), 256 << 10);
     let seqs: Vec<u64> = store.append(&batch(MOTION, 0..9)).unwrap().collect();
@@ -253,15 +254,15 @@ fn damage_makes_nobody_forget_what_lies_in_the_segments_behind() {
     model.damage(Path::new(FILE), Some(whole[..whole.len() / 2].to_vec()));
     for _ in 0..2 {
         let (store, _) = open_on(&model.disk(), 256 << 10);
-        let handed = store.handover_mark(MOTION).unwrap();
-        assert_eq!((handed.upto, handed.tails), (seqs[8], vec![(0, 7)]));
+        let mark = store.handover_mark(MOTION).unwrap();
+        assert_eq!((mark.upto, mark.tails), (seqs[8], vec![(0, 7)]));
         assert!(values(&store, MOTION) == expected(4..9));
     }
 }
 
-/// redb goes back to the commit before, without a word.
+/// redb would silently go back to the commit before.
 #[test]
-fn damage_to_the_last_commit_of_a_killed_process_is_told() {
+fn damage_to_the_last_commit_of_a_killed_process_is_reported() {
     let model = DiskModel::new();
     let (store, _) = open_on(&model.disk(), 256 << 10);
     store.append(&batch(TRAFFIC, 0..20)).unwrap();
@@ -294,9 +295,9 @@ fn damage_to_the_last_commit_of_a_killed_process_is_told() {
     }
 }
 
-/// On a full disk nothing can be put in the place of such a file.
+/// On a full disk such a file cannot be replaced.
 #[test]
-fn a_killed_process_s_last_commit_is_drained_and_kept_as_it_was_whatever_fails() {
+fn a_torn_last_commit_is_read_and_its_file_kept_whatever_fails() {
     let model = DiskModel::new();
     let (store, _) = open_on(&model.disk(), 256 << 10);
     store.append(&batch(TRAFFIC, 0..20)).unwrap();
@@ -315,7 +316,7 @@ fn a_killed_process_s_last_commit_is_drained_and_kept_as_it_was_whatever_fails()
     let mut kept = 0;
     for at in 0..count {
         let model = damaged(&killed, &torn);
-        model.inject(ModelFault::Fail { at, many: 1000 });
+        model.inject(ModelFault::Fail { at, count: 1000 });
         let (store, found) = open_on(&model.disk(), 256 << 10);
         assert_eq!(found.damaged.len(), 1, "{at}: {found:?}");
         assert!(values(&store, TRAFFIC) == rest(), "{at}");
@@ -323,7 +324,7 @@ fn a_killed_process_s_last_commit_is_drained_and_kept_as_it_was_whatever_fails()
         model.inject(ModelFault::None);
         store.recover_writing().unwrap();
         store.flush().unwrap();
-        assert_eq!(store.verify().unwrap().damaged, []);
+        assert_eq!(store.verify().damaged, []);
         let again = open_on(&model.after_kill().disk(), 256 << 10).0;
         assert!(values(&again, TRAFFIC) == rest(), "{at}");
         let seqs: Vec<u64> = all(&store, TRAFFIC).iter().map(|(seq, _)| *seq).collect();
@@ -351,7 +352,7 @@ fn a_file_with_another_name_keeps_its_contents() {
 }
 
 #[test]
-fn what_was_set_aside_outlives_damage() {
+fn dead_letters_survive_damage() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let seqs = store.append(&batch(TRAFFIC, 0..10)).unwrap();

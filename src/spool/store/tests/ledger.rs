@@ -1,11 +1,12 @@
-//! What a store owes to those who use it, whatever happens: kept while it is used, held against what is found at the next start.
+//! The entries that a store must still have, recorded while it is used and compared with the store
+//! after the next start.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{model::DiskModel, *};
 use crate::spool::store::{OpenError, StoreError, segment_name};
 
-/// Small, so that segments are sealed and retired all the time.
+/// Small, so that segments are often sealed and retired.
 pub(super) const SEGMENT_BYTES: u64 = 24 << 10;
 pub(super) const DIR: &str = "/spool";
 
@@ -13,37 +14,37 @@ type RowKey = (usize, u64);
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct StoreLedger {
-    /// Acknowledged and needed.
+    /// Acknowledged and still needed.
     pub owed: BTreeMap<RowKey, Vec<u8>>,
-    /// Removed, or in the middle of it.
+    /// Removed, or being removed.
     removed: BTreeSet<RowKey>,
-    /// By destination: how far they were handed over, or were to be.
+    /// Greatest sequence number recorded as handed over, by destination.
     handed: [u64; Destination::COUNT],
-    set_aside: BTreeSet<RowKey>,
-    /// Setting these aside failed: they are in one place or the other.
-    either: BTreeSet<RowKey>,
-    /// No new entry may have this number or a smaller one.
+    dead_letters: BTreeSet<RowKey>,
+    /// Entries whose move to the dead letters failed: they are in one place or the other.
+    in_either_place: BTreeSet<RowKey>,
+    /// Greatest sequence number; new entries must have greater ones.
     greatest: u64,
-    /// Different values were appended.
+    /// Number of values appended, all different.
     appended: u64,
 }
 
 pub(super) fn try_open(model: &DiskModel) -> Result<(SpoolStore, OpenReport), OpenError> {
     let opened = SpoolStore::open_on(model.disk(), options(Path::new(DIR), SEGMENT_BYTES), false);
-    // Whatever can be written anew is.
-    opened.map(|(store, found)| (store.with_compaction_above(0), found))
+    // Compacts every sparse segment.
+    opened.map(|(store, report)| (store.with_compaction_above(0), report))
 }
 
 impl StoreLedger {
-    pub(super) fn append(&mut self, store: &SpoolStore, many: u64) -> Result<(), StoreError> {
-        let numbers = self.appended..self.appended + many;
-        self.appended += many;
+    pub(super) fn append(&mut self, store: &SpoolStore, count: u64) -> Result<(), StoreError> {
+        let numbers = self.appended..self.appended + count;
+        self.appended += count;
         let entries: Vec<_> = numbers
             .map(|n| (if n % 3 == 0 { MOTION } else { TRAFFIC }, value(n)))
             .collect();
         let seqs = store.append(&entries)?;
         assert!(
-            many == 0 || seqs.start > self.greatest,
+            count == 0 || seqs.start > self.greatest,
             "{seqs:?} after {}",
             self.greatest
         );
@@ -54,19 +55,19 @@ impl StoreLedger {
         Ok(())
     }
 
-    fn oldest(&self, to: Destination, many: usize) -> Vec<u64> {
-        let of_this = self.owed.range((to.index(), 0)..(to.index() + 1, 0));
-        of_this.map(|((_, seq), _)| *seq).take(many).collect()
+    fn oldest(&self, to: Destination, count: usize) -> Vec<u64> {
+        let rows = self.owed.range((to.index(), 0)..(to.index() + 1, 0));
+        rows.map(|((_, seq), _)| *seq).take(count).collect()
     }
 
-    /// As the drain does it: handed over, then removed.
+    /// Records a hand-over and removes the entries, as the drain does.
     pub(super) fn drain(
         &mut self,
         store: &SpoolStore,
         to: Destination,
-        many: usize,
+        count: usize,
     ) -> Result<(), StoreError> {
-        let seqs = self.oldest(to, many);
+        let seqs = self.oldest(to, count);
         let Some(last) = seqs.last() else {
             return Ok(());
         };
@@ -79,7 +80,7 @@ impl StoreLedger {
         store.remove(to, &seqs)
     }
 
-    pub(super) fn set_aside(
+    pub(super) fn move_to_dead_letters(
         &mut self,
         store: &SpoolStore,
         to: Destination,
@@ -88,31 +89,31 @@ impl StoreLedger {
             return Ok(());
         };
         let key = (to.index(), seq);
-        self.either.insert(key);
+        self.in_either_place.insert(key);
         store.move_to_dead_letters(to, seq, "too large")?;
-        self.either.remove(&key);
+        self.in_either_place.remove(&key);
         self.owed.remove(&key);
-        self.set_aside.insert(key);
+        self.dead_letters.insert(key);
         Ok(())
     }
 
-    /// All that is owed can be read now.
+    /// Checks that every owed entry can be read.
     pub(super) fn check_owed(&self, store: &SpoolStore) {
         let read = rows(store);
         for (key, value) in &self.owed {
-            if !self.either.contains(key) {
-                assert!(read.get(key) == Some(value), "{key:?} is not there");
+            if !self.in_either_place.contains(key) {
+                assert!(read.get(key) == Some(value), "{key:?} is missing");
             }
         }
     }
 
-    /// Opens what the next process finds, and lets the ledger go on with it.
+    /// Opens the store that the next process finds, checks it, and continues the ledger with it.
     pub(super) fn check_start(&mut self, model: &DiskModel) -> (SpoolStore, OpenReport) {
-        let (store, found) = try_open(model).expect("damage and loss are no reason not to open");
-        assert_eq!(found.missing, Vec::<String>::new());
+        let (store, report) = try_open(model).expect("opens in spite of damage and loss");
+        assert_eq!(report.missing, Vec::<String>::new());
         assert_eq!(store.unwritable_reason(), None);
         self.check_owed(&store);
-        let aside: BTreeSet<RowKey> = store
+        let dead_letters: BTreeSet<RowKey> = store
             .dead_letters()
             .unwrap()
             .iter()
@@ -120,64 +121,66 @@ impl StoreLedger {
             .collect();
         let read = rows(&store);
         assert!(
-            self.set_aside.iter().all(|key| aside.contains(key)),
-            "{:?} of {:?} set aside",
-            aside,
-            self.set_aside
+            self.dead_letters.is_subset(&dead_letters),
+            "{:?} of {:?} are dead letters",
+            dead_letters,
+            self.dead_letters
         );
-        for key in &self.either {
-            assert!(read.contains_key(key) != aside.contains(key), "{key:?}");
+        for key in &self.in_either_place {
+            let is_dead_letter = dead_letters.contains(key);
+            assert!(read.contains_key(key) != is_dead_letter, "{key:?}");
         }
-        self.check_what_came_again(&store, &read, &aside);
-        self.set_aside = aside;
-        self.either.clear();
+        self.check_returned(&store, &read, &dead_letters);
+        self.dead_letters = dead_letters;
+        self.in_either_place.clear();
         self.removed.clear();
         let present = Destination::all().map(|to| store.present(to));
         let mut counts = [0; Destination::COUNT];
         read.keys().for_each(|(to, _)| counts[*to] += 1);
-        assert_eq!((present, found.entries), (counts, counts));
+        assert_eq!((present, report.entries), (counts, counts));
         self.greatest = read.keys().map(|key| key.1).fold(self.greatest, u64::max);
         self.owed = read;
-        (store, found)
+        (store, report)
     }
 
-    fn check_what_came_again(
+    /// Checks that a removed entry comes again only if it is covered by a hand-over mark.
+    fn check_returned(
         &self,
         store: &SpoolStore,
         read: &BTreeMap<RowKey, Vec<u8>>,
-        aside: &BTreeSet<RowKey>,
+        dead_letters: &BTreeSet<RowKey>,
     ) {
         let known: BTreeSet<Vec<u8>> = (0..self.appended).map(value).collect();
         for (key, bytes) in read {
-            assert!(!aside.contains(key), "{key:?} is in two places");
+            assert!(!dead_letters.contains(key), "{key:?} is in two places");
             assert!(known.contains(bytes), "{key:?} was never appended");
             let to = Destination::from_index(key.0).unwrap();
-            let suspect = store.handover_mark(to).is_some_and(|handed| {
-                key.1 <= handed.upto
-                    && handed
+            let is_in_doubt = store.handover_mark(to).is_some_and(|mark| {
+                key.1 <= mark.upto
+                    && mark
                         .tails
                         .iter()
                         .all(|tail| tail.1 <= key.1.max(self.handed[key.0]) as i64)
             });
             assert!(
-                suspect || !self.removed.contains(key),
-                "{key:?} came again, and nobody knows that it was handed over"
+                is_in_doubt || !self.removed.contains(key),
+                "{key:?} came again without a hand-over mark"
             );
         }
     }
 
-    /// After all troubles: it can be used, and stays what it is.
+    /// Checks that the store can be used after a fault, and that a restart finds it unchanged.
     pub(super) fn check_use(&mut self, model: &DiskModel, store: SpoolStore) {
         self.append(&store, 20).unwrap();
         self.drain(&store, TRAFFIC, 5).unwrap();
         store.flush().unwrap();
         self.check_owed(&store);
-        let verified = store.verify().unwrap();
-        assert_eq!(verified.damaged, vec![]);
+        assert_eq!(store.verify().damaged, vec![]);
         drop(store);
         let owed = self.owed.clone();
-        let (_, found) = self.check_start(model);
-        assert!(found.damaged.is_empty() && self.owed == owed, "{found:?}");
+        let (_, report) = self.check_start(model);
+        let is_unchanged = report.damaged.is_empty() && self.owed == owed;
+        assert!(is_unchanged, "{report:?}");
     }
 }
 
@@ -190,7 +193,7 @@ fn rows(store: &SpoolStore) -> BTreeMap<RowKey, Vec<u8>> {
     Destination::all().into_iter().flat_map(of).collect()
 }
 
-/// A spool of some segments, through everything that happens to one. Stops at the first error.
+/// Uses a spool of some segments in every way. Stops at the first error.
 pub(super) fn run_story(model: &DiskModel, ledger: &mut StoreLedger) -> Result<(), StoreError> {
     let Ok((store, _)) = try_open(model) else {
         return Ok(());
@@ -201,10 +204,10 @@ pub(super) fn run_story(model: &DiskModel, ledger: &mut StoreLedger) -> Result<(
     ledger.drain(&store, TRAFFIC, 7)?;
     store.flush()?;
     ledger.drain(&store, TRAFFIC, 4)?;
-    ledger.set_aside(&store, MOTION)?;
+    ledger.move_to_dead_letters(&store, MOTION)?;
     ledger.append(&store, 5)?;
-    ledger.set_aside(&store, TRAFFIC)?;
-    // The first segments go.
+    ledger.move_to_dead_letters(&store, TRAFFIC)?;
+    // Removes the first segments.
     ledger.drain(&store, MOTION, 9)?;
     ledger.drain(&store, TRAFFIC, 20)?;
     store.flush()?;
@@ -220,7 +223,7 @@ pub(super) fn run_story(model: &DiskModel, ledger: &mut StoreLedger) -> Result<(
     ledger.append(&store, 3)
 }
 
-/// Damages the oldest segment while nobody has it open; the entry that is hit is owed no more.
+/// Damages the oldest segment while it is closed; the entry that is hit is no longer owed.
 pub(super) fn damage_oldest(model: &DiskModel, ledger: &mut StoreLedger) {
     let (key, _) = ledger.owed.first_key_value().expect("something is owed");
     let key = *key;

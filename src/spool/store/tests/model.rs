@@ -1,5 +1,5 @@
-//! A disk in memory that loses what was not fsynced: parts of files, and names in directories. It can also stop or fail at any
-//! operation that changes something.
+//! A disk in memory that loses everything that was not fsynced: parts of files, and names in
+//! directories. It can also stop or fail at any operation that changes something.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,24 +11,22 @@ use std::{
 
 use redb::StorageBackend;
 
-use crate::spool::store::{
-    disk::{BoxedBackend, DirectoryLock, StoreDisk},
-    lock,
-};
+use crate::spool::panics::lock;
+use crate::spool::store::disk::{BoxedBackend, DirectoryLock, StoreDisk};
 
-/// A write reaches a disk in pieces of this size, in any order.
+/// Unit in which a write reaches the disk, in any order.
 const SECTOR: usize = 512;
 
-/// What goes wrong, by the number of the operation.
+/// A fault at an operation, given by its number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ModelFault {
     #[default]
     None,
     /// The process is killed before this operation.
     Stop(u64),
-    /// As many operations from this one on fail.
-    Fail { at: u64, many: u64 },
-    /// This reading fails.
+    /// `count` operations from this one on fail.
+    Fail { at: u64, count: u64 },
+    /// This read fails.
     FailRead(u64),
 }
 
@@ -37,20 +35,21 @@ pub(super) struct DiskModel(Arc<Mutex<DiskModelState>>);
 
 #[derive(Clone, Debug, Default)]
 struct DiskModelState {
-    /// What the disk says is left.
+    /// Free bytes that the disk reports.
     free: u64,
     files: BTreeMap<u64, FileContent>,
-    /// As the process sees them, and as they would be after a power loss.
+    /// Names as the process sees them.
     names: BTreeMap<PathBuf, u64>,
+    /// Names that survive a power loss.
     durable_names: BTreeMap<PathBuf, u64>,
-    /// Changes of names that are not durable, oldest first.
+    /// Changes of names that are not durable yet, oldest first.
     renames: Vec<NameChange>,
     directories: BTreeSet<PathBuf>,
     locked: BTreeSet<PathBuf>,
     operations: u64,
-    readings: u64,
-    trouble: ModelFault,
-    /// The operation at which trouble began.
+    reads: u64,
+    fault: ModelFault,
+    /// The operation at which the fault struck first.
     first_fault: Option<String>,
 }
 
@@ -59,7 +58,7 @@ struct FileContent {
     visible: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<FileChange>,
-    /// Bad sectors: no reading that touches them succeeds.
+    /// Bad sectors: every read that touches them fails.
     bad: Range<usize>,
 }
 
@@ -69,7 +68,7 @@ enum FileChange {
     Length(usize),
 }
 
-/// `file` gets the second name, where there is one, and loses the first.
+/// Gives `file` the name `to`, if any, and takes the name `from`.
 #[derive(Clone, Debug)]
 struct NameChange {
     file: u64,
@@ -89,7 +88,7 @@ impl FileChange {
         }
     }
 
-    /// In pieces that a power loss may tell apart.
+    /// Splits the change into parts that survive a power loss independently.
     fn pieces(self) -> Vec<Self> {
         match self {
             Self::Write(at, data) => {
@@ -151,39 +150,40 @@ impl DiskModel {
         Arc::new(self.clone())
     }
 
-    pub(super) fn inject(&self, trouble: ModelFault) {
+    pub(super) fn inject(&self, fault: ModelFault) {
         let mut inner = self.inner();
-        inner.trouble = trouble;
+        inner.fault = fault;
         inner.first_fault = None;
     }
 
-    /// How many operations changed something, and how many only read.
+    /// Returns the number of operations that changed something, and that of reads.
     pub(super) fn operations(&self) -> (u64, u64) {
         let inner = self.inner();
-        (inner.operations, inner.readings)
+        (inner.operations, inner.reads)
     }
 
-    /// What the trouble struck first.
+    /// Returns the operation that the fault struck first.
     pub(super) fn first_fault(&self) -> Option<String> {
         self.inner().first_fault.clone()
     }
 
-    /// The disk as the next process finds it, when this one was killed.
+    /// Returns the disk as the next process finds it after a kill of this one.
     pub(super) fn after_kill(&self) -> Self {
         let mut inner = self.inner().clone();
         inner.locked.clear();
-        inner.trouble = ModelFault::None;
-        (inner.operations, inner.readings) = (0, 0);
+        inner.fault = ModelFault::None;
+        (inner.operations, inner.reads) = (0, 0);
         Self(Arc::new(Mutex::new(inner)))
     }
 
-    /// The disk as the next process finds it, when the power was lost. `dice(n)`: a number below `n`.
+    /// Returns the disk as the next process finds it after a power loss. `dice(n)` is a number
+    /// below `n`.
     pub(super) fn after_power_loss(&self, mut dice: impl FnMut(u64) -> u64) -> Self {
         let next = self.after_kill();
         {
             let mut inner = next.inner();
             for content in inner.files.values_mut() {
-                // Of all of them, of each half, almost none, none.
+                // All pieces, half of them, almost none, or none.
                 let odds = [16, 8, 1, 0][dice(4) as usize];
                 for piece in std::mem::take(&mut content.unsynced)
                     .into_iter()
@@ -221,7 +221,7 @@ impl DiskModel {
         Some(inner.files[inner.names.get(file)?].visible.clone())
     }
 
-    /// Something else than the bridge changes a file, durably; none removes it.
+    /// Changes a file durably, as another program would; `None` removes it.
     pub(super) fn damage(&self, file: &Path, bytes: Option<Vec<u8>>) {
         let mut inner = self.inner();
         match (inner.names.get(file).copied(), bytes) {
@@ -243,12 +243,12 @@ impl DiskModel {
         }
     }
 
-    /// So many bytes are left, as far as anybody asks.
+    /// Sets the free bytes that the disk reports.
     pub(super) fn set_free_bytes(&self, free: u64) {
         self.inner().free = free;
     }
 
-    /// These bytes of a file can no longer be read.
+    /// Makes a range of a file unreadable.
     pub(super) fn mark_bad_sectors(&self, file: &Path, bad: Range<usize>) {
         let mut inner = self.inner();
         let id = inner.id(file).unwrap();
@@ -269,13 +269,13 @@ fn bad_disk() -> io::Error {
 }
 
 impl DiskModelState {
-    /// Before everything that changes something.
+    /// Counts an operation that changes something; an error if the fault strikes it.
     fn operation(&mut self, what: &str, file: &dyn fmt::Debug) -> io::Result<()> {
         let number = self.operations;
         self.operations += 1;
-        let strikes = match self.trouble {
+        let strikes = match self.fault {
             ModelFault::Stop(at) => number >= at,
-            ModelFault::Fail { at, many } => (at..at + many).contains(&number),
+            ModelFault::Fail { at, count } => (at..at + count).contains(&number),
             ModelFault::None | ModelFault::FailRead(_) => false,
         };
         if strikes {
@@ -287,13 +287,13 @@ impl DiskModelState {
     }
 
     fn is_stopped(&self) -> bool {
-        matches!(self.trouble, ModelFault::Stop(at) if self.operations > at)
+        matches!(self.fault, ModelFault::Stop(at) if self.operations > at)
     }
 
-    fn reading(&mut self, file: &dyn fmt::Debug) -> io::Result<()> {
-        let number = self.readings;
-        self.readings += 1;
-        if self.trouble == ModelFault::FailRead(number) {
+    fn count_read(&mut self, file: &dyn fmt::Debug) -> io::Result<()> {
+        let number = self.reads;
+        self.reads += 1;
+        if self.fault == ModelFault::FailRead(number) {
             self.first_fault = Some(format!("read {file:?}"));
             return Err(io::Error::other("input/output error"));
         }
@@ -331,7 +331,7 @@ impl DiskModelState {
     fn write(&mut self, id: u64, at: usize, data: &[u8]) -> io::Result<()> {
         let stopped = self.is_stopped();
         let result = self.operation("write", &id);
-        // A write that fails may have done a part of its work.
+        // A failed write may be partly done.
         let done = match (&result, stopped || self.is_stopped()) {
             (Ok(()), _) => data,
             (Err(_), true) => &[],
@@ -349,7 +349,7 @@ impl DiskModelState {
         match result {
             Ok(()) => self.content(id).sync(),
             Err(_) if self.is_stopped() => {}
-            // What could not be written is seen as long as the machine runs, and never written.
+            // Failed pages stay visible while the machine runs, and are never written.
             Err(_) => self.content(id).unsynced.clear(),
         }
         result
@@ -372,7 +372,7 @@ impl StoreDisk for DiskModel {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
-        self.inner().reading(&dir)?;
+        self.inner().count_read(&dir)?;
         let lengths = self.names(dir).into_iter().map(|name| {
             let len = self
                 .contents(&dir.join(&name))
@@ -389,7 +389,7 @@ impl StoreDisk for DiskModel {
 
     fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
         let mut inner = self.inner();
-        inner.reading(&file)?;
+        inner.count_read(&file)?;
         let content = &inner.files[&inner.id(file)?];
         Ok(content.read(0..content.visible.len())?.to_vec())
     }
@@ -476,7 +476,7 @@ impl StoreDisk for DiskModel {
 
 impl fmt::Debug for DiskModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Model")
+        f.write_str("DiskModel")
     }
 }
 
@@ -488,7 +488,7 @@ impl Drop for ModelLock {
     }
 }
 
-/// A file as redb has it.
+/// An open file of the model, as a backend of redb.
 #[derive(Debug)]
 struct ModelFile(DiskModel, u64);
 
@@ -499,7 +499,7 @@ impl StorageBackend for ModelFile {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut inner = self.0.inner();
-        inner.reading(&self.1)?;
+        inner.count_read(&self.1)?;
         let at = offset as usize;
         out.copy_from_slice(inner.content(self.1).read(at..at + out.len())?);
         Ok(())

@@ -1,4 +1,4 @@
-//! What the store does when nothing is wrong.
+//! The store in normal operation.
 
 use super::*;
 use crate::spool::store::{HandoverMark, MANIFEST_FILE, OpenError, StoreError};
@@ -33,20 +33,25 @@ fn entries_come_back_in_order_and_by_destination() {
     assert_eq!((store.present(MOTION), store.present(TRAFFIC)), (34, 76));
     assert_eq!(store.oldest_ms(), Some(1_700_000_000_000));
 
-    let some = store.read(TRAFFIC, first.start + 2, 3, usize::MAX).unwrap();
+    let some = store
+        .read(TRAFFIC, first.start + 2, limit(3, usize::MAX))
+        .unwrap();
     assert_eq!(
         some.iter()
             .map(|(seq, _)| seq - first.start)
             .collect::<Vec<_>>(),
         [2, 4, 5]
     );
-    assert_eq!(store.read(TRAFFIC, 0, 10, 1).unwrap().len(), 1);
-    assert_eq!(store.read(TRAFFIC, 0, 0, usize::MAX).unwrap().len(), 0);
+    assert_eq!(store.read(TRAFFIC, 0, limit(10, 1)).unwrap().len(), 1);
+    assert_eq!(
+        store.read(TRAFFIC, 0, limit(0, usize::MAX)).unwrap().len(),
+        0
+    );
     assert!(store.append(&[]).unwrap().is_empty());
 }
 
 #[test]
-fn what_was_kept_is_there_after_a_restart_and_what_was_removed_is_not() {
+fn after_a_restart_entries_are_there_and_removed_ones_are_not() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let seqs = store.append(&batch(TRAFFIC, 0..2000)).unwrap();
@@ -70,7 +75,7 @@ fn what_was_kept_is_there_after_a_restart_and_what_was_removed_is_not() {
 }
 
 #[test]
-fn a_spool_that_was_emptied_is_small_and_its_numbers_do_not_come_again() {
+fn an_emptied_spool_is_small_and_its_sequence_numbers_are_not_used_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut greatest = 0;
     for _ in 0..3 {
@@ -99,7 +104,7 @@ fn a_spool_that_was_emptied_is_small_and_its_numbers_do_not_come_again() {
 }
 
 #[test]
-fn a_large_segment_that_is_emptied_while_it_is_written_goes() {
+fn a_large_current_segment_is_replaced_once_it_is_empty() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = SpoolStore::open(options(dir.path(), 1 << 30)).unwrap();
     let seqs = store.append(&batch(TRAFFIC, 0..5000)).unwrap();
@@ -113,7 +118,7 @@ fn a_large_segment_that_is_emptied_while_it_is_written_goes() {
 }
 
 #[test]
-fn only_one_has_it() {
+fn only_one_process_can_open_it() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     assert!(matches!(
@@ -152,7 +157,7 @@ fn reading_only_changes_nothing() {
     ));
     assert!(matches!(copy.recover_writing(), Err(StoreError::ReadOnly)));
     copy.flush().unwrap();
-    let verified = copy.verify().unwrap();
+    let verified = copy.verify();
     assert_eq!(
         (verified.entries[TRAFFIC.index()], verified.damaged.len()),
         (1000, 0)
@@ -162,7 +167,7 @@ fn reading_only_changes_nothing() {
 }
 
 #[test]
-fn an_entry_that_is_set_aside_lies_there_with_its_reason() {
+fn a_dead_letter_keeps_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let seqs = store.append(&batch(TRAFFIC, 0..10)).unwrap();
@@ -181,20 +186,20 @@ fn an_entry_that_is_set_aside_lies_there_with_its_reason() {
     for _ in 0..2 {
         let (store, _) = open(dir.path());
         assert_eq!(store.dead_letter_count(), 2);
-        let aside = store.dead_letters().unwrap();
-        let told: Vec<_> = aside
+        let dead_letters = store.dead_letters().unwrap();
+        let described: Vec<_> = dead_letters
             .iter()
             .map(|entry| (entry.seq - seqs.start, &*entry.reason, &entry.value))
             .collect();
         assert_eq!(
-            told,
+            described,
             [
                 (2, "InvalidRecord", &value(2)),
                 (4, "MessageSizeTooLarge", &value(4))
             ]
         );
         assert!(
-            aside
+            dead_letters
                 .iter()
                 .all(|entry| entry.destination == TRAFFIC && entry.at_ms > 1_700_000_000_000)
         );
@@ -204,7 +209,7 @@ fn an_entry_that_is_set_aside_lies_there_with_its_reason() {
 }
 
 #[test]
-fn how_far_was_handed_over_is_told_with_the_oldest_tails_that_matter() {
+fn the_hand_over_mark_has_the_oldest_tails_that_matter() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let seqs = store.append(&batch(TRAFFIC, 0..2000)).unwrap();
@@ -250,7 +255,7 @@ fn how_far_was_handed_over_is_told_with_the_oldest_tails_that_matter() {
 }
 
 #[test]
-fn reading_and_removing_go_on_while_it_is_written() {
+fn reading_and_removing_work_during_appends() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     std::thread::scope(|scope| {
@@ -264,7 +269,7 @@ fn reading_and_removing_go_on_while_it_is_written() {
         let mut next = 0;
         let mut read = Vec::new();
         while read.len() < 4000 {
-            let some = store.read(TRAFFIC, next, 100, usize::MAX).unwrap();
+            let some = store.read(TRAFFIC, next, limit(100, usize::MAX)).unwrap();
             let seqs: Vec<u64> = some.iter().map(|(seq, _)| *seq).collect();
             store.remove(TRAFFIC, &seqs).unwrap();
             store.flush().unwrap();
@@ -277,12 +282,12 @@ fn reading_and_removing_go_on_while_it_is_written() {
 }
 
 #[test]
-fn files_of_others_stay() {
+fn foreign_files_stay() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     store.append(&batch(TRAFFIC, 0..3)).unwrap();
     drop(store);
-    let of_others = [
+    let foreign = [
         "draft.new",
         "7.redb.new",
         "+0000007.redb.new",
@@ -295,19 +300,16 @@ fn files_of_others_stay() {
         "set-aside.redb.new",
         "00000007.redb.new",
     ];
-    for name in of_others.iter().chain(&unfinished) {
+    for name in foreign.iter().chain(&unfinished) {
         fs::write(dir.path().join(name), "x").unwrap();
     }
     let (store, found) = open(dir.path());
     assert!(found.damaged.is_empty() && found.missing.is_empty());
     assert_eq!(values(&store, TRAFFIC), expected(0..3));
-    let there = files(dir.path());
-    assert!(of_others.iter().all(|name| there.iter().any(|n| n == name)));
-    assert!(
-        !unfinished
-            .iter()
-            .any(|name| there.iter().any(|n| n == name))
-    );
+    let names = files(dir.path());
+    let exists = |name: &&str| names.iter().any(|n| n == name);
+    assert!(foreign.iter().all(exists));
+    assert!(!unfinished.iter().any(exists));
 }
 
 #[test]
@@ -329,7 +331,7 @@ fn a_directory_with_the_manifest_of_another_program_is_left_alone() {
         assert_eq!(fs::read_to_string(&manifest).unwrap(), content);
         assert_eq!(files(dir.path()), ["index.new", MANIFEST_FILE]);
     }
-    // One of a spool, damaged as it may be, and what a spool leaves beside it.
+    // A damaged manifest of a spool, and the files that a spool leaves beside one.
     let ours = r#"{"format":1,"checksum":"0","body":{}}"#;
     fs::write(&manifest, ours).unwrap();
     assert_eq!(open(dir.path()).1.damaged.len(), 1);

@@ -1,4 +1,4 @@
-//! Any sequence of calls does what a map would.
+//! The store against a map as its model, in random sequences of calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,12 +9,12 @@ use super::*;
 #[derive(Clone, Debug)]
 enum StoreCall {
     Append(Vec<(u8, u16)>),
-    /// The n-th entry that is there, and as many behind it.
+    /// Removes entries of a destination from the n-th on.
     Remove(u8, usize, usize),
     Read(u8, usize, usize),
-    SetAside(u8, usize),
+    MoveToDeadLetters(u8, usize),
     Flush,
-    /// What was removed since the last flush may come again.
+    /// Removals since the last flush may be undone.
     Kill,
     Close,
 }
@@ -25,7 +25,7 @@ fn calls() -> impl Strategy<Value = Vec<StoreCall>> {
         6 => prop::collection::vec((to.clone(), 0u16..3000), 0..120).prop_map(StoreCall::Append),
         6 => (to.clone(), 0usize..300, 1usize..100).prop_map(|(to, at, many)| StoreCall::Remove(to, at, many)),
         4 => (to.clone(), 0usize..300, 0usize..200).prop_map(|(to, at, most)| StoreCall::Read(to, at, most)),
-        1 => (to, 0usize..100).prop_map(|(to, at)| StoreCall::SetAside(to, at)),
+        1 => (to, 0usize..100).prop_map(|(to, at)| StoreCall::MoveToDeadLetters(to, at)),
         1 => Just(StoreCall::Flush),
         1 => Just(StoreCall::Kill),
         1 => Just(StoreCall::Close),
@@ -50,12 +50,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 40, ..ProptestConfig::default() })]
 
     #[test]
-    fn is_a_map(calls in calls()) {
+    fn behaves_like_a_map(calls in calls()) {
         let dir = tempfile::tempdir().unwrap();
         let mut at = dir.path().join("0");
         let mut store = Some(open_small(&at));
         let (mut model, mut flushed) = (MapModel::new(), BTreeSet::new());
-        let (mut greatest, mut aside) = (0, 0);
+        let (mut greatest, mut dead_letters) = (0, 0);
         for (turn, call) in calls.into_iter().enumerate() {
             let opened = store.as_ref().unwrap();
             match call {
@@ -73,17 +73,17 @@ proptest! {
                     seqs.iter().for_each(|seq| drop(model.remove(&(to.into(), *seq))));
                 }
                 StoreCall::Read(to, at, most) => {
-                    let there = entries_of(&model, to.into());
-                    let from = there.get(at).map_or(0, |(seq, _)| *seq);
-                    let read = opened.read(destination(to), from, most, usize::MAX).unwrap();
-                    let expected: Vec<_> = there.into_iter().filter(|(seq, _)| *seq >= from).take(most).collect();
+                    let entries = entries_of(&model, to.into());
+                    let from = entries.get(at).map_or(0, |(seq, _)| *seq);
+                    let read = opened.read(destination(to), from, limit(most, usize::MAX)).unwrap();
+                    let expected: Vec<_> = entries.into_iter().filter(|(seq, _)| *seq >= from).take(most).collect();
                     prop_assert_eq!(read, expected);
                 }
-                StoreCall::SetAside(to, at) => {
+                StoreCall::MoveToDeadLetters(to, at) => {
                     let Some((seq, _)) = entries_of(&model, to.into()).get(at).cloned() else { continue };
                     opened.move_to_dead_letters(destination(to), seq, "reason").unwrap();
                     model.remove(&(to.into(), seq));
-                    aside += 1;
+                    dead_letters += 1;
                     flushed = model.keys().copied().collect();
                 }
                 StoreCall::Flush => {
@@ -95,7 +95,7 @@ proptest! {
                     copy(&at, &copied);
                     at = copied;
                     store = Some(open_small(&at));
-                    // Those that came again are removed again.
+                    // Entries that came again are removed again.
                     let opened = store.as_ref().unwrap();
                     for to in Destination::all() {
                         let again: Vec<u64> = all(opened, to).iter().map(|(seq, _)| *seq)
@@ -118,8 +118,8 @@ proptest! {
         for to in Destination::all() {
             prop_assert_eq!(all(&opened, to), entries_of(&model, to.index()));
         }
-        prop_assert_eq!(opened.dead_letters().unwrap().len(), aside);
-        let verified = opened.verify().unwrap();
+        prop_assert_eq!(opened.dead_letters().unwrap().len(), dead_letters);
+        let verified = opened.verify();
         prop_assert_eq!((verified.damaged, verified.entries.iter().sum::<u64>()), (vec![], model.len() as u64));
     }
 }
