@@ -40,7 +40,7 @@ use rdkafka::config::ClientConfig;
 use super::memory::MemoryStore;
 use crate::config;
 use crate::kafka::tail::{
-    Patience, ReadBounds, TailError, TailReader, TailTopic, max_round_records,
+    Patience, ReadBounds, TailError, TailReader, TailTopic, WantedTopic, max_round_records,
 };
 use chunk::RecordChunk;
 
@@ -148,8 +148,11 @@ impl RebuildRun<'_> {
         let mut wanted: Vec<usize> = (0..names.len()).collect();
         let halted = loop {
             // A topic that does not answer at once is waited for when the others are read.
-            let named = wanted.iter().map(|&p| (p, names[p].clone())).collect();
-            let found = match reader.find_topics(named, Patience::Limited, &self.bounds) {
+            let named = wanted.iter().map(|&index| WantedTopic {
+                index,
+                name: names[index].clone(),
+            });
+            let found = match reader.find_topics(named.collect(), Patience::Limited, &self.bounds) {
                 Ok(found) => found,
                 Err(halt) => break Err(halt),
             };

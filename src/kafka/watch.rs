@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::KafkaResult;
-use rdkafka::producer::{BaseProducer, NoCustomPartitioner, Producer as _, ProducerContext};
+use rdkafka::producer::{BaseProducer, NoCustomPartitioner, Producer as _};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::contact::Contact;
 use super::lane::{TopicLane, TopicState};
 use super::producer::Producer;
+use super::quiet_context::QuietContext;
 use crate::metrics::Metrics;
 
 /// Between two looks at the topics.
@@ -31,22 +31,7 @@ const REPLACE_PAUSE: Duration = Duration::from_millis(500);
 ///
 /// Not the producer's: what one of librdkafka's clients was asked about it looks after for good, and each of its rounds
 /// over partitions would then go over those of all ten topics, also where events come for two of them.
-type MetadataClient = BaseProducer<QuietProducerContext, NoCustomPartitioner>;
-
-/// The producer already logs what happens to connections.
-struct QuietProducerContext;
-
-impl ClientContext for QuietProducerContext {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(target: "librdkafka", facility, "{message}");
-    }
-}
-
-impl ProducerContext for QuietProducerContext {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): ()) {}
-}
+type MetadataClient = BaseProducer<QuietContext, NoCustomPartitioner>;
 
 /// The thread that looks after Kafka; ends when dropped.
 pub struct KafkaWatch {
@@ -87,7 +72,7 @@ impl KafkaWatch {
         metrics: Arc<Metrics>,
         creating: bool,
     ) -> KafkaResult<Self> {
-        let lookup = MetadataClient::from_config_and_context(config, QuietProducerContext)?;
+        let lookup = MetadataClient::from_config_and_context(config, QuietContext)?;
         let signals = Arc::new(WatchSignals::default());
         signals.creating.store(creating, Ordering::Release);
         let thread = std::thread::Builder::new()
@@ -230,7 +215,8 @@ fn check_topics(
     true
 }
 
-fn classify_topic(error: Option<RDKafkaRespErr>, partitions: usize) -> TopicState {
+/// Classifies a topic by its metadata.
+pub fn classify_topic(error: Option<RDKafkaRespErr>, partitions: usize) -> TopicState {
     use RDKafkaRespErr::*;
     match error {
         Some(RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => TopicState::Forbidden,
