@@ -1,11 +1,12 @@
-//! The command line: `butlr-bridge serve | dev | simulate | verify | check-config | topics`.
+//! Command line of butlr-bridge.
 
 use std::process::ExitCode;
 
 use butlr_bridge::commands::{self, BridgeCommand};
 use clap::Parser;
 
-/// The door between Butlr's webhooks and Kafka: a 2xx is a promise.
+/// Receives Butlr's webhooks and publishes their events to Kafka. A 2xx response means that the event
+/// is in Kafka or on disk
 #[derive(Parser)]
 #[command(version, about, propagate_version = true)]
 struct CommandLine {
@@ -14,6 +15,6 @@ struct CommandLine {
 }
 
 fn main() -> ExitCode {
-    // clap ends with 2 on bad usage, as every command does on bad configuration.
+    // clap exits with 2 on bad usage, as every command does on a bad configuration.
     commands::run(CommandLine::parse().command)
 }
