@@ -1,8 +1,6 @@
-//! `check-config`: all mistakes at once, and what is weak.
+//! `check-config`: prints all errors and warnings about a configuration.
 
-use std::process::ExitCode;
-
-use super::{ConfigArguments, report_mistakes};
+use super::{CommandExit, ConfigArguments};
 use crate::dedup::memory::MemoryStore;
 
 #[derive(clap::Args, Debug)]
@@ -11,14 +9,11 @@ pub struct CheckConfigArguments {
     config: ConfigArguments,
 }
 
-pub fn run(arguments: CheckConfigArguments) -> ExitCode {
-    let config = match arguments.config.load() {
+pub fn run(arguments: CheckConfigArguments) -> CommandExit {
+    let config = match arguments.config.load_with_kafka() {
         Ok(config) => config,
-        Err(code) => return code,
+        Err(exit) => return exit,
     };
-    if let Err(mistake) = config.require_bootstrap_servers() {
-        return report_mistakes(&[mistake]);
-    }
     for warning in config.warnings() {
         eprintln!("warning: {warning}");
     }
@@ -32,5 +27,5 @@ pub fn run(arguments: CheckConfigArguments) -> ExitCode {
         );
     }
     println!("the configuration is good");
-    ExitCode::SUCCESS
+    CommandExit::Success
 }

@@ -1,15 +1,14 @@
-//! `dev`: everything in one process, with nothing to install.
+//! `dev`: runs Kafka, the bridge and a simulated building in one process.
 
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::serve::{ProcessSignals, report_failure};
-use super::{EXIT_FAILED, load_config, report_mistakes};
+use super::{CommandExit, load_config, print_config_errors};
 use crate::app::{self, LaunchOptions, Listeners};
 use crate::config::{Config, ConfigSources};
 use crate::kafka::embedded::EmbeddedKafka;
@@ -23,54 +22,56 @@ use butlr_simulate::progress::ProgressOutput;
 use butlr_simulate::sender::{self, SendTarget, StopSignal};
 use butlr_simulate::stream::{DeliveryStream, SenderBehaviour};
 
-/// One floor of a small building.
+/// Rooms of the simulated building: one floor.
 const ROOMS: usize = 6;
 
 #[derive(clap::Args, Debug)]
 pub struct DevArguments {
-    /// Use this Kafka instead of the embedded broker; its missing topics are created
+    /// Use this Kafka instead of the embedded broker; missing topics are created there
     #[arg(long, value_name = "HOST:PORT")]
     kafka: Option<String>,
-    /// Send nothing; wait for events from elsewhere
+    /// Do not simulate a building; wait for events from elsewhere
     #[arg(long)]
     quiet: bool,
-    /// End by itself after so long, for example 30s
+    /// Stop after this time, for example 30s
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
 }
 
-pub fn run(arguments: DevArguments) -> ExitCode {
+pub fn run(arguments: DevArguments) -> CommandExit {
     let mut sources = ConfigSources::default();
     let mut set = |key: &str, value: &str| {
         let value = toml::Value::String(value.to_owned());
         sources.flags.push((key.to_owned(), value));
     };
-    // That the embedded broker has one replica is no news; a Kafka of the user's may be worth a warning.
-    let level = match arguments.kafka {
-        None => "error",
-        Some(_) => "warn",
+    // The embedded broker always has one replica, so a warning about it would be noise.
+    let level = if arguments.kafka.is_some() {
+        "warn"
+    } else {
+        "error"
     };
     set("log.level", level);
-    // Kept until the end, too.
+    // Deleted when dropped, at the end.
     let spool = match tempfile::Builder::new()
         .prefix("butlr-bridge-dev-")
         .tempdir()
     {
         Ok(spool) => spool,
         Err(error) => {
-            eprintln!("no temporary folder can be made for the spool: {error}");
-            return ExitCode::from(EXIT_FAILED);
+            return CommandExit::Failed.print_error(format!(
+                "the temporary directory of the spool cannot be created: {error}"
+            ));
         }
     };
     set("spool.dir", &spool.path().to_string_lossy());
-    // A machine to look around on may be nearly full.
+    // A developer's disk may be nearly full.
     set("spool.max_bytes", "1GiB");
     set("spool.min_free_bytes", "64MiB");
     let defaults = match load_config(&sources) {
         Ok(config) => config,
-        Err(mistakes) => return report_mistakes(&mistakes),
+        Err(errors) => return print_config_errors(&errors),
     };
-    // Kept until the end: with it goes what it stores.
+    // The broker and its data live until it is dropped.
     let (_embedded, bootstrap) = match &arguments.kafka {
         Some(bootstrap) => (None, bootstrap.clone()),
         None => match start_embedded_kafka(&defaults) {
@@ -79,8 +80,8 @@ pub fn run(arguments: DevArguments) -> ExitCode {
                 (Some(broker), bootstrap)
             }
             Err(error) => {
-                eprintln!("the embedded broker does not start: {error}");
-                return ExitCode::from(EXIT_FAILED);
+                return CommandExit::Failed
+                    .print_error(format!("the embedded broker cannot be started: {error}"));
             }
         },
     };
@@ -90,27 +91,27 @@ pub fn run(arguments: DevArguments) -> ExitCode {
         .push(("kafka.bootstrap_servers".to_owned(), bootstrap));
     let config = match load_config(&sources) {
         Ok(config) => config,
-        Err(mistakes) => return report_mistakes(&mistakes),
+        Err(errors) => return print_config_errors(&errors),
     };
     telemetry::init(&config.log);
     let listeners = match bind_listeners(&config) {
         Ok(listeners) => listeners,
         Err(error) => return report_failure(&error),
     };
-    let ended = run_bridge(arguments, config, listeners, sources);
+    let result = run_bridge(arguments, config, listeners, sources);
     report_undrained(&spool);
-    match ended {
-        Ok(code) => code,
+    match result {
+        Ok(()) => CommandExit::Success,
         Err(error) => report_failure(&error),
     }
 }
 
-/// What goes with the spool.
+/// Prints how many events are lost with the temporary spool.
 fn report_undrained(spool: &TempDir) {
-    let left =
+    let entries: u64 =
         SpoolStore::open_read_only(spool.path()).map_or(0, |(_, found)| found.entries.iter().sum());
-    if left > 0 {
-        println!("{left} events were still in the spool, waiting for Kafka, and are gone with it");
+    if entries > 0 {
+        println!("{entries} events were still in the temporary spool and are deleted with it");
     }
 }
 
@@ -119,7 +120,7 @@ fn run_bridge(
     config: Config,
     listeners: Listeners,
     sources: ConfigSources,
-) -> Result<ExitCode, app::Error> {
+) -> Result<(), app::Error> {
     let ingest = listeners.ingest.local_addr()?;
     let admin = listeners.admin.local_addr()?;
     print_banner(&config, ingest, admin, arguments.kafka.is_none());
@@ -160,20 +161,20 @@ fn run_bridge(
         ledger.count(EventOutcome::Quarantined),
         ledger.count(EventOutcome::Refused)
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-/// What `simulate` does, in real time and for as long as the process lives.
+/// Sends the events of the simulated building, in real time until the process ends.
 fn run_simulator(target: SendTarget) {
     const SEED: u64 = 1;
     let size = CitySize {
         rooms: ROOMS,
         sensors: None,
     };
-    let (habits, behaviour) = (CityBehaviour::default(), SenderBehaviour::default());
-    let stream = DeliveryStream::from_seed(SEED, size, now_ms(), habits, behaviour);
+    let (city, sender) = (CityBehaviour::default(), SenderBehaviour::default());
+    let stream = DeliveryStream::from_seed(SEED, size, now_ms(), city, sender);
     let options = sender::Options::new(target);
-    let ended = match sender::run(
+    let reason = match sender::run(
         options,
         stream,
         None,
@@ -183,7 +184,7 @@ fn run_simulator(target: SendTarget) {
         Ok(finished) => finished.unreachable.unwrap_or_default(),
         Err(error) => error.to_string(),
     };
-    tracing::error!(ended, "the simulated building sends nothing any more");
+    tracing::error!(reason, "the simulated building has stopped sending");
 }
 
 fn start_embedded_kafka(config: &Config) -> Result<EmbeddedKafka, String> {
@@ -194,7 +195,7 @@ fn start_embedded_kafka(config: &Config) -> Result<EmbeddedKafka, String> {
     EmbeddedKafka::start(&topics)
 }
 
-/// The usual ports, or free ones where something listens there already.
+/// Binds the default ports, or free ones if those are in use.
 fn bind_listeners(config: &Config) -> Result<Listeners, app::Error> {
     let bind_or_free = |address: SocketAddr| {
         TcpListener::bind(address).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
@@ -224,15 +225,15 @@ butlr-bridge dev
   status     http://{admin}/
   metrics    http://{admin}/metrics
   Kafka      {bootstrap} ({kind})
-  spool      {spool} (goes when this ends)
+  spool      {spool} (deleted at the end)
 
 Send an event:
   {}
 
-Read what arrived (kcat; the building's rooms are counted at each full minute):
+Read the stored events (with kcat; the building reports its rooms at each full minute):
   kcat -q -b {bootstrap} -C -t {rooms} -f '%k  %s\\n'
 
-Ctrl-C ends it. Once a second, what flows:
+Press Ctrl-C to stop. Throughput, once a second:
 ",
         example_curl(ingest)
     );
@@ -249,14 +250,14 @@ fn example_curl(ingest: SocketAddr) -> String {
     )
 }
 
-/// One line a second, from the same `/status` that an operator reads.
+/// Prints one line per second, from the `/status` page that operators use.
 fn print_status_lines(status_url: &str) {
     let colour = std::io::stdout().is_terminal();
     let mut before: Option<Value> = None;
     loop {
         std::thread::sleep(Duration::from_secs(1));
-        let answer = ureq::get(status_url).call();
-        let text = answer.and_then(|mut response| response.body_mut().read_to_string());
+        let response = ureq::get(status_url).call();
+        let text = response.and_then(|mut response| response.body_mut().read_to_string());
         let Some(status) = text
             .ok()
             .and_then(|t| serde_json::from_str::<Value>(&t).ok())
@@ -274,11 +275,11 @@ fn format_status_line(status: &Value, before: Option<&Value>, colour: bool) -> S
         let now = count(status, path).unwrap_or(0);
         now - before.and_then(|b| count(b, path)).unwrap_or(0).min(now)
     };
-    let mut flows: Vec<String> = Vec::new();
+    let mut by_type: Vec<String> = Vec::new();
     for (i, t) in EventType::ALL.iter().enumerate() {
         match since(&format!("/types/{i}/published")) {
             0 => {}
-            n => flows.push(format!("{} {n}", t.kebab_name())),
+            n => by_type.push(format!("{} {n}", t.kebab_name())),
         }
     }
     let refused = count(status, "/ledger/refused").unwrap_or(0);
@@ -287,19 +288,19 @@ fn format_status_line(status: &Value, before: Option<&Value>, colour: bool) -> S
         (n, true) => format!("\x1b[31m{n} refused\x1b[0m"),
         (n, false) => format!("{n} refused"),
     };
-    // Only where there is something to see.
-    let kept = ["spooled", "quarantined"].map(|outcome| {
+    // Shown only if there are any.
+    let stored_elsewhere = ["spooled", "quarantined"].map(|outcome| {
         match count(status, &format!("/ledger/{outcome}")).unwrap_or(0) {
             0 => String::new(),
             n => format!("  {n} {outcome}"),
         }
     });
-    let kept = kept.concat();
+    let stored_elsewhere = stored_elsewhere.concat();
     format!(
-        "{:>5} events/s  {:>8} published  {:>5} duplicates  {refused}{kept}   {}",
+        "{:>5} events/s  {:>8} published  {:>5} duplicates  {refused}{stored_elsewhere}   {}",
         since("/ledger/received"),
         count(status, "/ledger/published").unwrap_or(0),
         count(status, "/ledger/duplicate").unwrap_or(0),
-        flows.join("  ")
+        by_type.join("  ")
     )
 }

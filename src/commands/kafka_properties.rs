@@ -1,5 +1,5 @@
-//! librdkafka's properties on the command line. What is wrong with one is told without its value, which may be a secret;
-//! so clap, which quotes, does not look at it.
+//! librdkafka properties on the command line. Values may be secrets, so error messages never show
+//! them; clap does not parse them, because it quotes what it rejects.
 
 use std::path::Path;
 
@@ -10,19 +10,17 @@ use crate::config::secret;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct PropertyArguments {
-    /// A property of librdkafka, for example security.protocol=SASL_SSL; may be given several times
+    /// librdkafka property, for example security.protocol=SASL_SSL; can be repeated
     #[arg(long = "kafka-property", value_name = "NAME=VALUE", value_parser = parse_secret)]
     properties: Vec<SecretString>,
-    /// The same, with the value in a file, for example sasl.password=/run/secrets/kafka
+    /// librdkafka property whose value is read from a file, for example
+    /// sasl.password=/run/secrets/kafka
     #[arg(long = "kafka-property-file", value_name = "NAME=FILE")]
     files: Vec<String>,
 }
 
 impl PropertyArguments {
-    /// Names and values.
-    ///
-    /// # Errors
-    /// What is wrong and what is allowed, without the value.
+    /// Returns names and values. The error says what is allowed, without showing the value.
     pub fn read(&self) -> Result<Vec<(String, String)>, String> {
         let given = self.properties.iter().map(|property| {
             let pair = property.expose_secret().split_once('=');
@@ -55,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn values_come_from_the_line_or_a_file_and_are_never_told() {
+    fn values_come_from_the_command_line_or_a_file_and_are_never_shown() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"s3cret\n").unwrap();
         let from_file = format!("sasl.password={}", file.path().display());
@@ -76,7 +74,7 @@ mod tests {
         assert!(!format!("{line:?}").contains("me=you"));
         let line =
             PropertyCommandLine::parse_from(["x", "--kafka-property", "sasl.password:s3cret"]);
-        let problem = line.properties.read().unwrap_err();
-        assert!(problem.contains("NAME=VALUE") && !problem.contains("s3cret"));
+        let error = line.properties.read().unwrap_err();
+        assert!(error.contains("NAME=VALUE") && !error.contains("s3cret"));
     }
 }

@@ -1,51 +1,59 @@
-//! The commands of the binary. Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
+//! Commands of the binary.
 
 mod check_config;
 mod dev;
+mod exit;
 mod kafka_properties;
 mod replay;
 mod serve;
+mod signals;
 mod simulate;
 mod spool;
+mod temporary_file;
 mod topics;
 mod verify;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
 use secrecy::SecretString;
+
+pub use exit::CommandExit;
 
 use crate::config::{self, Config, ConfigError, ConfigSources};
 use crate::http::tls::Certificate;
 use crate::kafka::client::{self, check_property};
 
-/// What the binary can be asked to do.
+/// Commands of the command line.
 #[derive(Subcommand)]
 pub enum BridgeCommand {
-    /// Run the bridge: webhooks in, Kafka out
+    /// Run the bridge: receive webhooks, publish events to Kafka
     Serve(serve::ServeArguments),
-    /// Run everything on this machine with nothing to install: an embedded broker, the bridge and a simulated building
+    /// Run an embedded Kafka broker, the bridge and a simulated building in one process
     Dev(dev::DevArguments),
-    /// Check a configuration: all mistakes at once; needs no Kafka
+    /// Check a configuration and print all errors in it; needs no Kafka
     CheckConfig(check_config::CheckConfigArguments),
-    /// Send what a city of sensors would, as the vendor does; count what was answered and prove what was stored
+    /// Simulate a city of sensors and the vendor that sends its events; count the responses and
+    /// verify what was stored
     Simulate(Box<simulate::SimulateArguments>),
-    /// Prove once more what an earlier `simulate --journal` stored
+    /// Verify again what an earlier `simulate --journal` run stored
     Verify(verify::VerifyArguments),
-    /// Look at what waits on disk, save it, or empty it into Kafka
+    /// Inspect, export or drain the spool on disk
     Spool(spool::SpoolCommandArguments),
-    /// Send what was quarantined and is valid by now
+    /// Publish quarantined items that are valid events by now
     Replay(replay::ReplayArguments),
-    /// Compare the topics that the bridge needs with what the broker has
+    /// Compare the topics that the bridge needs with those of the broker
     Topics(topics::TopicsArguments),
 }
 
-/// Runs a command to its end.
+/// Runs a command and returns the exit code of the process.
 pub fn run(command: BridgeCommand) -> ExitCode {
-    match command {
+    let exit = match command {
         BridgeCommand::Serve(arguments) => serve::run(arguments),
         BridgeCommand::Dev(arguments) => dev::run(arguments),
         BridgeCommand::Simulate(arguments) => simulate::run(*arguments),
@@ -54,21 +62,18 @@ pub fn run(command: BridgeCommand) -> ExitCode {
         BridgeCommand::Spool(arguments) => spool::run(arguments),
         BridgeCommand::Replay(arguments) => replay::run(arguments),
         BridgeCommand::Topics(arguments) => topics::run(arguments),
-    }
+    };
+    exit.into()
 }
 
-/// Something was asked for that cannot be.
-const EXIT_FAILED: u8 = 1;
-/// Bad usage or configuration.
-const EXIT_MISUSED: u8 = 2;
-
-/// Where a configuration comes from, besides the environment.
+/// Sources of the configuration besides the environment.
 #[derive(clap::Args, Clone, Debug)]
 struct ConfigArguments {
-    /// The TOML file; without one, the environment (BUTLR_BRIDGE__SECTION__KEY) and the defaults hold
+    /// TOML file to read; without one, environment variables (BUTLR_BRIDGE__SECTION__KEY) and
+    /// defaults apply
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Set one key, over file and environment: --set http.bind=127.0.0.1:9000
+    /// Set one key, overriding file and environment, for example --set http.bind=127.0.0.1:9000
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_key_value)]
     set: Vec<(String, String)>,
 }
@@ -81,7 +86,7 @@ fn parse_key_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl ConfigArguments {
-    /// Whether a configuration is named on the command line.
+    /// Returns `true` if the command line names a configuration.
     fn is_given(&self) -> bool {
         self.config.is_some() || !self.set.is_empty()
     }
@@ -95,14 +100,23 @@ impl ConfigArguments {
         sources
     }
 
-    /// Reads the configuration, or tells every mistake on standard error.
-    fn load(&self) -> Result<Config, ExitCode> {
-        load_config(&self.sources()).map_err(|mistakes| report_mistakes(&mistakes))
+    /// Loads the configuration, or prints all errors in it to standard error.
+    fn load(&self) -> Result<Config, CommandExit> {
+        load_config(&self.sources()).map_err(|errors| print_config_errors(&errors))
+    }
+
+    /// Same as [`load`](Self::load), for commands that need Kafka.
+    fn load_with_kafka(&self) -> Result<Config, CommandExit> {
+        let config = self.load()?;
+        match config.require_bootstrap_servers() {
+            Ok(_) => Ok(config),
+            Err(error) => Err(print_config_errors(&[error])),
+        }
     }
 }
 
-/// Reads the configuration and checks what its parts alone do not tell: certificate against key, and librdkafka's
-/// properties against each other.
+/// Loads the configuration and checks what single keys cannot show: that the certificate matches
+/// its key, and that librdkafka accepts its properties together.
 fn load_config(sources: &ConfigSources) -> Result<Config, Vec<ConfigError>> {
     let config = config::load(sources, &check_property)?;
     let tls = config.http.tls.as_ref().map(Certificate::read);
@@ -111,32 +125,44 @@ fn load_config(sources: &ConfigSources) -> Result<Config, Vec<ConfigError>> {
         .map(|e| ConfigError::new("http.tls", e));
     let kafka = client::check_properties(&config).err();
     let kafka = kafka.map(|e| ConfigError::new("kafka.properties", e));
-    let mistakes: Vec<_> = tls.into_iter().chain(kafka).collect();
-    match mistakes.is_empty() {
-        true => Ok(config),
-        false => Err(mistakes),
+    let errors: Vec<_> = tls.into_iter().chain(kafka).collect();
+    if errors.is_empty() {
+        Ok(config)
+    } else {
+        Err(errors)
     }
 }
 
-/// Takes an argument that may hold a secret as it is: clap would quote what it refuses.
+/// Accepts an argument that may hold a secret without checking it: clap quotes arguments that it
+/// rejects.
 fn parse_secret(text: &str) -> Result<SecretString, Infallible> {
     Ok(SecretString::from(text))
 }
 
-fn report_mistakes(mistakes: &[ConfigError]) -> ExitCode {
-    for mistake in mistakes {
-        eprintln!("{mistake}");
+fn print_config_errors(errors: &[ConfigError]) -> CommandExit {
+    for error in errors {
+        eprintln!("{error}");
     }
-    let s = if mistakes.len() == 1 { "" } else { "s" };
-    eprintln!("{} mistake{s} in the configuration", mistakes.len());
-    ExitCode::from(EXIT_MISUSED)
+    let s = if errors.len() == 1 { "" } else { "s" };
+    CommandExit::Usage.print_error(format!("{} error{s} in the configuration", errors.len()))
 }
 
-/// Runs a short command's future.
+/// Creates a progress bar, hidden unless standard error is a terminal.
+fn progress_bar(length: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).expect("the template is valid");
+    let bar = if stderr().is_terminal() {
+        ProgressBar::new(length)
+    } else {
+        ProgressBar::hidden()
+    };
+    bar.with_style(style.progress_chars("=> "))
+}
+
+/// Runs the future of a short command.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("the system can start a runtime")
+        .expect("the async runtime can be started")
         .block_on(future)
 }

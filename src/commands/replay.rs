@@ -1,50 +1,50 @@
-//! `replay`: what was quarantined and is a valid event by now.
+//! `replay`: publishes quarantined items that are valid events by now.
 
 use std::io::{IsTerminal, Write, stderr};
-use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::builder::PossibleValuesParser;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
-use super::{ConfigArguments, EXIT_FAILED, report_mistakes};
+use super::{CommandExit, ConfigArguments, progress_bar};
 use crate::replay::{self, Options, ReplayProgress};
 use crate::telemetry;
 use butlr_event::{FieldErrorCode, UnreadableBodyCode};
 
-const REPLAY_HELP: &str = "Reads the quarantine topic from its beginning and sends what is a valid event by now through the bridge's own pipeline: duplicates are
-looked for, and the records carry ce_replayedfrom (topic/partition/offset). What is still none stays as it is. A record that came
-by the route of a type must be of that type now, too.
+const REPLAY_HELP: &str = "Reads the quarantine topic from its beginning and publishes the items that are valid events by now, through the bridge's own
+pipeline: duplicates are detected, and the records carry the header ce_replayedfrom (topic/partition/offset). Items that are still
+not valid stay as they are. An item received on the route of one event type must be valid for that type.
 
-Safe to run again, at any time, also after a run that was killed: what was replayed is noted in the quarantine topic itself, in
-records with the key butlr-replay and the header butlr-replayed (intent or done). The user needs Write there. A run that meets another one ends with 1.";
+The command is safe to run again at any time, even after a run that was killed: the quarantine topic itself records what was
+replayed, in records with the key butlr-replay and the header butlr-replayed (intent or done). This needs the Write permission on
+that topic. A run that meets another one exits with 1.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = REPLAY_HELP)]
 pub struct ReplayArguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Where from
+    /// Source of the items
     #[arg(long, value_enum)]
     from: ReplaySource,
-    /// Only what was received since: a time (2026-03-01T00:00:00Z) or a duration ago (2h-ago)
+    /// Only items received since then: a time (2026-03-01T00:00:00Z) or a duration ago (2h-ago)
     #[arg(long, value_name = "TIME|DURATION-ago", value_parser = parse_since)]
     since: Option<SystemTime>,
-    /// Only what was refused with this code, for example unknown_type; may be given several times
+    /// Only items rejected with this code, for example unknown_type; can be repeated
     #[arg(long, value_name = "CODE", value_parser = PossibleValuesParser::new(rejection_codes()), hide_possible_values = true)]
     code: Vec<String>,
-    /// Send nothing: count what would be sent
+    /// Count what would be sent, but send nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 enum ReplaySource {
-    /// topics.quarantine
+    /// The topic topics.quarantine
     Quarantine,
 }
 
-/// What is no valid event is refused with one of these. They stay the same from release to release.
+/// Returns the codes with which items are rejected. They are stable across releases.
 fn rejection_codes() -> impl Iterator<Item = &'static str> {
     let of_events = FieldErrorCode::ALL.map(FieldErrorCode::as_str);
     let of_bodies = UnreadableBodyCode::ALL.map(UnreadableBodyCode::as_str);
@@ -59,21 +59,18 @@ fn parse_since(text: &str) -> Result<SystemTime, String> {
         None => humantime::parse_rfc3339_weak(text).ok(),
     };
     time.ok_or_else(|| {
-        "write a time, as in 2026-03-01T00:00:00Z, or a duration, as in 2h-ago".to_owned()
+        "write a time, such as 2026-03-01T00:00:00Z, or a duration, such as 2h-ago".to_owned()
     })
 }
 
-pub fn run(arguments: ReplayArguments) -> ExitCode {
+pub fn run(arguments: ReplayArguments) -> CommandExit {
     let ReplaySource::Quarantine = arguments.from;
-    let mut config = match arguments.config.load() {
+    let mut config = match arguments.config.load_with_kafka() {
         Ok(config) => config,
-        Err(code) => return code,
+        Err(exit) => return exit,
     };
-    if let Err(mistake) = config.require_bootstrap_servers() {
-        return report_mistakes(&[mistake]);
-    }
     if stderr().is_terminal() {
-        // The bar tells the rest.
+        // The progress bar shows the rest.
         config.log.level = config.log.level.min(tracing::Level::WARN);
     }
     telemetry::init(&config.log);
@@ -86,45 +83,32 @@ pub fn run(arguments: ReplayArguments) -> ExitCode {
     let (summary, result) =
         replay::run(&config, &options, &mut |progress| reporter.report(progress));
     reporter.bar.finish_and_clear();
-    // A closed standard output does not undo the run.
+    // The run counts even if standard output is closed.
     let _ = writeln!(std::io::stdout(), "{summary}");
     match result {
-        Ok(()) if summary.is_complete() => ExitCode::SUCCESS,
-        Ok(()) => ExitCode::from(EXIT_FAILED),
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(EXIT_FAILED)
-        }
+        Ok(()) => CommandExit::success_if(summary.is_complete()),
+        Err(error) => CommandExit::Failed.print_error(error),
     }
 }
 
-/// A bar on a terminal, else a line now and then.
+/// Progress bar on a terminal; otherwise a line of JSON now and then.
 struct ReplayProgressReporter {
     bar: ProgressBar,
     is_terminal: bool,
     last: Instant,
 }
 
-/// Between two updates.
+/// Interval between updates of the bar.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
-/// Between two lines.
+/// Interval between lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ReplayProgressReporter {
     fn new() -> Self {
-        let is_terminal = stderr().is_terminal();
-        let bar = match is_terminal {
-            true => ProgressBar::new(0),
-            false => ProgressBar::hidden(),
-        };
-        let style = ProgressStyle::with_template(
-            "{elapsed_precise} [{bar:24}] {pos} of {len} records  {msg}",
-        );
-        let style = style.expect("the template is a good one");
-        bar.set_style(style.progress_chars("=> "));
+        let template = "{elapsed_precise} [{bar:24}] {pos} of {len} records  {msg}";
         Self {
-            bar,
-            is_terminal,
+            bar: progress_bar(0, template),
+            is_terminal: stderr().is_terminal(),
             last: Instant::now(),
         }
     }
@@ -141,15 +125,15 @@ impl ReplayProgressReporter {
         self.last = Instant::now();
         let ReplayProgress {
             read,
-            total: of,
+            total,
             published,
         } = progress;
         if self.is_terminal {
-            self.bar.set_length(of);
+            self.bar.set_length(total);
             self.bar.set_position(read);
             self.bar.set_message(format!("{published} published"));
         } else {
-            let line = serde_json::json!({"read": read, "of": of, "published": published});
+            let line = serde_json::json!({"read": read, "of": total, "published": published});
             let _ = writeln!(stderr(), "{line}");
         }
     }

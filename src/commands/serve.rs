@@ -1,11 +1,11 @@
-//! `serve`: the bridge, until a signal ends it.
+//! `serve`: runs the bridge until a signal ends it.
 
-use std::process::ExitCode;
+use std::ops::ControlFlow;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{ConfigArguments, EXIT_FAILED, EXIT_MISUSED, load_config, report_mistakes};
+use super::{CommandExit, ConfigArguments, load_config, signals};
 use crate::app::{self, LaunchOptions, Listeners};
 use crate::config::{Config, ConfigSources};
 use crate::telemetry;
@@ -14,20 +14,17 @@ use crate::telemetry;
 pub struct ServeArguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Create the topics that are missing, as `topics --apply` does, once Kafka is reached
+    /// Create missing topics, as `topics --apply` does, once Kafka is reached
     #[arg(long)]
     create_topics: bool,
 }
 
-pub fn run(arguments: ServeArguments) -> ExitCode {
+pub fn run(arguments: ServeArguments) -> CommandExit {
     let sources = arguments.config.sources();
-    let config = match arguments.config.load() {
+    let config = match arguments.config.load_with_kafka() {
         Ok(config) => config,
-        Err(code) => return code,
+        Err(exit) => return exit,
     };
-    if let Err(mistake) = config.require_bootstrap_servers() {
-        return report_mistakes(&[mistake]);
-    }
     telemetry::init(&config.log);
     raise_open_file_limit(config.http.max_connections);
     let listeners = match Listeners::bind(&config) {
@@ -44,15 +41,15 @@ pub fn run(arguments: ServeArguments) -> ExitCode {
         app::run(launch, signals.stopped, signals.reloads).await
     });
     match result {
-        Ok(_) => ExitCode::SUCCESS,
+        Ok(_) => CommandExit::Success,
         Err(error) => report_failure(&error),
     }
 }
 
-/// A login shell's or systemd's default of 1,024 open files is far below `http.max_connections`; beyond it nothing can be
-/// accepted, the probes included.
+/// Raises the limit of open files. The usual default of 1,024 is far below `http.max_connections`,
+/// and at the limit no connection can be accepted, not even a probe's.
 fn raise_open_file_limit(max_connections: usize) {
-    // Each connection is held by the HTTP server and by the gate, which closes it when it idles.
+    // The HTTP server and the gate, which closes idle connections, each hold a descriptor.
     let needed = 2 * max_connections as u64 + 512;
     match rlimit::increase_nofile_limit(needed) {
         Ok(limit) if limit < needed => tracing::warn!(
@@ -65,20 +62,20 @@ fn raise_open_file_limit(max_connections: usize) {
     }
 }
 
-/// Tells why the bridge could not run; the exit code.
-pub(super) fn report_failure(error: &app::Error) -> ExitCode {
-    eprintln!("butlr-bridge: {error}");
-    match error {
-        app::Error::Configuration(_) => ExitCode::from(EXIT_MISUSED),
-        app::Error::Listen { .. } | app::Error::Server(_) => ExitCode::from(EXIT_FAILED),
-    }
+/// Prints why the bridge could not run.
+pub(super) fn report_failure(error: &app::Error) -> CommandExit {
+    let exit = match error {
+        app::Error::Configuration(_) => CommandExit::Usage,
+        app::Error::Listen { .. } | app::Error::Server(_) => CommandExit::Failed,
+    };
+    exit.print_error(format!("butlr-bridge: {error}"))
 }
 
-/// What signals ask for.
+/// Requests that arrive as signals.
 pub(super) struct ProcessSignals<F> {
-    /// Ready at the first SIGTERM or SIGINT; the second ends the process at once.
+    /// Completes at the first SIGTERM or SIGINT; the second ends the process at once.
     pub stopped: F,
-    /// A configuration that was read again at SIGHUP and is good.
+    /// Valid configurations, reloaded at SIGHUP.
     pub reloads: mpsc::Receiver<Config>,
 }
 
@@ -88,32 +85,23 @@ impl ProcessSignals<()> {
     ) -> std::io::Result<ProcessSignals<impl Future<Output = ()>>> {
         let (stop, stopped) = oneshot::channel::<()>();
         let (reload, reloads) = mpsc::channel(1);
-        let terminate = signal(SignalKind::terminate())?;
-        let interrupt = signal(SignalKind::interrupt())?;
+        let mut stop = Some(stop);
+        signals::listen(move || match stop.take() {
+            Some(stop) => {
+                let _ = stop.send(());
+                ControlFlow::Continue(())
+            }
+            None => {
+                tracing::warn!("second signal: exiting at once");
+                ControlFlow::Break(())
+            }
+        })?;
         let hangup = signal(SignalKind::hangup())?;
-        tokio::spawn(stop_on_signal(terminate, interrupt, stop));
         tokio::spawn(reload_on_hangup(hangup, sources, reload));
         let stopped = async move {
             let _ = stopped.await;
         };
         Ok(ProcessSignals { stopped, reloads })
-    }
-}
-
-async fn stop_on_signal(mut terminate: Signal, mut interrupt: Signal, stop: oneshot::Sender<()>) {
-    let mut stop = Some(stop);
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        match stop.take() {
-            Some(stop) => drop(stop.send(())),
-            None => {
-                tracing::warn!("a second signal: ending at once");
-                std::process::exit(EXIT_FAILED.into());
-            }
-        }
     }
 }
 
@@ -131,14 +119,14 @@ async fn reload_on_hangup(
                     return;
                 }
             }
-            Ok(Err(mistakes)) => {
-                for mistake in &mistakes {
+            Ok(Err(errors)) => {
+                for error in &errors {
                     tracing::error!(
-                        "configuration not read again, what is in use stays: {mistake}"
+                        "configuration not reloaded, the current one stays in use: {error}"
                     );
                 }
             }
-            Err(join) => tracing::error!(%join, "the configuration could not be read again"),
+            Err(join) => tracing::error!(%join, "the configuration could not be reloaded"),
         }
     }
 }

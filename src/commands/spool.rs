@@ -1,4 +1,4 @@
-//! `spool`: what waits on disk, for the operator who has to know, to save it, or to empty it.
+//! `spool`: inspects, exports and drains a spool on disk.
 
 mod description;
 mod drain;
@@ -10,12 +10,11 @@ mod verify;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{ConfigArguments, EXIT_FAILED, EXIT_MISUSED, load_config, report_mistakes};
-use crate::config::{Config, ConfigSources};
+use super::{CommandExit, ConfigArguments, load_config, print_config_errors};
+use crate::config::{Config, ConfigError, ConfigSources};
 use crate::spool::store;
 use butlr_event::EventType;
 use butlr_event::destination::Destination;
@@ -27,82 +26,62 @@ pub struct SpoolCommandArguments {
     command: SpoolCommand,
 }
 
-/// What can be done with a spool.
+/// Subcommands of `spool`.
 #[derive(Subcommand, Debug)]
 enum SpoolCommand {
-    /// Show how much waits for which topic, since when, and what was set aside; exit 1 when damage was found
+    /// Show the number and age of entries per topic and of entries that were set aside; exits with
+    /// 1 if damage is found
     Status(status::SpoolStatusArguments),
-    /// List the entries, one a line
+    /// List the entries, one per line
     List(list::SpoolListArguments),
-    /// Write the entries out, so that what a bridge cannot deliver can be saved and fed to it again
+    /// Export the entries, to save what the bridge cannot deliver and to send it again later
     Export(export::SpoolExportArguments),
-    /// Read everything back and compare checksums and counts; exit 1 when something is wrong
+    /// Read everything and compare checksums and counts; exits with 1 if something is wrong
     Verify(verify::SpoolVerifyArguments),
-    /// Empty the spool into Kafka and end; with no bridge running on it
+    /// Publish all entries to Kafka and exit; no bridge may use the spool meanwhile
     Drain(drain::SpoolDrainArguments),
 }
 
-/// Runs one of them to its end.
-pub fn run(arguments: SpoolCommandArguments) -> ExitCode {
-    let done = match arguments.command {
+pub fn run(arguments: SpoolCommandArguments) -> CommandExit {
+    let result = match arguments.command {
         SpoolCommand::Status(arguments) => catch_redb_panics(|| status::run(&arguments)),
         SpoolCommand::List(arguments) => catch_redb_panics(|| list::run(&arguments)),
         SpoolCommand::Export(arguments) => catch_redb_panics(|| export::run(&arguments)),
         SpoolCommand::Verify(arguments) => catch_redb_panics(|| verify::run(&arguments)),
         SpoolCommand::Drain(arguments) => drain::run(&arguments),
     };
-    match done {
-        Ok(SpoolCommandOutcome::Success) => ExitCode::SUCCESS,
-        Ok(SpoolCommandOutcome::Problem) => ExitCode::from(EXIT_FAILED),
-        Err(failure) => failure.report(),
-    }
+    result.unwrap_or_else(SpoolCommandError::report)
 }
 
-/// How a command ends that could do what it was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SpoolCommandOutcome {
-    /// As hoped for.
-    Success,
-    /// Not so; what is wrong was told.
-    Problem,
-}
-
-impl SpoolCommandOutcome {
-    fn success_if(good: bool) -> Self {
-        if good { Self::Success } else { Self::Problem }
-    }
-}
-
-/// Why a command could not do it.
+/// Reason why a command failed.
 #[derive(Debug)]
 enum SpoolCommandError {
-    /// Bad usage or configuration; told here.
+    /// The arguments or the configuration are invalid.
     Usage(String),
-    /// The same; told already.
-    AlreadyReported(ExitCode),
-    /// Something was asked for that cannot be.
+    /// The error was printed already.
+    AlreadyReported(CommandExit),
+    /// The command could not do what was asked.
     Failed(String),
-    /// Whoever read the output has gone, and knows.
+    /// The reader of the output has closed the pipe, so no message is needed.
     OutputClosed,
 }
 
 impl SpoolCommandError {
-    fn report(self) -> ExitCode {
+    /// Prints the error and returns the exit code.
+    fn report(self) -> CommandExit {
         match self {
-            Self::Usage(text) => {
-                eprintln!("{text}");
-                ExitCode::from(EXIT_MISUSED)
-            }
-            Self::Failed(text) => {
-                eprintln!("{text}");
-                ExitCode::from(EXIT_FAILED)
-            }
-            Self::AlreadyReported(code) => code,
-            Self::OutputClosed => ExitCode::from(EXIT_FAILED),
+            Self::Usage(text) => CommandExit::Usage.print_error(text),
+            Self::Failed(text) => CommandExit::Failed.print_error(text),
+            Self::AlreadyReported(exit) => exit,
+            Self::OutputClosed => CommandExit::Failed,
         }
     }
 
-    /// Of writing to `name`.
+    fn from_config(errors: &[ConfigError]) -> Self {
+        Self::AlreadyReported(print_config_errors(errors))
+    }
+
+    /// Converts an error of writing to `name`.
     fn from_output(name: &str, error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::OutputClosed,
@@ -111,19 +90,19 @@ impl SpoolCommandError {
     }
 }
 
-/// Of a loop that writes to standard output.
+/// Converts an error of writing to standard output.
 impl From<io::Error> for SpoolCommandError {
     fn from(error: io::Error) -> Self {
         Self::from_output("standard output", &error)
     }
 }
 
-/// Which spool.
+/// Arguments that name a spool.
 #[derive(clap::Args, Debug)]
 struct SpoolArguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// The spool's directory, or a copy of it, instead of the configuration's spool.dir
+    /// Directory of the spool, or a copy of it; overrides spool.dir of the configuration
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -142,11 +121,11 @@ impl SpoolArguments {
     }
 
     fn load(&self) -> Result<Config, SpoolCommandError> {
-        load_config(&self.sources()?)
-            .map_err(|mistakes| SpoolCommandError::AlreadyReported(report_mistakes(&mistakes)))
+        load_config(&self.sources()?).map_err(|errors| SpoolCommandError::from_config(&errors))
     }
 
-    /// Where the spool lies. A copy can be looked at where nothing of the configuration is at hand.
+    /// Returns the spool's directory. With `--dir` alone no configuration is needed, so that a copy
+    /// can be inspected anywhere.
     fn dir(&self) -> Result<PathBuf, SpoolCommandError> {
         match &self.dir {
             Some(dir) if !self.config.is_given() => Ok(dir.clone()),
@@ -155,35 +134,36 @@ impl SpoolArguments {
     }
 }
 
-/// The spool's directory, which must hold one.
+/// Returns the configured directory of the spool.
 fn spool_dir(config: &Config) -> Result<PathBuf, SpoolCommandError> {
     config.spool.dir.clone().ok_or_else(|| {
         SpoolCommandError::Usage(
-            "spool.dir is not set: name the spool's directory there, or with --dir".to_owned(),
+            "spool.dir is not set: set it to the directory of the spool, or use --dir".to_owned(),
         )
     })
 }
 
-/// Fails where there is no spool: a directory that was mistyped must not look like an empty one.
+/// Fails if the directory holds no spool, so that a mistyped directory does not look like an empty
+/// spool.
 fn require_spool(dir: &Path) -> Result<(), SpoolCommandError> {
     let shown = dir.display();
     match store::contains_spool(dir) {
         Ok(true) => Ok(()),
         Ok(false) => Err(SpoolCommandError::Usage(format!(
-            "there is no spool in {shown}: no bridge has used this directory yet; look whether spool.dir or --dir names the right one"
+            "there is no spool in {shown}: no bridge has used this directory yet; check spool.dir or --dir"
         ))),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             Err(SpoolCommandError::Failed(format!(
-                "{shown} cannot be read: {error}; run this as the user of the bridge"
+                "{shown} cannot be read: {error}; run this command as the bridge's user"
             )))
         }
         Err(error) => Err(SpoolCommandError::Usage(format!(
-            "{shown} cannot be read: {error}; look whether spool.dir or --dir names the right directory"
+            "{shown} cannot be read: {error}; check spool.dir or --dir"
         ))),
     }
 }
 
-/// `--type`: any spelling of a type, as in topics too, or `quarantine`.
+/// Parses `--type`: an event type in any spelling, including that of topic names, or `quarantine`.
 fn parse_destination(text: &str) -> Result<Destination, String> {
     let by_topic = |text| EventType::ALL.into_iter().find(|t| t.kebab_name() == text);
     if text.eq_ignore_ascii_case("quarantine") {
@@ -192,14 +172,14 @@ fn parse_destination(text: &str) -> Result<Destination, String> {
     let found = EventType::parse(text).or_else(|| by_topic(text));
     found.map(Destination::Events).ok_or_else(|| {
         let names = Destination::all().map(Destination::name);
-        format!("no type of event; allowed: {}", names.join(", "))
+        format!("not an event type; allowed: {}", names.join(", "))
     })
 }
 
-/// Those that were asked for; all where none was.
-fn select_destinations(asked: &[Destination]) -> impl Iterator<Item = Destination> {
+/// Returns the selected destinations in their order; all if none is selected.
+fn select_destinations(selected: &[Destination]) -> impl Iterator<Item = Destination> {
     let all = Destination::all().into_iter();
-    all.filter(|to| asked.is_empty() || asked.contains(to))
+    all.filter(|to| selected.is_empty() || selected.contains(to))
 }
 
 #[cfg(test)]
@@ -207,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn types_have_many_spellings() {
+    fn types_are_accepted_in_many_spellings() {
         let room = Destination::Events(EventType::RoomOccupancy1Min);
         for text in [
             "ROOM_OCCUPANCY_1MIN",
@@ -217,12 +197,12 @@ mod tests {
             assert_eq!(parse_destination(text), Ok(room));
         }
         assert_eq!(parse_destination("quarantine"), Ok(Destination::Quarantine));
-        let problem = parse_destination("rooms").unwrap_err();
-        assert!(problem.contains("PIR_NO_MOTION") && problem.contains("quarantine"));
+        let error = parse_destination("rooms").unwrap_err();
+        assert!(error.contains("PIR_NO_MOTION") && error.contains("quarantine"));
     }
 
     #[test]
-    fn without_a_wish_all_are_meant() {
+    fn without_a_selection_all_destinations_are_meant() {
         assert_eq!(select_destinations(&[]).count(), Destination::COUNT);
         let one = [Destination::Quarantine];
         assert!(select_destinations(&one).eq(one));
@@ -231,26 +211,27 @@ mod tests {
     #[test]
     fn a_directory_without_a_spool_is_not_an_empty_spool() {
         let dir = tempfile::tempdir().unwrap();
-        let misused = |dir: &Path| matches!(require_spool(dir), Err(SpoolCommandError::Usage(_)));
-        assert!(misused(dir.path()));
-        assert!(misused(&dir.path().join("none")));
+        let is_refused =
+            |dir: &Path| matches!(require_spool(dir), Err(SpoolCommandError::Usage(_)));
+        assert!(is_refused(dir.path()));
+        assert!(is_refused(&dir.path().join("none")));
         for file in ["notes.txt", "lock", "data.redb", "1.redb"] {
             std::fs::write(dir.path().join(file), "x").unwrap();
         }
         let manifest = dir.path().join("manifest.json");
         std::fs::write(&manifest, r#"{"name":"an app"}"#).unwrap();
-        assert!(misused(dir.path()));
+        assert!(is_refused(dir.path()));
         let ours = r#"{"format":1,"checksum":"0","body":{}}"#;
         std::fs::write(&manifest, ours).unwrap();
         assert!(require_spool(dir.path()).is_ok());
         std::fs::remove_file(manifest).unwrap();
-        assert!(misused(dir.path()));
+        assert!(is_refused(dir.path()));
         std::fs::write(dir.path().join("00000001.redb"), "x").unwrap();
         assert!(require_spool(dir.path()).is_ok());
     }
 
     #[test]
-    fn who_closes_the_pipe_is_told_nothing() {
+    fn a_closed_pipe_needs_no_message() {
         let closed = SpoolCommandError::from_output("x", &io::ErrorKind::BrokenPipe.into());
         assert!(matches!(closed, SpoolCommandError::OutputClosed));
         let full = SpoolCommandError::from_output("--out x", &io::ErrorKind::StorageFull.into());

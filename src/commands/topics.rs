@@ -1,8 +1,6 @@
-//! `topics`: what the bridge needs against what the broker has.
+//! `topics`: compares the topics that the bridge needs with those of the broker.
 
-use std::process::ExitCode;
-
-use super::{ConfigArguments, EXIT_FAILED, block_on, report_mistakes};
+use super::{CommandExit, ConfigArguments, block_on};
 use crate::config::Config;
 use crate::kafka::topics::{TopicInspection, create_missing, inspect};
 
@@ -10,56 +8,49 @@ use crate::kafka::topics::{TopicInspection, create_missing, inspect};
 pub struct TopicsArguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Create the topics that are missing; never deletes, shrinks or grows one
+    /// Create missing topics; existing topics are never changed or deleted
     #[arg(long)]
     apply: bool,
 }
 
-pub fn run(arguments: TopicsArguments) -> ExitCode {
-    let config = match arguments.config.load() {
+pub fn run(arguments: TopicsArguments) -> CommandExit {
+    let config = match arguments.config.load_with_kafka() {
         Ok(config) => config,
-        Err(code) => return code,
+        Err(exit) => return exit,
     };
-    if let Err(mistake) = config.require_bootstrap_servers() {
-        return report_mistakes(&[mistake]);
-    }
     match block_on(compare(&config, arguments.apply)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(EXIT_FAILED),
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(EXIT_FAILED)
-        }
+        Ok(is_as_configured) => CommandExit::success_if(is_as_configured),
+        Err(error) => CommandExit::Failed.print_error(error),
     }
 }
 
-/// Whether all is as configured in the end.
+/// Compares the topics and creates missing ones if asked. Returns `true` if all are as configured.
 async fn compare(config: &Config, apply: bool) -> Result<bool, crate::kafka::topics::Error> {
     let report = inspect(config).await?;
     print_report(&report);
     if !apply || !report.has_drifted() {
         if report.has_drifted() {
             println!(
-                "\nnot as configured; `--apply` creates what is missing and changes nothing else"
+                "\nthe topics are not as configured; `--apply` creates missing topics and changes nothing else"
             );
         }
         return Ok(!report.has_drifted());
     }
     println!();
-    let mut refused = false;
+    let mut has_failed = false;
     for (topic, result) in create_missing(config, &report).await? {
         match result {
             Ok(()) => println!("created {topic}"),
             Err(reason) => {
-                refused = true;
+                has_failed = true;
                 println!("could not create {topic}: {reason}");
             }
         }
     }
-    if refused {
+    if has_failed {
         return Ok(false);
     }
-    // A topic just created takes a moment to be seen.
+    // A new topic takes a moment to become visible.
     for _ in 0..20 {
         let after = inspect(config).await?;
         if !after.has_missing() {
@@ -69,7 +60,7 @@ async fn compare(config: &Config, apply: bool) -> Result<bool, crate::kafka::top
         }
         tokio::time::sleep(std::time::Duration::from_millis(250)).await;
     }
-    println!("created topics are not to be seen yet; look again in a moment");
+    println!("the created topics are not visible yet; run the command again in a moment");
     Ok(false)
 }
 
@@ -93,7 +84,7 @@ fn print_report(report: &TopicInspection) {
     }
     if let Some(reason) = &report.unreadable {
         println!(
-            "the topics' configuration could not be read ({reason}); only their existence and partitions were compared"
+            "the settings of the topics could not be read ({reason}); only existence and partitions were compared"
         );
     }
 }

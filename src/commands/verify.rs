@@ -1,12 +1,11 @@
-//! `verify`: proves once more what a run of the simulator stored, from its journal.
+//! `verify`: verifies again what a run of the simulator stored, from its journal.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
+use super::CommandExit;
 use super::kafka_properties::PropertyArguments;
-use super::{EXIT_FAILED, EXIT_MISUSED};
 use butlr_simulate::journal::ClosedJournal;
 use butlr_simulate::verify::{
     DuplicatePolicy, Error, Options, TimestampBasis, VerificationReport, VerifierKafka, verify,
@@ -14,43 +13,48 @@ use butlr_simulate::verify::{
 
 #[derive(clap::Args, Debug)]
 pub struct VerifyArguments {
-    /// The journal that `simulate --journal DIR` wrote; what is read back is kept there, too, until it is compared
+    /// Journal directory written by `simulate --journal DIR`; also used for temporary files
     #[arg(long, value_name = "DIR")]
     journal: PathBuf,
-    /// The Kafka that has the topics
+    /// Kafka broker that holds the topics
     #[arg(long, value_name = "HOST:PORT")]
     kafka: String,
     #[command(flatten)]
     properties: PropertyArguments,
-    /// Read these topics, copies of the run's, from their beginning; {type} becomes the type, as in room-occupancy-1min
+    /// Read copies of the run's topics, from their beginning; {type} stands for the type, for
+    /// example room-occupancy-1min
     #[arg(long, value_name = "TEMPLATE")]
     topics: Option<String>,
     #[command(flatten)]
     bridge: BridgeArguments,
 }
 
-/// What the bridge's configuration says.
+/// Settings of the bridge that decide which records are correct.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(super) struct BridgeArguments {
-    /// Which time the bridge stamps records with (its kafka.timestamp)
+    /// Timestamp of the records (kafka.timestamp of the bridge)
     #[arg(long, value_enum, value_name = "WHICH", default_value = "event")]
     pub timestamps: TimestampBasis,
-    /// An event further back than this is stamped with the time of publishing (the bridge's kafka.max_past)
+    /// Events older than this are stamped with the time of publishing (kafka.max_past of the
+    /// bridge)
     #[arg(long, value_name = "DURATION", default_value = "3d", value_parser = humantime::parse_duration)]
     pub max_past: Duration,
-    /// An event further ahead than this is stamped with the time of publishing (the bridge's kafka.max_future)
+    /// Events further in the future than this are stamped with the time of publishing
+    /// (kafka.max_future of the bridge)
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
     pub max_future: Duration,
-    /// Whether the bridge must recognise redeliveries, repeats, revisions and stale events (its dedup.redelivery and
-    /// dedup.repeat); unless told, those kinds are judged of which the run shows that it recognises them
-    #[arg(long, value_enum, value_name = "WHETHER", default_value = "detect")]
+    /// Require that the bridge recognises redeliveries, repeats, revisions and stale events
+    /// (dedup.redelivery and dedup.repeat of the bridge); by default only the kinds that the bridge
+    /// recognised at least once in the run are required
+    #[arg(long, value_enum, value_name = "MODE", default_value = "detect")]
     pub duplicates: DuplicatePolicy,
-    /// The bridge was started again during the run, or was one of several without Redis: with --duplicates expected it need
-    /// not know the ids of repeats then, of which no record tells
+    /// The bridge was restarted during the run, or several ran without Redis: with --duplicates
+    /// expected, the bridge need not remember the ids of repeats, because no record contains them
     #[arg(long)]
     pub restarted: bool,
-    /// So long after an event was received, the bridge must know that it is stored: what is older and is received then must
-    /// be marked as out of order (for a single bridge, or several with Redis); unless told, that is not asked for
+    /// Time after receipt at which the bridge must know that an event is stored: an older event
+    /// received after that must be marked out of order (for one bridge, or several with Redis); by
+    /// default this is not checked
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub known_after: Option<Duration>,
 }
@@ -72,20 +76,14 @@ impl BridgeArguments {
     }
 }
 
-pub fn run(arguments: VerifyArguments) -> ExitCode {
+pub fn run(arguments: VerifyArguments) -> CommandExit {
     let journal = match ClosedJournal::open(&arguments.journal) {
         Ok(journal) => journal,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(EXIT_FAILED);
-        }
+        Err(error) => return CommandExit::Failed.print_error(error),
     };
     let properties = match arguments.properties.read() {
         Ok(properties) => properties,
-        Err(problem) => {
-            eprintln!("{problem}");
-            return ExitCode::from(EXIT_MISUSED);
-        }
+        Err(error) => return CommandExit::Usage.print_error(error),
     };
     let kafka = VerifierKafka {
         bootstrap_servers: arguments.kafka,
@@ -95,42 +93,38 @@ pub fn run(arguments: VerifyArguments) -> ExitCode {
     prove(&journal, &options).0
 }
 
-/// Verifies, prints the report, says how to end and hands on the report, where there is one.
+/// Verifies a run and prints the report. Returns the exit code and the report, if there is one.
 pub(super) fn prove(
     journal: &ClosedJournal,
     options: &Options,
-) -> (ExitCode, Option<VerificationReport>) {
+) -> (CommandExit, Option<VerificationReport>) {
     match verify_with_progress(journal, options) {
         Ok(report) => {
-            // A closed standard output does not undo the proof.
+            // The report counts even if standard output is closed.
             let _ = writeln!(std::io::stdout(), "{report}");
-            let code = match report.is_proved() {
-                true => ExitCode::SUCCESS,
-                false => ExitCode::from(EXIT_FAILED),
-            };
-            (code, Some(report))
+            (CommandExit::success_if(report.is_proved()), Some(report))
         }
         Err(error) => {
-            eprintln!("{error}");
-            let code = ExitCode::from(match error.is_usage() {
-                true => EXIT_MISUSED,
-                false => EXIT_FAILED,
-            });
-            (code, None)
+            let exit = if error.is_usage() {
+                CommandExit::Usage
+            } else {
+                CommandExit::Failed
+            };
+            (exit.print_error(error), None)
         }
     }
 }
 
-/// Verifies; tells on a terminal how far it is.
+/// Verifies a run and shows the progress on a terminal.
 fn verify_with_progress(
     journal: &ClosedJournal,
     options: &Options,
 ) -> Result<VerificationReport, Error> {
     let mut stderr = std::io::stderr();
     let terminal = stderr.is_terminal();
-    let result = verify(journal, options, &mut |read, of| {
+    let result = verify(journal, options, &mut |read, total| {
         if terminal {
-            let _ = write!(stderr, "\r\x1b[Kreading records: {read} of {of}");
+            let _ = write!(stderr, "\r\x1b[Kreading records: {read} of {total}");
         }
     });
     if terminal {

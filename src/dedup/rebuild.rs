@@ -51,7 +51,7 @@ use rdkafka::config::ClientConfig;
 use super::memory::MemoryStore;
 use crate::config;
 use crate::kafka::tail::{
-    Patience, ReadBounds, TailError, TailReader, TailTopic, max_round_records,
+    Patience, ReadBounds, TailError, TailReader, TailTopic, WantedTopic, max_round_records,
 };
 use chunk::RecordChunk;
 
@@ -188,8 +188,11 @@ impl RebuildRun<'_> {
         let mut pending: Vec<usize> = (0..names.len()).collect();
         while !pending.is_empty() {
             // A topic that does not answer at once waits until the others are read.
-            let named = pending.iter().map(|&i| (i, names[i].clone())).collect();
-            let found = reader.find_topics(named, Patience::Limited, &self.bounds)?;
+            let named = pending.iter().map(|&index| WantedTopic {
+                index,
+                name: names[index].clone(),
+            });
+            let found = reader.find_topics(named.collect(), Patience::Limited, &self.bounds)?;
             // Finding them may have taken long.
             self.start = RebuildStart::now();
             found.failures.into_iter().for_each(|r| self.add_reason(r));

@@ -4,8 +4,10 @@
 pub mod client;
 pub mod contact;
 pub mod embedded;
+pub mod headers;
 pub mod lane;
 pub mod producer;
+pub mod quiet_context;
 pub mod report;
 pub mod tail;
 pub mod topics;

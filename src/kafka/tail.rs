@@ -1,13 +1,14 @@
-//! What topics hold already: read back after a start, from the ends of their partitions.
+//! Reads topics back after a start, beginning at the end of each partition.
 //!
-//! Backwards, in rounds of growing chunks, so that the newest is known first:
+//! Reading goes backwards in rounds of growing chunks, so the newest records are known first:
 //!
-//! - `partition`, `span`: how far a partition is to be read, and the offsets of one chunk of it (pure);
-//! - `record`: what a record of the bridge's says in its headers (pure);
+//! - `partition`, `span`: how far a partition is read, and the offsets of one chunk (pure);
+//! - `record`: the bridge's headers of a record (pure);
 //! - `reader`: the Kafka part.
 //!
-//! Kafka's look-up by time is of no use here: it goes by the time of the event. Nor is receipt in the order of offsets,
-//! where records waited ([`Record::waited`]): those end no search.
+//! Kafka's lookup by timestamp does not help here: records carry the time of the event, not of
+//! receipt. Receipt is not in the order of offsets either: a record that waited on disk or in
+//! quarantine ([`TailRecord::waited`]) may follow much newer ones, so it never ends a search.
 
 mod partition;
 mod reader;
@@ -23,33 +24,35 @@ pub use reader::{LocatedTopics, Patience, TailReader};
 pub use record::TailRecord;
 pub use span::OffsetSpan;
 
-/// Why reading ends.
+/// Reason why reading ended early.
 #[derive(Debug)]
 pub enum TailError {
-    /// It was asked to.
+    /// The caller asked to stop.
     Stopped,
-    /// The time for it is up.
+    /// The time limit has passed.
     TimedOut,
-    /// Only this topic: it cannot be read, now or at all.
+    /// This topic cannot be read; others may be.
     TopicUnreadable {
-        /// Why.
+        /// Description for the log.
         reason: String,
-        /// It is of no use to try again.
+        /// Trying again does not help.
         is_permanent: bool,
     },
 }
 
-/// How long it may go on. Before Kafka answers nothing can be stored either, so that waiting for it costs nothing.
+/// Time limit and stop flag of a read.
+///
+/// The limit counts from Kafka's first answer. Before that nothing can be stored either, so waiting
+/// costs nothing.
 #[derive(Debug)]
 pub struct ReadBounds<'s> {
     stop: &'s AtomicBool,
     within: Duration,
-    /// When Kafka first answered.
     first_answer: Arc<OnceLock<Instant>>,
 }
 
 impl<'s> ReadBounds<'s> {
-    /// Until `stop`, or `within` after Kafka's first answer.
+    /// Creates bounds that end with `stop`, or `within` after Kafka's first answer.
     pub fn new(stop: &'s AtomicBool, within: Duration) -> Self {
         Self {
             stop,
@@ -58,13 +61,12 @@ impl<'s> ReadBounds<'s> {
         }
     }
 
-    /// The time it has.
+    /// Returns the time limit.
     pub fn within(&self) -> Duration {
         self.within
     }
 
-    /// # Errors
-    /// It is to end.
+    /// Returns an error once reading has to end.
     pub fn check(&self) -> Result<(), TailError> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(TailError::Stopped);
@@ -76,24 +78,33 @@ impl<'s> ReadBounds<'s> {
     }
 }
 
-/// A topic that is there, and how far it is read.
+/// Topic to look for, with the caller's number for it.
+#[derive(Clone, Debug)]
+pub struct WantedTopic {
+    /// Index that the caller uses for the topic.
+    pub index: usize,
+    /// Name of the topic.
+    pub name: String,
+}
+
+/// Existing topic and how far each of its partitions is read.
 #[derive(Debug)]
 pub struct TailTopic {
-    /// Its place among those asked for.
+    /// Index of the [`WantedTopic`].
     pub index: usize,
-    /// Its name.
+    /// Name of the topic.
     pub name: String,
-    /// All of its partitions.
+    /// All partitions of the topic.
     pub partitions: Vec<TailPartition>,
 }
 
 impl TailTopic {
-    /// How many of its partitions have more to read.
+    /// Counts the partitions that have more to read.
     pub fn count_unread_partitions(&self) -> usize {
         self.partitions.iter().filter(|p| p.has_more()).count()
     }
 
-    /// It cannot be read.
+    /// Marks every partition as finished, because the topic cannot be read.
     pub fn give_up(&mut self) {
         self.partitions.iter_mut().for_each(TailPartition::give_up);
     }

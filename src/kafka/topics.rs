@@ -1,4 +1,5 @@
-//! The topics that the bridge needs against what the broker has; missing ones can be created, nothing else is changed.
+//! Comparison of the topics that the bridge needs with those of the broker. Missing topics can be
+//! created; nothing else is changed.
 
 use std::fmt;
 use std::ops::Deref;
@@ -15,17 +16,17 @@ use tokio::sync::oneshot;
 use super::client;
 use crate::config::{Config, RECORD_OVERHEAD, TopicSpec};
 
-/// The longest wait for one answer.
+/// Longest wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What was found about one topic.
+/// Finding about one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopicFinding {
-    /// It does not exist.
+    /// The topic does not exist.
     Missing,
-    /// It is other than configured.
+    /// The topic differs from the configuration.
     Drift(String),
-    /// It works, and endangers what the bridge promises.
+    /// The topic works but puts the bridge's promise at risk.
     Danger(String),
 }
 
@@ -39,40 +40,40 @@ impl fmt::Display for TopicFinding {
     }
 }
 
-/// One topic and what was found about it.
+/// One topic and the findings about it.
 #[derive(Clone, Debug)]
 pub struct TopicReport {
-    /// Its name.
+    /// Name of the topic.
     pub topic: String,
-    /// How many partitions it has; 0 where it is missing.
+    /// Number of partitions; 0 if the topic is missing.
     pub partitions: usize,
-    /// Nothing, where all is well.
+    /// Findings; empty if all is well.
     pub findings: Vec<TopicFinding>,
 }
 
-/// All topics, in the order of the event types, then the quarantine.
+/// Findings about all topics.
 #[derive(Clone, Debug)]
 pub struct TopicInspection {
-    /// One entry a topic.
+    /// One entry per topic: the event types in their order, then the quarantine.
     pub topics: Vec<TopicReport>,
-    /// Why the topics' configuration could not be read, where it could not.
+    /// Reason if the settings of the topics could not be read.
     pub unreadable: Option<String>,
 }
 
 impl TopicInspection {
-    /// Whether a topic is missing or other than configured.
+    /// Returns `true` if a topic is missing or differs from the configuration.
     pub fn has_drifted(&self) -> bool {
         let mut findings = self.topics.iter().flat_map(|t| &t.findings);
         findings.any(|f| !matches!(f, TopicFinding::Danger(_)))
     }
 
-    /// Whether a topic does not exist.
+    /// Returns `true` if a topic does not exist.
     pub fn has_missing(&self) -> bool {
         let mut findings = self.topics.iter().flat_map(|t| &t.findings);
         findings.any(|f| *f == TopicFinding::Missing)
     }
 
-    /// What is dangerous, one sentence each; a sentence that holds for all topics comes once.
+    /// Returns the dangers, one sentence each. Topics with the same danger share a sentence.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
         let mut by_text: Vec<(&str, Vec<&str>)> = Vec::new();
         for topic in &self.topics {
@@ -87,7 +88,7 @@ impl TopicInspection {
         }
         let unreadable = self.unreadable.as_ref().map(|reason| {
             format!(
-                "the topics' settings cannot be read ({reason}), so it is not known whether they keep what a 200 promises; grant DescribeConfigs"
+                "the settings of the topics cannot be read ({reason}), so the bridge cannot check whether events answered 200 are safe; grant DescribeConfigs"
             )
         });
         let all = self.topics.len();
@@ -102,13 +103,13 @@ impl TopicInspection {
     }
 }
 
-/// Why the topics could not be looked at or created.
+/// Error of inspecting or creating topics.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
 
-/// An admin client that ends on a thread of its own: librdkafka waits for its threads, one of which may wait for a name
-/// server.
+/// Admin client that is closed on its own thread: librdkafka waits for its threads, one of which
+/// may be waiting for a name server.
 #[derive(Clone)]
 struct TopicAdmin(Option<Arc<AdminClient<DefaultClientContext>>>);
 
@@ -116,7 +117,7 @@ impl TopicAdmin {
     fn new(config: &Config) -> Result<Self, Error> {
         let bootstrap = config
             .require_bootstrap_servers()
-            .map_err(|m| Error(m.to_string()))?;
+            .map_err(|e| Error(e.to_string()))?;
         let client = client::base_config(&config.kafka, bootstrap).create();
         let client = client.map_err(|e| Error(e.to_string()))?;
         Ok(Self(Some(Arc::new(client))))
@@ -144,27 +145,28 @@ fn admin_options() -> AdminOptions {
         .operation_timeout(Some(ANSWER_TIMEOUT))
 }
 
-/// Compares; changes nothing, and creates nothing by looking.
-///
-/// # Errors
-/// Kafka cannot be reached.
+/// Compares the topics with the configuration, without changing or creating any. Fails if Kafka
+/// cannot be reached.
 pub async fn inspect(config: &Config) -> Result<TopicInspection, Error> {
     let admin = TopicAdmin::new(config)?;
     let names: Vec<String> = config.required_topics().map(|t| t.name.clone()).collect();
-    // A plain thread, not one of the runtime's: those are waited for when a process ends, and this call can take long.
-    let (done, seen) = oneshot::channel();
+    // A plain thread: the call can take long, and a runtime waits for its own threads at the end.
+    let (done, fetched) = oneshot::channel();
     std::thread::spawn({
         let (admin, names) = (admin.clone(), names.clone());
         move || {
-            let looks = names.iter().map(|name| fetch_topic(&admin, name));
-            let _ = done.send(looks.collect::<Result<Vec<ObservedTopic>, Error>>());
+            let topics = names.iter().map(|name| fetch_topic(&admin, name));
+            let _ = done.send(topics.collect::<Result<Vec<ObservedTopic>, Error>>());
         }
     });
-    let mut seen = seen
+    let mut observed = fetched
         .await
-        .unwrap_or_else(|_| Err(Error("the look at the topics broke off".to_owned())))?;
+        .unwrap_or_else(|_| Err(Error("the inspection of the topics was aborted".to_owned())))?;
 
-    let present = names.iter().zip(&seen).filter(|(_, s)| s.partitions > 0);
+    let present = names
+        .iter()
+        .zip(&observed)
+        .filter(|(_, t)| t.partitions > 0);
     let resources: Vec<_> = present
         .map(|(name, _)| ResourceSpecifier::Topic(name))
         .collect();
@@ -174,7 +176,7 @@ pub async fn inspect(config: &Config) -> Result<TopicInspection, Error> {
             Err(error) => unreadable = Some(error.to_string()),
             Ok(described) => {
                 let mut described = described.into_iter();
-                for topic in seen.iter_mut().filter(|s| s.partitions > 0) {
+                for topic in observed.iter_mut().filter(|t| t.partitions > 0) {
                     match described.next() {
                         Some(Ok(resource)) => {
                             topic.settings = Some(TopicSettings::from_resource(&resource))
@@ -190,11 +192,11 @@ pub async fn inspect(config: &Config) -> Result<TopicInspection, Error> {
         max_past: config.kafka.max_past,
         max_event_bytes: config.http.max_event_bytes,
     };
-    let topics = config.required_topics().zip(seen);
-    let topics = topics.map(|(spec, seen)| TopicReport {
+    let topics = config.required_topics().zip(observed);
+    let topics = topics.map(|(spec, observed)| TopicReport {
         topic: spec.name.clone(),
-        partitions: seen.partitions,
-        findings: evaluate_topic(spec, &seen, &limits),
+        partitions: observed.partitions,
+        findings: evaluate_topic(spec, &observed, &limits),
     });
     Ok(TopicInspection {
         topics: topics.collect(),
@@ -202,17 +204,15 @@ pub async fn inspect(config: &Config) -> Result<TopicInspection, Error> {
     })
 }
 
-/// Creates the topics that the report misses; never changes one that is there.
-///
-/// # Errors
-/// Kafka cannot be reached. That one topic was refused is in its entry.
+/// Creates the missing topics and returns a result for each; never changes an existing one. Fails
+/// if Kafka cannot be reached.
 pub async fn create_missing(
     config: &Config,
     report: &TopicInspection,
 ) -> Result<Vec<(String, Result<(), String>)>, Error> {
     let all = config.required_topics().zip(&report.topics);
     let missing: Vec<_> = all
-        .filter(|(_, seen)| seen.findings.contains(&TopicFinding::Missing))
+        .filter(|(_, topic)| topic.findings.contains(&TopicFinding::Missing))
         .map(|(spec, _)| (spec, creation_settings(spec)))
         .collect();
     if missing.is_empty() {
@@ -221,7 +221,7 @@ pub async fn create_missing(
     let new_topics: Vec<_> = missing
         .iter()
         .map(|(spec, settings)| {
-            // -1: the broker's own default (KIP-464).
+            // -1 requests the broker's default (KIP-464).
             let replication = TopicReplication::Fixed(spec.replication_factor.unwrap_or(-1));
             let topic = NewTopic::new(&spec.name, spec.partitions, replication);
             settings.iter().fold(topic, |topic, (k, v)| topic.set(k, v))
@@ -262,12 +262,12 @@ struct ObservedTopic {
     settings: Option<TopicSettings>,
 }
 
-/// A broker's settings of one topic; `None` where it does not say.
+/// Broker settings of one topic; `None` where the broker does not report one.
 #[derive(Debug, Default)]
 struct TopicSettings {
     cleanup_policy: Option<String>,
     timestamp_type: Option<String>,
-    /// ms; -1 is forever.
+    /// Milliseconds; -1 means forever.
     retention: Option<i64>,
     min_insync_replicas: Option<i64>,
     max_message_bytes: Option<i64>,
@@ -314,81 +314,77 @@ struct InspectionLimits {
 
 fn evaluate_topic(
     spec: &TopicSpec,
-    seen: &ObservedTopic,
+    observed: &ObservedTopic,
     limits: &InspectionLimits,
 ) -> Vec<TopicFinding> {
-    if seen.forbidden {
-        let text = "the bridge's user may not see it; grant Describe and Write";
+    if observed.forbidden {
+        let text = "the bridge's user is not allowed to see it; grant Describe and Write";
         return vec![TopicFinding::Drift(text.to_owned())];
     }
-    if seen.partitions == 0 {
+    if observed.partitions == 0 {
         return vec![TopicFinding::Missing];
     }
     let mut findings = Vec::new();
     let mut drift = |text: String| findings.push(TopicFinding::Drift(text));
-    if seen.partitions != spec.partitions as usize {
+    if observed.partitions != spec.partitions as usize {
         drift(format!(
-            "{} partitions, configured are {}; left alone, since another number moves keys",
-            seen.partitions, spec.partitions
+            "{} partitions, {} configured; not changed, because that would move keys to other partitions",
+            observed.partitions, spec.partitions
         ));
     }
     if spec
         .replication_factor
-        .is_some_and(|r| seen.replicas != r as usize)
+        .is_some_and(|r| observed.replicas != r as usize)
     {
         drift(format!(
-            "{} replicas, configured are {}",
-            seen.replicas,
+            "{} replicas, {} configured",
+            observed.replicas,
             spec.replication_factor.unwrap_or_default()
         ));
     }
-    let settings = seen.settings.as_ref();
+    let settings = observed.settings.as_ref();
     let wanted = spec.retention.map_or(-1, |r| r.as_millis() as i64);
     let retention = settings.and_then(|s| s.retention);
     if let Some(actual) = retention.filter(|&actual| actual != wanted) {
-        drift(format!("retention.ms={actual}, configured is {wanted}"));
+        drift(format!("retention.ms={actual}, {wanted} configured"));
     }
     let in_sync = settings.and_then(|s| s.min_insync_replicas);
     if let (Some(actual), Some(wanted)) = (in_sync, spec.min_insync_replicas)
         && actual != i64::from(wanted)
     {
-        drift(format!(
-            "min.insync.replicas={actual}, configured is {wanted}"
-        ));
+        drift(format!("min.insync.replicas={actual}, {wanted} configured"));
     }
 
     let policy = settings.and_then(|s| s.cleanup_policy.as_deref());
     if let Some(other) = policy.filter(|&p| p != "delete") {
-        drift(format!("cleanup.policy={other}, needed is delete"));
+        drift(format!("cleanup.policy={other}, delete required"));
     }
     let stamps = settings.and_then(|s| s.timestamp_type.as_deref());
     if let Some(other) = stamps.filter(|&t| t != "CreateTime") {
         drift(format!(
-            "message.timestamp.type={other}, needed is CreateTime"
+            "message.timestamp.type={other}, CreateTime required"
         ));
     }
 
     let mut danger = |text: String| findings.push(TopicFinding::Danger(text));
-    if seen.replicas == 1 {
-        danger(
-            "one replica: the loss of one broker loses events that were answered 200".to_owned(),
-        );
+    if observed.replicas == 1 {
+        danger("one replica: losing a broker loses events that were answered 200".to_owned());
     } else if in_sync.is_some_and(|n| n < 2) {
         danger(
-            "min.insync.replicas below 2: a 200 can rest on one broker alone; set 2 with 3 replicas"
+            "min.insync.replicas below 2: an event answered 200 may be on one broker only; use 2 with 3 replicas"
                 .to_owned(),
         );
     }
-    if seen.replicas > 1 && in_sync.is_some_and(|n| n >= seen.replicas as i64) {
+    if observed.replicas > 1 && in_sync.is_some_and(|n| n >= observed.replicas as i64) {
         danger(format!(
-            "min.insync.replicas={} with {} replicas: one broker down and nothing can be stored",
+            "min.insync.replicas={} with {} replicas: with one broker down, nothing can be stored",
             in_sync.unwrap_or_default(),
-            seen.replicas
+            observed.replicas
         ));
     }
     if settings.and_then(|s| s.unclean_leader_election) == Some(true) {
         danger(
-            "unclean.leader.election.enable=true: a replica that lags can become leader, and events answered 200 are lost"
+            "unclean.leader.election.enable=true: a lagging replica can become leader, which loses events that were answered 200"
                 .to_owned(),
         );
     }
@@ -396,20 +392,20 @@ fn evaluate_topic(
         danger("cleanup.policy=compact keeps only the last event of each space".to_owned());
     }
     if stamps == Some("LogAppendTime") {
-        danger("message.timestamp.type=LogAppendTime replaces the time of sensing".to_owned());
+        danger("message.timestamp.type=LogAppendTime replaces the event's time".to_owned());
     }
     let max_past = limits.max_past.as_millis() as i64;
     if retention.is_some_and(|r| (0..=max_past).contains(&r)) {
         danger(format!(
-            "retention.ms={} is not above kafka.max_past: late events go with the cleaner's next run",
+            "retention.ms={} is not above kafka.max_past: late events are deleted by the cleaner's next run",
             retention.unwrap_or_default()
         ));
     }
-    let need = (limits.max_event_bytes + RECORD_OVERHEAD) as i64;
-    let takes = settings.and_then(|s| s.max_message_bytes);
-    if let Some(takes) = takes.filter(|&takes| takes < need) {
+    let required = (limits.max_event_bytes + RECORD_OVERHEAD) as i64;
+    let max_bytes = settings.and_then(|s| s.max_message_bytes);
+    if let Some(actual) = max_bytes.filter(|&actual| actual < required) {
         danger(format!(
-            "max.message.bytes={takes} is too small for http.max_event_bytes with headers ({need}): the largest events are answered 413"
+            "max.message.bytes={actual} is too small for http.max_event_bytes with headers ({required}): the largest events are answered 413"
         ));
     }
     findings
@@ -463,8 +459,8 @@ mod tests {
     #[test]
     fn each_danger_is_named() {
         type TopicChange = fn(&mut ObservedTopic);
-        fn settings(seen: &mut ObservedTopic) -> &mut TopicSettings {
-            seen.settings.as_mut().unwrap()
+        fn settings(topic: &mut ObservedTopic) -> &mut TopicSettings {
+            topic.settings.as_mut().unwrap()
         }
         let cases: [(TopicChange, &str); 9] = [
             (
@@ -496,9 +492,9 @@ mod tests {
             (|s| s.partitions = 12, "12 partitions"),
         ];
         for (change, text) in cases {
-            let mut seen = good();
-            change(&mut seen);
-            let findings = evaluate_topic(&spec(), &seen, &LIMITS);
+            let mut topic = good();
+            change(&mut topic);
+            let findings = evaluate_topic(&spec(), &topic, &LIMITS);
             assert!(
                 findings.iter().any(|f| f.to_string().contains(text)),
                 "{text}: {findings:?}"
@@ -515,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_that_holds_for_all_topics_comes_once() {
+    fn topics_with_the_same_danger_share_a_warning() {
         let topic = |name: &str, findings| TopicReport {
             topic: name.into(),
             partitions: 1,

@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::KafkaResult;
-use rdkafka::producer::{BaseProducer, NoCustomPartitioner, Producer as _, ProducerContext};
+use rdkafka::producer::{BaseProducer, NoCustomPartitioner, Producer as _};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::contact::Contact;
 use super::lane::{TopicLane, TopicState};
 use super::producer::Producer;
+use super::quiet_context::QuietContext;
 use super::report::OutcomeReceiver;
 
 /// Interval between two checks of all topics.
@@ -35,22 +35,7 @@ const REPLACE_PAUSE: Duration = Duration::from_millis(500);
 /// It is not the producer's client: a librdkafka client keeps refreshing every topic it was ever
 /// asked about, and each of its rounds over partitions would cover all ten topics even if events
 /// arrive for two of them.
-type MetadataClient = BaseProducer<QuietProducerContext, NoCustomPartitioner>;
-
-/// Context that logs at debug level, because the producer already logs connection problems.
-struct QuietProducerContext;
-
-impl ClientContext for QuietProducerContext {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(target: "librdkafka", facility, "{message}");
-    }
-}
-
-impl ProducerContext for QuietProducerContext {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): ()) {}
-}
+type MetadataClient = BaseProducer<QuietContext, NoCustomPartitioner>;
 
 /// Treatment of topics that are missing when the watch starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +84,7 @@ impl KafkaWatch {
         lanes: Vec<Arc<TopicLane>>,
         missing_topics: MissingTopics,
     ) -> KafkaResult<Self> {
-        let client = MetadataClient::from_config_and_context(config, QuietProducerContext)?;
+        let client = MetadataClient::from_config_and_context(config, QuietContext)?;
         let signals = Arc::new(WatchSignals::default());
         let is_creating = missing_topics == MissingTopics::Create;
         signals.is_creating.store(is_creating, Ordering::Release);
@@ -310,7 +295,8 @@ impl StallDetector {
     }
 }
 
-fn classify_topic(error: Option<RDKafkaRespErr>, partitions: usize) -> TopicState {
+/// Classifies a topic by its metadata.
+pub fn classify_topic(error: Option<RDKafkaRespErr>, partitions: usize) -> TopicState {
     use RDKafkaRespErr::*;
     match error {
         Some(RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => TopicState::Forbidden,

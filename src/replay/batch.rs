@@ -1,54 +1,49 @@
-//! What of a record is still to be sent, and how much of that at a time.
+//! Events of a record that are still to be sent, and their selection into batches.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use xxhash_rust::xxh3::xxh3_64;
-
-use super::candidate::ReplayCandidate;
+use super::candidate::{ItemHash, ReplayCandidate};
 use butlr_event::{Event, EventType, ParseLimits, ParsedBody, RejectedItem, parse};
 
-/// A record, taken apart.
+/// Record of the quarantine, split into its events.
 #[derive(Debug)]
 pub struct ReplayWork<'k> {
-    /// The record.
     pub candidate: &'k ReplayCandidate,
-    /// Its events that are valid and not stored, in their order.
+    /// Valid events that are not stored yet, in their order.
     pub items: VecDeque<ReplayItem>,
-    /// How many events are valid.
+    /// Number of valid events.
     pub valid: usize,
-    /// What is wrong with the rest; each code once.
+    /// Error codes of the rest, without repetition.
     pub codes: Vec<&'static str>,
-    /// Some of it is no valid event: it may be one day.
+    /// Some of it is not a valid event; a later release may accept it.
     pub has_invalid: bool,
-    /// An event could not be stored, as far as is known.
+    /// An event could not be stored, or its outcome is unknown.
     pub has_failed: bool,
-    /// Hashes of events that are stored and not written down yet.
-    pub stored: Vec<u64>,
-    /// All there is to say of it is written down already.
+    /// Hashes of stored events that no marker records yet.
+    pub stored: Vec<ItemHash>,
+    /// A marker already records the whole outcome.
     pub is_recorded: bool,
 }
 
-/// An event.
+/// Valid event within a record.
 #[derive(Clone, Debug)]
 pub struct ReplayItem {
-    /// Its bytes, within the record's value.
+    /// Bytes within the record's value.
     pub range: Range<usize>,
-    /// The hash of those.
-    pub hash: u64,
-    /// Its type.
+    pub hash: ItemHash,
     pub event_type: EventType,
 }
 
 impl<'k> ReplayWork<'k> {
-    /// Takes a record apart. `is_stored`: by the hash of an event.
+    /// Splits a record. `is_stored` decides by hash which events are stored already.
     pub fn from_candidate(
-        kept: &'k ReplayCandidate,
+        candidate: &'k ReplayCandidate,
         limits: ParseLimits,
-        is_stored: impl Fn(u64) -> bool,
+        is_stored: impl Fn(ItemHash) -> bool,
     ) -> Self {
         let mut work = Self {
-            candidate: kept,
+            candidate,
             items: VecDeque::new(),
             valid: 0,
             codes: Vec::new(),
@@ -57,23 +52,22 @@ impl<'k> ReplayWork<'k> {
             stored: Vec::new(),
             is_recorded: false,
         };
-        let parsed = parse(&kept.value, kept.expected_type, limits);
-        match parsed {
+        match parse(&candidate.value, candidate.expected_type, limits) {
             Err(unreadable) => work.add_invalid(unreadable.code.as_str()),
-            Ok(ParsedBody::Single(one)) => work.add_item(one, &is_stored),
-            Ok(ParsedBody::Array(many)) => many
+            Ok(ParsedBody::Single(item)) => work.add_item(item, &is_stored),
+            Ok(ParsedBody::Array(items)) => items
                 .into_iter()
-                .for_each(|one| work.add_item(one, &is_stored)),
+                .for_each(|item| work.add_item(item, &is_stored)),
         }
         work
     }
 
     fn add_item(
         &mut self,
-        one: Result<Event<'_>, RejectedItem<'_>>,
-        is_stored: &impl Fn(u64) -> bool,
+        item: Result<Event<'_>, RejectedItem<'_>>,
+        is_stored: &impl Fn(ItemHash) -> bool,
     ) {
-        match one {
+        match item {
             Err(RejectedItem::TooLarge { .. }) => self.add_invalid("event_too_large"),
             Err(RejectedItem::Invalid { errors, .. }) => {
                 errors
@@ -82,7 +76,7 @@ impl<'k> ReplayWork<'k> {
             }
             Ok(event) => {
                 self.valid += 1;
-                let hash = xxh3_64(event.raw());
+                let hash = ItemHash::from_bytes(event.raw());
                 if is_stored(hash) {
                     self.stored.push(hash);
                     return;
@@ -104,31 +98,34 @@ impl<'k> ReplayWork<'k> {
         }
     }
 
-    /// Whether there is anything to send, or to write down.
+    /// Returns `true` if there is anything to send or to record.
     pub fn is_needed(&self) -> bool {
         !self.items.is_empty() || !self.stored.is_empty()
     }
 
-    /// The types of what is to be sent.
+    /// Returns the types of the events to send.
     pub fn types(&self) -> impl Iterator<Item = EventType> + '_ {
         self.items.iter().map(|item| item.event_type)
     }
 
-    /// An event's bytes.
+    /// Returns an event's bytes.
     pub fn item_bytes(&self, item: &ReplayItem) -> &'k [u8] {
         &self.candidate.value[item.range.clone()]
     }
 }
 
-/// How many records a batch begins with: the last may be an array that is sent in parts.
-pub fn count_batch_records(
-    works: &VecDeque<ReplayWork<'_>>,
-    most: usize,
-    most_bytes: usize,
-) -> usize {
+/// Most events and bytes of one batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    pub events: usize,
+    pub bytes: usize,
+}
+
+/// Counts the records that make up a batch. The last one may be an array that is sent in parts.
+pub fn count_batch_records(works: &VecDeque<ReplayWork<'_>>, limits: BatchLimits) -> usize {
     let (mut records, mut items, mut bytes) = (0, 0, 0);
     for work in works {
-        if records >= most || items >= most || bytes >= most_bytes {
+        if records >= limits.events || items >= limits.events || bytes >= limits.bytes {
             break;
         }
         records += 1;
@@ -138,17 +135,16 @@ pub fn count_batch_records(
     records
 }
 
-/// What a batch sends: at least one event, where there is one.
+/// Selects the events of a batch of `records` records; at least one if there is any.
 pub fn select_items<'k>(
     works: &VecDeque<ReplayWork<'k>>,
-    taken: usize,
-    most: usize,
-    most_bytes: usize,
+    records: usize,
+    limits: BatchLimits,
 ) -> Vec<(&'k ReplayCandidate, &'k [u8])> {
     let (mut all, mut bytes) = (Vec::new(), 0);
-    for work in works.iter().take(taken) {
+    for work in works.iter().take(records) {
         for item in &work.items {
-            if all.len() >= most || bytes >= most_bytes {
+            if all.len() >= limits.events || bytes >= limits.bytes {
                 return all;
             }
             bytes += item.range.len();
@@ -161,7 +157,6 @@ pub fn select_items<'k>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replay::candidate::QuarantinePosition;
 
     const LIMITS: ParseLimits = ParseLimits {
         max_events: 3,
@@ -174,19 +169,19 @@ mod tests {
         )
     }
 
-    fn kept(value: String) -> ReplayCandidate {
+    fn candidate(value: String) -> ReplayCandidate {
         ReplayCandidate {
             value: value.into(),
-            ..ReplayCandidate::for_test(QuarantinePosition(0, 1), "k")
+            ..ReplayCandidate::for_test((0, 1).into(), "k")
         }
     }
 
     #[test]
-    fn an_array_is_its_events() {
+    fn an_array_is_split_into_its_events() {
         let (a, b) = (event("a", "1"), event("b", "2"));
-        let kept = kept(format!("\n[{a}, {}\t,{b} ]", event("c", "-3")));
-        let hash = xxh3_64(b.as_bytes());
-        let work = ReplayWork::from_candidate(&kept, LIMITS, |stored| stored == hash);
+        let array = candidate(format!("\n[{a}, {}\t,{b} ]", event("c", "-3")));
+        let hash = ItemHash::from_bytes(b.as_bytes());
+        let work = ReplayWork::from_candidate(&array, LIMITS, |stored| stored == hash);
         assert_eq!(work.items.len(), 1);
         assert_eq!(work.item_bytes(&work.items[0]), a.as_bytes());
         assert_eq!((work.valid, work.stored.as_slice()), (2, [hash].as_slice()));
@@ -197,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_still_none_is_told_by_its_code() {
+    fn items_that_are_still_invalid_are_counted_by_code() {
         for (value, code) in [
             ("{".to_owned(), "not_json"),
             (
@@ -218,8 +213,8 @@ mod tests {
                 "event_too_large",
             ),
         ] {
-            let kept = kept(value);
-            let work = ReplayWork::from_candidate(&kept, LIMITS, |_| false);
+            let invalid = candidate(value);
+            let work = ReplayWork::from_candidate(&invalid, LIMITS, |_| false);
             assert_eq!(
                 (work.codes.as_slice(), work.is_needed()),
                 ([code].as_slice(), false)
@@ -230,30 +225,15 @@ mod tests {
     #[test]
     fn a_large_array_is_sent_in_parts() {
         let three = [event("a", "1"), event("b", "1"), event("c", "1")].join(",");
-        let (first, second) = (kept(format!("[{three}]")), kept(event("d", "4")));
+        let (first, second) = (candidate(format!("[{three}]")), candidate(event("d", "4")));
         let works =
-            [&first, &second].map(|kept| ReplayWork::from_candidate(kept, LIMITS, |_| false));
+            [&first, &second].map(|array| ReplayWork::from_candidate(array, LIMITS, |_| false));
         let works = VecDeque::from(works);
-        assert_eq!(
-            (
-                count_batch_records(&works, 2, 9_999),
-                select_items(&works, 1, 2, 9_999).len()
-            ),
-            (1, 2)
-        );
-        assert_eq!(
-            (
-                count_batch_records(&works, 4, 9_999),
-                select_items(&works, 2, 4, 9_999).len()
-            ),
-            (2, 4)
-        );
-        assert_eq!(
-            (
-                count_batch_records(&works, 4, 1),
-                select_items(&works, 1, 4, 1).len()
-            ),
-            (1, 1)
-        );
+        let cases = [(2, 9_999, 1, 2), (4, 9_999, 2, 4), (4, 1, 1, 1)];
+        for (events, bytes, records, items) in cases {
+            let limits = BatchLimits { events, bytes };
+            assert_eq!(count_batch_records(&works, limits), records);
+            assert_eq!(select_items(&works, records, limits).len(), items);
+        }
     }
 }

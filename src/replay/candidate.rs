@@ -1,80 +1,108 @@
-//! A record of the quarantine topic, as it is read back.
+//! Record of the quarantine topic, as it is read back.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::UNIX_EPOCH;
+use std::collections::{HashMap, HashSet};
 
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::marker::{MARKER_HEADER, ReplayMarker};
+use crate::kafka::headers::{catch_invalid_name, header_text, parse_unix_ms};
 use butlr_event::EventType;
 
-/// Partition and offset in the quarantine topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct QuarantinePosition(pub i32, pub i64);
+/// Position of a record in the quarantine topic; a pair of numbers in the markers' JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "(i32, i64)", into = "(i32, i64)")]
+pub struct QuarantinePosition {
+    pub partition: i32,
+    pub offset: i64,
+}
 
-/// What a record of the topic is.
+impl From<(i32, i64)> for QuarantinePosition {
+    fn from((partition, offset): (i32, i64)) -> Self {
+        Self { partition, offset }
+    }
+}
+
+impl From<QuarantinePosition> for (i32, i64) {
+    fn from(position: QuarantinePosition) -> Self {
+        (position.partition, position.offset)
+    }
+}
+
+/// Key of a quarantined record: a hash of its value, so equal bytes have equal keys.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ContentKey(pub String);
+
+/// Hash of one event's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ItemHash(u64);
+
+impl ItemHash {
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(xxh3_64(bytes))
+    }
+}
+
+/// Hashes of the stored events, by the record they came from.
+pub type StoredItems = HashMap<QuarantinePosition, HashSet<ItemHash>>;
+
+/// Record of the quarantine topic, by kind.
 #[derive(Debug)]
 pub enum QuarantineTopicRecord {
-    /// What is no valid event, or was none.
+    /// A rejected item.
     Candidate(ReplayCandidate),
-    /// What a replay noted.
+    /// A marker that a replay wrote.
     Marker {
-        /// Its offset.
         offset: i64,
-        /// When, ms since 1970.
+        /// Timestamp, ms since 1970.
         ms: i64,
-        /// `None`: it cannot be read.
+        /// `None` if it cannot be parsed.
         marker: Option<ReplayMarker>,
     },
-    /// Not the bridge's.
+    /// A record that the bridge did not write.
     Foreign,
 }
 
-/// What was quarantined.
+/// Rejected item in the quarantine.
 #[derive(Debug)]
 pub struct ReplayCandidate {
-    /// Where it lies.
     pub position: QuarantinePosition,
-    /// The hash of its value.
-    pub key: String,
-    /// Its bytes as they were received.
+    pub key: ContentKey,
+    /// Bytes as received.
     pub value: Vec<u8>,
-    /// When the bridge had it.
     pub received_ms: i64,
-    /// What was wrong with it then.
+    /// Codes with which it was rejected.
     pub codes: Vec<String>,
-    /// The type that its route asked for.
+    /// Event type that its route required.
     pub expected_type: Option<EventType>,
 }
 
 impl QuarantineTopicRecord {
-    /// What a message is.
     pub fn from_message(message: &BorrowedMessage<'_>) -> Self {
-        // rdkafka panics on a header whose name is not UTF-8; a bridge writes none.
-        catch_unwind(AssertUnwindSafe(|| parse_message(message)))
-            .unwrap_or(QuarantineTopicRecord::Foreign)
+        catch_invalid_name(|| parse_message(message)).unwrap_or(Self::Foreign)
     }
 }
 
 fn parse_message(message: &BorrowedMessage<'_>) -> QuarantineTopicRecord {
-    let stamped = message.timestamp().to_millis();
+    let timestamp = message.timestamp().to_millis();
     if header_text(message, MARKER_HEADER).is_some() {
         return QuarantineTopicRecord::Marker {
             offset: message.offset(),
-            ms: stamped.unwrap_or(0),
+            ms: timestamp.unwrap_or(0),
             marker: serde_json::from_slice(message.payload().unwrap_or_default()).ok(),
         };
     }
-    let received = header_text(message, "butlr-received-at").and_then(parse_millis);
+    let received = header_text(message, "butlr-received-at").and_then(parse_unix_ms);
     let codes = header_text(message, "butlr-error-codes");
-    let (Some(codes), Some(received_ms)) = (codes, received.or(stamped)) else {
+    let (Some(codes), Some(received_ms)) = (codes, received.or(timestamp)) else {
         return QuarantineTopicRecord::Foreign;
     };
     let path = header_text(message, "butlr-path").unwrap_or_default();
+    let key = String::from_utf8_lossy(message.key().unwrap_or_default());
     QuarantineTopicRecord::Candidate(ReplayCandidate {
-        position: QuarantinePosition(message.partition(), message.offset()),
-        key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
+        position: (message.partition(), message.offset()).into(),
+        key: ContentKey(key.into_owned()),
         value: message.payload().unwrap_or_default().to_vec(),
         received_ms,
         codes: codes.split(',').map(str::to_owned).collect(),
@@ -82,26 +110,13 @@ fn parse_message(message: &BorrowedMessage<'_>) -> QuarantineTopicRecord {
     })
 }
 
-/// The text of a header.
-pub fn header_text<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option<&'m str> {
-    let mut all = message.headers()?.iter();
-    let value = all.find(|header| header.key == name)?.value?;
-    std::str::from_utf8(value).ok()
-}
-
-fn parse_millis(text: &str) -> Option<i64> {
-    let time = humantime::parse_rfc3339(text).ok()?;
-    let since = time.duration_since(UNIX_EPOCH).ok()?;
-    i64::try_from(since.as_millis()).ok()
-}
-
 #[cfg(test)]
 impl ReplayCandidate {
-    /// One without content.
-    pub fn for_test(place: QuarantinePosition, key: &str) -> Self {
+    /// Creates a candidate without content.
+    pub fn for_test(position: QuarantinePosition, key: &str) -> Self {
         Self {
-            position: place,
-            key: key.to_owned(),
+            position,
+            key: ContentKey(key.to_owned()),
             value: Vec::new(),
             received_ms: 0,
             codes: Vec::new(),

@@ -1,39 +1,40 @@
-//! What the markers say, one after the other: the same for every run that reads them.
+//! State derived from the markers in their order; the same for every run that reads them.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::candidate::{QuarantinePosition, ReplayCandidate};
+use super::candidate::{ContentKey, ItemHash, QuarantinePosition, ReplayCandidate, StoredItems};
 use super::marker::{BatchOutcome, PartlyStoredRecord, ReplayMarker, TopicEnds};
 
-/// What was replayed, and what is in doubt.
+/// Records that were replayed or are in doubt, and the batch that is open.
 #[derive(Debug, Default)]
 pub struct ReplayHistory {
     done: HashSet<QuarantinePosition>,
-    /// Keys, which are hashes of values: the same bytes were quarantined again.
-    keys: HashSet<String>,
-    partly_stored: HashMap<QuarantinePosition, HashSet<u64>>,
+    /// Keys of the records in `done`: the same bytes may be in the quarantine several times.
+    keys: HashSet<ContentKey>,
+    partly_stored: StoredItems,
     in_doubt: HashMap<QuarantinePosition, TopicEnds>,
     open_batch: Option<OpenBatch>,
 }
 
-/// A batch that is under way, or whose run is gone.
+/// Batch with an intent and no done: its run is publishing it, or is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenBatch {
-    /// Its run.
+    /// Id of the run.
     pub run: String,
-    /// Its number.
+    /// Number within the run.
     pub batch: u32,
-    /// When that was written, ms since 1970, by the clock of whoever did.
+    /// Time of the intent, ms since 1970, by the clock of its run.
     pub since_ms: i64,
-    /// So long after it nothing of it is published any more.
+    /// Time after the intent during which the batch may be published.
     pub lease: Duration,
-    /// What it is about.
+    /// Records of the batch.
     pub records: Vec<QuarantinePosition>,
 }
 
 impl ReplayHistory {
-    /// Takes the next marker, written at `ms`. Whether it counts: not an intent while another batch is open.
+    /// Applies the next marker, written at `ms`. Returns `false` if it does not count, which is the
+    /// case for an intent while another batch is open.
     pub fn apply(&mut self, ms: i64, marker: ReplayMarker) -> bool {
         match marker {
             ReplayMarker::Intent {
@@ -46,8 +47,8 @@ impl ReplayHistory {
                 if self.open_batch.is_some() {
                     return false;
                 }
-                for place in &records {
-                    merge_ends(self.in_doubt.entry(*place).or_default(), &ends);
+                for position in &records {
+                    merge_ends(self.in_doubt.entry(*position).or_default(), &ends);
                 }
                 self.open_batch = Some(OpenBatch {
                     run,
@@ -62,8 +63,8 @@ impl ReplayHistory {
                 batch,
                 finished,
             } => {
-                let is_it = |open: &mut OpenBatch| open.run == run && open.batch == batch;
-                let closed = self.open_batch.take_if(is_it);
+                let is_own = |open: &mut OpenBatch| open.run == run && open.batch == batch;
+                let closed = self.open_batch.take_if(is_own);
                 if let Some(finished) = finished {
                     self.apply_outcome(closed, finished);
                 }
@@ -74,50 +75,53 @@ impl ReplayHistory {
 
     fn apply_outcome(&mut self, closed: Option<OpenBatch>, finished: BatchOutcome) {
         let unsure: HashSet<_> = finished.unsure.into_iter().collect();
-        for place in closed.into_iter().flat_map(|open| open.records) {
-            if !unsure.contains(&place) {
-                self.in_doubt.remove(&place);
+        for position in closed.into_iter().flat_map(|open| open.records) {
+            if !unsure.contains(&position) {
+                self.in_doubt.remove(&position);
             }
         }
-        for PartlyStoredRecord { place, items } in finished.partly {
-            self.partly_stored.entry(place).or_default().extend(items);
+        for PartlyStoredRecord { position, items } in finished.partly {
+            self.partly_stored
+                .entry(position)
+                .or_default()
+                .extend(items);
         }
-        for (place, key) in finished.records {
-            self.in_doubt.remove(&place);
-            self.partly_stored.remove(&place);
-            self.done.insert(place);
+        for (position, key) in finished.records {
+            self.in_doubt.remove(&position);
+            self.partly_stored.remove(&position);
+            self.done.insert(position);
             self.keys.insert(key);
         }
     }
 
-    /// Whether all events of a record, or of the same bytes elsewhere, are stored.
-    pub fn is_done(&self, kept: &ReplayCandidate) -> bool {
-        self.done.contains(&kept.position) || self.keys.contains(&kept.key)
+    /// Returns `true` if all events of a record, or of another one with the same bytes, are stored.
+    pub fn is_done(&self, candidate: &ReplayCandidate) -> bool {
+        self.done.contains(&candidate.position) || self.keys.contains(&candidate.key)
     }
 
-    /// The hashes of a record's events that are stored, where that is known of some.
-    pub fn partly_stored(&self, place: QuarantinePosition) -> Option<&HashSet<u64>> {
-        self.partly_stored.get(&place)
+    /// Returns the hashes of a record's stored events, if some but not all are stored.
+    pub fn partly_stored(&self, position: QuarantinePosition) -> Option<&HashSet<ItemHash>> {
+        self.partly_stored.get(&position)
     }
 
-    /// Records whose events may be stored, and from where on.
+    /// Returns the records whose events may be stored, with the offsets to search from.
     pub fn in_doubt(&self) -> &HashMap<QuarantinePosition, TopicEnds> {
         &self.in_doubt
     }
 
-    /// The batch that is open.
     pub fn open_batch(&self) -> Option<&OpenBatch> {
         self.open_batch.as_ref()
     }
 }
 
-/// The earlier end counts: what is in doubt twice may be stored since the first time.
+/// Merges ends; the earlier one counts, because a record that is in doubt twice may have been
+/// stored after the first intent.
 pub fn merge_ends(ends: &mut TopicEnds, others: &TopicEnds) {
     for (topic, partitions) in others {
         let known = ends.contains_key(topic);
         let of_topic = ends.entry(topic.clone()).or_default();
         if known {
-            // A partition that one of them did not have is read from its beginning.
+            // A partition that only one of them names is searched from its beginning.
             of_topic.retain(|partition, _| partitions.contains_key(partition));
         }
         for (partition, end) in partitions {
@@ -136,8 +140,14 @@ pub fn merge_ends(ends: &mut TopicEnds, others: &TopicEnds) {
 mod tests {
     use super::*;
 
-    const A: QuarantinePosition = QuarantinePosition(0, 5);
-    const B: QuarantinePosition = QuarantinePosition(1, 7);
+    const A: QuarantinePosition = QuarantinePosition {
+        partition: 0,
+        offset: 5,
+    };
+    const B: QuarantinePosition = QuarantinePosition {
+        partition: 1,
+        offset: 7,
+    };
 
     fn intent(run: &str, batch: u32, records: &[QuarantinePosition], end: i64) -> ReplayMarker {
         ReplayMarker::Intent {
@@ -155,7 +165,9 @@ mod tests {
         records: &[QuarantinePosition],
         unsure: &[QuarantinePosition],
     ) -> ReplayMarker {
-        let key = |place: &QuarantinePosition| (*place, format!("key{}", place.1));
+        let key = |position: &QuarantinePosition| {
+            (*position, ContentKey(format!("key{}", position.offset)))
+        };
         ReplayMarker::Done {
             run: run.to_owned(),
             batch,
@@ -167,8 +179,8 @@ mod tests {
         }
     }
 
-    fn kept(place: QuarantinePosition, key: &str) -> ReplayCandidate {
-        ReplayCandidate::for_test(place, key)
+    fn candidate(position: QuarantinePosition, key: &str) -> ReplayCandidate {
+        ReplayCandidate::for_test(position, key)
     }
 
     #[test]
@@ -176,7 +188,10 @@ mod tests {
         let mut history = ReplayHistory::default();
         assert!(history.apply(0, intent("a", 0, &[A], 3)));
         assert!(!history.apply(0, intent("b", 0, &[B], 4)));
-        assert!(!history.in_doubt().contains_key(&B), "it publishes nothing");
+        assert!(
+            !history.in_doubt().contains_key(&B),
+            "run b publishes nothing"
+        );
         history.apply(0, done("b", 0, &[], &[]));
         assert_eq!(
             history.open_batch().map(|open| open.run.as_str()),
@@ -188,19 +203,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_is_known_by_its_place_and_its_bytes() {
+    fn a_done_record_is_recognised_by_position_and_by_key() {
         let mut history = ReplayHistory::default();
         history.apply(0, intent("a", 0, &[A, B], 3));
-        assert!(!history.is_done(&kept(A, "key5")));
+        assert!(!history.is_done(&candidate(A, "key5")));
         history.apply(0, done("a", 0, &[A], &[]));
-        assert!(history.is_done(&kept(A, "another")));
-        assert!(history.is_done(&kept(B, "key5")));
-        assert!(!history.is_done(&kept(B, "key7")));
+        assert!(history.is_done(&candidate(A, "another")));
+        assert!(history.is_done(&candidate(B, "key5")));
+        assert!(!history.is_done(&candidate(B, "key7")));
         assert!(history.in_doubt().is_empty());
     }
 
     #[test]
-    fn a_doubt_stays_until_it_is_known() {
+    fn a_record_stays_in_doubt_until_its_outcome_is_known() {
         let mut history = ReplayHistory::default();
         history.apply(0, intent("a", 0, &[A, B], 9));
         let gone = ReplayMarker::Done {
@@ -210,7 +225,7 @@ mod tests {
         };
         history.apply(0, gone);
         assert_eq!((history.open_batch(), history.in_doubt().len()), (None, 2));
-        // The earliest end counts, whatever comes after.
+        // The earliest end counts.
         history.apply(0, intent("b", 0, &[A], 20));
         assert_eq!(history.in_doubt()[&A]["t"][&0], 9);
         history.apply(0, done("b", 0, &[], &[A]));
@@ -221,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_taken_for_gone_may_still_tell() {
+    fn a_run_taken_for_gone_may_still_write_its_done() {
         let mut history = ReplayHistory::default();
         history.apply(0, intent("a", 0, &[A], 9));
         let gone = ReplayMarker::Done {
@@ -232,16 +247,16 @@ mod tests {
         history.apply(0, gone);
         history.apply(0, intent("b", 0, &[B], 10));
         history.apply(0, done("a", 0, &[A], &[]));
-        assert!(history.is_done(&kept(A, "")));
+        assert!(history.is_done(&candidate(A, "")));
         assert!(
             history.open_batch().is_some(),
-            "not the one that is open now"
+            "the done closes only its own batch"
         );
         assert!(history.in_doubt().contains_key(&B));
     }
 
     #[test]
-    fn ends_are_joined_to_the_earliest() {
+    fn the_earliest_ends_count() {
         let mut ends: TopicEnds = [("t".to_owned(), [(0, 5), (1, 9)].into())].into();
         let others: TopicEnds = [
             ("t".to_owned(), [(0, 7), (2, 1)].into()),
@@ -254,7 +269,12 @@ mod tests {
     }
 
     #[test]
-    fn markers_are_read_as_they_are_written() {
+    fn markers_survive_a_round_trip() {
+        let intent_json = serde_json::to_value(intent("a", 3, &[A, B], 4)).unwrap();
+        assert_eq!(
+            intent_json["intent"]["records"],
+            serde_json::json!([[0, 5], [1, 7]])
+        );
         for marker in [intent("a", 3, &[A, B], 4), done("a", 3, &[A], &[B])] {
             let text = serde_json::to_string(&marker).unwrap();
             assert_eq!(serde_json::from_str::<ReplayMarker>(&text).unwrap(), marker);

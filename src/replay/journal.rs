@@ -1,4 +1,4 @@
-//! The markers in the quarantine topic: reading them, and writing this run's.
+//! Journal of replays: reads the markers in the quarantine topic and writes this run's.
 
 use std::collections::HashSet;
 use std::sync::mpsc;
@@ -22,11 +22,12 @@ use crate::kafka::client;
 use butlr_event::EventType;
 use butlr_event::clock::unix_ms;
 
-/// Between two looks whether another run goes on.
+/// Poll interval while waiting for another run.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// Clocks of machines may differ by so much.
+/// Largest assumed difference between the clocks of two machines.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
+/// Sends the offset of each written marker back to its writer.
 struct MarkerCallbacks;
 
 impl ClientContext for MarkerCallbacks {}
@@ -43,22 +44,22 @@ impl ProducerContext for MarkerCallbacks {
     }
 }
 
-/// This run's view of the markers.
+/// Markers read so far, and the means to write new ones.
 pub struct ReplayJournal {
     reader: ReplayReader,
     writer: BaseProducer<MarkerCallbacks, NoCustomPartitioner>,
     topic: String,
-    /// All before is read.
+    /// All markers before this offset are read.
     next_offset: i64,
     history: ReplayHistory,
     run: String,
     batch: u32,
-    /// Another run did something since this one looked at what is stored.
+    /// Another run wrote a marker after this one searched for stored events.
     has_met_other_run: bool,
 }
 
 impl ReplayJournal {
-    /// Nothing is read yet.
+    /// Creates the journal without reading any marker.
     pub fn open(config: &Config, bootstrap: &str) -> Result<Self, Error> {
         let writer = client::producer_config(config, bootstrap)
             .create_with_context(MarkerCallbacks)
@@ -76,42 +77,39 @@ impl ReplayJournal {
         })
     }
 
-    /// What the markers say, as far as they are read.
+    /// Returns the state derived from the markers read so far.
     pub fn history(&self) -> &ReplayHistory {
         &self.history
     }
 
-    /// Reads the markers that came since. Whether there were any.
+    /// Reads new markers. Returns `true` if there were any that count.
     pub fn catch_up(&mut self) -> Result<bool, Error> {
         let end = self.reader.fetch_range(&self.topic, MARKER_PARTITION)?;
         self.next_offset = self.next_offset.max(end.from);
         Ok(!self.read_until(end.to)?.is_empty())
     }
 
-    /// Reads up to an offset. The offsets of the markers that count.
+    /// Reads up to an offset and returns the offsets of the markers that count.
     fn read_until(&mut self, to: i64) -> Result<HashSet<i64>, Error> {
-        let span = OffsetRange {
+        let range = OffsetRange {
             partition: MARKER_PARTITION,
             from: self.next_offset,
             to,
         };
         let (history, mut counted) = (&mut self.history, HashSet::new());
-        let (run, met_another) = (&self.run, &mut self.has_met_other_run);
+        let (run, has_met_other_run) = (&self.run, &mut self.has_met_other_run);
         self.reader
-            .read_quarantine(&self.topic, &[span], &mut |read| {
-                let (offset, ms, marker) = match read {
-                    QuarantineTopicRecord::Marker { offset, ms, marker } => (offset, ms, marker),
-                    QuarantineTopicRecord::Candidate(_) | QuarantineTopicRecord::Foreign => {
-                        return Ok(());
-                    }
+            .read_quarantine(&self.topic, &[range], &mut |record| {
+                let QuarantineTopicRecord::Marker { offset, ms, marker } = record else {
+                    return Ok(());
                 };
                 let Some(marker) = marker else {
-                    tracing::warn!(offset, "a marker of a replay cannot be read");
+                    tracing::warn!(offset, "a replay marker cannot be parsed");
                     return Ok(());
                 };
                 let is_own = marker.run() == run;
                 if history.apply(ms, marker) {
-                    *met_another |= !is_own;
+                    *has_met_other_run |= !is_own;
                     counted.insert(offset);
                 }
                 Ok(())
@@ -120,13 +118,14 @@ impl ReplayJournal {
         Ok(counted)
     }
 
-    /// A batch of another run is open: waits until its lease is over, then closes it. Its records are in doubt.
+    /// Waits until no batch of another run is open. A batch whose lease has expired is closed; its
+    /// records stay in doubt.
     pub fn await_other_runs(&mut self) -> Result<(), Error> {
-        let seen = Instant::now();
+        let started = Instant::now();
         while let Some(open) = self.history.open_batch() {
             let age = unix_ms(SystemTime::now()).saturating_sub(open.since_ms);
             let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
-            if seen.elapsed() >= open.lease || age >= open.lease + MAX_CLOCK_SKEW {
+            if started.elapsed() >= open.lease || age >= open.lease + MAX_CLOCK_SKEW {
                 let done = ReplayMarker::Done {
                     run: open.run.clone(),
                     batch: open.batch,
@@ -145,12 +144,13 @@ impl ReplayJournal {
         Ok(())
     }
 
-    /// From where on the events of a batch are to be found, if it is published now.
+    /// Collects the ends of the topics: events of a batch that is published now are found from
+    /// there on. Records that are in doubt already keep their earlier ends.
     pub fn collect_ends(
         &self,
         config: &Config,
         types: impl Iterator<Item = EventType>,
-        places: &[QuarantinePosition],
+        positions: &[QuarantinePosition],
     ) -> Result<TopicEnds, Error> {
         let mut ends = TopicEnds::new();
         for event_type in types {
@@ -158,25 +158,23 @@ impl ReplayJournal {
             if ends.contains_key(topic) {
                 continue;
             }
-            let spans = match self.reader.fetch_ranges(topic) {
+            let ranges = match self.reader.fetch_ranges(topic) {
                 Err(Error::Missing(_)) => Vec::new(),
-                spans => spans?,
+                ranges => ranges?,
             };
-            let of_topic = spans.iter().map(|s| (s.partition, s.to)).collect();
+            let of_topic = ranges.iter().map(|r| (r.partition, r.to)).collect();
             ends.insert(topic.clone(), of_topic);
         }
-        for place in places {
-            if let Some(earlier) = self.history.in_doubt().get(place) {
+        for position in positions {
+            if let Some(earlier) = self.history.in_doubt().get(position) {
                 merge_ends(&mut ends, earlier);
             }
         }
         Ok(ends)
     }
 
-    /// Says that these records are about to be sent.
-    ///
-    /// # Errors
-    /// Another run is at work: nothing may be sent.
+    /// Writes the intent to send these records. Returns [`Error::Busy`] if another run is active;
+    /// then nothing may be sent.
     pub fn write_intent(
         &mut self,
         records: Vec<QuarantinePosition>,
@@ -197,13 +195,13 @@ impl ReplayJournal {
             return Ok(());
         }
         if counts {
-            // What this run knows of its records is old.
+            // This run's search for stored events is out of date.
             self.withdraw_intent()?;
         }
         Err(Error::Busy(self.topic.clone()))
     }
 
-    /// Nothing of the batch was sent; what was in doubt stays so.
+    /// Closes the batch without sending it. Its records stay in doubt.
     pub fn withdraw_intent(&mut self) -> Result<(), Error> {
         let records = self.history.open_batch().map(|open| open.records.clone());
         self.write_done(BatchOutcome {
@@ -212,7 +210,7 @@ impl ReplayJournal {
         })
     }
 
-    /// Says what came of that.
+    /// Writes the outcome of the batch.
     pub fn write_done(&mut self, finished: BatchOutcome) -> Result<(), Error> {
         let done = ReplayMarker::Done {
             run: self.run.clone(),
@@ -223,7 +221,7 @@ impl ReplayJournal {
         self.read_until(offset + 1).map(drop)
     }
 
-    /// Waits until Kafka has it. Its offset.
+    /// Writes a marker, waits for Kafka to confirm it and returns its offset.
     fn write_marker(&self, marker: &ReplayMarker) -> Result<i64, Error> {
         let value = serde_json::to_vec(marker).expect("a marker is JSON");
         let header = Header {
@@ -245,11 +243,15 @@ impl ReplayJournal {
             match reported.try_recv() {
                 Ok(Ok(offset)) if offset >= 0 => return Ok(offset),
                 // See `kafka::report::Receipt`.
-                Ok(Ok(_)) => return Err(kafka_error("the broker did not say where a marker is")),
+                Ok(Ok(_)) => {
+                    return Err(kafka_error(
+                        "the broker did not report the offset of a marker",
+                    ));
+                }
                 Ok(Err(error)) => return Err(kafka_error(error)),
                 Err(mpsc::TryRecvError::Empty) => {}
                 Err(mpsc::TryRecvError::Disconnected) => {
-                    return Err(kafka_error("nobody said what became of a marker"));
+                    return Err(kafka_error("the delivery report of a marker was lost"));
                 }
             }
         }

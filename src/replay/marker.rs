@@ -1,80 +1,81 @@
-//! What the quarantine topic says of replays.
+//! Markers that replays write to the quarantine topic.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::candidate::QuarantinePosition;
+use super::candidate::{ContentKey, ItemHash, QuarantinePosition};
 
-/// The key of every marker.
+/// Key of every marker.
 pub const MARKER_KEY: &str = "butlr-replay";
-/// The header by which a marker is told from what is quarantined; its value is `intent` or `done`.
+/// Header that distinguishes a marker from a quarantined record; its value is `intent` or `done`.
 pub const MARKER_HEADER: &str = "butlr-replayed";
-/// The partition that has all of them.
+/// Partition that holds all markers, so that every run sees them in the same order.
 pub const MARKER_PARTITION: i32 = 0;
 
-/// Where topics end: the offset that the next record of each partition gets.
+/// End offsets per topic and partition: the offset that the next record gets.
 pub type TopicEnds = BTreeMap<String, BTreeMap<i32, i64>>;
 
-/// A marker's value, as JSON.
+/// Value of a marker, written as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayMarker {
     /// A batch is about to be published.
     Intent {
-        /// Which run.
+        /// Id of the run.
         run: String,
-        /// Which of its batches.
+        /// Number of the batch within the run.
         batch: u32,
-        /// Nothing of it is published later than so long after this.
+        /// Nothing of the batch is published later than this long after the marker.
         lease_ms: u64,
-        /// The records it is about.
+        /// Records of the batch.
         records: Vec<QuarantinePosition>,
-        /// From here on their events are to be found.
+        /// Offsets from which on the events of the batch can be found.
         ends: TopicEnds,
     },
-    /// A batch was published.
+    /// A batch was published or abandoned.
     Done {
-        /// Of which run.
+        /// Id of the run.
         run: String,
-        /// Which of its batches.
+        /// Number of the batch within the run.
         batch: u32,
-        /// What came of it; `None`: its run is gone, and nobody knows.
+        /// Outcome; `None` if the run is gone and its outcome is unknown.
         finished: Option<BatchOutcome>,
     },
 }
 
-/// What came of a batch. Records that are not named here are certainly not stored.
+/// Outcome of a batch. Records that are not named here are certainly not stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchOutcome {
-    /// All of their events are stored; with their keys.
-    pub records: Vec<(QuarantinePosition, String)>,
-    /// Of arrays: some events are.
+    /// Records whose events are all stored.
+    pub records: Vec<(QuarantinePosition, ContentKey)>,
+    /// Arrays of which some events are stored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partly: Vec<PartlyStoredRecord>,
-    /// Some of their events may be.
+    /// Records of which some events may be stored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsure: Vec<QuarantinePosition>,
 }
 
-/// A record, some of whose events are stored.
+/// Record of which some events are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartlyStoredRecord {
-    /// Where it lies.
-    pub place: QuarantinePosition,
-    /// The hashes of those events.
-    pub items: Vec<u64>,
+    /// Position of the record.
+    #[serde(rename = "place")]
+    pub position: QuarantinePosition,
+    /// Hashes of the stored events.
+    pub items: Vec<ItemHash>,
 }
 
 impl ReplayMarker {
-    /// The run whose batch it is about.
+    /// Returns the id of the run.
     pub fn run(&self) -> &str {
         match self {
             ReplayMarker::Intent { run, .. } | ReplayMarker::Done { run, .. } => run,
         }
     }
 
-    /// The value of its header.
+    /// Returns the value of [`MARKER_HEADER`].
     pub fn kind(&self) -> &'static str {
         match self {
             ReplayMarker::Intent { .. } => "intent",

@@ -1,4 +1,4 @@
-//! The bridge without its listeners: what is sent here takes the path of every event.
+//! The bridge without its listeners: replayed events take the path of every other event.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use futures_util::future::join_all;
 use tokio::runtime::Runtime;
 
-use super::candidate::{QuarantinePosition, ReplayCandidate};
+use super::candidate::ReplayCandidate;
 use crate::budget::InFlightBudget;
 use crate::config::Config;
 use crate::core::{Core, CoreMode};
@@ -15,31 +15,31 @@ use crate::delivery::WakerQueue;
 use crate::pipeline::{Acknowledgement, PipelineAnswer, PipelineRequest, RequestDetails};
 use crate::provenance::ReplayOrigin;
 
-/// What an open batch may take beside the time of its answers.
+/// Time that a batch may take in addition to the response deadlines.
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
-/// Between two looks whether it is known what is stored.
+/// Poll interval while the dedup window is rebuilt.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long the last reports are waited for.
+/// Longest wait for the last delivery reports.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// So long after an intent is written, nothing of its batch is published any more: it is begun within `answer_within`, or not
-/// at all, and librdkafka gives up what it has after as long again.
+/// Returns how long after an intent its batch may still be published. Sending starts within
+/// `answer_within` or not at all, and librdkafka gives up after the same time again.
 pub fn batch_lease(config: &Config) -> Duration {
     2 * config.http.answer_within + LEASE_MARGIN
 }
 
-/// What became of an event.
+/// Outcome of one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplayOutcome {
-    /// Kafka has it.
+    /// Kafka stored it.
     Published,
-    /// Kafka had it.
+    /// Kafka held it already.
     Duplicate,
-    /// Why it is not stored, as far as is known.
+    /// Not stored, or its outcome is unknown; with the problem code.
     Failed(&'static str),
 }
 
-/// Not asked: nothing is quarantined again.
+/// Request details are not used, because nothing is quarantined again.
 struct NoRequestDetails;
 
 impl RequestDetails for NoRequestDetails {
@@ -56,7 +56,7 @@ impl RequestDetails for NoRequestDetails {
     }
 }
 
-/// The parts of a bridge.
+/// Parts of a bridge that publish events.
 pub struct ReplayPublisher {
     core: Core,
     budget: Arc<InFlightBudget>,
@@ -66,12 +66,12 @@ pub struct ReplayPublisher {
 }
 
 impl ReplayPublisher {
-    /// Starts them, and waits until what is stored is known as far as it ever will be.
+    /// Starts the parts and waits until the dedup window is rebuilt.
     pub fn start(config: &Config) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| format!("the system can start no runtime: {error}"))?;
+            .map_err(|error| format!("the async runtime cannot be started: {error}"))?;
         // The connection to Redis is a task.
         let _within = runtime.enter();
         let core = Core::start(config, CoreMode::Replay, None)?;
@@ -91,18 +91,18 @@ impl ReplayPublisher {
         })
     }
 
-    /// `http.answer_within`
+    /// Returns `http.answer_within`.
     pub fn answer_within(&self) -> Duration {
         self.answer_within
     }
 
-    /// Sends events, each with the record it comes from, and waits for what becomes of them.
+    /// Sends events, each with its record of the quarantine, and waits for their outcomes.
     pub fn send(&self, topic: &str, items: &[(&ReplayCandidate, &[u8])]) -> Vec<ReplayOutcome> {
         let deadline = Instant::now() + self.answer_within;
         send_unique(items, |items| {
             let all = items
                 .iter()
-                .map(|(kept, bytes)| self.send_one(topic, kept, bytes, deadline));
+                .map(|(candidate, bytes)| self.send_one(topic, candidate, bytes, deadline));
             self.runtime.block_on(join_all(all))
         })
     }
@@ -110,20 +110,19 @@ impl ReplayPublisher {
     async fn send_one(
         &self,
         topic: &str,
-        kept: &ReplayCandidate,
+        candidate: &ReplayCandidate,
         body: &[u8],
         deadline: Instant,
     ) -> ReplayOutcome {
-        let QuarantinePosition(partition, offset) = kept.position;
         let replayed_from = ReplayOrigin {
             topic: topic.to_owned(),
-            partition,
-            offset,
+            partition: candidate.position.partition,
+            offset: candidate.position.offset,
         };
-        let received = Duration::from_millis(kept.received_ms.max(0).unsigned_abs());
+        let received = Duration::from_millis(candidate.received_ms.max(0).unsigned_abs());
         let request = PipelineRequest {
             body,
-            expected_type: kept.expected_type,
+            expected_type: candidate.expected_type,
             received_at: UNIX_EPOCH + received,
             deadline,
             details: &NoRequestDetails,
@@ -135,41 +134,43 @@ impl ReplayPublisher {
             .pipeline
             .process(&request, &mut permit, &self.waker_queue);
         let PipelineAnswer::One(verdict) = answer.await else {
-            unreachable!("an event is no array");
+            unreachable!("the body is a single event");
         };
         match verdict.outcome {
             Ok(Acknowledgement::Published(_)) => ReplayOutcome::Published,
             Ok(Acknowledgement::Duplicate { .. }) => ReplayOutcome::Duplicate,
             Ok(Acknowledgement::Spooled | Acknowledgement::Quarantined(_)) => {
-                unreachable!("there is no spool, and nothing is quarantined")
+                unreachable!("the spool and the quarantine are off")
             }
             Err(rejection) => ReplayOutcome::Failed(rejection.code()),
         }
     }
 }
 
-/// Calls `send` with the same bytes only once, whether or not duplicates are looked for: the sender tries an event several times,
-/// and each try may have been quarantined. What becomes of the first becomes of all.
+/// Passes equal bytes to `send` only once, even if duplicate detection is off: the sender tries an
+/// event several times, and each try may have been quarantined. Copies share the first one's
+/// outcome.
 fn send_unique<'k>(
     items: &[(&'k ReplayCandidate, &'k [u8])],
     send: impl FnOnce(&[(&'k ReplayCandidate, &'k [u8])]) -> Vec<ReplayOutcome>,
 ) -> Vec<ReplayOutcome> {
-    let mut places = HashMap::new();
-    let mut firsts = Vec::new();
-    let mut is_copy = Vec::new();
+    let mut indexes = HashMap::new();
+    let mut unique = Vec::new();
+    let mut origins = Vec::new();
     for item in items {
-        let place = *places.entry(item.1).or_insert(firsts.len());
-        is_copy.push((place, place < firsts.len()));
-        if place == firsts.len() {
-            firsts.push(*item);
+        let index = *indexes.entry(item.1).or_insert(unique.len());
+        let is_copy = index < unique.len();
+        origins.push((index, is_copy));
+        if !is_copy {
+            unique.push(*item);
         }
     }
-    let sent = send(&firsts);
-    let of = |(place, is_copy): (usize, bool)| match sent[place] {
+    let outcomes = send(&unique);
+    let outcome_of = |(index, is_copy): (usize, bool)| match outcomes[index] {
         ReplayOutcome::Published if is_copy => ReplayOutcome::Duplicate,
-        sent => sent,
+        outcome => outcome,
     };
-    is_copy.into_iter().map(of).collect()
+    origins.into_iter().map(outcome_of).collect()
 }
 
 impl Drop for ReplayPublisher {
@@ -187,10 +188,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_bytes_are_sent_once() {
-        let kept =
-            [0, 1, 2].map(|offset| ReplayCandidate::for_test(QuarantinePosition(0, offset), "k"));
-        let item = |place: usize, bytes: &'static [u8]| (&kept[place], bytes);
+    fn equal_bytes_are_sent_once() {
+        let candidates = [0, 1, 2].map(|offset| ReplayCandidate::for_test((0, offset).into(), "k"));
+        let item = |index: usize, bytes: &'static [u8]| (&candidates[index], bytes);
         let items = [
             item(0, b"a"),
             item(0, b"b"),
@@ -200,7 +200,9 @@ mod tests {
             item(2, b"a"),
         ];
         let sent = send_unique(&items, |items| {
-            let sent = items.iter().map(|(kept, bytes)| (kept.position.1, *bytes));
+            let sent = items
+                .iter()
+                .map(|(candidate, bytes)| (candidate.position.offset, *bytes));
             assert!(sent.eq([(0, &b"a"[..]), (0, b"b"), (1, b"c")]));
             vec![
                 ReplayOutcome::Published,

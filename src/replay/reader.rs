@@ -1,4 +1,4 @@
-//! Reads topics from one offset to another; joins no group and commits nothing.
+//! Consumer that reads ranges of offsets. It joins no group and commits nothing.
 
 use std::time::{Duration, Instant};
 
@@ -6,33 +6,31 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
 use super::candidate::QuarantineTopicRecord;
 use crate::config::Config;
 use crate::kafka::client;
+use crate::kafka::lane::TopicState;
+use crate::kafka::watch::classify_topic;
 
-/// The longest wait for an answer about a topic.
+/// Longest wait for an answer about a topic.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two questions.
+/// Pause between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// So long nothing may come.
+/// Silence after which reading is given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Offsets of a partition from one up to another, not including that.
+/// Offsets of a partition from `from` up to but not including `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OffsetRange {
-    /// The partition.
     pub partition: i32,
-    /// The first.
     pub from: i64,
-    /// The one after the last.
     pub to: i64,
 }
 
 impl OffsetRange {
-    /// How many there are.
+    /// Returns the number of offsets.
     pub fn len(&self) -> u64 {
         u64::try_from(self.to - self.from).unwrap_or(0)
     }
@@ -42,7 +40,7 @@ impl OffsetRange {
 pub struct ReplayReader(BaseConsumer);
 
 impl ReplayReader {
-    /// Connects when it is first asked.
+    /// Creates the consumer; it connects on first use.
     pub fn new(config: &Config, bootstrap: &str) -> Result<Self, Error> {
         let mut client = client::base_config(&config.kafka, bootstrap);
         client
@@ -59,35 +57,33 @@ impl ReplayReader {
         Ok(Self(consumer))
     }
 
-    /// Where the partitions of a topic begin and end now.
+    /// Fetches the current offset range of every partition of a topic.
     pub fn fetch_ranges(&self, topic: &str) -> Result<Vec<OffsetRange>, Error> {
         let metadata = self
             .0
             .fetch_metadata(Some(topic), ANSWER_TIMEOUT)
             .map_err(kafka_error)?;
-        let seen = metadata.topics().first();
         let missing = || Error::Missing(topic.to_owned());
-        let seen = seen.ok_or_else(missing)?;
-        match seen.error() {
-            None => {}
-            Some(
-                RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
-                | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
-            ) => return Err(missing()),
-            Some(other) => return Err(kafka_error(format!("topic {topic}: {other:?}"))),
+        let found = metadata.topics().first().ok_or_else(missing)?;
+        let (error, partitions) = (found.error(), found.partitions());
+        if classify_topic(error, partitions.len()) == TopicState::Missing {
+            return Err(missing());
         }
-        let partitions = seen.partitions().iter().map(|p| p.id());
-        partitions.map(|id| self.fetch_range(topic, id)).collect()
+        if let Some(error) = error {
+            return Err(kafka_error(format!("topic {topic}: {error:?}")));
+        }
+        let ids = partitions.iter().map(|p| p.id());
+        ids.map(|id| self.fetch_range(topic, id)).collect()
     }
 
-    /// Where a partition begins and ends now.
+    /// Fetches the current offset range of a partition.
     pub fn fetch_range(&self, topic: &str, partition: i32) -> Result<OffsetRange, Error> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let (from, to) = loop {
             match self.0.fetch_watermarks(topic, partition, ANSWER_TIMEOUT) {
                 Ok(marks) => break marks,
-                // A partition just made, or whose leader is gone, has none for a moment.
-                Err(_) if begun.elapsed() < ANSWER_TIMEOUT => std::thread::sleep(RETRY_PAUSE),
+                // A new partition, or one that lost its leader, has no watermarks for a moment.
+                Err(_) if started.elapsed() < ANSWER_TIMEOUT => std::thread::sleep(RETRY_PAUSE),
                 Err(error) => return Err(kafka_error(format!("topic {topic}: {error}"))),
             }
         };
@@ -98,30 +94,30 @@ impl ReplayReader {
         })
     }
 
-    /// Shows `each` record of these spans of the quarantine topic.
+    /// Passes each record in these ranges of the quarantine topic to `each`.
     pub fn read_quarantine(
         &self,
         topic: &str,
-        spans: &[OffsetRange],
+        ranges: &[OffsetRange],
         each: &mut dyn FnMut(QuarantineTopicRecord) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.read_messages(topic, spans, &mut |message| {
+        self.read_messages(topic, ranges, &mut |message| {
             each(QuarantineTopicRecord::from_message(message))
         })
     }
 
-    /// Shows `each` message of these spans.
+    /// Passes each message in these ranges to `each`.
     pub fn read_messages(
         &self,
         topic: &str,
-        spans: &[OffsetRange],
+        ranges: &[OffsetRange],
         each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut unread: Vec<OffsetRange> = spans.iter().copied().filter(|s| s.len() > 0).collect();
+        let mut unread: Vec<OffsetRange> = ranges.iter().copied().filter(|r| r.len() > 0).collect();
         let mut list = TopicPartitionList::new();
-        for span in &unread {
-            let from = Offset::Offset(span.from);
-            let added = list.add_partition_offset(topic, span.partition, from);
+        for range in &unread {
+            let from = Offset::Offset(range.from);
+            let added = list.add_partition_offset(topic, range.partition, from);
             added.map_err(kafka_error)?;
         }
         self.0.assign(&list).map_err(kafka_error)?;
@@ -131,26 +127,26 @@ impl ReplayReader {
                 None => None,
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
-                    let of = |span: &&OffsetRange| span.partition == partition;
-                    if unread.iter().find(of).is_some_and(|s| offset < s.to) {
+                    let mut ranges = unread.iter().filter(|r| r.partition == partition);
+                    if ranges.next().is_some_and(|range| offset < range.to) {
                         each(&message)?;
                     }
                     Some((partition, offset + 1))
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => Some((partition, i64::MAX)),
                 Some(Err(error)) => {
-                    tracing::debug!(%error, topic, "reading");
+                    tracing::debug!(%error, topic, "error while reading");
                     None
                 }
             };
             match read_up_to {
                 Some((partition, offset)) => {
                     last = Instant::now();
-                    unread.retain(|s| s.partition != partition || offset < s.to);
+                    unread.retain(|range| range.partition != partition || offset < range.to);
                 }
                 None if last.elapsed() > STALL_TIMEOUT => {
                     return Err(kafka_error(format!(
-                        "topic {topic}: nothing came for {STALL_TIMEOUT:?}"
+                        "topic {topic}: no record arrived for {STALL_TIMEOUT:?}"
                     )));
                 }
                 None => {}

@@ -1,42 +1,42 @@
-//! Which events of records in doubt are stored: looked for where they would be.
+//! Search for the stored events of records that are in doubt.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use rdkafka::message::Message;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::Error;
-use super::candidate::{QuarantinePosition, header_text};
+use super::candidate::{ItemHash, QuarantinePosition, StoredItems};
 use super::history::merge_ends;
 use super::marker::TopicEnds;
 use super::reader::{OffsetRange, ReplayReader};
+use crate::kafka::headers::{catch_invalid_name, header_text};
 
-/// The hashes of the events that are stored, by their record in the quarantine topic.
+/// Finds the stored events of records in doubt, by the header `ce_replayedfrom`.
 pub fn find_stored(
     reader: &ReplayReader,
-    doubts: &HashMap<QuarantinePosition, TopicEnds>,
+    in_doubt: &HashMap<QuarantinePosition, TopicEnds>,
     quarantine: &str,
-) -> Result<HashMap<QuarantinePosition, HashSet<u64>>, Error> {
+) -> Result<StoredItems, Error> {
     let mut ends = TopicEnds::new();
-    doubts
+    in_doubt
         .values()
-        .for_each(|of_one| merge_ends(&mut ends, of_one));
-    let mut found: HashMap<QuarantinePosition, HashSet<u64>> = HashMap::new();
+        .for_each(|of_record| merge_ends(&mut ends, of_record));
+    let mut found = StoredItems::new();
     for (topic, ends) in &ends {
-        let spans = match reader.fetch_ranges(topic) {
+        let ranges = match reader.fetch_ranges(topic) {
             Err(Error::Missing(_)) => continue,
-            spans => spans?,
+            ranges => ranges?,
         };
-        let spans: Vec<_> = spans
+        let ranges: Vec<_> = ranges
             .into_iter()
             .map(|now| range_since(now, ends.get(&now.partition)))
             .collect();
-        reader.read_messages(topic, &spans, &mut |message| {
-            let from = header_text(message, "ce_replayedfrom")
-                .and_then(|text| parse_position(text, quarantine));
-            if let Some(place) = from.filter(|place| doubts.contains_key(place)) {
-                let hash = xxh3_64(message.payload().unwrap_or_default());
-                found.entry(place).or_default().insert(hash);
+        reader.read_messages(topic, &ranges, &mut |message| {
+            let origin = catch_invalid_name(|| header_text(message, "ce_replayedfrom")).flatten();
+            let position = origin.and_then(|text| parse_position(text, quarantine));
+            if let Some(position) = position.filter(|position| in_doubt.contains_key(position)) {
+                let hash = ItemHash::from_bytes(message.payload().unwrap_or_default());
+                found.entry(position).or_default().insert(hash);
             }
             Ok(())
         })?;
@@ -44,7 +44,7 @@ pub fn find_stored(
     Ok(found)
 }
 
-/// What came since the end was noted; all of a partition that is new, or was made anew.
+/// Returns the offsets since `end`; the whole partition if it is new or was created anew.
 fn range_since(now: OffsetRange, end: Option<&i64>) -> OffsetRange {
     let from = end.copied().filter(|end| *end <= now.to);
     OffsetRange {
@@ -53,14 +53,11 @@ fn range_since(now: OffsetRange, end: Option<&i64>) -> OffsetRange {
     }
 }
 
-/// `topic/partition/offset`, of this topic.
+/// Parses `topic/partition/offset`. Returns `None` if the topic is not the quarantine.
 fn parse_position(text: &str, quarantine: &str) -> Option<QuarantinePosition> {
     let rest = text.strip_prefix(quarantine)?.strip_prefix('/')?;
     let (partition, offset) = rest.split_once('/')?;
-    Some(QuarantinePosition(
-        partition.parse().ok()?,
-        offset.parse().ok()?,
-    ))
+    Some((partition.parse().ok()?, offset.parse().ok()?).into())
 }
 
 #[cfg(test)]
@@ -68,18 +65,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_those_of_the_quarantine() {
-        assert_eq!(
-            parse_position("q.v1/2/17", "q.v1"),
-            Some(QuarantinePosition(2, 17))
-        );
+    fn only_positions_in_the_quarantine_are_parsed() {
+        assert_eq!(parse_position("q.v1/2/17", "q.v1"), Some((2, 17).into()));
         for other in ["q.v2/2/17", "q.v1/2", "q.v1/x/17", "q.v11/2/17", ""] {
             assert_eq!(parse_position(other, "q.v1"), None, "{other}");
         }
     }
 
     #[test]
-    fn a_partition_is_read_from_where_it_ended() {
+    fn a_partition_is_searched_from_its_former_end() {
         let now = OffsetRange {
             partition: 0,
             from: 10,
@@ -89,12 +83,12 @@ mod tests {
         assert_eq!(
             range_since(now, Some(&5)).from,
             10,
-            "retention took the rest"
+            "retention deleted the rest"
         );
         assert_eq!(
             range_since(now, Some(&25)).from,
             10,
-            "it is another topic by now"
+            "the topic was created anew"
         );
         assert_eq!(range_since(now, None).from, 10);
     }

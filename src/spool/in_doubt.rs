@@ -28,7 +28,8 @@ use std::time::{Duration, Instant};
 use rdkafka::config::ClientConfig;
 
 use crate::kafka::tail::{
-    OffsetSpan, Patience, ReadBounds, TailError, TailReader, TailTopic, max_round_records,
+    OffsetSpan, Patience, ReadBounds, TailError, TailReader, TailTopic, WantedTopic,
+    max_round_records,
 };
 use butlr_event::clock::now_ms;
 use horizon::{ReceiptHorizon, SearchSpan};
@@ -168,7 +169,10 @@ impl TopicSearch<'_> {
     ) -> Result<Option<(OffsetFloors, Instant)>, TailError> {
         let mut tries = 0;
         loop {
-            let wanted = vec![(0, self.topic.to_owned())];
+            let wanted = vec![WantedTopic {
+                index: 0,
+                name: self.topic.to_owned(),
+            }];
             let mut found = reader.find_topics(wanted, Patience::Unlimited, &self.bounds)?;
             let listed_at = Instant::now();
             if let Some(reason) = found.failures.pop() {

@@ -358,7 +358,7 @@ fn no_secret_is_ever_told() {
     std::fs::write(&config, broken).unwrap();
     process.signal("HUP");
     process.wait_for("the mistake is told", |output| {
-        output.contains("not read again").then_some(())
+        output.contains("not reloaded").then_some(())
     });
     process.signal("TERM");
     assert!(process.wait().success());
@@ -457,7 +457,7 @@ fn a_broken_configuration_at_sighup_changes_nothing() {
     write_file(dir.path(), "bridge.toml", &broken);
     process.signal("HUP");
     process.wait_for("the mistake is told", |output| {
-        (output.contains("not read again") && output.contains("http.worker")).then_some(())
+        (output.contains("not reloaded") && output.contains("http.worker")).then_some(())
     });
     assert_eq!((status("first-key"), status("second-key")), (422, 401));
     std::thread::sleep(Duration::from_millis(100));

@@ -160,7 +160,7 @@ fn check_config_tells_every_mistake_at_once() {
         "topics.template",
         "auth.api_keys[0].header",
         "log.level",
-        "mistakes in the configuration",
+        "errors in the configuration",
     ];
     expect_exit(&output, 2, &keys);
     assert!(output.stdout.is_empty(), "mistakes go to standard error");

@@ -472,7 +472,7 @@ fn two_runs_at_the_same_time_send_each_record_once() {
         .collect();
     let codes: Vec<_> = runs.iter_mut().map(|run| run.wait().code()).collect();
     for (run, code) in runs.iter().zip(&codes) {
-        let is_reported = run.output().contains("another replay is at work");
+        let is_reported = run.output().contains("another replay is running");
         assert_eq!(*code == Some(1), is_reported, "{code:?}: {}", run.output());
     }
     eventually("a run by itself gets to the end", || {

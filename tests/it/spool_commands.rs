@@ -459,7 +459,7 @@ fn exported_values_are_those_received() {
     expect_exit(
         &left.run_command("export", &["--raw", "--type", "quarantine"]),
         0,
-        &["1 of the values are no JSON"],
+        &["1 values are not JSON"],
     );
     expect_exit(
         &left.run_command("export", &["--help"]),
@@ -475,7 +475,7 @@ fn an_export_never_replaces_another() {
     expect_exit(
         &left.run_command("export", &more),
         0,
-        &["5 entries are in", "saved.jsonl"],
+        &["5 entries were written to", "saved.jsonl"],
     );
     let saved = fs::read_to_string(&file).expect("saved");
     assert_eq!(saved.lines().count(), 5);
@@ -532,7 +532,7 @@ fn verify_finds_what_is_wrong() {
     expect_exit(
         &left.run_command("verify", &[]),
         0,
-        &["read 5 entries", "0 set aside", "all is whole"],
+        &["read 5 entries", "0 set aside", "everything is intact"],
     );
     assert_eq!(left.files(), before);
     let missing = left.copy();
@@ -540,7 +540,7 @@ fn verify_finds_what_is_wrong() {
     expect_exit(
         &missing.run_command("verify", &[]),
         1,
-        &[".redb is missing", "not all is whole"],
+        &[".redb is missing", "damage was found"],
     );
     let flipped = left.copy();
     flipped.damage("event_room_1");
@@ -548,7 +548,7 @@ fn verify_finds_what_is_wrong() {
     expect_exit(
         &flipped.run_command("verify", &[]),
         1,
-        &["damage", "read 4 entries", "not all is whole"],
+        &["damage", "read 4 entries", "damage was found"],
     );
     assert_eq!(flipped.files(), before);
     let torn = left.copy();
@@ -565,7 +565,7 @@ fn verify_finds_what_is_wrong() {
     expect_exit(
         &later.run_command("verify", &[]),
         1,
-        &["format 200", "1 of them this release cannot read"],
+        &["format 200", "1 of them cannot be read by this release"],
     );
 }
 
@@ -787,7 +787,7 @@ fn drain_ends_at_the_first_signal_and_keeps_everything() {
     assert!(
         process
             .output()
-            .contains("ended before it was empty: 5 entries are left")
+            .contains("stopped before the spool was empty: 5 entries are left")
     );
     expect_exit(&left.run_command("verify", &[]), 0, &["read 5 entries"]);
 }

@@ -1,4 +1,5 @@
-//! As whom the sender posts. What is wrong with a secret is told without it, so clap, which quotes, does not look at it.
+//! Credentials of the simulated sender. Error messages never show them; clap does not parse them,
+//! because it quotes what it rejects.
 
 use std::path::Path;
 
@@ -11,25 +12,22 @@ use butlr_simulate::sender::SenderCredentials;
 #[derive(clap::Args, Clone, Debug)]
 #[group(multiple = false)]
 pub struct CredentialArguments {
-    /// A header with an API key; in a file it is not seen by other users of this machine
+    /// Header with an API key; use --api-key-file to hide it from other users of this machine
     #[arg(long, value_name = "NAME: VALUE", value_parser = parse_secret)]
     api_key: Option<SecretString>,
-    /// The same, with the key in a file
+    /// Header with an API key that is read from a file
     #[arg(long, value_name = "NAME=FILE")]
     api_key_file: Option<String>,
-    /// HTTP basic authentication
+    /// User and password for HTTP basic authentication
     #[arg(long, value_name = "USER:PASSWORD", value_parser = parse_secret)]
     basic: Option<SecretString>,
-    /// The same, with user:password in a file
+    /// File with user:password for HTTP basic authentication
     #[arg(long, value_name = "FILE")]
     basic_file: Option<String>,
 }
 
 impl CredentialArguments {
-    /// The credentials, if any.
-    ///
-    /// # Errors
-    /// What is wrong and what is allowed, without the secret.
+    /// Reads the credentials, if any. The error says what is allowed, without showing the secret.
     pub fn read(&self) -> Result<Option<SenderCredentials>, String> {
         let read = |file: &str| secret::read_file(Path::new(file)).map(SecretString::from);
         if let Some(pair) = &self.api_key {
@@ -95,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_give_them() {
+    fn every_way_to_give_credentials() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"user:s3cret\n").unwrap();
         let path = file.path().display();
@@ -109,8 +107,8 @@ mod tests {
     }
 
     #[test]
-    fn no_mistake_tells_a_secret() {
-        for (flag, value, told) in [
+    fn errors_never_show_a_secret() {
+        for (flag, value, shown) in [
             ("--api-key", "s3cret", "'NAME: VALUE'"),
             ("--api-key", "a b: s3cret", "not the name of a header"),
             ("--api-key", "x-key: s3cret\u{1}", "--api-key"),
@@ -119,9 +117,9 @@ mod tests {
             ("--api-key-file", "x-key", "NAME=FILE"),
             ("--basic-file", "/nowhere", "/nowhere cannot be read"),
         ] {
-            let problem = read(flag, value).unwrap_err();
-            assert!(problem.contains(told), "{problem}");
-            assert!(!problem.contains("s3cret"), "{problem}");
+            let error = read(flag, value).unwrap_err();
+            assert!(error.contains(shown), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
         }
     }
 }

@@ -1,18 +1,18 @@
-//! `simulate`: a city's worth of sensors, sent as the sender does, and proof of what arrived.
+//! `simulate`: sends the events of a simulated city, as the vendor does, and verifies what was
+//! stored.
 
 mod city;
 mod credentials;
 mod output;
 mod proof;
-mod signals;
 mod values;
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::{EXIT_FAILED, EXIT_MISUSED};
+use super::{CommandExit, signals};
 use butlr_event::EventType;
 use butlr_simulate::ledger::{RunLedger, RunSummary};
 use butlr_simulate::message::DeliveryKind;
@@ -23,24 +23,27 @@ use butlr_simulate::sender::{
 
 #[derive(clap::Args, Debug)]
 pub struct SimulateArguments {
-    /// Where to post events, for example http://127.0.0.1:8080/v1/events; {type} in it becomes the type's name, as in
-    /// room_occupancy. Given several times, events are spread over all; copies and further tries go to the next one
+    /// URL to post events to, for example http://127.0.0.1:8080/v1/events; {type} stands for the
+    /// event type, for example room_occupancy. Can be repeated: events are spread over all URLs,
+    /// and each retry or second copy goes to the next one
     #[arg(long, value_name = "URL", required_unless_present = "print")]
     url: Vec<String>,
     #[command(flatten)]
     city: city::CityArguments,
     #[command(flatten)]
     pace: PaceArguments,
-    /// Stop after so long, for example 30s; then only the entries and exits that are not told yet are sent (with --max: all that waits)
+    /// Stop after this time, for example 30s; then only the entries and exits that are still
+    /// outstanding are sent (with --max: everything that waits)
     #[arg(long, value_name = "DURATION", value_parser = values::parse_run_time)]
     duration: Option<Duration>,
-    /// Stop after so many events; then as with --duration
+    /// Stop after this many events; the rest as with --duration
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     events: Option<u64>,
-    /// How many requests may wait for their answer in time at once
+    /// Number of requests that may wait for their response at the same time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = values::count_parser(65_536))]
     connections: usize,
-    /// How long an answer may take; then the sender tries again, while the first may still be in flight
+    /// Time limit of a response; then the sender tries again, even if the first request is still in
+    /// flight
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = values::parse_timeout)]
     http_timeout: Duration,
     #[command(flatten)]
@@ -48,27 +51,27 @@ pub struct SimulateArguments {
     /// Trust the certificates in this PEM file instead of the system's
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// Write the ledger as JSON, too
+    /// Also write the ledger to this file, as JSON
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Send nothing: write what would be sent to standard output, one event a line
+    /// Send nothing, but write the events to standard output, one per line
     #[arg(long, conflicts_with_all = ["url", "verify", "journal", "output"])]
     print: bool,
     #[command(flatten)]
     proof: proof::ProofArguments,
 }
 
-/// How fast; in real time unless told.
+/// Speed of the run; real time by default.
 #[derive(clap::Args, Clone, Debug)]
 #[group(multiple = false)]
 struct PaceArguments {
-    /// The simulated clock runs so many times as fast as real time
+    /// Run the simulated clock this many times as fast as real time
     #[arg(long, value_name = "N", value_parser = values::parse_positive)]
     speed: Option<f64>,
-    /// So many events a second, however fast the simulated clock has to run for that
+    /// Send this many events per second, at whatever speed of the simulated clock that takes
     #[arg(long, value_name = "N", value_parser = values::parse_positive)]
     rate: Option<f64>,
-    /// As fast as answers come
+    /// Send as fast as responses arrive
     #[arg(long)]
     max: bool,
 }
@@ -84,23 +87,17 @@ impl PaceArguments {
     }
 }
 
-pub fn run(arguments: SimulateArguments) -> ExitCode {
+pub fn run(arguments: SimulateArguments) -> CommandExit {
     match simulate(&arguments) {
-        Ok(code) => code,
-        Err(SimulateError::Usage(problem)) => {
-            eprintln!("{problem}");
-            ExitCode::from(EXIT_MISUSED)
-        }
-        Err(SimulateError::Run(problem)) => {
-            eprintln!("{problem}");
-            ExitCode::from(EXIT_FAILED)
-        }
+        Ok(exit) => exit,
+        Err(SimulateError::Usage(error)) => CommandExit::Usage.print_error(error),
+        Err(SimulateError::Run(error)) => CommandExit::Failed.print_error(error),
     }
 }
 
-/// Why there is nothing to show.
+/// Reason why the run failed.
 enum SimulateError {
-    /// Other arguments would help.
+    /// The arguments are invalid.
     Usage(String),
     Run(String),
 }
@@ -111,7 +108,7 @@ impl From<sender::Error> for SimulateError {
     }
 }
 
-fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
+fn simulate(arguments: &SimulateArguments) -> Result<CommandExit, SimulateError> {
     let pace = arguments.pace.pace();
     let limits = RunLimits {
         events: arguments.events,
@@ -128,19 +125,19 @@ fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
     let stream = arguments.city.stream(seed, start_ms);
     let stop = StopSignal::new();
     let progress = ProgressOutput::from_stderr();
-    signals::stop_on_signal(stop.clone(), progress)
-        .map_err(|e| SimulateError::Run(format!("no signals can be received: {e}")))?;
+    stop_on_signal(stop.clone(), progress)
+        .map_err(|e| SimulateError::Run(format!("signals cannot be received: {e}")))?;
     if targets.is_empty() {
         let mut out = std::io::stdout().lock();
         return match sender::print_bodies(stream, pace, limits, stop, &mut out) {
-            // Whoever reads has seen enough.
+            // The reader has closed the pipe.
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
                 Err(SimulateError::Run(format!("standard output: {e}")))
             }
-            _ => Ok(ExitCode::SUCCESS),
+            _ => Ok(CommandExit::Success),
         };
     }
-    // Listening to late answers takes connections of its own; the journal's files are open all the time.
+    // Late responses are awaited on extra connections, and the journal keeps files open.
     let files = (4 + targets.len() as u64) * arguments.connections as u64 + 512;
     let _ = rlimit::increase_nofile_limit(files);
     let urls: Vec<_> = targets
@@ -158,31 +155,32 @@ fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
         },
     };
     let journal = arguments.proof.start_journal()?;
-    let sent = stop.clone();
-    let finished = sender::run(options, stream, journal, progress, stop)?;
-    // What is proved from here on can be proved again: the next Ctrl-C ends it at once.
-    sent.stop();
+    let finished = sender::run(options, stream, journal, progress, stop.clone())?;
+    // The verification can be repeated, so from here on the first Ctrl-C exits at once.
+    stop.stop();
     let ledger = finished.ledger;
     let summary = RunSummary::from(&ledger);
-    // A closed standard output does not undo the run.
+    // The run counts even if standard output is closed.
     let mut stdout = std::io::stdout();
     let _ = writeln!(stdout, "{summary}");
     let start =
         humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(start_ms as u64));
     let _ = writeln!(
         stdout,
-        "the same events again: --seed {seed} --start {start}"
+        "to send the same events again: --seed {seed} --start {start}"
     );
-    // What cannot be written does not keep the proof from being made.
+    // The run is verified even if the ledger cannot be written.
     let write = |proof| output.as_ref().map_or(Ok(()), |o| o.write(&summary, proof));
     let mut written = write(None);
     let (proved, report) = match finished.journal {
-        None => (ExitCode::SUCCESS, None),
+        None => (CommandExit::Success, None),
         Some(journal) => {
-            let whole = arguments.city.has_type(EventType::Traffic)
+            let traffic_complete = arguments.city.has_type(EventType::Traffic)
                 && ledger.fidelity().is_traffic_complete()
                 && is_fully_accepted(&ledger, EventType::Traffic);
-            arguments.proof.finish(journal, finished.truth, whole)?
+            arguments
+                .proof
+                .finish(journal, finished.truth, traffic_complete)?
         }
     };
     if let Some(report) = report {
@@ -191,21 +189,37 @@ fn simulate(arguments: &SimulateArguments) -> Result<ExitCode, SimulateError> {
     written.map_err(SimulateError::Run)?;
     if let Some(reason) = finished.unreachable {
         let urls = urls.join(", ");
-        let problem = format!("nothing could be sent: {urls} cannot be reached: {reason}");
-        return Err(SimulateError::Run(problem));
+        let error = format!("nothing could be sent: {urls} cannot be reached: {reason}");
+        return Err(SimulateError::Run(error));
     }
     if !ledger.fidelity().complete {
-        let problem = "the run was given up before all was sent: nothing was accepted any more";
-        return Err(SimulateError::Run(problem.to_owned()));
+        let error =
+            "the run was aborted before all events were sent, because none was accepted any more";
+        return Err(SimulateError::Run(error.to_owned()));
     }
-    if let Some(problem) = describe_none_accepted(&ledger) {
-        return Err(SimulateError::Run(problem));
+    if has_none_accepted(&ledger) {
+        let error = "no event was accepted: see the responses above";
+        return Err(SimulateError::Run(error.to_owned()));
     }
     Ok(proved)
 }
 
+/// Stops the run at the first SIGTERM or SIGINT as its duration would; the second ends the process.
+fn stop_on_signal(stop: StopSignal, progress: ProgressOutput) -> std::io::Result<()> {
+    signals::listen(move || {
+        if stop.is_stopped() {
+            return ControlFlow::Break(());
+        }
+        stop.stop();
+        // Standard error may be closed by now.
+        let _ = progress
+            .note("stopping: outstanding entries and exits are still sent; press Ctrl-C again to exit at once");
+        ControlFlow::Continue(())
+    })
+}
+
 impl SimulateArguments {
-    /// None where nothing is to be sent.
+    /// Returns the targets; none with `--print`.
     fn targets(&self) -> Result<Vec<SendTarget>, String> {
         let credentials = self.credentials.read()?;
         let roots = self.ca_file.as_deref().map(sender::load_roots);
@@ -224,16 +238,15 @@ impl SimulateArguments {
     }
 }
 
-/// Whether every valid event of this type was taken.
+/// Returns `true` if every valid event of this type was accepted.
 fn is_fully_accepted(ledger: &RunLedger, event_type: EventType) -> bool {
-    SendOutcome::ALL.iter().all(|end| {
-        *end == SendOutcome::Accepted || ledger.send_outcome_count_of(event_type, *end) == 0
+    SendOutcome::ALL.iter().all(|outcome| {
+        *outcome == SendOutcome::Accepted || ledger.send_outcome_count_of(event_type, *outcome) == 0
     })
 }
 
-/// What there is to say when there were events to accept and none was.
-fn describe_none_accepted(ledger: &RunLedger) -> Option<String> {
+/// Returns `true` if valid events were sent and none was accepted.
+fn has_none_accepted(ledger: &RunLedger) -> bool {
     let valid = ledger.deliveries() - ledger.kind_count(DeliveryKind::Invalid);
-    (valid > 0 && ledger.send_outcome_count(SendOutcome::Accepted) == 0)
-        .then(|| "nothing was accepted: see the answers above".to_owned())
+    valid > 0 && ledger.send_outcome_count(SendOutcome::Accepted) == 0
 }

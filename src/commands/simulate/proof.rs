@@ -1,10 +1,10 @@
-//! `--verify`: what is noted before the run, and proved after it.
+//! `--verify`: the journal of a run, and the verification after it.
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use super::SimulateError;
+use crate::commands::CommandExit;
 use crate::commands::kafka_properties::PropertyArguments;
 use crate::commands::verify::{BridgeArguments, prove};
 use butlr_simulate::city::GroundTruth;
@@ -13,25 +13,26 @@ use butlr_simulate::verify::{Error, VerificationReport, VerifierKafka, fetch_sta
 
 #[derive(clap::Args, Debug)]
 pub struct ProofArguments {
-    /// Read the topics back from this Kafka after the run and prove, record by record, that all is there and right. What
-    /// is noted for it goes to the directory for temporary files (TMPDIR: 130 bytes an event), unless --journal says where;
-    /// what a run leaves there that is ended by force can be removed (butlr-journal-*)
+    /// Read the topics back from this Kafka after the run and verify, record by record, that every
+    /// event is stored correctly. The journal for this needs 130 bytes per event in the directory
+    /// for temporary files (TMPDIR), or in --journal. A run that is killed may leave
+    /// butlr-journal-* there, which can be deleted
     #[arg(long, value_name = "HOST:PORT")]
     verify: Option<String>,
-    /// What the bridge's topics are called
+    /// Name template of the bridge's topics
     #[arg(long, value_name = "TEMPLATE", default_value = "butlr.event.{type}.v1")]
     topics: String,
     #[command(flatten)]
     properties: PropertyArguments,
     #[command(flatten)]
     bridge: BridgeArguments,
-    /// Keep what was sent and answered in this directory, for `butlr-bridge verify`
+    /// Keep the journal of requests and responses in this directory, for `butlr-bridge verify`
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
 }
 
 impl ProofArguments {
-    /// The journal of the run, where one is wanted; to be called before the first request.
+    /// Creates the journal of the run if one is needed. Call it before the first request.
     pub fn start_journal(&self) -> Result<Option<JournalWriter>, SimulateError> {
         if self.verify.is_none() && self.journal.is_none() {
             return Ok(None);
@@ -48,18 +49,18 @@ impl ProofArguments {
             .map_err(|e| SimulateError::Run(format!("the journal cannot be written: {e}")))
     }
 
-    /// Ends the journal and proves what is to be proved; hands on the report, where there is one.
+    /// Closes the journal and verifies the run if asked. Returns the report, if there is one.
     pub fn finish(
         &self,
         journal: JournalWriter,
         truth: GroundTruth,
         traffic_complete: bool,
-    ) -> Result<(ExitCode, Option<VerificationReport>), SimulateError> {
+    ) -> Result<(CommandExit, Option<VerificationReport>), SimulateError> {
         let journal = journal
             .finish(truth, traffic_complete)
             .map_err(|e| SimulateError::Run(format!("the journal cannot be written: {e}")))?;
         match self.kafka()? {
-            None => Ok((ExitCode::SUCCESS, None)),
+            None => Ok((CommandExit::Success, None)),
             Some(kafka) => {
                 let _ = writeln!(std::io::stdout());
                 Ok(prove(&journal, &self.bridge.to_options(kafka, None)))
@@ -80,9 +81,10 @@ impl ProofArguments {
 
 impl From<Error> for SimulateError {
     fn from(error: Error) -> Self {
-        match error.is_usage() {
-            true => Self::Usage(error.to_string()),
-            false => Self::Run(error.to_string()),
+        if error.is_usage() {
+            Self::Usage(error.to_string())
+        } else {
+            Self::Run(error.to_string())
         }
     }
 }

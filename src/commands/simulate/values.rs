@@ -1,4 +1,4 @@
-//! Values of arguments: what is allowed is said where it is not kept.
+//! Parsers of argument values. Their errors say what is allowed.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,26 +7,26 @@ use clap::builder::TypedValueParser;
 use butlr_event::EventType;
 use butlr_simulate::stream::OutageSettings;
 
-/// Outages now and then, or never.
+/// Frequency and length of outages.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum OutageFrequency {
     Never,
     Every(OutageSettings),
 }
 
-/// A share of all, 0 to 1: `0.5%` or `0.005`.
+/// Parses a share from 0 to 1, such as `0.5%` or `0.005`.
 pub fn parse_share(text: &str) -> Result<f64, String> {
-    let (number, of) = match text.strip_suffix('%') {
+    let (number, whole) = match text.strip_suffix('%') {
         Some(percent) => (percent.trim_end(), 100.0),
         None => (text, 1.0),
     };
-    let share = number.parse::<f64>().ok().map(|number| number / of);
+    let share = number.parse::<f64>().ok().map(|number| number / whole);
     share
         .filter(|share| (0.0..=1.0).contains(share))
-        .ok_or_else(|| "write a share of all as 0.5% or 0.005; allowed are 0% to 100%".to_owned())
+        .ok_or_else(|| "write a share as 0.5% or 0.005; allowed are 0% to 100%".to_owned())
 }
 
-/// A number above 0.
+/// Parses a number above 0.
 pub fn parse_positive(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok();
     number
@@ -34,36 +34,38 @@ pub fn parse_positive(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "allowed are numbers from 0.001 to 1000000000".to_owned())
 }
 
-/// A count from 1 to `most`.
-pub fn count_parser(most: u64) -> impl TypedValueParser<Value = usize> {
+/// Returns a parser for a count from 1 to `max`.
+pub fn count_parser(max: u64) -> impl TypedValueParser<Value = usize> {
     clap::value_parser!(u64)
-        .range(1..=most)
+        .range(1..=max)
         .map(|count| count as usize)
 }
 
-/// A duration of at least a millisecond.
+/// Parses a timeout from 1 ms to 1 hour.
 pub fn parse_timeout(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|e| e.to_string())?;
-    match duration >= Duration::from_millis(1) && duration <= Duration::from_secs(3600) {
-        true => Ok(duration),
-        false => Err("allowed are 1ms to 1h".to_owned()),
+    if (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("allowed are 1ms to 1h".to_owned())
     }
 }
 
-/// How long a run may take.
+/// Parses the duration of a run.
 pub fn parse_run_time(text: &str) -> Result<Duration, String> {
     const YEAR: Duration = Duration::from_secs(366 * 86_400);
     let duration = humantime::parse_duration(text).map_err(|e| e.to_string())?;
-    match duration >= Duration::from_millis(1) && duration <= YEAR {
-        true => Ok(duration),
-        false => Err("allowed are 1ms to 1 year".to_owned()),
+    if (Duration::from_millis(1)..=YEAR).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("allowed are 1ms to 1 year".to_owned())
     }
 }
 
-/// The first second that a KSUID can have: ids tell when they were made.
+/// First second that a KSUID can contain; event ids contain their time of creation.
 pub const KSUID_EPOCH: Duration = Duration::from_secs(1_400_000_000);
 
-/// How often and, if told, how long: `1h`, `1h/20m`, or `never`.
+/// Parses interval and optional length of outages: `1h`, `1h/20m` or `never`.
 pub fn parse_outages(text: &str) -> Result<OutageFrequency, String> {
     if text == "never" {
         return Ok(OutageFrequency::Never);
@@ -72,36 +74,39 @@ pub fn parse_outages(text: &str) -> Result<OutageFrequency, String> {
         humantime::parse_duration(text.trim())
             .map_err(|e| format!("{e}; write it as 1h or 1h/20m, or never"))
     };
-    let usual = OutageSettings::default().length;
+    let default_length = OutageSettings::default().length;
     let (every, length) = match text.split_once('/') {
         Some((every, length)) => (parse(every)?, parse(length)?),
-        None => (parse(text)?, usual),
+        None => (parse(text)?, default_length),
     };
     if every < Duration::from_secs(60) {
-        return Err("allowed are 1min and more, or never".to_owned());
+        return Err("allowed are intervals of 1min and more, or never".to_owned());
     }
-    // While they last, what piles up is kept in memory.
+    // The events of an outage are held in memory.
     if !(Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&length) {
-        return Err("they may last from 1s to 1day".to_owned());
+        return Err("allowed are lengths from 1s to 1day".to_owned());
     }
     Ok(OutageFrequency::Every(OutageSettings { every, length }))
 }
 
-/// A moment that is over, in RFC 3339.
+/// Parses an RFC 3339 time in the past.
 pub fn parse_past_time(text: &str) -> Result<SystemTime, String> {
     let moment = humantime::parse_rfc3339(text)
         .map_err(|e| format!("{e}; write it in UTC as 2026-05-04T08:00:00Z"))?;
     if moment > SystemTime::now() {
-        return Err("it lies in the future, and no event may".to_owned());
+        return Err("the time is in the future; events must be in the past".to_owned());
     }
-    // Clocks that are off may be so by hours.
+    // Simulated clocks can be wrong by hours.
     if moment < UNIX_EPOCH + KSUID_EPOCH + Duration::from_secs(86_400) {
-        return Err("allowed are moments after 2014-05-14, when ids begin".to_owned());
+        return Err(
+            "allowed are times after 2014-05-14, the earliest time that an event id can contain"
+                .to_owned(),
+        );
     }
     Ok(moment)
 }
 
-/// One of the ten types.
+/// Parses an event type.
 pub fn parse_event_type(text: &str) -> Result<EventType, String> {
     EventType::parse(&text.replace('-', "_")).ok_or_else(|| {
         let names = EventType::ALL.map(EventType::name);
@@ -129,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn outages_and_moments() {
+    fn outages_and_times() {
         assert_eq!(parse_outages("never"), Ok(OutageFrequency::Never));
         assert_eq!(
             parse_outages("1h"),
@@ -143,8 +148,8 @@ mod tests {
         assert!(parse_outages("1s").unwrap_err().contains("1min"));
         assert!(parse_outages("1h/0s").unwrap_err().contains("1s to 1day"));
         for text in ["often", "1h/", "/20m", "1h/20m/1m"] {
-            let problem = parse_outages(text).unwrap_err();
-            assert!(problem.contains("never"), "{text}: {problem}");
+            let error = parse_outages(text).unwrap_err();
+            assert!(error.contains("never"), "{text}: {error}");
         }
         assert!(parse_past_time("2026-05-04T08:00:00Z").is_ok());
         assert!(
@@ -167,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn types_in_any_spelling() {
+    fn types_are_accepted_in_any_spelling() {
         for text in [
             "TRAFFIC",
             "traffic",
@@ -176,8 +181,8 @@ mod tests {
         ] {
             assert!(parse_event_type(text).is_ok(), "{text}");
         }
-        let problem = parse_event_type("weather").unwrap_err();
-        assert!(problem.contains("PIR_NO_MOTION"), "{problem}");
+        let error = parse_event_type("weather").unwrap_err();
+        assert!(error.contains("PIR_NO_MOTION"), "{error}");
     }
 
     #[test]

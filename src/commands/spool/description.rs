@@ -1,4 +1,4 @@
-//! Everything that is known of an entry, for people and for programs.
+//! Description of a spool entry, as text and as JSON.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,19 +14,19 @@ use crate::spool::store::DeadLetter;
 use butlr_event::destination::Destination;
 use butlr_event::{ParseLimits, ParsedBody, parse};
 
-/// An entry and where it stands.
+/// Entry of the spool with its state.
 pub struct EntryDescription<'e> {
     pub to: Destination,
     pub seq: u64,
-    /// It was handed to Kafka before: its record may be there already.
+    /// The entry was handed to Kafka before, so its record may be stored already.
     pub is_handed_over: bool,
-    /// Why and when it was set aside, if so.
+    /// Reason and time if the entry was set aside.
     pub dead_letter: Option<&'e DeadLetter>,
     bytes: &'e [u8],
     entry: Result<SpoolEntry<'e>, String>,
 }
 
-/// What the value says of itself, where it is an event.
+/// Ids in the value, if it is an event.
 #[derive(Default)]
 struct EntryIdentity {
     id: Option<String>,
@@ -34,34 +34,38 @@ struct EntryIdentity {
 }
 
 impl<'e> EntryDescription<'e> {
-    /// One that waits; `handed`: how far its destination's were handed to Kafka.
-    pub fn from_spooled(to: Destination, seq: u64, bytes: &'e [u8], handed: Option<u64>) -> Self {
+    /// Describes a waiting entry. Entries of its destination up to `handed_up_to` were handed to
+    /// Kafka.
+    pub fn from_spooled(
+        to: Destination,
+        seq: u64,
+        bytes: &'e [u8],
+        handed_up_to: Option<u64>,
+    ) -> Self {
         Self {
             to,
             seq,
-            is_handed_over: handed.is_some_and(|upto| seq <= upto),
+            is_handed_over: handed_up_to.is_some_and(|last| seq <= last),
             dead_letter: None,
             bytes,
             entry: SpoolEntry::decode(bytes).map_err(|error| error.to_string()),
         }
     }
 
-    /// One that was set aside.
-    pub fn from_dead_letter(aside: &'e DeadLetter) -> Self {
-        let bytes = &aside.value;
-        let waiting = Self::from_spooled(aside.destination, aside.seq, bytes, None);
+    /// Describes an entry that was set aside.
+    pub fn from_dead_letter(letter: &'e DeadLetter) -> Self {
         Self {
-            dead_letter: Some(aside),
-            ..waiting
+            dead_letter: Some(letter),
+            ..Self::from_spooled(letter.destination, letter.seq, &letter.value, None)
         }
     }
 
-    /// Why this release cannot read it, if so.
+    /// Returns the reason if this release cannot decode the entry.
     pub fn decode_error(&self) -> Option<&str> {
         self.entry.as_ref().err().map(String::as_str)
     }
 
-    /// The value as it was received; of an entry that cannot be read, all there is.
+    /// Returns the value as it was received, or all bytes of an entry that cannot be decoded.
     pub fn value(&self) -> &[u8] {
         match &self.entry {
             Ok(entry) => &entry.value,
@@ -70,27 +74,23 @@ impl<'e> EntryDescription<'e> {
     }
 
     fn identity(&self) -> EntryIdentity {
-        match &self.entry {
-            Ok(SpoolEntry {
-                content: EntryContent::Event { marks, .. },
-                value,
-                ..
-            }) => match parse(value, None, ParseLimits::UNLIMITED) {
-                Ok(ParsedBody::Single(Ok(event))) => EntryIdentity {
-                    id: Some(
-                        marks
-                            .conflict_id(event.id())
-                            .unwrap_or_else(|| event.id().to_owned()),
-                    ),
-                    space: Some(event.space_id().to_owned()),
-                },
-                _ => EntryIdentity::default(),
-            },
-            _ => EntryIdentity::default(),
+        let Ok(SpoolEntry { content, value, .. }) = &self.entry else {
+            return EntryIdentity::default();
+        };
+        let EntryContent::Event { marks, .. } = content else {
+            return EntryIdentity::default();
+        };
+        let Ok(ParsedBody::Single(Ok(event))) = parse(value, None, ParseLimits::UNLIMITED) else {
+            return EntryIdentity::default();
+        };
+        let id = marks.conflict_id(event.id());
+        EntryIdentity {
+            id: Some(id.unwrap_or_else(|| event.id().to_owned())),
+            space: Some(event.space_id().to_owned()),
         }
     }
 
-    /// The head of the lines that [`Described::line`] makes.
+    /// Returns the header of the lines that [`text_line`](Self::text_line) returns.
     pub fn header_line() -> String {
         format_line(
             ["destination", "seq", "received at", "bytes"],
@@ -98,7 +98,7 @@ impl<'e> EntryDescription<'e> {
         )
     }
 
-    /// For people.
+    /// Returns the entry as one line of text.
     pub fn text_line(&self) -> String {
         let EntryIdentity { id, space } = self.identity();
         let received = match &self.entry {
@@ -108,65 +108,57 @@ impl<'e> EntryDescription<'e> {
         let [id, space] =
             [id, space].map(|name| name.map_or("-".to_owned(), |name| escape_control(&name)));
         let (seq, bytes) = (self.seq.to_string(), self.value().len().to_string());
-        let words = self.remarks().join(", ");
-        let rest = format!("{id}  {space}  {words}");
+        let remarks = self.remarks().join(", ");
+        let rest = format!("{id}  {space}  {remarks}");
         format_line([self.to.name(), &seq, &received, &bytes], rest.trim_end())
     }
 
-    /// What is special about it.
     fn remarks(&self) -> Vec<String> {
-        let mut words = Vec::new();
+        let mut remarks = Vec::new();
         match &self.entry {
-            Err(why) => words.push(format!("cannot be read: {why}")),
+            Err(reason) => remarks.push(format!("cannot be read: {reason}")),
             Ok(entry) => {
-                words.extend(entry.in_doubt.then(|| "in doubt".to_owned()));
-                words.extend(self.is_handed_over.then(|| "handed over".to_owned()));
+                remarks.extend(entry.in_doubt.then(|| "in doubt".to_owned()));
+                remarks.extend(self.is_handed_over.then(|| "handed over".to_owned()));
                 match &entry.content {
                     EntryContent::Event {
                         marks,
                         replayed_from,
                     } => {
-                        words.extend(describe_marks(marks));
-                        words.extend(
-                            replayed_from
-                                .as_ref()
-                                .map(|place| format!("replayed from {}", format_origin(place))),
-                        );
+                        remarks.extend(describe_marks(marks));
+                        let origin = replayed_from.as_ref().map(format_origin);
+                        remarks.extend(origin.map(|origin| format!("replayed from {origin}")));
                     }
-                    EntryContent::Quarantined(of) => {
-                        words.push(escape_control(&of.codes.join(" ")))
+                    EntryContent::Quarantined(details) => {
+                        remarks.push(escape_control(&details.codes.join(" ")))
                     }
                 }
             }
         }
-        let aside = self.dead_letter.map(|aside| {
-            format!(
-                "set aside {}: {}",
-                format_timestamp(aside.at_ms),
-                escape_control(&aside.reason)
-            )
-        });
-        words.extend(aside);
-        words
+        remarks.extend(self.dead_letter.map(|letter| {
+            let (at, reason) = (format_timestamp(letter.at_ms), &letter.reason);
+            format!("set aside {at}: {}", escape_control(reason))
+        }));
+        remarks
     }
 
-    /// For programs: all but the value.
+    /// Returns everything but the value as JSON.
     pub fn json_fields(&self) -> Map<String, Value> {
-        let mut facts = Map::new();
-        let mut set = |name: &str, value: Value| facts.insert(name.to_owned(), value);
+        let mut fields = Map::new();
+        let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
         set("destination", self.to.name().into());
         set("seq", self.seq.into());
-        if let Some(aside) = self.dead_letter {
+        if let Some(letter) = self.dead_letter {
             set(
                 "set_aside",
-                json!({ "at": format_timestamp(aside.at_ms), "reason": aside.reason }),
+                json!({ "at": format_timestamp(letter.at_ms), "reason": letter.reason }),
             );
         }
         let entry = match &self.entry {
             Ok(entry) => entry,
-            Err(why) => {
-                set("unreadable", why.as_str().into());
-                return facts;
+            Err(reason) => {
+                set("unreadable", reason.as_str().into());
+                return fields;
             }
         };
         set("received_at", format_timestamp(entry.received_ms).into());
@@ -182,18 +174,18 @@ impl<'e> EntryDescription<'e> {
                 set("id", id.into());
                 set("space_id", space.into());
                 set("marks", marks_to_json(marks));
-                if let Some(place) = replayed_from {
-                    set("replayed_from", json!(place));
+                if let Some(origin) = replayed_from {
+                    set("replayed_from", json!(origin));
                 }
             }
-            EntryContent::Quarantined(of) => {
-                set("quarantined", json!(of));
+            EntryContent::Quarantined(details) => {
+                set("quarantined", json!(details));
             }
         }
-        facts
+        fields
     }
 
-    /// For programs: one line with everything, the value too, exactly: as JSON where it is JSON.
+    /// Returns the entry with its exact value as one line of JSON.
     pub fn json_line(&self) -> String {
         let mut line = Value::from(self.json_fields()).to_string();
         let value = match (&self.entry, to_single_line(self.value())) {
@@ -206,7 +198,8 @@ impl<'e> EntryDescription<'e> {
     }
 }
 
-/// JSON as it is, but on one line: in JSON a line can only end between tokens, where a blank means the same. `None`: no JSON.
+/// Puts JSON on one line without changing it: line ends in JSON are only between tokens, where a
+/// space means the same. Returns `None` if the value is not JSON.
 pub fn to_single_line(value: &[u8]) -> Option<String> {
     let json: &RawValue = serde_json::from_slice(value).ok()?;
     Some(json.get().replace(['\n', '\r'], " "))
@@ -220,7 +213,7 @@ fn describe_marks(marks: &Marks) -> Vec<String> {
         out_of_order,
         conflict,
     } = marks;
-    let words = [
+    let remarks = [
         duplicate.map(|kind| format!("duplicate ({})", kind.as_str())),
         revision
             .as_ref()
@@ -229,10 +222,10 @@ fn describe_marks(marks: &Marks) -> Vec<String> {
         out_of_order.then(|| "out of order".to_owned()),
         conflict.map(|_| "id conflict".to_owned()),
     ];
-    words.into_iter().flatten().collect()
+    remarks.into_iter().flatten().collect()
 }
 
-/// Those that there are, named as the headers that they become.
+/// Returns the marks as JSON; the names are those of the record headers.
 fn marks_to_json(marks: &Marks) -> Value {
     let Marks {
         duplicate,
@@ -241,8 +234,8 @@ fn marks_to_json(marks: &Marks) -> Value {
         out_of_order,
         conflict,
     } = marks;
-    let mut facts = Map::new();
-    let mut set = |name: &str, value: Value| facts.insert(name.to_owned(), value);
+    let mut fields = Map::new();
+    let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
     if let Some(kind) = duplicate {
         set("duplicate", kind.as_str().into());
     }
@@ -250,16 +243,16 @@ fn marks_to_json(marks: &Marks) -> Value {
         set("revision", revision.number.into());
         set("supersedes", revision.supersedes.to_string().into());
     }
-    for (name, is_so) in [
+    for (name, is_set) in [
         ("stale", *stale),
         ("outoforder", *out_of_order),
         ("idconflict", conflict.is_some()),
     ] {
-        if is_so {
+        if is_set {
             set(name, true.into());
         }
     }
-    facts.into()
+    fields.into()
 }
 
 fn format_origin(
@@ -276,18 +269,21 @@ fn format_line([to, seq, received, bytes]: [&str; 4], rest: &str) -> String {
     format!("{to:<20}  {seq:>12}  {received:<24}  {bytes:>7}  {rest}")
 }
 
-/// A sender's text must not move the cursor of a terminal.
+/// Escapes control characters, so that a sender's text cannot move the cursor of a terminal.
 fn escape_control(text: &str) -> String {
-    let clean = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
+    let escape = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
     };
-    text.chars().map(clean).collect()
+    text.chars().map(escape).collect()
 }
 
-/// RFC 3339 with milliseconds.
+/// Formats a time as RFC 3339 with milliseconds.
 pub fn format_timestamp(at_ms: i64) -> String {
-    // The last that has a year of four digits.
+    // Last millisecond of the year 9999.
     const LAST_MS: i64 = 253_402_300_799_999;
     let since = Duration::from_millis(at_ms.clamp(0, LAST_MS).unsigned_abs());
     humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()

@@ -1,22 +1,19 @@
-//! `spool drain`: empties one spool into Kafka, with what `serve` drains with, but without listeners.
+//! `spool drain`: publishes all entries of a spool to Kafka, with the same parts as `serve` but
+//! without listeners.
 
 mod rate;
 
 use std::io::{IsTerminal, Write, stderr};
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
-use tokio::signal::unix::{SignalKind, signal};
+use indicatif::ProgressBar;
 
-use super::{
-    EXIT_FAILED, SpoolArguments, SpoolCommandError, SpoolCommandOutcome, report_mistakes,
-    require_spool, spool_dir,
-};
-use crate::commands::block_on;
+use super::{CommandExit, SpoolArguments, SpoolCommandError, require_spool, spool_dir};
+use crate::commands::{block_on, progress_bar, signals};
 use crate::config::Config;
 use crate::core::{Core, CoreMode};
 use crate::kafka::lane::TopicState;
@@ -26,58 +23,58 @@ use crate::telemetry;
 use butlr_event::destination::Destination;
 use rate::DrainRate;
 
-const DRAIN_HELP: &str = "Hands over every entry in order, waits for Kafka to confirm it and removes it then, as the bridge itself does. Entries that a
-crash left in doubt are looked for in Kafka first.
+const DRAIN_HELP: &str = "Hands every entry to Kafka in order and removes it once Kafka has confirmed it, as the bridge itself does. Entries that a crash left
+in doubt are first searched for in Kafka.
 
-No bridge may run on the spool: scaling down is to stop the bridge, to drain its spool, and to delete its volume when this
-command has ended with 0 and says that nothing is set aside. What it does not get done stays on disk, and it can be run again.";
+No bridge may use the spool meanwhile. To scale down, stop the bridge, drain its spool, and delete its volume once this command has
+exited with 0 and reports that nothing is set aside. Entries that are not drained stay on disk, and the command can be run again.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = DRAIN_HELP)]
 pub struct SpoolDrainArguments {
     #[command(flatten)]
     spool: SpoolArguments,
-    /// Give up after so long, for example 10m; exit 1 then [default: no limit]
+    /// Stop after this time, for example 10m, and exit with 1 [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     within: Option<Duration>,
 }
 
-/// Between two looks at how far it is.
+/// Poll interval of the progress.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-pub fn run(arguments: &SpoolDrainArguments) -> Result<SpoolCommandOutcome, SpoolCommandError> {
-    let began = Instant::now();
+pub fn run(arguments: &SpoolDrainArguments) -> Result<CommandExit, SpoolCommandError> {
+    let started = Instant::now();
     let mut config = arguments.spool.load()?;
     config
         .require_bootstrap_servers()
-        .map_err(|mistake| SpoolCommandError::AlreadyReported(report_mistakes(&[mistake])))?;
+        .map_err(|error| SpoolCommandError::from_config(&[error]))?;
     let dir = spool_dir(&config)?;
     require_spool(&dir)?;
     if stderr().is_terminal() {
-        // The bar tells the rest.
+        // The progress bar shows the rest.
         config.log.level = config.log.level.min(tracing::Level::WARN);
     }
     telemetry::init(&config.log);
     let stop = stop_on_signal().map_err(|error| {
-        SpoolCommandError::Failed(format!("signals cannot be listened to: {error}"))
+        SpoolCommandError::Failed(format!("signals cannot be received: {error}"))
     })?;
     let (store, found) = open_store(&config, &dir)?;
     log_damage(&found);
-    let deadline = arguments.within.map(|within| began + within);
+    let deadline = arguments.within.map(|within| started + within);
     let drain = SpoolDrainRun::start(&config, store)?;
-    let why = drain.wait_until_empty(&stop, deadline);
+    let reason = drain.wait_until_empty(&stop, deadline);
     let end = drain.finish(&config);
     let summary = DrainSummary {
         dir: &dir,
         end,
-        reason: why,
+        reason,
         within: arguments.within,
         found: &found,
-        took: began.elapsed(),
+        took: started.elapsed(),
     };
-    // A closed standard output does not undo what was drained.
+    // The drain counts even if standard output is closed.
     let _ = std::io::stdout().write_all(summary.to_text().as_bytes());
-    Ok(SpoolCommandOutcome::success_if(summary.is_complete()))
+    Ok(CommandExit::success_if(summary.is_complete()))
 }
 
 fn open_store(config: &Config, dir: &Path) -> Result<(SpoolStore, OpenReport), SpoolCommandError> {
@@ -87,7 +84,7 @@ fn open_store(config: &Config, dir: &Path) -> Result<(SpoolStore, OpenReport), S
     };
     SpoolStore::open(options).map_err(|error| match error {
         OpenError::Locked { dir } => SpoolCommandError::Failed(format!(
-            "a running bridge, or another drain, uses the spool {dir}, and a running bridge drains it by itself; stop the bridge first: scaling down = stop, drain, delete the volume"
+            "a bridge or another drain uses the spool {dir}; a running bridge drains it by itself. To scale down, stop the bridge first, then drain, then delete the volume"
         )),
         OpenError::Io { .. } => SpoolCommandError::Failed(error.to_string()),
         OpenError::Foreign { .. } => SpoolCommandError::Usage(error.to_string()),
@@ -97,17 +94,17 @@ fn open_store(config: &Config, dir: &Path) -> Result<(SpoolStore, OpenReport), S
 fn log_damage(found: &OpenReport) {
     for damaged in &found.damaged {
         tracing::error!(file = damaged.file, why = damaged.why, lost = damaged.lost, moved_to = ?damaged.moved_to,
-            "a file of the spool is damaged: it was put aside, what is whole in it is drained");
+            "a file of the spool is damaged; it was moved away, and its intact entries are drained");
     }
     for file in &found.missing {
         tracing::error!(
             file,
-            "a file of the spool is missing: what it held is lost, unless it was drained"
+            "a file of the spool is missing; its entries are lost, unless they were drained"
         );
     }
 }
 
-/// Why draining ended.
+/// Reason why the drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DrainEndReason {
     Empty,
@@ -115,21 +112,21 @@ enum DrainEndReason {
     Interrupted,
 }
 
-/// How long the replicas' store may take to hear of what was drained last.
+/// Longest wait until the store shared by replicas knows the last drained events.
 const DEDUP_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What of a bridge drains.
+/// Parts of a bridge that drain.
 struct SpoolDrainRun {
     spool: Arc<Spool>,
     core: Core,
 }
 
-/// How it ended.
+/// Result of a drain.
 struct DrainResult {
     ledger: EntryLedger,
-    /// Entries set aside, of before too.
+    /// All entries set aside, including earlier ones; `None` if they cannot be read.
     dead_letters: Option<usize>,
-    /// Entries that are left, and what keeps them from their topic where that is known.
+    /// Remaining entries per destination, with the reason if it is known.
     remaining: Vec<(Destination, u64, Option<String>)>,
 }
 
@@ -142,12 +139,12 @@ impl SpoolDrainRun {
         Ok(Self { spool, core })
     }
 
-    /// Waits until nothing is left, or it is to end.
+    /// Waits until the spool is empty, the deadline has passed or a signal arrives.
     fn wait_until_empty(&self, stop: &AtomicBool, deadline: Option<Instant>) -> DrainEndReason {
         let mut bar = DrainProgressBar::start(self.spool.ledger().present);
         loop {
-            let life = self.spool.ledger();
-            if life.present == 0 {
+            let ledger = self.spool.ledger();
+            if ledger.present == 0 {
                 return DrainEndReason::Empty;
             }
             if stop.load(Ordering::Acquire) {
@@ -156,24 +153,24 @@ impl SpoolDrainRun {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return DrainEndReason::DeadlineReached;
             }
-            bar.update(&life, self.describe_trouble());
+            bar.update(&ledger, self.describe_obstacle());
             std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// What keeps it from going on, or why it has not begun.
-    fn describe_trouble(&self) -> Option<String> {
+    /// Describes why the drain makes no progress, if there is a reason.
+    fn describe_obstacle(&self) -> Option<String> {
         if self.core.pipeline.contact.age().is_none() {
-            return Some("Kafka is not reached yet".to_owned());
+            return Some("Kafka has not been reached yet".to_owned());
         }
         let waiting = self.spool.state().destinations.into_iter();
-        let waiting: Vec<_> = waiting.filter(|of| of.present > 0).collect();
-        let in_vain = waiting
+        let waiting: Vec<_> = waiting.filter(|status| status.present > 0).collect();
+        let problem = waiting
             .iter()
-            .find_map(|of| self.topic_problem(of.destination));
-        let looking = waiting.iter().any(|of| of.is_searching);
-        in_vain
-            .or_else(|| looking.then(|| "looking for entries that Kafka holds already".to_owned()))
+            .find_map(|status| self.topic_problem(status.destination));
+        let is_searching = waiting.iter().any(|status| status.is_searching);
+        let searching = || "searching for entries that Kafka holds already".to_owned();
+        problem.or_else(|| is_searching.then(searching))
     }
 
     fn topic_problem(&self, to: Destination) -> Option<String> {
@@ -193,18 +190,18 @@ impl SpoolDrainRun {
         }
     }
 
-    /// In this order: nothing more is handed over, the reports of what was are waited for a little, and heard.
+    /// Stops the handover, waits briefly for outstanding delivery reports and collects the result.
     fn finish(self, config: &Config) -> DrainResult {
         self.spool.shut_down();
         let pipeline = &self.core.pipeline;
-        let left_there = pipeline.producer.close(config.kafka.confirm_within);
-        if left_there > 0 {
+        let unconfirmed = pipeline.producer.close(config.kafka.confirm_within);
+        if unconfirmed > 0 {
             tracing::warn!(
-                records = left_there,
-                "Kafka had not confirmed them: their entries stay, and are looked for in Kafka by whoever drains next"
+                records = unconfirmed,
+                "Kafka has not confirmed these records: their entries stay in the spool, and the next drain searches for them in Kafka"
             );
         }
-        let why: Vec<_> = Destination::all().map(|to| self.topic_problem(to)).into();
+        let reasons: Vec<_> = Destination::all().map(|to| self.topic_problem(to)).into();
         drop(self.core.drain);
         drop(self.core.watch);
         // Tells the replicas that share the store what reached Kafka.
@@ -212,17 +209,17 @@ impl SpoolDrainRun {
             block_on(deduplicator.flush(DEDUP_FLUSH_TIMEOUT));
         }
         let store = self.spool.store();
-        let left = Destination::all().into_iter().zip(why);
-        let left = left.map(|(to, why)| (to, store.present(to), why));
+        let remaining = Destination::all().into_iter().zip(reasons);
+        let remaining = remaining.map(|(to, reason)| (to, store.present(to), reason));
         DrainResult {
             ledger: self.spool.ledger(),
             dead_letters: store.dead_letters().ok().map(|entries| entries.len()),
-            remaining: left.filter(|(_, present, _)| *present > 0).collect(),
+            remaining: remaining.filter(|(_, present, _)| *present > 0).collect(),
         }
     }
 }
 
-/// What is told at the end.
+/// Report at the end of a drain.
 struct DrainSummary<'s> {
     dir: &'s Path,
     end: DrainResult,
@@ -234,10 +231,10 @@ struct DrainSummary<'s> {
 
 impl DrainSummary<'_> {
     fn is_complete(&self) -> bool {
-        let sound = self.found.damaged.is_empty() && self.found.missing.is_empty();
-        // Whoever deletes the volume after this is not to lose what was set aside.
-        let nothing_is_left = self.end.ledger.present == 0 && self.end.dead_letters == Some(0);
-        nothing_is_left && self.end.ledger.lost == 0 && sound
+        let is_sound = self.found.damaged.is_empty() && self.found.missing.is_empty();
+        // Deleting the volume after this must not lose entries that were set aside.
+        let is_empty = self.end.ledger.present == 0 && self.end.dead_letters == Some(0);
+        is_empty && self.end.ledger.lost == 0 && is_sound
     }
 
     fn to_text(&self) -> String {
@@ -259,15 +256,15 @@ impl DrainSummary<'_> {
                 humantime::format_duration(self.within.unwrap_or_default())
             ),
             (left, _) => format!(
-                "ended before it was empty: {left} entries are left in {dir}, all of them on disk\n"
+                "stopped before the spool was empty: {left} entries are left in {dir}, all of them on disk\n"
             ),
         };
-        for (to, left, why) in &end.remaining {
-            let why = why
+        for (to, left, reason) in &end.remaining {
+            let reason = reason
                 .as_deref()
-                .map(|why| format!(": {why}"))
+                .map(|reason| format!(": {reason}"))
                 .unwrap_or_default();
-            text += &format!("  {:<20}  {left:>9}{why}\n", to.name());
+            text += &format!("  {:<20}  {left:>9}{reason}\n", to.name());
         }
         text += &format!(
             "drained {drained}, already stored {already_stored}, confirmed late {confirmed_late}, set aside {set_aside}, took {:.1} s\n",
@@ -276,62 +273,56 @@ impl DrainSummary<'_> {
         let damaged = self.found.damaged.len() + self.found.missing.len();
         if damaged > 0 || lost > 0 {
             text += &format!(
-                "DAMAGE was found: {damaged} files at the start, {lost} entries lost since; what was damaged lies in {dir}/damaged\n"
+                "DAMAGE was found: {damaged} files at the start, {lost} entries lost since; the damaged files are in {dir}/damaged\n"
             );
         }
         match end.dead_letters {
             Some(0) => {}
             Some(all) => {
                 text += &format!(
-                    "SET ASIDE: {all} entries that Kafka refuses for good stay in {dir}: save them (`spool export --set-aside`) before the volume is deleted\n"
+                    "SET ASIDE: {all} entries that Kafka rejects permanently stay in {dir}: save them with `spool export --set-aside` before you delete the volume\n"
                 );
             }
             None => {
-                text += &format!(
-                    "what was set aside in {dir} cannot be read; `spool verify` says more\n"
-                )
+                text +=
+                    &format!("the entries set aside in {dir} cannot be read; see `spool verify`\n")
             }
         }
         text
     }
 }
 
-/// On a terminal; elsewhere the log tells.
+/// Progress bar, hidden unless standard error is a terminal.
 struct DrainProgressBar {
     bar: ProgressBar,
-    pace: DrainRate,
+    rate: DrainRate,
     initial_entries: u64,
 }
 
 impl DrainProgressBar {
     fn start(entries: u64) -> Self {
-        let bar = match stderr().is_terminal() {
-            true => ProgressBar::new(entries),
-            false => ProgressBar::hidden(),
-        };
-        let style =
-            ProgressStyle::with_template("{elapsed_precise} [{bar:24}] {pos} of {len}  {msg}");
-        let style = style.expect("the template is a good one");
-        bar.set_style(style.progress_chars("=> "));
+        let template = "{elapsed_precise} [{bar:24}] {pos} of {len}  {msg}";
         Self {
-            bar,
-            pace: DrainRate::default(),
+            bar: progress_bar(entries, template),
+            rate: DrainRate::default(),
             initial_entries: entries,
         }
     }
 
-    fn update(&mut self, life: &EntryLedger, trouble: Option<String>) {
-        let done = self.initial_entries.saturating_sub(life.present);
-        self.pace.record(Instant::now(), done);
+    fn update(&mut self, ledger: &EntryLedger, obstacle: Option<String>) {
+        let done = self.initial_entries.saturating_sub(ledger.present);
+        self.rate.record(Instant::now(), done);
         self.bar.set_position(done);
-        let aside = match life.dead_letters {
+        let set_aside = match ledger.dead_letters {
             0 => String::new(),
             n => format!("  {n} set aside"),
         };
-        let trouble = trouble.map(|why| format!("  {why}")).unwrap_or_default();
+        let obstacle = obstacle
+            .map(|reason| format!("  {reason}"))
+            .unwrap_or_default();
         self.bar.set_message(format!(
-            "{}{aside}{trouble}",
-            self.pace.to_text(life.present)
+            "{}{set_aside}{obstacle}",
+            self.rate.to_text(ledger.present)
         ));
     }
 }
@@ -342,34 +333,18 @@ impl Drop for DrainProgressBar {
     }
 }
 
-/// Set at the first SIGTERM or SIGINT; the second ends the process at once, which loses nothing but time.
+/// Returns a flag that is set at the first SIGTERM or SIGINT. The second ends the process at once,
+/// which loses nothing but time.
 fn stop_on_signal() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    let (mut terminate, mut interrupt) = {
-        let _inside = runtime.enter();
-        (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        )
-    };
     let stopped = Arc::clone(&stop);
-    let listen = async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if stopped.swap(true, Ordering::AcqRel) {
-                process::exit(EXIT_FAILED.into());
-            }
+    signals::listen(move || {
+        if stopped.swap(true, Ordering::AcqRel) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
-    };
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || runtime.block_on(listen))?;
+    })?;
     Ok(stop)
 }
 

@@ -1,4 +1,4 @@
-//! A look at a spool that changes nothing there, whether or not a bridge uses it.
+//! Read-only inspection of a spool, even while a bridge uses it.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,42 +8,43 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
-use super::{SpoolArguments, SpoolCommandError, SpoolCommandOutcome, require_spool};
+use super::{CommandExit, SpoolArguments, SpoolCommandError, require_spool};
 use crate::spool::store::{DamagedFile, DeadLetter, OpenReport, ReadLimit, SpoolStore, StoreError};
 use butlr_event::destination::Destination;
 
-/// How often a spool is opened that changes while it is.
+/// Tries to open a spool that changes meanwhile.
 const MAX_OPEN_ATTEMPTS: usize = 10;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Limits of one read.
 const BATCH: ReadLimit = ReadLimit {
     entries: 1_000,
     bytes: 4 << 20,
 };
 
-/// A spool, opened to be looked at.
+/// Spool that is opened read-only.
 pub struct SpoolInspection {
     pub dir: PathBuf,
     pub store: SpoolStore,
     pub found: OpenReport,
-    /// A bridge is known to use it.
+    /// A bridge is known to use the spool.
     pub is_in_use: bool,
 }
 
 impl SpoolInspection {
-    /// Opens the spool that is meant.
+    /// Opens the spool that the arguments name.
     pub fn open(arguments: &SpoolArguments) -> Result<Self, SpoolCommandError> {
         let dir = arguments.dir()?;
         require_spool(&dir)?;
         require_readable(&dir)?;
-        // A file that is being written, or that goes just then, can look damaged.
+        // A file that is being written or deleted can look damaged.
         for _ in 1..MAX_OPEN_ATTEMPTS {
-            let look = catch_redb_panics(|| Self::open_once(&dir));
-            let again = match &look {
-                Ok(look) => look.is_in_use && !look.is_sound(),
+            let inspection = catch_redb_panics(|| Self::open_once(&dir));
+            let try_again = match &inspection {
+                Ok(inspection) => inspection.is_in_use && !inspection.is_sound(),
                 Err(_) => is_in_use(&dir),
             };
-            if !again {
-                return look;
+            if !try_again {
+                return inspection;
             }
             std::thread::sleep(RETRY_INTERVAL);
         }
@@ -51,19 +52,19 @@ impl SpoolInspection {
     }
 
     fn open_once(dir: &Path) -> Result<Self, SpoolCommandError> {
-        let in_use = is_in_use(dir);
+        let is_in_use = is_in_use(dir);
         let opened = SpoolStore::open_read_only(dir);
         let (store, found) = opened.map_err(|error| {
             let source = std::error::Error::source(&error).map(ToString::to_string);
-            let why = source.unwrap_or_else(|| error.to_string());
-            SpoolCommandError::Failed(format!("the spool {} cannot be read: {why}", dir.display()))
+            let reason = source.unwrap_or_else(|| error.to_string());
+            let dir = dir.display();
+            SpoolCommandError::Failed(format!("the spool {dir} cannot be read: {reason}"))
         })?;
-        let dir = dir.to_owned();
         Ok(Self {
-            dir,
+            dir: dir.to_owned(),
             store,
             found,
-            is_in_use: in_use,
+            is_in_use,
         })
     }
 
@@ -71,7 +72,7 @@ impl SpoolInspection {
         self.found.damaged.is_empty() && self.found.missing.is_empty()
     }
 
-    /// Entries of `to`, ascending, until `each` says that it has enough.
+    /// Passes the entries of `to` to `each`, ascending, until it returns `false`.
     pub fn for_each_entry(
         &self,
         to: Destination,
@@ -93,34 +94,34 @@ impl SpoolInspection {
         }
     }
 
-    /// What was set aside for these destinations.
-    pub fn dead_letters(&self, of: &[Destination]) -> Result<Vec<DeadLetter>, SpoolCommandError> {
+    /// Returns the dead letters of these destinations; of all if none is selected.
+    pub fn dead_letters(
+        &self,
+        selected: &[Destination],
+    ) -> Result<Vec<DeadLetter>, SpoolCommandError> {
         let all = self.store.dead_letters();
         let mut all = all.map_err(|error| self.read_error(&error))?;
-        all.retain(|entry| of.is_empty() || of.contains(&entry.destination));
+        all.retain(|entry| selected.is_empty() || selected.contains(&entry.destination));
         Ok(all)
     }
 
     fn read_error(&self, error: &StoreError) -> SpoolCommandError {
         let mut text = error.to_string();
         if self.is_in_use {
-            text += "; a bridge uses this spool, and files go while it drains: try again, or look at a copy";
+            text += "; a bridge uses this spool and deletes files while it drains: try again, or inspect a copy";
         }
         SpoolCommandError::Failed(text)
     }
 
-    /// Everything that is wrong, of opening and since; one line each.
+    /// Describes all damage that was found at opening and since, one line each.
     pub fn describe_damage(&self, verified: &[DamagedFile]) -> Vec<String> {
         let since = self.store.damaged();
         let damaged = self.found.damaged.iter().chain(&since).chain(verified);
+        let missing = self.found.missing.iter().map(|file| {
+            format!("{file} is missing: its entries are lost, unless they were drained")
+        });
         let mut lines: Vec<String> = Vec::new();
-        for line in
-            damaged
-                .map(describe_damaged_file)
-                .chain(self.found.missing.iter().map(|file| {
-                    format!("{file} is missing: what it held is lost, unless it was drained")
-                }))
-        {
+        for line in damaged.map(describe_damaged_file).chain(missing) {
             if !lines.contains(&line) {
                 lines.push(line);
             }
@@ -128,8 +129,8 @@ impl SpoolInspection {
         lines
     }
 
-    /// Tells on standard error what is wrong.
-    pub fn report_damage(&self, verified: &[DamagedFile]) -> SpoolCommandOutcome {
+    /// Prints all damage to standard error.
+    pub fn report_damage(&self, verified: &[DamagedFile]) -> CommandExit {
         let damage = self.describe_damage(verified);
         for line in &damage {
             eprintln!("damage: {line}");
@@ -137,18 +138,15 @@ impl SpoolInspection {
         if !damage.is_empty() {
             eprintln!("{}", self.advice());
         }
-        SpoolCommandOutcome::success_if(damage.is_empty())
+        CommandExit::success_if(damage.is_empty())
     }
 
-    /// What to do about damage.
+    /// Returns advice about damage.
     pub fn advice(&self) -> &'static str {
-        match self.is_in_use {
-            true => {
-                "a bridge uses this spool, and a file that it is writing can look damaged: look again, or at a copy, before believing it"
-            }
-            false => {
-                "nothing was changed; the next `serve` or `spool drain` keeps what is whole and puts the damaged files aside in damaged/, so copy the directory before if they matter"
-            }
+        if self.is_in_use {
+            "a bridge uses this spool, and a file that it is writing can look damaged: run the command again, or on a copy, to make sure"
+        } else {
+            "nothing was changed; the next `serve` or `spool drain` keeps the intact entries and moves the damaged files to damaged/, so copy the directory first if you need them"
         }
     }
 }
@@ -165,7 +163,7 @@ fn describe_damaged_file(damaged: &DamagedFile) -> String {
     }
 }
 
-/// A file that this user may not read is not a damaged one.
+/// Fails if this user may not read the files, so that they do not look damaged.
 fn require_readable(dir: &Path) -> Result<(), SpoolCommandError> {
     let files = fs::read_dir(dir).into_iter().flatten().flatten();
     for path in files.map(|file| file.path()).filter(|path| path.is_file()) {
@@ -173,7 +171,7 @@ fn require_readable(dir: &Path) -> Result<(), SpoolCommandError> {
             && error.kind() == io::ErrorKind::PermissionDenied
         {
             return Err(SpoolCommandError::Failed(format!(
-                "{} cannot be read: {error}; run this as the user of the bridge",
+                "{} cannot be read: {error}; run this command as the bridge's user",
                 path.display()
             )));
         }
@@ -181,8 +179,9 @@ fn require_readable(dir: &Path) -> Result<(), SpoolCommandError> {
     Ok(())
 }
 
-/// Whether a process holds the spool's lock, as far as this one can see: those of other containers it cannot. Asks without
-/// taking the lock, which would keep a bridge from starting just then.
+/// Returns `true` if a visible process holds the spool's lock; processes in other containers are
+/// not visible. Reads `/proc/locks` instead of taking the lock, which could keep a bridge from
+/// starting.
 fn is_in_use(dir: &Path) -> bool {
     let inode = fs::metadata(dir.join("lock")).map(|lock| lock.ino());
     let locks = fs::read_to_string("/proc/locks");
@@ -192,46 +191,50 @@ fn is_in_use(dir: &Path) -> bool {
     }
 }
 
-/// `1: FLOCK  ADVISORY  WRITE 14825 fe:00:6357101 0 EOF`; by the inode alone, since some file systems show another device.
+/// Searches `/proc/locks` for a lock on this inode, in lines such as
+/// `1: FLOCK  ADVISORY  WRITE 14825 fe:00:6357101 0 EOF`. The device is ignored, because some file
+/// systems show a different one.
 fn is_locked(locks: &str, inode: u64) -> bool {
     locks.lines().any(|line| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let [_, "FLOCK", _, "WRITE", _, place, ..] = words[..] else {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, "WRITE", _, file, ..] = fields[..] else {
             return false;
         };
-        let found = place.rsplit(':').next();
-        found.and_then(|found| found.parse().ok()) == Some(inode)
+        let locked = file.rsplit(':').next();
+        locked.and_then(|locked| locked.parse().ok()) == Some(inode)
     })
 }
 
-/// What redb said when it panicked last, if nothing else has panicked since.
+/// Message of redb's last panic, if nothing else has panicked since.
 static LAST_REDB_PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// redb can panic on a file that is damaged, or that is written while it is read; even when such a file is closed. That is an
-/// error like others here.
+/// Turns panics of redb into errors. redb can panic on a file that is damaged or written while it
+/// is read, even when it closes the file. Other panics continue.
 pub fn catch_redb_panics<T>(
     call: impl FnOnce() -> Result<T, SpoolCommandError>,
 ) -> Result<T, SpoolCommandError> {
     silence_redb_panics();
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| match lock(&LAST_REDB_PANIC).take() {
-        Some(why) => Err(SpoolCommandError::Failed(format!(
-            "the spool cannot be read: {why}; where a bridge uses it, try again, or look at a copy"
-        ))),
-        None => resume_unwind(panic),
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let Some(message) = lock(&LAST_REDB_PANIC).take() else {
+            resume_unwind(panic)
+        };
+        Err(SpoolCommandError::Failed(format!(
+            "the spool cannot be read: {message}; if a bridge uses it, try again, or inspect a copy"
+        )))
     })
 }
 
 fn silence_redb_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let before = take_hook();
+        let previous_hook = take_hook();
         set_hook(Box::new(move |panic| {
-            let of_redb = panic
+            let is_redb = panic
                 .location()
                 .is_some_and(|at| at.file().contains("/redb-"));
-            *lock(&LAST_REDB_PANIC) = of_redb.then(|| panic.to_string().replace('\n', " "));
-            if !of_redb {
-                before(panic);
+            *lock(&LAST_REDB_PANIC) = is_redb.then(|| panic.to_string().replace('\n', " "));
+            if !is_redb {
+                previous_hook(panic);
             }
         }));
     });
@@ -246,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lock_of_the_bridge_is_told_from_others() {
+    fn only_an_exclusive_flock_on_the_inode_counts() {
         let locks = "1: FLOCK  ADVISORY  WRITE 1 fe:00:77 0 EOF\n\
                      1: -> FLOCK  ADVISORY  WRITE 2 fe:00:99 0 EOF\n\
                      2: FLOCK  ADVISORY  READ 1 fe:00:78 0 EOF\n\
@@ -258,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_says_what_it_cost() {
+    fn damage_is_described_with_its_loss() {
         let damaged = |lost| DamagedFile {
             file: "1.redb".to_owned(),
             moved_to: None,
@@ -277,14 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_others_goes_on() {
+    fn other_panics_continue() {
         let panicked = catch_unwind(|| catch_redb_panics::<()>(|| panic!("a bug of ours")));
         assert!(panicked.is_err());
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_spool_that_is_open_is_in_use() {
+    fn an_open_spool_is_in_use() {
         let dir = tempfile::tempdir().unwrap();
         assert!(!is_in_use(dir.path()));
         let options = crate::spool::store::Options {

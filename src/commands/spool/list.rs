@@ -1,11 +1,11 @@
-//! `spool list`: one line an entry.
+//! `spool list`: prints one line per entry.
 
 use std::io::{BufWriter, Write};
 
 use super::description::EntryDescription;
 use super::inspection::SpoolInspection;
 use super::{
-    SpoolArguments, SpoolCommandError, SpoolCommandOutcome, parse_destination, select_destinations,
+    CommandExit, SpoolArguments, SpoolCommandError, parse_destination, select_destinations,
 };
 use butlr_event::destination::Destination;
 
@@ -13,50 +13,71 @@ use butlr_event::destination::Destination;
 pub struct SpoolListArguments {
     #[command(flatten)]
     spool: SpoolArguments,
-    /// Only those of this type, or quarantine; may be given several times
+    /// Only entries of this event type, or quarantine; can be repeated
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_destination)]
     types: Vec<Destination>,
-    /// At most so many
+    /// At most this many entries
     #[arg(long, value_name = "NUMBER")]
     limit: Option<u64>,
-    /// Those that Kafka refuses for good and that were set aside, with the reason
+    /// Instead the entries that were set aside because Kafka rejects them permanently, with the
+    /// reason
     #[arg(long)]
     set_aside: bool,
-    /// For machines: one JSON object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
 }
 
-pub fn run(arguments: &SpoolListArguments) -> Result<SpoolCommandOutcome, SpoolCommandError> {
-    let look = SpoolInspection::open(&arguments.spool)?;
+pub fn run(arguments: &SpoolListArguments) -> Result<CommandExit, SpoolCommandError> {
+    let inspection = SpoolInspection::open(&arguments.spool)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     if !arguments.json {
         writeln!(out, "{}", EntryDescription::header_line())?;
     }
-    let mut left = arguments.limit.unwrap_or(u64::MAX);
-    if left > 0 {
-        for_each_description(&look, &arguments.types, arguments.set_aside, |entry| {
-            match arguments.json {
-                true => writeln!(out, "{}", serde_json::Value::from(entry.json_fields()))?,
-                false => writeln!(out, "{}", entry.text_line())?,
+    let mut remaining = arguments.limit.unwrap_or(u64::MAX);
+    if remaining > 0 {
+        let selection = EntrySelection::from_flag(arguments.set_aside);
+        for_each_description(&inspection, &arguments.types, selection, |entry| {
+            if arguments.json {
+                writeln!(out, "{}", serde_json::Value::from(entry.json_fields()))?;
+            } else {
+                writeln!(out, "{}", entry.text_line())?;
             }
-            left -= 1;
-            Ok(left > 0)
+            remaining -= 1;
+            Ok(remaining > 0)
         })?;
     }
     out.flush()?;
-    Ok(look.report_damage(&[]))
+    Ok(inspection.report_damage(&[]))
 }
 
-/// Each entry of these types, or what was set aside of them, until `each` has enough.
+/// Entries that a command reads.
+#[derive(Clone, Copy)]
+pub enum EntrySelection {
+    Waiting,
+    SetAside,
+}
+
+impl EntrySelection {
+    /// Returns the selection that the flag `--set-aside` makes.
+    pub fn from_flag(set_aside: bool) -> Self {
+        if set_aside {
+            Self::SetAside
+        } else {
+            Self::Waiting
+        }
+    }
+}
+
+/// Passes the selected entries of these types to `each` until it returns `false`.
 pub fn for_each_description(
-    look: &SpoolInspection,
+    inspection: &SpoolInspection,
     types: &[Destination],
-    set_aside: bool,
+    selection: EntrySelection,
     mut each: impl FnMut(&EntryDescription<'_>) -> Result<bool, SpoolCommandError>,
 ) -> Result<(), SpoolCommandError> {
-    if set_aside {
-        for entry in &look.dead_letters(types)? {
+    if let EntrySelection::SetAside = selection {
+        for entry in &inspection.dead_letters(types)? {
             if !each(&EntryDescription::from_dead_letter(entry))? {
                 break;
             }
@@ -65,9 +86,10 @@ pub fn for_each_description(
     }
     let mut more = true;
     for to in select_destinations(types) {
-        let handed = look.store.handover_mark(to).map(|handed| handed.upto);
-        look.for_each_entry(to, |seq, bytes| {
-            more = each(&EntryDescription::from_spooled(to, seq, bytes, handed))?;
+        let handed_up_to = inspection.store.handover_mark(to).map(|mark| mark.upto);
+        inspection.for_each_entry(to, |seq, bytes| {
+            let entry = EntryDescription::from_spooled(to, seq, bytes, handed_up_to);
+            more = each(&entry)?;
             Ok(more)
         })?;
         if !more {

@@ -1,4 +1,4 @@
-//! `spool status`: how much waits for which topic.
+//! `spool status`: prints the number and age of entries per destination.
 
 use std::io::Write;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::description::format_timestamp;
 use super::inspection::SpoolInspection;
-use super::{SpoolArguments, SpoolCommandError, SpoolCommandOutcome};
+use super::{CommandExit, SpoolArguments, SpoolCommandError};
 use crate::spool::entry::SpoolEntry;
 use crate::spool::store::{ReadLimit, SegmentInfo};
 use butlr_event::clock::now_ms;
@@ -17,7 +17,7 @@ use butlr_event::destination::Destination;
 pub struct SpoolStatusArguments {
     #[command(flatten)]
     spool: SpoolArguments,
-    /// For machines: one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -25,18 +25,18 @@ pub struct SpoolStatusArguments {
 #[derive(Serialize)]
 struct SpoolStatusReport {
     dir: String,
-    /// As far as can be seen from here.
+    /// A visible process uses the spool.
     in_use: bool,
     entries: u64,
     oldest_received_at: Option<String>,
-    /// On disk.
+    /// Size on disk.
     bytes: u64,
     files: usize,
     set_aside: usize,
     destinations: Vec<StatusRow>,
-    /// What is wrong now.
+    /// Damage found by this command.
     damage: Vec<String>,
-    /// What was wrong before, kept as it was.
+    /// Damaged files that earlier starts moved away.
     damaged_files: Vec<String>,
     #[serde(skip)]
     oldest_ms: Option<i64>,
@@ -47,64 +47,66 @@ struct StatusRow {
     destination: &'static str,
     entries: u64,
     oldest_received_at: Option<String>,
-    /// Its share of the files by the number of entries.
+    /// Share of the files' size, by the number of entries.
     bytes_about: u64,
     files: usize,
     set_aside: usize,
-    /// Entries up to this number were handed to Kafka before; they are looked for there before they are drained.
+    /// Entries up to this number were handed to Kafka before; the drain first searches for them
+    /// there.
     handed_up_to: Option<u64>,
     #[serde(skip)]
     oldest_ms: Option<i64>,
 }
 
-pub fn run(arguments: &SpoolStatusArguments) -> Result<SpoolCommandOutcome, SpoolCommandError> {
-    let look = SpoolInspection::open(&arguments.spool)?;
-    let status = SpoolStatusReport::from_inspection(&look);
+pub fn run(arguments: &SpoolStatusArguments) -> Result<CommandExit, SpoolCommandError> {
+    let inspection = SpoolInspection::open(&arguments.spool)?;
+    let status = SpoolStatusReport::from_inspection(&inspection);
     let mut out = std::io::stdout().lock();
-    match arguments.json {
-        true => writeln!(out, "{}", serde_json::json!(status))?,
-        false => out.write_all(status.to_text(now_ms()).as_bytes())?,
+    if arguments.json {
+        writeln!(out, "{}", serde_json::json!(status))?;
+    } else {
+        out.write_all(status.to_text(now_ms()).as_bytes())?;
     }
     out.flush()?;
     if !status.damage.is_empty() && !arguments.json {
-        eprintln!("{}", look.advice());
+        eprintln!("{}", inspection.advice());
     }
-    Ok(SpoolCommandOutcome::success_if(status.damage.is_empty()))
+    Ok(CommandExit::success_if(status.damage.is_empty()))
 }
 
 impl SpoolStatusReport {
-    fn from_inspection(look: &SpoolInspection) -> Self {
-        let segments = look.store.segments();
-        // Where it can't be read, that is among the damage.
-        let aside = look.store.dead_letters().unwrap_or_default();
+    fn from_inspection(inspection: &SpoolInspection) -> Self {
+        let segments = inspection.store.segments();
+        // If they cannot be read, the damage says so.
+        let dead_letters = inspection.store.dead_letters().unwrap_or_default();
         let destinations = Destination::all().map(|to| {
-            let oldest_ms = oldest_ms(look, to);
+            let oldest_ms = oldest_ms(inspection, to);
             StatusRow {
                 destination: to.name(),
-                entries: look.store.present(to),
+                entries: inspection.store.present(to),
                 oldest_received_at: oldest_ms.map(format_timestamp),
                 bytes_about: estimate_bytes(&segments, to),
                 files: segments
                     .iter()
                     .filter(|s| s.entries[to.index()] > 0)
                     .count(),
-                set_aside: aside.iter().filter(|entry| entry.destination == to).count(),
-                handed_up_to: look.store.handover_mark(to).map(|handed| handed.upto),
+                set_aside: dead_letters.iter().filter(|l| l.destination == to).count(),
+                handed_up_to: inspection.store.handover_mark(to).map(|mark| mark.upto),
                 oldest_ms,
             }
         });
-        let oldest_ms = destinations.iter().filter_map(|line| line.oldest_ms).min();
+        let oldest_ms = destinations.iter().filter_map(|row| row.oldest_ms).min();
         Self {
-            dir: look.dir.display().to_string(),
-            in_use: look.is_in_use,
-            entries: destinations.iter().map(|line| line.entries).sum(),
+            dir: inspection.dir.display().to_string(),
+            in_use: inspection.is_in_use,
+            entries: destinations.iter().map(|row| row.entries).sum(),
             oldest_received_at: oldest_ms.map(format_timestamp),
-            bytes: look.store.bytes(),
+            bytes: inspection.store.bytes(),
             files: segments.len(),
-            set_aside: aside.len(),
+            set_aside: dead_letters.len(),
             destinations: destinations.into(),
-            damage: look.describe_damage(&[]),
-            damaged_files: list_damaged_files(look),
+            damage: inspection.describe_damage(&[]),
+            damaged_files: list_damaged_files(inspection),
             oldest_ms,
         }
     }
@@ -124,14 +126,17 @@ impl SpoolStatusReport {
             text += "; a bridge uses it";
         }
         if let Some(oldest_ms) = self.oldest_ms {
-            text += &format!("; the oldest waits for {}", format_age(now_ms, oldest_ms));
+            text += &format!(
+                "; the oldest has waited for {}",
+                format_age(now_ms, oldest_ms)
+            );
         }
         text += "\n";
-        let lines = self.destinations.iter();
-        let mut lines = lines
-            .filter(|line| line.entries > 0 || line.set_aside > 0)
+        let rows = self.destinations.iter();
+        let mut rows = rows
+            .filter(|row| row.entries > 0 || row.set_aside > 0)
             .peekable();
-        if lines.peek().is_some() {
+        if rows.peek().is_some() {
             text += &format_row([
                 "",
                 "entries",
@@ -142,19 +147,19 @@ impl SpoolStatusReport {
                 "handed up to",
             ]);
         }
-        for line in lines {
-            let handed = match (line.entries, line.handed_up_to) {
+        for row in rows {
+            let handed = match (row.entries, row.handed_up_to) {
                 (0, _) | (_, None) => "-".to_owned(),
                 (_, Some(u64::MAX)) => "unknown".to_owned(),
-                (_, Some(upto)) => upto.to_string(),
+                (_, Some(last)) => last.to_string(),
             };
             text += &format_row([
-                line.destination,
-                &line.entries.to_string(),
-                line.oldest_received_at.as_deref().unwrap_or("-"),
-                &format_size(line.bytes_about),
-                &line.files.to_string(),
-                &line.set_aside.to_string(),
+                row.destination,
+                &row.entries.to_string(),
+                row.oldest_received_at.as_deref().unwrap_or("-"),
+                &format_size(row.bytes_about),
+                &row.files.to_string(),
+                &row.set_aside.to_string(),
                 &handed,
             ]);
         }
@@ -169,32 +174,33 @@ impl SpoolStatusReport {
     }
 }
 
-fn format_row([name, entries, oldest, bytes, files, aside, handed]: [&str; 7]) -> String {
+fn format_row([name, entries, oldest, bytes, files, set_aside, handed]: [&str; 7]) -> String {
     format!(
-        "{name:<20}  {entries:>9}  {oldest:<24}  {bytes:>9}  {files:>5}  {aside:>9}  {handed:>12}\n"
+        "{name:<20}  {entries:>9}  {oldest:<24}  {bytes:>9}  {files:>5}  {set_aside:>9}  {handed:>12}\n"
     )
 }
 
-/// Entries of one destination are in the order of receipt.
-fn oldest_ms(look: &SpoolInspection, to: Destination) -> Option<i64> {
-    let first = look.store.read(to, 0, ReadLimit::ONE).ok()?.pop()?;
+/// Returns the receipt of the first entry, which is the oldest of its destination.
+fn oldest_ms(inspection: &SpoolInspection, to: Destination) -> Option<i64> {
+    let first = inspection.store.read(to, 0, ReadLimit::ONE).ok()?.pop()?;
     SpoolEntry::decode(&first.1)
         .ok()
         .map(|entry| entry.received_ms)
 }
 
-/// What of the files' bytes is about a destination's. A file goes as a whole, so entries that were removed count with the rest.
+/// Estimates the bytes of one destination by its share of the entries. A file is deleted as a
+/// whole, so the space of removed entries is shared by the remaining ones.
 fn estimate_bytes(segments: &[SegmentInfo], to: Destination) -> u64 {
     let share = |segment: &SegmentInfo| {
-        let all: u64 = segment.entries.iter().sum();
-        let of_this = u128::from(segment.bytes) * u128::from(segment.entries[to.index()]);
-        u64::try_from(of_this / u128::from(all.max(1))).unwrap_or(u64::MAX)
+        let total: u64 = segment.entries.iter().sum();
+        let weighted = u128::from(segment.bytes) * u128::from(segment.entries[to.index()]);
+        u64::try_from(weighted / u128::from(total.max(1))).unwrap_or(u64::MAX)
     };
     segments.iter().map(share).sum()
 }
 
-fn list_damaged_files(look: &SpoolInspection) -> Vec<String> {
-    let files = std::fs::read_dir(look.dir.join("damaged"));
+fn list_damaged_files(inspection: &SpoolInspection) -> Vec<String> {
+    let files = std::fs::read_dir(inspection.dir.join("damaged"));
     let files = files.into_iter().flatten().flatten();
     let mut names: Vec<_> = files
         .map(|file| file.file_name().to_string_lossy().into_owned())
@@ -203,7 +209,7 @@ fn list_damaged_files(look: &SpoolInspection) -> Vec<String> {
     names
 }
 
-/// Bytes in a unit in which the number is short.
+/// Formats bytes in a unit that keeps the number short.
 fn format_size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
@@ -241,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_shared_by_the_number_of_entries() {
+    fn bytes_are_estimated_by_the_share_of_entries() {
         let [one, other] = [Destination::Quarantine, Destination::all()[0]];
         let segments = [
             segment(1_000, &[(one, 3), (other, 1)]),

@@ -1,15 +1,15 @@
-//! How far a partition is read, and what is next.
+//! Progress in reading one partition backwards.
 
 use super::OffsetSpan;
 
-/// Records of a topic in the first round, and the factor from round to round: soon the newest, later in long runs, which
-/// are faster.
+/// Records of a topic in the first round. Rounds grow by [`ROUND_GROWTH`]: the newest records come
+/// soon, and later rounds read long runs, which are faster.
 const FIRST_ROUND_RECORDS: u64 = 2_000;
 const ROUND_GROWTH: u64 = 4;
-/// Records of a topic in any round: what so many tell stands beside the engine at most.
+/// Most records of a topic in one round; bounds the memory for what is read but not yet applied.
 pub const MAX_ROUND_RECORDS: u64 = 131_072;
 
-/// How many records of a topic are read in a round (0 is the first), at most.
+/// Returns how many records of a topic are read at most in a round; rounds count from 0.
 pub fn max_round_records(round: u32) -> u64 {
     let grown = ROUND_GROWTH
         .checked_pow(round)
@@ -17,19 +17,19 @@ pub fn max_round_records(round: u32) -> u64 {
     grown.unwrap_or(MAX_ROUND_RECORDS).min(MAX_ROUND_RECORDS)
 }
 
-/// A partition, read backwards from where it ended at the start.
+/// Partition that is read backwards from its end at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TailPartition {
     id: i32,
-    /// The first offset that is there.
+    /// First offset that exists.
     low: i64,
-    /// All from here on is read.
+    /// Everything from this offset on is read.
     lowest_read: i64,
     has_more: bool,
 }
 
 impl TailPartition {
-    /// One with the offsets from `low` up to `high`, not including that.
+    /// Creates an unread partition with the offsets from `low` up to but not including `high`.
     pub fn new(id: i32, low: i64, high: i64) -> Self {
         Self {
             id,
@@ -39,51 +39,51 @@ impl TailPartition {
         }
     }
 
-    /// Its number.
+    /// Returns the partition's number.
     pub fn id(&self) -> i32 {
         self.id
     }
 
-    /// All from here on is read.
+    /// Returns the offset from which on everything is read.
     pub fn lowest_read(&self) -> i64 {
         self.lowest_read
     }
 
-    /// Nothing before `offset` is wanted.
+    /// Excludes everything before `offset`.
     pub fn skip_before(&mut self, offset: i64) {
         self.low = self.low.max(offset);
         self.has_more &= self.low < self.lowest_read;
     }
 
-    /// Whether there is more to read.
+    /// Returns `true` if there is more to read.
     pub fn has_more(&self) -> bool {
         self.has_more
     }
 
-    /// What is to be read next: `records`, at least one, or what is left.
+    /// Returns the span to read next: up to `records` offsets, at least one.
     pub fn next_span(&self, records: u64) -> OffsetSpan {
         let records = i64::try_from(records.max(1)).unwrap_or(i64::MAX);
         let start = self.lowest_read.saturating_sub(records).max(self.low);
         OffsetSpan::new(self.id, start, self.lowest_read)
     }
 
-    /// What became of that, and whether nothing before it matters. Returns whether it counts: it was read to its end.
+    /// Applies a span that was read. Returns `true` if it is complete and can be used.
     ///
-    /// The partition is done where it begins. What was not read to its end is still wanted; what is of a log that is
-    /// another by now ends the reading.
+    /// An incomplete span is read again; a replaced log ends the reading. `is_exhausted` says that
+    /// no record before the span matters.
     pub fn complete_span(&mut self, span: &OffsetSpan, is_exhausted: bool) -> bool {
         if span.is_altered() {
             self.has_more = false;
         }
-        let counts = span.is_read() && !span.is_altered();
-        if counts {
+        let is_complete = span.is_read() && !span.is_altered();
+        if is_complete {
             self.lowest_read = span.start();
             self.has_more = self.lowest_read > self.low && !is_exhausted;
         }
-        counts
+        is_complete
     }
 
-    /// It cannot be read.
+    /// Ends the reading, because the partition cannot be read.
     pub fn give_up(&mut self) {
         self.has_more = false;
     }
@@ -111,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_partition_wants_nothing() {
+    fn an_empty_partition_has_nothing_to_read() {
         assert!(!TailPartition::new(0, 7, 7).has_more());
         assert!(!TailPartition::new(0, 0, 0).has_more());
     }
 
     #[test]
-    fn what_was_not_read_to_its_end_is_asked_for_again() {
+    fn an_incomplete_span_is_read_again() {
         let mut partition = TailPartition::new(3, 10, 100);
         let mut span = partition.next_span(50);
         assert!(span.accept_offset(98));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_another_by_now_is_left_alone() {
+    fn a_replaced_log_is_not_read_further() {
         let mut partition = TailPartition::new(0, 0, 100);
         let mut span = partition.next_span(10);
         assert!(!span.accept_offset(0));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_may_say_that_it_is_enough() {
+    fn reading_ends_when_earlier_records_do_not_matter() {
         let mut partition = TailPartition::new(0, 0, 100);
         let mut span = partition.next_span(10);
         span.finish();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_may_leave_nothing() {
+    fn skipping_may_leave_nothing_to_read() {
         let mut partition = TailPartition::new(0, 10, 100);
         partition.skip_before(5);
         assert_eq!(partition.next_span(1000).start(), 10);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     proptest! {
-        /// Chunks of any size meet without a gap, and come to the beginning.
+        /// Chunks of any size meet without a gap and reach the beginning.
         #[test]
         fn chunks_cover_everything_once(
             low in 0_i64..50, len in 0_i64..500, sizes in prop::collection::vec(0_u64..60, 1..9),

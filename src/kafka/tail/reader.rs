@@ -1,83 +1,71 @@
-//! The Kafka part: where the partitions begin and end, and the records between.
+//! Kafka part of reading topics back: partition bounds and records.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::{OffsetSpan, ReadBounds, TailError, TailRecord};
+use super::{OffsetSpan, ReadBounds, TailError, TailRecord, WantedTopic};
+use crate::kafka::headers::catch_invalid_name;
+use crate::kafka::quiet_context::QuietContext;
 pub use lookup::LocatedTopics;
 
 mod lookup;
 
-/// How soon an end that is asked for is noticed.
+/// Delay until a stop request is noticed.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// So long nothing of a topic may come before the others have their turn.
+/// Longest silence of a topic before the others have their turn.
 const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Errors come with the records they concern; what happens to connections is in the producer's log already.
-struct QuietConsumerContext;
+type TailConsumer = BaseConsumer<QuietContext>;
 
-impl ClientContext for QuietConsumerContext {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(target: "librdkafka", facility, "{message}");
-    }
-}
-
-impl ConsumerContext for QuietConsumerContext {}
-
-type TailConsumer = BaseConsumer<QuietConsumerContext>;
-
-/// How long a topic that is there and cannot be read yet is waited for when nothing else is left to look at.
+/// Waiting time for a topic that exists but cannot be read yet, once no other topic is left to
+/// read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// Some tries: what it would tell is dispensable.
+    /// A few tries: its records are useful but not required.
     Limited,
-    /// As long as there is time.
+    /// Until the time limit.
     Unlimited,
 }
 
-/// Reads the topics and leaves no trace: it joins no group and commits nothing.
+/// Consumer that reads topics back. It joins no group and commits nothing.
 pub struct TailReader {
     client: Option<Arc<TailConsumer>>,
-    /// What last went wrong.
     last_error: Arc<Mutex<Option<String>>>,
 }
 
 impl TailReader {
-    /// # Errors
-    /// What librdkafka refuses in the configuration.
+    /// Creates the consumer, or returns the error of librdkafka about its configuration.
     pub fn new(mut config: ClientConfig) -> Result<Self, String> {
         config
-            // Batches are compressed some five times over: this much becomes five times as much in memory.
+            // Batches are compressed about 5:1, so they take about five times as much in memory.
             .set("fetch.max.bytes", "2097152")
             .set("fetch.message.max.bytes", "262144")
             .set("queued.max.messages.kbytes", "8192")
             .set("fetch.wait.max.ms", "50")
-            // With a queue so short, the default pause of 1 s when it is full would be most of the time.
+            // With such a short queue the default pause of 1 s would take most of the time.
             .set("fetch.queue.backoff.ms", "5")
             .set("receive.message.max.bytes", "100000000")
             // librdkafka assigns partitions only to a consumer that names a group.
             .set("group.id", "butlr-bridge-rebuild")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            // What retention took meanwhile is no longer there to be read.
+            // Retention may have deleted the requested offset meanwhile.
             .set("auto.offset.reset", "earliest")
-            // The only word for an end that is no record.
+            // The only sign of a partition's end if its last offset holds no record.
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_uncommitted")
             .set("allow.auto.create.topics", "false");
         let client: TailConsumer = config
-            .create_with_context(QuietConsumerContext)
+            .create_with_context(QuietContext)
             .map_err(|e| e.to_string())?;
         Ok(Self {
             client: Some(Arc::new(client)),
@@ -86,64 +74,60 @@ impl TailReader {
     }
 
     fn client(&self) -> &Arc<TailConsumer> {
-        self.client.as_ref().expect("there until it is dropped")
+        self.client.as_ref().expect("taken only when dropped")
     }
 
-    /// What last went wrong with Kafka, for who wonders why it took so long.
+    /// Takes the last Kafka error, to explain why reading took so long.
     pub fn take_last_error(&self) -> Option<String> {
         lock(&self.last_error).take()
     }
 
-    /// Those of the `wanted` topics (places, names) that are there, and where their partitions begin and end now.
-    ///
-    /// # Errors
-    /// It was to end.
+    /// Finds the `wanted` topics that exist, with the current bounds of their partitions. Returns
+    /// an error if it has to stop.
     pub fn find_topics(
         &self,
-        wanted: Vec<(usize, String)>,
+        wanted: Vec<WantedTopic>,
         patience: Patience,
         bounds: &ReadBounds<'_>,
     ) -> Result<LocatedTopics, TailError> {
-        // librdkafka's questions block: they are asked on a thread of their own, which nobody waits for once this is to end.
-        let over = Arc::new(AtomicBool::new(false));
-        let (found, finding) = mpsc::channel();
-        let look = lookup::TopicLookup {
+        // librdkafka's lookups block. They run on their own thread, which is abandoned on a stop.
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let (sender, receiver) = mpsc::channel();
+        let lookup = lookup::TopicLookup {
             client: Arc::clone(self.client()),
-            cancelled: Arc::clone(&over),
+            cancelled: Arc::clone(&cancelled),
             first_answer: Arc::clone(&bounds.first_answer),
             last_error: Arc::clone(&self.last_error),
             patience,
         };
         let spawned = std::thread::Builder::new()
-            .name("tail-look".into())
-            .spawn(move || drop(found.send(look.find_topics(&wanted))));
+            .name("tail-lookup".into())
+            .spawn(move || drop(sender.send(lookup.find_topics(&wanted))));
         spawned.expect("the system can start a thread");
-        let halt = loop {
-            match finding.recv_timeout(POLL_INTERVAL) {
+        let error = loop {
+            match receiver.recv_timeout(POLL_INTERVAL) {
                 Ok(found) => return Ok(found),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(TailError::TopicUnreadable {
-                        reason: "looking for the topics failed".to_owned(),
+                        reason: "the topic lookup failed".to_owned(),
                         is_permanent: true,
                     });
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Err(halt) = bounds.check() {
-                        break halt;
+                    if let Err(error) = bounds.check() {
+                        break error;
                     }
                 }
             }
         };
-        over.store(true, Ordering::Relaxed);
-        Err(halt)
+        cancelled.store(true, Ordering::Relaxed);
+        Err(error)
     }
 
-    /// Reads one span of each of some partitions of a topic, and shows `each` record with its chunk, which is a span and
-    /// what is kept with it, in the order of its partition.
-    /// One topic at a time: librdkafka's crate tells the end of a partition with its number alone.
+    /// Reads one chunk per partition of a topic and calls `each` with the chunk and every record,
+    /// in the order of the partition. On an error some chunks may nevertheless be complete.
     ///
-    /// # Errors
-    /// It was to end, or this topic cannot be read. Chunks may be read to their ends all the same.
+    /// Reads one topic at a time, because rdkafka reports the end of a partition by number only.
     pub fn read<C: AsMut<OffsetSpan>>(
         &self,
         topic: &str,
@@ -158,7 +142,7 @@ impl TailReader {
             last_error: &self.last_error,
         }
         .read_chunks(chunks, bounds, each);
-        // Nothing of it is fetched while others are read.
+        // Do not fetch from this topic while others are read.
         let _ = client.assign(&TopicPartitionList::new());
         read
     }
@@ -166,7 +150,7 @@ impl TailReader {
 
 impl Drop for TailReader {
     fn drop(&mut self) {
-        // Closing it may wait for connections; nobody else has to.
+        // Closing may wait for connections, so it happens on its own thread.
         let client = self.client.take();
         let _ = std::thread::Builder::new()
             .name("tail-close".into())
@@ -174,7 +158,7 @@ impl Drop for TailReader {
     }
 }
 
-/// One topic being read.
+/// Read of one topic.
 struct TopicFetch<'r> {
     client: &'r TailConsumer,
     topic: &'r str,
@@ -193,11 +177,11 @@ impl TopicFetch<'_> {
         for span in chunks.iter_mut().map(AsMut::as_mut) {
             let from = Offset::Offset(span.start());
             let added = list.add_partition_offset(self.topic, span.partition(), from);
-            added.map_err(|e| self.topic_error(&e, true))?;
+            added.map_err(|e| self.topic_error(&e))?;
             unread += usize::from(!span.is_read());
         }
         let assigned = self.client.assign(&list);
-        assigned.map_err(|e| self.topic_error(&e, true))?;
+        assigned.map_err(|e| self.topic_error(&e))?;
         let mut last = Instant::now();
         while unread > 0 {
             bounds.check()?;
@@ -227,7 +211,7 @@ impl TopicFetch<'_> {
         Ok(())
     }
 
-    /// The span that a record came for.
+    /// Passes a record to `each` if it belongs to a chunk, and returns the span that advanced.
     fn accept_message<'c, C: AsMut<OffsetSpan>>(
         &self,
         message: &BorrowedMessage<'_>,
@@ -244,22 +228,22 @@ impl TopicFetch<'_> {
         Some(chunk.as_mut())
     }
 
-    /// What comes in a partition from now on is not wanted, and not fetched.
+    /// Stops fetching from a partition.
     fn unassign_partition(&self, partition: i32) {
         let mut list = TopicPartitionList::new();
         list.add_partition(self.topic, partition);
         let _ = self.client.incremental_unassign(&list);
     }
 
-    /// Most errors pass, and librdkafka goes on trying.
+    /// Returns only permanent errors. Most others are temporary, and librdkafka tries again.
     fn handle_error(&self, error: &KafkaError) -> Result<(), TailError> {
         match error.rdkafka_error_code() {
             Some(
                 RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic,
-            ) => Err(self.topic_error(error, true)),
-            // The group is not used, so nobody needs to be allowed to.
+            ) => Err(self.topic_error(error)),
+            // The group is not used, so its permission does not matter.
             Some(RDKafkaErrorCode::GroupAuthorizationFailed) => Ok(()),
             _ => {
                 *lock(self.last_error) = Some(error.to_string());
@@ -268,24 +252,27 @@ impl TopicFetch<'_> {
         }
     }
 
-    fn topic_error(&self, error: &KafkaError, for_good: bool) -> TailError {
+    fn topic_error(&self, error: &KafkaError) -> TailError {
         let code = error.rdkafka_error_code();
         let error = code.map_or_else(|| error.to_string(), |code| code.to_string());
         TailError::TopicUnreadable {
             reason: format!("topic {}: {error}", self.topic),
-            is_permanent: for_good,
+            is_permanent: true,
         }
     }
 
     fn stall_error(&self) -> TailError {
         TailError::TopicUnreadable {
-            reason: format!("topic {}: nothing came for {STALL_TIMEOUT:?}", self.topic),
+            reason: format!(
+                "topic {}: no record arrived for {STALL_TIMEOUT:?}",
+                self.topic
+            ),
             is_permanent: false,
         }
     }
 }
 
-/// The chunk of a partition, if it still has something to come.
+/// Returns the chunk of a partition unless it is complete.
 fn find_open_chunk<C: AsMut<OffsetSpan>>(chunks: &mut [C], partition: i32) -> Option<&mut C> {
     let mut same = chunks
         .iter_mut()
@@ -294,7 +281,7 @@ fn find_open_chunk<C: AsMut<OffsetSpan>>(chunks: &mut [C], partition: i32) -> Op
     (!chunk.as_mut().is_read()).then_some(chunk)
 }
 
-/// A partition has nothing more: its span.
+/// Completes the span of a partition that has ended.
 fn finish_partition<C: AsMut<OffsetSpan>>(
     chunks: &mut [C],
     partition: i32,
@@ -306,14 +293,13 @@ fn finish_partition<C: AsMut<OffsetSpan>>(
 
 fn visit_record(message: &BorrowedMessage<'_>, each: impl FnOnce(&TailRecord<'_>)) {
     let value = message.payload().unwrap_or_default();
-    // rdkafka panics on a header whose name is not UTF-8; a bridge writes none.
-    let record = catch_unwind(AssertUnwindSafe(|| {
+    let record = catch_invalid_name(|| {
         let mut record = TailRecord::new(message.key(), value);
         for header in message.headers().iter().flat_map(|all| all.iter()) {
             record.apply_header(header.key, header.value.unwrap_or_default());
         }
         record
-    }));
+    });
     each(&record.unwrap_or_default());
 }
 

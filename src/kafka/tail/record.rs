@@ -1,36 +1,37 @@
-//! A record of the bridge's topics, as it is read back.
+//! Record of a bridge topic, with the headers that matter when it is read back.
 
-use std::time::UNIX_EPOCH;
+use crate::kafka::headers::parse_unix_ms;
 
-/// A record, as far as it is looked at.
+/// Key, value and marks of a record.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TailRecord<'r> {
-    /// Its key.
+    /// Key of the record.
     pub key: Option<&'r [u8]>,
-    /// Its value; empty where there is none.
+    /// Value of the record; empty if it has none.
     pub value: &'r [u8],
-    /// The id under which its event was published.
+    /// Id under which the event was published.
     pub id: Option<&'r str>,
-    /// When the bridge had its event, ms since 1970; `None`: it is no event of a bridge's.
+    /// Receipt of the event, ms since 1970; `None` if the record is not a bridge's event.
     pub received_ms: Option<i64>,
-    /// The same of what is quarantined.
+    /// Receipt of a quarantined item, ms since 1970.
     pub quarantined_ms: Option<i64>,
-    /// Which revision it is.
+    /// Number of the revision.
     pub revision: u32,
-    /// It waited, on disk or in quarantine: what was stored around it may have been received much later.
+    /// The record waited on disk or in quarantine; its neighbours may have been received much
+    /// later.
     pub waited: bool,
-    /// It is marked stale.
+    /// The event is marked stale.
     pub stale: bool,
-    /// It is marked a duplicate.
+    /// The event is marked a duplicate.
     pub duplicate: bool,
-    /// Another event was stored under its id.
+    /// Another event was stored under the same id.
     pub conflict: bool,
-    /// It is not stamped with its event's time.
+    /// The record's timestamp is not the event's.
     pub time_replaced: bool,
 }
 
 impl<'r> TailRecord<'r> {
-    /// One without headers.
+    /// Creates a record without headers.
     pub fn new(key: Option<&'r [u8]>, value: &'r [u8]) -> Self {
         Self {
             key,
@@ -39,29 +40,22 @@ impl<'r> TailRecord<'r> {
         }
     }
 
-    /// Takes note of a header; those of others do not matter.
+    /// Applies one header; unknown ones are ignored.
     pub fn apply_header(&mut self, name: &str, value: &'r [u8]) {
         let text = || std::str::from_utf8(value).ok();
         match name {
             "ce_id" => self.id = text(),
-            "ce_receivedat" => self.received_ms = text().and_then(parse_millis),
+            "ce_receivedat" => self.received_ms = text().and_then(parse_unix_ms),
             "ce_revision" => self.revision = text().and_then(|t| t.parse().ok()).unwrap_or(0),
             "ce_spooled" | "ce_replayedfrom" | "butlr-spooled" => self.waited = true,
             "ce_stale" => self.stale = true,
             "ce_duplicate" => self.duplicate = true,
             "ce_idconflict" => self.conflict = true,
             "ce_timereplaced" => self.time_replaced = true,
-            "butlr-received-at" => self.quarantined_ms = text().and_then(parse_millis),
+            "butlr-received-at" => self.quarantined_ms = text().and_then(parse_unix_ms),
             _ => {}
         }
     }
-}
-
-/// ms since 1970 of a time in RFC 3339.
-fn parse_millis(text: &str) -> Option<i64> {
-    let time = humantime::parse_rfc3339(text).ok()?;
-    let since = time.duration_since(UNIX_EPOCH).ok()?;
-    i64::try_from(since.as_millis()).ok()
 }
 
 #[cfg(test)]
@@ -75,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_those_of_rfc_3339() {
+    fn times_are_parsed_as_rfc_3339() {
         let time = "2027-01-15T07:59:59.995Z";
         let ms = Some(1_799_999_999_995);
         assert_eq!(record_with_header("ce_receivedat", time).received_ms, ms);
@@ -94,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spooled_or_replayed_waited() {
+    fn spooled_and_replayed_records_waited() {
         for name in ["ce_spooled", "ce_replayedfrom", "butlr-spooled"] {
             assert!(record_with_header(name, "true").waited, "{name}");
         }

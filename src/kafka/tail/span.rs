@@ -1,19 +1,20 @@
-//! A run of one partition's offsets, read forwards.
+//! Range of one partition's offsets, read forwards.
 
-/// The offsets of a partition from one up to another, and how far they are read.
+/// Offsets of a partition from `start` up to but not including `end`, and the progress in reading
+/// them.
 #[derive(Clone, Debug)]
 pub struct OffsetSpan {
     partition: i32,
     start: i64,
     end: i64,
     next: i64,
-    /// All before is known to have come, or not to be there.
+    /// Everything before this offset was delivered or does not exist.
     reached: i64,
     altered: bool,
 }
 
 impl OffsetSpan {
-    /// From `start` up to `end`, not including that.
+    /// Creates an unread span.
     pub fn new(partition: i32, start: i64, end: i64) -> Self {
         Self {
             partition,
@@ -25,17 +26,17 @@ impl OffsetSpan {
         }
     }
 
-    /// Its partition.
+    /// Returns the partition's number.
     pub fn partition(&self) -> i32 {
         self.partition
     }
 
-    /// Its first offset.
+    /// Returns the first offset.
     pub fn start(&self) -> i64 {
         self.start
     }
 
-    /// How many offsets it has.
+    /// Returns the number of offsets.
     #[expect(
         clippy::len_without_is_empty,
         reason = "nobody makes one without offsets"
@@ -44,13 +45,14 @@ impl OffsetSpan {
         self.end.abs_diff(self.start)
     }
 
-    /// The partition's next record lies at `offset`: whether it is one of these.
+    /// Advances to the partition's next record, at `offset`. Returns `true` if that record belongs
+    /// to the span and was not seen before.
     ///
-    /// Offsets have gaps (markers of transactions, what was compacted away or deleted): any offset from the end on says
-    /// that all is read.
+    /// Offsets have gaps (transaction markers, compaction, deletion), so any offset at or beyond
+    /// the end completes the span.
     pub fn accept_offset(&mut self, offset: i64) -> bool {
         if offset < self.start {
-            // Only a log that was made anew since has something there for who asked from `start` on.
+            // Only a log that was created anew delivers an offset below the requested one.
             self.altered = true;
             self.next = self.end;
             return false;
@@ -61,28 +63,29 @@ impl OffsetSpan {
         takes
     }
 
-    /// The offset after its last.
+    /// Returns the offset after the last one.
     pub fn end(&self) -> i64 {
         self.end
     }
 
-    /// The partition has nothing more.
+    /// Completes the span, because the partition has no more records.
     pub fn finish(&mut self) {
         self.next = self.end;
     }
 
-    /// Nothing more is to come.
+    /// Returns `true` if the span is complete.
     pub fn is_read(&self) -> bool {
         self.next >= self.end
     }
 
-    /// What was read is not what was asked for.
+    /// Returns `true` if the log was replaced by another one while it was read.
     pub fn is_altered(&self) -> bool {
         self.altered
     }
 
-    /// Up to here records came. Beyond it Kafka said that there is nothing more: for good as a rule, for a moment while a
-    /// new leader does not know yet what it has.
+    /// Returns the offset up to which records were delivered. Beyond it Kafka reported the end of
+    /// the partition. That is usually final, but a new leader may not know its last records for a
+    /// moment.
     pub fn reached(&self) -> i64 {
         self.reached
     }
@@ -96,7 +99,7 @@ mod tests {
     fn gaps_do_not_matter() {
         let mut span = OffsetSpan::new(0, 10, 20);
         assert!(span.accept_offset(13));
-        assert!(!span.accept_offset(13), "once is enough");
+        assert!(!span.accept_offset(13), "each record counts once");
         assert!(span.accept_offset(17));
         assert!(!span.is_read());
         assert!(!span.accept_offset(25));
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn its_last_offset_is_its_end() {
+    fn the_last_offset_ends_the_span() {
         let mut span = OffsetSpan::new(0, 10, 20);
         assert!(span.accept_offset(19));
         assert!(span.is_read());
@@ -113,14 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn retention_may_have_taken_all_of_it() {
+    fn retention_may_have_deleted_the_whole_span() {
         let mut span = OffsetSpan::new(0, 10, 20);
         assert!(!span.accept_offset(21));
         assert!(span.is_read() && !span.is_altered());
     }
 
     #[test]
-    fn an_end_that_was_only_told_is_not_reached() {
+    fn an_end_reported_without_records_is_not_reached() {
         let mut span = OffsetSpan::new(0, 10, 20);
         span.accept_offset(14);
         span.finish();

@@ -41,11 +41,11 @@ fn marked() -> Marks {
 }
 
 fn quarantined(value: &[u8]) -> Vec<u8> {
-    let of = QuarantineDetails {
+    let details = QuarantineDetails {
         codes: vec!["not_json".to_owned(), "x\u{1b}[2J".to_owned()],
         ..QuarantineDetails::default()
     };
-    let content = EntryContent::Quarantined(of);
+    let content = EntryContent::Quarantined(details);
     SpoolEntry {
         received_ms: 0,
         in_doubt: false,
@@ -56,18 +56,18 @@ fn quarantined(value: &[u8]) -> Vec<u8> {
 }
 
 fn json(line: &str) -> Value {
-    assert!(!line.contains('\n'), "one line: {line}");
+    assert!(!line.contains('\n'), "not one line: {line}");
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
 }
 
 #[test]
-fn everything_is_exported_and_the_value_is_on_the_same_line() {
-    let place = ReplayOrigin {
+fn all_fields_are_exported_with_the_value_on_the_same_line() {
+    let origin = ReplayOrigin {
         topic: "q".to_owned(),
         partition: 1,
         offset: 7,
     };
-    let bytes = encoded(marked(), Some(place), EVENT);
+    let bytes = encoded(marked(), Some(origin), EVENT);
     let line = json(&EntryDescription::from_spooled(ROOM, 9, &bytes, Some(9)).json_line());
     let value: Value = serde_json::from_str(EVENT).unwrap();
     let expected = json!({
@@ -87,7 +87,7 @@ fn everything_is_exported_and_the_value_is_on_the_same_line() {
 }
 
 #[test]
-fn numbers_and_repeated_keys_are_exported_as_they_came() {
+fn numbers_and_repeated_keys_are_exported_unchanged() {
     let value = "{\"a\":1.000000000000000000001,\"a\":12345678901234567890123,\r\n\"b\":\"\\n\"}";
     let bytes = quarantined(value.as_bytes());
     let line = EntryDescription::from_spooled(Destination::Quarantine, 1, &bytes, None).json_line();
@@ -100,7 +100,7 @@ fn numbers_and_repeated_keys_are_exported_as_they_came() {
 }
 
 #[test]
-fn what_is_no_json_is_exported_in_base64() {
+fn values_that_are_not_json_are_exported_in_base64() {
     for value in [&b"\xff\x00{"[..], b"", b"{\"a\":", b"\"\xff\""] {
         let bytes = quarantined(value);
         let line = json(
@@ -122,7 +122,7 @@ fn an_entry_of_a_later_release_is_exported_whole() {
     assert!(
         described
             .decode_error()
-            .is_some_and(|why| why.contains("format 9"))
+            .is_some_and(|reason| reason.contains("format 9"))
     );
     let line = json(&described.json_line());
     assert_eq!(
@@ -135,10 +135,10 @@ fn an_entry_of_a_later_release_is_exported_whole() {
 }
 
 #[test]
-fn people_see_marks_in_words_and_nothing_that_moves_the_cursor() {
+fn text_lines_spell_out_marks_and_escape_control_characters() {
     let bytes = encoded(marked(), None, EVENT);
     let line = EntryDescription::from_spooled(ROOM, 9, &bytes, Some(9)).text_line();
-    for word in [
+    for remark in [
         "ROOM_OCCUPANCY",
         "2023-11-14T22:13:20.123Z",
         "in doubt",
@@ -149,7 +149,7 @@ fn people_see_marks_in_words_and_nothing_that_moves_the_cursor() {
         "out of order",
         "id conflict",
     ] {
-        assert!(line.contains(word), "{word:?} is not in {line}");
+        assert!(line.contains(remark), "{remark:?} is not in {line}");
     }
     let bytes = quarantined(b"\n");
     let line = EntryDescription::from_spooled(Destination::Quarantine, 1, &bytes, None).text_line();
@@ -160,15 +160,15 @@ fn people_see_marks_in_words_and_nothing_that_moves_the_cursor() {
 }
 
 #[test]
-fn what_was_set_aside_has_its_reason() {
-    let aside = DeadLetter {
+fn dead_letters_show_their_reason() {
+    let letter = DeadLetter {
         destination: ROOM,
         seq: 3,
         reason: "too large\nfor Kafka".to_owned(),
         at_ms: 1_700_000_000_000,
         value: encoded(Marks::default(), None, EVENT),
     };
-    let described = EntryDescription::from_dead_letter(&aside);
+    let described = EntryDescription::from_dead_letter(&letter);
     assert_eq!(
         json(&described.json_line())["set_aside"]["reason"],
         "too large\nfor Kafka"
@@ -181,7 +181,7 @@ fn what_was_set_aside_has_its_reason() {
 }
 
 #[test]
-fn every_moment_can_be_shown() {
+fn every_time_can_be_formatted() {
     assert_eq!(format_timestamp(-1), "1970-01-01T00:00:00.000Z");
     assert_eq!(format_timestamp(i64::MAX), "9999-12-31T23:59:59.999Z");
 }

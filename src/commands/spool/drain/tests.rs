@@ -1,7 +1,7 @@
 use super::*;
 use crate::spool::store::DamagedFile;
 
-fn life(present: u64, lost: u64) -> EntryLedger {
+fn ledger(present: u64, lost: u64) -> EntryLedger {
     EntryLedger {
         recovered: 10 + present + lost,
         spooled: 0,
@@ -14,11 +14,11 @@ fn life(present: u64, lost: u64) -> EntryLedger {
     }
 }
 
-fn summary(found: &OpenReport, why: DrainEndReason, end: DrainResult) -> DrainSummary<'_> {
+fn summary(found: &OpenReport, reason: DrainEndReason, end: DrainResult) -> DrainSummary<'_> {
     DrainSummary {
         dir: Path::new("/spool"),
         end,
-        reason: why,
+        reason,
         within: Some(Duration::from_secs(90)),
         found,
         took: Duration::from_millis(1_500),
@@ -26,25 +26,25 @@ fn summary(found: &OpenReport, why: DrainEndReason, end: DrainResult) -> DrainSu
 }
 
 fn end(present: u64, lost: u64, set_aside: usize) -> DrainResult {
-    let left = (present > 0).then(|| {
+    let remaining = (present > 0).then(|| {
         (
             Destination::Quarantine,
             present,
-            Some("it is away".to_owned()),
+            Some("the topic is missing".to_owned()),
         )
     });
     DrainResult {
-        ledger: life(present, lost),
+        ledger: ledger(present, lost),
         dead_letters: Some(set_aside),
-        remaining: left.into_iter().collect(),
+        remaining: remaining.into_iter().collect(),
     }
 }
 
 #[test]
-fn what_was_set_aside_is_not_forgotten() {
+fn entries_set_aside_are_reported() {
     let found = OpenReport::default();
     let summary = summary(&found, DrainEndReason::Empty, end(0, 0, 4));
-    // Whoever deletes the volume then is not to lose them.
+    // Deleting the volume then would lose them.
     assert!(!summary.is_complete());
     let text = summary.to_text();
     for part in [
@@ -58,13 +58,13 @@ fn what_was_set_aside_is_not_forgotten() {
 }
 
 #[test]
-fn an_empty_spool_is_good() {
+fn an_empty_spool_is_complete() {
     let found = OpenReport::default();
     assert!(summary(&found, DrainEndReason::Empty, end(0, 0, 0)).is_complete());
 }
 
 #[test]
-fn what_is_left_is_told_with_the_reason() {
+fn remaining_entries_are_reported_with_the_reason() {
     let found = OpenReport::default();
     let late = summary(&found, DrainEndReason::DeadlineReached, end(7, 0, 0));
     assert!(!late.is_complete());
@@ -72,22 +72,22 @@ fn what_is_left_is_told_with_the_reason() {
     for part in [
         "not empty within 1m 30s: 7 entries are left in /spool, all of them on disk",
         "quarantine",
-        "7: it is away",
+        "7: the topic is missing",
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     assert!(!text.contains("SET ASIDE"));
     let stopped = summary(&found, DrainEndReason::Interrupted, end(7, 0, 0)).to_text();
     assert!(
-        stopped.contains("ended before it was empty: 7 entries"),
+        stopped.contains("stopped before the spool was empty: 7 entries"),
         "{stopped}"
     );
-    // The last report may come while it ends.
+    // The last delivery report may arrive while the command stops.
     assert!(summary(&found, DrainEndReason::Interrupted, end(0, 0, 0)).is_complete());
 }
 
 #[test]
-fn empty_by_damage_is_not_good() {
+fn a_spool_emptied_by_damage_is_not_complete() {
     let sound = OpenReport::default();
     assert!(!summary(&sound, DrainEndReason::Empty, end(0, 2, 0)).is_complete());
     let missing = OpenReport {

@@ -1,96 +1,100 @@
-//! Which topics are there, and where their partitions begin and end.
+//! Lookup of topics and of the bounds of their partitions.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
-use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
+use rdkafka::types::RDKafkaErrorCode;
 
-use super::super::{TailPartition, TailTopic};
+use super::super::{TailPartition, TailTopic, WantedTopic};
 use super::{Patience, TailConsumer, lock};
+use crate::kafka::lane::TopicState;
+use crate::kafka::watch::classify_topic;
 
-/// The longest wait for one answer.
+/// Longest wait for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// The same about a partition while others may be read instead.
+/// Same for a partition in the first try, when other topics can be read instead.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
-/// Between two questions.
+/// Pause between two tries.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// A broker that has just started may not know yet what there is: that no topic is there is believed after so long.
+/// Time after which an answer that no topic exists is believed: a broker that has just started may
+/// not know its topics yet.
 const MISSING_GRACE: Duration = Duration::from_secs(1);
-/// A partition may have no leader for a moment; so many answers are waited for one when nothing else is left to read.
+/// Tries for a topic that is not ready (a partition may have no leader for a moment), once no other
+/// topic is left to read.
 const MAX_TRIES: usize = 15;
 
-/// A look at the topics, on a thread of its own; ends soon once it is `over`.
+/// Lookup that runs on its own thread and ends soon after `cancelled` is set.
 pub struct TopicLookup {
     pub client: Arc<TailConsumer>,
     pub cancelled: Arc<AtomicBool>,
-    /// When Kafka first answered.
     pub first_answer: Arc<OnceLock<Instant>>,
     pub last_error: Arc<Mutex<Option<String>>>,
     pub patience: Patience,
 }
 
-/// What came of a look.
+/// Result of a lookup.
 #[derive(Debug, Default)]
 pub struct LocatedTopics {
-    /// The topics that are there.
+    /// Topics that exist.
     pub topics: Vec<TailTopic>,
-    /// What could not be found out, and will not be.
+    /// Permanent errors, one per topic.
     pub failures: Vec<String>,
-    /// The places of topics that are there and cannot be read yet.
+    /// Indexes of topics that exist but cannot be read yet.
     pub postponed: Vec<usize>,
 }
 
-/// What one answer says of a topic.
+/// Answer of Kafka about one topic.
 enum TopicAnswer {
     Partitions(Vec<i32>),
     Missing,
     Refused(String),
-    /// A leader that is being elected, and what else passes.
+    /// A temporary error, such as a leader election.
     NotReady(String),
 }
 
-/// Why a topic cannot be read.
+/// Reason why a topic cannot be read.
 enum TopicLookupError {
     Transient(String),
     Refused(String),
 }
 
 impl TopicLookup {
-    /// Looks at the topics with these places. Those that cannot be read yet are left for later as long as others can be;
-    /// else they are waited for.
-    pub fn find_topics(&self, wanted: &[(usize, String)]) -> LocatedTopics {
+    /// Finds the topics. Those that cannot be read yet are postponed if others can be read;
+    /// otherwise it waits for them.
+    pub fn find_topics(&self, wanted: &[WantedTopic]) -> LocatedTopics {
         let mut found = LocatedTopics::default();
         let mut missing: Vec<_> = wanted.iter().collect();
         let mut last_errors = Vec::new();
         let mut since = None;
         let mut tries = 0_usize;
         while !missing.is_empty() && !self.is_cancelled() {
-            let answer = match tries {
-                0 => FIRST_ANSWER_TIMEOUT,
-                _ => ANSWER_TIMEOUT,
+            let timeout = if tries == 0 {
+                FIRST_ANSWER_TIMEOUT
+            } else {
+                ANSWER_TIMEOUT
             };
             last_errors.clear();
             found.postponed.clear();
-            missing.retain(
-                |(place, name)| match self.find_topic(*place, name, answer) {
-                    Ok(Some(topic)) => {
-                        found.topics.push(topic);
-                        false
-                    }
-                    Ok(None) => true,
-                    Err(TopicLookupError::Transient(reason)) => {
-                        last_errors.push(format!("topic {name}: {reason}"));
-                        found.postponed.push(*place);
-                        true
-                    }
-                    Err(TopicLookupError::Refused(reason)) => {
-                        found.failures.push(format!("topic {name}: {reason}"));
-                        false
-                    }
-                },
-            );
+            missing.retain(|wanted| match self.find_topic(wanted, timeout) {
+                Ok(Some(topic)) => {
+                    found.topics.push(topic);
+                    false
+                }
+                Ok(None) => true,
+                Err(TopicLookupError::Transient(reason)) => {
+                    last_errors.push(format!("topic {}: {reason}", wanted.name));
+                    found.postponed.push(wanted.index);
+                    true
+                }
+                Err(TopicLookupError::Refused(reason)) => {
+                    found
+                        .failures
+                        .push(format!("topic {}: {reason}", wanted.name));
+                    false
+                }
+            });
             tries += 1;
             if !found.postponed.is_empty() {
                 if !found.topics.is_empty() {
@@ -102,10 +106,11 @@ impl TopicLookup {
                     break;
                 }
             } else {
-                // One that knows some of the topics knows them all.
-                let patience = match found.topics.is_empty() {
-                    true => MISSING_GRACE,
-                    false => RETRY_PAUSE,
+                // A broker that knows some of the topics knows them all.
+                let patience = if found.topics.is_empty() {
+                    MISSING_GRACE
+                } else {
+                    RETRY_PAUSE
                 };
                 if since.get_or_insert_with(Instant::now).elapsed() >= patience {
                     break;
@@ -119,17 +124,17 @@ impl TopicLookup {
         found
     }
 
-    /// One topic, if it is there.
+    /// Finds one topic. Returns `None` if it does not exist.
     fn find_topic(
         &self,
-        place: usize,
-        name: &str,
-        answer: Duration,
+        wanted: &WantedTopic,
+        timeout: Duration,
     ) -> Result<Option<TailTopic>, TopicLookupError> {
+        let WantedTopic { index, name } = wanted;
         loop {
             match self.query_topic(name) {
                 None if self.is_cancelled() => return Ok(None),
-                // Kafka is away: nothing else could be read meanwhile.
+                // Kafka is unreachable, so no other topic could be read meanwhile.
                 None => std::thread::sleep(RETRY_PAUSE),
                 Some(TopicAnswer::Refused(reason)) => {
                     return Err(TopicLookupError::Refused(reason));
@@ -139,10 +144,12 @@ impl TopicLookup {
                     return Err(TopicLookupError::Transient(reason));
                 }
                 Some(TopicAnswer::Partitions(ids)) => {
-                    let partitions = ids.iter().map(|&id| self.fetch_partition(name, id, answer));
+                    let partitions = ids
+                        .iter()
+                        .map(|&id| self.fetch_partition(name, id, timeout));
                     return Ok(Some(TailTopic {
-                        index: place,
-                        name: name.to_owned(),
+                        index: *index,
+                        name: name.clone(),
                         partitions: partitions.collect::<Result<_, _>>()?,
                     }));
                 }
@@ -154,25 +161,19 @@ impl TopicLookup {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// `None`: Kafka does not answer, or speaks of something that passes.
+    /// Queries one topic. Returns `None` if Kafka does not answer.
     fn query_topic(&self, name: &str) -> Option<TopicAnswer> {
-        use RDKafkaRespErr::*;
         let metadata = self.client.fetch_metadata(Some(name), ANSWER_TIMEOUT);
         let metadata = metadata.map_err(|e| self.store_error(&e)).ok()?;
         self.first_answer.get_or_init(Instant::now);
         let topic = metadata.topics().iter().find(|t| t.name() == name)?;
-        Some(match topic.error() {
-            None if topic.partitions().is_empty() => TopicAnswer::Missing,
-            None => TopicAnswer::Partitions(topic.partitions().iter().map(|p| p.id()).collect()),
-            Some(
-                RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
-                | RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
-                | RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION,
-            ) => TopicAnswer::Missing,
-            Some(error @ RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
-                TopicAnswer::Refused(RDKafkaErrorCode::from(error).to_string())
-            }
-            Some(error) => TopicAnswer::NotReady(RDKafkaErrorCode::from(error).to_string()),
+        let (error, partitions) = (topic.error(), topic.partitions());
+        let reason = |error| RDKafkaErrorCode::from(error).to_string();
+        Some(match (classify_topic(error, partitions.len()), error) {
+            (TopicState::Missing, _) => TopicAnswer::Missing,
+            (TopicState::Forbidden, Some(error)) => TopicAnswer::Refused(reason(error)),
+            (_, Some(error)) => TopicAnswer::NotReady(reason(error)),
+            (_, None) => TopicAnswer::Partitions(partitions.iter().map(|p| p.id()).collect()),
         })
     }
 
@@ -180,9 +181,9 @@ impl TopicLookup {
         &self,
         name: &str,
         id: i32,
-        answer: Duration,
+        timeout: Duration,
     ) -> Result<TailPartition, TopicLookupError> {
-        match self.client.fetch_watermarks(name, id, answer) {
+        match self.client.fetch_watermarks(name, id, timeout) {
             Ok((low, high)) => Ok(TailPartition::new(id, low, high)),
             Err(error) => {
                 self.store_error(&error);

@@ -1,20 +1,17 @@
-//! Ctrl-C: the first ends the run as its duration would, the second ends the process.
+//! SIGTERM and SIGINT.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::thread;
 
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::EXIT_FAILED;
-use butlr_simulate::progress::ProgressOutput;
-use butlr_simulate::sender::StopSignal;
+use super::CommandExit;
 
-/// Listens from now on, on a thread of its own.
-///
-/// # Errors
-/// The system does not let it.
-pub fn stop_on_signal(stop: StopSignal, progress: ProgressOutput) -> io::Result<()> {
+/// Calls `on_signal` for each SIGTERM or SIGINT, on its own thread. If it returns `Break`, the
+/// process exits at once; a command does so on the second signal.
+pub fn listen(mut on_signal: impl FnMut() -> ControlFlow<()> + Send + 'static) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let (mut terminate, mut interrupt) = {
         let _inside = runtime.enter();
@@ -29,13 +26,9 @@ pub fn stop_on_signal(stop: StopSignal, progress: ProgressOutput) -> io::Result<
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            if stop.is_stopped() {
-                std::process::exit(EXIT_FAILED.into());
+            if on_signal().is_break() {
+                std::process::exit(CommandExit::Failed.into());
             }
-            stop.stop();
-            // Standard error may be closed by now.
-            let _ = progress
-                .note("ending: what the story still needs is sent; a second Ctrl-C ends at once");
         }
     };
     thread::Builder::new()
