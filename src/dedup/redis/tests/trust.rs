@@ -73,6 +73,14 @@ async fn wait_until_redis_is_asked(replica: &Replica) {
     .await;
 }
 
+/// A claim that lost its connection may be decided before the worker has opened the circuit.
+async fn wait_until_redis_is_given_up(replica: &Replica) {
+    wait_until("the replica works without Redis", || {
+        !replica.shared.context.circuit_breaker.is_closed()
+    })
+    .await;
+}
+
 #[test]
 fn a_release_for_certain_leaves_the_value_as_it_was() {
     let Some(server) = start_redis(&[]) else {
@@ -271,8 +279,10 @@ fn a_redis_that_comes_back_with_an_older_snapshot() {
         server.save();
         story.store(&other, 5).await;
         server.kill();
-        drop(story.claim(&one, 9).await);
-        drop(story.claim(&other, 9).await);
+        for replica in [&one, &other] {
+            drop(story.claim(replica, 9).await);
+            wait_until_redis_is_given_up(replica).await;
+        }
         server.restart();
         let client = Client::open(server.url()).unwrap();
         let keys: Vec<Vec<u8>> = redis::cmd("KEYS")
@@ -311,6 +321,7 @@ fn assert_first_to_reconnect_relies_on_nothing(
         away(&mut server);
         for replica in [&one, &other] {
             drop(story.claim(replica, 9).await);
+            wait_until_redis_is_given_up(replica).await;
         }
         let stored = story.claim(&other, 5).await;
         assert!(!one.shared.context.circuit_breaker.is_closed());
