@@ -515,9 +515,10 @@ fn copies_at_the_same_moment_are_published_once() {
     assert_eq!((firsts, duplicates), (1, 11), "{all:?}");
 
     // Of one minute's value and its revision the second waits for the first to be stored.
+    let received = bridge.metric_sum("butlr_bridge_received_total", "");
     let (first, second) = thread::scope(|scope| {
         let first = scope.spawn(|| bridge.send(occupancy("event_2", now, "4")));
-        thread::sleep(Duration::from_millis(100));
+        bridge.wait_until_received(received + 1.0);
         let second = scope.spawn(|| bridge.send(occupancy("event_3", now, "5")));
         (
             first.join().expect("answered"),

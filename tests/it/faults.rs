@@ -267,15 +267,18 @@ fn send_refused_and_overtaken(bridge: &TestBridge, bodies: [&str; 2]) -> [HttpAn
         (bridge.send(valid_event("event_1")).status == 200).then_some(())
     });
     let slow = |ms| bridge.slow_down(Duration::from_millis(ms));
-    slow(500);
+    slow(1_000);
     inject_errors(
         bridge,
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION],
     );
     let answers = thread::scope(|scope| {
+        let received = bridge.metric_sum("butlr_bridge_received_total", "");
         let first = scope.spawn(|| bridge.send(bodies[0]));
-        thread::sleep(Duration::from_millis(30));
+        bridge.wait_until_received(received + 1.0);
+        // The producer's linger is over by then, so the first is in a request of its own.
+        thread::sleep(Duration::from_millis(100));
         let second = scope.spawn(|| bridge.send(bodies[1]));
         [first, second].map(|sent| sent.join().expect("answered"))
     });

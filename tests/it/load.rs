@@ -31,10 +31,17 @@ pub struct LoadAttempt {
     pub took: Duration,
 }
 
+/// Counts of a load under way.
+#[derive(Default)]
+struct LoadCounts {
+    accepted: AtomicUsize,
+    unanswered: AtomicUsize,
+}
+
 /// Senders at work until stopped; they also stop when this is dropped.
 pub struct BridgeLoad {
     stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
+    counts: Arc<LoadCounts>,
     senders: Vec<JoinHandle<Vec<LoadAttempt>>>,
 }
 
@@ -43,24 +50,29 @@ impl BridgeLoad {
     pub fn start(address: SocketAddr, connections: usize) -> Self {
         let city = Arc::new(Mutex::new(CitySource::grow()));
         let stop = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::<LoadCounts>::default();
         let senders = (0..connections)
             .map(|_| {
-                let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+                let (stop, counts) = (Arc::clone(&stop), Arc::clone(&counts));
                 let city = Arc::clone(&city);
-                std::thread::spawn(move || send(address, &city, &stop, &answered))
+                std::thread::spawn(move || send(address, &city, &stop, &counts))
             })
             .collect();
         Self {
             stop,
-            answered,
+            counts,
             senders,
         }
     }
 
     /// How many events were answered 200 so far.
     pub fn accepted(&self) -> usize {
-        self.answered.load(Ordering::Relaxed)
+        self.counts.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many events got no answer so far.
+    pub fn unanswered(&self) -> usize {
+        self.counts.unanswered.load(Ordering::Relaxed)
     }
 
     /// Ends the senders after their last answer; everything that was sent, oldest first.
@@ -126,7 +138,7 @@ fn send(
     address: SocketAddr,
     city: &Mutex<CitySource>,
     stop: &AtomicBool,
-    answered: &AtomicUsize,
+    counts: &LoadCounts,
 ) -> Vec<LoadAttempt> {
     let mut attempts = Vec::new();
     let mut connection: Option<BufReader<TcpStream>> = None;
@@ -150,11 +162,15 @@ fn send(
         });
         match status {
             Some(200) => {
-                answered.fetch_add(1, Ordering::Relaxed);
+                counts.accepted.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(RETRY_PAUSE);
             }
-            // As a sender does, a little later: nobody there, or told to come again.
-            _ => std::thread::sleep(5 * RETRY_PAUSE),
+            status => {
+                if status.is_none() {
+                    counts.unanswered.fetch_add(1, Ordering::Relaxed);
+                }
+                std::thread::sleep(5 * RETRY_PAUSE);
+            }
         }
     }
     attempts

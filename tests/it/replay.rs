@@ -11,8 +11,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::harness::{
-    BridgeProcess, BridgeSetup, TestBridge, TestRecord, binary, clock_ms, eventually,
-    minimal_event, read_records, trials, unique_ms,
+    BridgeProcess, BridgeSetup, PATIENCE, TestBridge, TestRecord, TopicTail, binary, clock_ms,
+    eventually, minimal_event, read_records, trials, unique_ms,
 };
 
 trials! {
@@ -32,8 +32,16 @@ trials! {
 }
 
 const ROOM: EventType = EventType::RoomOccupancy;
-/// A batch of a run that is gone is soon known to be over.
+/// Shortens the lease of a batch, so that the next run does not wait long for a run that is gone.
 const SHORT_LEASE: [&str; 2] = ["--set", "http.answer_within=1s"];
+/// Like [`SHORT_LEASE`], and the producer waits before it sends anything: at least 300 ms pass
+/// between an intent and its events, and between the events and the done.
+const SLOW_BATCHES: [&str; 4] = [
+    "--set",
+    "http.answer_within=1s",
+    "--set",
+    "kafka.properties={ \"linger.ms\" = \"300\" }",
+];
 const DAY: i64 = 86_400_000;
 
 /// A bridge that quarantines; its Kafka is what the command is run on.
@@ -420,39 +428,62 @@ fn quarantine_many(bridge: &TestBridge, count: usize) -> BTreeSet<String> {
     values
 }
 
+/// Returns `true` if the last marker is the intent of a batch that has no done yet.
+fn has_open_batch(bridge: &TestBridge) -> bool {
+    let records = quarantined_records(bridge);
+    let mut markers = records.iter().filter_map(|r| r.header("butlr-replayed"));
+    markers.next_back() == Some("intent")
+}
+
+/// Starts a run and kills it in the middle of a batch: after the intent, before the done.
+///
+/// The first new record in `trigger` stops the process. If a batch is open then, the process is
+/// killed; otherwise it continues until the next record.
+#[track_caller]
+fn kill_within_batch(bridge: &TestBridge, trigger: &str) {
+    let tail = || TopicTail::from_end(&bridge.bootstrap_servers, trigger);
+    let mut new_records = tail();
+    let mut run = BridgeProcess::start(&mut replay_command(bridge, &SLOW_BATCHES));
+    let started = Instant::now();
+    loop {
+        while new_records.poll().is_none() {
+            assert!(run.is_running(), "the run ended: {}", run.output());
+            assert!(started.elapsed() < 3 * PATIENCE, "{}", run.output());
+        }
+        run.pause();
+        if has_open_batch(bridge) {
+            break;
+        }
+        new_records = tail();
+        run.resume();
+    }
+    run.signal("KILL");
+    run.wait();
+    assert!(has_open_batch(bridge), "a stopped process wrote its done");
+}
+
 fn a_run_that_was_killed_is_finished_by_the_next() {
     let bridge = start_bridge(BridgeSetup::default());
     let values = quarantine_many(&bridge, 4_000);
-    // A run of some batches; each time it gets a little further, and is ended anywhere.
-    let seed = std::process::id() as u64;
-    let mut kills = 0;
-    for round in 0..8_u64 {
-        let before = bridge.records(ROOM).len();
-        let mut run = BridgeProcess::start(&mut replay_command(&bridge, &SHORT_LEASE));
-        let more = 1 + (seed.wrapping_mul(31).wrapping_add(round * 97)) % 400;
-        let begun = Instant::now();
-        while run.is_running() && begun.elapsed() < Duration::from_secs(20) {
-            let stored =
-                crate::real_kafka::watermarks(&bridge.bootstrap_servers, bridge.topic(ROOM)).1;
-            if stored as u64 >= before as u64 + more {
-                break;
-            }
-        }
-        if run.is_running() {
-            run.signal("KILL");
-            kills += 1;
-        }
-        drop(run);
-        std::thread::sleep(Duration::from_millis(300));
+    let quarantine = bridge.config.topics.quarantine.name.as_str();
+    // An intent alone, and an intent with some or all events of its batch; each run gets further.
+    let triggers = [
+        quarantine,
+        bridge.topic(ROOM),
+        quarantine,
+        bridge.topic(ROOM),
+    ];
+    for trigger in triggers {
+        kill_within_batch(&bridge, trigger);
     }
-    assert!(kills >= 3, "{kills} of seed {seed}");
+    assert!(!bridge.records(ROOM).is_empty());
     let (code, output) = run_replay(&bridge, &[]);
     assert_eq!(code, 0, "{output}");
     assert_once(&bridge, &values);
-    // Some were killed between intent and done: the next one closed the batch, and looked for its events.
+    // Each of these batches was closed by the next run, which searched the topic for its events.
     let given_up = |r: &&TestRecord| r.text().ends_with("\"finished\":null}}");
     let closed = quarantined_records(&bridge).iter().filter(given_up).count();
-    assert!(closed > 0, "none of {kills} of seed {seed}");
+    assert_eq!(closed, triggers.len());
     let (_, output) = run_replay(&bridge, &[]);
     assert_eq!(
         read_figures(&output, ["published", "replayed before"]),

@@ -9,7 +9,7 @@ use butlr_event::EventType;
 
 use crate::harness::{
     BridgeProcess, HttpRequest, agent, eventually, minimal_event, read_answer, read_records,
-    trials, unique_ms, write_head,
+    sum_samples, trials, unique_ms, write_head,
 };
 use crate::load::{BridgeLoad, assert_stored, count_by_status};
 use crate::real_kafka::{
@@ -85,6 +85,16 @@ impl Drop for ShutdownKafka {
     }
 }
 
+/// Waits until the sum of a metric's samples has this value.
+#[track_caller]
+fn wait_for_metric(process: &BridgeProcess, name: &str, value: f64) {
+    let url = format!("http://{}/metrics", process.admin());
+    eventually(name, || {
+        let exposition = HttpRequest::new("GET", &url).send(&agent()).text();
+        (sum_samples(&exposition, name, "") == value).then_some(())
+    });
+}
+
 /// The line of the log with the final counters, as JSON.
 #[track_caller]
 fn final_counters(process: &BridgeProcess) -> serde_json::Value {
@@ -107,8 +117,9 @@ fn sigterm_under_load_loses_nothing_that_was_accepted() {
     serve.signal("TERM");
     let ended = serve.wait();
     let took = signalled.elapsed();
-    // Nobody listens any more.
-    std::thread::sleep(Duration::from_millis(200));
+    eventually("the load finds nobody listening", || {
+        (load.unanswered() > 0).then_some(())
+    });
     let attempts = load.stop();
 
     assert!(ended.success(), "{ended}: {}", serve.output());
@@ -200,7 +211,7 @@ fn it_ends_in_time_while_kafka_is_away() {
         let body = minimal_event(EventType::Traffic, "e", unique_ms(), "s");
         HttpRequest::new("POST", &url).body(body).send(&agent())
     });
-    std::thread::sleep(Duration::from_millis(300));
+    wait_for_metric(&serve, "butlr_bridge_received_total", 1.0);
     let signalled = Instant::now();
     serve.signal("TERM");
     let ended = serve.wait();
@@ -240,7 +251,7 @@ fn what_is_in_flight_is_answered() {
             })
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(300));
+    wait_for_metric(&serve, "butlr_bridge_received_total", 20.0);
     serve.signal("TERM");
     for sender in senders {
         assert_eq!(sender.join().expect("a sender"), 200, "{}", serve.output());
@@ -293,7 +304,7 @@ fn a_client_in_the_middle_of_a_body_does_not_hold_it_up() {
     let mut stream = TcpStream::connect(serve.ingest()).expect("a connection");
     write_head(&mut stream, "POST /v1/events", &[("content-length", "100")]);
     stream.write_all(b"{\"id\":").expect("sent");
-    std::thread::sleep(Duration::from_millis(300));
+    wait_for_metric(&serve, "butlr_bridge_in_flight_bytes", 6.0);
     let signalled = Instant::now();
     serve.signal("TERM");
     assert!(serve.wait().success(), "{}", serve.output());

@@ -305,13 +305,16 @@ impl TestBridge {
     /// The sum of all samples of a metric whose labels contain `label` (empty: of all).
     #[track_caller]
     pub fn metric_sum(&self, name: &str, label: &str) -> f64 {
-        let exposition = self.metrics();
-        let of_metric = ledger::parse_samples(&exposition).filter(|(series, _)| {
-            let rest = series.strip_prefix(name);
-            rest.is_some_and(|labels| labels.is_empty() || labels.starts_with('{'))
-                && series.contains(label)
+        ledger::sum_samples(&self.metrics(), name, label)
+    }
+
+    /// Waits until the bridge has received this many events since it started.
+    #[track_caller]
+    pub fn wait_until_received(&self, events: f64) {
+        eventually("the events are received", || {
+            let received = self.metric_sum("butlr_bridge_received_total", "");
+            (received >= events).then_some(())
         });
-        of_metric.map(|(_, value)| value).sum()
     }
 
     #[track_caller]

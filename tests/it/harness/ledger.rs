@@ -41,6 +41,16 @@ pub fn parse_samples(exposition: &str) -> impl Iterator<Item = (&str, f64)> {
     })
 }
 
+/// The sum of all samples of a metric whose series contains `label` (empty: of all).
+pub fn sum_samples(exposition: &str, name: &str, label: &str) -> f64 {
+    let of_metric = parse_samples(exposition).filter(|(series, _)| {
+        let rest = series.strip_prefix(name);
+        rest.is_some_and(|labels| labels.is_empty() || labels.starts_with('{'))
+            && series.contains(label)
+    });
+    of_metric.map(|(_, value)| value).sum()
+}
+
 /// Received and the sum over outcomes, by type.
 pub fn totals_by_type(exposition: &str) -> BTreeMap<String, (u64, u64)> {
     let mut types: BTreeMap<String, (u64, u64)> = BTreeMap::new();

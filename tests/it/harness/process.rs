@@ -115,6 +115,30 @@ impl BridgeProcess {
         assert!(sent.expect("kill").success());
     }
 
+    /// Stops it with SIGSTOP and waits until none of its threads runs.
+    #[track_caller]
+    pub fn pause(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        eventually("all threads are stopped", || {
+            let tasks = std::fs::read_dir(&tasks).expect("a running process on Linux");
+            let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+                let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+                // The state follows the name, which is in parentheses.
+                stat.is_ok_and(|stat| {
+                    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+                    state.is_some_and(|state| state.starts_with('T'))
+                })
+            };
+            tasks.into_iter().all(is_stopped).then_some(())
+        });
+    }
+
+    /// Lets it continue after [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {

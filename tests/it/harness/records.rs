@@ -80,6 +80,44 @@ pub fn read_records(bootstrap_servers: &str, topic: &str) -> Vec<TestRecord> {
     records
 }
 
+/// Reads the records that are added to a topic from now on.
+pub struct TopicTail {
+    consumer: BaseConsumer,
+}
+
+impl TopicTail {
+    /// Starts at the present end of each partition.
+    #[track_caller]
+    pub fn from_end(bootstrap_servers: &str, topic: &str) -> Self {
+        let consumer = create_consumer(bootstrap_servers);
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
+        let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
+        let mut partitions = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            let (_, end) = consumer
+                .fetch_watermarks(topic, partition.id(), PATIENCE)
+                .unwrap_or_else(|error| panic!("{topic}: {error}"));
+            partitions
+                .add_partition_offset(topic, partition.id(), Offset::Offset(end))
+                .expect("a partition");
+        }
+        consumer.assign(&partitions).expect("assigned");
+        Self { consumer }
+    }
+
+    /// Waits up to 100 ms for the next record.
+    pub fn poll(&self) -> Option<TestRecord> {
+        match self.consumer.poll(Duration::from_millis(100))? {
+            Ok(message) => Some(copy_record(&message)),
+            Err(KafkaError::PartitionEOF(_)) => None,
+            Err(error) => {
+                eprintln!("waiting for a record: {error}");
+                None
+            }
+        }
+    }
+}
+
 fn copy_record(message: &impl Message) -> TestRecord {
     let headers = message.headers().map(|headers| {
         let header = |h: rdkafka::message::Header<'_, &[u8]>| {
