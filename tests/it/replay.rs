@@ -1,4 +1,5 @@
-//! `butlr-bridge replay`: what is valid now is sent, each record once, whatever happens to a run.
+//! `butlr-bridge replay`: every quarantined event that is valid now is sent once, whatever happens
+//! to a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -34,17 +35,12 @@ trials! {
 const ROOM: EventType = EventType::RoomOccupancy;
 /// Shortens the lease of a batch, so that the next run does not wait long for a run that is gone.
 const SHORT_LEASE: [&str; 2] = ["--set", "http.answer_within=1s"];
-/// Like [`SHORT_LEASE`], and the producer waits before it sends anything: at least 300 ms pass
-/// between an intent and its events, and between the events and the done.
-const SLOW_BATCHES: [&str; 4] = [
-    "--set",
-    "http.answer_within=1s",
-    "--set",
-    "kafka.properties={ \"linger.ms\" = \"300\" }",
-];
+/// Makes the producer linger: at least 300 ms pass between an intent and its events, and between the
+/// events and the done marker.
+const LINGER: (&str, &str) = ("BUTLR_BRIDGE__KAFKA__PROPERTIES", r#"{"linger.ms"="300"}"#);
 const DAY: i64 = 86_400_000;
 
-/// A bridge that quarantines; its Kafka is what the command is run on.
+/// Starts a bridge with a quarantine; its Kafka is used by the command.
 fn start_bridge(setup: BridgeSetup) -> TestBridge {
     setup
         .set("quarantine.keep", true)
@@ -52,8 +48,9 @@ fn start_bridge(setup: BridgeSetup) -> TestBridge {
         .start()
 }
 
-/// The command on the bridge's topics, where nothing of what was published is remembered, as days later.
-fn replay_command(bridge: &TestBridge, more: &[&str]) -> Command {
+/// Builds the command for the bridge's topics. It remembers nothing that was published, as if days
+/// had passed.
+fn replay_command(bridge: &TestBridge, arguments: &[&str]) -> Command {
     let mut command = binary();
     command.args(["replay", "--from", "quarantine"]);
     let settings = [
@@ -67,19 +64,21 @@ fn replay_command(bridge: &TestBridge, more: &[&str]) -> Command {
     for setting in &settings {
         command.args(["--set", setting]);
     }
-    command.args(more);
+    command.args(arguments);
     command
 }
 
-/// Runs it to its end: the exit code, and what it wrote.
-fn run_replay(bridge: &TestBridge, more: &[&str]) -> (i32, String) {
-    let output = replay_command(bridge, more).output().expect("the binary");
+/// Runs the command and returns its exit code and output.
+fn run_replay(bridge: &TestBridge, arguments: &[&str]) -> (i32, String) {
+    let output = replay_command(bridge, arguments)
+        .output()
+        .expect("the binary");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().expect("no signal");
     (code, text(&output.stdout) + &text(&output.stderr))
 }
 
-/// A line of the summary.
+/// Returns a number from the summary.
 #[track_caller]
 fn read_figure(output: &str, name: &str) -> u64 {
     let lines = output.lines().map(str::trim);
@@ -94,7 +93,7 @@ fn read_figures<const N: usize>(output: &str, names: [&str; N]) -> [u64; N] {
     names.map(|name| read_figure(output, name))
 }
 
-/// Writes what an earlier release would have quarantined.
+/// Writes quarantine records as an earlier release would have done.
 struct QuarantineWriter {
     producer: BaseProducer,
     topic: String,
@@ -137,7 +136,7 @@ impl QuarantineWriter {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Waits until all of it is stored.
+    /// Waits until all records are stored.
     fn flush(self) {
         self.producer
             .flush(Duration::from_secs(20))
@@ -149,7 +148,7 @@ fn valid_event(id: &str) -> String {
     minimal_event(ROOM, id, unique_ms(), &format!("room_{id}"))
 }
 
-/// `ce_replayedfrom` of each record.
+/// Returns `ce_replayedfrom` of each record.
 #[track_caller]
 fn replayed_from(records: &[TestRecord]) -> Vec<&str> {
     let place = |r: &'_ TestRecord| r.header("ce_replayedfrom").is_some();
@@ -167,7 +166,7 @@ fn quarantined_records(bridge: &TestBridge) -> Vec<TestRecord> {
     )
 }
 
-/// Those that are no markers.
+/// Returns the quarantined records without markers.
 fn stored_records(bridge: &TestBridge) -> Vec<TestRecord> {
     let mut all = quarantined_records(bridge);
     all.retain(|r| r.header("butlr-replayed").is_none());
@@ -178,18 +177,18 @@ fn what_is_valid_now_is_sent_once() {
     let bridge = start_bridge(BridgeSetup::default());
     let (first, second) = (valid_event("first"), valid_event("second"));
     let received = clock_ms() - 5_000;
-    let keeper = QuarantineWriter::for_bridge(&bridge);
-    keeper.add(&first, "unknown_type", received);
-    keeper.add(&format!("\n {second} "), "unknown_type", received + 1);
-    keeper.add("{", "not_json", received + 2);
-    keeper.add(
+    let writer = QuarantineWriter::for_bridge(&bridge);
+    writer.add(&first, "unknown_type", received);
+    writer.add(&format!("\n {second} "), "unknown_type", received + 1);
+    writer.add("{", "not_json", received + 2);
+    writer.add(
         &valid_event("third").replace("4}", "-4}"),
         "unknown_type",
         received + 3,
     );
-    // The same bytes, kept twice.
-    keeper.add(&first, "unknown_type", received + 4);
-    keeper.flush();
+    // The same bytes, quarantined twice.
+    writer.add(&first, "unknown_type", received + 4);
+    writer.flush();
     let before = stored_records(&bridge);
 
     let (code, output) = run_replay(&bridge, &[]);
@@ -211,7 +210,7 @@ fn what_is_valid_now_is_sent_once() {
     let topic = &bridge.config.topics.quarantine.name;
     for (record, value) in [("first", &first), ("second", &second)].map(|(id, value)| {
         let same = records.iter().find(|r| r.header("ce_id") == Some(id));
-        (same.expect("it is there"), value)
+        (same.expect("a stored record"), value)
     }) {
         assert_eq!(record.text(), value);
         assert_eq!(record.header("ce_type"), Some("io.butlr.room-occupancy.v1"));
@@ -228,7 +227,7 @@ fn what_is_valid_now_is_sent_once() {
         });
         assert!(same, "{place}");
     }
-    // Twice, and as days later.
+    // Two more runs, as if days later.
     std::thread::sleep(Duration::from_millis(1_100));
     for _ in 0..2 {
         let (code, output) = run_replay(&bridge, &[]);
@@ -245,7 +244,7 @@ fn what_is_valid_now_is_sent_once() {
         before,
         "nothing was quarantined again"
     );
-    // Who reads the topic tells markers by their key and header.
+    // Consumers recognise markers by key and header.
     let markers: Vec<_> = quarantined_records(&bridge)
         .into_iter()
         .filter(|r| r.key.as_deref() == Some(b"butlr-replay"))
@@ -258,8 +257,8 @@ fn an_array_that_was_too_long_is_sent_event_by_event() {
     let bridge = start_bridge(BridgeSetup::default().set("http.max_events", 2));
     let mut items: Vec<_> = (0..5).map(|i| valid_event(&format!("item{i}"))).collect();
     items.push("17".to_owned());
-    let answer = bridge.send(format!("[{}]", items.join(" , ")));
-    answer.expect_problem(422, "too_many_events");
+    let response = bridge.send(format!("[{}]", items.join(" , ")));
+    response.expect_problem(422, "too_many_events");
     let (_, output) = run_replay(&bridge, &["--set", "http.max_events=2"]);
     assert_eq!(
         read_figures(&output, ["still too_many_events", "published"]),
@@ -290,14 +289,14 @@ fn an_array_that_was_too_long_is_sent_event_by_event() {
 fn what_was_kept_with_each_try_is_sent_once() {
     let bridge = start_bridge(BridgeSetup::default());
     let (alone, in_an_array) = (valid_event("alone"), valid_event("part"));
-    let keeper = QuarantineWriter::for_bridge(&bridge);
+    let writer = QuarantineWriter::for_bridge(&bridge);
     for turn in 0..3 {
-        keeper.add(&alone, "unknown_type", clock_ms() + turn);
+        writer.add(&alone, "unknown_type", clock_ms() + turn);
         let array = format!("[{in_an_array},{}]", in_an_array.replace("4}", "-4}"));
-        keeper.add(&array, "unknown_type", clock_ms() + turn);
+        writer.add(&array, "unknown_type", clock_ms() + turn);
     }
-    keeper.flush();
-    // Nothing else tells that they are the same.
+    writer.flush();
+    // Nothing else can recognise the copies.
     let no_dedup = ["--set", "dedup.redelivery=off", "--set", "dedup.repeat=off"];
     for published in [2, 0] {
         let (code, output) = run_replay(&bridge, &no_dedup);
@@ -310,11 +309,11 @@ fn what_was_kept_with_each_try_is_sent_once() {
 fn filters_choose_and_a_dry_run_changes_nothing() {
     let bridge = start_bridge(BridgeSetup::default());
     let now = clock_ms();
-    let keeper = QuarantineWriter::for_bridge(&bridge);
-    keeper.add(&valid_event("old"), "unknown_type", now - 3 * 3_600_000);
-    keeper.add(&valid_event("a"), "unknown_type,missing", now - 60_000);
-    keeper.add(&valid_event("b"), "wrong_type", now - 60_000);
-    keeper.flush();
+    let writer = QuarantineWriter::for_bridge(&bridge);
+    writer.add(&valid_event("old"), "unknown_type", now - 3 * 3_600_000);
+    writer.add(&valid_event("a"), "unknown_type,missing", now - 60_000);
+    writer.add(&valid_event("b"), "wrong_type", now - 60_000);
+    writer.flush();
     let before = quarantined_records(&bridge);
     let (code, output) = run_replay(&bridge, &["--dry-run"]);
     assert_eq!(code, 0, "{output}");
@@ -369,12 +368,12 @@ fn filters_choose_and_a_dry_run_changes_nothing() {
 
 fn what_failed_is_sent_by_the_next_run() {
     let bridge = start_bridge(BridgeSetup::default());
-    let keeper = QuarantineWriter::for_bridge(&bridge);
+    let writer = QuarantineWriter::for_bridge(&bridge);
     let traffic = minimal_event(EventType::Traffic, "traffic", unique_ms(), "room_1");
-    keeper.add(&traffic, "unknown_type", clock_ms());
-    keeper.add(&valid_event("room"), "unknown_type", clock_ms());
-    keeper.flush();
-    // A topic that is not there.
+    writer.add(&traffic, "unknown_type", clock_ms());
+    writer.add(&valid_event("room"), "unknown_type", clock_ms());
+    writer.flush();
+    // This topic does not exist.
     let nowhere = format!(
         "topics.types.TRAFFIC.name={}",
         crate::real_kafka::unique_name("nowhere")
@@ -403,39 +402,43 @@ fn what_failed_is_sent_by_the_next_run() {
     assert_eq!(bridge.records(EventType::Traffic).len(), 1);
 }
 
-/// Each of these is in its topic, once.
+/// Checks that each of these events is stored once.
 #[track_caller]
 fn assert_once(bridge: &TestBridge, values: &BTreeSet<String>) {
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
     for record in bridge.records(ROOM) {
         *counts.entry(record.text().to_owned()).or_default() += 1;
     }
-    let more: Vec<_> = counts.iter().filter(|(_, n)| **n > 1).collect();
-    assert!(more.is_empty(), "{} twice: {more:?}", more.len());
+    let duplicates: Vec<_> = counts.iter().filter(|(_, n)| **n > 1).collect();
+    assert!(
+        duplicates.is_empty(),
+        "{} twice: {duplicates:?}",
+        duplicates.len()
+    );
     let missing = values.iter().filter(|v| !counts.contains_key(*v)).count();
     assert_eq!((missing, counts.len()), (0, values.len()));
 }
 
 fn quarantine_many(bridge: &TestBridge, count: usize) -> BTreeSet<String> {
-    let keeper = QuarantineWriter::for_bridge(bridge);
+    let writer = QuarantineWriter::for_bridge(bridge);
     let values: BTreeSet<_> = (0..count)
         .map(|i| valid_event(&format!("event{i}")))
         .collect();
     for (i, value) in values.iter().enumerate() {
-        keeper.add(value, "unknown_type", clock_ms() - 1_000 + i as i64 % 7);
+        writer.add(value, "unknown_type", clock_ms() - 1_000 + i as i64 % 7);
     }
-    keeper.flush();
+    writer.flush();
     values
 }
 
-/// Returns `true` if the last marker is the intent of a batch that has no done yet.
+/// Returns `true` if the last marker is an intent, so its batch has no done marker yet.
 fn has_open_batch(bridge: &TestBridge) -> bool {
     let records = quarantined_records(bridge);
     let mut markers = records.iter().filter_map(|r| r.header("butlr-replayed"));
     markers.next_back() == Some("intent")
 }
 
-/// Starts a run and kills it in the middle of a batch: after the intent, before the done.
+/// Starts a run and kills it in the middle of a batch: after the intent, before the done marker.
 ///
 /// The first new record in `trigger` stops the process. If a batch is open then, the process is
 /// killed; otherwise it continues until the next record.
@@ -443,7 +446,8 @@ fn has_open_batch(bridge: &TestBridge) -> bool {
 fn kill_within_batch(bridge: &TestBridge, trigger: &str) {
     let tail = || TopicTail::from_end(&bridge.bootstrap_servers, trigger);
     let mut new_records = tail();
-    let mut run = BridgeProcess::start(&mut replay_command(bridge, &SLOW_BATCHES));
+    let mut command = replay_command(bridge, &SHORT_LEASE);
+    let mut run = BridgeProcess::start(command.env(LINGER.0, LINGER.1));
     let started = Instant::now();
     loop {
         while new_records.poll().is_none() {
@@ -459,20 +463,19 @@ fn kill_within_batch(bridge: &TestBridge, trigger: &str) {
     }
     run.signal("KILL");
     run.wait();
-    assert!(has_open_batch(bridge), "a stopped process wrote its done");
+    assert!(
+        has_open_batch(bridge),
+        "the batch was completed by a stopped process"
+    );
 }
 
 fn a_run_that_was_killed_is_finished_by_the_next() {
     let bridge = start_bridge(BridgeSetup::default());
     let values = quarantine_many(&bridge, 4_000);
     let quarantine = bridge.config.topics.quarantine.name.as_str();
-    // An intent alone, and an intent with some or all events of its batch; each run gets further.
-    let triggers = [
-        quarantine,
-        bridge.topic(ROOM),
-        quarantine,
-        bridge.topic(ROOM),
-    ];
+    // Kills a run after an intent alone, and after some or all events of a batch. Each run gets
+    // further.
+    let triggers = [quarantine, bridge.topic(ROOM), bridge.topic(ROOM)];
     for trigger in triggers {
         kill_within_batch(&bridge, trigger);
     }
@@ -506,7 +509,7 @@ fn two_runs_at_the_same_time_send_each_record_once() {
         let is_reported = run.output().contains("another replay is at work");
         assert_eq!(*code == Some(1), is_reported, "{code:?}: {}", run.output());
     }
-    eventually("a run by itself gets to the end", || {
+    eventually("a single run completes", || {
         let (code, _) = run_replay(&bridge, &[]);
         (code == 0).then_some(())
     });
@@ -516,13 +519,13 @@ fn two_runs_at_the_same_time_send_each_record_once() {
 fn a_record_of_days_ago_is_kept_as_long_as_a_new_one() {
     let bridge = start_bridge(BridgeSetup::embedded());
     let then = clock_ms() - 10 * DAY;
-    let keeper = QuarantineWriter::for_bridge(&bridge);
-    keeper.add(
+    let writer = QuarantineWriter::for_bridge(&bridge);
+    writer.add(
         &minimal_event(ROOM, "old", then, "room_1"),
         "unknown_type",
         then,
     );
-    keeper.flush();
+    writer.flush();
     let from = clock_ms();
     let (code, output) = run_replay(&bridge, &[]);
     assert_eq!(code, 0, "{output}");
