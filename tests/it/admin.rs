@@ -1,4 +1,4 @@
-//! The admin listener: metrics and probes for machines, status for people, and who may see what.
+//! The admin listener: metrics, probes, status, and access to them.
 
 use std::time::Duration;
 
@@ -189,9 +189,9 @@ fn readyz_says_503_until_kafka_was_reached() {
                 .unwrap()
         })
         .start();
-    let answer = bridge.get_admin("/readyz");
-    answer.expect(503);
-    assert!(answer.text().contains("Kafka"), "{}", answer.text());
+    let response = bridge.get_admin("/readyz");
+    response.expect(503);
+    assert!(response.text().contains("Kafka"), "{}", response.text());
     assert_eq!(bridge.status()["ready"], false);
     bridge
         .send(valid_event(TRAFFIC))
@@ -205,7 +205,7 @@ fn readyz_says_503_until_kafka_was_reached() {
     eventually("events are stored", || {
         (bridge.send(valid_event(TRAFFIC)).status == 200).then_some(())
     });
-    eventually("the gauge says so", || {
+    eventually("the gauge has changed", || {
         (bridge.metric("butlr_bridge_kafka_up") == 1.0).then_some(())
     });
 }
@@ -219,9 +219,9 @@ fn readyz_says_503_while_kafka_is_away_for_long_and_recovers() {
         .kafka()
         .with_cluster(|cluster| cluster.broker_down(1))
         .unwrap();
-    let text = eventually("/readyz says 503", || {
-        let answer = bridge.get_admin("/readyz");
-        (answer.status == 503).then(|| answer.text())
+    let text = eventually("/readyz returns 503", || {
+        let response = bridge.get_admin("/readyz");
+        (response.status == 503).then(|| response.text())
     });
     assert!(text.contains("unreachable"), "{text}");
     let ago = bridge.status()["kafka"]["last_contact_seconds_ago"].clone();
@@ -286,9 +286,9 @@ fn status_and_page_need_the_credentials_that_are_configured() {
         .set("admin.password", "open-sesame")
         .start();
     for path in ["/status", "/"] {
-        let answer = bridge.get_admin(path);
-        answer.expect(401);
-        assert!(answer.header("www-authenticate").is_some());
+        let response = bridge.get_admin(path);
+        response.expect(401);
+        assert!(response.header("www-authenticate").is_some());
         for (pair, status) in [
             ("operator:open-sesame", 200),
             ("operator:wrong", 401),

@@ -1,6 +1,6 @@
-//! Who may send: all credentials at the same time, strangers turned away unread, secrets kept.
+//! Authentication: several credentials at once, rejection before the body is read, secrets that
+//! stay secret.
 
-use std::io::Write;
 use std::time::Duration;
 
 use base64::Engine;
@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use butlr_event::EventType;
 
 use crate::harness::{
-    BridgeProcess, BridgeSetup, HttpAnswer, HttpRequest, TestBridge, agent, eventually,
-    minimal_event, read_answer, toml, trials, unique_ms, write_head,
+    BridgeProcess, BridgeSetup, HttpRequest, HttpResponse, TestBridge, agent, eventually,
+    minimal_event, read_response, toml, trials, unique_ms, write_head, write_request,
 };
 
 trials! {
@@ -40,7 +40,7 @@ fn basic_auth(pair: &str) -> String {
     format!("Basic {}", STANDARD.encode(pair))
 }
 
-/// Two keys in one header, one in another, and two basic pairs.
+/// Returns a setup with two keys in one header, one key in another, and two basic credentials.
 fn authenticated_setup() -> BridgeSetup {
     BridgeSetup::embedded()
         .set(
@@ -61,7 +61,7 @@ fn authenticated_setup() -> BridgeSetup {
 }
 
 #[track_caller]
-fn send_with_header(bridge: &TestBridge, header: &str, value: &str) -> HttpAnswer {
+fn send_with_header(bridge: &TestBridge, header: &str, value: &str) -> HttpResponse {
     let request = bridge.request("POST", "/v1/events").header(header, value);
     request.body(valid_event()).send()
 }
@@ -81,7 +81,7 @@ fn every_credential_is_valid_at_the_same_time() {
     ] {
         send_with_header(&bridge, header, value).expect(200);
     }
-    // One good credential is enough.
+    // One valid credential is enough.
     let request = bridge.request("POST", "/v1/events");
     let request = request
         .header("x-api-key", "stale")
@@ -114,11 +114,11 @@ fn a_wrong_or_missing_credential_is_401() {
         ("authorization", &wrong[3]),
         ("x-unrelated", "alpha-key"),
     ] {
-        let answer = send_with_header(&bridge, header, value);
-        answer.expect_problem(401, "unauthorized");
-        let challenge = answer.header("www-authenticate").expect("a challenge");
+        let response = send_with_header(&bridge, header, value);
+        response.expect_problem(401, "unauthorized");
+        let challenge = response.header("www-authenticate").expect("a challenge");
         assert!(challenge.starts_with("Basic realm="), "{challenge}");
-        assert!(!answer.text().contains("alpha"), "{}", answer.text());
+        assert!(!response.text().contains("alpha"), "{}", response.text());
     }
     bridge
         .send(valid_event())
@@ -131,21 +131,20 @@ fn the_body_of_a_stranger_is_not_read() {
     let bridge = authenticated_setup().start();
     let mut stream = bridge.connect();
     let headers = [("content-length", "1000000"), ("x-api-key", "wrong")];
-    write_head(&mut stream, "POST /v1/events", &headers);
-    // The answer comes though not a byte of the body was sent.
-    let answer = read_answer(&mut stream).expect("an answer");
-    answer.expect_problem(401, "unauthorized");
-    bridge.count_answer(&answer);
+    write_head(&mut stream, &headers);
+    // The response arrives although no byte of the body was sent.
+    let response = bridge.read_response(&mut stream);
+    response.expect_problem(401, "unauthorized");
     let mut stream = bridge.connect();
     let headers = [("content-length", "1000000"), ("expect", "100-continue")];
-    write_head(&mut stream, "POST /v1/events", &headers);
-    let mut answer = read_answer(&mut stream).expect("an answer");
-    if answer.status == 100 {
-        // The HTTP layer says so before it asks the bridge.
-        answer = read_answer(&mut stream).expect("an answer");
+    write_head(&mut stream, &headers);
+    let mut response = read_response(&mut stream).expect("a response");
+    if response.status == 100 {
+        // The HTTP layer sends 100 before it calls the bridge.
+        response = read_response(&mut stream).expect("a response");
     }
-    answer.expect_problem(401, "unauthorized");
-    bridge.count_answer(&answer);
+    response.expect_problem(401, "unauthorized");
+    bridge.count_response(&response);
 }
 
 fn strangers_are_turned_away_from_every_event_route() {
@@ -205,13 +204,14 @@ fn credentials_that_are_read_again_take_effect_without_a_restart() {
 fn a_reload_does_not_open_an_exposed_listener() {
     let bridge = authenticated_setup().set("http.bind", "0.0.0.0:0").start();
     send_with_header(&bridge, "x-api-key", "alpha-key").expect(200);
-    // Legal by itself: the address it names is loopback. The one that is listened on is not.
+    // This configuration is valid, because its bind address is loopback. The listener in use is
+    // not.
     bridge.reload(&[
         ("http.bind", "127.0.0.1:0".into()),
         ("auth.api_keys", toml("[]")),
         ("auth.basic", toml("[]")),
     ]);
-    // Taken after the first, so that the first has had its effect.
+    // Applied after the first reload, so the first has had its effect.
     let keys = toml(r#"[{name="new", header="x-api-key", value="beta-key"}]"#);
     for _ in 0..5 {
         bridge
@@ -221,7 +221,7 @@ fn a_reload_does_not_open_an_exposed_listener() {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     bridge.reload(&[("http.bind", "127.0.0.1:0".into()), ("auth.api_keys", keys)]);
-    eventually("the next reload is taken", || {
+    eventually("the next reload is applied", || {
         (send_with_header(&bridge, "x-api-key", "alpha-key").status == 401).then_some(())
     });
 }
@@ -230,17 +230,8 @@ fn a_connection_does_not_outlive_its_credential() {
     let bridge = authenticated_setup().start();
     let mut stream = bridge.connect();
     let mut post = || {
-        let body = valid_event();
-        let length = body.len().to_string();
-        let headers = [
-            ("content-length", length.as_str()),
-            ("x-api-key", "alpha-key"),
-        ];
-        write_head(&mut stream, "POST /v1/events", &headers);
-        stream.write_all(body.as_bytes()).unwrap();
-        let answer = read_answer(&mut stream).expect("an answer");
-        bridge.count_answer(&answer);
-        answer.status
+        write_request(&mut stream, &[("x-api-key", "alpha-key")], &valid_event());
+        bridge.read_response(&mut stream).status
     };
     assert_eq!(post(), 200);
     let keys = toml(r#"[{name="new", header="x-api-key", value="beta-key"}]"#);
@@ -251,7 +242,7 @@ fn a_connection_does_not_outlive_its_credential() {
     assert_eq!(post(), 401);
 }
 
-/// Words that stand nowhere else, and what they look like on the wire.
+/// Secrets that appear nowhere else, also in their encoded form.
 const SECRETS: [&str; 8] = [
     "secretkeyone",
     "secretkeytwo",
@@ -332,32 +323,32 @@ fn no_secret_is_ever_told() {
             ("authorization", basic_auth("butlr:secretofastranger"), 401),
         ] {
             let request = HttpRequest::new("POST", &url).header(header, &value);
-            let answer = request.body(valid_event()).send(&agent);
-            assert_eq!(answer.status, status, "{}", answer.text());
-            outputs.push(format!("{:?} {}", answer.headers, answer.text()));
+            let response = request.body(valid_event()).send(&agent);
+            assert_eq!(response.status, status, "{}", response.text());
+            outputs.push(format!("{:?} {}", response.headers, response.text()));
         }
         for path in ["/status", "/", "/metrics", "/readyz"] {
             for pair in ["operator:secretadmin", "operator:secretofastranger"] {
                 let request = HttpRequest::new("GET", &format!("{admin}{path}"));
-                let answer = request
+                let response = request
                     .header("authorization", &basic_auth(pair))
                     .send(&agent);
-                outputs.push(format!("{:?} {}", answer.headers, answer.text()));
+                outputs.push(format!("{:?} {}", response.headers, response.text()));
             }
         }
     };
     round(503);
     process.signal("HUP");
-    process.wait_for("the credentials are read again", |output| {
+    process.wait_for("the credentials are reloaded", |output| {
         output.contains("credentials reloaded").then_some(())
     });
     round(503);
-    // A mistake next to a secret.
+    // A configuration error next to a secret.
     let broken = std::fs::read_to_string(&config).unwrap();
     let broken = broken.replace("name = \"one\"", "name = \"two\"\nvalu = \"secretkeyone\"");
     std::fs::write(&config, broken).unwrap();
     process.signal("HUP");
-    process.wait_for("the mistake is told", |output| {
+    process.wait_for("the mistake is reported", |output| {
         output.contains("not reloaded").then_some(())
     });
     process.signal("TERM");
@@ -366,7 +357,7 @@ fn no_secret_is_ever_told() {
     let output = process.output();
     assert!(
         output.contains("request refused"),
-        "the log was read: {output}"
+        "the log contains the expected lines: {output}"
     );
     outputs.push(output);
     for secret in SECRETS {
@@ -377,14 +368,14 @@ fn no_secret_is_ever_told() {
         ];
         for text in &outputs {
             for form in &on_the_wire {
-                assert!(!text.contains(form), "{secret} is told in {text}");
+                assert!(!text.contains(form), "{secret} is shown in {text}");
             }
         }
     }
     for name in ["\"one\"", "\"second\""] {
         assert!(
             outputs.iter().any(|text| text.contains(name)),
-            "names are told"
+            "names are shown"
         );
     }
 }
@@ -456,7 +447,7 @@ fn a_broken_configuration_at_sighup_changes_nothing() {
         .replace("[http]", "[http]\nworker = 1");
     write_file(dir.path(), "bridge.toml", &broken);
     process.signal("HUP");
-    process.wait_for("the mistake is told", |output| {
+    process.wait_for("the mistake is reported", |output| {
         (output.contains("not reloaded") && output.contains("http.worker")).then_some(())
     });
     assert_eq!((status("first-key"), status("second-key")), (422, 401));

@@ -1,5 +1,5 @@
-//! One topic in trouble is that topic's trouble: its events are answered soon, with a code that says what is wrong, and
-//! the other nine keep their speed.
+//! Isolation of topics: events of a broken topic get a quick response with a code for the cause,
+//! and the other nine types keep their speed.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +9,8 @@ use butlr_event::EventType;
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::harness::{
-    BridgeSetup, TestBridge, eventually, list_topics, minimal_event, trials, unique_ms,
+    BridgeSetup, HttpResponse, TestBridge, eventually, list_topics, minimal_event, trials,
+    unique_ms,
 };
 
 trials! {
@@ -28,7 +29,7 @@ fn valid_event(event_type: EventType, id: &str) -> String {
     minimal_event(event_type, id, unique_ms(), "space_1")
 }
 
-/// A bridge whose Kafka has nine of the ten topics.
+/// Starts a bridge whose broker has nine of the ten topics.
 fn start_with_nine_topics() -> TestBridge {
     let bridge = BridgeSetup::embedded()
         .without_topics()
@@ -52,7 +53,19 @@ fn wait_for_state(bridge: &TestBridge, state: &str) {
     });
 }
 
-/// The other nine take events, each in much less than the answer's bound.
+/// Sends an event of the broken type, which must be refused with this code within a second.
+#[track_caller]
+fn send_refused_at_once(bridge: &TestBridge, code: &str) -> HttpResponse {
+    let start = Instant::now();
+    let response = bridge.send(valid_event(DEAD_TYPE, "event_1"));
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    response.expect_problem(503, code);
+    assert_eq!(response.header("retry-after"), Some("5"));
+    response
+}
+
+/// Checks that the other nine types are accepted in much less than the deadline.
 #[track_caller]
 fn assert_other_types_work(bridge: &TestBridge) {
     for event_type in EventType::ALL.into_iter().filter(|&t| t != DEAD_TYPE) {
@@ -71,16 +84,8 @@ fn assert_other_types_work(bridge: &TestBridge) {
 fn a_missing_topic_is_told_at_once_and_never_created() {
     let bridge = start_with_nine_topics();
     for _ in 0..3 {
-        let start = Instant::now();
-        let answer = bridge.send(valid_event(DEAD_TYPE, "event_1"));
-        assert!(
-            start.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            start.elapsed()
-        );
-        answer.expect_problem(503, "topic_missing");
-        assert_eq!(answer.header("retry-after"), Some("5"));
-        assert_eq!(answer.json()["id"], "event_1");
+        let response = send_refused_at_once(&bridge, "topic_missing");
+        assert_eq!(response.json()["id"], "event_1");
     }
     assert_other_types_work(&bridge);
     let topic = bridge.topic(DEAD_TYPE).to_owned();
@@ -91,7 +96,7 @@ fn a_missing_topic_is_told_at_once_and_never_created() {
         bridge.metric(&available(bridge.topic(EventType::Detections))),
         1.0
     );
-    // Several looks of the watch later it is still missing.
+    // The topic must still be missing after several checks of the watch.
     thread::sleep(Duration::from_secs(3));
     let topics = list_topics(&bridge.bootstrap_servers);
     assert!(!topics.contains(&topic), "{topics:?}");
@@ -121,9 +126,9 @@ fn a_missing_topic_does_not_stop_the_rest_of_an_array() {
         valid_event(DEAD_TYPE, "event_2"),
         valid_event(EventType::RoomOccupancy, "event_3")
     );
-    let answer = bridge.send(body);
-    let results = answer.expect(503).json()["results"].clone();
-    assert_eq!(answer.header("retry-after"), Some("5"));
+    let response = bridge.send(body);
+    let results = response.expect(503).json()["results"].clone();
+    assert_eq!(response.header("retry-after"), Some("5"));
     assert_eq!(results[0]["status"], "published");
     assert_eq!(results[1]["code"], "topic_missing");
     assert_eq!(results[2]["status"], "published");
@@ -141,15 +146,7 @@ fn a_forbidden_topic_is_told_at_once() {
     };
     set_error(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED);
     wait_for_state(&bridge, "forbidden");
-    let start = Instant::now();
-    let answer = bridge.send(valid_event(DEAD_TYPE, "event_1"));
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
-    answer.expect_problem(503, "topic_forbidden");
-    assert_eq!(answer.header("retry-after"), Some("5"));
+    send_refused_at_once(&bridge, "topic_forbidden");
     assert_other_types_work(&bridge);
     set_error(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
     wait_for_state(&bridge, "available");
@@ -168,7 +165,8 @@ fn a_dead_topic_fills_its_own_budget_only() {
                 .unwrap();
         }
     };
-    // Before any producer knows a leader: the embedded broker cannot take it away from one later.
+    // Set before any producer knows a leader, because the embedded broker cannot take one away
+    // later.
     let bridge = BridgeSetup::embedded()
         .set("kafka.max_in_flight_per_topic", BUDGET as i64)
         .set("http.answer_within", "4s")
@@ -181,26 +179,26 @@ fn a_dead_topic_fills_its_own_budget_only() {
             .map(|i| {
                 scope.spawn(move || {
                     let start = Instant::now();
-                    let answer = bridge.send(valid_event(DEAD_TYPE, &format!("stuck_{i}")));
-                    (answer, start.elapsed())
+                    let response = bridge.send(valid_event(DEAD_TYPE, &format!("stuck_{i}")));
+                    (response, start.elapsed())
                 })
             })
             .collect();
         let lane =
             |bridge: &TestBridge| bridge.status()["types"][DEAD_TYPE.index()]["in_flight"].clone();
-        eventually("its budget is used up", || {
+        eventually("the topic's budget is used up", || {
             (lane(bridge) == BUDGET).then_some(())
         });
         let start = Instant::now();
-        let answer = bridge.send(valid_event(DEAD_TYPE, "event_beyond"));
+        let response = bridge.send(valid_event(DEAD_TYPE, "event_beyond"));
         let took = start.elapsed();
-        answer.expect_problem(503, "topic_overloaded");
-        assert_eq!(answer.header("retry-after"), Some("1"));
+        response.expect_problem(503, "topic_overloaded");
+        assert_eq!(response.header("retry-after"), Some("1"));
         assert!(took < bridge.config.http.answer_within / 2, "{took:?}");
         assert_other_types_work(bridge);
         for stuck in stuck {
-            let (answer, took) = stuck.join().unwrap();
-            answer.expect_problem(503, "kafka_unconfirmed");
+            let (response, took) = stuck.join().unwrap();
+            response.expect_problem(503, "kafka_unconfirmed");
             assert!(
                 took < bridge.config.http.answer_within + Duration::from_secs(3),
                 "{took:?}"

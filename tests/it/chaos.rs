@@ -1,12 +1,13 @@
-//! Everything goes wrong that can, at random, and no promise is broken.
+//! Chaos suite: random faults, and no promise of the bridge may be broken.
 //!
-//! A schedule of faults is drawn from a seed: Kafka killed, stopped, paused; its network slow, silent, cut off; a topic
-//! deleted, or short of replicas; the producer made fatal; the bridge killed, ended, its disk full, its clock put forward or back. Real bridge
-//! processes on a real Kafka go through it under the simulator's load, which notes each answer. Once all is healed and
-//! the bridge at rest, every promise is held against what is in Kafka (`judge`).
+//! Each seed defines a schedule of faults: Kafka killed, stopped or paused; its network slow, silent
+//! or cut off; a topic deleted or short of replicas; a fatal producer error; the bridge killed or
+//! stopped, its disk full, its clock stepped. Real bridge processes on a real Kafka run through the
+//! schedule under load from the simulator, which records each response. After all faults have ended
+//! and the bridge is idle, every promise is checked against the records in Kafka (see `judge`).
 //!
-//! Twenty fresh seeds are run, and begun within 20 s each on average: a trial that has not come to all of them by then says
-//! which ones it left out, and fails. More of them, or one again:
+//! Twenty new seeds are run. They must be started within 20 s each on average: if time runs out
+//! first, the test names the missing seeds and fails. To run more seeds, or one again:
 //!
 //! ```text
 //! eval "$(tests/kafka/broker.sh start)"
@@ -14,9 +15,10 @@
 //! BUTLR_BRIDGE_TEST_SEED=123 cargo test --test it -- chaos::random_faults
 //! ```
 //!
-//! A seed that fails prints its schedule, the promises broken, and where journal and logs are kept; with
-//! `BUTLR_BRIDGE_TEST_KEEP=1` they are kept of all.
-//! `BUTLR_BRIDGE_TEST_SPOOL=off` runs bridges without a spool: then events are refused while Kafka is away, and sent again.
+//! A seed that fails prints its schedule, the broken promises, and the directory with its journal
+//! and logs. `BUTLR_BRIDGE_TEST_KEEP=1` keeps these files for every seed.
+//! `BUTLR_BRIDGE_TEST_SPOOL=off` runs bridges without a spool: events are then refused during an
+//! outage of Kafka, and the sender retries them.
 
 mod bridge;
 mod broker;
@@ -37,7 +39,7 @@ use libtest_mimic::Trial;
 
 use crate::harness::trial;
 
-/// The trials of this module.
+/// Returns the tests of this module.
 pub fn trials() -> Vec<Trial> {
     const NOTHING: &[&str] = &[];
     const KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_JAVA_CP"];

@@ -1,4 +1,4 @@
-//! The binary as an operator meets it: commands, exit codes, what is said when something is wrong, signals.
+//! The binary as an operator uses it: commands, exit codes, error messages, signals.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use butlr_event::EventType;
 use serde_json::Value;
 
 use crate::harness::{
-    BridgeProcess, HttpAnswer, HttpRequest, PATIENCE, agent, binary, eventually, minimal_event,
+    BridgeProcess, HttpRequest, HttpResponse, PATIENCE, agent, binary, eventually, minimal_event,
     read_records, trials, unique_ms,
 };
 
@@ -52,7 +52,7 @@ fn read_output(output: &Output) -> String {
     format!("{out}{err}")
 }
 
-/// Fails the test unless the command ended with this code and told all of these.
+/// Fails the test unless the command exited with this code and printed all of these texts.
 #[track_caller]
 fn expect_exit(output: &Output, code: i32, texts: &[&str]) {
     let output_text = read_output(output);
@@ -81,7 +81,7 @@ fn start_broker() -> EmbeddedKafka {
     EmbeddedKafka::start(&topics).unwrap()
 }
 
-fn post(process: &BridgeProcess, body: impl AsRef<[u8]>) -> HttpAnswer {
+fn post(process: &BridgeProcess, body: impl AsRef<[u8]>) -> HttpResponse {
     let url = format!("http://{}/v1/events", process.ingest());
     HttpRequest::new("POST", &url).body(body).send(&agent())
 }
@@ -163,7 +163,7 @@ fn check_config_tells_every_mistake_at_once() {
         "errors in the configuration",
     ];
     expect_exit(&output, 2, &keys);
-    assert!(output.stdout.is_empty(), "mistakes go to standard error");
+    assert!(output.stdout.is_empty(), "errors go to standard error");
 }
 
 fn check_config_takes_a_good_configuration() {
@@ -224,7 +224,8 @@ fn the_example_configuration_is_good() {
 }
 
 fn the_environment_goes_over_the_file_and_flags_over_both() {
-    // With sender_timeout below answer_within the configuration is bad, so its exit code tells which value holds.
+    // The configuration is invalid if sender_timeout is below answer_within, so the exit code shows
+    // which value is in force.
     let file = config_file(
         "[http]\nanswer_within = \"5s\"\nsender_timeout = \"3s\"\n[kafka]\nbootstrap_servers = \"k:1\"",
     );
@@ -277,7 +278,7 @@ fn serve_refuses_to_listen_beyond_loopback_without_credentials() {
         let output = run_command(&["serve", "--set", kafka, "--set", &bind]);
         expect_exit(&output, 2, &["http.bind", "credentials", "auth.api_keys"]);
     }
-    // With credentials it does.
+    // With credentials the bind address is accepted.
     let mut command = binary();
     command.env(
         "BUTLR_BRIDGE__AUTH__BASIC",
@@ -330,7 +331,7 @@ fn serve_starts_while_kafka_is_away_and_works_once_it_is_there() {
     eventually("events are stored", || {
         (post(&process, valid_event("event_2")).status == 200).then_some(())
     });
-    process.wait_for("the log says so", |output| {
+    process.wait_for("the log has the line", |output| {
         output.contains("Kafka is reachable").then_some(())
     });
 }
@@ -371,10 +372,10 @@ fn a_second_signal_ends_it_at_once() {
         "shutdown.timeout=60s",
     ]);
     process.signal("TERM");
-    eventually("it is ending", || {
+    eventually("the shutdown has begun", || {
         (readyz_status(&process) == 503).then_some(())
     });
-    process.wait_for("it is ending", |output| {
+    process.wait_for("the shutdown has begun", |output| {
         output.contains("shutting down").then_some(())
     });
     assert!(process.is_running());
@@ -406,7 +407,7 @@ fn json_logs_are_one_object_a_line() {
         command.args(["--set", setting]);
     }
     let mut process = BridgeProcess::start(&mut command);
-    let ingest = process.wait_for("the line that tells the addresses", |output| {
+    let ingest = process.wait_for("the log contains the addresses", |output| {
         let line = output.lines().find(|l| l.contains("is listening"))?;
         let line: Value = serde_json::from_str(line).expect("JSON");
         Some(line["ingest"].as_str().expect("an address").to_owned())
@@ -435,10 +436,10 @@ fn good_events_leave_no_line_at_info() {
     let bootstrap = format!("kafka.bootstrap_servers={}", kafka.bootstrap_servers());
     let mut process = BridgeProcess::serve(&[&bootstrap]);
     eventually("ready", || (readyz_status(&process) == 200).then_some(()));
-    process.wait_for("all topics are seen", |output| {
+    process.wait_for("all topics are available", |output| {
         (output.matches("the topic is available").count() == 10).then_some(())
     });
-    process.wait_for("it says what several replicas would not know", |output| {
+    process.wait_for("the warning about several replicas is logged", |output| {
         output
             .contains("copies that reach different replicas are not detected")
             .then_some(())
@@ -482,7 +483,7 @@ fn a_flood_of_bad_requests_does_not_flood_the_log() {
 
 fn dev_works_as_printed() {
     let mut process = BridgeProcess::start(binary().args(["dev", "--duration", "5s"]));
-    let printed = process.wait_for("what it prints at the start", |output| {
+    let printed = process.wait_for("the start message is printed", |output| {
         output.contains("Ctrl-C").then(|| output.to_owned())
     });
     let line = |start: &str| {
@@ -494,7 +495,7 @@ fn dev_works_as_printed() {
     assert!(line("webhooks").contains("/v1/events"));
     assert!(line("metrics").contains("/metrics"));
     let curl = line("curl");
-    let answered = eventually("the pasted curl line is answered 200", || {
+    let answered = eventually("the printed curl command gets a 200", || {
         let output = Command::new("sh")
             .args(["-c", &format!("{curl} -w '\\n%{{http_code}}'")])
             .env("NO_PROXY", "*")
@@ -522,9 +523,9 @@ fn dev_works_as_printed() {
         records.iter().any(|r| r.text().contains("event_by_hand")),
         "{records:?}"
     );
-    // Rooms are counted at full minutes, people are seen at once.
+    // Room counts come at full minutes, detections at once.
     let detections = topic.replace("room-occupancy", "detections");
-    eventually("the simulated building sends, too", || {
+    eventually("the simulated building sends events as well", || {
         (!read_records(&bootstrap, &detections).is_empty()).then_some(())
     });
     assert_eq!(process.wait().code(), Some(0));

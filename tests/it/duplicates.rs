@@ -1,4 +1,4 @@
-//! The bridge knows its source: redeliveries, repeats, revisions, stale and late events, ids used twice.
+//! Duplicate detection: redeliveries, repeats, revisions, stale and late events, reused ids.
 
 use std::thread;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use butlr_event::EventType;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::harness::{
-    BridgeSetup, HttpAnswer, TestBridge, TestRecord, eventually, minimal_event, trials, unique_ms,
+    BridgeSetup, HttpResponse, TestBridge, TestRecord, eventually, minimal_event, trials, unique_ms,
 };
 
 trials! {
@@ -41,7 +41,8 @@ trials! {
 
 use EventType::{Detections, PirMotion, RoomOccupancy, RoomOccupancy1Min, Traffic};
 
-/// A KSUID of this second since 2014, with this last digit: the sender's form of an id.
+/// Builds a KSUID, the sender's form of an id, with this many seconds since 2014 and this last
+/// digit.
 fn ksuid(seconds: u32, last: u8) -> String {
     let mut payload = [0; 16];
     payload[15] = last;
@@ -63,15 +64,15 @@ fn detections(id: &str, timestamp_ms: i64, sensor: &str) -> String {
 }
 
 #[track_caller]
-fn assert_published(answer: &HttpAnswer) {
-    let reply = answer.expect(200).json();
+fn assert_published(response: &HttpResponse) {
+    let reply = response.expect(200).json();
     assert_eq!(reply["status"], "published", "{reply}");
     assert!(reply["partition"].is_i64(), "{reply}");
 }
 
 #[track_caller]
-fn assert_duplicate(answer: &HttpAnswer, kind: &str, id: &str) {
-    let reply = answer.expect(200).json();
+fn assert_duplicate(response: &HttpResponse, kind: &str, id: &str) {
+    let reply = response.expect(200).json();
     let expected = serde_json::json!({"status": "duplicate", "kind": kind, "id": id});
     assert_eq!(reply, expected);
 }
@@ -84,7 +85,7 @@ fn duplicate_count(bridge: &TestBridge, kind: &str) -> f64 {
     bridge.metric_sum("butlr_bridge_duplicates_total", &format!("kind=\"{kind}\""))
 }
 
-/// The headers that say what an event is to what was stored.
+/// Returns the headers that relate an event to stored ones.
 fn marks(record: &TestRecord) -> Vec<(&str, &str)> {
     let known = [
         "ce_revision",
@@ -105,8 +106,8 @@ fn find_by_id<'r>(records: &'r [TestRecord], id: &str) -> &'r TestRecord {
     let mut with_id = records.iter().filter(|r| r.header("ce_id") == Some(id));
     let found = with_id
         .next()
-        .unwrap_or_else(|| panic!("{id} is not there"));
-    assert!(with_id.next().is_none(), "{id} is there twice");
+        .unwrap_or_else(|| panic!("{id} is not stored"));
+    assert!(with_id.next().is_none(), "{id} is stored twice");
     found
 }
 
@@ -146,7 +147,7 @@ fn how_a_reading_is_written_makes_no_difference() {
     assert_published(&bridge.send(traffic(r#"{"in":1,"out":2,"x":{"a":1,"b":[2]}}"#)));
     let turned = traffic(r#"{"x":{"b":[2.0],"a":1},"out":2.0,"in":1}"#);
     assert_duplicate(&bridge.send(turned), "redelivery", "event_2");
-    // What the bridge does not know counts, too: nothing is lost.
+    // Fields unknown to the bridge count as well, so that nothing is lost.
     let other = bridge.send(traffic(r#"{"in":1,"out":2,"x":{"a":1,"b":[3]}}"#));
     assert_published(&other);
 
@@ -218,7 +219,7 @@ fn a_repeat_is_answered_and_its_id_remembered() {
         "redelivery",
         "event_2",
     );
-    // Another space, minute or type is another reading.
+    // Another space, minute or type makes another reading.
     assert_published(&bridge.send(occupancy("event_3", now + 60_000, "4")));
     assert_published(&bridge.send(occupancy("event_4", now, "4").replace("room_1", "room_2")));
     assert_published(&bridge.send(minimal_event(RoomOccupancy1Min, "event_5", now, "room_1")));
@@ -240,7 +241,7 @@ fn a_revision_says_what_it_replaces_also_when_it_goes_back() {
     assert_published(&bridge.send(occupancy(&b, now, "5")));
     assert_duplicate(&bridge.send(occupancy(&c, now, "5")), "repeat", &c);
     assert_published(&bridge.send(occupancy(&d, now, "4")));
-    // What was replaced is known, too.
+    // A replaced value is recognised as well.
     assert_duplicate(&bridge.send(occupancy(&a, now, "4")), "redelivery", &a);
     let records = bridge.records(RoomOccupancy);
     assert_eq!(records.len(), 3);
@@ -262,7 +263,7 @@ fn an_earlier_computation_that_comes_late_is_stale() {
     let [early, earlier, current, later] = [3, 2, 5, 6].map(|n| ksuid(n, 0));
     assert_published(&bridge.send(occupancy(&current, now, "5")));
     assert_published(&bridge.send(occupancy(&early, now, "4")));
-    // Equal to what is current: nothing is lost.
+    // Equal to the current value, so nothing is lost.
     assert_duplicate(
         &bridge.send(occupancy(&earlier, now, "5")),
         "repeat",
@@ -295,7 +296,7 @@ fn within_a_second_the_order_of_arrival_decides() {
 fn events_older_than_the_newest_of_their_source_are_marked() {
     let bridge = BridgeSetup::default().start();
     let now = unique_ms();
-    // By sensor, not by room.
+    // Order is tracked by sensor, not by room.
     assert_published(&bridge.send(detections("event_1", now, "sensor_1")));
     assert_published(&bridge.send(detections("event_2", now - 10, "sensor_2")));
     assert_published(&bridge.send(detections("event_3", now - 5, "sensor_1")));
@@ -309,10 +310,10 @@ fn events_older_than_the_newest_of_their_source_are_marked() {
     assert_eq!(
         marks(find_by_id(&records, "event_4")),
         [],
-        "equally old is in order"
+        "an event of the same age is in order"
     );
 
-    // By space; revisions and the like don't count.
+    // Order is tracked by space; revisions and the like do not count.
     let minute = |n: i64| now - n * 60_000;
     assert_published(&bridge.send(occupancy(&ksuid(1, 0), minute(3), "1")));
     assert_published(&bridge.send(occupancy(&ksuid(2, 0), minute(1), "1")));
@@ -333,7 +334,7 @@ fn events_older_than_the_newest_of_their_source_are_marked() {
         [("ce_stale", "true")]
     );
 
-    // A clock two hours ahead does not make all that follows late.
+    // An event two hours ahead must not make all later ones late.
     assert_published(&bridge.send(minimal_event(
         PirMotion,
         "event_5",
@@ -354,7 +355,7 @@ fn only_occupancies_have_repeats_and_revisions() {
         assert_published(&bridge.send(minimal_event(event_type, &ksuid(1, 0), now, "room_1")));
         let records = bridge.records(event_type);
         assert_eq!(records.len(), 3);
-        // Each id is used once a type: the later types' are conflicts.
+        // Each id is used once per type, so the later types are conflicts.
         let kinds = records.iter().flat_map(marks).map(|(name, _)| name);
         assert!(
             kinds
@@ -365,8 +366,8 @@ fn only_occupancies_have_repeats_and_revisions() {
     assert_eq!(counter(&bridge, "events_total"), 9.0);
 }
 
-fn statuses(answer: &HttpAnswer) -> Vec<String> {
-    let reply = answer.expect(200).json();
+fn statuses(response: &HttpResponse) -> Vec<String> {
+    let reply = response.expect(200).json();
     let results = reply["results"].as_array().expect("results");
     let status = |r: &serde_json::Value| match r["kind"].as_str() {
         Some(kind) => kind.to_owned(),
@@ -404,7 +405,7 @@ fn copies_inside_an_array_and_an_array_sent_again() {
         (1, 1)
     );
 
-    // The largest array, sent again at the same moment by several.
+    // The largest array, sent at the same moment by several senders.
     let many: Vec<_> = (0..1000)
         .map(|n| minimal_event(Traffic, &format!("event_{n}"), now, &format!("room_{n}")))
         .collect();
@@ -435,7 +436,7 @@ fn an_array_with_a_repeat_and_a_revision_of_its_own_items() {
         ("e", "4"),
     ]
     .map(|(id, value)| occupancy(&format!("event_{id}"), now, value));
-    let answer = bridge.send(format!("[{}]", items.join(",")));
+    let response = bridge.send(format!("[{}]", items.join(",")));
     let expected = [
         "published",
         "repeat",
@@ -444,7 +445,7 @@ fn an_array_with_a_repeat_and_a_revision_of_its_own_items() {
         "redelivery",
         "published",
     ];
-    assert_eq!(statuses(&answer), expected);
+    assert_eq!(statuses(&response), expected);
     let records = bridge.records(RoomOccupancy);
     assert_eq!(records.len(), 3);
     let last = find_by_id(&records, "event_e");
@@ -479,7 +480,7 @@ fn two_arrays_that_share_their_items_in_opposite_order() {
     assert_eq!(bridge.records(Traffic).len(), 100);
 }
 
-/// Slow enough that copies meet.
+/// Starts a bridge on a broker so slow that copies arrive while the first is in flight.
 fn start_slow_bridge() -> TestBridge {
     let bridge = BridgeSetup::embedded().set("http.workers", 2).start();
     bridge
@@ -506,18 +507,19 @@ fn copies_at_the_same_moment_are_published_once() {
     });
     let firsts = all
         .iter()
-        .filter(|told| told["status"] == "published")
+        .filter(|result| result["status"] == "published")
         .count();
     let duplicates = all
         .iter()
-        .filter(|told| told["kind"] == "redelivery")
+        .filter(|result| result["kind"] == "redelivery")
         .count();
     assert_eq!((firsts, duplicates), (1, 11), "{all:?}");
 
-    // Of one minute's value and its revision the second waits for the first to be stored.
+    // Of a value and its revision for one minute, the second waits until the first is stored.
+    let received = bridge.metric_sum("butlr_bridge_received_total", "");
     let (first, second) = thread::scope(|scope| {
         let first = scope.spawn(|| bridge.send(occupancy("event_2", now, "4")));
-        thread::sleep(Duration::from_millis(100));
+        bridge.wait_until_received(received + 1.0);
         let second = scope.spawn(|| bridge.send(occupancy("event_3", now, "5")));
         (
             first.join().expect("answered"),
@@ -533,7 +535,7 @@ fn copies_at_the_same_moment_are_published_once() {
 
 fn when_the_first_fails_one_of_those_that_wait_takes_its_place() {
     let bridge = start_slow_bridge();
-    // Refused for good, and nothing is stored.
+    // A permanent rejection: nothing is stored.
     let errors = &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS];
     bridge
         .kafka()
@@ -544,7 +546,7 @@ fn when_the_first_fails_one_of_those_that_wait_takes_its_place() {
         let all = sent.into_iter().map(|s| s.join().expect("answered"));
         all.collect::<Vec<_>>()
     });
-    let count = |what: &dyn Fn(&HttpAnswer) -> bool| all.iter().filter(|a| what(a)).count();
+    let count = |what: &dyn Fn(&HttpResponse) -> bool| all.iter().filter(|a| what(a)).count();
     assert_eq!(count(&|a| a.status == 503), 1);
     assert_eq!(count(&|a| a.json()["status"] == "published"), 1);
     assert_eq!(count(&|a| a.json()["kind"] == "redelivery"), 4);
@@ -559,19 +561,19 @@ fn a_record_stored_behind_a_503_makes_its_copy_a_redelivery() {
     bridge
         .send(minimal_event(Traffic, "event_warm", unique_ms(), "room_1"))
         .expect(200);
-    // Slower than the answer may be, faster than librdkafka gives up.
+    // Slower than the deadline of the response, faster than librdkafka's timeout.
     let stored = eventually("a record that is stored too late", || {
         let id = format!("event_{}", unique_ms());
         let body = minimal_event(Traffic, &id, unique_ms(), "room_1");
         let slow = |ms| bridge.slow_down(Duration::from_millis(ms));
         slow(450);
         let late = bridge.metric("butlr_bridge_late_reports_total{result=\"stored\"}");
-        let answer = bridge.send(&body);
+        let response = bridge.send(&body);
         slow(0);
-        if answer.status != 503 {
+        if response.status != 503 {
             return None;
         }
-        // The copy comes while the first is undecided, or soon after.
+        // The copy arrives while the first is undecided, or soon after.
         let again = bridge.send(&body);
         let is_late = bridge.metric("butlr_bridge_late_reports_total{result=\"stored\"}") > late;
         (is_late && again.status == 200).then_some((id, again))
@@ -580,18 +582,18 @@ fn a_record_stored_behind_a_503_makes_its_copy_a_redelivery() {
     assert_duplicate(&again, "redelivery", &id);
 }
 
-/// Kafka's last value may be the revision whose fate is unknown: what goes back is published.
+/// The last value in Kafka may be the revision with an unknown outcome, so going back is published.
 fn what_may_have_been_replaced_is_not_taken_for_current() {
     use RDKafkaRespErr::*;
     let bridge = BridgeSetup::embedded().start();
-    // A topic that was forbidden is left alone for a moment, and a producer may have to be replaced.
+    // A forbidden topic is not retried for a moment, and the producer may have to be replaced.
     let taken = |id: &str, minute, value| {
-        eventually("it is taken", || {
-            let answer = bridge.send(occupancy(id, minute, value));
-            (answer.status == 200).then_some(answer)
+        eventually("the event is accepted", || {
+            let response = bridge.send(occupancy(id, minute, value));
+            (response.status == 200).then_some(response)
         })
     };
-    // What going back is after a revision that ended so.
+    // Result of going back after a revision that failed with this error.
     let back_after = |error| {
         let minute = unique_ms();
         let [a, b, c, d] = [1, 2, 3, 4].map(|n| format!("event_{n}_{minute}"));
@@ -601,7 +603,7 @@ fn what_may_have_been_replaced_is_not_taken_for_current() {
             .with_cluster(move |cluster| cluster.request_errors(RDKafkaApiKey::Produce, &[error]));
         bridge.send(occupancy(&b, minute, "5")).expect(503);
         let back = taken(&c, minute, "4").json();
-        // From now on it is known again.
+        // From now on the current value is known again.
         assert_duplicate(&bridge.send(occupancy(&d, minute, "4")), "repeat", &d);
         let records = bridge.records(RoomOccupancy);
         let record = records.iter().find(|r| r.header("ce_id") == Some(&c));
@@ -619,7 +621,7 @@ fn what_may_have_been_replaced_is_not_taken_for_current() {
     assert_eq!(back_after(certain), (false, None));
 }
 
-/// No answer at all comes from Kafka, as far as the bridge waits.
+/// Kafka does not respond within the deadline.
 fn a_revision_whose_answer_never_came_is_not_taken_for_not_stored() {
     let bridge = BridgeSetup::embedded()
         .set("http.answer_within", "600ms")
@@ -633,7 +635,7 @@ fn a_revision_whose_answer_never_came_is_not_taken_for_not_stored() {
     let failed = || bridge.metric("butlr_bridge_late_reports_total{result=\"failed\"}");
     let before = failed();
     bridge.send(occupancy("event_b", minute, "5")).expect(503);
-    eventually("librdkafka has given it up", || {
+    eventually("librdkafka has given up the record", || {
         (failed() > before).then_some(())
     });
     slow(0);
@@ -658,11 +660,11 @@ fn what_was_refused_is_not_remembered() {
         .kafka()
         .with_cluster(move |cluster| cluster.create_topic(&topic, 1, 1))
         .unwrap();
-    let answer = eventually("it is stored", || {
-        let answer = bridge.send(&body);
-        (answer.status == 200).then_some(answer)
+    let response = eventually("the event is stored", || {
+        let response = bridge.send(&body);
+        (response.status == 200).then_some(response)
     });
-    assert_published(&answer);
+    assert_published(&response);
     assert_duplicate(&bridge.send(&body), "redelivery", "event_1");
 }
 
@@ -744,7 +746,7 @@ fn what_is_older_than_the_window_is_new_again() {
     let bridge = BridgeSetup::default().set("dedup.id_window", "1s").start();
     let body = minimal_event(Traffic, "event_1", unique_ms(), "room_1");
     assert_published(&bridge.send(&body));
-    eventually("it is forgotten", || {
+    eventually("the id is forgotten", || {
         thread::sleep(Duration::from_millis(200));
         (bridge.send(&body).json()["status"] == "published").then_some(())
     });
@@ -795,8 +797,8 @@ fn memory_is_shown_in_metrics_and_status() {
         [entries("ids"), entries("readings"), entries("sources")],
         [2.0, 1.0, 2.0]
     );
-    // An event waits for its own topic; the others may be read still.
-    eventually("all topics are read", || {
+    // An event waits only for its own topic, so the others may still be read.
+    eventually("the memory is restored from all topics", || {
         (bridge.metric("butlr_bridge_dedup_rebuilding") == 0.0).then_some(())
     });
     assert_eq!(counter(&bridge, "dedup_unchecked_total"), 0.0);

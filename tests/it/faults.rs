@@ -1,6 +1,5 @@
-//! Faults in the middle: a producer that is beyond repair, clients that go away, reports that come too late.
+//! Faults during operation: fatal producer errors, disconnecting clients, late delivery reports.
 
-use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
@@ -8,7 +7,8 @@ use butlr_event::EventType;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::harness::{
-    BridgeSetup, HttpAnswer, TestBridge, eventually, minimal_event, trials, unique_ms, write_head,
+    BridgeSetup, HttpResponse, TestBridge, eventually, minimal_event, trials, unique_ms,
+    write_request,
 };
 
 trials! {
@@ -54,19 +54,19 @@ fn a_producer_that_becomes_fatal_is_replaced() {
     let bridge = BridgeSetup::embedded().start();
     bridge.send(valid_event("event_1")).expect(200);
     assert_eq!(bridge.metric(REPLACEMENTS), 0.0);
-    // librdkafka holds its sequence and the broker's to be apart for good.
+    // librdkafka treats this as a permanent sequence gap.
     inject_errors(
         &bridge,
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
     );
-    let answer = bridge.send(valid_event("event_2"));
-    answer.expect(503);
-    assert_eq!(answer.header("retry-after"), Some("1"));
+    let response = bridge.send(valid_event("event_2"));
+    response.expect(503);
+    assert_eq!(response.header("retry-after"), Some("1"));
     assert_stores_again(&bridge);
     assert_eq!(bridge.metric(REPLACEMENTS), 1.0);
     assert_eq!(bridge.status()["kafka"]["producer_replacements"], 1);
-    // All types and partitions, and no second replacement.
+    // Covers all types and partitions, and causes no second replacement.
     for i in 0..20 {
         let event_type = EventType::ALL[i % 10];
         let body = minimal_event(event_type, "event_3", unique_ms(), &format!("space_{i}"));
@@ -78,13 +78,13 @@ fn a_producer_that_becomes_fatal_is_replaced() {
 fn a_producer_whose_epoch_ran_out_is_replaced() {
     let bridge = BridgeSetup::embedded().start();
     bridge.send(valid_event("event_1")).expect(200);
-    // What a broker says to an epoch that began again at 0; librdkafka does not call that fatal.
+    // A broker's response to an epoch that restarted at 0; librdkafka does not treat it as fatal.
     inject_errors(
         &bridge,
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH; 3],
     );
-    eventually("an event is refused for it", || {
+    eventually("an event is refused because of the error", || {
         (bridge.send(valid_event("event_2")).status == 503).then_some(())
     });
     assert_stores_again(&bridge);
@@ -100,8 +100,8 @@ fn a_producer_that_is_fatal_from_the_start_is_replaced() {
             });
         })
         .start();
-    // By itself: no event has to be refused for it.
-    eventually("it is replaced", || {
+    // Replaced without a refused event.
+    eventually("the producer is replaced", || {
         (bridge.metric(REPLACEMENTS) == 1.0).then_some(())
     });
     bridge.send(valid_event("event_1")).expect(200);
@@ -121,10 +121,10 @@ fn a_kafka_that_refuses_every_producer_is_not_hammered() {
     thread::sleep(Duration::from_secs(3));
     let replaced = bridge.metric(REPLACEMENTS) - before;
     let seconds = start.elapsed().as_secs_f64();
-    assert!(replaced >= 1.0, "it goes on trying");
+    assert!(replaced >= 1.0, "the bridge keeps trying");
     assert!(replaced <= 2.0 * seconds + 1.0, "{replaced} in {seconds} s");
-    let answer = bridge.send(valid_event("event_1"));
-    answer.expect(503);
+    let response = bridge.send(valid_event("event_1"));
+    response.expect(503);
     bridge
         .kafka()
         .with_cluster(|cluster| cluster.clear_request_errors(RDKafkaApiKey::InitProducerId));
@@ -158,9 +158,9 @@ fn what_kafka_refuses_is_told_by_its_code() {
         (&[RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP], 503, "kafka_refused"),
     ] {
         inject_errors(&bridge, RDKafkaApiKey::Produce, error);
-        let answer = bridge.send(valid_event("event_refused"));
-        answer.expect_problem(status, code);
-        assert!(answer.header("retry-after").is_some());
+        let response = bridge.send(valid_event("event_refused"));
+        response.expect_problem(status, code);
+        assert!(response.header("retry-after").is_some());
         assert_stores_again(&bridge);
     }
 }
@@ -175,18 +175,18 @@ fn an_event_that_kafka_finds_too_large_is_413() {
     );
     let padding = format!(r#"{{"padding":"{}","#, " ".repeat(100_000));
     let large = valid_event("event_2").replacen('{', &padding, 1);
-    let answer = bridge.send(large);
-    answer.expect_problem(413, "event_too_large");
-    assert_eq!(answer.header("retry-after"), None);
+    let response = bridge.send(large);
+    response.expect_problem(413, "event_too_large");
+    assert_eq!(response.header("retry-after"), None);
     assert_stores_again(&bridge);
-    // Said of a small one, it is about the batch that it was in: try again.
+    // For a small record, this error concerns the batch it was in, so it is retried.
     inject_errors(
         &bridge,
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE],
     );
-    let answer = bridge.send(valid_event("event_3"));
-    answer.expect_problem(503, "kafka_refused");
+    let response = bridge.send(valid_event("event_3"));
+    response.expect_problem(503, "kafka_refused");
     assert_stores_again(&bridge);
 }
 
@@ -205,21 +205,15 @@ fn an_event_whose_client_goes_away_is_still_delivered() {
     );
     for body in [&gone, &array] {
         let mut stream = bridge.connect();
-        let length = body.len().to_string();
-        write_head(
-            &mut stream,
-            "POST /v1/events",
-            &[("content-length", &length)],
-        );
-        stream.write_all(body.as_bytes()).unwrap();
-        eventually("it is in flight", || {
+        write_request(&mut stream, &[], &body);
+        eventually("the event is in flight", || {
             (bridge.metric("butlr_bridge_in_flight_events") > 0.0).then_some(())
         });
         drop(stream);
     }
     bridge.count_events(3);
     let published = "butlr_bridge_events_total{outcome=\"published\",type=\"ROOM_OCCUPANCY\"}";
-    eventually("they are counted as published", || {
+    eventually("the events are counted as published", || {
         (bridge.metric(published) == 4.0).then_some(())
     });
     delay(0);
@@ -246,13 +240,17 @@ fn a_report_that_comes_too_late_is_counted() {
     bridge
         .send(valid_event("event_2"))
         .expect_problem(503, "kafka_unconfirmed");
-    // librdkafka looks for records that timed out once a second: mostly after the answer.
+    // librdkafka checks for timed-out records once a second, usually after the response.
     for i in 0..10 {
         bridge.send(valid_event(&format!("event_{i}"))).expect(503);
     }
-    eventually("a late report", || (late() > before).then_some(()));
+    eventually("a late report is counted", || {
+        (late() > before).then_some(())
+    });
     let lane = || bridge.status()["types"][ROOM.index()]["in_flight"].clone();
-    eventually("each gave its place back", || (lane() == 0).then_some(()));
+    eventually("nothing is in flight any more", || {
+        (lane() == 0).then_some(())
+    });
     bridge
         .kafka()
         .with_cluster(|cluster| cluster.broker_up(1))
@@ -260,9 +258,10 @@ fn a_report_that_comes_too_late_is_counted() {
     assert_stores_again(&bridge);
 }
 
-/// Two records of one partition are under way; Kafka refuses the first for the moment and takes the second, as it does where it
-/// knows nothing of the producer yet. librdkafka then reports both as stored. The answers to both.
-fn send_refused_and_overtaken(bridge: &TestBridge, bodies: [&str; 2]) -> [HttpAnswer; 2] {
+/// Sends two events to one partition. Kafka refuses the first temporarily and accepts the second,
+/// as it does if it knows nothing of the producer yet; librdkafka then reports both as stored.
+/// Returns both responses.
+fn send_refused_and_overtaken(bridge: &TestBridge, bodies: [&str; 2]) -> [HttpResponse; 2] {
     eventually("Kafka is warm", || {
         (bridge.send(valid_event("event_1")).status == 200).then_some(())
     });
@@ -273,14 +272,17 @@ fn send_refused_and_overtaken(bridge: &TestBridge, bodies: [&str; 2]) -> [HttpAn
         RDKafkaApiKey::Produce,
         &[RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION],
     );
-    let answers = thread::scope(|scope| {
+    let responses = thread::scope(|scope| {
+        let received = bridge.metric_sum("butlr_bridge_received_total", "");
         let first = scope.spawn(|| bridge.send(bodies[0]));
+        bridge.wait_until_received(received + 1.0);
+        // By then the producer's linger has passed, so the first event is in its own request.
         thread::sleep(Duration::from_millis(30));
         let second = scope.spawn(|| bridge.send(bodies[1]));
         [first, second].map(|sent| sent.join().expect("answered"))
     });
     slow(0);
-    answers
+    responses
 }
 
 fn count_stored(bridge: &TestBridge, id: &str) -> usize {
@@ -295,16 +297,20 @@ fn what_no_broker_confirmed_is_not_published() {
     let [first, second] = send_refused_and_overtaken(&bridge, [&body, &valid_event("event_3")]);
     second.expect(200);
     assert_eq!(count_stored(&bridge, "event_3"), 1);
-    assert_eq!(count_stored(&bridge, "event_2"), 0, "the case is met");
+    assert_eq!(
+        count_stored(&bridge, "event_2"),
+        0,
+        "the case did not occur"
+    );
     first.expect_problem(503, "kafka_unconfirmed");
-    // The sender's next try is a new one.
+    // A retry by the sender counts as a new event.
     let again = bridge.send(&body).json();
     assert_eq!(again["status"], "published");
     assert_eq!(count_stored(&bridge, "event_2"), 1);
 }
 
 fn what_no_broker_confirmed_is_spooled_and_published_then() {
-    let spool = tempfile::tempdir().expect("a temporary folder");
+    let spool = tempfile::tempdir().expect("a temporary directory");
     let bridge = BridgeSetup::embedded()
         .set("spool.dir", spool.path().to_str().expect("UTF-8"))
         .set("kafka.confirm_within", "1s")
@@ -313,20 +319,20 @@ fn what_no_broker_confirmed_is_spooled_and_published_then() {
     let [first, second] = send_refused_and_overtaken(&bridge, [&body, &valid_event("event_3")]);
     second.expect(200);
     first.expect(202);
-    eventually("it is stored", || {
+    eventually("the event is stored", || {
         (count_stored(&bridge, "event_2") == 1).then_some(())
     });
     assert_eq!(bridge.send(&body).json()["kind"], "redelivery");
     assert_eq!(bridge.metric("butlr_bridge_kafka_presumed_total"), 1.0);
 }
 
-/// librdkafka takes it for stored, and makes offsets up.
+/// librdkafka takes the error for success and invents offsets.
 fn a_batch_that_the_broker_calls_a_duplicate_is_not_published() {
     let bridge = BridgeSetup::embedded().start();
     eventually("Kafka is warm", || {
         (bridge.send(valid_event("event_1")).status == 200).then_some(())
     });
-    // So that no true offset is one that librdkafka would make up: it would not be believed.
+    // Keeps real offsets apart from invented ones; a matching one would not be believed.
     for n in 10..20 {
         bridge.send(valid_event(&format!("event_{n}"))).expect(200);
     }
@@ -336,10 +342,10 @@ fn a_batch_that_the_broker_calls_a_duplicate_is_not_published() {
         &[RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER],
     );
     let events = ["event_2", "event_3", "event_4"].map(valid_event);
-    let answer = bridge.send(format!("[{}]", events.join(",")));
-    let reply = answer.expect(503).json();
+    let response = bridge.send(format!("[{}]", events.join(",")));
+    let reply = response.expect(503).json();
     for (n, id) in ["event_2", "event_3", "event_4"].iter().enumerate() {
-        // Of three in one batch; by themselves the second and third are published.
+        // Three in one batch; alone, the second and third are published.
         let published = reply["results"][n]["status"] == "published";
         assert_eq!(count_stored(&bridge, id), usize::from(published), "{reply}");
     }

@@ -1,4 +1,4 @@
-//! What is sent, what is answered, and that the topic has it byte for byte.
+//! Requests, responses, and byte-for-byte copies in the topic.
 
 use std::io::{Read, Write};
 
@@ -8,8 +8,8 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    BridgeSetup, HttpAnswer, TestBridge, minimal_event, read_answer, sample, spellings, trials,
-    unique_ms, write_head,
+    BridgeSetup, HttpResponse, TestBridge, minimal_event, read_response, sample, spellings, trials,
+    unique_ms, write_head, write_request,
 };
 
 trials! {
@@ -62,7 +62,7 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn send_encoded(bridge: &TestBridge, encoding: &str, body: &[u8]) -> HttpAnswer {
+fn send_encoded(bridge: &TestBridge, encoding: &str, body: &[u8]) -> HttpResponse {
     bridge
         .request("POST", "/v1/events")
         .header("content-type", "application/json")
@@ -75,9 +75,9 @@ fn all_ten_samples_are_published_byte_for_byte() {
     let bridge = BridgeSetup::default().start();
     for event_type in EventType::ALL {
         let sent = sample(event_type);
-        let answer = bridge.send(&sent);
-        let reply = answer.expect(200).json();
-        assert_eq!(answer.header("content-type"), Some("application/json"));
+        let response = bridge.send(&sent);
+        let reply = response.expect(200).json();
+        assert_eq!(response.header("content-type"), Some("application/json"));
         let records = bridge.records(event_type);
         let [record] = records.as_slice() else {
             panic!("{records:?}");
@@ -118,10 +118,10 @@ fn every_spelling_is_taken_in_the_event_and_in_the_route() {
 
 fn a_type_other_than_the_routes_is_422() {
     let bridge = BridgeSetup::default().start();
-    let answer = bridge.post("/v1/events/TRAFFIC", valid_event(ROOM, "event_1"));
-    answer.expect_problem(422, "invalid_event");
+    let response = bridge.post("/v1/events/TRAFFIC", valid_event(ROOM, "event_1"));
+    response.expect_problem(422, "invalid_event");
     let mismatch = ("/type".to_owned(), "type_mismatch".to_owned());
-    assert_eq!(answer.errors(), [mismatch]);
+    assert_eq!(response.errors(), [mismatch]);
     assert!(bridge.records(ROOM).is_empty());
     assert!(bridge.records(TRAFFIC).is_empty());
 }
@@ -129,11 +129,11 @@ fn a_type_other_than_the_routes_is_422() {
 fn an_unknown_type_in_the_route_is_404() {
     let bridge = BridgeSetup::default().start();
     for route in ["SMOKE", "Traffic", "room-occupancy", "TRAFFIC_1MIN", "%20"] {
-        let answer = bridge.post(
+        let response = bridge.post(
             &format!("/v1/events/{route}"),
             valid_event(TRAFFIC, "event_1"),
         );
-        answer.expect_problem(404, "not_found");
+        response.expect_problem(404, "not_found");
     }
     assert!(bridge.records(TRAFFIC).is_empty());
 }
@@ -162,7 +162,7 @@ fn an_arrays_items_are_published_with_exactly_their_bytes() {
         let record = records
             .iter()
             .find(|r| result["partition"] == r.partition && result["offset"] == r.offset);
-        assert_eq!(record.expect("the record that is told of").text(), item);
+        assert_eq!(record.expect("the reported record").text(), item);
     }
     assert_eq!(results[1]["id"], "event_odd");
 }
@@ -175,9 +175,9 @@ fn one_bad_event_takes_none_of_its_neighbours_down() {
         valid_event(ROOM, "event_1"),
         valid_event(TRAFFIC, "event_2")
     );
-    let answer = bridge.send(body);
-    let reply = answer.expect(422).json();
-    assert_eq!(answer.header("retry-after"), None);
+    let response = bridge.send(body);
+    let reply = response.expect(422).json();
+    assert_eq!(response.header("retry-after"), None);
     let results = reply["results"].as_array().unwrap();
     let status: Vec<_> = results
         .iter()
@@ -232,8 +232,8 @@ fn the_largest_array_that_is_allowed_is_published() {
             )
         })
         .collect();
-    let answer = bridge.send(format!("[{}]", items.join(",")));
-    let reply = answer.expect(200).json();
+    let response = bridge.send(format!("[{}]", items.join(",")));
+    let reply = response.expect(200).json();
     for (i, result) in reply["results"].as_array().unwrap().iter().enumerate() {
         assert_eq!(result["status"], "published");
         assert_eq!(result["id"], format!("event_{i}"));
@@ -286,8 +286,8 @@ fn gzip_that_is_cut_off_is_400() {
 fn an_unknown_encoding_is_415() {
     let bridge = BridgeSetup::default().start();
     for encoding in ["br", "zstd", "deflate", "gzip, gzip"] {
-        let answer = send_encoded(&bridge, encoding, valid_event(ROOM, "event_1").as_bytes());
-        answer.expect_problem(415, "unsupported_encoding");
+        let response = send_encoded(&bridge, encoding, valid_event(ROOM, "event_1").as_bytes());
+        response.expect_problem(415, "unsupported_encoding");
     }
 }
 
@@ -305,16 +305,9 @@ fn json_is_taken_by_any_of_its_names_and_without_one() {
     }
     let body = valid_event(ROOM, "event_without");
     let mut stream = bridge.connect();
-    let length = body.len().to_string();
-    write_head(
-        &mut stream,
-        "POST /v1/events",
-        &[("content-length", &length)],
-    );
-    stream.write_all(body.as_bytes()).unwrap();
-    let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count_answer(&answer);
-    answer.expect(200);
+    write_request(&mut stream, &[], &body);
+    let response = bridge.read_response(&mut stream);
+    response.expect(200);
     assert_eq!(bridge.records(ROOM).len(), 5);
 }
 
@@ -327,8 +320,8 @@ fn other_content_types_are_415() {
     ] {
         let request = bridge.request("POST", "/v1/events");
         let request = request.header("content-type", name);
-        let answer = request.body(valid_event(ROOM, "event_1")).send();
-        answer.expect_problem(415, "unsupported_media_type");
+        let response = request.body(valid_event(ROOM, "event_1")).send();
+        response.expect_problem(415, "unsupported_media_type");
     }
 }
 
@@ -353,12 +346,12 @@ fn another_method_is_405_and_says_what_is_allowed() {
     for path in ["/v1/events", "/v1/events/TRAFFIC"] {
         for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
             let request = bridge.request(method, path);
-            let answer = match method {
+            let response = match method {
                 "PUT" => request.body("{}").send(),
                 _ => request.send(),
             };
-            answer.expect_problem(405, "method_not_allowed");
-            assert_eq!(answer.header("allow"), Some("POST"));
+            response.expect_problem(405, "method_not_allowed");
+            assert_eq!(response.header("allow"), Some("POST"));
         }
     }
 }
@@ -366,19 +359,19 @@ fn another_method_is_405_and_says_what_is_allowed() {
 fn a_problem_says_all_that_it_should() {
     let bridge = BridgeSetup::default().start();
     let body = valid_event(ROOM, "event_7").replace("\"data\":4", "\"data\":\"4\"");
-    let answer = bridge.send(body);
-    answer.expect(422);
+    let response = bridge.send(body);
+    response.expect(422);
     assert_eq!(
-        answer.header("content-type"),
+        response.header("content-type"),
         Some("application/problem+json")
     );
-    let problem = answer.json();
+    let problem = response.json();
     assert_eq!(problem["type"], "urn:butlr-bridge:problem:invalid_event");
     assert_eq!(problem["status"], 422);
     assert_eq!(problem["code"], "invalid_event");
     for text in ["title", "detail", "request_id"] {
-        let said = problem[text].as_str().unwrap_or_default();
-        assert!(!said.is_empty(), "{text}: {problem}");
+        let value = problem[text].as_str().unwrap_or_default();
+        assert!(!value.is_empty(), "{text}: {problem}");
     }
     let error = &problem["errors"][0];
     assert_eq!(error["pointer"], "/data");
@@ -387,7 +380,7 @@ fn a_problem_says_all_that_it_should() {
         error["detail"].as_str().unwrap().contains("number"),
         "{error}"
     );
-    let header = answer.header("x-request-id");
+    let header = response.header("x-request-id");
     assert_eq!(header, problem["request_id"].as_str());
 }
 
@@ -396,9 +389,13 @@ fn a_problem_carries_the_senders_request_id() {
     for body in ["{}", "{", "[7]"] {
         let request = bridge.request("POST", "/v1/events");
         let request = request.header("x-request-id", "trace-4711");
-        let answer = request.body(body).send();
-        assert_eq!(answer.header("x-request-id"), Some("trace-4711"), "{body}");
-        let request_id = &answer.json()["request_id"];
+        let response = request.body(body).send();
+        assert_eq!(
+            response.header("x-request-id"),
+            Some("trace-4711"),
+            "{body}"
+        );
+        let request_id = &response.json()["request_id"];
         assert!(request_id == "trace-4711" || body == "[7]", "{request_id}");
     }
 }
@@ -409,8 +406,8 @@ fn an_indecent_request_id_is_replaced() {
     let mut seen = Vec::new();
     for given in ["", "a b", &long] {
         let request = bridge.request("POST", "/v1/events");
-        let answer = request.header("x-request-id", given).body("{").send();
-        let own = answer.header("x-request-id").expect("an id").to_owned();
+        let response = request.header("x-request-id", given).body("{").send();
+        let own = response.header("x-request-id").expect("an id").to_owned();
         assert!(!own.is_empty() && own != given && !seen.contains(&own));
         seen.push(own);
     }
@@ -422,13 +419,12 @@ fn a_chunked_body_is_taken() {
     let (first, second) = body.split_at(40);
     let mut stream = bridge.connect();
     let chunked = [("transfer-encoding", "chunked")];
-    write_head(&mut stream, "POST /v1/events", &chunked);
+    write_head(&mut stream, &chunked);
     for part in [first, second, ""] {
         write!(stream, "{:x}\r\n{part}\r\n", part.len()).unwrap();
     }
-    let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count_answer(&answer);
-    answer.expect(200);
+    let response = bridge.read_response(&mut stream);
+    response.expect(200);
     assert_eq!(stored_values(&bridge, ROOM), [body]);
 }
 
@@ -437,17 +433,16 @@ fn a_client_that_asks_first_is_told_to_continue() {
     let body = valid_event(ROOM, "event_1");
     let length = body.len().to_string();
     let mut stream = bridge.connect();
-    let asking = [
+    let headers = [
         ("content-length", length.as_str()),
         ("expect", "100-continue"),
     ];
-    write_head(&mut stream, "POST /v1/events", &asking);
-    let go_on = read_answer(&mut stream).expect("an interim answer");
+    write_head(&mut stream, &headers);
+    let go_on = read_response(&mut stream).expect("an interim response");
     assert_eq!(go_on.status, 100);
     stream.write_all(body.as_bytes()).unwrap();
-    let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count_answer(&answer);
-    answer.expect(200);
+    let response = bridge.read_response(&mut stream);
+    response.expect(200);
 }
 
 fn a_connection_is_kept_for_the_next_event() {
@@ -459,16 +454,9 @@ fn a_connection_is_kept_for_the_next_event() {
         ("{".to_owned(), 400),
         (valid_event(ROOM, "event_2"), 200),
     ] {
-        let length = body.len().to_string();
-        write_head(
-            &mut stream,
-            "POST /v1/events",
-            &[("content-length", &length)],
-        );
-        stream.write_all(body.as_bytes()).unwrap();
-        let answer = read_answer(&mut stream).expect("an answer");
-        bridge.count_answer(&answer);
-        answer.expect(status);
+        write_request(&mut stream, &[], &body);
+        let response = bridge.read_response(&mut stream);
+        response.expect(status);
     }
     drop(stream.shutdown(std::net::Shutdown::Write));
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0);

@@ -1,5 +1,5 @@
-//! Everything has a limit: connections, time, sizes, what is in flight. Over it the answer is an error, at once, and the
-//! bridge is as good as new afterwards.
+//! Limits on connections, time, sizes and events in flight. A request above a limit is refused at
+//! once, and the bridge recovers completely.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use butlr_event::EventType;
 
 use crate::harness::{
-    BridgeProcess, BridgeSetup, HttpAnswer, HttpRequest, PATIENCE, TestBridge, agent, eventually,
-    minimal_event, read_answer, trials, unique_ms, write_head,
+    BridgeProcess, BridgeSetup, HttpRequest, HttpResponse, PATIENCE, TestBridge, agent, eventually,
+    minimal_event, read_response, trials, unique_ms, write_head, write_request,
 };
 use crate::real_kafka::lock_heavy;
 
@@ -39,14 +39,14 @@ trials! {
 
 const ROOM: EventType = EventType::RoomOccupancy;
 
-/// What a busy machine may add to a bound.
+/// Additional time on a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 
 fn valid_event(id: &str) -> String {
     minimal_event(ROOM, id, unique_ms(), "room_1")
 }
 
-/// Whether the connection has ended; waits for that.
+/// Waits until the connection has ended. Returns `false` if it stays open.
 #[track_caller]
 fn is_closed(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
@@ -56,18 +56,29 @@ fn is_closed(stream: &mut TcpStream) -> bool {
     }
 }
 
+/// Writes these bytes every 100 ms until the connection fails, for at most `limit`.
+fn drip(stream: &TcpStream, bytes: &'static [u8], limit: Duration) -> thread::JoinHandle<()> {
+    let mut stream = stream.try_clone().unwrap();
+    let start = Instant::now();
+    thread::spawn(move || {
+        while start.elapsed() < limit && stream.write_all(bytes).is_ok() {
+            thread::sleep(Duration::from_millis(100));
+        }
+    })
+}
+
 #[track_caller]
 fn wait_for_in_flight(bridge: &TestBridge, events: f64) {
-    eventually("events in flight", || {
+    eventually("the events are in flight", || {
         (bridge.metric("butlr_bridge_in_flight_events") == events).then_some(())
     });
 }
 
-/// The answer is a 503 that came at once and says when to come again.
+/// Checks that the response is a 503 that came at once, with a `Retry-After`.
 #[track_caller]
-fn expect_overload(answer: &HttpAnswer, code: &str, took: Duration, bound: Duration) {
-    answer.expect_problem(503, code);
-    assert_eq!(answer.header("retry-after"), Some("1"));
+fn expect_overload(response: &HttpResponse, code: &str, took: Duration, bound: Duration) {
+    response.expect_problem(503, code);
+    assert_eq!(response.header("retry-after"), Some("1"));
     assert!(took < bound, "{took:?}");
 }
 
@@ -76,26 +87,19 @@ fn a_connection_beyond_the_limit_is_answered_503_and_closed() {
         .set("http.max_connections", 2)
         .start();
     let held = [bridge.connect(), bridge.connect()];
-    eventually("both are counted", || {
+    eventually("both connections are counted", || {
         (bridge.metric("butlr_bridge_connections") == 2.0).then_some(())
     });
     let mut beyond = bridge.connect();
     let body = valid_event("event_1");
-    let length = body.len().to_string();
-    write_head(
-        &mut beyond,
-        "POST /v1/events",
-        &[("content-length", &length)],
-    );
-    beyond.write_all(body.as_bytes()).unwrap();
-    let answer = read_answer(&mut beyond).expect("an answer");
-    bridge.count_answer(&answer);
-    answer.expect_problem(503, "too_many_connections");
-    assert_eq!(answer.header("retry-after"), Some("1"));
-    assert_eq!(answer.header("connection"), Some("close"));
+    write_request(&mut beyond, &[], &body);
+    let response = bridge.read_response(&mut beyond);
+    response.expect_problem(503, "too_many_connections");
+    assert_eq!(response.header("retry-after"), Some("1"));
+    assert_eq!(response.header("connection"), Some("close"));
     assert!(is_closed(&mut beyond));
     drop(held);
-    eventually("there is room again", || {
+    eventually("no connection is counted any more", || {
         (bridge.metric("butlr_bridge_connections") == 0.0).then_some(())
     });
     bridge.send(valid_event("event_2")).expect(200);
@@ -116,12 +120,12 @@ fn far_too_many_connections_are_closed_unanswered() {
         stream.set_nonblocking(false).unwrap();
         gone
     };
-    eventually("most of those beyond are closed", || {
+    eventually("most connections above the limit are closed", || {
         let open = all.iter().filter(|s| !closed(s)).count();
         (open <= 1 + 256).then_some(())
     });
     drop(all);
-    eventually("there is room again", || {
+    eventually("no connection is counted any more", || {
         (bridge.metric("butlr_bridge_connections") == 0.0).then_some(())
     });
     bridge.send(valid_event("event_1")).expect(200);
@@ -133,26 +137,16 @@ fn a_body_that_drips_is_cut_off_with_408() {
         .start();
     let mut stream = bridge.connect();
     let start = Instant::now();
-    write_head(
-        &mut stream,
-        "POST /v1/events",
-        &[("content-length", "1000")],
-    );
-    let mut dripping = stream.try_clone().unwrap();
-    let drip = thread::spawn(move || {
-        while start.elapsed() < PATIENCE && dripping.write_all(b" ").is_ok() {
-            thread::sleep(Duration::from_millis(100));
-        }
-    });
-    let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count_answer(&answer);
-    answer.expect_problem(408, "body_timeout");
+    write_head(&mut stream, &[("content-length", "1000")]);
+    let dripping = drip(&stream, b" ", PATIENCE);
+    let response = bridge.read_response(&mut stream);
+    response.expect_problem(408, "body_timeout");
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(1), "{took:?}");
     assert!(took < Duration::from_secs(1) + SLACK, "{took:?}");
-    assert_eq!(answer.header("connection"), Some("close"));
+    assert_eq!(response.header("connection"), Some("close"));
     assert!(is_closed(&mut stream));
-    drip.join().unwrap();
+    dripping.join().unwrap();
     assert!(start.elapsed() < Duration::from_secs(2) + SLACK);
     assert_eq!(bridge.metric("butlr_bridge_in_flight_bytes"), 0.0);
 }
@@ -163,27 +157,17 @@ fn headers_that_drip_on_a_kept_connection_are_cut_off() {
         .set("http.keep_alive", "500ms")
         .start();
     let mut stream = bridge.connect();
-    let body = valid_event("event_1");
-    let length = body.len().to_string();
-    let headers = [("content-length", length.as_str())];
-    write_head(&mut stream, "POST /v1/events", &headers);
-    stream.write_all(body.as_bytes()).unwrap();
-    let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count_answer(&answer);
-    answer.expect(200);
+    write_request(&mut stream, &[], &valid_event("event_1"));
+    let response = bridge.read_response(&mut stream);
+    response.expect(200);
 
     let start = Instant::now();
-    let mut dripping = stream.try_clone().unwrap();
-    let drip = thread::spawn(move || {
-        while start.elapsed() < PATIENCE && dripping.write_all(b"P").is_ok() {
-            thread::sleep(Duration::from_millis(100));
-        }
-    });
+    let dripping = drip(&stream, b"P", PATIENCE);
     assert!(is_closed(&mut stream));
-    // keep_alive + header_timeout, and the second between two looks.
+    // keep_alive + header_timeout, and the second between two checks.
     assert!(start.elapsed() < Duration::from_secs(2) + SLACK);
-    drip.join().unwrap();
-    eventually("its place is given back", || {
+    dripping.join().unwrap();
+    eventually("the connection is no longer counted", || {
         (bridge.metric("butlr_bridge_connections") == 0.0).then_some(())
     });
 }
@@ -194,20 +178,15 @@ fn headers_that_drip_are_cut_off() {
         .start();
     let mut stream = bridge.connect();
     let start = Instant::now();
-    let mut dripping = stream.try_clone().unwrap();
-    dripping.write_all(b"POST /v1/events HTTP/1.1\r\n").unwrap();
-    let drip = thread::spawn(move || {
-        while start.elapsed() < PATIENCE && dripping.write_all(b"x").is_ok() {
-            thread::sleep(Duration::from_millis(100));
-        }
-    });
-    if let Some(answer) = read_answer(&mut stream) {
-        answer.expect(408);
+    stream.write_all(b"POST /v1/events HTTP/1.1\r\n").unwrap();
+    let dripping = drip(&stream, b"x", PATIENCE);
+    if let Some(response) = read_response(&mut stream) {
+        response.expect(408);
     }
     assert!(is_closed(&mut stream));
     assert!(start.elapsed() < Duration::from_millis(1500) + SLACK);
-    drip.join().unwrap();
-    eventually("its place is given back", || {
+    dripping.join().unwrap();
+    eventually("the connection is no longer counted", || {
         (bridge.metric("butlr_bridge_connections") == 0.0).then_some(())
     });
 }
@@ -218,16 +197,9 @@ fn an_idle_connection_is_closed() {
         .start();
     let mut stream = bridge.connect();
     let body = valid_event("event_1");
-    let length = body.len().to_string();
-    write_head(
-        &mut stream,
-        "POST /v1/events",
-        &[("content-length", &length)],
-    );
-    stream.write_all(body.as_bytes()).unwrap();
-    let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count_answer(&answer);
-    answer.expect(200);
+    write_request(&mut stream, &[], &body);
+    let response = bridge.read_response(&mut stream);
+    response.expect(200);
     let start = Instant::now();
     assert!(is_closed(&mut stream));
     assert!(start.elapsed() < Duration::from_millis(1500) + SLACK);
@@ -238,15 +210,10 @@ fn a_body_announced_too_large_is_413_unread() {
         .set("http.max_body_bytes", "256KiB")
         .start();
     let mut stream = bridge.connect();
-    write_head(
-        &mut stream,
-        "POST /v1/events",
-        &[("content-length", "262145")],
-    );
-    let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count_answer(&answer);
-    answer.expect_problem(413, "body_too_large");
-    assert!(answer.text().contains("262144"), "{}", answer.text());
+    write_head(&mut stream, &[("content-length", "262145")]);
+    let response = bridge.read_response(&mut stream);
+    response.expect_problem(413, "body_too_large");
+    assert!(response.text().contains("262144"), "{}", response.text());
 }
 
 fn a_chunked_body_that_grows_too_large_is_413() {
@@ -255,11 +222,12 @@ fn a_chunked_body_that_grows_too_large_is_413() {
         .start();
     let mut stream = bridge.connect();
     let chunked = [("transfer-encoding", "chunked")];
-    write_head(&mut stream, "POST /v1/events", &chunked);
+    write_head(&mut stream, &chunked);
     let mut sending = stream.try_clone().unwrap();
     let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000));
     let send = thread::spawn(move || {
-        // Without an end, as long as the bridge lets it: for a moment after its answer, so that the client can read that.
+        // Endless, but the bridge reads it only for a moment after its response, so that the client
+        // can read that.
         let end = Instant::now() + Duration::from_secs(1) + 2 * SLACK;
         while Instant::now() < end {
             if sending.write_all(chunk.as_bytes()).is_err() {
@@ -268,11 +236,10 @@ fn a_chunked_body_that_grows_too_large_is_413() {
         }
         false
     });
-    let answer = read_answer(&mut stream).expect("an answer");
-    bridge.count_answer(&answer);
-    answer.expect_problem(413, "body_too_large");
+    let response = bridge.read_response(&mut stream);
+    response.expect_problem(413, "body_too_large");
     drop(stream);
-    assert!(send.join().unwrap(), "the body is read without an end");
+    assert!(send.join().unwrap(), "the endless body is never cut off");
     assert_eq!(bridge.metric("butlr_bridge_in_flight_bytes"), 0.0);
 }
 
@@ -287,22 +254,16 @@ fn the_rest_of_a_refused_body_is_not_waited_for() {
         let mut stream = bridge.connect();
         let start = Instant::now();
         let headers = [framing, ("content-type", "text/plain")];
-        write_head(&mut stream, "POST /v1/events", &headers);
-        let mut dripping = stream.try_clone().unwrap();
-        let drip = thread::spawn(move || {
-            while start.elapsed() < PATIENCE / 2 && dripping.write_all(b"1\r\n \r\n").is_ok() {
-                thread::sleep(Duration::from_millis(100));
-            }
-        });
-        let answer = read_answer(&mut stream).expect("an answer");
-        bridge.count_answer(&answer);
-        answer.expect_problem(415, "unsupported_media_type");
+        write_head(&mut stream, &headers);
+        let dripping = drip(&stream, b"1\r\n \r\n", PATIENCE / 2);
+        let response = bridge.read_response(&mut stream);
+        response.expect_problem(415, "unsupported_media_type");
         assert!(is_closed(&mut stream));
         assert!(
             start.elapsed() < Duration::from_secs(2) + SLACK,
             "{framing:?}"
         );
-        drip.join().unwrap();
+        dripping.join().unwrap();
     }
 }
 
@@ -314,13 +275,13 @@ fn headers_that_are_too_large_are_refused() {
     let line = format!("x-{}: {}\r\n", "a".repeat(40), "b".repeat(4000));
     let send =
         thread::spawn(move || (0..10_000).find(|_| sending.write_all(line.as_bytes()).is_err()));
-    if let Some(answer) = read_answer(&mut stream) {
-        assert!(matches!(answer.status, 400 | 431), "{}", answer.status);
+    if let Some(response) = read_response(&mut stream) {
+        assert!(matches!(response.status, 400 | 431), "{}", response.status);
     }
     assert!(is_closed(&mut stream));
     assert!(
         send.join().unwrap().is_some(),
-        "40 MB of headers were taken"
+        "40 MB of headers were accepted"
     );
 }
 
@@ -334,7 +295,7 @@ fn events_in_flight_are_limited_and_recover() {
     let held_for = Duration::from_secs(3);
     bridge.slow_down(held_for);
     thread::scope(|scope| {
-        let begun = Instant::now();
+        let began = Instant::now();
         let held: Vec<_> = (0..3)
             .map(|i| {
                 scope.spawn({
@@ -345,15 +306,15 @@ fn events_in_flight_are_limited_and_recover() {
             .collect();
         wait_for_in_flight(&bridge, 3.0);
         let start = Instant::now();
-        let answer = bridge.send(valid_event("event_beyond"));
+        let response = bridge.send(valid_event("event_beyond"));
         let took = start.elapsed();
         assert!(
-            begun.elapsed() < held_for,
-            "this machine is too busy to tell"
+            began.elapsed() < held_for,
+            "this machine is too busy for the test"
         );
-        expect_overload(&answer, "too_many_events_in_flight", took, held_for);
-        for answer in held {
-            answer.join().unwrap().expect(200);
+        expect_overload(&response, "too_many_events_in_flight", took, held_for);
+        for response in held {
+            response.join().unwrap().expect(200);
         }
     });
     bridge.slow_down(Duration::ZERO);
@@ -381,22 +342,22 @@ fn an_array_that_does_not_fit_in_flight_is_503_as_a_whole() {
             })
             .collect();
         wait_for_in_flight(&bridge, 2.0);
-        let answer = bridge.send(&array);
-        let results = answer.expect(503).json()["results"].clone();
-        assert_eq!(answer.header("retry-after"), Some("1"));
+        let response = bridge.send(&array);
+        let results = response.expect(503).json()["results"].clone();
+        assert_eq!(response.header("retry-after"), Some("1"));
         for (result, id) in results.as_array().unwrap().iter().zip(["a_1", "a_2"]) {
             assert_eq!(result["code"], "too_many_events_in_flight");
             assert_eq!(result["id"], id);
         }
-        for answer in held {
-            answer.join().unwrap().expect(200);
+        for response in held {
+            response.join().unwrap().expect(200);
         }
     });
     bridge.slow_down(Duration::ZERO);
     bridge.send(&array).expect(200);
 }
 
-/// An event of about this size.
+/// Builds an event of this size.
 fn padded_event(id: &str, bytes: usize) -> String {
     let small = valid_event(id);
     let padding = "x".repeat(bytes - small.len());
@@ -414,17 +375,17 @@ fn bytes_in_flight_are_limited_and_recover() {
     let held_for = Duration::from_secs(3);
     bridge.slow_down(held_for);
     thread::scope(|scope| {
-        let begun = Instant::now();
+        let began = Instant::now();
         let held = scope.spawn(|| bridge.send(padded_event("event_held", 5000)));
         wait_for_in_flight(&bridge, 1.0);
         let start = Instant::now();
-        let answer = bridge.send(padded_event("event_beyond", 5000));
+        let response = bridge.send(padded_event("event_beyond", 5000));
         let took = start.elapsed();
         assert!(
-            begun.elapsed() < held_for,
-            "this machine is too busy to tell"
+            began.elapsed() < held_for,
+            "this machine is too busy for the test"
         );
-        expect_overload(&answer, "too_many_bytes_in_flight", took, held_for);
+        expect_overload(&response, "too_many_bytes_in_flight", took, held_for);
         held.join().unwrap().expect(200);
     });
     bridge.slow_down(Duration::ZERO);
@@ -440,26 +401,23 @@ fn bodies_that_are_still_coming_count_as_held() {
         .set("http.max_event_bytes", "8KiB")
         .start();
     let mut coming = bridge.connect();
-    write_head(
-        &mut coming,
-        "POST /v1/events",
-        &[("content-length", "8000")],
-    );
+    write_head(&mut coming, &[("content-length", "8000")]);
     coming.write_all(&[b' '; 6000]).unwrap();
-    eventually("they are held", || {
+    eventually("the bytes are held", || {
         (bridge.metric("butlr_bridge_in_flight_bytes") == 6000.0).then_some(())
     });
     bridge
         .send(padded_event("event_1", 5000))
         .expect_problem(503, "too_many_bytes_in_flight");
     drop(coming);
-    eventually("they are given back", || {
+    eventually("the bytes are released", || {
         (bridge.metric("butlr_bridge_in_flight_bytes") == 0.0).then_some(())
     });
     bridge.send(padded_event("event_2", 5000)).expect(200);
 }
 
-/// Sends events of all types at once, and arrays; each answer is `kafka_unconfirmed`, and in time.
+/// Sends events of all types at once, and arrays. Each response must be `kafka_unconfirmed`, and in
+/// time.
 #[track_caller]
 fn assert_unconfirmed_in_time(bridge: &TestBridge) {
     let bound = bridge.config.http.answer_within + SLACK;
@@ -471,15 +429,15 @@ fn assert_unconfirmed_in_time(bridge: &TestBridge) {
                     let one = minimal_event(event_type, "event_1", unique_ms(), "space_1");
                     for _ in 0..2 {
                         let start = Instant::now();
-                        let answer = bridge.send(&one);
+                        let response = bridge.send(&one);
                         assert!(start.elapsed() < bound, "{:?}", start.elapsed());
-                        answer.expect_problem(503, "kafka_unconfirmed");
-                        assert_eq!(answer.header("retry-after"), Some("1"));
+                        response.expect_problem(503, "kafka_unconfirmed");
+                        assert_eq!(response.header("retry-after"), Some("1"));
                     }
                     let start = Instant::now();
-                    let answer = bridge.send(format!("[{}]", vec![one; 100].join(",")));
+                    let response = bridge.send(format!("[{}]", vec![one; 100].join(",")));
                     assert!(start.elapsed() < bound, "{:?}", start.elapsed());
-                    let results = answer.expect(503).json()["results"].clone();
+                    let results = response.expect(503).json()["results"].clone();
                     let results = results.as_array().unwrap().clone();
                     assert_eq!(results.len(), 100);
                     assert!(results.iter().all(|r| r["code"] == "kafka_unconfirmed"));
@@ -522,14 +480,15 @@ fn every_answer_comes_in_time_while_kafka_is_slow() {
     });
 }
 
-/// Arrays of 100 kB over many connections, while Kafka is away, first onto the disk and then against a spool that is full:
-/// nothing at all is taken any more, so whatever comes is more than ten times that.
+/// Sends arrays of 100 kB over many connections while Kafka is away, first to the disk and then to
+/// a full spool. A full spool accepts nothing, so the load is easily more than ten times as much as
+/// is accepted.
 fn memory_stays_flat_under_far_more_than_disk_and_kafka_take() {
     const SENDERS: usize = 32;
     const ITEMS: usize = 100;
     const MIB: u64 = 1 << 20;
     let _alone = lock_heavy();
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a directory");
     let mut process = BridgeProcess::serve(&[
         "kafka.bootstrap_servers=127.0.0.1:1",
         "kafka.confirm_within=200ms",
@@ -576,10 +535,10 @@ fn memory_stays_flat_under_far_more_than_disk_and_kafka_take() {
     let (offered, taken) = (after.1 - before.1, after.2 - before.2);
     assert!(
         offered > 10 * taken.max(100),
-        "{offered}, of those {taken} taken"
+        "{offered} offered, {taken} accepted"
     );
     let [before, after] = [before.0 / MIB, after.0 / MIB];
-    println!("{offered} offered, {taken} taken; {before} MiB, then {after} MiB");
+    println!("{offered} offered, {taken} accepted; {before} MiB, then {after} MiB");
     assert!(after < before + 8, "{before} MiB, then {after} MiB");
     assert!(after < 160, "{after} MiB");
     let ledger = ledger();

@@ -1,5 +1,5 @@
-//! Many senders at a time, each on a connection of its own, and what each of their events was answered: the simulator's
-//! events, with a client that never tries again and so knows of each request what became of it.
+//! Load on a bridge: parallel senders, each on its own connection, with events from the simulator.
+//! Unlike Butlr's sender they never retry, so the result of each request is known.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,55 +15,67 @@ use butlr_simulate::stream::{DeliveryStream, SenderBehaviour};
 
 use crate::harness::{TestRecord, unique_ms};
 
-/// Longer than any answer may take: a sender that waits so long has met a bug.
+/// Read and write timeout of a sender. No response may take that long.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two events of one sender: the load is to be steady, not to starve the tests that run beside it.
+/// Pause between two events of one sender, so that the load does not starve tests beside it.
 const RETRY_PAUSE: Duration = Duration::from_millis(4);
 
-/// One event sent, and what came back.
+/// One event sent, and its result.
 #[derive(Debug)]
 pub struct LoadAttempt {
     pub id: String,
     pub body: String,
-    /// The status; `None` where the connection ended without an answer.
+    /// Status code; `None` if the connection ended without a response.
     pub status: Option<u16>,
     pub sent: Instant,
     pub took: Duration,
 }
 
-/// Senders at work until stopped; they also stop when this is dropped.
+/// Counts of a running load.
+#[derive(Default)]
+struct LoadCounts {
+    accepted: AtomicUsize,
+    unanswered: AtomicUsize,
+}
+
+/// Running senders; they stop on [`stop`](Self::stop) or on drop.
 pub struct BridgeLoad {
     stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
+    counts: Arc<LoadCounts>,
     senders: Vec<JoinHandle<Vec<LoadAttempt>>>,
 }
 
 impl BridgeLoad {
-    /// `connections` senders of single events of all ten types, every id once.
+    /// Starts `connections` senders of single events of all ten types, each with its own id.
     pub fn start(address: SocketAddr, connections: usize) -> Self {
         let city = Arc::new(Mutex::new(CitySource::grow()));
         let stop = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::<LoadCounts>::default();
         let senders = (0..connections)
             .map(|_| {
-                let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+                let (stop, counts) = (Arc::clone(&stop), Arc::clone(&counts));
                 let city = Arc::clone(&city);
-                std::thread::spawn(move || send(address, &city, &stop, &answered))
+                std::thread::spawn(move || send(address, &city, &stop, &counts))
             })
             .collect();
         Self {
             stop,
-            answered,
+            counts,
             senders,
         }
     }
 
-    /// How many events were answered 200 so far.
+    /// Returns how many events got a 200 so far.
     pub fn accepted(&self) -> usize {
-        self.answered.load(Ordering::Relaxed)
+        self.counts.accepted.load(Ordering::Relaxed)
     }
 
-    /// Ends the senders after their last answer; everything that was sent, oldest first.
+    /// Returns how many events got no response so far.
+    pub fn unanswered(&self) -> usize {
+        self.counts.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// Stops the senders after their last response and returns all attempts, oldest first.
     pub fn stop(mut self) -> Vec<LoadAttempt> {
         self.stop.store(true, Ordering::Relaxed);
         let senders = std::mem::take(&mut self.senders);
@@ -83,14 +95,15 @@ impl Drop for BridgeLoad {
     }
 }
 
-/// Events of a day in a city, each once.
+/// One day of events of a simulated city, each once.
 struct CitySource {
     stream: DeliveryStream,
     renderer: PayloadRenderer,
 }
 
 impl CitySource {
-    /// Fewer sensors than rooms, or nearly all would be DETECTIONS. No two are alike.
+    /// Has fewer sensors than rooms, because otherwise nearly all events would be DETECTIONS. No
+    /// two cities are alike.
     fn grow() -> Self {
         static CITIES: AtomicUsize = AtomicUsize::new(0);
         let seed = CITIES.fetch_add(1, Ordering::Relaxed) as u64;
@@ -112,7 +125,7 @@ impl CitySource {
         }
     }
 
-    /// Id and body.
+    /// Returns id and body.
     fn next_event(&mut self) -> (String, String) {
         let delivery = self.stream.next().expect("endless");
         let mut body = Vec::new();
@@ -126,12 +139,12 @@ fn send(
     address: SocketAddr,
     city: &Mutex<CitySource>,
     stop: &AtomicBool,
-    answered: &AtomicUsize,
+    counts: &LoadCounts,
 ) -> Vec<LoadAttempt> {
     let mut attempts = Vec::new();
     let mut connection: Option<BufReader<TcpStream>> = None;
     while !stop.load(Ordering::Relaxed) {
-        let (id, body) = city.lock().expect("no panic holds it").next_event();
+        let (id, body) = city.lock().expect("lock not poisoned").next_event();
         let sent = Instant::now();
         let (status, keep) = match connection.take().map_or_else(|| connect(address), Ok) {
             Err(_) => (None, None),
@@ -150,11 +163,15 @@ fn send(
         });
         match status {
             Some(200) => {
-                answered.fetch_add(1, Ordering::Relaxed);
+                counts.accepted.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(RETRY_PAUSE);
             }
-            // As a sender does, a little later: nobody there, or told to come again.
-            _ => std::thread::sleep(5 * RETRY_PAUSE),
+            status => {
+                if status.is_none() {
+                    counts.unanswered.fetch_add(1, Ordering::Relaxed);
+                }
+                std::thread::sleep(5 * RETRY_PAUSE);
+            }
         }
     }
     attempts
@@ -170,7 +187,7 @@ fn connect(address: SocketAddr) -> std::io::Result<BufReader<TcpStream>> {
 
 type ExchangeResult = (u16, Option<BufReader<TcpStream>>);
 
-/// One request and its answer; the connection is given back when it stays open.
+/// Sends one request and reads the response. Returns the connection if it stays open.
 fn exchange(mut connection: BufReader<TcpStream>, body: &str) -> std::io::Result<ExchangeResult> {
     let length = body.len();
     let head =
@@ -198,7 +215,7 @@ fn exchange(mut connection: BufReader<TcpStream>, body: &str) -> std::io::Result
     Ok((status.ok_or_else(broken)?, keep.then_some(connection)))
 }
 
-/// How many attempts had each status; `None` is "no answer".
+/// Counts the attempts by status; `None` is "no response".
 pub fn count_by_status(attempts: &[LoadAttempt]) -> HashMap<Option<u16>, usize> {
     let mut counts = HashMap::new();
     for attempt in attempts {
@@ -207,28 +224,28 @@ pub fn count_by_status(attempts: &[LoadAttempt]) -> HashMap<Option<u16>, usize> 
     counts
 }
 
-/// How many events were taken and answered.
+/// Counts the events that the bridge received.
 pub fn count_events(attempts: &[LoadAttempt]) -> u64 {
     attempts.iter().filter(|a| a.status.is_some()).count() as u64
 }
 
-/// Every event answered 200 is among the records, with the bytes that were sent; and none is there twice, since each
-/// was sent once.
+/// Checks that every event with a 200 is stored with the bytes that were sent, and that none is
+/// stored twice.
 #[track_caller]
 pub fn assert_stored(attempts: &[LoadAttempt], records: &[TestRecord]) {
     let copies = stored_copies(attempts, records);
-    assert!(copies.is_empty(), "there twice: {copies:?}");
+    assert!(copies.is_empty(), "stored twice: {copies:?}");
 }
 
-/// The same, but for the records that librdkafka itself stored twice: where records time out it goes on under a new
-/// epoch, and what it tries again in that moment the broker does not know for a copy (librdkafka's issue 4953). Such a
-/// copy has all of its first in it, the time of receipt, too.
+/// Like [`assert_stored`], but accepts records that librdkafka itself stored twice. After a record
+/// timed out, it continues under a new producer epoch, so the broker does not recognise a retry as
+/// a copy (librdkafka issue 4953). Such a copy is identical, including the time of receipt.
 #[track_caller]
 pub fn assert_stored_through_timeouts(attempts: &[LoadAttempt], records: &[TestRecord]) {
     let copies = stored_copies(attempts, records);
     assert!(
         copies.len() * 100 <= records.len(),
-        "there twice: {copies:?}"
+        "stored twice: {copies:?}"
     );
     for copy in copies {
         eprintln!("stored twice by librdkafka: {copy}");

@@ -1,8 +1,9 @@
-//! All integration tests, in one binary: the real server in this process (or the real binary), against the embedded
-//! broker, and against a real Kafka where `BUTLR_BRIDGE_TEST_KAFKA=host:port` is set.
+//! All integration tests in one binary: the server inside the test process, or the real binary,
+//! against an embedded broker, and against a real Kafka if `BUTLR_BRIDGE_TEST_KAFKA=host:port` is set.
 //!
-//! `cargo test --test it -- FILTER` runs some of them. A test whose need is not met is ignored and named on standard
-//! error; with `BUTLR_BRIDGE_TEST_REQUIRE_ALL=1` it fails instead. `BUTLR_BRIDGE_TEST_LOG=debug` shows the bridge's log.
+//! `cargo test --test it -- FILTER` runs some of them. A test that cannot run here is ignored and
+//! named on standard error; with `BUTLR_BRIDGE_TEST_REQUIRE_ALL=1` it fails instead.
+//! `BUTLR_BRIDGE_TEST_LOG=debug` shows the log of the bridges.
 
 mod harness;
 mod load;
@@ -36,7 +37,7 @@ mod validation;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// More bridges at a time than this make timeouts a matter of luck on a small machine.
+/// Limit for parallel tests. With more bridges at a time, a small machine runs into timeouts.
 const MAX_THREADS: usize = 4;
 
 fn main() {
@@ -44,7 +45,7 @@ fn main() {
     let threads = arguments.test_threads.unwrap_or(MAX_THREADS);
     arguments.test_threads = Some(threads.clamp(1, MAX_THREADS));
     harness::init_log();
-    // The longest first, so that the others run beside them.
+    // The slowest modules come first, so that the others run beside them.
     let modules = [
         chaos::trials(),
         outage::trials(),

@@ -1,4 +1,4 @@
-//! Kafka goes away and comes back, under load, with a broker of the test's own.
+//! Outage of Kafka under load, with a separate broker.
 
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,9 @@ trials! {
     ],
 }
 
-/// What a busy machine may add to a bound.
+/// Additional time on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
-/// How long Kafka is away.
+/// Duration of the outage.
 const OUTAGE: Duration = Duration::from_secs(6);
 
 const TEMPLATE: &str = "outage.{type}";
@@ -41,7 +41,7 @@ fn all_records(broker: &RealBroker) -> Vec<TestRecord> {
         .collect()
 }
 
-/// Load, then `away`, then `back`; what must hold all along and after it.
+/// Runs a load, then `away`, then `back`, and checks what must hold during and after the outage.
 fn run_through_outage(away: impl FnOnce(&RealBroker), back: impl FnOnce(&RealBroker)) {
     let _alone = lock_heavy();
     let broker = RealBroker::start();
@@ -52,16 +52,16 @@ fn run_through_outage(away: impl FnOnce(&RealBroker), back: impl FnOnce(&RealBro
         .set("kafka.away_after", "2s")
         .start();
     let load = BridgeLoad::start(bridge.ingest, 32);
-    wait_within(Duration::from_secs(20), "the load flows", || {
+    wait_within(Duration::from_secs(20), "the load is running", || {
         load.accepted() >= 500
     });
 
     away(&broker);
-    let gone = Instant::now();
+    let outage_began = Instant::now();
     std::thread::sleep(OUTAGE - Duration::from_secs(1));
     bridge.get_admin("/readyz").expect(503);
     bridge.get_admin("/livez").expect(200);
-    std::thread::sleep(OUTAGE.saturating_sub(gone.elapsed()));
+    std::thread::sleep(OUTAGE.saturating_sub(outage_began.elapsed()));
     let accepted = load.accepted();
     back(&broker);
 
@@ -69,19 +69,24 @@ fn run_through_outage(away: impl FnOnce(&RealBroker), back: impl FnOnce(&RealBro
         load.accepted() > accepted + 100
     });
     bridge.get_admin("/readyz").expect(200);
-    // What had piled up is dealt with; then comes what is judged.
+    // The backlog of the senders is cleared first; only then are response times judged.
     std::thread::sleep(Duration::from_secs(3));
     let settled = Instant::now();
     std::thread::sleep(Duration::from_secs(3));
     let attempts = load.stop();
     bridge.count_events(count_events(&attempts));
 
-    check_attempts(&bridge, &attempts, gone, settled);
+    check_attempts(&bridge, &attempts, outage_began, settled);
     assert_stored_through_timeouts(&attempts, &all_records(&broker));
     bridge.finish();
 }
 
-fn check_attempts(bridge: &TestBridge, attempts: &[LoadAttempt], gone: Instant, settled: Instant) {
+fn check_attempts(
+    bridge: &TestBridge,
+    attempts: &[LoadAttempt],
+    outage_began: Instant,
+    settled: Instant,
+) {
     let statuses = count_by_status(attempts);
     assert!(
         statuses
@@ -91,23 +96,18 @@ fn check_attempts(bridge: &TestBridge, attempts: &[LoadAttempt], gone: Instant, 
     );
     let limit = bridge.config.http.answer_within + SLACK;
     let slowest = attempts.iter().map(|a| a.took).max().expect("a load");
-    assert!(slowest < limit, "an answer after {slowest:?}");
+    assert!(slowest < limit, "a response after {slowest:?}");
     let refused = |a: &&LoadAttempt| a.status == Some(503);
     let during = attempts
         .iter()
-        .filter(|a| a.sent > gone && a.sent < gone + OUTAGE);
+        .filter(|a| a.sent > outage_began && a.sent < outage_began + OUTAGE);
     assert!(
         during.filter(refused).count() >= 32,
-        "the outage was one: {statuses:?}"
+        "no request failed in the outage: {statuses:?}"
     );
     let after: Vec<_> = attempts.iter().filter(|a| a.sent > settled).collect();
     let late = after.iter().filter(|a| a.status != Some(200)).count();
-    assert_eq!(
-        late,
-        0,
-        "refused although Kafka is back, of {}",
-        after.len()
-    );
+    assert_eq!(late, 0, "refused after the outage, of {}", after.len());
     assert!(after.len() >= 300, "{} events in 3 s", after.len());
 }
 
@@ -133,13 +133,13 @@ fn serve_works_once_kafka_is_there() {
     let send = |id: &str| {
         let body = minimal_event(EventType::Traffic, id, unique_ms(), "s");
         let sent = Instant::now();
-        let answer = HttpRequest::new("POST", &url).body(body).send(&agent());
+        let response = HttpRequest::new("POST", &url).body(body).send(&agent());
         assert!(
             sent.elapsed() < Duration::from_secs(1) + SLACK,
             "{:?}",
             sent.elapsed()
         );
-        answer
+        response
     };
     for number in 0..3 {
         send(&format!("early{number}")).expect_problem(503, "kafka_unconfirmed");
@@ -148,7 +148,7 @@ fn serve_works_once_kafka_is_there() {
     assert!(early.expect(503).text().contains("not been reached yet"));
 
     broker.restart();
-    wait_within(Duration::from_secs(10), "it is ready", || {
+    wait_within(Duration::from_secs(10), "the bridge is ready", || {
         HttpRequest::new("GET", &ready).send(&agent()).status == 200
     });
     wait_within(Duration::from_secs(5), "events are accepted", || {

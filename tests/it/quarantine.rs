@@ -1,4 +1,5 @@
-//! What is no valid event is kept before it is refused: the record, its copies, and when it cannot be kept.
+//! Quarantine: rejected items are stored before they are refused. Covers the record, copies, and
+//! failures to store.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -10,7 +11,7 @@ use rdkafka::producer::DefaultProducerContext;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::harness::{
-    BridgeSetup, HttpAnswer, KafkaBackend, TestBridge, TestRecord, binary, clock_ms, eventually,
+    BridgeSetup, HttpResponse, KafkaBackend, TestBridge, TestRecord, binary, clock_ms, eventually,
     list_topics, minimal_event, read_records, toml, trials, unique_ms,
 };
 use crate::real_kafka::{delete_topics, describe_topic, kafka_address, unique_name};
@@ -48,7 +49,7 @@ const ROOM: EventType = EventType::RoomOccupancy;
 type QuarantineCluster = MockCluster<'static, DefaultProducerContext>;
 
 fn with_quarantine(setup: BridgeSetup) -> BridgeSetup {
-    // Time enough for a Kafka that makes topics for other tests.
+    // Long enough for a Kafka that is creating topics for other tests.
     let setup = setup.set("http.answer_within", "10s");
     setup.set("quarantine.keep", true)
 }
@@ -62,7 +63,7 @@ fn valid_event() -> String {
     )
 }
 
-/// No event, for its data.
+/// Builds an event with invalid data.
 fn invalid_event() -> String {
     valid_event().replace("\"data\":4", "\"data\":-1")
 }
@@ -87,7 +88,7 @@ fn owned_pairs<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, Str
     pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into()
 }
 
-/// Key, timestamp and time of receipt are what they must be for any record; the other headers.
+/// Checks key, timestamp and time of receipt, and returns the other headers.
 #[track_caller]
 fn check_headers(record: &TestRecord, (from, to): (i64, i64)) -> BTreeMap<String, String> {
     let key = format!("{:032x}", xxh3_128(&record.value));
@@ -102,28 +103,28 @@ fn check_headers(record: &TestRecord, (from, to): (i64, i64)) -> BTreeMap<String
     headers
 }
 
-/// Counted as quarantined, of all types.
+/// Returns the number of quarantined items of all types.
 fn quarantined_count(bridge: &TestBridge) -> f64 {
     bridge.metric_sum("butlr_bridge_events_total", "outcome=\"quarantined\"")
 }
 
 fn an_invalid_event_becomes_the_record_of_the_contract() {
     let bridge = with_quarantine(BridgeSetup::default()).start();
-    // Another spelling, bytes that a parser would write otherwise, and white space around it.
+    // Another spelling, bytes that a parser would write differently, and white space around them.
     let value = valid_event()
         .replace("ROOM_OCCUPANCY", "room_occupancy")
         .replace("\"data\":4", "\"data\" : -1.0 , \"ü\":\"\\u00fc\"")
         .replace("v1.0.0", "v2.0.0");
     let from = clock_ms();
-    let answer = bridge
+    let response = bridge
         .request("POST", "/v1/events?token=open-sesame")
         .header("content-type", "application/json; charset=utf-8")
         .body(format!(" \r\n{value}\n\t"))
         .send();
     let between = (from, clock_ms());
-    answer.expect_problem(422, "invalid_event");
-    assert_eq!(answer.json()["quarantined"], true, "{}", answer.text());
-    assert_eq!(answer.errors().len(), 2, "{}", answer.text());
+    response.expect_problem(422, "invalid_event");
+    assert_eq!(response.json()["quarantined"], true, "{}", response.text());
+    assert_eq!(response.errors().len(), 2, "{}", response.text());
 
     let records = quarantined_records(&bridge);
     assert_eq!(records.len(), 1);
@@ -161,8 +162,8 @@ fn an_arrays_items_are_kept_alone() {
     let (negative, number) = (invalid_event(), "17");
     let body = format!("[ {first} , {negative},\n{mismatch},{number},{negative} ,{last}]");
     let from = clock_ms();
-    let answer = bridge.post("/v1/events/room_occupancy", body);
-    let results = answer.expect(422).json()["results"].clone();
+    let response = bridge.post("/v1/events/room_occupancy", body);
+    let results = response.expect(422).json()["results"].clone();
     let statuses: Vec<_> = (0..6).map(|i| results[i]["status"].clone()).collect();
     assert_eq!(
         statuses,
@@ -179,7 +180,7 @@ fn an_arrays_items_are_kept_alone() {
         assert_eq!(results[i]["quarantined"] == true, *kept, "{i}: {results}");
     }
     let records = quarantined_records(&bridge);
-    // The same item twice is stored once.
+    // The same item is stored once.
     let found: BTreeMap<&str, BTreeMap<String, String>> = records
         .iter()
         .map(|r| (r.text(), check_headers(r, (from, clock_ms()))))
@@ -234,9 +235,9 @@ fn what_is_not_json_is_kept_whole() {
     let from = clock_ms();
     for (body, status, code) in &cases {
         let request = bridge.request("POST", "/v1/events");
-        let answer = request.body(body).send();
-        answer.expect_problem(*status, code);
-        assert_eq!(answer.json()["quarantined"], true, "{}", answer.text());
+        let response = request.body(body).send();
+        response.expect_problem(*status, code);
+        assert_eq!(response.json()["quarantined"], true, "{}", response.text());
     }
     let records = quarantined_records(&bridge);
     assert_eq!(records.len(), cases.len());
@@ -260,19 +261,19 @@ fn further_tries_of_the_same_bytes_are_stored_once() {
     let bridge = with_quarantine(BridgeSetup::default()).start();
     let (body, other) = (invalid_event(), invalid_event());
     for _ in 0..3 {
-        let answer = bridge.send(&body);
-        answer.expect_problem(422, "invalid_event");
-        assert_eq!(answer.json()["quarantined"], true);
+        let response = bridge.send(&body);
+        response.expect_problem(422, "invalid_event");
+        assert_eq!(response.json()["quarantined"], true);
     }
     assert_eq!(quarantined_records(&bridge).len(), 1);
     bridge.send(&other).expect(422);
-    // By another way, in an array: the same bytes.
+    // The same bytes by another route, in an array.
     bridge
         .post("/v1/events", format!("[{body},{other}]"))
         .expect(422);
     assert_eq!(quarantined_records(&bridge).len(), 2);
     assert_eq!(quarantined_count(&bridge), 6.0);
-    // It is no duplicate of an event: those are counted elsewhere.
+    // Not a duplicate of an event, which has its own counter.
     assert_eq!(bridge.metric_sum("butlr_bridge_duplicates_total", ""), 0.0);
 }
 
@@ -280,13 +281,13 @@ fn the_same_bytes_at_the_same_moment_are_stored_once() {
     let bridge = with_quarantine(BridgeSetup::default()).start();
     for round in 0..5 {
         let body = invalid_event();
-        let answers: Vec<_> = thread::scope(|scope| {
+        let responses: Vec<_> = thread::scope(|scope| {
             let senders: Vec<_> = (0..8).map(|_| scope.spawn(|| bridge.send(&body))).collect();
             senders.into_iter().map(|s| s.join().unwrap()).collect()
         });
-        for answer in answers {
-            answer.expect_problem(422, "invalid_event");
-            assert_eq!(answer.json()["quarantined"], true);
+        for response in responses {
+            response.expect_problem(422, "invalid_event");
+            assert_eq!(response.json()["quarantined"], true);
         }
         assert_eq!(quarantined_records(&bridge).len(), round + 1);
     }
@@ -294,7 +295,9 @@ fn the_same_bytes_at_the_same_moment_are_stored_once() {
 }
 
 fn slow_down(cluster: &QuarantineCluster, by: Duration) {
-    cluster.broker_round_trip_time(1, by).expect("an option");
+    cluster
+        .broker_round_trip_time(1, by)
+        .expect("a socket option");
 }
 
 fn a_record_is_stored_before_the_answer() {
@@ -304,18 +307,18 @@ fn a_record_is_stored_before_the_answer() {
     bridge
         .kafka()
         .with_cluster(move |cluster| slow_down(cluster, by));
-    let (body, begun) = (invalid_event(), Instant::now());
+    let (body, began) = (invalid_event(), Instant::now());
     thread::scope(|scope| {
         let first = scope.spawn(|| bridge.send(&body));
         thread::sleep(Duration::from_millis(100));
-        // A copy is not answered before the first one is stored, either.
+        // A copy gets no response before the first one is stored either.
         let copy = bridge.send(&body);
-        assert!(begun.elapsed() >= by, "{:?}", begun.elapsed());
-        for answer in [copy, first.join().unwrap()] {
-            assert_eq!(answer.expect(422).json()["quarantined"], true);
+        assert!(began.elapsed() >= by, "{:?}", began.elapsed());
+        for response in [copy, first.join().unwrap()] {
+            assert_eq!(response.expect(422).json()["quarantined"], true);
         }
     });
-    assert!(begun.elapsed() >= by, "{:?}", begun.elapsed());
+    assert!(began.elapsed() >= by, "{:?}", began.elapsed());
     bridge
         .kafka()
         .with_cluster(|cluster| slow_down(cluster, Duration::ZERO));
@@ -355,10 +358,10 @@ fn accepted_means_202() {
         .set("quarantine.answer", "accept")
         .start();
     for _ in 0..2 {
-        let answer = bridge.send(valid_event().replace("\"data\":4", "\"data\":\"x\""));
-        let body = answer.expect(202).json();
-        assert_eq!(answer.header("content-type"), Some("application/json"));
-        assert_eq!(answer.header("retry-after"), None);
+        let response = bridge.send(valid_event().replace("\"data\":4", "\"data\":\"x\""));
+        let body = response.expect(202).json();
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        assert_eq!(response.header("retry-after"), None);
         assert_eq!(body["status"], "quarantined");
         assert_eq!(body["errors"][0]["pointer"], "/data");
         assert_eq!(body["errors"][0]["code"], "wrong_type");
@@ -380,7 +383,7 @@ fn accepted_means_202() {
         ),
         (4, 4.0)
     );
-    // What is not kept is not accepted.
+    // An item that is not stored is not accepted.
     let large = valid_event().replace(
         "\"data\":4",
         &format!("\"data\":\"{}\"", "x".repeat(300_000)),
@@ -402,7 +405,7 @@ fn many_mistakes_are_cut_to_a_header() {
     let detail = record.header("butlr-error-detail").expect("a detail");
     assert!((1900..=2051).contains(&detail.len()), "{}", detail.len());
     assert!(detail.ends_with('…'));
-    // Each code once.
+    // Each code appears once.
     let codes = record.header("butlr-error-codes").expect("codes");
     let codes: Vec<_> = codes.split(',').collect();
     assert!((1..=3).contains(&codes.len()), "{codes:?}");
@@ -467,9 +470,9 @@ fn what_is_too_large_or_of_strangers_is_not_kept() {
         let request = bridge.request("POST", "/v1/events");
         request.header("x-api-key", key).body(body).send()
     };
-    let not_kept = |answer: HttpAnswer, status, code| {
-        answer.expect_problem(status, code);
-        assert!(answer.json().get("quarantined").is_none());
+    let not_kept = |response: HttpResponse, status, code| {
+        response.expect_problem(status, code);
+        assert!(response.json().get("quarantined").is_none());
     };
     not_kept(send("wrong", &invalid_event()), 401, "unauthorized");
     not_kept(send("wrong", "{"), 401, "unauthorized");
@@ -478,12 +481,12 @@ fn what_is_too_large_or_of_strangers_is_not_kept() {
         413,
         "body_too_large",
     );
-    // Nor an event that is too large, valid or not.
+    // Neither does an event that is too large, valid or not.
     let large = "x".repeat(5_000);
     let too_large =
         invalid_event().replace("\"data\":-1", &format!("\"data\":-1,\"x\":\"{large}\""));
     not_kept(send("alpha-key", &too_large), 413, "event_too_large");
-    // What is not even JSON may be as large as librdkafka takes it.
+    // A body that is not even JSON may be as large as librdkafka permits.
     let whole = send("alpha-key", &large.repeat(2));
     whole.expect_problem(400, "not_json");
     assert_eq!(whole.json()["quarantined"], true);
@@ -506,9 +509,9 @@ fn a_quarantine_that_is_off_keeps_nothing() {
         .set("quarantine.keep", false)
         .set("quarantine.answer", "accept")
         .start();
-    let answer = bridge.send(invalid_event());
-    answer.expect_problem(422, "invalid_event");
-    assert!(answer.json().get("quarantined").is_none());
+    let response = bridge.send(invalid_event());
+    response.expect_problem(422, "invalid_event");
+    assert!(response.json().get("quarantined").is_none());
     let refused = bridge.metric_sum("butlr_bridge_events_total", "outcome=\"refused\"");
     assert_eq!((quarantined_count(&bridge), refused), (0.0, 1.0));
     let name = bridge.config.topics.quarantine.name.as_str();
@@ -527,12 +530,12 @@ fn without_kafka_it_is_503() {
         .unwrap();
     let body = invalid_event();
     for _ in 0..2 {
-        let begun = Instant::now();
-        let answer = bridge.send(&body);
-        assert!(begun.elapsed() < Duration::from_secs(3));
-        answer.expect_problem(503, "kafka_unconfirmed");
-        assert!(answer.header("retry-after").is_some());
-        assert!(answer.json().get("quarantined").is_none());
+        let began = Instant::now();
+        let response = bridge.send(&body);
+        assert!(began.elapsed() < Duration::from_secs(3));
+        response.expect_problem(503, "kafka_unconfirmed");
+        assert!(response.header("retry-after").is_some());
+        assert!(response.json().get("quarantined").is_none());
     }
     let array = bridge.send(format!("[{body},17]")).expect(503).json();
     assert_eq!(array["results"][0]["code"], "kafka_unconfirmed");
@@ -541,16 +544,16 @@ fn without_kafka_it_is_503() {
         .kafka()
         .with_cluster(|cluster| cluster.broker_up(1))
         .unwrap();
-    let kept = eventually("it is kept again", || {
-        let answer = bridge.send(&body);
-        (answer.status != 503).then_some(answer)
+    let kept = eventually("the item is quarantined again", || {
+        let response = bridge.send(&body);
+        (response.status != 503).then_some(response)
     });
     kept.expect_problem(422, "invalid_event");
     let same = quarantined_records(&bridge);
     assert_eq!(same.iter().filter(|r| r.text() == body).count(), 1);
 }
 
-/// A bridge whose embedded broker has all topics but the quarantine's.
+/// Returns the setup of a bridge whose broker lacks only the quarantine topic.
 fn without_quarantine_topic(setup: BridgeSetup) -> BridgeSetup {
     with_quarantine(setup)
         .without_topics()
@@ -565,16 +568,16 @@ fn without_quarantine_topic(setup: BridgeSetup) -> BridgeSetup {
 
 fn a_topic_that_is_missing_is_503_and_events_flow() {
     let bridge = without_quarantine_topic(BridgeSetup::embedded()).start();
-    eventually("the watch has seen it", || {
-        let answer = bridge.send(invalid_event());
-        answer.expect(503);
-        (answer.code() == "topic_missing").then_some(())
+    eventually("the watch knows that the topic is missing", || {
+        let response = bridge.send(invalid_event());
+        response.expect(503);
+        (response.code() == "topic_missing").then_some(())
     });
-    let begun = Instant::now();
-    let answer = bridge.send(invalid_event());
-    answer.expect_problem(503, "topic_missing");
-    assert!(answer.header("retry-after").is_some());
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    let began = Instant::now();
+    let response = bridge.send(invalid_event());
+    response.expect_problem(503, "topic_missing");
+    assert!(response.header("retry-after").is_some());
+    assert!(began.elapsed() < Duration::from_secs(1));
     let results = bridge
         .send(format!("[{},{}]", valid_event(), invalid_event()))
         .expect(503)
@@ -589,15 +592,15 @@ fn a_topic_that_is_missing_is_503_and_events_flow() {
         move |cluster| cluster.create_topic(&name, 3, 1)
     });
     made.expect("a topic");
-    eventually("it is kept", || {
-        let answer = bridge.send(invalid_event());
-        (answer.status == 422).then_some(())
+    eventually("the item is quarantined", || {
+        let response = bridge.send(invalid_event());
+        (response.status == 422).then_some(())
     });
     assert_eq!(quarantined_records(&bridge).len(), 1);
 }
 
 fn with_a_spool_a_missing_topic_keeps_nobody_waiting() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a directory");
     let dir = folder.path().join("spool").display().to_string();
     let bridge = without_quarantine_topic(BridgeSetup::embedded())
         .set("spool.dir", dir)
@@ -605,9 +608,9 @@ fn with_a_spool_a_missing_topic_keeps_nobody_waiting() {
         .start();
     let bodies = [invalid_event(), invalid_event()];
     for body in bodies.iter().chain(&bodies) {
-        let answer = bridge.send(body);
-        answer.expect_problem(422, "invalid_event");
-        assert_eq!(answer.json()["quarantined"], true);
+        let response = bridge.send(body);
+        response.expect_problem(422, "invalid_event");
+        assert_eq!(response.json()["quarantined"], true);
     }
     assert_eq!(quarantined_count(&bridge), 4.0);
     bridge.send(valid_event()).expect(200);
@@ -623,10 +626,10 @@ fn with_a_spool_a_missing_topic_keeps_nobody_waiting() {
     });
     for body in &bodies {
         let record = records.iter().find(|r| r.text() == body);
-        let headers = check_headers(record.expect("it is there"), (from, clock_ms()));
+        let headers = check_headers(record.expect("a stored record"), (from, clock_ms()));
         assert_eq!(headers["butlr-error-codes"], "out_of_range");
     }
-    // The same bytes count as kept, in Kafka as on disk.
+    // The same bytes count as stored, in Kafka and on disk.
     bridge.send(&bodies[0]).expect(422);
     assert_eq!(quarantined_records(&bridge).len(), 2);
 }
@@ -637,18 +640,18 @@ fn a_topic_that_is_deleted_is_503_until_it_is_back() {
     bridge.send(&body).expect(422);
     let name = bridge.config.topics.quarantine.name.clone();
     delete_topics(&bridge.bootstrap_servers, &[&name]);
-    eventually("the watch has seen it", || {
-        let answer = bridge.send(invalid_event());
-        answer.expect(503);
-        (answer.code() == "topic_missing").then_some(())
+    eventually("the watch knows that the topic is missing", || {
+        let response = bridge.send(invalid_event());
+        response.expect(503);
+        (response.code() == "topic_missing").then_some(())
     });
-    // Its copy was kept, as far as the bridge knows.
+    // As far as the bridge knows, its copy was stored.
     bridge.send(&body).expect(422);
     bridge.send(valid_event()).expect(200);
     crate::real_kafka::create_topics(&bridge.bootstrap_servers, &[&name], 3, &[]);
-    eventually("it is kept again", || {
-        let answer = bridge.send(invalid_event());
-        (answer.status == 422).then_some(())
+    eventually("the item is quarantined again", || {
+        let response = bridge.send(invalid_event());
+        (response.status == 422).then_some(())
     });
     assert_eq!(quarantined_records(&bridge).len(), 1);
 }
@@ -695,7 +698,7 @@ fn topics_creates_it_with_30_days() {
     assert_eq!(own.len(), 11, "{own:?}");
     delete_topics(&kafka_address(), &own);
 
-    // Where nothing is kept, nothing is asked for.
+    // Without a quarantine, no topic is required.
     let (_, output) = topics(&["--set", "quarantine.keep=false"]);
     assert!(!output.contains(&name), "{output}");
 }

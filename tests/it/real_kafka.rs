@@ -1,4 +1,4 @@
-//! What the tests on a real Kafka share: brokers of their own, Kafka's Java client, topics made by hand.
+//! Helpers for tests on a real Kafka: separate brokers, Kafka's Java client, topic administration.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,17 +17,17 @@ use serde_json::Value;
 
 use crate::harness::{eventually, list_topics};
 
-/// The real Kafka; only trials that need one ask.
+/// Returns the address of the real Kafka. Only tests that declare the need may call it.
 pub fn kafka_address() -> String {
     require_env("BUTLR_BRIDGE_TEST_KAFKA")
 }
 
-/// A variable that a trial's needs include.
+/// Returns a variable that the test declared as a need.
 pub fn require_env(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
 }
 
-/// A name of a topic that nobody else uses.
+/// Builds a topic name that no other test uses.
 pub fn unique_name(of: &str) -> String {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NAMES: AtomicUsize = AtomicUsize::new(0);
@@ -35,13 +35,14 @@ pub fn unique_name(of: &str) -> String {
     format!("it.{}.{of}.{number}", std::process::id())
 }
 
-/// Tests that load the machine, or run a second broker, go one at a time: two cores have room for one of them.
+/// Serialises tests that load the machine or run another broker: two cores can take only one of
+/// them.
 pub fn lock_heavy() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Asks until the answer is yes; panics with `what` when it is not within `limit`.
+/// Polls until `is_so` returns `true`; fails the test with `what` after `limit`.
 #[track_caller]
 pub fn wait_within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -51,7 +52,7 @@ pub fn wait_within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool)
     }
 }
 
-/// An address of this machine where nothing listens.
+/// Returns a local address where nothing listens.
 pub fn free_address() -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("bound")
@@ -63,7 +64,8 @@ fn test_script(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Runs Kafka's own Java client (`tests/kafka/KafkaProbe.java`); one JSON value a line of its answer.
+/// Runs Kafka's Java client (`tests/kafka/KafkaProbe.java`) and returns one JSON value per output
+/// line.
 #[track_caller]
 pub fn run_probe(arguments: &[&str], input: &str) -> Vec<Value> {
     let mut probe = Command::new(test_script("probe.sh"))
@@ -84,28 +86,28 @@ pub fn run_probe(arguments: &[&str], input: &str) -> Vec<Value> {
         .collect()
 }
 
-/// What Kafka's Java client says of a topic.
+/// Describes a topic with Kafka's Java client.
 #[track_caller]
 pub fn describe_topic(bootstrap: &str, topic: &str) -> Value {
     run_probe(&["describe", bootstrap, topic], "").remove(0)
 }
 
-/// Bytes from a field of the probe.
+/// Decodes a base64 field of the probe.
 pub fn decode_bytes(field: &Value) -> Vec<u8> {
     STANDARD
         .decode(field.as_str().expect("base64"))
         .expect("base64")
 }
 
-/// The partitions, of `partitions`, that the Java producer takes for keys.
+/// Returns the partitions that the Java producer chooses for keys, out of `partitions`.
 pub fn java_partitions(partitions: usize, keys: &[Vec<u8>]) -> Vec<i64> {
     let mut input = String::new();
     for key in keys {
         input.push_str(&STANDARD.encode(key));
         input.push('\n');
     }
-    let answer = run_probe(&["partitions", &partitions.to_string()], &input);
-    answer
+    let response = run_probe(&["partitions", &partitions.to_string()], &input);
+    response
         .iter()
         .map(|p| p.as_i64().expect("a number"))
         .collect()
@@ -124,25 +126,33 @@ fn expect_success(what: &str, arguments: &[&str], output: Output) -> String {
     text(&output.stdout)
 }
 
-/// A Kafka of the test's own, to be stopped and paused; gone with everything it stored when dropped.
+/// Broker of one test, which can be stopped and paused; removed with its data on drop.
 pub struct RealBroker {
     dir: tempfile::TempDir,
-    port: String,
+    options: &'static [&'static str],
+    port: u16,
 }
 
 impl RealBroker {
-    /// Starts one on free ports; takes some 5 s.
+    /// Starts a broker on free ports, which takes about 5 s.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a broker with these options of `broker.sh start`, which also apply to each restart.
+    pub fn start_with(options: &'static [&'static str]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("butlr-bridge-kafka-")
             .tempdir();
         let mut broker = Self {
-            dir: dir.expect("a temporary folder"),
-            port: String::new(),
+            dir: dir.expect("a temporary directory"),
+            options,
+            port: 0,
         };
         broker.restart();
         let port = std::fs::read_to_string(broker.path().join("port"));
-        broker.port = port.expect("broker.sh notes its port").trim().to_owned();
+        let port = port.expect("broker.sh writes its port");
+        broker.port = port.trim().parse().expect("a port");
         broker
     }
 
@@ -150,38 +160,52 @@ impl RealBroker {
         self.dir.path().join("broker")
     }
 
-    fn run_script(&self, arguments: &[&str]) {
-        let path = self.path();
+    fn run_script(&self, command: &str, options: &[&str]) {
         let output = Command::new(test_script("broker.sh"))
-            .args(arguments)
-            .arg("--dir")
-            .arg(path)
+            .args([command, "--dir"])
+            .arg(self.path())
+            .args(options)
             .stdin(Stdio::null())
             .output();
-        expect_success("broker.sh", arguments, output.expect("broker.sh starts"));
+        expect_success("broker.sh", &[command], output.expect("broker.sh starts"));
     }
 
-    /// `host:port`, the same after a stop and a start.
+    /// Returns the first of the broker's ports; `broker.sh` describes the others.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns the log since the last start and the log before it.
+    pub fn logs(&self) -> [PathBuf; 2] {
+        ["log", "log.before"].map(|name| self.path().join(name))
+    }
+
+    /// Returns `host:port`, which a restart does not change.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Starts it with the ports and the data it had.
+    /// Starts the broker again with the same ports and data.
     pub fn restart(&self) {
-        self.run_script(&["start"]);
+        self.run_script("start", self.options);
     }
 
-    /// Ends it, as its operator would.
+    /// Stops the broker with SIGTERM.
     pub fn stop(&self) {
-        self.run_script(&["stop"]);
+        self.run_script("stop", &[]);
     }
 
-    /// Lets its process stand still: connections stay open, nothing answers.
+    /// Kills the broker with SIGKILL.
+    pub fn kill(&self) {
+        self.run_script("kill", &[]);
+    }
+
+    /// Stops the process: connections stay open but get no response.
     pub fn pause(&self) {
         self.signal("-STOP");
     }
 
-    /// Lets it run on.
+    /// Continues the process.
     pub fn resume(&self) {
         self.signal("-CONT");
     }
@@ -195,7 +219,7 @@ impl RealBroker {
 
 impl Drop for RealBroker {
     fn drop(&mut self) {
-        // A paused one is resumed by the script.
+        // The script resumes a paused broker first.
         let ended = Command::new(test_script("broker.sh"))
             .args(["stop", "--remove", "--dir"])
             .arg(self.path())
@@ -229,7 +253,7 @@ fn with_admin<T>(
         .block_on(ask(admin, options))
 }
 
-/// The topics of all ten types.
+/// Returns the topics of all ten types.
 pub fn ten_topics(template: &str) -> Vec<String> {
     let types = EventType::ALL.iter();
     types
@@ -237,7 +261,7 @@ pub fn ten_topics(template: &str) -> Vec<String> {
         .collect()
 }
 
-/// Creates topics, with settings as Kafka names them, and waits until they are there.
+/// Creates topics with these Kafka settings and waits until they exist.
 #[track_caller]
 pub fn create_topics(
     bootstrap: &str,
@@ -253,10 +277,10 @@ pub fn create_topics(
         let new: Vec<_> = new.collect();
         admin.create_topics(&new, &options).await
     });
-    for result in results.expect("Kafka is reached") {
+    for result in results.expect("Kafka responds") {
         result.expect("the topic is created");
     }
-    wait_within(Duration::from_secs(20), "the topics are there", || {
+    wait_within(Duration::from_secs(20), "the topics exist", || {
         let names = list_topics(bootstrap);
         topics
             .iter()
@@ -271,7 +295,7 @@ pub fn delete_topics(bootstrap: &str, topics: &[impl AsRef<str>]) {
     let results = with_admin(bootstrap, async |admin, options| {
         admin.delete_topics(&listed, &options).await
     });
-    for result in results.expect("Kafka is reached") {
+    for result in results.expect("Kafka responds") {
         result.expect("the topic is deleted");
     }
     wait_within(Duration::from_secs(20), "the topics are gone", || {
@@ -280,18 +304,18 @@ pub fn delete_topics(bootstrap: &str, topics: &[impl AsRef<str>]) {
     });
 }
 
-/// The first offset that is still there and the one after the last, summed over all partitions.
+/// Returns the low and the high watermark, summed over all partitions.
 pub fn watermarks(bootstrap: &str, topic: &str) -> (i64, i64) {
     let consumer: BaseConsumer = client_config(bootstrap).create().expect("a consumer");
     let limit = Duration::from_secs(10);
     let metadata = consumer
         .fetch_metadata(Some(topic), limit)
-        .expect("Kafka is reached");
+        .expect("Kafka responds");
     let partitions = metadata.topics()[0].partitions().iter();
     partitions
         .map(|p| {
-            // A partition just made may have no leader yet.
-            eventually("the marks of a partition", || {
+            // A new partition may not have a leader yet.
+            eventually("the partition has watermarks", || {
                 consumer.fetch_watermarks(topic, p.id(), limit).ok()
             })
         })

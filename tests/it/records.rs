@@ -1,4 +1,4 @@
-//! What stands in a record: topic, key, value, timestamp and headers, on whichever Kafka there is.
+//! Contents of a record: topic, key, value, timestamp and headers, on either kind of Kafka.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
@@ -28,12 +28,12 @@ trials! {
 const HOUR: i64 = 3_600_000;
 const DAY: i64 = 24 * HOUR;
 
-/// The time of the samples.
+/// Timestamp of the samples.
 pub const SAMPLE_TIME: i64 = 1_727_735_832_000;
-/// The organisation of the samples.
+/// Organisation of the samples.
 pub const SAMPLE_ORG: &str = "org_2pn2hw57pZIhZccwNV1MaqgF3dE";
 
-/// The space that a type's sample is about: the most specific one that its table names.
+/// Returns the space of a type's sample: the most specific one in its metadata.
 pub fn sample_space(event_type: EventType) -> &'static str {
     use EventType::*;
     match event_type {
@@ -45,7 +45,8 @@ pub fn sample_space(event_type: EventType) -> &'static str {
     }
 }
 
-/// The headers that the contract asks for, but for `ce_receivedat`, which only the clock knows. `org` is percent-encoded.
+/// Returns the headers required by the contract, except `ce_receivedat`, which depends on the
+/// clock. `org` is percent-encoded.
 pub fn expected_headers(
     event_type: EventType,
     id: &str,
@@ -73,7 +74,7 @@ pub fn expected_headers(
     .into()
 }
 
-/// All headers but `ce_receivedat`, which must be a moment of `between` (ms). Each name comes once.
+/// Checks all headers; `ce_receivedat` must lie in `between` (ms). Each name occurs once.
 #[track_caller]
 pub fn received_headers(
     headers: &[(String, Vec<u8>)],
@@ -100,19 +101,21 @@ fn assert_within(ms: i64, (from, to): (i64, i64)) {
     assert!((from..=to).contains(&ms), "{ms} is not in {from} to {to}");
 }
 
-/// Sends one event that must be stored, and reads its record; with the moments before and after.
+/// Sends one event and reads its record, with the times before and after.
 #[track_caller]
 fn publish_one(bridge: &TestBridge, event_type: EventType, body: &str) -> (TestRecord, (i64, i64)) {
     let from = clock_ms();
-    let answer = bridge.send(body);
+    let response = bridge.send(body);
     let between = (from, clock_ms());
-    answer.expect(200);
-    let reply = answer.json();
+    response.expect(200);
+    let reply = response.json();
     let records = bridge.records(event_type);
     let mut here = records
         .into_iter()
         .filter(|r| reply["partition"] == r.partition && reply["offset"] == r.offset);
-    let record = here.next().expect("a record where the answer says");
+    let record = here
+        .next()
+        .expect("a record at the position in the response");
     assert_eq!(reply["topic"], record.topic);
     (record, between)
 }
@@ -127,7 +130,7 @@ fn every_sample_becomes_the_record_of_the_contract() {
         assert!(record.topic.contains(event_type.kebab_name()));
         assert_eq!(record.key.as_deref(), Some(space.as_bytes()));
         assert_eq!(record.text(), sent.trim());
-        // The samples are of 2024.
+        // The samples are from 2024.
         assert_within(record.timestamp.expect("a timestamp"), between);
         let event: serde_json::Value = serde_json::from_str(&sent).expect("JSON");
         let id = event["id"].as_str().expect("an id");
@@ -161,7 +164,7 @@ fn a_current_events_own_time_is_the_records() {
 fn space_and_organisation_may_be_any_unicode() {
     let bridge = BridgeSetup::default().start();
     let unicode = "Besprechung Ü/3 · 東京 🏢 \u{301}e";
-    // As characters, and as JSON escapes; beyond Latin-1, beyond the BMP.
+    // As characters and as JSON escapes, beyond Latin-1 and beyond the BMP.
     let escaped = r#"Besprechung \u00dc\/3 \u00b7 \u6771\u4eac \ud83c\udfe2 \u0301e"#;
     for (number, space) in [unicode, escaped].into_iter().enumerate() {
         let (id, time) = (format!("event_{number}_ß€"), unique_ms());
@@ -275,7 +278,7 @@ fn the_time_of_receipt_can_stamp_all_records() {
         assert_eq!(
             received_headers(&record.headers, between),
             expected_headers(EventType::Detections, &id, time, "org_1", "s"),
-            "nothing is replaced: this is what was asked for"
+            "the timestamp is not replaced if configured so"
         );
     }
 }
@@ -290,9 +293,9 @@ fn an_arrays_items_are_records_of_their_own() {
             minimal_event(t, &format!("event_{n}"), time - n as i64, "s").replace(':', " : ")
         })
         .collect();
-    let answer = bridge.send(format!("\n[ {} ]\n", bodies.join(" ,\r\n\t")));
-    answer.expect(200);
-    let results = answer.json()["results"].clone();
+    let response = bridge.send(format!("\n[ {} ]\n", bodies.join(" ,\r\n\t")));
+    response.expect(200);
+    let results = response.json()["results"].clone();
     for (n, (event_type, body)) in EventType::ALL.into_iter().zip(&bodies).enumerate() {
         let records = bridge.records(event_type);
         let [record] = records.as_slice() else {

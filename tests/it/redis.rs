@@ -1,4 +1,4 @@
-//! Two replicas, a real Kafka and a Redis that they share, which is killed, stopped and started again.
+//! Two replicas on a real Kafka with a shared Redis, which is killed, paused and restarted.
 
 use std::collections::HashMap;
 use std::sync::{Barrier, Mutex};
@@ -11,15 +11,15 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::harness::{
-    BridgeProcess, HttpAnswer, HttpRequest, RedisServer, TestRecord, agent, minimal_event,
-    missing_redis_requirements, read_records, trial, unique_ms,
+    BridgeProcess, HttpRequest, HttpResponse, RedisServer, TestRecord, agent, minimal_event,
+    missing_redis_requirements, parse_samples, read_records, sum_samples, trial, unique_ms,
 };
 use crate::load::{BridgeLoad, LoadAttempt, assert_stored, count_by_status};
 use crate::real_kafka::{
     RealBroker, create_topics, kafka_address, lock_heavy, ten_topics, unique_name, wait_within,
 };
 
-/// The tests of this module.
+/// Returns the tests of this module.
 pub fn trials() -> Vec<Trial> {
     const KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_KAFKA"];
     const OWN_KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"];
@@ -63,7 +63,7 @@ pub fn trials() -> Vec<Trial> {
         ),
     ];
     let trials = all.into_iter().map(|(name, needs, run)| {
-        // One of the two at a time, for what is missing is told as a whole.
+        // Names one kind of missing requirement at a time.
         let needs = match missing_redis_requirements() {
             [] => needs,
             missing => missing,
@@ -102,7 +102,7 @@ impl ReplicaPair {
         };
         for bridge in &replicas.bridges {
             let ready = format!("http://{}/readyz", bridge.admin());
-            wait_within(Duration::from_secs(20), "it is ready", || {
+            wait_within(Duration::from_secs(20), "the bridge is ready", || {
                 HttpRequest::new("GET", &ready).send(&agent()).status == 200
             });
         }
@@ -122,31 +122,45 @@ impl ReplicaPair {
         all.flatten().collect()
     }
 
-    /// Events received so far, and those of them that were decided without Redis: of one moment for each bridge.
+    /// Returns the events received, and the events decided without Redis, from one scrape per
+    /// bridge.
     fn received_and_errors(&self) -> [u64; 2] {
         let texts = self.bridges.each_ref().map(scrape);
         ["received_total", "redis_errors_total"]
             .map(|name| texts.iter().map(|text| sum_series(text, name)).sum())
     }
 
-    /// Waits until both have met Redis: with its first connection each begins an epoch, and no value of an earlier one is
-    /// a repeat.
+    /// Waits until both bridges have connected to Redis. Each starts an epoch with its first
+    /// connection, and a value from an earlier epoch never counts as a repeat.
     #[track_caller]
     fn wait_until_connected(&self) {
         for (number, bridge) in self.bridges.iter().enumerate() {
             let id = format!("event_met_{number}");
             let body = minimal_event(EventType::Traffic, &id, unique_ms(), "room");
-            assert_eq!(answer_status(&post(bridge, &agent(), &body)).0, "published");
+            assert_eq!(
+                response_status(&post(bridge, &agent(), &body)).0,
+                "published"
+            );
         }
     }
 
-    /// What a counter stands at, in both bridges together.
+    /// Waits until both bridges use Redis again after an outage.
+    #[track_caller]
+    fn wait_until_reconnected(&self) {
+        let has_line =
+            |bridge: &BridgeProcess| bridge.output().contains("Redis is available again");
+        wait_within(Duration::from_secs(20), "Redis is used again", || {
+            self.bridges.iter().all(has_line)
+        });
+    }
+
+    /// Sums a counter over both bridges.
     fn count(&self, name: &str) -> u64 {
         let all = self.bridges.iter().map(|bridge| counter(bridge, name));
         all.sum()
     }
 
-    /// As `serve` ends: everything is accounted for.
+    /// Stops both bridges and checks their ledgers.
     #[track_caller]
     fn finish(mut self) {
         for bridge in &mut self.bridges {
@@ -168,28 +182,24 @@ fn scrape(bridge: &BridgeProcess) -> String {
     HttpRequest::new("GET", &url).send(&agent()).text()
 }
 
-/// What all series of a counter stand at together.
+/// Sums all series of a counter.
 #[track_caller]
 fn sum_series(text: &str, name: &str) -> u64 {
-    let start = format!("butlr_bridge_{name}");
-    let of = |line: &str| {
-        let rest = line.strip_prefix(&start)?;
-        rest.starts_with([' ', '{']).then_some(())?;
-        rest.rsplit(' ').next()?.parse::<u64>().ok()
-    };
-    let all: Vec<_> = text.lines().filter_map(of).collect();
-    assert!(!all.is_empty(), "no {name} in {text}");
-    all.into_iter().sum()
+    let name = format!("butlr_bridge_{name}");
+    let is_same = |series: &str| series.split('{').next() == Some(&name);
+    let exists = parse_samples(text).any(|(series, _)| is_same(series));
+    assert!(exists, "no {name} in {text}");
+    sum_samples(text, &name, "") as u64
 }
 
-fn post(bridge: &BridgeProcess, agent: &ureq::Agent, body: &str) -> HttpAnswer {
+fn post(bridge: &BridgeProcess, agent: &ureq::Agent, body: &str) -> HttpResponse {
     let url = format!("http://{}/v1/events", bridge.ingest());
     HttpRequest::new("POST", &url).body(body).send(agent)
 }
 
-fn answer_status(answer: &HttpAnswer) -> (String, String) {
-    let answer = answer.expect(200).json();
-    let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
+fn response_status(response: &HttpResponse) -> (String, String) {
+    let response = response.expect(200).json();
+    let text = |name: &str| response[name].as_str().unwrap_or_default().to_owned();
     (text("status"), text("kind"))
 }
 
@@ -200,7 +210,7 @@ fn event_id(second: u32, number: u32) -> String {
     format!("event_{}", Ksuid::from_bytes(bytes))
 }
 
-/// An occupancy with a value of one's choice.
+/// Builds an occupancy event with this value.
 fn occupancy(id: &str, timestamp_ms: i64, value: u32) -> String {
     let text = minimal_event(EventType::RoomOccupancy, id, timestamp_ms, "room");
     let mut json: Value = serde_json::from_str(&text).expect("an event");
@@ -208,7 +218,7 @@ fn occupancy(id: &str, timestamp_ms: i64, value: u32) -> String {
     json.to_string()
 }
 
-/// Nothing on a busy machine is a slow Redis.
+/// Prevents a busy machine from being taken for a slow Redis.
 const PATIENT: &str = "dedup.redis_timeout=1s";
 
 fn of_copies_at_the_same_moment_one_is_stored() {
@@ -229,20 +239,20 @@ fn of_copies_at_the_same_moment_one_is_stored() {
                     let kind = [EventType::RoomOccupancy, EventType::Traffic][number as usize % 2];
                     let body = minimal_event(kind, &id, now + i64::from(number), "room");
                     barrier.wait();
-                    let answer = answer_status(&post(bridge, &agent, &body));
-                    match (answer.0.as_str(), answer.1.as_str()) {
+                    let response = response_status(&post(bridge, &agent, &body));
+                    match (response.0.as_str(), response.1.as_str()) {
                         ("published", _) => {
-                            let mut published = published.lock().expect("no panic holds it");
+                            let mut published = published.lock().expect("lock not poisoned");
                             *published.entry(number).or_default() += 1;
                         }
                         ("duplicate", "redelivery") => {}
-                        _ => panic!("{number}: {answer:?}"),
+                        _ => panic!("{number}: {response:?}"),
                     }
                 }
             });
         }
     });
-    let published = published.into_inner().expect("no panic holds it");
+    let published = published.into_inner().expect("lock not poisoned");
     assert!(
         (0..EVENTS).all(|number| published.get(&number) == Some(&1)),
         "{published:?}"
@@ -266,8 +276,9 @@ fn what_one_replica_stored_the_other_knows() {
     let [one, other] = &replicas.bridges;
     let agent = agent();
     let time = unique_ms();
-    let send =
-        |bridge, id: &str, value| answer_status(&post(bridge, &agent, &occupancy(id, time, value)));
+    let send = |bridge, id: &str, value| {
+        response_status(&post(bridge, &agent, &occupancy(id, time, value)))
+    };
     let ids: Vec<_> = (0..6).map(|second| event_id(second, 0)).collect();
     let is = |status: &str, kind: &str| (status.to_owned(), kind.to_owned());
     assert_eq!(send(one, &ids[1], 4), is("published", ""));
@@ -283,7 +294,7 @@ fn what_one_replica_stored_the_other_knows() {
     let records = replicas.records(EventType::RoomOccupancy);
     let of = |id: &str| {
         let record = records.iter().find(|r| r.header("ce_id") == Some(id));
-        let record = record.unwrap_or_else(|| panic!("{id} is not there"));
+        let record = record.unwrap_or_else(|| panic!("{id} is not stored"));
         let names = ["ce_revision", "ce_supersedes", "ce_stale", "ce_originalid"];
         names.map(|name| record.header(name).unwrap_or_default().to_owned())
     };
@@ -315,7 +326,7 @@ fn copies_inside_an_array_that_reaches_both() {
                 let agent = agent();
                 for number in 0..ARRAYS {
                     let time = now + i64::from(number) * 60_000;
-                    // Two values of one (type, space, timestamp), something else, and each twice.
+                    // Two values for one (type, space, timestamp) and another event, each twice.
                     let mut bodies = vec![
                         occupancy(&event_id(1, number), time, 4),
                         occupancy(&event_id(2, number), time, 5),
@@ -326,15 +337,15 @@ fn copies_inside_an_array_that_reaches_both() {
                         bodies.reverse();
                     }
                     barrier.wait();
-                    let answer = post(bridge, &agent, &format!("[{}]", bodies.join(",")));
-                    let results = answer.expect(200).json()["results"].clone();
+                    let response = post(bridge, &agent, &format!("[{}]", bodies.join(",")));
+                    let results = response.expect(200).json()["results"].clone();
                     let results = results.as_array().expect("an array").clone();
                     assert_eq!(results.len(), 6);
                     for result in results {
                         let text = |name: &str| result[name].as_str().unwrap_or_default();
                         match (text("status"), text("kind")) {
                             ("published", _) => {
-                                let mut published = published.lock().expect("no panic holds it");
+                                let mut published = published.lock().expect("lock not poisoned");
                                 *published.entry(text("id").to_owned()).or_default() += 1;
                             }
                             ("duplicate", "redelivery") => {}
@@ -345,20 +356,20 @@ fn copies_inside_an_array_that_reaches_both() {
             });
         }
     });
-    let published = published.into_inner().expect("no panic holds it");
+    let published = published.into_inner().expect("lock not poisoned");
     assert_eq!(published.len(), 3 * ARRAYS as usize, "{published:?}");
     assert!(published.values().all(|times| *times == 1), "{published:?}");
     let mut records = replicas.records(EventType::Traffic);
     records.extend(replicas.records(EventType::RoomOccupancy));
     assert_eq!(records.len(), 3 * ARRAYS as usize);
-    // Of the two values one is the first, and the other revises it or is stale.
+    // One of the two values comes first; the other revises it or is stale.
     let marked = |name| records.iter().filter(|r| r.header(name).is_some()).count();
     assert_eq!(marked("ce_revision") + marked("ce_stale"), ARRAYS as usize);
     assert_eq!(replicas.count("redis_errors_total"), 0);
     replicas.finish();
 }
 
-/// Redis comes back with what it knew before the last value was stored.
+/// Redis returns with a snapshot from before the last value was stored.
 fn a_value_that_goes_back_to_what_a_snapshot_has() {
     let mut server = RedisServer::start(&[]);
     let replicas = ReplicaPair::start(&kafka_address(), &server.url(), &[PATIENT]);
@@ -368,7 +379,7 @@ fn a_value_that_goes_back_to_what_a_snapshot_has() {
     let time = unique_ms();
     let send = |bridge, second, value| {
         let body = occupancy(&event_id(second, 0), time, value);
-        answer_status(&post(bridge, &agent, &body))
+        response_status(&post(bridge, &agent, &body))
     };
     let is = |status: &str, kind: &str| (status.to_owned(), kind.to_owned());
     assert_eq!(send(one, 1, 4), is("published", ""));
@@ -377,13 +388,9 @@ fn a_value_that_goes_back_to_what_a_snapshot_has() {
     assert_eq!(send(other, 3, 5), is("published", ""));
     server.kill();
     server.restart();
-    wait_within(Duration::from_secs(20), "Redis is asked again", || {
-        let said =
-            |bridge: &BridgeProcess| bridge.output().matches("Redis is available again").count();
-        replicas.bridges.iter().all(|bridge| said(bridge) >= 1)
-    });
+    replicas.wait_until_reconnected();
     assert_eq!(send(one, 4, 4), is("published", ""));
-    // Longer than a replica doubts after an outage.
+    // Longer than the recovery period after an outage.
     thread::sleep(Duration::from_secs(7));
     assert_eq!(send(other, 5, 5), is("published", ""));
     assert_eq!(send(one, 6, 5), is("duplicate", "repeat"));
@@ -400,7 +407,8 @@ fn a_value_that_goes_back_to_what_a_snapshot_has() {
     replicas.finish();
 }
 
-/// Load on both replicas, then `away`, then `back`; what must hold all along and after it.
+/// Runs a load on both replicas, then `away`, then `back`, and checks what must hold during and
+/// after the outage.
 fn run_through_outage(away: impl FnOnce(&mut RedisServer), back: impl FnOnce(&mut RedisServer)) {
     let _alone = lock_heavy();
     let mut server = RedisServer::start(&[]);
@@ -410,34 +418,51 @@ fn run_through_outage(away: impl FnOnce(&mut RedisServer), back: impl FnOnce(&mu
         .each_ref()
         .map(|b| BridgeLoad::start(b.ingest(), 8));
     let accepted = || loads.iter().map(BridgeLoad::accepted).sum::<usize>();
-    wait_within(Duration::from_secs(20), "the load flows", || {
+    wait_within(Duration::from_secs(20), "the load is running", || {
         accepted() >= 500
     });
 
+    let errors = || {
+        replicas
+            .bridges
+            .each_ref()
+            .map(|b| counter(b, "redis_errors_total"))
+    };
+    let earlier = errors();
     away(&mut server);
-    // The first ones wait.
-    thread::sleep(Duration::from_secs(1));
+    // A bridge decides without Redis from its first error on.
+    wait_within(
+        Duration::from_secs(20),
+        "both replicas work without Redis",
+        || {
+            let now = errors();
+            (0..2).all(|bridge| now[bridge] > earlier[bridge])
+        },
+    );
     let before = replicas.received_and_errors();
     thread::sleep(Duration::from_secs(4));
-    let after = replicas.received_and_errors();
+    let mut after = before;
+    wait_within(
+        Duration::from_secs(20),
+        "events are decided without Redis",
+        || {
+            after = replicas.received_and_errors();
+            after[0] - before[0] > 500
+        },
+    );
     let [received, counted] = [0, 1].map(|place| after[place] - before[place]);
-    assert!(received > 500, "{received} events in 4 s");
-    // Those of the 16 senders that were on their way at either moment may be on either side; so may claims that Redis had
-    // granted, and that were lost with it.
+    // Events of the 16 senders that were in flight at either scrape may be on either side. So may
+    // claims that Redis had granted and lost.
     assert!(counted.abs_diff(received) <= 64, "{counted}, {received}");
 
     back(&mut server);
-    wait_within(Duration::from_secs(20), "Redis is asked again", || {
-        let said =
-            |bridge: &BridgeProcess| bridge.output().matches("Redis is available again").count();
-        replicas.bridges.iter().all(|bridge| said(bridge) >= 1)
-    });
-    // What it takes no time to forget.
+    replicas.wait_until_reconnected();
+    // Redeliveries are recognised at once, without a recovery period.
     let agent = agent();
     let body = minimal_event(EventType::PirMotion, &event_id(1, 1), unique_ms(), "room");
     let [one, other] = &replicas.bridges;
-    assert_eq!(answer_status(&post(one, &agent, &body)).0, "published");
-    assert_eq!(answer_status(&post(other, &agent, &body)).0, "duplicate");
+    assert_eq!(response_status(&post(one, &agent, &body)).0, "published");
+    assert_eq!(response_status(&post(other, &agent, &body)).0, "duplicate");
 
     let attempts: Vec<LoadAttempt> = loads.into_iter().flat_map(BridgeLoad::stop).collect();
     let statuses = count_by_status(&attempts);
@@ -465,7 +490,7 @@ fn without_redis_a_bridge_starts_and_says_so_once() {
     let agent = agent();
     let send = |bridge, id: &str| {
         let body = minimal_event(EventType::Traffic, id, unique_ms(), "room");
-        answer_status(&post(bridge, &agent, &body)).0
+        response_status(&post(bridge, &agent, &body)).0
     };
     let [one, other] = &replicas.bridges;
     for number in 0..20 {
@@ -473,15 +498,20 @@ fn without_redis_a_bridge_starts_and_says_so_once() {
         assert_eq!(send(one, &id), "published");
     }
     thread::sleep(Duration::from_secs(2));
-    let said = |bridge: &BridgeProcess, what| bridge.output().matches(what).count();
-    assert_eq!(said(one, "Redis is unavailable"), 1, "{}", one.output());
+    let count_lines = |bridge: &BridgeProcess, what| bridge.output().matches(what).count();
+    assert_eq!(
+        count_lines(one, "Redis is unavailable"),
+        1,
+        "{}",
+        one.output()
+    );
     assert_eq!(counter(one, "redis_errors_total"), 20);
     server.restart();
     for bridge in [one, other] {
-        wait_within(Duration::from_secs(10), "Redis is asked", || {
-            said(bridge, "Redis is available again") == 1
+        wait_within(Duration::from_secs(10), "Redis is used", || {
+            count_lines(bridge, "Redis is available again") == 1
         });
-        assert_eq!(said(bridge, "hush"), 0, "{}", bridge.output());
+        assert_eq!(count_lines(bridge, "hush"), 0, "{}", bridge.output());
     }
     assert_eq!(send(one, "late"), "published");
     assert_eq!(counter(one, "redis_errors_total"), 20);
@@ -498,23 +528,32 @@ fn what_a_dead_replica_had_begun_the_other_takes_over() {
         &[PATIENT, "http.answer_within=10s"],
     );
     let body = minimal_event(EventType::Traffic, &event_id(1, 1), unique_ms(), "room");
-    // So that the topic is known, and the connection open.
+    // Makes the topic known and opens the connection.
     let first = minimal_event(EventType::Traffic, &event_id(1, 0), unique_ms(), "room");
     for (bridge, status) in replicas.bridges.iter().zip(["published", "duplicate"]) {
-        assert_eq!(answer_status(&post(bridge, &agent(), &first)).0, status);
+        assert_eq!(response_status(&post(bridge, &agent(), &first)).0, status);
     }
     broker.pause();
     let url = format!("http://{}/v1/events", replicas.bridges[0].ingest());
     let request = HttpRequest::new("POST", &url).body(&body);
     let sender = thread::spawn(move || request.try_send(&agent()));
-    thread::sleep(Duration::from_secs(1));
+    // Redis has granted the claim by the time the event is handed to Kafka.
+    let status = format!("http://{}/status", replicas.bridges[0].admin());
+    wait_within(
+        Duration::from_secs(20),
+        "the event is handed to Kafka",
+        || {
+            let status = HttpRequest::new("GET", &status).send(&agent()).json();
+            status["types"][EventType::Traffic.index()]["in_flight"] == 1
+        },
+    );
     replicas.bridges[0].signal("KILL");
-    let answer = sender.join().expect("no panic");
-    assert!(answer.is_err(), "{answer:?}");
+    let response = sender.join().expect("the thread did not panic");
+    assert!(response.is_err(), "{response:?}");
     broker.resume();
     let since = Instant::now();
-    let answer = answer_status(&post(&replicas.bridges[1], &agent(), &body));
-    assert_eq!(answer.0, "published");
+    let response = response_status(&post(&replicas.bridges[1], &agent(), &body));
+    assert_eq!(response.0, "published");
     assert!(
         since.elapsed() < Duration::from_secs(5),
         "{:?}",

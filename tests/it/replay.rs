@@ -1,4 +1,5 @@
-//! `butlr-bridge replay`: what is valid now is sent, each record once, whatever happens to a run.
+//! `butlr-bridge replay`: every quarantined event that is valid now is sent once, whatever happens
+//! to a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -11,8 +12,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::harness::{
-    BridgeProcess, BridgeSetup, TestBridge, TestRecord, binary, clock_ms, eventually,
-    minimal_event, read_records, trials, unique_ms,
+    BridgeProcess, BridgeSetup, PATIENCE, TestBridge, TestRecord, TopicTail, binary, clock_ms,
+    eventually, minimal_event, read_records, trials, unique_ms,
 };
 
 trials! {
@@ -32,11 +33,14 @@ trials! {
 }
 
 const ROOM: EventType = EventType::RoomOccupancy;
-/// A batch of a run that is gone is soon known to be over.
+/// Shortens the lease of a batch, so that the next run does not wait long for a run that is gone.
 const SHORT_LEASE: [&str; 2] = ["--set", "http.answer_within=1s"];
+/// Makes the producer linger: at least 300 ms pass between an intent and its events, and between the
+/// events and the done marker.
+const LINGER: (&str, &str) = ("BUTLR_BRIDGE__KAFKA__PROPERTIES", r#"{"linger.ms"="300"}"#);
 const DAY: i64 = 86_400_000;
 
-/// A bridge that quarantines; its Kafka is what the command is run on.
+/// Starts a bridge with a quarantine; its Kafka is used by the command.
 fn start_bridge(setup: BridgeSetup) -> TestBridge {
     setup
         .set("quarantine.keep", true)
@@ -44,8 +48,9 @@ fn start_bridge(setup: BridgeSetup) -> TestBridge {
         .start()
 }
 
-/// The command on the bridge's topics, where nothing of what was published is remembered, as days later.
-fn replay_command(bridge: &TestBridge, more: &[&str]) -> Command {
+/// Builds the command for the bridge's topics. It remembers nothing that was published, as if days
+/// had passed.
+fn replay_command(bridge: &TestBridge, arguments: &[&str]) -> Command {
     let mut command = binary();
     command.args(["replay", "--from", "quarantine"]);
     let settings = [
@@ -59,19 +64,21 @@ fn replay_command(bridge: &TestBridge, more: &[&str]) -> Command {
     for setting in &settings {
         command.args(["--set", setting]);
     }
-    command.args(more);
+    command.args(arguments);
     command
 }
 
-/// Runs it to its end: the exit code, and what it wrote.
-fn run_replay(bridge: &TestBridge, more: &[&str]) -> (i32, String) {
-    let output = replay_command(bridge, more).output().expect("the binary");
+/// Runs the command and returns its exit code and output.
+fn run_replay(bridge: &TestBridge, arguments: &[&str]) -> (i32, String) {
+    let output = replay_command(bridge, arguments)
+        .output()
+        .expect("the binary");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().expect("no signal");
     (code, text(&output.stdout) + &text(&output.stderr))
 }
 
-/// A line of the summary.
+/// Returns a number from the summary.
 #[track_caller]
 fn read_figure(output: &str, name: &str) -> u64 {
     let lines = output.lines().map(str::trim);
@@ -86,7 +93,7 @@ fn read_figures<const N: usize>(output: &str, names: [&str; N]) -> [u64; N] {
     names.map(|name| read_figure(output, name))
 }
 
-/// Writes what an earlier release would have quarantined.
+/// Writes quarantine records as an earlier release would have done.
 struct QuarantineWriter {
     producer: BaseProducer,
     topic: String,
@@ -129,7 +136,7 @@ impl QuarantineWriter {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Waits until all of it is stored.
+    /// Waits until all records are stored.
     fn flush(self) {
         self.producer
             .flush(Duration::from_secs(20))
@@ -141,7 +148,7 @@ fn valid_event(id: &str) -> String {
     minimal_event(ROOM, id, unique_ms(), &format!("room_{id}"))
 }
 
-/// `ce_replayedfrom` of each record.
+/// Returns `ce_replayedfrom` of each record.
 #[track_caller]
 fn replayed_from(records: &[TestRecord]) -> Vec<&str> {
     let place = |r: &'_ TestRecord| r.header("ce_replayedfrom").is_some();
@@ -159,7 +166,7 @@ fn quarantined_records(bridge: &TestBridge) -> Vec<TestRecord> {
     )
 }
 
-/// Those that are no markers.
+/// Returns the quarantined records without markers.
 fn stored_records(bridge: &TestBridge) -> Vec<TestRecord> {
     let mut all = quarantined_records(bridge);
     all.retain(|r| r.header("butlr-replayed").is_none());
@@ -170,18 +177,18 @@ fn what_is_valid_now_is_sent_once() {
     let bridge = start_bridge(BridgeSetup::default());
     let (first, second) = (valid_event("first"), valid_event("second"));
     let received = clock_ms() - 5_000;
-    let keeper = QuarantineWriter::for_bridge(&bridge);
-    keeper.add(&first, "unknown_type", received);
-    keeper.add(&format!("\n {second} "), "unknown_type", received + 1);
-    keeper.add("{", "not_json", received + 2);
-    keeper.add(
+    let writer = QuarantineWriter::for_bridge(&bridge);
+    writer.add(&first, "unknown_type", received);
+    writer.add(&format!("\n {second} "), "unknown_type", received + 1);
+    writer.add("{", "not_json", received + 2);
+    writer.add(
         &valid_event("third").replace("4}", "-4}"),
         "unknown_type",
         received + 3,
     );
-    // The same bytes, kept twice.
-    keeper.add(&first, "unknown_type", received + 4);
-    keeper.flush();
+    // The same bytes, quarantined twice.
+    writer.add(&first, "unknown_type", received + 4);
+    writer.flush();
     let before = stored_records(&bridge);
 
     let (code, output) = run_replay(&bridge, &[]);
@@ -203,7 +210,7 @@ fn what_is_valid_now_is_sent_once() {
     let topic = &bridge.config.topics.quarantine.name;
     for (record, value) in [("first", &first), ("second", &second)].map(|(id, value)| {
         let same = records.iter().find(|r| r.header("ce_id") == Some(id));
-        (same.expect("it is there"), value)
+        (same.expect("a stored record"), value)
     }) {
         assert_eq!(record.text(), value);
         assert_eq!(record.header("ce_type"), Some("io.butlr.room-occupancy.v1"));
@@ -220,7 +227,7 @@ fn what_is_valid_now_is_sent_once() {
         });
         assert!(same, "{place}");
     }
-    // Twice, and as days later.
+    // Two more runs, as if days later.
     std::thread::sleep(Duration::from_millis(1_100));
     for _ in 0..2 {
         let (code, output) = run_replay(&bridge, &[]);
@@ -237,7 +244,7 @@ fn what_is_valid_now_is_sent_once() {
         before,
         "nothing was quarantined again"
     );
-    // Who reads the topic tells markers by their key and header.
+    // Consumers recognise markers by key and header.
     let markers: Vec<_> = quarantined_records(&bridge)
         .into_iter()
         .filter(|r| r.key.as_deref() == Some(b"butlr-replay"))
@@ -250,8 +257,8 @@ fn an_array_that_was_too_long_is_sent_event_by_event() {
     let bridge = start_bridge(BridgeSetup::default().set("http.max_events", 2));
     let mut items: Vec<_> = (0..5).map(|i| valid_event(&format!("item{i}"))).collect();
     items.push("17".to_owned());
-    let answer = bridge.send(format!("[{}]", items.join(" , ")));
-    answer.expect_problem(422, "too_many_events");
+    let response = bridge.send(format!("[{}]", items.join(" , ")));
+    response.expect_problem(422, "too_many_events");
     let (_, output) = run_replay(&bridge, &["--set", "http.max_events=2"]);
     assert_eq!(
         read_figures(&output, ["still too_many_events", "published"]),
@@ -282,14 +289,14 @@ fn an_array_that_was_too_long_is_sent_event_by_event() {
 fn what_was_kept_with_each_try_is_sent_once() {
     let bridge = start_bridge(BridgeSetup::default());
     let (alone, in_an_array) = (valid_event("alone"), valid_event("part"));
-    let keeper = QuarantineWriter::for_bridge(&bridge);
+    let writer = QuarantineWriter::for_bridge(&bridge);
     for turn in 0..3 {
-        keeper.add(&alone, "unknown_type", clock_ms() + turn);
+        writer.add(&alone, "unknown_type", clock_ms() + turn);
         let array = format!("[{in_an_array},{}]", in_an_array.replace("4}", "-4}"));
-        keeper.add(&array, "unknown_type", clock_ms() + turn);
+        writer.add(&array, "unknown_type", clock_ms() + turn);
     }
-    keeper.flush();
-    // Nothing else tells that they are the same.
+    writer.flush();
+    // Nothing else can recognise the copies.
     let no_dedup = ["--set", "dedup.redelivery=off", "--set", "dedup.repeat=off"];
     for published in [2, 0] {
         let (code, output) = run_replay(&bridge, &no_dedup);
@@ -302,11 +309,11 @@ fn what_was_kept_with_each_try_is_sent_once() {
 fn filters_choose_and_a_dry_run_changes_nothing() {
     let bridge = start_bridge(BridgeSetup::default());
     let now = clock_ms();
-    let keeper = QuarantineWriter::for_bridge(&bridge);
-    keeper.add(&valid_event("old"), "unknown_type", now - 3 * 3_600_000);
-    keeper.add(&valid_event("a"), "unknown_type,missing", now - 60_000);
-    keeper.add(&valid_event("b"), "wrong_type", now - 60_000);
-    keeper.flush();
+    let writer = QuarantineWriter::for_bridge(&bridge);
+    writer.add(&valid_event("old"), "unknown_type", now - 3 * 3_600_000);
+    writer.add(&valid_event("a"), "unknown_type,missing", now - 60_000);
+    writer.add(&valid_event("b"), "wrong_type", now - 60_000);
+    writer.flush();
     let before = quarantined_records(&bridge);
     let (code, output) = run_replay(&bridge, &["--dry-run"]);
     assert_eq!(code, 0, "{output}");
@@ -361,12 +368,12 @@ fn filters_choose_and_a_dry_run_changes_nothing() {
 
 fn what_failed_is_sent_by_the_next_run() {
     let bridge = start_bridge(BridgeSetup::default());
-    let keeper = QuarantineWriter::for_bridge(&bridge);
+    let writer = QuarantineWriter::for_bridge(&bridge);
     let traffic = minimal_event(EventType::Traffic, "traffic", unique_ms(), "room_1");
-    keeper.add(&traffic, "unknown_type", clock_ms());
-    keeper.add(&valid_event("room"), "unknown_type", clock_ms());
-    keeper.flush();
-    // A topic that is not there.
+    writer.add(&traffic, "unknown_type", clock_ms());
+    writer.add(&valid_event("room"), "unknown_type", clock_ms());
+    writer.flush();
+    // This topic does not exist.
     let nowhere = format!(
         "topics.types.TRAFFIC.name={}",
         crate::real_kafka::unique_name("nowhere")
@@ -395,64 +402,91 @@ fn what_failed_is_sent_by_the_next_run() {
     assert_eq!(bridge.records(EventType::Traffic).len(), 1);
 }
 
-/// Each of these is in its topic, once.
+/// Checks that each of these events is stored once.
 #[track_caller]
 fn assert_once(bridge: &TestBridge, values: &BTreeSet<String>) {
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
     for record in bridge.records(ROOM) {
         *counts.entry(record.text().to_owned()).or_default() += 1;
     }
-    let more: Vec<_> = counts.iter().filter(|(_, n)| **n > 1).collect();
-    assert!(more.is_empty(), "{} twice: {more:?}", more.len());
+    let duplicates: Vec<_> = counts.iter().filter(|(_, n)| **n > 1).collect();
+    assert!(
+        duplicates.is_empty(),
+        "{} twice: {duplicates:?}",
+        duplicates.len()
+    );
     let missing = values.iter().filter(|v| !counts.contains_key(*v)).count();
     assert_eq!((missing, counts.len()), (0, values.len()));
 }
 
 fn quarantine_many(bridge: &TestBridge, count: usize) -> BTreeSet<String> {
-    let keeper = QuarantineWriter::for_bridge(bridge);
+    let writer = QuarantineWriter::for_bridge(bridge);
     let values: BTreeSet<_> = (0..count)
         .map(|i| valid_event(&format!("event{i}")))
         .collect();
     for (i, value) in values.iter().enumerate() {
-        keeper.add(value, "unknown_type", clock_ms() - 1_000 + i as i64 % 7);
+        writer.add(value, "unknown_type", clock_ms() - 1_000 + i as i64 % 7);
     }
-    keeper.flush();
+    writer.flush();
     values
+}
+
+/// Returns `true` if the last marker is an intent, so its batch has no done marker yet.
+fn has_open_batch(bridge: &TestBridge) -> bool {
+    let records = quarantined_records(bridge);
+    let mut markers = records.iter().filter_map(|r| r.header("butlr-replayed"));
+    markers.next_back() == Some("intent")
+}
+
+/// Starts a run and kills it in the middle of a batch: after the intent, before the done marker.
+///
+/// The first new record in `trigger` stops the process. If a batch is open then, the process is
+/// killed; otherwise it continues until the next record.
+#[track_caller]
+fn kill_within_batch(bridge: &TestBridge, trigger: &str) {
+    let tail = || TopicTail::from_end(&bridge.bootstrap_servers, trigger);
+    let mut new_records = tail();
+    let mut command = replay_command(bridge, &SHORT_LEASE);
+    let mut run = BridgeProcess::start(command.env(LINGER.0, LINGER.1));
+    let started = Instant::now();
+    loop {
+        while new_records.poll().is_none() {
+            assert!(run.is_running(), "the run ended: {}", run.output());
+            assert!(started.elapsed() < 3 * PATIENCE, "{}", run.output());
+        }
+        run.pause();
+        if has_open_batch(bridge) {
+            break;
+        }
+        new_records = tail();
+        run.resume();
+    }
+    run.signal("KILL");
+    run.wait();
+    assert!(
+        has_open_batch(bridge),
+        "the batch was completed by a stopped process"
+    );
 }
 
 fn a_run_that_was_killed_is_finished_by_the_next() {
     let bridge = start_bridge(BridgeSetup::default());
     let values = quarantine_many(&bridge, 4_000);
-    // A run of some batches; each time it gets a little further, and is ended anywhere.
-    let seed = std::process::id() as u64;
-    let mut kills = 0;
-    for round in 0..8_u64 {
-        let before = bridge.records(ROOM).len();
-        let mut run = BridgeProcess::start(&mut replay_command(&bridge, &SHORT_LEASE));
-        let more = 1 + (seed.wrapping_mul(31).wrapping_add(round * 97)) % 400;
-        let begun = Instant::now();
-        while run.is_running() && begun.elapsed() < Duration::from_secs(20) {
-            let stored =
-                crate::real_kafka::watermarks(&bridge.bootstrap_servers, bridge.topic(ROOM)).1;
-            if stored as u64 >= before as u64 + more {
-                break;
-            }
-        }
-        if run.is_running() {
-            run.signal("KILL");
-            kills += 1;
-        }
-        drop(run);
-        std::thread::sleep(Duration::from_millis(300));
+    let quarantine = bridge.config.topics.quarantine.name.as_str();
+    // Kills a run after an intent alone, and after some or all events of a batch. Each run gets
+    // further.
+    let triggers = [quarantine, bridge.topic(ROOM), bridge.topic(ROOM)];
+    for trigger in triggers {
+        kill_within_batch(&bridge, trigger);
     }
-    assert!(kills >= 3, "{kills} of seed {seed}");
+    assert!(!bridge.records(ROOM).is_empty());
     let (code, output) = run_replay(&bridge, &[]);
     assert_eq!(code, 0, "{output}");
     assert_once(&bridge, &values);
-    // Some were killed between intent and done: the next one closed the batch, and looked for its events.
+    // Each of these batches was closed by the next run, which searched the topic for its events.
     let given_up = |r: &&TestRecord| r.text().ends_with("\"finished\":null}}");
     let closed = quarantined_records(&bridge).iter().filter(given_up).count();
-    assert!(closed > 0, "none of {kills} of seed {seed}");
+    assert_eq!(closed, triggers.len());
     let (_, output) = run_replay(&bridge, &[]);
     assert_eq!(
         read_figures(&output, ["published", "replayed before"]),
@@ -475,7 +509,7 @@ fn two_runs_at_the_same_time_send_each_record_once() {
         let is_reported = run.output().contains("another replay is running");
         assert_eq!(*code == Some(1), is_reported, "{code:?}: {}", run.output());
     }
-    eventually("a run by itself gets to the end", || {
+    eventually("a single run completes", || {
         let (code, _) = run_replay(&bridge, &[]);
         (code == 0).then_some(())
     });
@@ -485,13 +519,13 @@ fn two_runs_at_the_same_time_send_each_record_once() {
 fn a_record_of_days_ago_is_kept_as_long_as_a_new_one() {
     let bridge = start_bridge(BridgeSetup::embedded());
     let then = clock_ms() - 10 * DAY;
-    let keeper = QuarantineWriter::for_bridge(&bridge);
-    keeper.add(
+    let writer = QuarantineWriter::for_bridge(&bridge);
+    writer.add(
         &minimal_event(ROOM, "old", then, "room_1"),
         "unknown_type",
         then,
     );
-    keeper.flush();
+    writer.flush();
     let from = clock_ms();
     let (code, output) = run_replay(&bridge, &[]);
     assert_eq!(code, 0, "{output}");

@@ -1,4 +1,4 @@
-//! After a start, with no store of its own: what was stored before is known again from the tails of the topics.
+//! Restart without a store: the bridge restores its memory from the ends of the topics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::json;
 
 use crate::harness::{
-    BridgeSetup, HttpAnswer, KafkaBackend, TestBridge, TestRecord, eventually, minimal_event,
+    BridgeSetup, HttpResponse, KafkaBackend, TestBridge, TestRecord, eventually, minimal_event,
     read_records, trials, unique_ms,
 };
 use crate::real_kafka::{
@@ -64,7 +64,8 @@ use EventType::{RoomOccupancy, Traffic};
 
 const MINUTE: i64 = 60_000;
 
-/// Ten topics that outlive the bridges: in the real Kafka where there is one, else in an embedded one.
+/// Ten topics that outlive the bridges, in the real Kafka if there is one, otherwise in an embedded
+/// broker.
 struct RestartFixture {
     template: String,
     address: String,
@@ -103,7 +104,7 @@ impl RestartFixture {
             .set("topics.template", self.template.as_str())
     }
 
-    /// A bridge that has read what is there.
+    /// Starts a bridge and waits until its memory is restored.
     fn bridge(&self) -> TestBridge {
         let bridge = self.setup().start();
         wait_until_rebuilt(&bridge);
@@ -118,12 +119,12 @@ impl RestartFixture {
         read_records(&self.address, &self.topic(event_type))
     }
 
-    /// Publishes around the bridge.
+    /// Publishes records without the bridge.
     fn write(&self, records: &[PlainRecord]) {
         write(&self.address, &[], records);
     }
 
-    /// What a bridge would know, and how it came to know it.
+    /// Restores a memory as a bridge would, and returns it with the outcome.
     fn read(
         &self,
         stop: &AtomicBool,
@@ -187,12 +188,12 @@ fn is_rebuilding(bridge: &TestBridge) -> bool {
 }
 
 fn wait_until_rebuilt(bridge: &TestBridge) {
-    eventually("what was stored is known", || {
+    eventually("the memory is restored", || {
         (!is_rebuilding(bridge)).then_some(())
     });
 }
 
-/// A record to be written by who is no bridge.
+/// Record that is not written by a bridge.
 struct PlainRecord {
     topic: String,
     key: String,
@@ -202,8 +203,8 @@ struct PlainRecord {
 }
 
 impl PlainRecord {
-    /// What a bridge would have written for an event that it had at `received_ms`.
-    fn for_event(world: &RestartFixture, body: &str, received_ms: i64) -> Self {
+    /// Builds the record that a bridge would write for an event received at `received_ms`.
+    fn for_event(fixture: &RestartFixture, body: &str, received_ms: i64) -> Self {
         let value: serde_json::Value = serde_json::from_str(body).expect("JSON");
         let event_type = value["type"].as_str().and_then(EventType::parse);
         let event_type = event_type.expect("a type");
@@ -211,7 +212,7 @@ impl PlainRecord {
         let received = humantime::format_rfc3339_millis(time).to_string();
         let room = value["metadata"]["room_id"].as_str().expect("a room");
         Self {
-            topic: world.topic(event_type),
+            topic: fixture.topic(event_type),
             key: room.to_owned(),
             headers: vec![
                 ("ce_specversion", "1.0".to_owned()),
@@ -263,7 +264,7 @@ fn write(address: &str, settings: &[(&str, &str)], records: &[PlainRecord]) {
     }
 }
 
-/// More partitions for a topic, as an operator gives it.
+/// Adds partitions to a topic, as an operator would.
 fn grow_topic(address: &str, topic: &str, partitions: usize) {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", address);
@@ -275,12 +276,12 @@ fn grow_topic(address: &str, topic: &str, partitions: usize) {
         .build()
         .expect("a runtime")
         .block_on(admin.create_partitions(&more, &options));
-    for result in grown.expect("Kafka is reached") {
-        result.expect("the topic grows");
+    for result in grown.expect("Kafka responds") {
+        result.expect("partitions are added");
     }
 }
 
-/// An id that was made at `second` after 2014.
+/// Builds an id made this many seconds after 2014.
 fn event_id(second: i64) -> String {
     let ms = (Ksuid::EPOCH_SECONDS + second) * 1000;
     format!("event_{}", Ksuid::new(ms, [7; 16]))
@@ -292,14 +293,14 @@ fn occupancy(id: &str, timestamp_ms: i64, value: u32) -> String {
 }
 
 #[track_caller]
-fn assert_published(answer: &HttpAnswer) {
-    let reply = answer.expect(200).json();
+fn assert_published(response: &HttpResponse) {
+    let reply = response.expect(200).json();
     assert_eq!(reply["status"], "published", "{reply}");
 }
 
 #[track_caller]
-fn assert_duplicate(answer: &HttpAnswer, kind: &str) {
-    let reply = answer.expect(200).json();
+fn assert_duplicate(response: &HttpResponse, kind: &str) {
+    let reply = response.expect(200).json();
     assert_eq!(
         (&reply["status"], &reply["kind"]),
         (&json!("duplicate"), &json!(kind)),
@@ -308,37 +309,37 @@ fn assert_duplicate(answer: &HttpAnswer, kind: &str) {
 }
 
 fn events_of_all_types_are_known_again() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let now = unique_ms();
     let of = |n: usize, t: EventType| {
         let id = format!("event_{t}_{n}");
         minimal_event(t, &id, now, &format!("space_{n}"))
     };
-    let first = world.bridge();
+    let first = fixture.bridge();
     for n in 0..5 {
         for event_type in EventType::ALL {
             assert_published(&first.send(of(n, event_type)));
         }
     }
     first.finish();
-    let second = world.bridge();
+    let second = fixture.bridge();
     for event_type in EventType::ALL {
         for n in 0..5 {
             assert_duplicate(&second.send(of(n, event_type)), "redelivery");
         }
-        assert_eq!(world.records(event_type).len(), 5);
+        assert_eq!(fixture.records(event_type).len(), 5);
     }
 }
 
 fn values_are_known_through_several_restarts() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let minute = unique_ms() - MINUTE;
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     assert_published(&bridge.send(occupancy(&event_id(100), minute, 4)));
     assert_duplicate(&bridge.send(occupancy(&event_id(160), minute, 4)), "repeat");
     bridge.finish();
 
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     assert_duplicate(
         &bridge.send(occupancy(&event_id(100), minute, 4)),
         "redelivery",
@@ -349,18 +350,18 @@ fn values_are_known_through_several_restarts() {
     assert_published(&bridge.send(occupancy(&event_id(220), minute, 5)));
     bridge.finish();
 
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     assert_duplicate(
         &bridge.send(occupancy(&event_id(220), minute, 5)),
         "redelivery",
     );
     assert_published(&bridge.send(occupancy(&event_id(110), minute, 7)));
-    // The dropped repeat once more, of a value that is no longer the current one: no revision back to it.
+    // The dropped repeat again, of a value that is no longer current: no revision back to it.
     assert_published(&bridge.send(occupancy(&event_id(160), minute, 4)));
     assert_published(&bridge.send(occupancy(&event_id(280), minute, 4)));
     bridge.finish();
 
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     assert_duplicate(
         &bridge.send(occupancy(&event_id(110), minute, 7)),
         "redelivery",
@@ -373,7 +374,7 @@ fn values_are_known_through_several_restarts() {
     assert_published(&bridge.send(occupancy(&event_id(340), minute, 5)));
     bridge.finish();
 
-    let headers: Vec<_> = world
+    let headers: Vec<_> = fixture
         .records(RoomOccupancy)
         .iter()
         .map(|r| {
@@ -394,13 +395,13 @@ fn values_are_known_through_several_restarts() {
 }
 
 fn the_copy_of_a_conflict_is_known() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let now = unique_ms();
     let one = minimal_event(Traffic, "event_1", now, "room_1");
     let other = minimal_event(Traffic, "event_1", now, "room_2");
     let third = minimal_event(RoomOccupancy, "event_1", now, "room_1");
     for round in 0..3 {
-        let bridge = world.bridge();
+        let bridge = fixture.bridge();
         for body in [&one, &other, &third] {
             match round {
                 0 => assert_published(&bridge.send(body)),
@@ -409,13 +410,13 @@ fn the_copy_of_a_conflict_is_known() {
         }
         bridge.finish();
     }
-    assert_eq!(world.records(Traffic).len(), 2);
-    let occupancies = world.records(RoomOccupancy);
+    assert_eq!(fixture.records(Traffic).len(), 2);
+    let occupancies = fixture.records(RoomOccupancy);
     assert_eq!(occupancies[0].header("ce_originalid"), Some("event_1"));
 }
 
 fn what_is_older_than_the_window_is_not_taken() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let now = unique_ms();
     let body = |n: i64| {
         minimal_event(
@@ -426,14 +427,14 @@ fn what_is_older_than_the_window_is_not_taken() {
         )
     };
     let records = [
-        PlainRecord::for_event(&world, &body(20), now - 20 * MINUTE),
-        PlainRecord::for_event(&world, &body(16), now - 16 * MINUTE),
-        PlainRecord::for_event(&world, &body(14), now - 14 * MINUTE),
-        // A bridge whose clock is ahead.
-        PlainRecord::for_event(&world, &body(-5), now + 5 * MINUTE),
+        PlainRecord::for_event(&fixture, &body(20), now - 20 * MINUTE),
+        PlainRecord::for_event(&fixture, &body(16), now - 16 * MINUTE),
+        PlainRecord::for_event(&fixture, &body(14), now - 14 * MINUTE),
+        // From a bridge whose clock is ahead.
+        PlainRecord::for_event(&fixture, &body(-5), now + 5 * MINUTE),
     ];
-    world.write(&records);
-    let bridge = world.bridge();
+    fixture.write(&records);
+    let bridge = fixture.bridge();
     assert_eq!(bridge.status()["dedup"]["ids"], 2);
     for n in [14, -5] {
         assert_duplicate(&bridge.send(body(n)), "redelivery");
@@ -444,9 +445,9 @@ fn what_is_older_than_the_window_is_not_taken() {
 }
 
 fn what_came_late_is_still_out_of_order() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let now = unique_ms();
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     assert_published(&bridge.send(minimal_event(
         EventType::PirMotion,
         "event_1",
@@ -454,7 +455,7 @@ fn what_came_late_is_still_out_of_order() {
         "room_1",
     )));
     bridge.finish();
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     assert_published(&bridge.send(minimal_event(
         EventType::PirMotion,
         "event_2",
@@ -467,27 +468,27 @@ fn what_came_late_is_still_out_of_order() {
     );
 }
 
-/// A new machine: nothing is handed over but the topics.
+/// A new machine gets nothing but the topics.
 fn a_second_bridge_knows_what_the_first_stored() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let body = minimal_event(Traffic, "event_1", unique_ms(), "room_1");
-    let first = world.bridge();
+    let first = fixture.bridge();
     assert_published(&first.send(&body));
-    let second = world.bridge();
+    let second = fixture.bridge();
     assert_duplicate(&second.send(&body), "redelivery");
-    // What one stores from now on the other does not know: they share no store.
+    // The second does not know later events of the first: they share no store.
     let later = minimal_event(Traffic, "event_2", unique_ms(), "room_1");
     assert_published(&first.send(&later));
     assert_published(&second.send(&later));
 }
 
 fn others_records_do_not_hurt() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let now = unique_ms();
     let body = |n: i64| minimal_event(Traffic, &format!("event_{n}"), now - n, "room_1");
-    let ours = |n: i64| PlainRecord::for_event(&world, &body(n), now);
+    let ours = |n: i64| PlainRecord::for_event(&fixture, &body(n), now);
     let alien = |value: Option<Vec<u8>>, headers: Vec<(&'static str, String)>| PlainRecord {
-        topic: world.topic(Traffic),
+        topic: fixture.topic(Traffic),
         key: "room_1".to_owned(),
         value,
         headers,
@@ -501,7 +502,7 @@ fn others_records_do_not_hurt() {
             0 => alien(None, vec![]),
             1 => alien(Some(b"{}".to_vec()), vec![]),
             2 => alien(Some(vec![0xff, 0xfe, 0]), vec![("ce_id", "x".repeat(99))]),
-            // An event, but no word of when a bridge had it.
+            // An event without the time of receipt.
             3 => alien(Some(body(-n).into()), vec![("ce_receivedat", "now".into())]),
             4 => alien(Some(b"[[[[".to_vec()), vec![received.clone()]),
             5 => alien(
@@ -513,8 +514,8 @@ fn others_records_do_not_hurt() {
         });
     }
     records.push(alien(Some(vec![b' '; 900_000]), vec![received]));
-    world.write(&records);
-    let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
+    fixture.write(&records);
+    let (memory, outcome) = fixture.read(&AtomicBool::new(false), |_| {});
     assert!(outcome.is_complete, "{outcome:?}");
     assert_eq!(
         (outcome.records, outcome.ids, outcome.unreadable),
@@ -522,14 +523,14 @@ fn others_records_do_not_hurt() {
         "{outcome:?}"
     );
     assert!(is_known(&memory, &body(1)));
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     assert_duplicate(&bridge.send(body(1)), "redelivery");
     assert_published(&bridge.send(body(-3)));
 }
 
-/// Kafka's look-up by time would point behind them: it goes by the events' times.
+/// Kafka's lookup by time would point behind these records, because it goes by the events' times.
 fn a_burst_of_old_events_hides_nothing() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let now = unique_ms();
     let fresh = |n: i64| {
         minimal_event(
@@ -548,17 +549,17 @@ fn a_burst_of_old_events_hides_nothing() {
             &format!("room_{}", n % 50),
         )
     };
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     let send = |bodies: Vec<String>| {
-        let answer = bridge.send(format!("[{}]", bodies.join(",")));
-        answer.expect(200);
+        let response = bridge.send(format!("[{}]", bodies.join(",")));
+        response.expect(200);
     };
     send((0..50).map(fresh).collect());
     for burst in 0..4 {
         send((0..1000).map(|n| old(1000 * burst + n)).collect());
     }
     bridge.finish();
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     for n in 0..50 {
         assert_duplicate(&bridge.send(fresh(n)), "redelivery");
         assert_duplicate(&bridge.send(old(n * 79)), "redelivery");
@@ -566,28 +567,28 @@ fn a_burst_of_old_events_hides_nothing() {
 }
 
 fn records_that_waited_on_disk_end_no_search() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let now = unique_ms();
     let body = |n: i64| minimal_event(Traffic, &format!("event_{n}"), now - n, "room_1");
-    let mut records = vec![PlainRecord::for_event(&world, &body(0), now - MINUTE)];
+    let mut records = vec![PlainRecord::for_event(&fixture, &body(0), now - MINUTE)];
     for n in 1..3000 {
-        // Half of them were received so long ago that they are not taken themselves.
+        // Half of them were received so long ago that they are not loaded.
         let age = match n % 2 {
             0 => 86_400_000,
             _ => 10 * MINUTE,
         };
         records
-            .push(PlainRecord::for_event(&world, &body(n), now - age).with("ce_spooled", "true"));
+            .push(PlainRecord::for_event(&fixture, &body(n), now - age).with("ce_spooled", "true"));
     }
-    world.write(&records);
-    let bridge = world.bridge();
+    fixture.write(&records);
+    let bridge = fixture.bridge();
     assert_duplicate(&bridge.send(body(0)), "redelivery");
     assert_duplicate(&bridge.send(body(1)), "redelivery");
     assert_published(&bridge.send(body(2)));
 }
 
 fn many_partitions_and_an_empty_tail() {
-    let world = RestartFixture::embedded(40);
+    let fixture = RestartFixture::embedded(40);
     let body = |n: usize| {
         minimal_event(
             Traffic,
@@ -597,41 +598,41 @@ fn many_partitions_and_an_empty_tail() {
         )
     };
     let bodies: Vec<_> = (0..300).map(body).collect();
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     let all = format!("[{}]", bodies.join(","));
     bridge.send(&all).expect(200);
     bridge.finish();
-    let bridge = world.bridge();
-    let answer = bridge.send(&all).expect(200).json();
-    let results = answer["results"].as_array().expect("results");
+    let bridge = fixture.bridge();
+    let response = bridge.send(&all).expect(200).json();
+    let results = response["results"].as_array().expect("results");
     assert!(
         results.iter().all(|r| r["kind"] == "redelivery"),
-        "{answer}"
+        "{response}"
     );
 }
 
 fn events_are_taken_while_it_goes_on() {
-    let world = RestartFixture::embedded(10);
-    let kafka = world.embedded.as_ref().expect("embedded");
+    let fixture = RestartFixture::embedded(10);
+    let kafka = fixture.embedded.as_ref().expect("embedded");
     let now = unique_ms();
     let before = minimal_event(Traffic, "event_before", now, "room_1");
     let meanwhile = minimal_event(Traffic, "event_meanwhile", now, "room_1");
-    world.write(&[PlainRecord::for_event(&world, &before, now)]);
+    fixture.write(&[PlainRecord::for_event(&fixture, &before, now)]);
     let delay = |ms| {
         let set = move |cluster: &rdkafka::mocking::MockCluster<'static, _>| {
             cluster.broker_round_trip_time(1, Duration::from_millis(ms))
         };
         kafka.with_cluster(set).expect("a delay");
     };
-    // With so many partitions their ends alone take some 10 s to be asked for.
+    // Asking for the ends of so many partitions takes about 10 s.
     delay(100);
-    let bridge = world.setup().start();
+    let bridge = fixture.setup().start();
     assert!(is_rebuilding(&bridge));
     assert_eq!(bridge.status()["dedup"]["rebuilding"], true);
-    // Two of them: the second is compared with what was stored since the start.
+    // Sent twice: the second is compared with the events stored since the start.
     assert_published(&bridge.send(&meanwhile));
     assert_duplicate(&bridge.send(&meanwhile), "redelivery");
-    // A copy that nobody could recognise yet: counted as possible.
+    // A copy that could not be recognised yet is counted as possible.
     assert_published(&bridge.send(&before));
     assert!(is_rebuilding(&bridge));
     let unchecked = bridge.metric_sum("butlr_bridge_dedup_unchecked_total", "");
@@ -644,49 +645,49 @@ fn events_are_taken_while_it_goes_on() {
 }
 
 fn a_topic_that_is_missing_keeps_nobody_waiting() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let body = minimal_event(Traffic, "event_1", unique_ms(), "room_1");
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     assert_published(&bridge.send(&body));
     bridge.finish();
-    let missing = world.topic(RoomOccupancy);
-    if world.embedded.is_none() {
-        delete_topics(&world.address, &[&missing]);
+    let missing = fixture.topic(RoomOccupancy);
+    if fixture.embedded.is_none() {
+        delete_topics(&fixture.address, &[&missing]);
     }
-    let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
+    let (memory, outcome) = fixture.read(&AtomicBool::new(false), |_| {});
     assert!(outcome.is_complete, "{outcome:?}");
     assert!(is_known(&memory, &body));
-    if world.embedded.is_none() {
-        create_topics(&world.address, &[&missing], 3, &[]);
+    if fixture.embedded.is_none() {
+        create_topics(&fixture.address, &[&missing], 3, &[]);
     }
-    // None at all is nothing to read.
+    // Without any topic there is nothing to read.
     let none = "nobody.made.{type}";
-    let (_, outcome) = read_memory(&world.address, none, &AtomicBool::new(false), |_| {});
+    let (_, outcome) = read_memory(&fixture.address, none, &AtomicBool::new(false), |_| {});
     assert!(outcome.is_complete && outcome.records == 0, "{outcome:?}");
 }
 
 fn a_topic_that_may_not_be_read_is_told() {
     use rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as DENIED;
-    let world = RestartFixture::embedded(3);
+    let fixture = RestartFixture::embedded(3);
     let now = unique_ms();
     let traffic = minimal_event(Traffic, "event_1", now, "room_1");
     let occupancy = occupancy(&event_id(1), now, 4);
     let bodies = [&traffic, &occupancy];
-    world.write(&bodies.map(|body| PlainRecord::for_event(&world, body, now)));
-    let kafka = world.embedded.as_ref().expect("embedded");
-    let denied = world.topic(RoomOccupancy);
+    fixture.write(&bodies.map(|body| PlainRecord::for_event(&fixture, body, now)));
+    let kafka = fixture.embedded.as_ref().expect("embedded");
+    let denied = fixture.topic(RoomOccupancy);
     let topic = denied.clone();
     kafka
         .with_cluster(move |cluster| cluster.topic_error(&topic, DENIED))
         .expect("an error");
-    let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
+    let (memory, outcome) = fixture.read(&AtomicBool::new(false), |_| {});
     let why = outcome.incomplete_reason.expect("a reason");
     assert!(why.contains(&denied) && !outcome.is_complete, "{why}");
     assert!(outcome.duration < Duration::from_secs(10));
     assert!(is_known(&memory, &traffic));
     assert!(!is_known(&memory, &occupancy));
-    // A bridge goes on saying so.
-    let bridge = world.setup().without_waiting().start();
+    // A bridge keeps reporting it.
+    let bridge = fixture.setup().without_waiting().start();
     wait_until_rebuilt(&bridge);
     let dedup = &bridge.status()["dedup"];
     let why = dedup["incomplete_reason"].as_str().expect("a reason");
@@ -694,40 +695,40 @@ fn a_topic_that_may_not_be_read_is_told() {
 }
 
 fn the_budget_of_records_is_kept() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let now = unique_ms();
     let body = |n: i64| minimal_event(Traffic, &format!("event_{n}"), now, "room_1");
     let records: Vec<_> = (0..5000)
-        .map(|n| PlainRecord::for_event(&world, &body(n), now - 5000 + n))
+        .map(|n| PlainRecord::for_event(&fixture, &body(n), now - 5000 + n))
         .collect();
-    world.write(&records);
+    fixture.write(&records);
     let stop = AtomicBool::new(false);
-    let (memory, outcome) = world.read(&stop, |dedup| dedup.max_ids = 1000);
+    let (memory, outcome) = fixture.read(&stop, |dedup| dedup.max_ids = 1000);
     assert!(!outcome.is_complete);
     assert!((500..=1000).contains(&outcome.records), "{outcome:?}");
     let why = outcome.incomplete_reason.expect("a reason");
     assert!(why.contains("dedup.max_ids"), "{why}");
-    // The newest, which are sent again soonest.
+    // The newest events, which are the first to be sent again.
     assert!(is_known(&memory, &body(4999)));
     assert!(!is_known(&memory, &body(0)));
-    let (memory, outcome) = world.read(&stop, |_| {});
+    let (memory, outcome) = fixture.read(&stop, |_| {});
     assert!(outcome.is_complete, "{outcome:?}");
     assert!(is_known(&memory, &body(0)));
 }
 
 fn its_time_is_kept() {
-    let world = RestartFixture::embedded(40);
-    let kafka = world.embedded.as_ref().expect("embedded");
-    // The ends of so many partitions take some 40 s to be asked for.
+    let fixture = RestartFixture::embedded(40);
+    let kafka = fixture.embedded.as_ref().expect("embedded");
+    // Asking for the ends of so many partitions takes about 40 s.
     let delay = |cluster: &rdkafka::mocking::MockCluster<'static, _>| {
         cluster.broker_round_trip_time(1, Duration::from_millis(100))
     };
     kafka.with_cluster(delay).expect("a delay");
-    let begun = Instant::now();
-    let (_, outcome) = world.read(&AtomicBool::new(false), |dedup| {
+    let began = Instant::now();
+    let (_, outcome) = fixture.read(&AtomicBool::new(false), |dedup| {
         dedup.rebuild_within = Duration::from_secs(1);
     });
-    let took = begun.elapsed();
+    let took = began.elapsed();
     assert!(took >= Duration::from_secs(1), "{took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(!outcome.is_complete && outcome.records == 0);
@@ -735,13 +736,13 @@ fn its_time_is_kept() {
     assert!(why.contains("1s (dedup.rebuild_within)"), "{why}");
 }
 
-/// Until then nothing can be stored either.
+/// Nothing can be stored before that either.
 fn its_time_begins_with_kafkas_first_answer() {
-    let world = RestartFixture::embedded(3);
+    let fixture = RestartFixture::embedded(3);
     let now = unique_ms();
     let body = minimal_event(Traffic, "event_1", now, "room_1");
-    world.write(&[PlainRecord::for_event(&world, &body, now)]);
-    let kafka = world.embedded.as_ref().expect("embedded");
+    fixture.write(&[PlainRecord::for_event(&fixture, &body, now)]);
+    let kafka = fixture.embedded.as_ref().expect("embedded");
     let set = |is_up: bool| {
         kafka.with_cluster(move |cluster| match is_up {
             true => cluster.broker_up(1),
@@ -751,16 +752,16 @@ fn its_time_begins_with_kafkas_first_answer() {
     set(false).expect("down");
     let (memory, outcome) = std::thread::scope(|scope| {
         let stop = AtomicBool::new(false);
-        let world = &world;
+        let fixture = &fixture;
         let reading = scope.spawn(move || {
-            world.read(&stop, |dedup| {
+            fixture.read(&stop, |dedup| {
                 dedup.rebuild_within = Duration::from_secs(3);
             })
         });
         std::thread::sleep(Duration::from_secs(5));
         assert!(!reading.is_finished());
         set(true).expect("up");
-        reading.join().expect("no panic")
+        reading.join().expect("the thread did not panic")
     });
     assert!(outcome.is_complete, "{outcome:?}");
     assert!(outcome.duration >= Duration::from_secs(5));
@@ -768,15 +769,15 @@ fn its_time_begins_with_kafkas_first_answer() {
 }
 
 fn a_record_of_another_time_ends_no_search() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let now = unique_ms();
     let body = |n: i64| minimal_event(Traffic, &format!("event_{n}"), now - n, "room_1");
     let of = |n: i64| match n % 500 {
-        499 => PlainRecord::for_event(&world, &body(n), now - 86_400_000),
-        _ => PlainRecord::for_event(&world, &body(n), now - MINUTE),
+        499 => PlainRecord::for_event(&fixture, &body(n), now - 86_400_000),
+        _ => PlainRecord::for_event(&fixture, &body(n), now - MINUTE),
     };
-    world.write(&(0..12_000).map(of).collect::<Vec<_>>());
-    let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
+    fixture.write(&(0..12_000).map(of).collect::<Vec<_>>());
+    let (memory, outcome) = fixture.read(&AtomicBool::new(false), |_| {});
     assert!(outcome.is_complete, "{outcome:?}");
     assert_eq!((outcome.records, outcome.ids), (12_000, 12_000 - 24));
     assert!(is_known(&memory, &body(0)) && is_known(&memory, &body(11_998)));
@@ -793,12 +794,12 @@ fn it_ends_at_once_when_it_is_to() {
         std::thread::sleep(Duration::from_millis(500));
         let asked = Instant::now();
         stop.store(true, Ordering::Relaxed);
-        let (outcome, ended) = reading.join().expect("no panic");
+        let (outcome, ended) = reading.join().expect("the thread did not panic");
         let took = ended - asked;
         assert!(took < Duration::from_secs(1), "{took:?}");
         assert_eq!(outcome.incomplete_reason.as_deref(), Some("stopped"));
     });
-    // So does a bridge.
+    // The same for a bridge.
     let setup = BridgeSetup::with_kafka(KafkaBackend::Address(free_address().to_string()));
     let bridge = setup
         .set("shutdown.drain_delay", "0s")
@@ -810,42 +811,42 @@ fn it_ends_at_once_when_it_is_to() {
 }
 
 fn it_can_be_switched_off() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let body = minimal_event(Traffic, "event_1", unique_ms(), "room_1");
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     assert_published(&bridge.send(&body));
     bridge.finish();
-    let bridge = world.setup().set("dedup.rebuild_within", "0s").start();
+    let bridge = fixture.setup().set("dedup.rebuild_within", "0s").start();
     assert!(!is_rebuilding(&bridge));
     assert_published(&bridge.send(&body));
     assert_duplicate(&bridge.send(&body), "redelivery");
 }
 
-/// They take offsets, and are no records.
+/// Markers take offsets but are not records.
 fn markers_of_transactions_are_no_end() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let now = unique_ms();
     let body = |n: i64| minimal_event(Traffic, &format!("event_{n}"), now - n, "room_1");
     for n in 0..20 {
         let id = unique_name("transaction");
         let settings = [("transactional.id", id.as_str())];
         write(
-            &world.address,
+            &fixture.address,
             &settings,
-            &[PlainRecord::for_event(&world, &body(n), now)],
+            &[PlainRecord::for_event(&fixture, &body(n), now)],
         );
     }
-    let begun = Instant::now();
-    let (memory, outcome) = world.read(&AtomicBool::new(false), |_| {});
+    let began = Instant::now();
+    let (memory, outcome) = fixture.read(&AtomicBool::new(false), |_| {});
     assert!(outcome.is_complete, "{outcome:?}");
     assert_eq!((outcome.records, outcome.ids), (20, 20));
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(5));
     assert!((0..20).all(|n| is_known(&memory, &body(n))));
 }
 
-/// Keys move then: what was stored before the growth may lie elsewhere than what replaced it.
+/// Keys move to other partitions, so a value and its replacement may lie in different ones.
 fn a_topic_that_grew_tells_the_current_values() {
-    let world = RestartFixture::new();
+    let fixture = RestartFixture::new();
     let minute = unique_ms() - MINUTE;
     let rooms: Vec<_> = (0..20).map(|n| format!("room_{n}")).collect();
     let of = |second: i64, room: &str, value: u32| {
@@ -857,18 +858,18 @@ fn a_topic_that_grew_tells_the_current_values() {
         )
         .replace("\"data\":4", &format!("\"data\":{value}"))
     };
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     for room in &rooms {
         assert_published(&bridge.send(of(100, room, 4)));
     }
     bridge.finish();
-    grow_topic(&world.address, &world.topic(RoomOccupancy), 8);
-    let bridge = world.bridge();
+    grow_topic(&fixture.address, &fixture.topic(RoomOccupancy), 8);
+    let bridge = fixture.bridge();
     for room in &rooms {
         assert_published(&bridge.send(of(200, room, 5)));
     }
     bridge.finish();
-    let bridge = world.bridge();
+    let bridge = fixture.bridge();
     for room in &rooms {
         assert_duplicate(&bridge.send(of(100, room, 4)), "redelivery");
         assert_duplicate(&bridge.send(of(300, room, 5)), "repeat");
@@ -897,7 +898,7 @@ fn a_kafka_that_is_back_later_is_read_then() {
     assert!(is_rebuilding(&bridge));
     broker.restart();
     bridge.wait_until_ready();
-    wait_within(Duration::from_secs(15), "what was stored is known", || {
+    wait_within(Duration::from_secs(15), "the memory is restored", || {
         !is_rebuilding(&bridge)
     });
     assert_duplicate(&bridge.send(&body), "redelivery");

@@ -1,4 +1,4 @@
-//! How the bridge ends: SIGTERM to the real binary, idle and under load.
+//! Shutdown of the real binary by SIGTERM, idle and under load.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -8,8 +8,8 @@ use butlr_bridge::kafka::embedded::EmbeddedKafka;
 use butlr_event::EventType;
 
 use crate::harness::{
-    BridgeProcess, HttpRequest, agent, eventually, minimal_event, read_answer, read_records,
-    trials, unique_ms, write_head,
+    BridgeProcess, HttpRequest, agent, eventually, find_final_counters, minimal_event,
+    read_records, read_response, sum_samples, trials, unique_ms, write_head, write_request,
 };
 use crate::load::{BridgeLoad, assert_stored, count_by_status};
 use crate::real_kafka::{
@@ -28,7 +28,7 @@ trials! {
     ],
 }
 
-/// The real one where there is one, else one in this process; with ten topics.
+/// Ten topics, in the real Kafka if there is one, otherwise in an embedded broker.
 struct ShutdownKafka {
     address: String,
     template: String,
@@ -68,9 +68,9 @@ impl ShutdownKafka {
         let settings: Vec<_> = own.chain(settings.iter().copied()).collect();
         let process = BridgeProcess::serve(&settings);
         let ready = format!("http://{}/readyz", process.admin());
-        eventually("it is ready", || {
-            let answer = HttpRequest::new("GET", &ready).send(&agent());
-            (answer.status == 200).then_some(())
+        eventually("the bridge is ready", || {
+            let response = HttpRequest::new("GET", &ready).send(&agent());
+            (response.status == 200).then_some(())
         });
         process
     }
@@ -85,15 +85,21 @@ impl Drop for ShutdownKafka {
     }
 }
 
-/// The line of the log with the final counters, as JSON.
+/// Waits until the sum of a metric's series has this value.
+#[track_caller]
+fn wait_for_metric(process: &BridgeProcess, name: &str, value: f64) {
+    let url = format!("http://{}/metrics", process.admin());
+    eventually(name, || {
+        let exposition = HttpRequest::new("GET", &url).send(&agent()).text();
+        (sum_samples(&exposition, name, "") == value).then_some(())
+    });
+}
+
+/// Parses the log line with the final counters.
 #[track_caller]
 fn final_counters(process: &BridgeProcess) -> serde_json::Value {
     let output = process.output();
-    let lines = output.lines().filter_map(|l| serde_json::from_str(l).ok());
-    let mut ended = lines.filter(|line: &serde_json::Value| line["message"] == "ended");
-    ended
-        .next()
-        .unwrap_or_else(|| panic!("no counters: {output}"))
+    find_final_counters(&output).unwrap_or_else(|| panic!("no counters: {output}"))
 }
 
 fn sigterm_under_load_loses_nothing_that_was_accepted() {
@@ -102,13 +108,16 @@ fn sigterm_under_load_loses_nothing_that_was_accepted() {
     let timeout = Duration::from_secs(10);
     let mut serve = kafka.serve(&["log.format=json", "shutdown.timeout=10s"]);
     let load = BridgeLoad::start(serve.ingest(), 32);
-    eventually("the load flows", || (load.accepted() >= 500).then_some(()));
+    eventually("the load is running", || {
+        (load.accepted() >= 500).then_some(())
+    });
     let signalled = Instant::now();
     serve.signal("TERM");
     let ended = serve.wait();
     let took = signalled.elapsed();
-    // Nobody listens any more.
-    std::thread::sleep(Duration::from_millis(200));
+    eventually("the load finds nobody listening", || {
+        (load.unanswered() > 0).then_some(())
+    });
     let attempts = load.stop();
 
     assert!(ended.success(), "{ended}: {}", serve.output());
@@ -116,7 +125,7 @@ fn sigterm_under_load_loses_nothing_that_was_accepted() {
     let statuses = count_by_status(&attempts);
     assert!(
         statuses.contains_key(&None),
-        "the load outlived the bridge: {statuses:?}"
+        "no request failed after the shutdown: {statuses:?}"
     );
     assert!(
         statuses.keys().all(|s| matches!(s, None | Some(200 | 503))),
@@ -132,7 +141,7 @@ fn sigterm_under_load_loses_nothing_that_was_accepted() {
     assert_eq!(last["balanced"], true, "{last}");
     assert_eq!(last["records_given_up"], 0, "{last}");
     let published = last["published"].as_u64().expect("a number") as usize;
-    // One that was answered 503 for want of a report in time may be stored all the same.
+    // An event with a 503 may be stored all the same if its report came too late.
     assert!(
         published <= records.len(),
         "{} stored: {last}",
@@ -146,20 +155,20 @@ fn it_is_not_ready_before_it_stops_listening() {
     let mut serve = kafka.serve(&["shutdown.drain_delay=2s"]);
     let (ingest, admin) = (serve.ingest(), serve.admin());
     serve.signal("TERM");
-    eventually("it says that it is not ready", || {
-        let answer = HttpRequest::new("GET", &format!("http://{admin}/readyz")).send(&agent());
-        (answer.status == 503).then(|| assert!(answer.text().contains("shutting down")))
+    eventually("/readyz returns 503", || {
+        let response = HttpRequest::new("GET", &format!("http://{admin}/readyz")).send(&agent());
+        (response.status == 503).then(|| assert!(response.text().contains("shutting down")))
     });
-    // A load balancer that has not looked yet still sends.
+    // A load balancer that has not noticed yet still sends.
     let body = minimal_event(EventType::Traffic, "late", unique_ms(), "s");
-    let answer = HttpRequest::new("POST", &format!("http://{ingest}/v1/events"))
+    let response = HttpRequest::new("POST", &format!("http://{ingest}/v1/events"))
         .body(body)
         .send(&agent());
-    answer.expect(200);
+    response.expect(200);
     assert_eq!(
-        answer.header("connection"),
+        response.header("connection"),
         Some("close"),
-        "go elsewhere next time"
+        "the client must reconnect elsewhere"
     );
     assert!(serve.wait().success(), "{}", serve.output());
     let topic = kafka.template.replace("{type}", "traffic");
@@ -170,7 +179,7 @@ fn a_second_signal_ends_it_at_once() {
     let kafka = ShutdownKafka::start();
     let mut serve = kafka.serve(&["shutdown.drain_delay=50s", "shutdown.timeout=60s"]);
     serve.signal("TERM");
-    serve.wait_for("it is shutting down", |o| {
+    serve.wait_for("the shutdown has begun", |o| {
         o.contains("shutting down").then_some(())
     });
     std::thread::sleep(Duration::from_millis(300));
@@ -200,7 +209,7 @@ fn it_ends_in_time_while_kafka_is_away() {
         let body = minimal_event(EventType::Traffic, "e", unique_ms(), "s");
         HttpRequest::new("POST", &url).body(body).send(&agent())
     });
-    std::thread::sleep(Duration::from_millis(300));
+    wait_for_metric(&serve, "butlr_bridge_received_total", 1.0);
     let signalled = Instant::now();
     serve.signal("TERM");
     let ended = serve.wait();
@@ -240,7 +249,7 @@ fn what_is_in_flight_is_answered() {
             })
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(300));
+    wait_for_metric(&serve, "butlr_bridge_received_total", 20.0);
     serve.signal("TERM");
     for sender in senders {
         assert_eq!(sender.join().expect("a sender"), 200, "{}", serve.output());
@@ -256,18 +265,12 @@ fn idle_connections_do_not_hold_it_up() {
         .map(|n| {
             let mut stream = TcpStream::connect(serve.ingest()).expect("a connection");
             let body = minimal_event(EventType::Traffic, &format!("e{n}"), unique_ms(), "s");
-            let length = body.len().to_string();
-            write_head(
-                &mut stream,
-                "POST /v1/events",
-                &[("content-length", &length)],
-            );
-            stream.write_all(body.as_bytes()).expect("sent");
-            let answer = read_answer(&mut stream).expect("an answer");
+            write_request(&mut stream, &[], &body);
+            let response = read_response(&mut stream).expect("a response");
             assert_eq!(
-                answer.expect(200).header("connection"),
+                response.expect(200).header("connection"),
                 None,
-                "it stays open"
+                "the connection stays open"
             );
             stream
         })
@@ -291,9 +294,9 @@ fn a_client_in_the_middle_of_a_body_does_not_hold_it_up() {
         "log.format=json",
     ]);
     let mut stream = TcpStream::connect(serve.ingest()).expect("a connection");
-    write_head(&mut stream, "POST /v1/events", &[("content-length", "100")]);
+    write_head(&mut stream, &[("content-length", "100")]);
     stream.write_all(b"{\"id\":").expect("sent");
-    std::thread::sleep(Duration::from_millis(300));
+    wait_for_metric(&serve, "butlr_bridge_in_flight_bytes", 6.0);
     let signalled = Instant::now();
     serve.signal("TERM");
     assert!(serve.wait().success(), "{}", serve.output());

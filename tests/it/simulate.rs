@@ -1,4 +1,4 @@
-//! The simulator against the bridge: what it sends is stored, what it proves is so, and what is wrong it finds.
+//! Simulator against the bridge: it proves that what it sent is stored, and it finds what is wrong.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -28,7 +28,7 @@ use crate::harness::{
 };
 use crate::real_kafka::{create_topics, free_address, kafka_address, lock_heavy, unique_name};
 
-/// The tests of this module.
+/// Returns the tests of this module.
 pub fn trials() -> Vec<Trial> {
     const KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_KAFKA"];
     macro_rules! all {
@@ -61,7 +61,7 @@ mod acceptance;
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// A small city since some hours ago, with all of the sender's quirks.
+/// Creates a small city, starting some hours ago, with all habits of the sender.
 fn city_stream(seed: u64, behaviour: SenderBehaviour) -> DeliveryStream {
     let size = CitySize {
         rooms: 12,
@@ -74,7 +74,7 @@ fn city_stream(seed: u64, behaviour: SenderBehaviour) -> DeliveryStream {
     DeliveryStream::from_seed(seed, size, clock_ms() - 12 * HOUR_MS, habits, behaviour)
 }
 
-/// Sends so many events as fast as they are answered.
+/// Sends this many events as fast as they are accepted.
 fn send(
     bridge: &TestBridge,
     stream: DeliveryStream,
@@ -136,7 +136,7 @@ fn what_a_city_sends_is_all_there() {
     }
     let invalid = ledger.kind_count(DeliveryKind::Invalid);
     assert_eq!(ledger.status_count(200), ledger.deliveries() - invalid);
-    // Nobody tells the sender that trying again is in vain.
+    // The sender does not know that a retry is pointless.
     assert_eq!(
         ledger.status_count(400) + ledger.status_count(422),
         3 * invalid
@@ -152,7 +152,7 @@ fn what_a_city_sends_is_all_there() {
         assert!(finding.unchecked_reason.is_none(), "{report}");
         assert!(
             finding.checked > 0,
-            "{property:?} was not looked at: {report}"
+            "{property:?} was not checked: {report}"
         );
     }
     let count_word = |word| ledger.reported_outcome_count(word);
@@ -175,7 +175,7 @@ fn what_a_city_sends_is_all_there() {
     bridge.finish();
 }
 
-/// The space that a record is about, and the event in it.
+/// Returns the space and the event of a record.
 fn parse_record(record: &TestRecord) -> (String, Value) {
     let key = String::from_utf8(record.key.clone().expect("a key")).expect("UTF-8");
     (key, serde_json::from_slice(&record.value).expect("JSON"))
@@ -188,7 +188,7 @@ fn computed_at(event: &Value) -> i64 {
     Ksuid::parse(id.expect("an id")).expect("a KSUID").seconds()
 }
 
-/// What a consumer does that knows nothing of the model.
+/// Works like a consumer that knows nothing of the model.
 fn traffic_adds_up_to_the_occupancies_and_to_the_truth() {
     let bridge = TestBridge::start(BridgeSetup::default());
     let behaviour = SenderBehaviour {
@@ -199,7 +199,7 @@ fn traffic_adds_up_to_the_occupancies_and_to_the_truth() {
     let finished = send(&bridge, city_stream(3, behaviour), 20_000, None);
     let GroundTruth { at_ms, spaces } = finished.truth;
 
-    // Each event once, whatever arrived twice.
+    // Counts each event once, whatever was delivered twice.
     let mut seen = HashSet::new();
     let mut traffic: Vec<(String, i64, i64)> = Vec::new();
     for record in bridge.records(EventType::Traffic) {
@@ -228,7 +228,8 @@ fn traffic_adds_up_to_the_occupancies_and_to_the_truth() {
         assert_eq!(counted, i64::from(*people), "{space}");
     }
 
-    // The value computed last for each space and minute; those of the last five minutes may still be revised.
+    // Takes the value computed last for each space and minute, except the last five minutes, which
+    // may still be revised.
     let mut minutes = 0;
     for event_type in [
         EventType::RoomOccupancy,
@@ -255,7 +256,7 @@ fn traffic_adds_up_to_the_occupancies_and_to_the_truth() {
             minutes += 1;
         }
     }
-    assert!(minutes > 100, "{minutes} are too few to prove something");
+    assert!(minutes > 100, "only {minutes} minutes to compare");
     bridge.finish();
 }
 
@@ -265,7 +266,7 @@ fn what_was_not_answered_2xx_is_dropped_and_counted() {
         .without_waiting()
         .start();
     let topic_is_missing = || (bridge.topic_state(EventType::Traffic) == "missing").then_some(());
-    crate::harness::eventually("the watch has looked", topic_is_missing);
+    crate::harness::eventually("the watch has checked the topics", topic_is_missing);
     let finished = send(&bridge, city_stream(1, SenderBehaviour::plain()), 20, None);
     let ledger = &finished.ledger;
     assert_eq!(
@@ -393,13 +394,13 @@ fn read_json(ledger: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(ledger).expect("written")).expect("JSON")
 }
 
-/// How many requests a ledger tells of.
+/// Counts the requests in a ledger.
 fn count_attempts(ledger: &Value) -> u64 {
     let tries = ledger["tries"].as_array().expect("first, second, …");
     tries.iter().map(|n| n.as_u64().expect("a count")).sum()
 }
 
-/// Copies ten topics, with what `alter` makes of the records of one type.
+/// Copies ten topics; `alter` changes the records of one type.
 fn copy_topics(bridge: &TestBridge, template: &str, alter: impl Fn(&mut Vec<TestRecord>)) {
     let names: Vec<String> = EventType::ALL
         .iter()
@@ -448,7 +449,7 @@ fn copy_topics(bridge: &TestBridge, template: &str, alter: impl Fn(&mut Vec<Test
     assert_eq!(stored, copied);
 }
 
-/// What `verify` says of these topics, and with which status it ends.
+/// Runs `verify` on these topics and returns exit code and output.
 fn run_verify(journal: &Path, template: &str) -> (i32, String) {
     let output = binary()
         .arg("verify")
@@ -507,7 +508,7 @@ fn one_missing_one_changed_one_there_twice_are_found() {
 
     let copies = |what: &str| format!("{}.{{type}}", unique_name(what));
     let id = |record: &TestRecord| record.header("ce_id").expect("an id").to_owned();
-    // One that is there once.
+    // A record that is stored once.
     let records = bridge.records(EventType::RoomOccupancy);
     let mut times: HashMap<String, usize> = HashMap::new();
     records

@@ -1,4 +1,4 @@
-//! What Kafka does not take is kept on disk, and gets there later: the bridge as a whole.
+//! Spool of a running bridge: events that Kafka does not accept are kept on disk and stored later.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ trials! {
     ],
 }
 
-/// The type whose topic is missing at first.
+/// Type whose topic is missing at first.
 const LATE_TYPE: EventType = EventType::Traffic;
 const PREFIX: &str = "spooled";
 
@@ -45,7 +45,7 @@ fn topic(event_type: EventType) -> String {
     format!("{PREFIX}.{}", event_type.kebab_name())
 }
 
-/// A broker with all topics but one.
+/// Starts a broker with all topics but one.
 fn start_with_nine_topics() -> EmbeddedKafka {
     let others = EventType::ALL.into_iter().filter(|t| *t != LATE_TYPE);
     let topics: Vec<_> = others.map(|t| (topic(t), 3)).collect();
@@ -64,11 +64,11 @@ fn spool_setup(address: &str, spool: &Path) -> BridgeSetup {
         .set("spool.min_free_bytes", "0")
 }
 
-fn temp_folder() -> TempDir {
-    tempfile::tempdir().expect("a folder")
+fn temp_dir() -> TempDir {
+    tempfile::tempdir().expect("a directory")
 }
 
-/// A bridge that has seen that a topic is missing.
+/// Starts a bridge and waits until it knows that a topic is missing.
 fn bridge_without_a_topic(kafka: &EmbeddedKafka, spool: &Path) -> TestBridge {
     let bridge = spool_setup(kafka.bootstrap_servers(), spool).start();
     eventually("the watch sees that the topic is missing", || {
@@ -90,11 +90,11 @@ fn wait_until_empty(bridge: &TestBridge) {
     });
 }
 
-/// A bridge within this process that has ended lets go of its spool with the last of its threads, a moment later.
+/// A bridge in this process releases its spool with its last thread, a moment after its end.
 #[track_caller]
 fn wait_until_free(spool: &Path) {
-    eventually("nobody has the spool any more", || {
-        let lock = std::fs::File::open(spool.join("lock")).expect("the lock's file");
+    eventually("the spool is released", || {
+        let lock = std::fs::File::open(spool.join("lock")).expect("the lock file");
         lock.try_lock().ok()
     });
 }
@@ -104,7 +104,7 @@ fn late_event(id: &str) -> String {
 }
 
 fn the_disk_is_not_touched_while_kafka_confirms() {
-    let folder = temp_folder();
+    let folder = temp_dir();
     let bridge = BridgeSetup::default()
         .set("spool.dir", folder.path().to_str().expect("a path"))
         .start();
@@ -117,9 +117,9 @@ fn the_disk_is_not_touched_while_kafka_confirms() {
     assert_eq!(bridge.metric("butlr_bridge_spool_spooled_total"), 0.0);
 }
 
-/// Names and sizes.
+/// Lists names and sizes.
 fn list_files(folder: &Path) -> Vec<(String, u64)> {
-    let entries = std::fs::read_dir(folder).expect("the spool's folder");
+    let entries = std::fs::read_dir(folder).expect("the spool directory");
     let mut files: Vec<_> = entries
         .map(|entry| {
             let entry = entry.expect("an entry");
@@ -132,13 +132,13 @@ fn list_files(folder: &Path) -> Vec<(String, u64)> {
 }
 
 fn a_missing_topic_is_spooled_and_no_other() {
-    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_dir());
     let bridge = bridge_without_a_topic(&kafka, folder.path());
     let began = Instant::now();
-    let answer = bridge.send(late_event("event_1")).expect(202).json();
+    let response = bridge.send(late_event("event_1")).expect(202).json();
     assert!(began.elapsed() < Duration::from_secs(1), "at once");
-    assert_eq!(answer["status"], "spooled");
-    assert_eq!(answer["id"], "event_1");
+    assert_eq!(response["status"], "spooled");
+    assert_eq!(response["id"], "event_1");
     for other in EventType::ALL.into_iter().filter(|t| *t != LATE_TYPE) {
         bridge
             .send(minimal_event(other, "event_other", unique_ms(), "space"))
@@ -161,7 +161,7 @@ fn a_missing_topic_is_spooled_and_no_other() {
 }
 
 fn what_was_spooled_is_drained_in_order_with_its_headers() {
-    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_dir());
     let bridge = bridge_without_a_topic(&kafka, folder.path());
     let sent: Vec<_> = (0..200)
         .map(|number| {
@@ -182,7 +182,7 @@ fn what_was_spooled_is_drained_in_order_with_its_headers() {
         .iter()
         .map(|r| String::from_utf8(r.value.clone()).expect("JSON"))
         .collect();
-    assert_eq!(values, sent, "one space is one partition: in order");
+    assert_eq!(values, sent, "one space is in one partition, in order");
     for record in &records {
         assert_eq!(record.header("ce_spooled"), Some("true"));
     }
@@ -192,7 +192,7 @@ fn what_was_spooled_is_drained_in_order_with_its_headers() {
 }
 
 fn a_copy_of_a_spooled_event_is_a_duplicate() {
-    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_dir());
     let bridge = bridge_without_a_topic(&kafka, folder.path());
     let body = late_event("event_1");
     bridge.send(&body).expect(202);
@@ -206,7 +206,7 @@ fn a_copy_of_a_spooled_event_is_a_duplicate() {
 }
 
 fn what_is_spooled_is_known_and_drained_after_a_restart() {
-    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_dir());
     let bridge_1 = bridge_without_a_topic(&kafka, folder.path());
     let (first, second) = (late_event("event_1"), late_event("event_2"));
     bridge_1.send(&first).expect(202);
@@ -229,7 +229,7 @@ fn what_is_spooled_is_known_and_drained_after_a_restart() {
 }
 
 fn a_full_spool_is_told_and_gets_free_again() {
-    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_dir());
     let bridge = spool_setup(kafka.bootstrap_servers(), folder.path())
         .set("spool.max_bytes", "4MiB")
         .set("spool.segment_bytes", "1MiB")
@@ -245,16 +245,16 @@ fn a_full_spool_is_told_and_gets_free_again() {
             1,
         )
     };
-    let mut kept = 0;
+    let mut spooled = 0;
     let refused = loop {
-        let answer = bridge.send(large(kept));
-        if answer.status != 202 {
-            break answer;
+        let response = bridge.send(large(spooled));
+        if response.status != 202 {
+            break response;
         }
-        kept += 1;
-        assert!(kept < 100, "4 MiB hold no 100 events of 100 kB");
+        spooled += 1;
+        assert!(spooled < 100, "4 MiB cannot hold 100 events of 100 kB");
     };
-    assert!(kept >= 10, "{kept}");
+    assert!(spooled >= 10, "{spooled}");
     refused.expect_problem(503, "spool_full");
     assert!(refused.header("retry-after").is_some());
     assert!(bridge.status()["spool"]["full"].is_string());
@@ -268,12 +268,12 @@ fn a_full_spool_is_told_and_gets_free_again() {
         .expect(200);
     create_late_topic(&kafka);
     wait_until_empty(&bridge);
-    bridge.send(large(kept)).expect(200);
-    assert_eq!(bridge.records(LATE_TYPE).len(), kept + 1);
+    bridge.send(large(spooled)).expect(200);
+    assert_eq!(bridge.records(LATE_TYPE).len(), spooled + 1);
 }
 
 fn an_array_is_kept_at_once() {
-    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_dir());
     let bridge = bridge_without_a_topic(&kafka, folder.path());
     let mut items: Vec<_> = (0..500)
         .map(|n| late_event(&format!("event_{n}")))
@@ -286,16 +286,16 @@ fn an_array_is_kept_at_once() {
     ));
     items.push("{}".to_owned());
     let began = Instant::now();
-    let answer = bridge.send(format!("[{}]", items.join(",")));
+    let response = bridge.send(format!("[{}]", items.join(",")));
     assert!(began.elapsed() < Duration::from_secs(2), "few commits");
-    let results = answer.expect(422).json();
+    let results = response.expect(422).json();
     assert_eq!(results["results"][0]["status"], "spooled");
     assert_eq!(results["results"][499]["status"], "spooled");
     assert_eq!(results["results"][500]["status"], "published");
     assert_eq!(results["results"][501]["status"], "refused");
 }
 
-/// A bridge that is ready, and has no Kafka.
+/// Starts a bridge without Kafka and waits until it is ready.
 fn bridge_without_kafka(spool: &Path, answer_within: &str) -> TestBridge {
     let bridge = spool_setup("127.0.0.1:1", spool)
         .without_waiting()
@@ -307,7 +307,7 @@ fn bridge_without_kafka(spool: &Path, answer_within: &str) -> TestBridge {
 }
 
 fn a_bridge_with_a_spool_is_ready_without_kafka() {
-    let folder = temp_folder();
+    let folder = temp_dir();
     let bridge = bridge_without_kafka(folder.path(), "1s");
     bridge.send(late_event("event_1")).expect(202);
     bridge.send(late_event("event_2")).expect(202);
@@ -316,13 +316,13 @@ fn a_bridge_with_a_spool_is_ready_without_kafka() {
 }
 
 fn without_kafka_no_event_waits_for_what_cannot_be_read_back() {
-    let folder = temp_folder();
+    let folder = temp_dir();
     let bridge = bridge_without_kafka(folder.path(), "30s");
-    // Until then it may be that Kafka is about to be reached.
+    // Before that, Kafka may still be reached.
     std::thread::sleep(Duration::from_millis(2_100));
     let began = Instant::now();
     bridge.send(late_event("event_1")).expect(202);
-    // Half of its time would be 15 s.
+    // Half of its deadline would be 15 s.
     assert!(began.elapsed() < Duration::from_secs(10));
     let unchecked = r#"butlr_bridge_dedup_unchecked_total{type="TRAFFIC"}"#;
     assert_eq!(bridge.metric(unchecked), 1.0);
@@ -330,7 +330,7 @@ fn without_kafka_no_event_waits_for_what_cannot_be_read_back() {
 }
 
 fn only_one_bridge_has_a_spool() {
-    let (kafka, folder) = (start_with_nine_topics(), temp_folder());
+    let (kafka, folder) = (start_with_nine_topics(), temp_dir());
     let _first = spool_setup(kafka.bootstrap_servers(), folder.path()).start();
     let arguments = [
         format!("kafka.bootstrap_servers={}", kafka.bootstrap_servers()),
@@ -352,17 +352,18 @@ fn serve_and_wait(settings: &[&str]) -> std::process::Output {
     for setting in settings {
         command.args(["--set", setting]);
     }
-    command.output().expect("it starts")
+    command.output().expect("the command starts")
 }
 
-/// Load, then `away`, then `back`: nobody is refused, and all is in Kafka in the end.
+/// Runs a load, then `away`, then `back`. No event may be refused, and all must be stored in the
+/// end.
 fn run_through_outage(away: impl FnOnce(&RealBroker), back: impl FnOnce(&RealBroker)) {
     let _alone = lock_heavy();
-    let (broker, folder) = (RealBroker::start(), temp_folder());
+    let (broker, folder) = (RealBroker::start(), temp_dir());
     create_topics(&broker.address(), &ten_topics(&template()), 3, &[]);
     let bridge = spool_setup(&broker.address(), folder.path()).start();
     let load = BridgeLoad::start(bridge.ingest, 32);
-    wait_within(Duration::from_secs(20), "the load flows", || {
+    wait_within(Duration::from_secs(20), "the load is running", || {
         load.accepted() >= 500
     });
     away(&broker);
@@ -385,7 +386,7 @@ fn run_through_outage(away: impl FnOnce(&RealBroker), back: impl FnOnce(&RealBro
     );
     let limit = bridge.config.http.answer_within + Duration::from_secs(2);
     let slowest = attempts.iter().map(|a| a.took).max().expect("a load");
-    assert!(slowest < limit, "an answer after {slowest:?}");
+    assert!(slowest < limit, "a response after {slowest:?}");
     wait_within(Duration::from_secs(60), "the spool is empty", || {
         spooled_entries(&bridge) == 0
     });

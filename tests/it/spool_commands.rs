@@ -1,4 +1,4 @@
-//! `spool status|list|export|verify|drain`, as an operator meets them.
+//! `spool status|list|export|verify|drain`, as an operator uses them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,7 +52,7 @@ const TRAFFIC: Destination = Destination::Events(EventType::Traffic);
 const QUARANTINE: Destination = Destination::Quarantine;
 const RECEIVED_MS: i64 = 1_700_000_000_000;
 
-/// A spool as a bridge left it.
+/// Spool as a bridge left it.
 struct LeftoverSpool {
     dir: TempDir,
 }
@@ -87,7 +87,7 @@ impl LeftoverSpool {
         copy
     }
 
-    /// What lies in it, by name.
+    /// Reads its files, by name.
     fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let entries = fs::read_dir(self.path()).expect("the spool");
         let files = entries.map(|entry| entry.expect("an entry"));
@@ -98,7 +98,7 @@ impl LeftoverSpool {
         files.map(file).collect()
     }
 
-    /// The file with the entries.
+    /// Returns the path of the file with the entries.
     fn segment(&self) -> PathBuf {
         let files = self.files();
         let marker = b"\"received_ms\"";
@@ -117,7 +117,7 @@ impl LeftoverSpool {
         let found: Vec<_> = (0..bytes.len() - text.len())
             .filter(|at| &bytes[*at..at + text.len()] == text.as_bytes())
             .collect();
-        assert!(!found.is_empty(), "{text} is not in it");
+        assert!(!found.is_empty(), "{text} is missing");
         for at in found {
             bytes[at] ^= 1;
         }
@@ -130,14 +130,17 @@ impl LeftoverSpool {
         spool
     }
 
-    fn run_command(&self, command: &str, more: &[&str]) -> Output {
-        self.spool(command).args(more).output().expect("it runs")
+    fn run_command(&self, command: &str, arguments: &[&str]) -> Output {
+        self.spool(command)
+            .args(arguments)
+            .output()
+            .expect("it runs")
     }
 
-    fn drain(&self, bootstrap: &str, more: &[&str]) -> Command {
+    fn drain(&self, bootstrap: &str, arguments: &[&str]) -> Command {
         let mut drain = self.spool("drain");
         drain.args(["--set", &format!("kafka.bootstrap_servers={bootstrap}")]);
-        drain.args(more);
+        drain.args(arguments);
         drain
     }
 
@@ -198,9 +201,10 @@ fn traffic_event(number: usize) -> String {
     minimal_event(EventType::Traffic, &id, unique_ms(), "room_2")
 }
 
-/// Three of a room, one of them a revision; one of a door; one that is no event.
+/// Creates a spool with three events of a room, one of them a revision; one event of a door; and
+/// one rejected item.
 fn filled_spool() -> (LeftoverSpool, Vec<String>) {
-    let left = LeftoverSpool::new();
+    let leftover = LeftoverSpool::new();
     let values = vec![
         room_event(0),
         room_event(1),
@@ -214,14 +218,14 @@ fn filled_spool() -> (LeftoverSpool, Vec<String>) {
         }),
         ..Marks::default()
     };
-    left.add(&[
+    leftover.add(&[
         (ROOM, plain_entry(&values[0])),
         (ROOM, plain_entry(&values[1])),
         (TRAFFIC, plain_entry(&values[3])),
         (QUARANTINE, quarantined_entry(b"\xff{")),
         (ROOM, encode_entry(revision, &values[2])),
     ]);
-    (left, values)
+    (leftover, values)
 }
 
 fn start_broker() -> EmbeddedKafka {
@@ -268,8 +272,8 @@ fn parse_json_lines(output: &Output) -> Vec<Value> {
 }
 
 fn status_counts_by_destination_and_changes_nothing() {
-    let (left, _) = filled_spool();
-    let store = left.open();
+    let (leftover, _) = filled_spool();
+    let store = leftover.open();
     let limit = ReadLimit {
         entries: 10,
         bytes: 1 << 20,
@@ -282,8 +286,8 @@ fn status_counts_by_destination_and_changes_nothing() {
         .record_handover(ROOM, seqs[1].0, &[(0, 7)])
         .expect("handed");
     drop(store);
-    let before = left.files();
-    let output = left.run_command("status", &[]);
+    let before = leftover.files();
+    let output = leftover.run_command("status", &[]);
     expect_exit(
         &output,
         0,
@@ -297,10 +301,10 @@ fn status_counts_by_destination_and_changes_nothing() {
     );
     assert!(
         !read_output(&output).contains("PIR_MOTION"),
-        "only what is there: {output:?}"
+        "only existing entries: {output:?}"
     );
     assert!(!read_output(&output).contains("a bridge uses it"));
-    let status = left.run_command("status", &["--json"]);
+    let status = leftover.run_command("status", &["--json"]);
     expect_exit(&status, 0, &[]);
     let status = parse_json(&status);
     assert_eq!(status["entries"], 4);
@@ -318,39 +322,39 @@ fn status_counts_by_destination_and_changes_nothing() {
         of(QUARANTINE)["oldest_received_at"],
         "2023-11-14T22:13:20.005Z"
     );
-    assert_eq!(left.files(), before);
+    assert_eq!(leftover.files(), before);
 }
 
 fn status_tells_damage_and_changes_nothing() {
-    let (left, _) = filled_spool();
-    let name = left
+    let (leftover, _) = filled_spool();
+    let name = leftover
         .segment()
         .file_name()
         .unwrap()
         .to_str()
         .unwrap()
         .to_owned();
-    left.damage("event_room_1");
-    let before = left.files();
-    for more in [&[][..], &["--json"]] {
-        let output = left.run_command("status", more);
+    leftover.damage("event_room_1");
+    let before = leftover.files();
+    for arguments in [&[][..], &["--json"]] {
+        let output = leftover.run_command("status", arguments);
         expect_exit(&output, 1, &["damage", &name]);
     }
     expect_exit(
-        &left.run_command("status", &[]),
+        &leftover.run_command("status", &[]),
         1,
         &["4 entries", "nothing was changed"],
     );
-    assert_eq!(left.files(), before);
-    // What is whole is there all the same, and that something is not is told.
-    let output = left.run_command("export", &["--raw", "--type", "room-occupancy"]);
+    assert_eq!(leftover.files(), before);
+    // Intact entries are printed all the same, and the damage is reported.
+    let output = leftover.run_command("export", &["--raw", "--type", "room-occupancy"]);
     expect_exit(&output, 1, &["damage", "event_room_0", "event_room_2"]);
     assert_eq!(stdout_text(&output).lines().count(), 2);
 }
 
 fn list_shows_what_is_asked_for() {
-    let (left, values) = filled_spool();
-    let output = left.run_command("list", &[]);
+    let (leftover, values) = filled_spool();
+    let output = leftover.run_command("list", &[]);
     expect_exit(
         &output,
         0,
@@ -365,12 +369,12 @@ fn list_shows_what_is_asked_for() {
     assert_eq!(
         stdout_text(&output).lines().count(),
         6,
-        "a head and five entries: {output:?}"
+        "a header and five entries: {output:?}"
     );
     let of_type = |types: &[&str]| {
         let types = types.iter().flat_map(|name| ["--type", *name]);
-        let more: Vec<_> = types.chain(["--json"]).collect();
-        let lines = parse_json_lines(&left.run_command("list", &more)).into_iter();
+        let arguments: Vec<_> = types.chain(["--json"]).collect();
+        let lines = parse_json_lines(&leftover.run_command("list", &arguments)).into_iter();
         let name = |line: Value| line["destination"].as_str().unwrap().to_owned();
         lines.map(name).collect::<Vec<_>>()
     };
@@ -380,7 +384,7 @@ fn list_shows_what_is_asked_for() {
         ["TRAFFIC", "quarantine"]
     );
     assert_eq!(of_type(&["PIR_MOTION"]), [""; 0]);
-    let lines = parse_json_lines(&left.run_command(
+    let lines = parse_json_lines(&leftover.run_command(
         "list",
         &["--json", "--limit", "2", "--type", "ROOM_OCCUPANCY"],
     ));
@@ -390,36 +394,36 @@ fn list_shows_what_is_asked_for() {
     assert_eq!(lines[0]["bytes"], values[0].len());
     assert!(lines[0]["seq"].as_u64() < lines[1]["seq"].as_u64());
     assert_eq!(
-        stdout_text(&left.run_command("list", &["--limit", "0", "--json"])),
+        stdout_text(&leftover.run_command("list", &["--limit", "0", "--json"])),
         ""
     );
     expect_exit(
-        &left.run_command("list", &["--type", "rooms"]),
+        &leftover.run_command("list", &["--type", "rooms"]),
         2,
         &["allowed: DETECTIONS"],
     );
     assert_eq!(
-        stdout_text(&left.run_command("list", &["--set-aside", "--json"])),
+        stdout_text(&leftover.run_command("list", &["--set-aside", "--json"])),
         ""
     );
-    let store = left.open();
+    let store = leftover.open();
     let first = store.read(TRAFFIC, 0, ReadLimit::ONE).expect("read")[0].0;
     store
         .move_to_dead_letters(TRAFFIC, first, "no room for it")
         .expect("aside");
     drop(store);
     expect_exit(
-        &left.run_command("list", &["--set-aside"]),
+        &leftover.run_command("list", &["--set-aside"]),
         0,
         &["event_traffic_0", "no room for it"],
     );
-    assert!(!stdout_text(&left.run_command("list", &["--set-aside"])).contains("event_room_0"));
+    assert!(!stdout_text(&leftover.run_command("list", &["--set-aside"])).contains("event_room_0"));
     assert_eq!(of_type(&["traffic"]), [""; 0], "it waits no more");
 }
 
 fn exported_values_are_those_received() {
-    let (left, values) = filled_spool();
-    let output = left.run_command("export", &[]);
+    let (leftover, values) = filled_spool();
+    let output = leftover.run_command("export", &[]);
     expect_exit(&output, 0, &[]);
     let lines = parse_json_lines(&output);
     let of = |name: &str| {
@@ -447,7 +451,7 @@ fn exported_values_are_those_received() {
         b"\xff{"
     );
     assert_eq!(no_event["quarantined"]["path"], "/v1/events");
-    let raw = left.run_command(
+    let raw = leftover.run_command(
         "export",
         &["--raw", "--type", "ROOM_OCCUPANCY", "--type", "TRAFFIC"],
     );
@@ -457,23 +461,23 @@ fn exported_values_are_those_received() {
     let one_line = expected.map(|value| value.replace('\n', " "));
     assert_eq!(stdout_text(&raw).lines().collect::<Vec<_>>(), one_line);
     expect_exit(
-        &left.run_command("export", &["--raw", "--type", "quarantine"]),
+        &leftover.run_command("export", &["--raw", "--type", "quarantine"]),
         0,
         &["1 values are not JSON"],
     );
     expect_exit(
-        &left.run_command("export", &["--help"]),
+        &leftover.run_command("export", &["--help"]),
         0,
         &["jq -c", "curl"],
     );
 }
 
 fn an_export_never_replaces_another() {
-    let (left, values) = filled_spool();
-    let file = left.dir.path().join("saved.jsonl");
-    let more = ["--out", file.to_str().unwrap()];
+    let (leftover, values) = filled_spool();
+    let file = leftover.dir.path().join("saved.jsonl");
+    let arguments = ["--out", file.to_str().unwrap()];
     expect_exit(
-        &left.run_command("export", &more),
+        &leftover.run_command("export", &arguments),
         0,
         &["5 entries were written to", "saved.jsonl"],
     );
@@ -481,43 +485,47 @@ fn an_export_never_replaces_another() {
     assert_eq!(saved.lines().count(), 5);
     assert!(saved.contains(&values[1].replace('\n', " ")));
     expect_exit(
-        &left.run_command("export", &more),
+        &leftover.run_command("export", &arguments),
         1,
         &["saved.jsonl", "choose another name"],
     );
     assert_eq!(fs::read_to_string(&file).expect("still there"), saved);
-    let nowhere = left.dir.path().join("none/saved.jsonl");
+    let nowhere = leftover.dir.path().join("none/saved.jsonl");
     expect_exit(
-        &left.run_command("export", &["--out", nowhere.to_str().unwrap()]),
+        &leftover.run_command("export", &["--out", nowhere.to_str().unwrap()]),
         1,
         &["cannot be written"],
     );
-    let names = fs::read_dir(left.dir.path()).expect("a directory");
-    assert_eq!(names.count(), 2, "nothing half-written is left");
+    let names = fs::read_dir(leftover.dir.path()).expect("a directory");
+    assert_eq!(names.count(), 2, "no partly written file is left");
 }
 
 fn a_closed_pipe_is_no_panic() {
-    let left = LeftoverSpool::new();
+    let leftover = LeftoverSpool::new();
     let entries: Vec<_> = (0..2_000)
         .map(|number| (ROOM, plain_entry(&room_event(number))))
         .collect();
-    left.add(&entries);
+    leftover.add(&entries);
     for command in ["list", "export"] {
-        let mut child = left.spool(command);
+        let mut child = leftover.spool(command);
         child.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = child.spawn().expect("it runs");
         drop(child.stdout.take());
-        let output = child.wait_with_output().expect("it ends");
+        let output = child.wait_with_output().expect("the command ends");
         assert_eq!(read_output(&output), "", "{command}");
-        assert_eq!(output.status.code(), Some(1), "{command}: not all was told");
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{command}: the damage was not reported"
+        );
     }
 }
 
 fn a_full_disk_is_told() {
-    let (left, _) = filled_spool();
+    let (leftover, _) = filled_spool();
     for command in ["status", "list", "export", "verify"] {
         let full = fs::OpenOptions::new().write(true).open("/dev/full");
-        let mut spool = left.spool(command);
+        let mut spool = leftover.spool(command);
         let output = spool
             .stdout(full.expect("Linux"))
             .output()
@@ -527,22 +535,22 @@ fn a_full_disk_is_told() {
 }
 
 fn verify_finds_what_is_wrong() {
-    let (left, _) = filled_spool();
-    let before = left.files();
+    let (leftover, _) = filled_spool();
+    let before = leftover.files();
     expect_exit(
-        &left.run_command("verify", &[]),
+        &leftover.run_command("verify", &[]),
         0,
         &["read 5 entries", "0 set aside", "everything is intact"],
     );
-    assert_eq!(left.files(), before);
-    let missing = left.copy();
+    assert_eq!(leftover.files(), before);
+    let missing = leftover.copy();
     fs::remove_file(missing.segment()).expect("removed");
     expect_exit(
         &missing.run_command("verify", &[]),
         1,
         &[".redb is missing", "damage was found"],
     );
-    let flipped = left.copy();
+    let flipped = leftover.copy();
     flipped.damage("event_room_1");
     let before = flipped.files();
     expect_exit(
@@ -551,14 +559,14 @@ fn verify_finds_what_is_wrong() {
         &["damage", "read 4 entries", "damage was found"],
     );
     assert_eq!(flipped.files(), before);
-    let torn = left.copy();
+    let torn = leftover.copy();
     let segment = fs::OpenOptions::new().write(true).open(torn.segment());
     let len = fs::metadata(torn.segment()).expect("a file").len();
     segment
         .and_then(|file| file.set_len(len / 2))
         .expect("cut off");
     expect_exit(&torn.run_command("verify", &[]), 1, &["damage"]);
-    let later = left.copy();
+    let later = leftover.copy();
     let mut of_a_later_release = plain_entry(&room_event(9));
     of_a_later_release[0] = 200;
     later.add(&[(ROOM, of_a_later_release)]);
@@ -570,20 +578,20 @@ fn verify_finds_what_is_wrong() {
 }
 
 fn a_spool_in_use_is_looked_at_but_not_drained() {
-    let (left, _) = filled_spool();
-    let store = left.open();
+    let (leftover, _) = filled_spool();
+    let store = leftover.open();
     store
         .append(&[(ROOM, plain_entry(&room_event(7)))])
         .expect("appended");
     expect_exit(
-        &left.run_command("status", &[]),
+        &leftover.run_command("status", &[]),
         0,
         &["6 entries", "a bridge uses it"],
     );
-    expect_exit(&left.run_command("list", &[]), 0, &["event_room_7"]);
-    expect_exit(&left.run_command("verify", &[]), 0, &["read 6 entries"]);
+    expect_exit(&leftover.run_command("list", &[]), 0, &["event_room_7"]);
+    expect_exit(&leftover.run_command("verify", &[]), 0, &["read 6 entries"]);
     let kafka = start_broker();
-    let output = left
+    let output = leftover
         .drain(kafka.bootstrap_servers(), &[])
         .output()
         .expect("it runs");
@@ -591,25 +599,34 @@ fn a_spool_in_use_is_looked_at_but_not_drained() {
     assert_eq!(store.present(ROOM), 4);
     store
         .append(&[(ROOM, plain_entry(&room_event(8)))])
-        .expect("nothing has changed for it");
+        .expect("the running bridge is not affected");
     drop(store);
-    assert_eq!(left.entries(), 7);
+    assert_eq!(leftover.entries(), 7);
 }
 
 fn a_directory_without_a_spool_is_told() {
-    let left = LeftoverSpool::new();
+    let leftover = LeftoverSpool::new();
     for command in ["status", "list", "export", "verify"] {
         expect_exit(
-            &left.run_command(command, &[]),
+            &leftover.run_command(command, &[]),
             2,
             &["cannot be read", "--dir"],
         );
     }
-    let drain = || left.drain("127.0.0.1:1", &[]).output().expect("it runs");
+    let drain = || {
+        leftover
+            .drain("127.0.0.1:1", &[])
+            .output()
+            .expect("it runs")
+    };
     expect_exit(&drain(), 2, &["cannot be read"]);
-    assert!(!left.path().exists(), "nothing is made by a mistake");
-    fs::create_dir(left.path()).expect("a directory");
-    expect_exit(&left.run_command("status", &[]), 2, &["there is no spool"]);
+    assert!(!leftover.path().exists(), "a mistake creates nothing");
+    fs::create_dir(leftover.path()).expect("a directory");
+    expect_exit(
+        &leftover.run_command("status", &[]),
+        2,
+        &["there is no spool"],
+    );
     expect_exit(&drain(), 2, &["there is no spool"]);
     let run = |arguments: &[&str]| binary().args(arguments).output().expect("it runs");
     expect_exit(&run(&["spool", "status"]), 2, &["spool.dir"]);
@@ -618,16 +635,16 @@ fn a_directory_without_a_spool_is_told() {
 }
 
 fn a_copy_needs_no_configuration() {
-    let (left, _) = filled_spool();
-    let config = left.dir.path().join("bridge.toml");
-    let text = format!("[spool]\ndir = \"{}\"\n", left.path().display());
+    let (leftover, _) = filled_spool();
+    let config = leftover.dir.path().join("bridge.toml");
+    let text = format!("[spool]\ndir = \"{}\"\n", leftover.path().display());
     fs::write(&config, text).expect("written");
-    let run = |more: &[&str]| {
+    let run = |arguments: &[&str]| {
         let mut status = binary();
         status
             .args(["spool", "status", "--json", "--config"])
             .arg(&config);
-        status.args(more).output().expect("it runs")
+        status.args(arguments).output().expect("it runs")
     };
     assert_eq!(parse_json(&run(&[]))["entries"], 5);
     let other = LeftoverSpool::new();
@@ -637,7 +654,7 @@ fn a_copy_needs_no_configuration() {
     assert_eq!(
         parse_json(&over)["entries"],
         1,
-        "--dir goes over the configuration"
+        "--dir overrides the configuration"
     );
     fs::write(&config, "[spool]\ndri = \"x\"\n").expect("written");
     expect_exit(&run(&[]), 2, &["spool.dri"]);
@@ -661,17 +678,17 @@ fn expect_rooms(bootstrap: &str, topic: &str, values: &[String]) {
 }
 
 fn drain_empties_it_in_order() {
-    let left = LeftoverSpool::new();
+    let leftover = LeftoverSpool::new();
     let values: Vec<_> = (0..500).map(room_event).collect();
     let mut entries: Vec<_> = values
         .iter()
         .map(|value| (ROOM, plain_entry(value)))
         .collect();
     entries.push((QUARANTINE, quarantined_entry(b"\xff{")));
-    left.add(&entries);
+    leftover.add(&entries);
     let kafka = start_broker();
     let bootstrap = kafka.bootstrap_servers();
-    let output = left
+    let output = leftover
         .drain(bootstrap, &["--within", "20s"])
         .output()
         .expect("it runs");
@@ -689,9 +706,9 @@ fn drain_empties_it_in_order() {
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].value, b"\xff{");
     assert_eq!(records[0].header("butlr-error-codes"), Some("not_json"));
-    assert_eq!(left.entries(), 0);
-    // Once more does no harm.
-    let output = left
+    assert_eq!(leftover.entries(), 0);
+    // Running it again does no harm.
+    let output = leftover
         .drain(bootstrap, &["--within", "20s"])
         .output()
         .expect("it runs");
@@ -700,38 +717,40 @@ fn drain_empties_it_in_order() {
 }
 
 fn drain_publishes_nothing_twice() {
-    let left = LeftoverSpool::new();
+    let leftover = LeftoverSpool::new();
     let values: Vec<_> = (0..50).map(room_event).collect();
     let entries: Vec<_> = values
         .iter()
         .map(|value| (ROOM, plain_entry(value)))
         .collect();
-    let last = *left.add(&entries).last().expect("fifty");
-    // As if it had been killed after Kafka had everything, before that was written down.
-    left.open()
+    let last = *leftover.add(&entries).last().expect("fifty");
+    // As if killed after Kafka had stored everything and before that was recorded.
+    leftover
+        .open()
         .record_handover(ROOM, last, &[])
         .expect("handed");
-    let before = left.copy();
+    let before = leftover.copy();
     let kafka = start_broker();
     let bootstrap = kafka.bootstrap_servers();
-    let drain = |left: &LeftoverSpool| {
-        left.drain(bootstrap, &["--within", "20s"])
+    let drain = |leftover: &LeftoverSpool| {
+        leftover
+            .drain(bootstrap, &["--within", "20s"])
             .output()
             .expect("it runs")
     };
-    expect_exit(&drain(&left), 0, &["drained 50, already stored 0"]);
+    expect_exit(&drain(&leftover), 0, &["drained 50, already stored 0"]);
     expect_exit(&drain(&before), 0, &["drained 0, already stored 50"]);
     expect_rooms(bootstrap, ROOM_TOPIC, &values);
 }
 
 fn drain_sets_aside_what_can_never_be_published() {
-    let left = LeftoverSpool::new();
-    left.add(&[
+    let leftover = LeftoverSpool::new();
+    leftover.add(&[
         (ROOM, plain_entry("{\"no\":\"event\"}")),
         (ROOM, plain_entry(&room_event(1))),
     ]);
     let kafka = start_broker();
-    let output = left
+    let output = leftover
         .drain(kafka.bootstrap_servers(), &["--within", "20s"])
         .output();
     let output = output.expect("it runs");
@@ -745,7 +764,7 @@ fn drain_sets_aside_what_can_never_be_published() {
             "--set-aside",
         ],
     );
-    let lines = parse_json_lines(&left.run_command("export", &["--set-aside"]));
+    let lines = parse_json_lines(&leftover.run_command("export", &["--set-aside"]));
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["value"], serde_json::json!({ "no": "event" }));
     assert!(
@@ -757,9 +776,9 @@ fn drain_sets_aside_what_can_never_be_published() {
 }
 
 fn drain_gives_up_in_time_and_keeps_everything() {
-    let (left, _) = filled_spool();
+    let (leftover, _) = filled_spool();
     let nobody = free_address().to_string();
-    let output = left
+    let output = leftover
         .drain(&nobody, &["--within", "1s"])
         .output()
         .expect("it runs");
@@ -772,13 +791,13 @@ fn drain_gives_up_in_time_and_keeps_everything() {
             "Kafka was not reached",
         ],
     );
-    expect_exit(&left.run_command("verify", &[]), 0, &["read 5 entries"]);
+    expect_exit(&leftover.run_command("verify", &[]), 0, &["read 5 entries"]);
 }
 
 fn drain_ends_at_the_first_signal_and_keeps_everything() {
-    let (left, _) = filled_spool();
-    let mut process = BridgeProcess::start(&mut left.drain(&free_address().to_string(), &[]));
-    process.wait_for("it drains", |output| {
+    let (leftover, _) = filled_spool();
+    let mut process = BridgeProcess::start(&mut leftover.drain(&free_address().to_string(), &[]));
+    process.wait_for("the drain has begun", |output| {
         output.contains("Kafka is not reach").then_some(())
     });
     assert!(process.is_running());
@@ -789,18 +808,18 @@ fn drain_ends_at_the_first_signal_and_keeps_everything() {
             .output()
             .contains("stopped before the spool was empty: 5 entries are left")
     );
-    expect_exit(&left.run_command("verify", &[]), 0, &["read 5 entries"]);
+    expect_exit(&leftover.run_command("verify", &[]), 0, &["read 5 entries"]);
 }
 
 fn drain_names_the_topic_that_is_missing() {
-    let (left, values) = filled_spool();
+    let (leftover, values) = filled_spool();
     let topics = [
         (ROOM_TOPIC.to_owned(), 3),
         ("butlr.quarantine.v1".to_owned(), 1),
     ];
     let kafka = EmbeddedKafka::start(&topics).expect("a broker");
     let bootstrap = kafka.bootstrap_servers();
-    let output = left
+    let output = leftover
         .drain(bootstrap, &["--within", "6s"])
         .output()
         .expect("it runs");
@@ -817,15 +836,15 @@ fn drain_names_the_topic_that_is_missing() {
     assert_eq!(
         read_records(bootstrap, ROOM_TOPIC).len(),
         values.len() - 1,
-        "others are not held up"
+        "other connections are not delayed"
     );
-    assert_eq!(left.entries(), 1);
+    assert_eq!(leftover.entries(), 1);
 }
 
 fn drain_needs_no_kafka_for_an_empty_spool() {
-    let left = LeftoverSpool::new();
-    drop(left.open());
-    let output = left
+    let leftover = LeftoverSpool::new();
+    drop(leftover.open());
+    let output = leftover
         .drain(&free_address().to_string(), &[])
         .output()
         .expect("it runs");
@@ -833,26 +852,30 @@ fn drain_needs_no_kafka_for_an_empty_spool() {
 }
 
 fn drain_empties_it_into_a_real_kafka() {
-    let left = LeftoverSpool::new();
+    let leftover = LeftoverSpool::new();
     let values: Vec<_> = (0..5_000).map(room_event).collect();
     let entries: Vec<_> = values
         .iter()
         .map(|value| (ROOM, plain_entry(value)))
         .collect();
-    let last = *left.add(&entries).last().expect("many");
-    left.open()
+    let last = *leftover.add(&entries).last().expect("many");
+    leftover
+        .open()
         .record_handover(ROOM, last, &[])
         .expect("handed");
-    let before = left.copy();
+    let before = leftover.copy();
     let (bootstrap, name) = (kafka_address(), unique_name("spool-drain"));
     let template = format!("topics.template={name}.{{type}}");
     let topic = format!("{name}.room-occupancy");
     create_topics(&bootstrap, &[&topic], 3, &[]);
-    let drain = |left: &LeftoverSpool| {
-        let more = ["--within", "60s", "--set", &template];
-        left.drain(&bootstrap, &more).output().expect("it runs")
+    let drain = |leftover: &LeftoverSpool| {
+        let arguments = ["--within", "60s", "--set", &template];
+        leftover
+            .drain(&bootstrap, &arguments)
+            .output()
+            .expect("it runs")
     };
-    expect_exit(&drain(&left), 0, &["drained 5000, already stored 0"]);
+    expect_exit(&drain(&leftover), 0, &["drained 5000, already stored 0"]);
     expect_exit(&drain(&before), 0, &["drained 0, already stored 5000"]);
     expect_rooms(&bootstrap, &topic, &values);
     delete_topics(&bootstrap, &[&topic]);

@@ -1,4 +1,4 @@
-//! HTTPS on the ingest listener, and a certificate that is swapped while the bridge runs.
+//! HTTPS on the ingest listener, and replacement of the certificate at run time.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,8 +14,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::harness::{
-    BridgeSetup, TestBridge, eventually, minimal_event, read_answer, sample, toml, trials,
-    unique_ms,
+    BridgeSetup, TestBridge, eventually, minimal_event, sample, toml, trials, unique_ms,
 };
 
 trials! {
@@ -31,7 +30,7 @@ trials! {
 
 const EXPIRY: &str = "butlr_bridge_certificate_expiry_timestamp_seconds";
 
-/// A certificate for localhost that is its own authority, valid until the end of `year`; written to `dir`.
+/// Writes a self-signed certificate for localhost, valid until the end of `year`, to `dir`.
 fn write_certificate(dir: &Path, year: i32) -> CertificateDer<'static> {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -56,7 +55,7 @@ fn valid_event() -> String {
     minimal_event(EventType::RoomOccupancy, "event_1", unique_ms(), "room_1")
 }
 
-/// A client that trusts this certificate and no other.
+/// Creates a client that trusts only this certificate.
 fn https_client(trusted: &CertificateDer<'static>) -> ureq::Agent {
     let provider = rustls::crypto::ring::default_provider();
     let roots = RootCerts::new_with_certs(&[Certificate::from_der(trusted).to_owned()]);
@@ -73,7 +72,7 @@ fn https_client(trusted: &CertificateDer<'static>) -> ureq::Agent {
         .new_agent()
 }
 
-/// A new TLS connection that trusts this certificate.
+/// Opens a TLS connection that trusts this certificate.
 fn connect(
     bridge: &TestBridge,
     trusted: &CertificateDer<'static>,
@@ -97,7 +96,7 @@ fn connect(
     Ok(stream)
 }
 
-/// Whether a new connection is served with this certificate.
+/// Returns `true` if a new connection gets this certificate.
 fn is_serving(bridge: &TestBridge, certificate: &CertificateDer<'static>) -> bool {
     let connected = connect(bridge, certificate, &["http/1.1"]);
     connected.is_ok_and(|stream| {
@@ -117,7 +116,7 @@ fn events_are_taken_over_https() {
         assert_eq!(bridge.records(event_type)[0].text(), sent.trim());
     }
     assert_eq!(bridge.metric(EXPIRY), 3818361600.0);
-    // Connections over TLS count, too.
+    // TLS connections count as well.
     let held = connect(&bridge, &trusted, &["http/1.1"]).unwrap();
     assert!(bridge.metric("butlr_bridge_connections") >= 1.0);
     drop(held);
@@ -178,7 +177,7 @@ fn plain_http_is_not_spoken_on_the_tls_port() {
         .write_all(b"POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
         .unwrap();
     let mut rest = Vec::new();
-    // An alert of TLS, or nothing.
+    // A TLS alert, or nothing.
     let _ = stream.read_to_end(&mut rest);
     assert!(!rest.starts_with(b"HTTP"), "{rest:?}");
     assert_eq!(bridge.metric_sum("butlr_bridge_requests_total", ""), 0.0);
@@ -190,12 +189,12 @@ fn a_handshake_that_stalls_is_cut_off() {
     let bridge = with_tls(dir.path()).start();
     let start = Instant::now();
     let mut stalled: Vec<_> = (0..20).map(|_| bridge.connect()).collect();
-    // They keep nobody else out.
+    // They do not block other connections.
     let request = bridge.request("POST", "/v1/events").body(valid_event());
     request.send_with(&https_client(&trusted)).expect(200);
     for stream in &mut stalled {
         let end = stream.read(&mut [0; 64]);
-        assert!(end.is_ok_and(|n| n == 0), "it is closed");
+        assert!(end.is_ok_and(|n| n == 0), "the connection is closed");
     }
     assert!(
         start.elapsed() < Duration::from_secs(10),
@@ -212,7 +211,7 @@ fn a_new_certificate_is_used_without_a_restart() {
     let mut before = connect(&bridge, &old, &["http/1.1"]).unwrap();
 
     let new = write_certificate(dir.path(), 2091);
-    assert!(is_serving(&bridge, &old), "not before it is told");
+    assert!(is_serving(&bridge, &old), "not before the reload");
     bridge.reload(&[]);
     eventually("the new certificate is served", || {
         is_serving(&bridge, &new).then_some(())
@@ -225,7 +224,7 @@ fn a_new_certificate_is_used_without_a_restart() {
         .send_with(&https_client(&new))
         .expect(200);
 
-    // A connection that was there goes on.
+    // An existing connection continues.
     let body = valid_event();
     write!(
         before,
@@ -233,9 +232,8 @@ fn a_new_certificate_is_used_without_a_restart() {
         body.len()
     )
     .unwrap();
-    let answer = read_answer(&mut before).expect("an answer");
-    bridge.count_answer(&answer);
-    answer.expect(200);
+    let response = bridge.read_response(&mut before);
+    response.expect(200);
 }
 
 fn a_broken_certificate_leaves_the_old_one_in_use() {
@@ -245,7 +243,7 @@ fn a_broken_certificate_leaves_the_old_one_in_use() {
     let expiry = bridge.metric(EXPIRY);
     let key = std::fs::read(dir.path().join("tls.key")).unwrap();
     for break_it in [
-        // Half a renewal: the key is another certificate's.
+        // An incomplete renewal: the key belongs to another certificate.
         |dir: &Path| {
             let key = KeyPair::generate().unwrap().serialize_pem();
             std::fs::write(dir.join("tls.key"), key).unwrap();
@@ -254,7 +252,7 @@ fn a_broken_certificate_leaves_the_old_one_in_use() {
     ] {
         break_it(dir.path());
         bridge.reload(&[]);
-        // The next reload is taken only after this one.
+        // Accepted only after the first reload is done.
         bridge.reload(&[]);
         std::thread::sleep(Duration::from_millis(200));
         assert!(is_serving(&bridge, &old));

@@ -1,4 +1,4 @@
-//! `butlr-bridge topics`: what the bridge needs against what a real broker has.
+//! `butlr-bridge topics`: required topics compared with a real broker.
 
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -30,16 +30,16 @@ trials! {
     ],
 }
 
-/// A configuration with topics of its own; they are deleted when dropped.
+/// Configuration with topics of its own, which are deleted on drop.
 struct TopicsFixture {
     folder: tempfile::TempDir,
     prefix: String,
 }
 
 impl TopicsFixture {
-    /// `more`: lines of the section `[topics]` and what follows it.
+    /// Creates it; `more` holds further lines of the section `[topics]` and later sections.
     fn new(bootstrap: &str, more: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = tempfile::tempdir().expect("a temporary directory");
         let prefix = unique_name("topics");
         let text = format!(
             "[kafka]\nbootstrap_servers = \"{bootstrap}\"\n\n[topics]\ntemplate = \"{prefix}.{{type}}\"\nquarantine = \"{prefix}.quarantine\"\n{more}\n"
@@ -56,7 +56,7 @@ impl TopicsFixture {
         format!("{}.{}", self.prefix, event_type.kebab_name())
     }
 
-    /// `butlr-bridge topics`: exit code and output.
+    /// Runs `butlr-bridge topics` and returns exit code and output.
     #[track_caller]
     fn run_topics(&self, arguments: &[&str]) -> (i32, String) {
         let mut command = binary();
@@ -67,7 +67,7 @@ impl TopicsFixture {
         (output.status.code().expect("no signal"), text + &error)
     }
 
-    /// What Kafka's Java client says of all ten.
+    /// Describes all ten topics with Kafka's Java client.
     fn describe_topics(&self) -> Vec<Value> {
         let address = kafka_address();
         let names = EventType::ALL.map(|t| self.topic(t));
@@ -92,7 +92,7 @@ impl Drop for TopicsFixture {
     }
 }
 
-/// The lines about one topic: its own and those below it.
+/// Returns the lines about one topic.
 fn lines_about<'o>(output: &'o str, topic: &str) -> Vec<&'o str> {
     let mut lines = output
         .lines()
@@ -125,7 +125,7 @@ fn missing_topics_are_listed_and_created_on_request() {
     let none = list_topics(&address);
     assert!(
         !none.iter().any(|t| t.starts_with(&configured.prefix)),
-        "looking creates nothing"
+        "inspecting creates nothing"
     );
 
     let (code, output) = configured.run_topics(&["--apply"]);
@@ -153,7 +153,8 @@ fn missing_topics_are_listed_and_created_on_request() {
     }
 }
 
-/// A topic other than the configuration says: partitions, settings, and what the command must say of it.
+/// Difference of a topic from the configuration (type, partitions, setting) and the expected
+/// message.
 type TopicDifference = (EventType, i32, (&'static str, &'static str), &'static str);
 
 const DIFFERENCES: [TopicDifference; 4] = [
@@ -208,11 +209,11 @@ fn what_differs_is_named_and_left_alone() {
     let after: Vec<_> = DIFFERENCES
         .map(|d| describe_topic(&kafka_address(), &configured.topic(d.0)))
         .into();
-    assert_eq!(before, after, "--apply changes nothing that is there");
+    assert_eq!(before, after, "--apply changes no existing topic");
     let created = configured.describe_topics();
     assert!(
         created.iter().all(|topic| topic["exists"] == true),
-        "the missing ones are created"
+        "the missing topics are created"
     );
 }
 
@@ -253,11 +254,11 @@ fn serve_creates_topics_on_request() {
     let body = minimal_event(EventType::Traffic, "e", unique_ms(), "s");
     loop {
         let request = HttpRequest::new("POST", &url).body(&body);
-        let answer = request.send(&agent());
-        if answer.status == 200 {
+        let response = request.send(&agent());
+        if response.status == 200 {
             break;
         }
-        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert_eq!(response.status, 503, "{}", response.text());
         assert!(
             began.elapsed() < Duration::from_secs(15),
             "{}",
@@ -287,7 +288,7 @@ fn serve_creates_none_unasked() {
         "admin.bind=127.0.0.1:0",
     ]);
     let serve = BridgeProcess::start(&mut command);
-    serve.wait_for("the log tells each missing topic", |output| {
+    serve.wait_for("the log names each missing topic", |output| {
         (output.matches("the topic is missing").count() == 11).then_some(())
     });
     let names = list_topics(&kafka_address());

@@ -1,4 +1,4 @@
-//! What is no valid event, as a sender sees it: which 4xx, which places, and that nothing of it costs memory.
+//! Rejected events as a sender sees them: the status, the pointers to errors, and bounded memory.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -18,7 +18,6 @@ trials! {
         a_documented_key_twice_is_422,
         an_unknown_key_twice_is_kept,
         what_is_nested_deeper_than_64_is_400,
-        ten_megabytes_of_brackets_are_413_at_once,
         ten_megabytes_of_brackets_cost_no_memory_where_they_are_let_in,
         numbers_that_do_not_fit_matter_only_where_the_bridge_reads_them,
         nan_is_400,
@@ -38,7 +37,7 @@ fn valid_event() -> String {
     minimal_event(ROOM, "event_1", unique_ms(), "room_1")
 }
 
-/// Fails the test unless the answer is this problem and nothing was stored.
+/// Fails the test unless the response is this problem and nothing was stored.
 #[track_caller]
 fn expect_refused(bridge: &TestBridge, body: impl AsRef<[u8]>, status: u16, code: &str) {
     bridge.send(body).expect_problem(status, code);
@@ -50,9 +49,9 @@ fn expect_refused(bridge: &TestBridge, body: impl AsRef<[u8]>, status: u16, code
 
 #[track_caller]
 fn post_mistakes(bridge: &TestBridge, body: &str) -> Vec<(String, String)> {
-    let answer = bridge.send(body);
-    answer.expect_problem(422, "invalid_event");
-    answer.errors()
+    let response = bridge.send(body);
+    response.expect_problem(422, "invalid_event");
+    response.errors()
 }
 
 fn error_pair(pointer: &str, code: &str) -> (String, String) {
@@ -126,22 +125,8 @@ fn what_is_nested_deeper_than_64_is_400() {
     bridge.send(nested(64)).expect(200);
 }
 
-fn ten_megabytes_of_brackets_are_413_at_once() {
-    let bridge = BridgeSetup::embedded().start();
-    let mut stream = bridge.connect();
-    write_head(
-        &mut stream,
-        "POST /v1/events",
-        &[("content-length", "10000000")],
-    );
-    // Not one byte of the body is sent.
-    let answer = crate::harness::read_answer(&mut stream).expect("an answer");
-    bridge.count_answer(&answer);
-    answer.expect_problem(413, "body_too_large");
-}
-
 fn ten_megabytes_of_brackets_cost_no_memory_where_they_are_let_in() {
-    // Memory is the process', so it has to be one of its own; it needs no Kafka for this.
+    // A separate process, because its memory is measured; it needs no Kafka.
     let process = BridgeProcess::serve(&[
         "kafka.bootstrap_servers=127.0.0.1:1",
         "http.max_body_bytes=16MiB",
@@ -154,14 +139,14 @@ fn ten_megabytes_of_brackets_cost_no_memory_where_they_are_let_in() {
     let before = peak();
     let size = 10_000_000;
     for byte in [b'[', b'{', b'"', b'0'] {
-        let answer = send(&vec![byte; size]);
-        assert_eq!(answer.status, 400, "{}", answer.text());
-        assert!(answer.body.len() < 2_000, "{}", answer.text());
+        let response = send(&vec![byte; size]);
+        assert_eq!(response.status, 400, "{}", response.text());
+        assert!(response.body.len() < 2_000, "{}", response.text());
     }
     let array = format!("[{}[]]", "[],".repeat(size / 3 - 1));
     send(array.as_bytes()).expect_problem(422, "too_many_events");
     let after = peak();
-    // The body itself, once where it is read in pieces and once as a whole, on each of few workers.
+    // The body once while it is read and once as a whole, on each of the few workers.
     let allowed = 8 * size as u64;
     assert!(after - before < allowed, "{before} to {after} bytes");
 }
@@ -206,8 +191,8 @@ fn what_is_not_utf8_is_400() {
         expect_refused(&bridge, body, 400, "not_utf8");
     }
     let utf16: Vec<u8> = body.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let answer = bridge.send(utf16);
-    assert_eq!(answer.status, 400, "{}", answer.text());
+    let response = bridge.send(utf16);
+    assert_eq!(response.status, 400, "{}", response.text());
 }
 
 fn a_byte_order_mark_is_400() {
@@ -243,16 +228,12 @@ fn a_body_that_ends_before_its_length_is_never_an_event() {
     let body = valid_event();
     let length = (body.len() + 1).to_string();
     let mut stream = bridge.connect();
-    write_head(
-        &mut stream,
-        "POST /v1/events",
-        &[("content-length", &length)],
-    );
+    write_head(&mut stream, &[("content-length", &length)]);
     stream.write_all(body.as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    // The client may be told or not; nothing of it is taken, held or stored.
-    if let Some(answer) = crate::harness::read_answer(&mut stream) {
-        assert_eq!(answer.status, 400, "{}", answer.text());
+    // The client may get a response or not; nothing is accepted, held or stored.
+    if let Some(response) = crate::harness::read_response(&mut stream) {
+        assert_eq!(response.status, 400, "{}", response.text());
     }
     eventually("nothing is held", || {
         let held = bridge.metric("butlr_bridge_in_flight_bytes");
@@ -293,7 +274,7 @@ fn an_event_without_its_space_is_422() {
         (EventType::FloorOccupancy, "/metadata/floor_id"),
         (EventType::ZoneOccupancy1Min, "/metadata/zone_id"),
         (EventType::PirMotion, "/metadata/room_id"),
-        // A room is optional here, a floor is always there.
+        // The room is optional here, the floor is required.
         (EventType::Traffic, "/metadata/floor_id"),
     ] {
         let body = minimal_event(event_type, "event_1", unique_ms(), "gone");

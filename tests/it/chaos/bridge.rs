@@ -1,4 +1,4 @@
-//! One bridge, in as many processes as it takes: killed, ended and started again on its spool and its addresses.
+//! Bridge that is killed, stopped and restarted with the same spool and addresses.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,52 +12,52 @@ use super::refusals::LoggedRefusal;
 use crate::harness::{BridgeProcess, HttpRequest, agent, binary};
 use crate::real_kafka::{free_address, wait_within};
 
-/// `shutdown.timeout`: so long a bridge has for its end.
+/// `shutdown.timeout`.
 pub const SHUTDOWN: Duration = Duration::from_secs(8);
-/// What a busy machine may add to that.
+/// Additional time for a shutdown on a busy machine.
 const SLACK: Duration = Duration::from_secs(8);
 
-/// How to start it, each time.
+/// Command and settings used for each start.
 pub struct BridgePlan {
     /// `KEY=VALUE`
     pub settings: Vec<String>,
-    /// Put before the command.
+    /// Command put in front, for example to enter a mount namespace.
     pub command_prefix: Vec<String>,
     pub environment: Vec<(String, PathBuf)>,
-    /// Where its processes' output is kept.
+    /// Directory for the output of each process.
     pub dir: PathBuf,
 }
 
-/// A bridge whose process may be away.
+/// Bridge whose process may be down.
 pub struct RestartableBridge {
     plan: BridgePlan,
     pub ingest: SocketAddr,
     pub admin: SocketAddr,
     process: Option<BridgeProcess>,
-    /// The processes that are over.
+    /// Processes that have ended.
     pub ended_processes: Vec<EndedProcess>,
 }
 
-/// What is known of a process that is over.
+/// Facts about a process that has ended.
 #[derive(Clone, Debug)]
 pub struct EndedProcess {
     pub end: ProcessEnd,
-    /// From its last line, where it had one.
+    /// From the last log line, if there is one.
     pub ledger: Option<ReportedLedger>,
-    /// What it refused with 503, as far as it said so.
+    /// Requests refused with 503, from the log.
     pub refusals: Vec<LoggedRefusal>,
-    /// Most memory, bytes.
+    /// In bytes.
     pub peak_memory: u64,
 }
 
-/// How a process ended.
+/// End of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessEnd {
-    /// By SIGKILL, as it should.
+    /// SIGKILL, as intended.
     Killed,
-    /// By SIGTERM, as it should; and how long that took.
+    /// SIGTERM, as intended, with the time it took.
     Graceful(Duration),
-    /// Otherwise.
+    /// Any other end.
     Unexpected(String),
 }
 
@@ -91,7 +91,7 @@ impl RestartableBridge {
         assert_eq!(process.ingest(), self.ingest);
     }
 
-    /// `kill -9`.
+    /// Kills the process with SIGKILL.
     pub fn kill(&mut self) {
         let mut process = self.process.take().expect("it runs");
         let memory = peak_memory(&mut process);
@@ -101,12 +101,12 @@ impl RestartableBridge {
         let status = process.wait();
         let ended = match (memory, signal(status)) {
             (Some(_), Some(9)) => ProcessEnd::Killed,
-            _ => ProcessEnd::Unexpected(format!("by itself: {status}")),
+            _ => ProcessEnd::Unexpected(format!("ended by itself: {status}")),
         };
         self.record_end(process, ended, memory);
     }
 
-    /// SIGTERM; waits for its end.
+    /// Stops the process with SIGTERM and waits for its end.
     pub fn terminate(&mut self) {
         let mut process = self.process.take().expect("it runs");
         let memory = peak_memory(&mut process);
@@ -120,7 +120,7 @@ impl RestartableBridge {
         }
         let took = began.elapsed();
         let ended = match memory {
-            None => ProcessEnd::Unexpected(format!("by itself: {}", process.wait())),
+            None => ProcessEnd::Unexpected(format!("ended by itself: {}", process.wait())),
             Some(_) if process.is_running() => {
                 process.signal("KILL");
                 process.wait();
@@ -146,48 +146,48 @@ impl RestartableBridge {
         });
     }
 
-    /// `/status`, where it answers.
+    /// Returns `/status` if there is a response.
     pub fn status(&self) -> Option<Value> {
         let text = self.get("/status")?;
         serde_json::from_str(&text).ok()
     }
 
-    /// `/metrics`, where it answers.
+    /// Returns `/metrics` if there is a response.
     pub fn metrics(&self) -> Option<MetricSamples> {
         self.get("/metrics").map(|text| MetricSamples::parse(&text))
     }
 
     fn get(&self, path: &str) -> Option<String> {
         let url = format!("http://{}{path}", self.admin);
-        let answer = HttpRequest::new("GET", &url).try_send(&agent()).ok()?;
-        (answer.status == 200).then(|| answer.text())
+        let response = HttpRequest::new("GET", &url).try_send(&agent()).ok()?;
+        (response.status == 200).then(|| response.text())
     }
 
-    /// Waits until nothing is under way in it, nor waits on its disk.
+    /// Waits until nothing is in flight and the spool is empty.
     ///
     /// # Errors
-    /// What still is after `limit`.
+    /// What is left after `limit`.
     pub fn wait_until_idle(&self, limit: Duration) -> Result<(), String> {
         let began = Instant::now();
         loop {
             let status = self.status();
             let busy = match &status {
                 Some(status) => super::ledgers::describe_in_flight(status),
-                None => Some("no answer from /status".to_owned()),
+                None => Some("no response from /status".to_owned()),
             };
             match busy {
                 None => return Ok(()),
                 Some(busy) if began.elapsed() >= limit => {
-                    return Err(format!("not at rest within {limit:?}: {busy}"));
+                    return Err(format!("not idle within {limit:?}: {busy}"));
                 }
                 Some(_) => std::thread::sleep(Duration::from_millis(50)),
             }
         }
     }
 
-    /// Waits until it is ready to take events.
+    /// Waits until the bridge is ready for events.
     pub fn wait_until_ready(&self) {
-        wait_within(Duration::from_secs(20), "/readyz says 200", || {
+        wait_within(Duration::from_secs(20), "/readyz returns 200", || {
             self.get("/readyz").is_some()
         });
     }
@@ -196,7 +196,7 @@ impl RestartableBridge {
 impl Drop for RestartableBridge {
     fn drop(&mut self) {
         if let Some(process) = self.process.take() {
-            // A trial that failed midway: what it said is kept all the same.
+            // Keeps the output of a trial that failed midway.
             let output = process.output();
             let number = self.ended_processes.len() + 1;
             let _ = std::fs::write(self.plan.dir.join(format!("bridge-{number}.log")), output);
@@ -204,7 +204,7 @@ impl Drop for RestartableBridge {
     }
 }
 
-/// `None` where the process is gone.
+/// Returns `None` if the process is gone.
 fn peak_memory(process: &mut BridgeProcess) -> Option<u64> {
     process.is_running().then(|| process.peak_memory())
 }
@@ -213,7 +213,7 @@ fn signal(status: ExitStatus) -> Option<i32> {
     std::os::unix::process::ExitStatusExt::signal(&status)
 }
 
-/// The same command behind others.
+/// Puts a prefix in front of a command.
 fn prefix_command(enter: &[String], command: Command) -> Command {
     let [program, arguments @ ..] = enter else {
         return command;

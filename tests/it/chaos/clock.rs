@@ -1,8 +1,9 @@
-//! A clock of a bridge's own, by libfaketime: what it takes for the time of day can be put forward and back.
+//! Clock of a single bridge that can be stepped, based on libfaketime.
 //!
-//! It does not reach waits by C11's `cnd_timedwait`, which librdkafka makes: by a clock put forward they would last until the
-//! real one has come so far. So these are sent by way of `pthread_cond_timedwait`, which it does reach. That waits which have
-//! begun last longer when a clock is put back, as Linux has it, is not shown by this.
+//! libfaketime does not intercept C11's `cnd_timedwait`, which librdkafka uses: after a step forward
+//! its waits would last until the real clock has caught up. A shim therefore replaces them with
+//! `pthread_cond_timedwait`, which libfaketime does intercept. One effect on Linux is not reproduced:
+//! a wait that has already begun lasts longer if the clock is stepped back.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use crate::real_kafka::wait_within;
 
-/// Both have the same layout in glibc; the results are `thrd_success`, `thrd_timedout` and `thrd_error`.
+/// Both functions use the same layouts in glibc; the results are `thrd_success`, `thrd_timedout`
+/// and `thrd_error`.
 const WAIT_SHIM_SOURCE: &str = r#"
 #include <errno.h>
 #include <pthread.h>
@@ -22,7 +24,7 @@ int cnd_timedwait(cnd_t *restrict condition, mtx_t *restrict mutex, const struct
 }
 "#;
 
-/// [`WAITS`] as a library, where it can be made.
+/// Compiles [`WAIT_SHIM_SOURCE`] to a library, if the machine has a compiler.
 fn wait_shim() -> Option<&'static Path> {
     static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let make = || {
@@ -41,7 +43,7 @@ fn wait_shim() -> Option<&'static Path> {
             .stderr(Stdio::null())
             .status();
         let _ = std::fs::remove_file(source);
-        // Put there whole: other trials may be using it.
+        // Renamed into place, because other trials may be using it.
         compiled
             .ok()?
             .success()
@@ -51,7 +53,7 @@ fn wait_shim() -> Option<&'static Path> {
     SHIM.get_or_init(make).as_deref()
 }
 
-/// What a trial needs, where it is missing.
+/// Names what a trial with a clock step needs and this machine lacks.
 pub fn missing_requirements() -> &'static [&'static str] {
     match find_faketime_library() {
         Some(_) => &[],
@@ -59,7 +61,7 @@ pub fn missing_requirements() -> &'static [&'static str] {
     }
 }
 
-/// The library, where it is installed.
+/// Finds the installed libfaketime.
 pub fn find_faketime_library() -> Option<PathBuf> {
     let libraries = ["/usr/lib", "/usr/local/lib", "/usr/lib64"].map(PathBuf::from);
     let mut folders = libraries.to_vec();
@@ -74,48 +76,51 @@ pub fn find_faketime_library() -> Option<PathBuf> {
     wait_shim().map(|_| found)
 }
 
-/// The clock of one bridge, in all its processes.
+/// Clock of one bridge, shared by all its processes.
 pub struct BridgeClock {
     file: PathBuf,
     library: PathBuf,
 }
 
 impl BridgeClock {
-    /// One that is right, by a file in `dir`.
+    /// Creates a clock without offset, controlled by a file in `dir`.
     pub fn new(dir: &Path) -> Self {
         let clock = Self {
             file: dir.join("clock"),
-            library: find_faketime_library().expect("possible here"),
+            library: find_faketime_library().expect("available on this machine"),
         };
         clock.set_offset(0);
         clock
     }
 
-    /// Off by so many seconds, within a second from now.
+    /// Sets the offset in seconds; it takes effect within a second.
     pub fn set_offset(&self, seconds: i64) {
-        // Put there whole: it may be read at any moment.
+        // Renamed into place, because it may be read at any moment.
         let beside = self.file.with_extension("new");
         std::fs::write(&beside, format!("{seconds:+}\n")).expect("a file");
         std::fs::rename(beside, &self.file).expect("a file");
     }
 
-    /// What makes a process go by it.
+    /// Returns the environment that makes a process use this clock.
     pub fn environment(&self) -> Vec<(String, PathBuf)> {
-        let mut preloaded = wait_shim().expect("possible here").as_os_str().to_owned();
+        let mut preloaded = wait_shim()
+            .expect("available on this machine")
+            .as_os_str()
+            .to_owned();
         preloaded.push(":");
         preloaded.push(&self.library);
         vec![
             ("LD_PRELOAD".to_owned(), preloaded.into()),
             ("FAKETIME_TIMESTAMP_FILE".to_owned(), self.file.clone()),
             ("FAKETIME_CACHE_DURATION".to_owned(), "1".into()),
-            // Someone corrects the clock; time goes by as before.
+            // As when an operator corrects the clock: monotonic time is not affected.
             ("FAKETIME_DONT_FAKE_MONOTONIC".to_owned(), "1".into()),
             ("FAKETIME_DONT_RESET".to_owned(), "1".into()),
         ]
     }
 }
 
-/// Removes what the library leaves behind of processes that were killed.
+/// Removes the files that the library leaves behind when a process is killed.
 impl Drop for BridgeClock {
     fn drop(&mut self) {
         for entry in std::fs::read_dir("/dev/shm")
@@ -137,18 +142,18 @@ impl Drop for BridgeClock {
 }
 
 pub fn a_process_goes_by_a_clock_of_its_own() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = tempfile::tempdir().expect("a temporary directory");
     let clock = BridgeClock::new(dir.path());
     let off = || {
         let mut date = Command::new("date");
         date.arg("+%s").envs(clock.environment());
         let output = date.output().expect("date").stdout;
-        let told = String::from_utf8_lossy(&output).trim().parse::<i64>();
-        told.expect("seconds") - crate::harness::clock_ms() / 1_000
+        let time = String::from_utf8_lossy(&output).trim().parse::<i64>();
+        time.expect("seconds") - crate::harness::clock_ms() / 1_000
     };
     for seconds in [0, 3_000, -500] {
         clock.set_offset(seconds);
-        wait_within(Duration::from_secs(3), "it is off by that", || {
+        wait_within(Duration::from_secs(3), "the clock has the offset", || {
             (off() - seconds).abs() <= 1
         });
     }

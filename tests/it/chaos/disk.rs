@@ -1,14 +1,14 @@
-//! A small disk of a bridge's own, that can be full.
+//! Small disk of one bridge, which can be filled up.
 //!
-//! It is a tmpfs in a mount namespace of its own, which a process of ours keeps: with that process the mount is gone,
-//! however the tests end.
+//! The disk is a tmpfs in a separate mount namespace that a helper process holds. The mount
+//! disappears with that process, however the tests end.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-/// More than a spool takes by a schedule, less than what matters to the machine's memory.
+/// More than a spool needs in one schedule, and too little to matter for the machine's memory.
 const DISK_BYTES: usize = 96 << 20;
 
 /// Mounted until dropped.
@@ -18,13 +18,13 @@ pub struct SmallDisk {
     mount_point: PathBuf,
 }
 
-/// How a mount namespace is made here, and how one gets into it.
+/// Commands that create a mount namespace and enter it.
 struct NamespaceCommand {
     unshare: &'static [&'static str],
     nsenter: &'static [&'static str],
 }
 
-/// As root, and as somebody who may be root in a namespace.
+/// For root, and for a user who may be root in a user namespace.
 static NAMESPACE_COMMANDS: [NamespaceCommand; 2] = [
     NamespaceCommand {
         unshare: &["--mount"],
@@ -36,12 +36,12 @@ static NAMESPACE_COMMANDS: [NamespaceCommand; 2] = [
     },
 ];
 
-/// The way that works here, if one does.
+/// Returns the commands that work on this machine.
 fn find_namespace_command() -> Option<&'static NamespaceCommand> {
     static FOUND: OnceLock<Option<&'static NamespaceCommand>> = OnceLock::new();
     *FOUND.get_or_init(|| {
         let works = |entry: &&'static NamespaceCommand| {
-            let dir = tempfile::tempdir().expect("a temporary folder");
+            let dir = tempfile::tempdir().expect("a temporary directory");
             SmallDisk::try_mount(entry, dir.path()).is_some()
         };
         NAMESPACE_COMMANDS.iter().find(works)
@@ -49,19 +49,22 @@ fn find_namespace_command() -> Option<&'static NamespaceCommand> {
 }
 
 impl SmallDisk {
-    /// Whether this machine lets us mount one.
+    /// Returns `true` if this machine allows such a mount.
     pub fn is_possible() -> bool {
         find_namespace_command().is_some()
     }
 
-    /// Mounts one at `at`, which exists.
+    /// Mounts a disk at `at`, which must exist.
     pub fn mount(at: &Path) -> Self {
-        Self::try_mount(find_namespace_command().expect("possible here"), at)
-            .expect("it was possible before")
+        Self::try_mount(
+            find_namespace_command().expect("available on this machine"),
+            at,
+        )
+        .expect("a working namespace command")
     }
 
     fn try_mount(entry: &'static NamespaceCommand, at: &Path) -> Option<Self> {
-        // It ends with its standard input: with us.
+        // The helper ends when its standard input closes, so no later than this process.
         let script = format!(
             r#"mount -t tmpfs -o size={DISK_BYTES},mode=0700 tmpfs "$1" && echo mounted && read -r _"#
         );
@@ -85,7 +88,7 @@ impl SmallDisk {
         (output_line.trim() == "mounted").then_some(disk)
     }
 
-    /// What is put before a command so that it sees the disk.
+    /// Returns the command prefix that makes a process see the disk.
     pub fn command_prefix(&self) -> Vec<String> {
         let target = format!("--target={}", self.holder.id());
         let words = ["nsenter", &target];
@@ -93,7 +96,7 @@ impl SmallDisk {
         words.map(|word| (*word).to_owned()).collect()
     }
 
-    /// Its folder, as seen from here.
+    /// Returns its directory as seen from outside the namespace.
     pub fn path(&self) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
         root.join(
@@ -107,7 +110,7 @@ impl SmallDisk {
         self.path().join("ballast")
     }
 
-    /// Leaves no byte of it free.
+    /// Fills the disk to the last byte.
     pub fn fill_up(&self) {
         let mut ballast = std::fs::File::create(self.ballast()).expect("a file");
         let piece = vec![1; 1 << 20];
@@ -116,7 +119,7 @@ impl SmallDisk {
         }
     }
 
-    /// Gives back what [`Disk::fill`] took.
+    /// Frees the space taken by [`fill_up`](Self::fill_up).
     pub fn free(&self) {
         let _ = std::fs::remove_file(self.ballast());
     }

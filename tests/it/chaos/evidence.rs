@@ -1,4 +1,4 @@
-//! What is known after a schedule: all that is judged, as plain data.
+//! Evidence of a trial: everything that is judged, as plain data.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -21,54 +21,54 @@ use super::ledgers::{MetricSamples, ReportedLedger};
 use super::schedule::{FaultKind, FaultSchedule};
 use crate::harness::{TestRecord, read_records};
 
-/// All that is known.
+/// Everything known about a trial.
 #[derive(Clone)]
 pub struct TrialEvidence {
     pub schedule: FaultSchedule,
-    /// Whether the bridge had a spool.
     pub has_spool: bool,
     pub applied_faults: Vec<AppliedFault>,
-    /// What took how long.
+    /// Duration of each phase.
     pub phases: String,
-    pub answers: SenderTotals,
-    /// Every request that was answered or given up, by what it was about in the order in which they ended.
+    pub responses: SenderTotals,
+    /// Every request with a response or a timeout, in the order of their ends.
     pub attempts: Vec<DeliveryAttempt>,
-    /// The same of what was sent once all was well, second by second until one went by without detours.
+    /// The same for the recovery load, second by second until one second had no detours.
     pub recovery: Vec<RecoveryLoad>,
     pub truth: GroundTruth,
-    /// Whether every TRAFFIC event was taken.
+    /// `true` if every TRAFFIC event was accepted.
     pub traffic_complete: bool,
     pub started_ms: i64,
-    /// What [`Done`] counts from.
+    /// Start of the times in [`AppliedFault`].
     pub load_began_ms: i64,
     pub ended_ms: i64,
-    /// What is in Kafka, but for values.
+    /// Records in the event topics, without values.
     pub records: Vec<TopicRecord>,
-    /// What is in the quarantine topic.
+    /// Records in the quarantine topic.
     pub quarantined: Vec<StoredQuarantineRecord>,
-    /// The processes, in their order.
+    /// Processes of the bridge in order.
     pub processes: Vec<EndedProcess>,
-    /// Of the last process at rest, before its end.
+    /// Ledger of the last process when idle, before its end.
     pub ledger: Option<ReportedLedger>,
     pub metrics: MetricSamples,
-    /// Whether the bridge came to rest, both times.
+    /// Result of waiting until the bridge is idle, both times.
     pub idle: Result<(), String>,
-    /// Where the records are.
+    /// Kafka for the verifier.
     pub kafka: VerifierKafka,
     pub template: String,
-    /// Where the journal and the logs are.
+    /// Directory with the journal and the logs.
     pub dir: PathBuf,
 }
 
-/// A second's load once all is well.
+/// One second of load after all faults have ended.
 #[derive(Clone)]
 pub struct RecoveryLoad {
-    pub answers: SenderTotals,
+    pub responses: SenderTotals,
     pub attempts: Vec<DeliveryAttempt>,
 }
 
 impl RecoveryLoad {
-    /// Tells of a type of which most took one in the last second that had events of it. A first one may.
+    /// Describes a type of which most events took a detour in the last second that had any. A
+    /// single first event may.
     pub fn find_detour(seconds: &[Self]) -> Option<String> {
         EventType::ALL.into_iter().find_map(|event_type| {
             let counts = seconds.iter().rev().map(|second| second.count(event_type));
@@ -79,10 +79,10 @@ impl RecoveryLoad {
         })
     }
 
-    /// How many events of this type were published, and spooled.
+    /// Counts the published and the spooled events of a type.
     fn count(&self, event_type: EventType) -> (usize, usize) {
         let of_type = self.attempts.iter().filter(|a| a.event_type == event_type);
-        let count = |answer| of_type.clone().filter(|a| a.outcome == answer).count();
+        let count = |outcome| of_type.clone().filter(|a| a.outcome == outcome).count();
         (
             count(RecordedOutcome::Published),
             count(RecordedOutcome::Spooled),
@@ -90,20 +90,20 @@ impl RecoveryLoad {
     }
 }
 
-/// The sender's own ledger, as far as it is judged.
+/// Ledger of the sender.
 #[derive(Clone, Debug)]
 pub struct SenderTotals {
     pub deliveries: u64,
     pub accepted: u64,
-    /// Of valid ones.
+    /// Valid events that the sender gave up.
     pub dropped: u64,
     pub unsent: u64,
     pub status_200: u64,
     pub status_202: u64,
     pub status_503: u64,
-    /// Requests that were not answered in time.
+    /// Requests without a response in time.
     pub timeouts: u64,
-    /// Connections that broke under a request.
+    /// Connections that broke during a request.
     pub broken: u64,
     pub balanced: bool,
 }
@@ -126,7 +126,7 @@ impl SenderTotals {
     }
 }
 
-/// A record in Kafka.
+/// Record in an event topic.
 #[derive(Clone, Debug)]
 pub struct TopicRecord {
     pub event_type: EventType,
@@ -134,14 +134,13 @@ pub struct TopicRecord {
     pub offset: i64,
     pub id: String,
     pub received_at: String,
-    /// Whether it waited on disk.
+    /// `true` if it was stored from the spool.
     pub spooled: bool,
-    /// The hash of its value.
     pub value_hash: u64,
 }
 
 impl TopicRecord {
-    /// All that is in the ten topics.
+    /// Reads all records of the ten topics.
     pub fn read_all(bootstrap_servers: &str, template: &str) -> Vec<Self> {
         let of_type = |event_type: EventType| {
             let topic = template.replace("{type}", event_type.kebab_name());
@@ -163,48 +162,47 @@ impl TopicRecord {
     }
 }
 
-/// A record in the quarantine topic.
+/// Record in the quarantine topic.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredQuarantineRecord {
-    /// The hash of its value.
     pub value_hash: u64,
-    /// Whether that is a valid event after all.
+    /// `true` if the value is a valid event after all.
     pub is_valid: bool,
 }
 
 impl StoredQuarantineRecord {
-    /// All that is there.
+    /// Reads all records of the quarantine topic.
     pub fn read_all(bootstrap_servers: &str, topic: &str) -> Vec<Self> {
         let records = read_records(bootstrap_servers, topic);
-        let of = |record: &TestRecord| Self {
+        let from_record = |record: &TestRecord| Self {
             value_hash: hash::hash_bytes(&record.value),
             is_valid: matches!(
                 butlr_event::parse(&record.value, None, ParseLimits::UNLIMITED),
                 Ok(ParsedBody::Single(Ok(_)))
             ),
         };
-        records.iter().map(of).collect()
+        records.iter().map(from_record).collect()
     }
 }
 
-/// Every try in a journal.
+/// Reads every attempt from a journal.
 pub fn read_attempts(journal: &ClosedJournal) -> Vec<DeliveryAttempt> {
     let buckets = (0..BUCKET_COUNT).map(|n| journal.read_bucket(n).expect("a whole journal"));
     buckets.flatten().collect()
 }
 
 impl TrialEvidence {
-    /// Tries through the faults and after them.
+    /// Returns the attempts during the faults and after them.
     pub fn all_attempts(&self) -> impl Iterator<Item = &DeliveryAttempt> {
         self.attempts.iter().chain(self.recovery_attempts())
     }
 
-    /// Tries once all was well.
+    /// Returns the attempts after all faults had ended.
     pub fn recovery_attempts(&self) -> impl Iterator<Item = &DeliveryAttempt> {
         self.recovery.iter().flat_map(|after| &after.attempts)
     }
 
-    /// Tries by the id of their event.
+    /// Groups all attempts by the id of their event.
     pub fn attempts_by_id(&self) -> HashMap<String, Vec<&DeliveryAttempt>> {
         let mut by_id: HashMap<String, Vec<&DeliveryAttempt>> = HashMap::new();
         for attempt in self.all_attempts() {
@@ -214,12 +212,12 @@ impl TrialEvidence {
         by_id
     }
 
-    /// What the simulator's verifier says of all topics but those that were deleted: what was in them is exempt.
+    /// Runs the simulator's verifier on all topics except deleted ones, whose records are exempt.
     pub fn verify(&self) -> Result<VerificationReport, String> {
         let dir = tempfile::Builder::new()
             .prefix("judged-")
             .tempdir_in(&self.dir)
-            .expect("a folder");
+            .expect("a directory");
         let journal = self.write_filtered_journal(&dir.path().join("journal"));
         let options = Options {
             duplicates: DuplicatePolicy::Allowed,
@@ -231,7 +229,7 @@ impl TrialEvidence {
         verify::verify(&journal, &options, &mut |_, _| ()).map_err(|error| error.to_string())
     }
 
-    /// How far the bridge's clock was off at most.
+    /// Returns the largest clock offset of the bridge.
     fn max_clock_offset_ms(&self) -> i64 {
         let off = self.schedule.faults.iter().map(|f| match f.kind {
             FaultKind::ClockStep(seconds) => 1_000 * seconds.abs(),
@@ -240,8 +238,8 @@ impl TrialEvidence {
         off.max().unwrap_or(0)
     }
 
-    /// A journal as the verifier needs it: without the types whose topic was deleted, of which it is to read nothing; with
-    /// room for a clock that was off; and with nothing to wait for, as the bridge is at rest.
+    /// Writes a journal for the verifier: without types whose topic was deleted, with tolerance for
+    /// the clock offset, and without waiting times, because the bridge is idle.
     fn write_filtered_journal(&self, dir: &std::path::Path) -> ClosedJournal {
         let exempt = self.schedule.deleted_topics();
         let mut offsets =
@@ -258,7 +256,7 @@ impl TrialEvidence {
             topics: self.template.clone(),
             starts: Some(StartOffsets { offsets }),
         };
-        let mut journal = JournalWriter::create(Some(dir), run).expect("a folder");
+        let mut journal = JournalWriter::create(Some(dir), run).expect("a directory");
         let judged = self.all_attempts();
         for attempt in judged.filter(|a| !exempt.contains(&a.event_type)) {
             journal.record_attempt(attempt).expect("written");
@@ -273,8 +271,8 @@ impl TrialEvidence {
         let mut contents: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
         contents["started_ms"] = (self.started_ms - off).into();
         contents["end"]["ended_ms"] = (self.ended_ms + off).into();
-        for answers in contents["end"]["answers"].as_array_mut().expect("counts") {
-            *answers = 0.into();
+        for count in contents["end"]["answers"].as_array_mut().expect("counts") {
+            *count = 0.into();
         }
         std::fs::write(&path, contents.to_string()).expect("written");
         ClosedJournal::open(dir).expect("a journal")

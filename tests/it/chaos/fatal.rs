@@ -1,4 +1,4 @@
-//! A producer that is beyond repair, in the middle of a load.
+//! Fatal producer error under load.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::real_kafka::lock_heavy;
 pub fn a_producer_made_fatal_under_load_is_replaced_and_loses_nothing() {
     let _alone = lock_heavy();
     let kafka = ChaosKafka::start();
-    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = tempfile::tempdir().expect("a temporary directory");
     let fatal = |at| ScheduledFault {
         at: Duration::from_secs(at),
         lasts: Duration::from_secs(1),

@@ -1,4 +1,4 @@
-//! Makes a schedule happen, and undoes it.
+//! Injects the faults of a schedule and undoes them.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -14,27 +14,27 @@ use crate::real_kafka::{create_topics, delete_topics};
 /// Partitions of each topic.
 pub const PARTITIONS: i32 = 3;
 
-/// All that faults are done to.
+/// Everything that faults are injected into.
 pub struct ChaosEnvironment<'k> {
     pub kafka: &'k ChaosKafka,
-    /// `{type}` stands for the type.
+    /// Topic template; `{type}` stands for the event type.
     pub template: String,
     pub bridge: Mutex<RestartableBridge>,
     pub disk: Option<SmallDisk>,
     pub clock: Option<BridgeClock>,
 }
 
-/// What happened when, since the load began.
+/// Fault that was injected, with times since the start of the load.
 #[derive(Clone, Debug)]
 pub struct AppliedFault {
     pub kind: FaultKind,
     pub began: Duration,
-    /// When all was well again, as far as this is concerned.
+    /// End of the fault, as far as the fault itself is concerned.
     pub ended: Duration,
 }
 
 impl ChaosEnvironment<'_> {
-    /// Lets all of it happen. On return every fault is over.
+    /// Injects all faults. On return every fault has ended.
     pub fn run_schedule(&self, schedule: &FaultSchedule, began: Instant) -> Vec<AppliedFault> {
         let in_place = |place: FaultSite| {
             let faults = schedule.faults.iter();
@@ -46,7 +46,7 @@ impl ChaosEnvironment<'_> {
             let all = FaultSite::ALL.map(|place| scope.spawn(move || in_place(place)));
             let all = all.map(|thread| {
                 thread.join().unwrap_or_else(|panic| {
-                    // The other places end what they began first.
+                    // The other sites end their faults first.
                     std::panic::resume_unwind(panic)
                 })
             });
@@ -58,7 +58,7 @@ impl ChaosEnvironment<'_> {
         done
     }
 
-    /// `None`: there was nothing to do it to.
+    /// Returns `None` if the fault had no effect.
     fn apply(&self, fault: &ScheduledFault, began: Instant) -> Option<AppliedFault> {
         std::thread::sleep(fault.at.saturating_sub(began.elapsed()));
         let at = began.elapsed();
@@ -70,27 +70,27 @@ impl ChaosEnvironment<'_> {
         })
     }
 
-    fn inject(&self, what: FaultKind, lasts: Duration) -> bool {
+    fn inject(&self, kind: FaultKind, lasts: Duration) -> bool {
         let wait = || std::thread::sleep(lasts);
-        let bridge = || self.bridge.lock().expect("no panic holds it");
+        let bridge = || self.bridge.lock().expect("lock not poisoned");
         let topic = |event_type: butlr_event::EventType| {
             self.template.replace("{type}", event_type.kebab_name())
         };
-        match what {
+        match kind {
             FaultKind::KafkaKilled => {
-                self.kafka.kill();
+                self.kafka.broker.kill();
                 wait();
-                self.kafka.restart();
+                self.kafka.broker.restart();
             }
             FaultKind::KafkaStopped => {
-                self.kafka.stop();
+                self.kafka.broker.stop();
                 wait();
-                self.kafka.restart();
+                self.kafka.broker.restart();
             }
             FaultKind::KafkaPaused => {
-                self.kafka.pause();
+                self.kafka.broker.pause();
                 wait();
-                self.kafka.resume();
+                self.kafka.broker.resume();
             }
             FaultKind::TopicDeleted(event_type) => {
                 let topics = [topic(event_type)];
@@ -106,12 +106,12 @@ impl ChaosEnvironment<'_> {
             FaultKind::NetworkSlow(by) => self.degrade_network(NetworkCondition::Slow(by), lasts),
             FaultKind::NetworkSilent => self.degrade_network(NetworkCondition::Silent, lasts),
             FaultKind::NetworkRefuses => self.degrade_network(NetworkCondition::Refusing, lasts),
-            FaultKind::AnswersLost => {
+            FaultKind::ResponsesLost => {
                 self.kafka
                     .proxy
-                    .set_condition(NetworkCondition::AnswersLost);
+                    .set_condition(NetworkCondition::ResponsesLost);
                 wait();
-                // What was held back so far does not come after all.
+                // Drops the responses that were held back, so that they never arrive.
                 self.kafka.proxy.cut_connections();
                 self.kafka.proxy.set_condition(NetworkCondition::Normal);
             }
@@ -138,13 +138,13 @@ impl ChaosEnvironment<'_> {
                 bridge().restart();
             }
             FaultKind::DiskFull => {
-                let disk = self.disk.as_ref().expect("possible here");
+                let disk = self.disk.as_ref().expect("available on this machine");
                 disk.fill_up();
                 wait();
                 disk.free();
             }
             FaultKind::ClockStep(seconds) => {
-                let clock = self.clock.as_ref().expect("possible here");
+                let clock = self.clock.as_ref().expect("available on this machine");
                 clock.set_offset(seconds);
                 wait();
                 clock.set_offset(0);
@@ -153,8 +153,8 @@ impl ChaosEnvironment<'_> {
         true
     }
 
-    fn degrade_network(&self, weather: NetworkCondition, lasts: Duration) {
-        self.kafka.proxy.set_condition(weather);
+    fn degrade_network(&self, condition: NetworkCondition, lasts: Duration) {
+        self.kafka.proxy.set_condition(condition);
         std::thread::sleep(lasts);
         self.kafka.proxy.set_condition(NetworkCondition::Normal);
     }

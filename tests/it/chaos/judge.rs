@@ -1,4 +1,4 @@
-//! The promises, each held against the evidence.
+//! Promises of the bridge, each checked against the evidence.
 
 mod documented_copies;
 
@@ -13,28 +13,27 @@ use super::refusals;
 use super::schedule::FaultKind;
 use documented_copies::DocumentedCopies;
 
-/// So much memory a bridge may take at most, bytes: several times what it takes under such a load.
+/// Memory limit of a bridge in bytes, several times its use under such a load.
 const MAX_MEMORY: u64 = 400 << 20;
-/// So many examples are told.
+/// Number of examples in the details.
 const MAX_EXAMPLES: usize = 5;
 
-/// A promise that was not kept.
+/// Promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenPromise {
-    /// Its name.
     pub promise: String,
-    /// What is wrong, with examples.
+    /// Description with examples.
     pub details: String,
 }
 
-/// What the judgement found.
+/// Result of the judgement.
 #[derive(Clone, Debug, Default)]
 pub struct Judgement {
     pub broken_promises: Vec<BrokenPromise>,
-    /// Records beyond the first of their event.
+    /// Records beyond the first of each event.
     pub copies: u64,
-    /// Of those: sent again by librdkafka itself, or from the spool, because a result was not known.
-    pub unexplained_copies: [u64; 2],
+    /// Copies for a documented reason: sent again by librdkafka, or from the spool.
+    pub documented_copies: [u64; 2],
     pub records: u64,
 }
 
@@ -47,7 +46,7 @@ impl Judgement {
         });
     }
 
-    /// A promise about which somebody else has an objection, or not.
+    /// Records a failure if there is an objection.
     fn check_promise(&mut self, promise: &str, objection: Option<String>) {
         if let Some(what) = objection {
             self.report_broken(promise, what);
@@ -55,16 +54,16 @@ impl Judgement {
     }
 }
 
-/// Judges all of it.
+/// Checks all promises.
 pub fn judge(evidence: &TrialEvidence) -> Judgement {
     let mut judgement = Judgement {
         records: evidence.records.len() as u64,
         ..Judgement::default()
     };
     check_processes(evidence, &mut judgement);
-    check_answers(evidence, &mut judgement);
+    check_responses(evidence, &mut judgement);
     check_ledgers(evidence, &mut judgement);
-    judgement.check_promise("at rest", evidence.idle.clone().err());
+    judgement.check_promise("idle", evidence.idle.clone().err());
     check_recovery(evidence, &mut judgement);
     check_deleted_topics(evidence, &mut judgement);
     check_quarantine(evidence, &mut judgement);
@@ -75,89 +74,93 @@ pub fn judge(evidence: &TrialEvidence) -> Judgement {
     judgement
 }
 
-/// Each process ended as it was asked to, and took no more memory than it may.
+/// Each process ended as requested and stayed within the memory limit.
 fn check_processes(evidence: &TrialEvidence, judgement: &mut Judgement) {
-    for (number, life) in (1..).zip(&evidence.processes) {
-        if let ProcessEnd::Unexpected(how) = &life.end {
+    for (number, process) in (1..).zip(&evidence.processes) {
+        if let ProcessEnd::Unexpected(how) = &process.end {
             judgement.report_broken("ends", format!("process {number}: {how}"));
         }
-        if life.peak_memory > MAX_MEMORY {
-            let (took, most) = (life.peak_memory >> 20, MAX_MEMORY >> 20);
-            let what = format!("process {number} took {took} MiB, {most} are allowed");
+        if process.peak_memory > MAX_MEMORY {
+            let (took, most) = (process.peak_memory >> 20, MAX_MEMORY >> 20);
+            let what = format!("process {number} used {took} MiB, the limit is {most} MiB");
             judgement.report_broken("memory", what);
         }
     }
     if evidence.processes.is_empty() {
-        judgement.report_broken("ends", "no process came to its end");
+        judgement.report_broken("ends", "no process has ended");
     }
 }
 
-/// Each request was answered in time, and each valid event taken in the end.
-fn check_answers(evidence: &TrialEvidence, judgement: &mut Judgement) {
-    let heard = &evidence.answers;
-    if !heard.balanced {
+/// Each request got a response in time, and each valid event was accepted in the end.
+fn check_responses(evidence: &TrialEvidence, judgement: &mut Judgement) {
+    let responses = &evidence.responses;
+    if !responses.balanced {
         judgement.report_broken("sent", "the simulator's own ledger does not balance");
     }
-    if heard.timeouts > 0 {
+    if responses.timeouts > 0 {
         let late = evidence.attempts.iter().filter(|a| a.late);
         let ids = join_examples(late.map(|a| format!("event_{}", a.id)));
-        let what = format!("{} requests were not: {ids}", heard.timeouts);
-        judgement.report_broken("answered in time", what);
+        let what = format!("{} requests got none: {ids}", responses.timeouts);
+        judgement.report_broken("response in time", what);
     }
-    let lost = heard.dropped + heard.unsent;
+    let lost = responses.dropped + responses.unsent;
     if lost > 0 {
         let what = format!(
-            "{} of {} deliveries were refused all along, {} never tried",
-            heard.dropped, heard.deliveries, heard.unsent
+            "{} of {} deliveries were refused to the end, {} were never attempted",
+            responses.dropped, responses.deliveries, responses.unsent
         );
-        judgement.report_broken("taken in the end", what);
+        judgement.report_broken("accepted in the end", what);
     }
-    // What a spool is for.
-    judgement.check_promise("taken at once", refusals::find_unexcused(evidence));
+    // The purpose of a spool.
+    judgement.check_promise("accepted at once", refusals::find_unexcused(evidence));
 }
 
-/// Once all is well, each event is taken at once, and soon published without a detour.
+/// Once all faults have ended, each event is accepted at once and soon published without a detour.
 fn check_recovery(evidence: &TrialEvidence, judgement: &mut Judgement) {
-    for RecoveryLoad { answers: heard, .. } in &evidence.recovery {
-        if heard.accepted < heard.deliveries || heard.status_503 + heard.timeouts > 0 {
-            judgement.report_broken("works again", format!("{heard:?}"));
+    for RecoveryLoad { responses, .. } in &evidence.recovery {
+        if responses.accepted < responses.deliveries
+            || responses.status_503 + responses.timeouts > 0
+        {
+            judgement.report_broken("works again", format!("{responses:?}"));
         }
     }
     judgement.check_promise("works again", RecoveryLoad::find_detour(&evidence.recovery));
 }
 
-/// The ledgers of each process that came to its end balance, and agree with what was sent.
+/// The ledgers of each process that ended balance and agree with what was sent.
 fn check_ledgers(evidence: &TrialEvidence, judgement: &mut Judgement) {
     let mut received = 0;
-    for (number, life) in (1..).zip(&evidence.processes) {
-        match (&life.end, &life.ledger) {
+    for (number, process) in (1..).zip(&evidence.processes) {
+        match (&process.end, &process.ledger) {
             (ProcessEnd::Graceful(_), None) => {
-                judgement.report_broken("books", format!("process {number} told none"));
+                judgement.report_broken("ledgers", format!("process {number} reported none"));
             }
-            (ProcessEnd::Graceful(_), Some(books)) => {
-                let objection = books.find_imbalance();
-                judgement
-                    .check_promise("books", objection.map(|o| format!("process {number}: {o}")));
-                if evidence.has_spool && books.spool.is_none() {
-                    let what = format!("process {number} told no ledger of the spool");
-                    judgement.report_broken("books", what);
+            (ProcessEnd::Graceful(_), Some(ledger)) => {
+                let objection = ledger.find_imbalance();
+                judgement.check_promise(
+                    "ledgers",
+                    objection.map(|o| format!("process {number}: {o}")),
+                );
+                if evidence.has_spool && ledger.spool.is_none() {
+                    let what = format!("process {number} reported no spool ledger");
+                    judgement.report_broken("ledgers", what);
                 }
             }
             _ => {}
         }
     }
     check_spool_handover(evidence, judgement);
-    judgement.check_promise("books", evidence.metrics.find_imbalance());
+    judgement.check_promise("ledgers", evidence.metrics.find_imbalance());
     let Some(last) = &evidence.ledger else {
-        judgement.report_broken("books", "/status told none");
+        judgement.report_broken("ledgers", "/status reports none");
         return;
     };
     judgement.check_promise(
-        "books",
+        "ledgers",
         last.find_imbalance().map(|o| format!("/status: {o}")),
     );
     if evidence.has_spool && last.spool.is_none() {
-        judgement.report_broken("books", "/status told no ledger of the spool");
+        judgement.report_broken("ledgers", "/status reports no spool ledger");
     }
     if evidence
         .schedule
@@ -165,15 +168,15 @@ fn check_ledgers(evidence: &TrialEvidence, judgement: &mut Judgement) {
     {
         return;
     }
-    // All but the last: of that one, before what came after the load.
-    let lives = evidence.processes.len().saturating_sub(1);
-    for life in &evidence.processes[..lives] {
-        received += life.ledger.as_ref().map_or(0, |books| books.received);
+    // All processes but the last, and of the last only what came before the recovery load.
+    let earlier = evidence.processes.len().saturating_sub(1);
+    for process in &evidence.processes[..earlier] {
+        received += process.ledger.as_ref().map_or(0, |ledger| ledger.received);
     }
     received += last.received;
     let sent = evidence.all_attempts().count() as u64;
-    let unsure = evidence.answers.broken + evidence.answers.timeouts;
-    // What comes while a bridge ends is refused unread.
+    let unsure = evidence.responses.broken + evidence.responses.timeouts;
+    // A request during a shutdown is refused unread.
     let least = match evidence
         .schedule
         .has_fault(|what| what == FaultKind::BridgeEnded)
@@ -182,15 +185,16 @@ fn check_ledgers(evidence: &TrialEvidence, judgement: &mut Judgement) {
         false => sent.saturating_sub(unsure),
     };
     if !(least..=sent).contains(&received) {
-        let what = format!("{received} received, {sent} sent, of those {unsure} without an answer");
-        judgement.report_broken("books", what);
+        let what =
+            format!("{received} received, {sent} sent, of those {unsure} without a response");
+        judgement.report_broken("ledgers", what);
     }
 }
 
-/// What a process left in its spool the next one found there.
+/// Each process found in the spool what its predecessor had left there.
 fn check_spool_handover(evidence: &TrialEvidence, judgement: &mut Judgement) {
-    let spools = evidence.processes.iter().map(|life| match life.end {
-        ProcessEnd::Graceful(_) => life.ledger.as_ref()?.spool.as_ref(),
+    let spools = evidence.processes.iter().map(|process| match process.end {
+        ProcessEnd::Graceful(_) => process.ledger.as_ref()?.spool.as_ref(),
         _ => None,
     });
     let spools: Vec<_> = spools.collect();
@@ -202,12 +206,12 @@ fn check_spool_handover(evidence: &TrialEvidence, judgement: &mut Judgement) {
                 "process {number} left {} entries, the next one found {}",
                 before.present, after.recovered
             );
-            judgement.report_broken("books", what);
+            judgement.report_broken("ledgers", what);
         }
     }
 }
 
-/// Of a topic that was deleted, nothing has to be there; but nothing else, either.
+/// A deleted topic may lack any record but contains no foreign one.
 fn check_deleted_topics(evidence: &TrialEvidence, judgement: &mut Judgement) {
     let deleted = evidence.schedule.deleted_topics();
     let by_id = evidence.attempts_by_id();
@@ -234,13 +238,16 @@ fn check_deleted_topics(evidence: &TrialEvidence, judgement: &mut Judgement) {
             RecordedOutcome::Published | RecordedOutcome::Spooled
         );
         if stored && !there.contains(id.as_str()) {
-            let of = attempt.event_type;
-            judgement.report_broken("stored", format!("{id} in {of}, which was made again"));
+            let event_type = attempt.event_type;
+            judgement.report_broken(
+                "stored",
+                format!("{id} in {event_type}, which was recreated"),
+            );
         }
     }
 }
 
-/// What was answered as quarantined is there, and nothing that nobody sent.
+/// Every item reported as quarantined is stored, and nothing that was not sent.
 fn check_quarantine(evidence: &TrialEvidence, judgement: &mut Judgement) {
     let all = &evidence.quarantined;
     let valid = all.iter().filter(|q| q.is_valid).count();
@@ -255,30 +262,33 @@ fn check_quarantine(evidence: &TrialEvidence, judgement: &mut Judgement) {
         .collect();
     if !lost.is_empty() {
         let ids = join_examples(lost.iter().map(|a| format!("event_{}", a.id)));
-        let what = format!("{} answered so are not there: {ids}", lost.len());
+        let what = format!(
+            "{} reported as quarantined are not stored: {ids}",
+            lost.len()
+        );
         judgement.report_broken("quarantined", what);
     }
     let sent: HashSet<u64> = evidence.all_attempts().map(|a| a.value_hash).collect();
     let strange = there.difference(&sent).count();
     if strange > 0 {
-        judgement.report_broken("quarantined", format!("{strange} that nobody sent"));
+        judgement.report_broken("quarantined", format!("{strange} that were never sent"));
     }
 }
 
-/// What the verifier found.
+/// Checks the findings of the verifier.
 fn check_verification(
     evidence: &TrialEvidence,
     report: &VerificationReport,
     judgement: &mut Judgement,
 ) {
     judgement.copies = report.copies.all;
-    let twins = DocumentedCopies::from_evidence(evidence);
-    judgement.unexplained_copies = [twins.same_path, twins.from_spool];
+    let documented = DocumentedCopies::from_evidence(evidence);
+    judgement.documented_copies = [documented.same_path, documented.from_spool];
     judgement.check_promise("verified", report.unproved_reason().map(str::to_owned));
     for property in Property::ALL {
         let finding = report.finding(property);
         let excused = match property {
-            Property::RecordCount => twins.events,
+            Property::RecordCount => documented.events,
             _ => 0,
         };
         if finding.violations > excused {
@@ -288,7 +298,8 @@ fn check_verification(
     let dropped = count_already_stored(evidence);
     if dropped.is_some_and(|most| report.already_stored > most) {
         let what = format!(
-            "{} tries answered spooled have no record of their own, the bridge dropped {} entries as already stored",
+            "{} attempts reported as spooled have no record of their own, but the bridge dropped only \
+             {} entries as already stored",
             report.already_stored,
             dropped.unwrap_or_default()
         );
@@ -301,23 +312,28 @@ fn check_verification(
         Property::RecordCount,
     ] {
         if report.finding(property).checked == 0 {
-            judgement.report_broken(property.name(), "nothing was looked at");
+            judgement.report_broken(property.name(), "no record was checked");
         }
     }
-    if report.copies.unexplained() > twins.total() {
+    if report.copies.unexplained() > documented.total() {
         let copies = report.copies;
         judgement.report_broken("copies", format!("without a cause: {copies:?}"));
     }
 }
 
-/// How many entries of before were dropped because the topics held their events; `None` where a process that may have done
-/// so was killed.
+/// Counts the entries of earlier processes that were dropped because their events were stored
+/// already. Returns `None` if a process that may have done so was killed.
 fn count_already_stored(evidence: &TrialEvidence) -> Option<u64> {
-    // The first process finds nothing.
+    // The first process starts with an empty spool.
     let later = evidence.processes.iter().skip(1);
-    let dropped = later.map(|life| {
-        let books = life.ledger.as_ref()?;
-        Some(books.spool.as_ref().map_or(0, |spool| spool.already_stored))
+    let dropped = later.map(|process| {
+        let ledger = process.ledger.as_ref()?;
+        Some(
+            ledger
+                .spool
+                .as_ref()
+                .map_or(0, |spool| spool.already_stored),
+        )
     });
     dropped.sum()
 }

@@ -1,10 +1,12 @@
-//! What a bridge says of itself: its ledgers, read in one place.
+//! Ledgers that a bridge reports in its log, `/status` and `/metrics`.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// The names of outcomes, in the log's last line and in `events_total`.
+use crate::harness::{find_final_counters, parse_samples};
+
+/// Names of the outcomes in the last log line and in `events_total`.
 const OUTCOMES: [&str; 5] = [
     "published",
     "duplicate",
@@ -13,17 +15,17 @@ const OUTCOMES: [&str; 5] = [
     "refused",
 ];
 
-/// The ledgers of a process.
+/// Ledgers of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReportedLedger {
     pub received: u64,
-    /// In the order of [`OUTCOMES`]; `None` where it is not told.
+    /// In the order of [`OUTCOMES`]; `None` if not reported.
     pub outcomes: [Option<u64>; OUTCOMES.len()],
     /// `None` without a spool.
     pub spool: Option<ReportedSpoolLedger>,
 }
 
-/// What became of all that a spool held during a process.
+/// Ends of all entries that a spool held during a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReportedSpoolLedger {
     pub recovered: u64,
@@ -36,11 +38,9 @@ pub struct ReportedSpoolLedger {
 }
 
 impl ReportedLedger {
-    /// From the last line of a log in JSON.
+    /// Parses the last line of a JSON log.
     pub fn from_log(output: &str) -> Option<Self> {
-        let lines = output.lines();
-        let mut lines = lines.filter_map(|l| serde_json::from_str::<Value>(l).ok());
-        let last = lines.find(|line| line["message"] == "ended")?;
+        let last = find_final_counters(output)?;
         let ledger = ["spool", "spool_ledger"].map(|name| &last[name]);
         let nested = ledger.into_iter().find_map(ReportedSpoolLedger::from_json);
         Some(Self {
@@ -50,7 +50,7 @@ impl ReportedLedger {
         })
     }
 
-    /// From `/status`.
+    /// Parses `/status`.
     pub fn from_status(status: &Value) -> Option<Self> {
         let ledger = &status["ledger"];
         Some(Self {
@@ -60,7 +60,7 @@ impl ReportedLedger {
         })
     }
 
-    /// What does not add up.
+    /// Describes an imbalance.
     pub fn find_imbalance(&self) -> Option<String> {
         let outcomes: u64 = self.outcomes.iter().flatten().sum();
         if self.received != outcomes {
@@ -114,19 +114,19 @@ impl ReportedSpoolLedger {
     }
 
     fn find_imbalance(&self) -> Option<String> {
-        let came = self.recovered + self.spooled;
-        let became = self.drained
+        let entered = self.recovered + self.spooled;
+        let accounted_for = self.drained
             + self.confirmed_late
             + self.already_stored
             + self.set_aside
             + self.present;
-        (came != became).then(|| {
-            format!("the spool: {came} came, of {became} it is told what became of them: {self:?}")
+        (entered != accounted_for).then(|| {
+            format!("the spool: {entered} entries, but the ends of {accounted_for}: {self:?}")
         })
     }
 }
 
-/// What is not at rest, by `/status`.
+/// Describes what is still in flight according to `/status`.
 pub fn describe_in_flight(status: &Value) -> Option<String> {
     let count = |value: &Value| value.as_u64().unwrap_or(0);
     let events = count(&status["ledger"]["in_flight"]);
@@ -144,15 +144,15 @@ pub struct MetricSamples(BTreeMap<String, f64>);
 
 impl MetricSamples {
     pub fn parse(exposition: &str) -> Self {
-        let lines = exposition.lines().filter(|line| !line.starts_with('#'));
-        let samples = lines.filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            Some((series.to_owned(), value.parse().ok()?))
-        });
-        Self(samples.collect())
+        let samples = parse_samples(exposition);
+        Self(
+            samples
+                .map(|(series, value)| (series.to_owned(), value))
+                .collect(),
+        )
     }
 
-    /// What does not add up: by type, received against the sum of the outcomes.
+    /// Describes an imbalance, by type, between received events and outcomes.
     pub fn find_imbalance(&self) -> Option<String> {
         let mut types: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         for (series, value) in &self.0 {

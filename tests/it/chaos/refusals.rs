@@ -1,4 +1,5 @@
-//! What a bridge refused with 503, as its log tells, and when it may do so although it has a spool.
+//! Requests refused with 503 according to the log, and the cases in which a bridge with a spool may
+//! do so.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,25 +8,27 @@ use serde_json::Value;
 use super::evidence::TrialEvidence;
 use super::schedule::{FaultKind, FaultSite};
 
-/// A full disk that is free again, or a bridge that was started again, may refuse for so long: until it has looked.
+/// A bridge may refuse for this long after a full disk was freed or after a restart, until it has
+/// noticed.
 const RECOVERY_GRACE: Duration = Duration::from_secs(5);
-/// A fault is felt so long after it is over, at most: connections have to be made anew, and what was given up is sent again.
+/// Longest effect of a fault after its end: connections are made anew, and failed records are sent
+/// again.
 const FAULT_AFTEREFFECT: Duration = Duration::from_secs(20);
 /// Longer than any trial.
 const HOUR: Duration = Duration::from_secs(3_600);
-/// Before a fault begins: what had come but was not stored yet.
+/// Time before a fault in which an event may have been received but not stored yet.
 const FAULT_LEAD: Duration = Duration::from_secs(3);
 
-/// A request, or one of several that were refused at once.
+/// Refused request, or several that were refused at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedRefusal {
-    /// By the bridge's clock, ms since 1970.
+    /// By the clock of the bridge, in ms since 1970.
     pub at_ms: i64,
     pub code: String,
 }
 
 impl LoggedRefusal {
-    /// From a log in JSON.
+    /// Parses a JSON log.
     pub fn from_log(output: &str) -> Vec<Self> {
         let lines = output.lines();
         let lines = lines.filter_map(|l| serde_json::from_str::<Value>(l).ok());
@@ -40,14 +43,15 @@ impl LoggedRefusal {
     }
 }
 
-/// ms since 1970.
+/// Parses a time to ms since 1970.
 pub fn parse_ms(text: &str) -> Option<i64> {
     let time = humantime::parse_rfc3339(text).ok()?;
     let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     i64::try_from(since.as_millis()).ok()
 }
 
-/// When what is said by the bridge's clock happened; where that was put forward or back it may be one or the other.
+/// Maps times of the bridge's clock to real times. If the clock was stepped, either time is
+/// possible.
 struct ClockReadings<'e>(&'e TrialEvidence);
 
 impl ClockReadings<'_> {
@@ -65,8 +69,8 @@ fn to_ms(duration: Duration) -> i64 {
     duration.as_millis() as i64
 }
 
-/// Whether Kafka, or what leads there, was in trouble when something was received, or was about to be or had been shortly
-/// before: only then does a bridge not know whether something is stored.
+/// Returns `true` if Kafka or the network was in trouble when the event was received, or shortly
+/// before or after. Only then may the bridge not know if an event is stored.
 pub fn is_during_kafka_trouble(evidence: &TrialEvidence, received_at: &str) -> bool {
     let began = evidence.load_began_ms;
     let troubles = evidence.applied_faults.iter();
@@ -81,17 +85,22 @@ pub fn is_during_kafka_trouble(evidence: &TrialEvidence, received_at: &str) -> b
     ClockReadings(evidence).has_candidate(at_ms, |at| span.contains(&at))
 }
 
-/// What was refused although there was a spool with room for it.
+/// Describes a refusal that happened although the spool had room.
 pub fn find_unexcused(evidence: &TrialEvidence) -> Option<String> {
-    let heard = evidence.answers.status_503;
-    if !evidence.has_spool || heard == 0 {
+    let refused = evidence.responses.status_503;
+    if !evidence.has_spool || refused == 0 {
         return None;
     }
-    let all = || evidence.processes.iter().flat_map(|life| &life.refusals);
+    let all = || {
+        evidence
+            .processes
+            .iter()
+            .flat_map(|process| &process.refusals)
+    };
     let ended = |what| what == FaultKind::BridgeEnded;
     if all().next().is_none() && !evidence.schedule.has_fault(ended) {
         return Some(format!(
-            "{heard} answers 503 although there was a spool, and no log tells why"
+            "{refused} responses were 503 although there was a spool, and no log says why"
         ));
     }
     let unexcused: Vec<_> = all()
@@ -100,13 +109,13 @@ pub fn find_unexcused(evidence: &TrialEvidence) -> Option<String> {
     let first = unexcused.first()?;
     let after = first.at_ms - evidence.load_began_ms;
     Some(format!(
-        "{heard} answers 503 although there was a spool with room; {} in the logs, the first {after} ms after the load began: {}",
+        "{refused} responses were 503 although the spool had room; {} in the logs, the first {after} ms after the load began: {}",
         unexcused.len(),
         first.code,
     ))
 }
 
-/// One that is full, or a bridge that is about to end, may refuse.
+/// A bridge with a full spool may refuse, and so may one that is shutting down.
 fn is_excused(evidence: &TrialEvidence, refused: &LoggedRefusal) -> bool {
     let began = evidence.load_began_ms;
     let within = |from: Duration, until: Duration| {
@@ -120,7 +129,7 @@ fn is_excused(evidence: &TrialEvidence, refused: &LoggedRefusal) -> bool {
         FaultKind::BridgeEnded => within(done.began, done.ended + RECOVERY_GRACE),
         _ => false,
     });
-    // A small one is full until what it holds is in Kafka.
+    // A small spool is full until its entries are stored in Kafka.
     let troubles =
         faults().filter(|d| matches!(d.kind.site(), FaultSite::Kafka | FaultSite::Network));
     let full = evidence.schedule.small_spool

@@ -1,4 +1,4 @@
-//! What a seed means: the load, the settings, and which faults come when.
+//! Schedule drawn from a seed: the load, the settings, and the times of the faults.
 
 mod fault_kind;
 
@@ -11,52 +11,53 @@ use rand_pcg::Pcg64Mcg;
 
 pub use fault_kind::{FaultKind, FaultSite};
 
-/// All that happens by a seed, but for what the machine adds.
+/// Everything that a seed determines; timing also depends on the machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultSchedule {
     pub seed: u64,
-    /// Events a second.
+    /// Events per second.
     pub rate: f64,
-    /// Of the bridge, beside those that are always the same.
+    /// Settings of the bridge in addition to the fixed ones.
     pub settings: Vec<String>,
-    /// Settings that only a bridge with a spool has.
+    /// Settings that only apply to a bridge with a spool.
     pub spool_settings: Vec<String>,
-    /// Sorted by when they begin. Those in one [`Place`] do not overlap.
+    /// Sorted by start. Faults at the same [`FaultSite`] do not overlap.
     pub faults: Vec<ScheduledFault>,
-    /// Whether the spool may hold so little that it can be full.
+    /// `true` if the spool is so small that it can fill up.
     pub small_spool: bool,
 }
 
-/// Something goes wrong for a while.
+/// Fault with its time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScheduledFault {
-    /// Since the load began.
+    /// Time since the start of the load.
     pub at: Duration,
     pub lasts: Duration,
     pub kind: FaultKind,
 }
 
-/// When the last fault begins at the latest, ms; but for those that wait for another in the same place.
+/// Latest start of the last fault in ms, unless it has to wait for another at the same site.
 const LAST_MS: u64 = 4_500;
 const FIRST_MS: u64 = 500;
-/// Between two faults in one place.
+/// Shortest time between two faults at the same site.
 const FAULT_GAP: Duration = Duration::from_millis(300);
 
 impl FaultSchedule {
-    /// Whether events pass those that wait on disk.
+    /// Returns `true` if new events overtake those in the spool.
     pub fn drains_concurrently(&self) -> bool {
         let mut settings = self.spool_settings.iter();
         settings.any(|setting| setting == "spool.drain=concurrent")
     }
 
-    /// What this seed means. The same for every machine: what cannot be done there is taken out afterwards.
+    /// Draws the schedule of a seed, the same on every machine. Faults that are impossible on a
+    /// machine are removed afterwards.
     pub fn draw(seed: u64) -> Self {
         let mut random = Pcg64Mcg::seed_from_u64(seed);
         let mut faults: Vec<ScheduledFault> = Vec::new();
         for _ in 0..[1, 2, 2, 3, 3, 4][random.random_range(0..6)] {
             faults.push(draw_fault(&mut random));
         }
-        // Without a Kafka that is away nothing is written to the disk.
+        // Nothing is written to the disk unless Kafka is unavailable.
         let full = faults
             .iter()
             .find(|f| f.kind == FaultKind::DiskFull)
@@ -86,7 +87,7 @@ impl FaultSchedule {
                 ["ordered", "ordered", "concurrent"][random.random_range(0..3)]
             ),
             "spool.segment_bytes=1MiB".to_owned(),
-            // With a full disk either the floor is met or the last byte.
+            // On a full disk, either the free-space floor or the last byte is reached.
             format!(
                 "spool.min_free_bytes={}",
                 [0, 4 << 20][random.random_range(0..2)]
@@ -105,7 +106,7 @@ impl FaultSchedule {
         }
     }
 
-    /// Takes out the faults of these kinds, and says how many.
+    /// Removes the faults of a kind and returns their number.
     pub fn remove_kind(&mut self, kind: &str) -> usize {
         let before = self.faults.len();
         self.faults.retain(|f| f.kind.name() != kind);
@@ -116,7 +117,7 @@ impl FaultSchedule {
         self.faults.iter().any(|f| is(f.kind))
     }
 
-    /// The types whose topic is deleted.
+    /// Returns the types whose topic is deleted.
     pub fn deleted_topics(&self) -> Vec<EventType> {
         let types = self.faults.iter().filter_map(|f| match f.kind {
             FaultKind::TopicDeleted(event_type) => Some(event_type),
@@ -128,15 +129,15 @@ impl FaultSchedule {
 
 fn draw_fault(random: &mut impl Rng) -> ScheduledFault {
     let all: u32 = FaultKind::ALL.iter().map(|what| what.weight()).sum();
-    let mut left = random.random_range(0..all);
+    let mut remaining = random.random_range(0..all);
     let mut kinds = FaultKind::ALL.into_iter();
     let kind = kinds
         .find(|what| {
-            let found = left < what.weight();
-            left = left.saturating_sub(what.weight());
+            let found = remaining < what.weight();
+            remaining = remaining.saturating_sub(what.weight());
             found
         })
-        .expect("less than all of them");
+        .expect("fewer than all faults");
     let event_type = EventType::ALL[random.random_range(0..EventType::ALL.len())];
     let what = match kind {
         FaultKind::TopicDeleted(_) => FaultKind::TopicDeleted(event_type),
@@ -160,7 +161,7 @@ fn draw_fault(random: &mut impl Rng) -> ScheduledFault {
     }
 }
 
-/// Puts off what would overlap in its place.
+/// Delays faults that would overlap at the same site.
 fn separate_overlaps(mut faults: Vec<ScheduledFault>) -> Vec<ScheduledFault> {
     faults.sort_by_key(|f| f.at);
     for place in FaultSite::ALL {
@@ -192,7 +193,7 @@ impl fmt::Display for FaultSchedule {
     }
 }
 
-/// The seeds that are looked at here.
+/// Draws the schedules for these tests.
 fn draw_schedules() -> impl Iterator<Item = FaultSchedule> {
     (0..500).map(FaultSchedule::draw)
 }
@@ -210,7 +211,7 @@ pub fn every_kind_of_fault_is_drawn() {
     for what in FaultKind::ALL {
         let with = draw_schedules().filter(|s| s.has_fault(|w| w.name() == what.name()));
         let with = with.count();
-        // One in ten or so: twenty seeds have nearly all of them.
+        // A kind is in about one schedule of ten, so twenty seeds cover nearly all kinds.
         assert!(with > 20, "{}: in {with} of 500", what.name());
     }
     let small = draw_schedules().filter(|s| s.small_spool).count();

@@ -1,4 +1,4 @@
-//! Seeds, one after the other, some at a time: a schedule is mostly waiting.
+//! Runs seeds in parallel lanes; a schedule mostly waits.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -18,32 +18,32 @@ use super::trial_run::{has_spool, run_schedule};
 use crate::harness::clock_ms;
 use crate::real_kafka::lock_heavy;
 
-/// How many fresh seeds there are unless told.
+/// Default number of fresh seeds.
 const DEFAULT_SEEDS: u64 = 20;
-/// How long seeds are begun, for each of them: a trial that is not through by then fails, whatever the others said. What was
-/// begun last may take as long again as a few.
+/// Time per seed in which new seeds are started. A seed that was not started by then fails the
+/// test, whatever the others found. The last ones may take a few times as long.
 const TIME_PER_SEED: Duration = Duration::from_secs(20);
-/// Schedules at a time unless told, each on a Kafka of its own.
+/// Default number of parallel lanes, each with its own broker.
 const DEFAULT_LANES: u64 = 2;
 
-/// A seed that failed.
+/// Seed that failed.
 struct FailedSeed {
     seed: u64,
     text: String,
 }
 
-/// What all seeds came to.
+/// Combined results of all seeds.
 #[derive(Default)]
 struct SeedTotals {
     faults: BTreeMap<&'static str, usize>,
     left_out: BTreeMap<&'static str, usize>,
     deliveries: u64,
-    answers: [u64; 3],
+    responses: [u64; 3],
     records: u64,
     copies: u64,
-    unexplained_copies: [u64; 2],
+    documented_copies: [u64; 2],
     failures: Vec<FailedSeed>,
-    /// There was no time for these.
+    /// Seeds that were not started in time.
     not_run: Vec<u64>,
 }
 
@@ -55,20 +55,20 @@ pub fn random_faults_break_no_promise() {
         if has_spool() { "on" } else { "off" }
     );
     let began = Instant::now();
-    let tally = Mutex::new(SeedTotals::default());
+    let totals = Mutex::new(SeedTotals::default());
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..lane_count().min(seeds.len()) {
-            scope.spawn(|| run_lane(&seeds, began, &next, &tally));
+            scope.spawn(|| run_lane(&seeds, began, &next, &totals));
         }
     });
-    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-    tally.print(seeds.len(), began.elapsed());
-    let failed: Vec<_> = tally.failures.iter().map(|f| f.seed).collect();
-    for failure in &tally.failures {
+    let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+    totals.print(seeds.len(), began.elapsed());
+    let failed: Vec<_> = totals.failures.iter().map(|f| f.seed).collect();
+    for failure in &totals.failures {
         eprintln!("{}", failure.text);
     }
-    let not_run = &tally.not_run;
+    let not_run = &totals.not_run;
     assert!(
         failed.is_empty() && not_run.is_empty(),
         "seeds that failed: {failed:?}; NOT RUN within {} s: {not_run:?}",
@@ -76,9 +76,9 @@ pub fn random_faults_break_no_promise() {
     );
 }
 
-/// When no further one is begun.
+/// Returns the time after which no further seed is started.
 fn time_limit(seeds: usize) -> Duration {
-    // A single one may meet a machine that is busy with starting.
+    // A single seed may run while the machine is busy with its start.
     TIME_PER_SEED * u32::try_from(seeds.max(3)).unwrap_or(u32::MAX)
 }
 
@@ -92,7 +92,8 @@ fn lane_count() -> usize {
     usize::try_from(lanes.max(1)).unwrap_or(usize::MAX)
 }
 
-/// What `BUTLR_BRIDGE_TEST_SEED` names, or so many as `BUTLR_BRIDGE_TEST_SEEDS` asks for, by the clock.
+/// Returns the seed in `BUTLR_BRIDGE_TEST_SEED`, or as many new ones as `BUTLR_BRIDGE_TEST_SEEDS`
+/// asks for, from the clock.
 fn choose_seeds() -> Vec<u64> {
     if let Some(seed) = read_env_number("BUTLR_BRIDGE_TEST_SEED") {
         return vec![seed];
@@ -102,13 +103,13 @@ fn choose_seeds() -> Vec<u64> {
     (first..first + many).collect()
 }
 
-/// One Kafka, seed after seed.
-fn run_lane(seeds: &[u64], trial: Instant, next: &AtomicUsize, tally: &Mutex<SeedTotals>) {
+/// Runs seeds one after the other on one broker.
+fn run_lane(seeds: &[u64], trial: Instant, next: &AtomicUsize, totals: &Mutex<SeedTotals>) {
     let mut kafka = None;
     while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
         if trial.elapsed() >= time_limit(seeds.len()) {
-            let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-            tally.not_run.push(*seed);
+            let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+            totals.not_run.push(*seed);
             continue;
         }
         let (mut schedule, mut left_out) = (FaultSchedule::draw(*seed), Vec::new());
@@ -120,7 +121,7 @@ fn run_lane(seeds: &[u64], trial: Instant, next: &AtomicUsize, tally: &Mutex<See
         let dir = tempfile::Builder::new()
             .prefix(&format!("butlr-bridge-chaos-{seed}-"))
             .tempdir()
-            .expect("a temporary folder");
+            .expect("a temporary directory");
         let began = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| {
             let kafka = kafka.get_or_insert_with(ChaosKafka::start);
@@ -133,27 +134,27 @@ fn run_lane(seeds: &[u64], trial: Instant, next: &AtomicUsize, tally: &Mutex<See
                 None
             }
             Ok((evidence, judgement)) => Some(format_failure(evidence, judgement)),
-            Err(panic) => Some(format!("it came to no end: {}\n", panic_message(&**panic))),
+            Err(panic) => Some(format!("it did not finish: {}\n", panic_message(&**panic))),
         };
         let asked = std::env::var_os("BUTLR_BRIDGE_TEST_KEEP").is_some();
-        let kept = (asked || failure.is_some()).then(|| keep_files(dir, kafka.as_ref()));
-        if let Some(kept) = &kept {
-            println!("chaos: seed {seed}: kept in {}", kept.display());
+        let files = (asked || failure.is_some()).then(|| keep_files(dir, kafka.as_ref()));
+        if let Some(files) = &files {
+            println!("chaos: seed {seed}: files kept in {}", files.display());
         }
-        let failure = failure.zip(kept).map(|(text, kept)| {
-            // What state the broker is in nobody knows.
+        let failure = failure.zip(files).map(|(text, files)| {
+            // The state of the broker is unknown, so the next seed gets a new one.
             kafka = None;
-            let text = format_failure_report(&schedule, &text, &kept);
+            let text = format_failure_report(&schedule, &text, &files);
             println!("chaos: seed {seed} FAILED in {:.1} s", took.as_secs_f64());
             FailedSeed { seed: *seed, text }
         });
-        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.add(&schedule, left_out, result.ok());
-        tally.failures.extend(failure);
+        let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.add(&schedule, left_out, result.ok());
+        totals.failures.extend(failure);
     }
 }
 
-/// What cannot be done on this machine.
+/// Returns the faults that this machine cannot inject.
 fn unavailable_faults() -> Vec<FaultKind> {
     let mut impossible = Vec::new();
     if !SmallDisk::is_possible() || !has_spool() {
@@ -168,24 +169,24 @@ fn unavailable_faults() -> Vec<FaultKind> {
 fn format_success(evidence: &TrialEvidence, judgement: &Judgement, took: Duration) -> String {
     let faults = evidence.schedule.faults.iter().map(|f| f.kind.to_string());
     let faults: Vec<_> = faults.collect();
-    let (heard, seed) = (&evidence.answers, evidence.schedule.seed);
+    let (responses, seed) = (&evidence.responses, evidence.schedule.seed);
     let memory = evidence
         .processes
         .iter()
-        .map(|life| life.peak_memory >> 20)
+        .map(|process| process.peak_memory >> 20)
         .max();
     format!(
-        "seed {seed} holds in {:.1} s ({}): {} events, {} answers 200, {} 202, {} 503, {} broken; {} copies ({:?} by one receipt); \
+        "seed {seed} holds in {:.1} s ({}): {} events, {} times 200, {} times 202, {} times 503, {} broken; {} copies ({:?} documented); \
          {} MiB; {}",
         took.as_secs_f64(),
         evidence.phases.trim_end_matches(", "),
-        heard.deliveries,
-        heard.status_200,
-        heard.status_202,
-        heard.status_503,
-        heard.broken,
+        responses.deliveries,
+        responses.status_200,
+        responses.status_202,
+        responses.status_503,
+        responses.broken,
         judgement.copies,
-        judgement.unexplained_copies,
+        judgement.documented_copies,
         memory.unwrap_or(0),
         faults.join(", "),
     )
@@ -197,7 +198,7 @@ fn format_failure(evidence: &TrialEvidence, judgement: &Judgement) -> String {
         let (began, ended) = (done.began.as_secs_f64(), done.ended.as_secs_f64());
         text += &format!("  {began:.2} s to {ended:.2} s: {}\n", done.kind);
     }
-    text += &format!("  {:?}\n", evidence.answers);
+    text += &format!("  {:?}\n", evidence.responses);
     for BrokenPromise {
         promise,
         details: what,
@@ -208,27 +209,27 @@ fn format_failure(evidence: &TrialEvidence, judgement: &Judgement) -> String {
     text
 }
 
-fn format_failure_report(schedule: &FaultSchedule, text: &str, kept: &Path) -> String {
+fn format_failure_report(schedule: &FaultSchedule, text: &str, files: &Path) -> String {
     let seed = schedule.seed;
     format!(
-        "\nseed {seed} FAILED\n schedule:\n{schedule} what happened:\n{text} kept: {}\n again: \
+        "\nseed {seed} FAILED\n schedule:\n{schedule} what happened:\n{text} files: {}\n again: \
          BUTLR_BRIDGE_TEST_SEED={seed} cargo test --test it -- chaos::random_faults",
-        kept.display()
+        files.display()
     )
 }
 
-/// Keeps the journal, the bridges' logs and Kafka's.
+/// Keeps the journal and the logs of the bridges and the broker.
 fn keep_files(dir: tempfile::TempDir, kafka: Option<&ChaosKafka>) -> PathBuf {
-    let kept = dir.keep();
-    for log in kafka.iter().flat_map(|kafka| kafka.logs()) {
+    let dir = dir.keep();
+    for log in kafka.iter().flat_map(|kafka| kafka.broker.logs()) {
         let name = log
             .file_name()
             .expect("a file")
             .to_string_lossy()
             .into_owned();
-        let _ = std::fs::copy(&log, kept.join(format!("kafka-{name}")));
+        let _ = std::fs::copy(&log, dir.join(format!("kafka-{name}")));
     }
-    kept
+    dir
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
@@ -251,18 +252,18 @@ impl SeedTotals {
             *self.left_out.entry(kind).or_default() += 1;
         }
         if let Some((evidence, judgement)) = result {
-            let heard = &evidence.answers;
-            self.deliveries += heard.deliveries;
-            let answers = [heard.status_200, heard.status_202, heard.status_503];
-            for (all, more) in self.answers.iter_mut().zip(answers) {
+            let counts = &evidence.responses;
+            self.deliveries += counts.deliveries;
+            let responses = [counts.status_200, counts.status_202, counts.status_503];
+            for (all, more) in self.responses.iter_mut().zip(responses) {
                 *all += more;
             }
             self.records += judgement.records;
             self.copies += judgement.copies;
             for (all, more) in self
-                .unexplained_copies
+                .documented_copies
                 .iter_mut()
-                .zip(judgement.unexplained_copies)
+                .zip(judgement.documented_copies)
             {
                 *all += more;
             }
@@ -270,15 +271,16 @@ impl SeedTotals {
     }
 
     fn print(&self, seeds: usize, took: Duration) {
-        let [stored, spooled, refused] = self.answers;
+        let [stored, spooled, refused] = self.responses;
         println!(
-            "chaos: {seeds} seeds in {:.0} s; {} events, {stored} answers 200, {spooled} 202, {refused} 503; {} records, of \
-             those {} copies ({:?} by one receipt: sent again by librdkafka, from the spool)",
+            "chaos: {seeds} seeds in {:.0} s; {} events, {stored} times 200, {spooled} times 202, \
+             {refused} times 503; {} records, {} of them copies ({:?} documented: sent again by \
+             librdkafka, from the spool)",
             took.as_secs_f64(),
             self.deliveries,
             self.records,
             self.copies,
-            self.unexplained_copies,
+            self.documented_copies,
         );
         for (kind, times) in &self.faults {
             println!("chaos: {times:4} × {kind}");
@@ -295,7 +297,7 @@ impl SeedTotals {
     }
 }
 
-/// Why a fault cannot be made here.
+/// Explains why a fault cannot be injected here.
 fn explain_unavailable(what: FaultKind) -> &'static str {
     match what {
         FaultKind::DiskFull if !has_spool() => "there is no spool",

@@ -1,4 +1,4 @@
-//! One schedule: a bridge, its load, its faults, its healing, and the evidence of it all.
+//! One trial: a bridge, its load, its faults, its recovery, and the evidence.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -31,27 +31,29 @@ use crate::real_kafka::{create_topics, delete_topics, ten_topics, unique_name};
 const CONNECTIONS: usize = 48;
 /// `http.answer_within`.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// What a busy machine may add to that before a request counts as not answered.
+/// Additional time on a busy machine before a response counts as late.
 const SLACK: Duration = Duration::from_secs(4);
-/// The load lasts so long at most.
+/// Longest duration of the load.
 const MAX_LOAD: Duration = Duration::from_secs(14);
-/// The load goes on for so long once all is well.
+/// Duration of the load after the last fault.
 const LOAD_AFTER_FAULTS: Duration = Duration::from_millis(1_000);
-/// A bridge comes to rest within this, once nothing is sent any more.
+/// Time limit until the bridge is idle after the load.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
-/// So many events are sent in a second once all is well, to see whether all works again.
+/// Events per second of the recovery load.
 const RECOVERY_EVENTS: u64 = 300;
-/// So many such seconds, until most events of each type go without detours: the bridge has to be itself again soon,
-/// but how fast a broker that was just started is, on a machine that may be busy, is not for it to say.
+/// Limit for the seconds of recovery load, until most events of each type take no detour. The
+/// bridge must recover quickly, but it is not responsible for a slow broker that was just restarted
+/// on a busy machine.
 const MAX_RECOVERY_SECONDS: u64 = 4;
 const HOUR_MS: i64 = 3_600_000;
 
-/// Returns `true` unless `BUTLR_BRIDGE_TEST_SPOOL=off`: the bridges get a spool.
+/// Returns `true` unless `BUTLR_BRIDGE_TEST_SPOOL=off`: bridges use a spool.
 pub fn has_spool() -> bool {
     !std::env::var("BUTLR_BRIDGE_TEST_SPOOL").is_ok_and(|v| v == "off")
 }
 
-/// Lets a schedule happen and has it judged while its topics are there. `dir` is for what is to be kept when it fails.
+/// Runs a schedule and passes the evidence to `judge` while the topics still exist. Files of a
+/// failed trial are kept in `dir`.
 pub fn run_schedule<T>(
     schedule: &FaultSchedule,
     kafka: &ChaosKafka,
@@ -81,24 +83,24 @@ fn collect_evidence(
 ) -> TrialEvidence {
     let spool = has_spool();
     let mut phases = PhaseTimings::new();
-    let world = build_environment(schedule, kafka, dir, template, spool);
+    let environment = build_environment(schedule, kafka, dir, template, spool);
     let proof = verify::VerifierKafka {
         bootstrap_servers: kafka.address(),
         properties: Vec::new(),
     };
-    let ingest = world.bridge.lock().expect("no panic holds it").ingest;
+    let ingest = environment.bridge.lock().expect("lock not poisoned").ingest;
     let journal = |name: &str| {
         let run = RunHeader {
             topics: template.to_owned(),
             starts: None,
         };
-        JournalWriter::create(Some(&dir.join(name)), run).expect("a folder")
+        JournalWriter::create(Some(&dir.join(name)), run).expect("a directory")
     };
     let started_ms = clock_ms();
     phases.end_phase("start");
     let load_began_ms = clock_ms();
-    let (load, done) = send_through_faults(schedule, &world, journal("journal"));
-    let mut bridge = world.bridge.into_inner().expect("no panic holds it");
+    let (load, done) = send_through_faults(schedule, &environment, journal("journal"));
+    let mut bridge = environment.bridge.into_inner().expect("lock not poisoned");
     phases.end_phase("load");
     let rest = bridge.wait_until_idle(IDLE_LIMIT);
     phases.end_phase("rest");
@@ -113,7 +115,7 @@ fn collect_evidence(
         }
     }
     let rest = rest.and_then(|()| bridge.wait_until_idle(IDLE_LIMIT));
-    let books = bridge
+    let ledger = bridge
         .status()
         .and_then(|status| ReportedLedger::from_status(&status));
     let metrics = bridge.metrics().unwrap_or_default();
@@ -128,7 +130,7 @@ fn collect_evidence(
         has_spool: spool,
         applied_faults: done,
         phases: phases.summary,
-        answers: SenderTotals::from_ledger(&load.ledger),
+        responses: SenderTotals::from_ledger(&load.ledger),
         attempts: close_journal(load, traffic_complete),
         recovery: after,
         truth,
@@ -142,7 +144,7 @@ fn collect_evidence(
             &quarantine_topic(template),
         ),
         processes: std::mem::take(&mut bridge.ended_processes),
-        ledger: books,
+        ledger,
         metrics,
         idle: rest,
         kafka: proof,
@@ -151,7 +153,7 @@ fn collect_evidence(
     }
 }
 
-/// How long what took.
+/// Duration of each phase.
 struct PhaseTimings {
     last: Instant,
     summary: String,
@@ -185,7 +187,7 @@ fn build_environment<'k>(
     spool: bool,
 ) -> ChaosEnvironment<'k> {
     let spool_dir = dir.join("spool");
-    std::fs::create_dir(&spool_dir).expect("a folder");
+    std::fs::create_dir(&spool_dir).expect("a directory");
     let disk = schedule
         .has_fault(|what| what == FaultKind::DiskFull)
         .then(|| SmallDisk::mount(&spool_dir));
@@ -196,7 +198,7 @@ fn build_environment<'k>(
         format!("kafka.bootstrap_servers={}", kafka.proxied_address()),
         format!("topics.template={template}"),
         format!("topics.quarantine={}", quarantine_topic(template)),
-        // The sender knows only success or not, and would try what is invalid again and again.
+        // The sender knows only success and failure, and would retry invalid events forever.
         "quarantine.answer=accept".to_owned(),
         "log.format=json".to_owned(),
         format!("http.answer_within={}s", ANSWER_WITHIN.as_secs()),
@@ -228,14 +230,14 @@ fn build_environment<'k>(
     }
 }
 
-/// The load while the faults happen, and a little longer.
+/// Sends the load while faults are injected, and a little longer.
 fn send_through_faults(
     schedule: &FaultSchedule,
-    world: &ChaosEnvironment<'_>,
+    environment: &ChaosEnvironment<'_>,
     journal: JournalWriter,
 ) -> (FinishedRun, Vec<AppliedFault>) {
-    let ingest = world.bridge.lock().expect("no panic holds it").ingest;
-    // However long a busy machine takes to start a Kafka: no more piles up than can be sent.
+    let ingest = environment.bridge.lock().expect("lock not poisoned").ingest;
+    // Limits the backlog, however long a busy machine takes to restart a broker.
     let limits = RunLimits {
         events: Some((schedule.rate * MAX_LOAD.as_secs_f64()) as u64),
         duration: None,
@@ -256,7 +258,7 @@ fn send_through_faults(
             )
         });
         let done = scope
-            .spawn(move || world.run_schedule(schedule, began))
+            .spawn(move || environment.run_schedule(schedule, began))
             .join();
         std::thread::sleep(LOAD_AFTER_FAULTS);
         stop.stop();
@@ -271,13 +273,13 @@ fn send_through_faults(
 impl RecoveryLoad {
     fn from_run(run: FinishedRun) -> Self {
         Self {
-            answers: SenderTotals::from_ledger(&run.ledger),
+            responses: SenderTotals::from_ledger(&run.ledger),
             attempts: close_journal(run, false),
         }
     }
 }
 
-/// A second of another city's events, once all is well.
+/// Sends one second of another city's events after all faults have ended.
 fn send_recovery_load(
     schedule: &FaultSchedule,
     second: u64,
@@ -289,7 +291,8 @@ fn send_recovery_load(
         duration: None,
     };
     let options = sender_options(ingest, RECOVERY_EVENTS as f64, limits);
-    // From just before a full minute, so that occupancies are among them: each type is to be seen in each second.
+    // Starts just before a full minute, so that each second includes occupancies and therefore all
+    // types.
     let minute = clock_ms() - 12 * HOUR_MS;
     let from_ms = minute - minute % 60_000 - 2_000;
     let stream = small_city(
@@ -318,7 +321,7 @@ fn sender_options(ingest: SocketAddr, rate: f64, limits: RunLimits) -> sender::O
     }
 }
 
-/// More patient than Butlr's sender: nothing may be given up because of how long an outage lasts.
+/// More patient than Butlr's sender: no event may be given up because of a long outage.
 fn timings() -> SenderTimings {
     let mut pauses = vec![Duration::from_millis(300); 10];
     pauses.extend([Duration::from_millis(1_000); 120]);
@@ -330,21 +333,21 @@ fn timings() -> SenderTimings {
     }
 }
 
-/// A small city, in the middle of a day.
+/// Small city in the middle of a day.
 fn small_city(seed: u64, from_ms: i64, behaviour: SenderBehaviour) -> DeliveryStream {
     let size = CitySize {
         rooms: 40,
         sensors: Some(8),
     };
     let habits = CityBehaviour {
-        // A clock that is off is the bridge's, where there is one.
+        // Clock skew is tested with the clock of the bridge.
         skewed: 0.0,
         ..CityBehaviour::default()
     };
     DeliveryStream::from_seed(seed, size, from_ms, habits, behaviour)
 }
 
-/// All that a sender does.
+/// Sender that redelivers, reorders, repeats and corrects events, and sends stale and invalid ones.
 fn busy_behaviour() -> SenderBehaviour {
     SenderBehaviour {
         redelivered: 0.03,

@@ -1,5 +1,7 @@
-//! A bridge in this process: what production runs (`app::run`), on free ports, with a Kafka of its own.
+//! A bridge inside the test process: the same `app::run` as in production, on free ports, with its
+//! own Kafka.
 
+use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -15,26 +17,27 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    HttpAnswer, HttpRequest, PATIENCE, TestRecord, agent, eventually, ledger, read_records,
+    HttpRequest, HttpResponse, PATIENCE, TestRecord, agent, eventually, ledger, read_records,
+    read_response,
 };
 
-/// Which Kafka a bridge gets.
+/// Kafka that a bridge uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum KafkaBackend {
-    /// The real one where `BUTLR_BRIDGE_TEST_KAFKA` is set, else an embedded one.
+    /// The real Kafka if `BUTLR_BRIDGE_TEST_KAFKA` is set, otherwise an embedded broker.
     #[default]
     Default,
-    /// One of its own, in this process: faults can be injected.
+    /// An embedded broker for this bridge alone; faults can be injected into it.
     Embedded,
-    /// The one that `BUTLR_BRIDGE_TEST_KAFKA` names.
+    /// The real Kafka named by `BUTLR_BRIDGE_TEST_KAFKA`.
     Real,
-    /// Whatever is there, if anything is. The test looks after the topics.
+    /// A broker at this address, which may be down. The test manages the topics.
     Address(String),
 }
 
 type BrokerSetup = Box<dyn FnOnce(&EmbeddedKafka)>;
 
-/// How a bridge is to be started: the defaults (with two workers), unless said otherwise.
+/// Builder for a [`TestBridge`]. Starts from the default configuration, with two workers.
 pub struct BridgeSetup {
     kafka: KafkaBackend,
     settings: Vec<(String, toml::Value)>,
@@ -56,7 +59,7 @@ impl Default for BridgeSetup {
 }
 
 impl BridgeSetup {
-    /// An embedded broker, for tests that inject faults or time something.
+    /// Uses an embedded broker, for tests that inject faults or measure time.
     pub fn embedded() -> Self {
         Self::with_kafka(KafkaBackend::Embedded)
     }
@@ -68,25 +71,25 @@ impl BridgeSetup {
         }
     }
 
-    /// Sets a key of the configuration, as in `("http.max_events", 3)`.
+    /// Sets a configuration key, for example `("http.max_events", 3)`.
     pub fn set(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
         self.settings.push((key.to_owned(), value.into()));
         self
     }
 
-    /// The topics are not made.
+    /// Leaves the topics uncreated.
     pub fn without_topics(mut self) -> Self {
         self.create_topics = false;
         self
     }
 
-    /// [`Bridge::start`] returns as soon as the bridge listens.
+    /// Lets [`TestBridge::start`] return as soon as the bridge listens, ready or not.
     pub fn without_waiting(mut self) -> Self {
         self.wait_until_ready = false;
         self
     }
 
-    /// Does something to the embedded broker before the bridge knows of it.
+    /// Prepares the embedded broker before the bridge starts.
     pub fn prepare_broker(mut self, act: impl FnOnce(&EmbeddedKafka) + 'static) -> Self {
         self.prepare_broker = Some(Box::new(act));
         self
@@ -97,15 +100,13 @@ impl BridgeSetup {
     }
 }
 
-/// A running bridge. Its ledger is checked when it ends, by [`Bridge::finish`] or by being dropped.
+/// Running bridge. Its ledger is checked when it ends, by [`TestBridge::finish`] or on drop.
 pub struct TestBridge {
-    /// Where events are sent.
+    /// Address of the ingest listener.
     pub ingest: SocketAddr,
-    /// Where metrics are read.
+    /// Address of the admin listener.
     pub admin: SocketAddr,
-    /// Its configuration.
     pub config: Config,
-    /// Its Kafka.
     pub bootstrap_servers: String,
     agent: ureq::Agent,
     settings: Vec<(String, toml::Value)>,
@@ -133,7 +134,7 @@ impl TestBridge {
 
         let mut set = base_settings();
         if real {
-            // Tests do not see each other.
+            // Each bridge gets its own topics, so that tests do not see each other's records.
             static BRIDGES: AtomicU32 = AtomicU32::new(0);
             let number = BRIDGES.fetch_add(1, Ordering::Relaxed);
             let prefix = format!("it.{}.{number}", std::process::id());
@@ -204,18 +205,18 @@ impl TestBridge {
 
     #[track_caller]
     pub fn wait_until_ready(&self) {
-        eventually("/readyz says 200", || {
+        eventually("/readyz returns 200", || {
             (self.get_admin("/readyz").status == 200).then_some(())
         });
     }
 
-    /// The embedded broker.
+    /// Returns the embedded broker.
     #[track_caller]
     pub fn kafka(&self) -> &EmbeddedKafka {
         self.kafka.as_ref().expect("a bridge on an embedded broker")
     }
 
-    /// Makes each round trip to the embedded broker take this long.
+    /// Sets the round-trip time of the embedded broker.
     pub fn slow_down(&self, delay: Duration) {
         self.kafka()
             .with_cluster(move |cluster| cluster.broker_round_trip_time(1, delay))
@@ -226,13 +227,13 @@ impl TestBridge {
         &self.config.topics.for_type(event_type).name
     }
 
-    /// A request to the ingest listener.
+    /// Creates a request to the ingest listener.
     pub fn request(&self, method: &str, path: &str) -> CountedRequest<'_> {
         let scheme = match self.config.http.tls {
             Some(_) => "https",
             None => "http",
         };
-        // The certificates of tests are made out to localhost.
+        // The test certificates are issued for localhost.
         let url = format!("{scheme}://localhost:{}{path}", self.ingest.port());
         CountedRequest {
             bridge: self,
@@ -240,9 +241,9 @@ impl TestBridge {
         }
     }
 
-    /// Sends JSON with POST.
+    /// Sends a JSON body with POST.
     #[track_caller]
-    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> HttpAnswer {
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> HttpResponse {
         self.request("POST", path)
             .header("content-type", "application/json")
             .body(body)
@@ -251,37 +252,45 @@ impl TestBridge {
 
     /// Sends one event, or an array, to `/v1/events`.
     #[track_caller]
-    pub fn send(&self, body: impl AsRef<[u8]>) -> HttpAnswer {
+    pub fn send(&self, body: impl AsRef<[u8]>) -> HttpResponse {
         self.post("/v1/events", body)
     }
 
-    /// A bare connection to the ingest listener, with a timeout for reading. What is answered there is counted by
-    /// [`Bridge::count`].
+    /// Opens a bare connection to the ingest listener, with a read timeout. Read responses with
+    /// [`TestBridge::read_response`], so that their events are counted.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.ingest).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_nodelay(true).expect("an option");
+        stream.set_nodelay(true).expect("a socket option");
         stream
     }
 
-    /// Counts the events behind an answer that came outside of [`Bridge::request`].
-    pub fn count_answer(&self, answer: &HttpAnswer) {
-        let events = ledger::count_events(answer);
+    /// Reads a response from a bare connection and counts its events.
+    #[track_caller]
+    pub fn read_response(&self, stream: &mut impl Read) -> HttpResponse {
+        let response = read_response(stream).expect("a response");
+        self.count_response(&response);
+        response
+    }
+
+    /// Counts the events of a response that did not come through [`TestBridge::request`].
+    pub fn count_response(&self, response: &HttpResponse) {
+        let events = ledger::count_events(response);
         self.counted.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// Counts events whose answer nobody waited for.
+    /// Counts events whose response the test did not read.
     pub fn count_events(&self, events: u64) {
         self.counted.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// A GET of the admin listener.
+    /// Sends a GET to the admin listener.
     #[track_caller]
-    pub fn get_admin(&self, path: &str) -> HttpAnswer {
+    pub fn get_admin(&self, path: &str) -> HttpResponse {
         self.admin_request(path).send(&self.agent)
     }
 
-    /// A GET of the admin listener, to be sent with [`agent`].
+    /// Creates a GET of the admin listener, to be sent with [`agent`].
     pub fn admin_request(&self, path: &str) -> HttpRequest {
         let address = SocketAddr::from(([127, 0, 0, 1], self.admin.port()));
         HttpRequest::new("GET", &format!("http://{address}{path}"))
@@ -292,8 +301,9 @@ impl TestBridge {
         self.get_admin("/metrics").expect(200).text()
     }
 
-    /// A sample, by its whole series: `butlr_bridge_events_total{outcome="published",type="TRAFFIC"}` (labels in the
-    /// order of the alphabet); fails the test when there is none.
+    /// Returns the value of one series, such as
+    /// `butlr_bridge_events_total{outcome="published",type="TRAFFIC"}` (labels in alphabetical
+    /// order). Fails the test if there is none.
     #[track_caller]
     pub fn metric(&self, series: &str) -> f64 {
         let exposition = self.metrics();
@@ -302,16 +312,19 @@ impl TestBridge {
         found.unwrap_or_else(|| panic!("{series} is not in\n{exposition}"))
     }
 
-    /// The sum of all samples of a metric whose labels contain `label` (empty: of all).
+    /// Sums all series of a metric that contain `label` (all series if it is empty).
     #[track_caller]
     pub fn metric_sum(&self, name: &str, label: &str) -> f64 {
-        let exposition = self.metrics();
-        let of_metric = ledger::parse_samples(&exposition).filter(|(series, _)| {
-            let rest = series.strip_prefix(name);
-            rest.is_some_and(|labels| labels.is_empty() || labels.starts_with('{'))
-                && series.contains(label)
+        ledger::sum_samples(&self.metrics(), name, label)
+    }
+
+    /// Waits until the bridge has received this many events since it started.
+    #[track_caller]
+    pub fn wait_until_received(&self, events: f64) {
+        eventually("the events are received", || {
+            let received = self.metric_sum("butlr_bridge_received_total", "");
+            (received >= events).then_some(())
         });
-        of_metric.map(|(_, value)| value).sum()
     }
 
     #[track_caller]
@@ -319,7 +332,7 @@ impl TestBridge {
         self.get_admin("/status").expect(200).json()
     }
 
-    /// What the watch last saw of a type's topic, as `/status` says.
+    /// Returns the state of a type's topic from `/status`.
     #[track_caller]
     pub fn topic_state(&self, event_type: EventType) -> String {
         let status = self.status();
@@ -327,13 +340,13 @@ impl TestBridge {
         state.expect("a state").to_owned()
     }
 
-    /// Every record of a type's topic.
+    /// Reads all records of a type's topic.
     #[track_caller]
     pub fn records(&self, event_type: EventType) -> Vec<TestRecord> {
         read_records(&self.bootstrap_servers, self.topic(event_type))
     }
 
-    /// Hands the running bridge its configuration again, with these changes, as SIGHUP does.
+    /// Reloads the configuration with these changes, as SIGHUP does.
     #[track_caller]
     pub fn reload(&self, changes: &[(&str, toml::Value)]) {
         let changes = changes.iter().map(|(k, v)| ((*k).to_owned(), v.clone()));
@@ -343,14 +356,14 @@ impl TestBridge {
             .expect("it runs");
     }
 
-    /// Begins the shutdown and returns at once.
+    /// Begins the shutdown without waiting for its end.
     pub fn begin_stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
     }
 
-    /// Checks the ledger, stops the bridge and returns what it said in the end.
+    /// Checks the ledger, stops the bridge and returns its shutdown summary.
     pub fn finish(mut self) -> ShutdownSummary {
         self.end().expect("not ended yet")
     }
@@ -380,7 +393,8 @@ impl TestBridge {
         Some(summary)
     }
 
-    /// What is wrong with the books. Events whose client has gone may still be on their way: they are waited for.
+    /// Describes how the ledger fails to balance. Waits first, because events of clients that
+    /// disconnected may still be in flight.
     fn find_imbalance(&self) -> Option<String> {
         let counted = self.counted.load(Ordering::Relaxed);
         let wait = self.config.http.answer_within + Duration::from_secs(5);
@@ -405,7 +419,7 @@ impl Drop for TestBridge {
     }
 }
 
-/// A request of which the answer is counted.
+/// Request whose events are counted when the response arrives.
 pub struct CountedRequest<'b> {
     bridge: &'b TestBridge,
     request: HttpRequest,
@@ -423,17 +437,17 @@ impl CountedRequest<'_> {
     }
 
     #[track_caller]
-    pub fn send(self) -> HttpAnswer {
+    pub fn send(self) -> HttpResponse {
         let bridge = self.bridge;
         self.send_with(&bridge.agent)
     }
 
-    /// Through another client.
+    /// Sends it with another client.
     #[track_caller]
-    pub fn send_with(self, agent: &ureq::Agent) -> HttpAnswer {
-        let answer = self.request.send(agent);
-        self.bridge.count_answer(&answer);
-        answer
+    pub fn send_with(self, agent: &ureq::Agent) -> HttpResponse {
+        let response = self.request.send(agent);
+        self.bridge.count_response(&response);
+        response
     }
 }
 
@@ -443,7 +457,8 @@ fn base_settings() -> Vec<(String, toml::Value)> {
         ("http.bind", "127.0.0.1:0".into()),
         ("admin.bind", "127.0.0.1:0".into()),
         ("topics.partitions", 3.into()),
-        // What is refused is told apart from what is kept aside; tests of that say so.
+        // Most tests tell rejected requests from quarantined ones; tests of the quarantine enable
+        // it.
         ("quarantine.keep", false.into()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
@@ -475,21 +490,22 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 #[track_caller]
 fn create_topics(config: &Config) {
     block_on(async {
-        let report = topics::inspect(config).await.expect("a Kafka that answers");
+        let report = topics::inspect(config).await.expect("Kafka responds");
         for (topic, result) in topics::create_missing(config, &report)
             .await
-            .expect("a Kafka that answers")
+            .expect("Kafka responds")
         {
             result.unwrap_or_else(|reason| panic!("{topic}: {reason}"));
         }
     });
-    eventually("the topics are to be seen", || {
-        let report = block_on(topics::inspect(config)).expect("a Kafka that answers");
+    eventually("the topics are visible", || {
+        let report = block_on(topics::inspect(config)).expect("Kafka responds");
         (!report.has_missing()).then_some(())
     });
 }
 
-/// Several hundred topics would slow the broker down for the tests that follow.
+/// Deletes the topics of a test. Hundreds of leftover topics would slow down the broker for later
+/// tests.
 fn delete_topics(config: &Config) {
     use rdkafka::admin::{AdminClient, AdminOptions};
     use rdkafka::client::DefaultClientContext;

@@ -5,14 +5,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use butlr_event::EventType;
 
-/// The documentation's example of a type, as it stands in `tests/events`: indented, with a line end after it.
+/// Returns the documented example of a type from `tests/events`, with indentation and a final
+/// newline.
 pub fn sample(event_type: EventType) -> String {
     let name = event_type.name().to_lowercase();
     let path = format!("{}/tests/events/{name}.json", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// A small valid event of a type.
+/// Builds a small valid event.
 pub fn minimal_event(event_type: EventType, id: &str, timestamp_ms: i64, space_id: &str) -> String {
     use EventType::*;
     let (space, data) = match event_type {
@@ -31,14 +32,15 @@ pub fn minimal_event(event_type: EventType, id: &str, timestamp_ms: i64, space_i
     )
 }
 
-/// The time of this machine.
+/// Returns the current time in ms since 1970.
 pub fn clock_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.expect("after 1970").as_millis() as i64
 }
 
-/// A time for an event: now, and another one with each call. Two events of one space at the same moment would be the same
-/// reading. After many calls it is ahead of the clock: nothing was ever received then.
+/// Returns a timestamp for an event: the current time, but never the same value twice. Two events
+/// of one space with the same timestamp would be the same reading. After many calls the result runs
+/// ahead of the clock, so no earlier event can have it.
 pub fn unique_ms() -> i64 {
     static LAST: AtomicI64 = AtomicI64::new(0);
     let now = clock_ms();
@@ -48,7 +50,7 @@ pub fn unique_ms() -> i64 {
     now.max(last.expect("always updated") + 1)
 }
 
-/// Every accepted spelling of a type.
+/// Lists every accepted spelling of a type.
 pub fn spellings(event_type: EventType) -> Vec<String> {
     let upper = event_type.name().to_owned();
     let lower = upper.to_lowercase();

@@ -1,31 +1,34 @@
-//! Kafka's requests and answers as they pass by: enough of the protocol to have a broker contradict a producer.
+//! Parser for the Kafka requests and responses that pass the proxy: just enough of the protocol to
+//! fake a broker error.
 //!
 //! Source: <https://kafka.apache.org/protocol>, the headers and *Produce* from version 9 on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-/// *Produce*.
+/// API key of *Produce*.
 const PRODUCE: i16 = 0;
-/// From this version on lengths are varints; before it nothing is changed.
+/// First version with varint lengths; responses of older versions are left unchanged.
 const FLEXIBLE_VERSION: i16 = 9;
-/// *OUT_OF_ORDER_SEQUENCE_NUMBER*: the broker has not got what was confirmed before. To librdkafka that is fatal.
+/// *OUT_OF_ORDER_SEQUENCE_NUMBER*: the broker lost a record that it had confirmed. Fatal for
+/// librdkafka.
 const OUT_OF_ORDER_SEQUENCE: i16 = 45;
 
-/// Of one connection: its requests for records to be stored, by their number, with the version of each.
+/// *Produce* requests of one connection: the version by correlation id.
 pub type ProduceRequests = Arc<Mutex<HashMap<i32, i16>>>;
 
-/// Where one direction of a connection is.
+/// Position within the frames of one direction.
 #[derive(Default)]
 struct FrameCursor {
-    /// Bytes of a frame still to pass.
+    /// Bytes of the current frame that have not passed yet.
     remaining: usize,
-    /// The beginning of one that came in pieces.
+    /// Start of a frame that arrived in several pieces.
     head: Vec<u8>,
 }
 
 impl FrameCursor {
-    /// Shows the first `head` bytes of each frame of which they are in `piece`, at its length, with all that there is of it.
+    /// Calls `see` with the first `head` bytes of each frame and with the rest of the frame, which
+    /// is empty unless all of it is in `piece`.
     fn visit_frames(
         &mut self,
         piece: &mut [u8],
@@ -62,7 +65,7 @@ impl FrameCursor {
     }
 }
 
-/// What a client sends.
+/// Reads the requests of a client.
 pub struct RequestObserver {
     cursor: FrameCursor,
     produces: ProduceRequests,
@@ -76,7 +79,7 @@ impl RequestObserver {
         }
     }
 
-    /// Takes note of requests for records to be stored.
+    /// Notes each *Produce* request.
     pub fn observe(&mut self, piece: &mut [u8]) {
         let produces = &self.produces;
         self.cursor.visit_frames(piece, 12, |head, _| {
@@ -84,14 +87,14 @@ impl RequestObserver {
             let version = i16::from_be_bytes([head[6], head[7]]);
             let number = i32::from_be_bytes([head[8], head[9], head[10], head[11]]);
             if key == PRODUCE {
-                let mut produces = produces.lock().expect("no panic holds it");
+                let mut produces = produces.lock().expect("lock not poisoned");
                 produces.insert(number, version);
             }
         });
     }
 }
 
-/// What a broker answers.
+/// Changes the responses of a broker.
 pub struct ResponseTamperer {
     cursor: FrameCursor,
     produces: ProduceRequests,
@@ -105,13 +108,14 @@ impl ResponseTamperer {
         }
     }
 
-    /// Makes a contradiction of an answer "stored", if one is wanted and the answer is in one piece. Returns how many it made.
+    /// Turns up to `wanted` successful *Produce* responses into errors and returns how many. A
+    /// response that arrives in several pieces is left unchanged.
     pub fn tamper(&mut self, piece: &mut [u8], wanted: u32) -> u32 {
         let produces = &self.produces;
         let mut made = 0;
         self.cursor.visit_frames(piece, 8, |head, body| {
             let number = i32::from_be_bytes([head[4], head[5], head[6], head[7]]);
-            let version = produces.lock().expect("no panic holds it").remove(&number);
+            let version = produces.lock().expect("lock not poisoned").remove(&number);
             if version.is_some_and(|v| v >= FLEXIBLE_VERSION)
                 && made < wanted
                 && set_error_code(body).is_some()
@@ -123,10 +127,10 @@ impl ResponseTamperer {
     }
 }
 
-/// Changes the first partition's error code, if that is "none".
+/// Sets the error code of the first partition if it is 0.
 fn set_error_code(body: &mut [u8]) -> Option<()> {
     let mut at = 0;
-    // Of the header, which librdkafka and Kafka leave empty.
+    // Tagged fields of the header, which librdkafka and Kafka leave empty.
     let tags = read_varint(body, &mut at)?;
     let topics = read_varint(body, &mut at)?;
     let name = read_varint(body, &mut at)?;

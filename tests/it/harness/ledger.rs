@@ -1,21 +1,21 @@
-//! The harness' own count of events against what the bridge's metrics say.
+//! Comparison of the harness's own event count with the metrics of the bridge.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::HttpAnswer;
+use super::HttpResponse;
 
-/// How many events the bridge took from the request that was answered so.
-pub fn count_events(answer: &HttpAnswer) -> u64 {
-    let Ok(body) = serde_json::from_slice::<Value>(&answer.body) else {
+/// Counts the events that the bridge received with a request, from the response.
+pub fn count_events(response: &HttpResponse) -> u64 {
+    let Ok(body) = serde_json::from_slice::<Value>(&response.body) else {
         return 0;
     };
     if let Some(results) = body["results"].as_array() {
         return results.len() as u64;
     }
     match body["code"].as_str().unwrap_or_default() {
-        // Refused before or while the body was read.
+        // Rejected before any event was read.
         "unauthorized"
         | "not_found"
         | "method_not_allowed"
@@ -26,13 +26,13 @@ pub fn count_events(answer: &HttpAnswer) -> u64 {
         | "body_broken"
         | "too_many_connections"
         | "too_many_bytes_in_flight" => 0,
-        // Of an event that was read, the answer has the id.
+        // The response contains an id only if the event was read.
         "too_many_events_in_flight" => body["id"].is_string().into(),
         _ => 1,
     }
 }
 
-/// The samples of a text exposition: `name{labels}` and value, in the order of the text.
+/// Parses a text exposition into `name{labels}` and value, in its order.
 pub fn parse_samples(exposition: &str) -> impl Iterator<Item = (&str, f64)> {
     let lines = exposition.lines().filter(|line| !line.starts_with('#'));
     lines.filter_map(|line| {
@@ -41,7 +41,17 @@ pub fn parse_samples(exposition: &str) -> impl Iterator<Item = (&str, f64)> {
     })
 }
 
-/// Received and the sum over outcomes, by type.
+/// Sums all series of a metric that contain `label` (all series if it is empty).
+pub fn sum_samples(exposition: &str, name: &str, label: &str) -> f64 {
+    let of_metric = parse_samples(exposition).filter(|(series, _)| {
+        let rest = series.strip_prefix(name);
+        rest.is_some_and(|labels| labels.is_empty() || labels.starts_with('{'))
+            && series.contains(label)
+    });
+    of_metric.map(|(_, value)| value).sum()
+}
+
+/// Returns the received events and the sum of all outcomes, by type.
 pub fn totals_by_type(exposition: &str) -> BTreeMap<String, (u64, u64)> {
     let mut types: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for (series, value) in parse_samples(exposition) {
@@ -58,7 +68,8 @@ pub fn totals_by_type(exposition: &str) -> BTreeMap<String, (u64, u64)> {
     types
 }
 
-/// What is wrong with the books, if something is. `counted`: by the harness, from the answers it saw.
+/// Describes an imbalance between received events, outcomes and `counted`, the harness's count from
+/// the responses.
 pub fn find_imbalance(exposition: &str, counted: u64) -> Option<String> {
     let types = totals_by_type(exposition);
     for (name, (received, outcomes)) in &types {
@@ -79,11 +90,12 @@ pub fn find_imbalance(exposition: &str, counted: u64) -> Option<String> {
         .then(|| format!("{received} received by the bridge, {counted} counted by the harness"))
 }
 
-/// What is wrong with the books of the spool, as `/status` shows them: recovered + spooled = what became of them + present.
+/// Describes an imbalance in the spool's ledger in `/status`: recovered + spooled must equal all
+/// ends + present.
 pub fn find_spool_imbalance(spool: &Value) -> Option<String> {
     let ledger = spool["ledger"].as_object()?;
-    let of = |name: &str| ledger[name].as_u64().expect("a number");
-    let came = of("recovered") + of("spooled");
+    let field = |name: &str| ledger[name].as_u64().expect("a number");
+    let entered = field("recovered") + field("spooled");
     let ends = [
         "drained",
         "confirmed_late",
@@ -92,7 +104,7 @@ pub fn find_spool_imbalance(spool: &Value) -> Option<String> {
         "lost",
         "present",
     ];
-    let ended: u64 = ends.into_iter().map(of).sum();
-    (came != ended)
-        .then(|| format!("{came} entries came into the spool, {ended} are told: {spool}"))
+    let ended: u64 = ends.into_iter().map(field).sum();
+    (entered != ended)
+        .then(|| format!("{entered} entries entered the spool, {ended} are accounted for: {spool}"))
 }

@@ -1,4 +1,4 @@
-//! The real binary, for what only a process has: its command line, its signals, its output.
+//! The real binary as a child process, for tests of the command line, signals and output.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::{PATIENCE, eventually};
 
-/// A command of the binary, without the bridge's variables of this process' environment.
+/// Creates a command for the binary, without the `BUTLR_BRIDGE_` variables of this process.
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_butlr-bridge"));
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
@@ -22,7 +22,7 @@ pub fn binary() -> Command {
     command
 }
 
-/// A running command with its output; killed when dropped.
+/// Running command with its output; killed on drop.
 pub struct BridgeProcess {
     child: Child,
     output: Arc<Mutex<String>>,
@@ -45,7 +45,8 @@ impl BridgeProcess {
         Self { child, output }
     }
 
-    /// `serve` on two free ports, with these settings (`KEY=VALUE`) in addition; waits until it listens.
+    /// Starts `serve` on two free ports with these settings (`KEY=VALUE`) and waits until it
+    /// listens.
     #[track_caller]
     pub fn serve(settings: &[&str]) -> Self {
         let mut command = binary();
@@ -61,12 +62,12 @@ impl BridgeProcess {
         process
     }
 
-    /// All that it wrote so far, to standard output and standard error.
+    /// Returns everything written to standard output and standard error so far.
     pub fn output(&self) -> String {
-        self.output.lock().expect("no panic holds it").clone()
+        self.output.lock().expect("lock not poisoned").clone()
     }
 
-    /// Waits until `find` finds something in the output.
+    /// Polls the output until `find` returns a value.
     #[track_caller]
     pub fn wait_for<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
         let start = Instant::now();
@@ -77,19 +78,19 @@ impl BridgeProcess {
             }
             assert!(
                 start.elapsed() < PATIENCE,
-                "waited in vain: {what}; output: {output}"
+                "timed out waiting until {what}; output: {output}"
             );
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
 
-    /// Where `serve` takes events, as its log says.
+    /// Returns the ingest address from the log of `serve`.
     #[track_caller]
     pub fn ingest(&self) -> SocketAddr {
         self.address("ingest")
     }
 
-    /// Where `serve` shows metrics, as its log says.
+    /// Returns the admin address from the log of `serve`.
     #[track_caller]
     pub fn admin(&self) -> SocketAddr {
         self.address("admin")
@@ -97,7 +98,7 @@ impl BridgeProcess {
 
     #[track_caller]
     fn address(&self, field: &str) -> SocketAddr {
-        self.wait_for("the line that tells the addresses", |output| {
+        self.wait_for("the log contains the addresses", |output| {
             let line = output.lines().find(|l| l.contains("is listening"))?;
             if let Ok(line) = serde_json::from_str::<serde_json::Value>(line) {
                 return line[field].as_str()?.parse().ok();
@@ -108,28 +109,52 @@ impl BridgeProcess {
         })
     }
 
-    /// Sends a signal, such as `TERM`.
+    /// Sends a signal by name, such as `TERM`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &pid]).status();
         assert!(sent.expect("kill").success());
     }
 
-    /// Waits for its end.
+    /// Stops the process with SIGSTOP and waits until none of its threads runs.
+    #[track_caller]
+    pub fn pause(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        eventually("all threads are stopped", || {
+            let tasks = std::fs::read_dir(&tasks).expect("a running process on Linux");
+            let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+                let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+                // The state follows the command name, which is in parentheses.
+                stat.is_ok_and(|stat| {
+                    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+                    state.is_some_and(|state| state.starts_with('T'))
+                })
+            };
+            tasks.into_iter().all(is_stopped).then_some(())
+        });
+    }
+
+    /// Continues the process after [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    /// Waits until the process has ended.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let output = Arc::clone(&self.output);
-        let ended = eventually("the end of the process", || {
+        let ended = eventually("the process has ended", || {
             self.child.try_wait().expect("a child")
         });
-        // Both readers end with the pipes.
-        eventually("the end of its output", || {
+        // Both reader threads end when the pipes close.
+        eventually("its output has ended", || {
             (Arc::strong_count(&output) == 2).then_some(())
         });
         ended
     }
 
-    /// The most memory it ever had, in bytes.
+    /// Returns the peak memory of the process in bytes.
     #[track_caller]
     pub fn peak_memory(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
@@ -157,14 +182,21 @@ impl Drop for BridgeProcess {
 fn collect_output(from: impl BufRead + Send + 'static, into: Arc<Mutex<String>>) {
     std::thread::spawn(move || {
         for line in from.split(b'\n').map_while(Result::ok) {
-            let mut into = into.lock().expect("no panic holds it");
+            let mut into = into.lock().expect("lock not poisoned");
             into.push_str(&String::from_utf8_lossy(&line));
             into.push('\n');
         }
     });
 }
 
-/// Text logs are coloured, also into a pipe.
+/// Returns the line with the final counters from a JSON log.
+pub fn find_final_counters(output: &str) -> Option<serde_json::Value> {
+    let lines = output.lines();
+    let mut lines = lines.filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+    lines.find(|line| line["message"] == "ended")
+}
+
+/// Removes colour codes. Text logs have them even in a pipe.
 pub fn without_colours(line: &str) -> String {
     let mut plain = String::new();
     let mut rest = line;

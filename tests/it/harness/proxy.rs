@@ -1,4 +1,4 @@
-//! A network between a client and a server on loopback, as bad as a test wants it.
+//! TCP proxy on loopback that simulates network faults.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,25 +8,26 @@ use std::time::{Duration, Instant};
 
 use super::frames::{ProduceRequests, RequestObserver, ResponseTamperer};
 
-/// What happens to what is sent.
+/// State of the simulated network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkCondition {
-    /// It passes at once.
+    /// Data passes at once.
     Normal,
-    /// Each piece of up to 64 KiB is held back for so long: a slow and narrow line.
+    /// Each piece of up to 64 KiB is delayed by this much: a slow, narrow line.
     Slow(Duration),
-    /// Connections are there and new ones are taken, but nothing comes through, either way.
+    /// Connections stay open and new ones are accepted, but no data passes in either direction.
     Silent,
-    /// Half open: what the client sends arrives, what is answered does not.
-    AnswersLost,
-    /// Nobody listens, and nothing is connected.
+    /// Requests arrive, responses do not.
+    ResponsesLost,
+    /// The port is closed and all connections are cut.
     Refusing,
 }
 
-/// How often the listener looks whether the weather has changed.
+/// Interval at which the listener checks for a changed condition.
 const LISTENER_POLL: Duration = Duration::from_millis(5);
 
-/// Listens on one port and passes everything on to another, in good weather. Ends with all its connections when dropped.
+/// Proxy from one port to another; passes everything on until told otherwise. Closes all
+/// connections on drop.
 pub struct FaultyProxy {
     shared: Arc<ProxyShared>,
     listening: Option<JoinHandle<()>>,
@@ -39,23 +40,24 @@ struct ProxyShared {
 
 struct ProxyState {
     condition: NetworkCondition,
-    /// So many of Kafka's answers "stored" are turned into errors that are fatal to a producer.
+    /// Successful *Produce* responses still to be turned into fatal errors.
     contradictions: u32,
-    /// Those cut off since do not go on, whatever the weather.
+    /// Number of cuts so far. A connection opened before the last cut stops, whatever the
+    /// condition.
     cut: u64,
-    /// Both ends of each connection.
+    /// Client side and server side of each connection.
     open: Vec<(TcpStream, TcpStream)>,
     stopped: bool,
 }
 
 impl FaultyProxy {
-    /// From `listen` to `server`, which need not be there.
+    /// Starts a proxy from `listen` to `server`, which need not be up.
     ///
     /// # Errors
-    /// Somebody else listens there.
+    /// The port `listen` is in use.
     pub fn start(listen: SocketAddr, server: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind(listen)?;
-        let sky = Arc::new(ProxyShared {
+        let shared = Arc::new(ProxyShared {
             state: Mutex::new(ProxyState {
                 condition: NetworkCondition::Normal,
                 contradictions: 0,
@@ -65,36 +67,35 @@ impl FaultyProxy {
             }),
             changed: Condvar::new(),
         });
-        let shared = Arc::clone(&sky);
-        let listening = std::thread::spawn(move || shared.listen(listen, server, listener));
+        let listening = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.listen(listen, server, listener)
+        });
         let listening = Some(listening);
-        Ok(Self {
-            shared: sky,
-            listening,
-        })
+        Ok(Self { shared, listening })
     }
 
-    /// From now on.
-    pub fn set_condition(&self, weather: NetworkCondition) {
-        self.shared.state().condition = weather;
-        if weather == NetworkCondition::Refusing {
+    pub fn set_condition(&self, condition: NetworkCondition) {
+        self.shared.state().condition = condition;
+        if condition == NetworkCondition::Refusing {
             self.cut_connections();
         }
         self.shared.changed.notify_all();
     }
 
-    /// The next answer of a Kafka that says "stored" becomes one that is fatal to a producer. Whether it came to that is what
-    /// [`Proxy::calm`] says.
+    /// Turns the next successful *Produce* response into an error that is fatal for a producer.
+    /// [`disarm_contradiction`](Self::disarm_contradiction) tells if that happened.
     pub fn arm_contradiction(&self) {
         self.shared.state().contradictions = 1;
     }
 
-    /// No further answer is changed. Whether one was since [`Proxy::contradict`].
+    /// Leaves further responses unchanged. Returns `true` if one was changed since
+    /// [`arm_contradiction`](Self::arm_contradiction).
     pub fn disarm_contradiction(&self) -> bool {
         std::mem::take(&mut self.shared.state().contradictions) == 0
     }
 
-    /// Ends all connections. What was on its way is lost.
+    /// Cuts all connections. Data in flight is lost.
     pub fn cut_connections(&self) {
         let mut state = self.shared.state();
         state.cut += 1;
@@ -118,20 +119,20 @@ impl Drop for FaultyProxy {
 
 impl ProxyShared {
     fn state(&self) -> MutexGuard<'_, ProxyState> {
-        self.state.lock().expect("no panic holds it")
+        self.state.lock().expect("lock not poisoned")
     }
 
     fn listen(self: Arc<Self>, at: SocketAddr, server: SocketAddr, listener: TcpListener) {
         let mut listener = Some(listener);
         loop {
-            let (weather, over) = {
+            let (condition, over) = {
                 let state = self.state();
                 (state.condition, state.stopped)
             };
             if over {
                 return;
             }
-            if weather == NetworkCondition::Refusing {
+            if condition == NetworkCondition::Refusing {
                 listener = None;
             } else if listener.is_none() {
                 listener = TcpListener::bind(at).ok();
@@ -147,7 +148,7 @@ impl ProxyShared {
         }
     }
 
-    /// A client whose server is not there is hung up on.
+    /// Connects a client to the server, or closes the connection if the server is down.
     fn connect(self: &Arc<Self>, client: TcpStream, server: SocketAddr) {
         let Ok(server) = TcpStream::connect_timeout(&server, Duration::from_secs(1)) else {
             return;
@@ -162,29 +163,29 @@ impl ProxyShared {
         drop(state);
         let produces = ProduceRequests::default();
         let mut requests = RequestObserver::new(&produces);
-        let mut answers = ResponseTamperer::new(&produces);
+        let mut responses = ResponseTamperer::new(&produces);
         let (from, to) = (copy(&client), copy(&server));
-        let sky = Arc::clone(self);
+        let shared = Arc::clone(self);
         std::thread::spawn(move || {
-            sky.pump(from, to, false, cut, |piece| requests.observe(piece));
+            shared.pump(from, to, false, cut, |piece| requests.observe(piece));
         });
-        let sky = Arc::clone(self);
+        let shared = Arc::clone(self);
         std::thread::spawn(move || {
-            sky.pump(server, client, true, cut, |piece| {
-                let wanted = sky.state().contradictions;
-                let made = answers.tamper(piece, wanted);
-                let mut state = sky.state();
+            shared.pump(server, client, true, cut, |piece| {
+                let wanted = shared.state().contradictions;
+                let made = responses.tamper(piece, wanted);
+                let mut state = shared.state();
                 state.contradictions = state.contradictions.saturating_sub(made);
             });
         });
     }
 
-    /// Passes on what comes until one of the two hangs up.
+    /// Copies data from one side to the other until either of them closes.
     fn pump(
         &self,
         mut from: TcpStream,
         mut to: TcpStream,
-        is_answer: bool,
+        is_response: bool,
         cut: u64,
         mut see: impl FnMut(&mut [u8]),
     ) {
@@ -197,19 +198,20 @@ impl ProxyShared {
                 Err(_) => break,
             };
             see(&mut piece[..read]);
-            if !self.may_pass(is_answer, cut) || to.write_all(&piece[..read]).is_err() {
+            if !self.may_pass(is_response, cut) || to.write_all(&piece[..read]).is_err() {
                 break;
             }
         }
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);
-        // The other direction of the same connection has ended, too: neither is kept any longer.
+        // The other direction has ended too, so both sides can be dropped.
         let mut state = self.state();
         state.open.retain(|(client, _)| client.peer_addr().is_ok());
     }
 
-    /// Waits until the weather lets it pass; not when its connection is cut off before.
-    fn may_pass(&self, is_answer: bool, cut: u64) -> bool {
+    /// Waits until the condition lets the data pass. Returns `false` if the connection is cut
+    /// first.
+    fn may_pass(&self, is_response: bool, cut: u64) -> bool {
         let came = Instant::now();
         let mut state = self.state();
         loop {
@@ -219,15 +221,15 @@ impl ProxyShared {
             let left = match state.condition {
                 NetworkCondition::Normal => return true,
                 NetworkCondition::Slow(delay) => delay.saturating_sub(came.elapsed()),
-                NetworkCondition::AnswersLost if !is_answer => return true,
-                // Until the weather changes.
+                NetworkCondition::ResponsesLost if !is_response => return true,
+                // Woken when the condition changes.
                 _ => Duration::from_secs(1),
             };
             if left.is_zero() {
                 return true;
             }
             let waited = self.changed.wait_timeout(state, left);
-            state = waited.expect("no panic holds it").0;
+            state = waited.expect("lock not poisoned").0;
         }
     }
 }

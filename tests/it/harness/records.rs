@@ -1,4 +1,4 @@
-//! Reading records back, with a client that is not the bridge's.
+//! Consumer that reads records back, independent of the bridge's own.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::PATIENCE;
 
-/// A record as it is in Kafka.
+/// Record as stored in Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestRecord {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
-    /// ms
+    /// In ms since 1970.
     pub timestamp: Option<i64>,
     pub key: Option<Vec<u8>>,
     pub value: Vec<u8>,
@@ -24,7 +24,7 @@ pub struct TestRecord {
 }
 
 impl TestRecord {
-    /// The first header of this name, as text.
+    /// Returns the first header with this name as text.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut same = self.headers.iter().filter(|(n, _)| n == name);
         same.next()
@@ -48,7 +48,7 @@ fn create_consumer(bootstrap_servers: &str) -> BaseConsumer {
         .expect("a consumer")
 }
 
-/// Every record of a topic, partition by partition.
+/// Reads all records of a topic, sorted by partition and offset.
 #[track_caller]
 pub fn read_records(bootstrap_servers: &str, topic: &str) -> Vec<TestRecord> {
     let consumer = create_consumer(bootstrap_servers);
@@ -80,6 +80,44 @@ pub fn read_records(bootstrap_servers: &str, topic: &str) -> Vec<TestRecord> {
     records
 }
 
+/// Consumer of the records that are added to a topic from now on.
+pub struct TopicTail {
+    consumer: BaseConsumer,
+}
+
+impl TopicTail {
+    /// Starts at the current end of each partition.
+    #[track_caller]
+    pub fn from_end(bootstrap_servers: &str, topic: &str) -> Self {
+        let consumer = create_consumer(bootstrap_servers);
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
+        let metadata = metadata.unwrap_or_else(|error| panic!("{topic}: {error}"));
+        let mut partitions = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            let (_, end) = consumer
+                .fetch_watermarks(topic, partition.id(), PATIENCE)
+                .unwrap_or_else(|error| panic!("{topic}: {error}"));
+            partitions
+                .add_partition_offset(topic, partition.id(), Offset::Offset(end))
+                .expect("a partition");
+        }
+        consumer.assign(&partitions).expect("assigned");
+        Self { consumer }
+    }
+
+    /// Waits up to 100 ms for the next record.
+    pub fn poll(&self) -> Option<TestRecord> {
+        match self.consumer.poll(Duration::from_millis(100))? {
+            Ok(message) => Some(copy_record(&message)),
+            Err(KafkaError::PartitionEOF(_)) => None,
+            Err(error) => {
+                eprintln!("waiting for a record: {error}");
+                None
+            }
+        }
+    }
+}
+
 fn copy_record(message: &impl Message) -> TestRecord {
     let headers = message.headers().map(|headers| {
         let header = |h: rdkafka::message::Header<'_, &[u8]>| {
@@ -98,10 +136,10 @@ fn copy_record(message: &impl Message) -> TestRecord {
     }
 }
 
-/// The names of all topics that the broker has; looking creates none.
+/// Lists all topics of the broker without creating any.
 pub fn list_topics(bootstrap_servers: &str) -> Vec<String> {
     let metadata = create_consumer(bootstrap_servers).fetch_metadata(None, PATIENCE);
-    let metadata = metadata.expect("a broker that answers");
+    let metadata = metadata.expect("Kafka responds");
     let names = metadata.topics().iter().map(|t| t.name().to_owned());
     names.collect()
 }

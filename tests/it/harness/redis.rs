@@ -1,12 +1,13 @@
-//! A Redis of the test's own, to be killed, paused and started again.
+//! Redis server that a test can kill, pause and restart.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// What such a test needs, where it is missing.
+/// Names the programs that a test with Redis needs and this machine lacks.
 pub fn missing_requirements() -> &'static [&'static str] {
     match find_program() {
         Some(_) => &[],
@@ -25,7 +26,23 @@ fn find_program() -> Option<PathBuf> {
     all.find(|program| program.is_file())
 }
 
-/// Empty at each start, but for what a test had it `SAVE`; killed when dropped.
+/// Returns a free port below the range that systems use for outgoing connections, so that none of
+/// these takes the port while the server is down.
+fn find_free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test processes that run at the same time start at different ports.
+    let start = std::process::id().wrapping_mul(101);
+    let mut ports = (0..10_000).map(|_| {
+        let number = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        10_000 + (number % 10_000) as u16
+    });
+    ports
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
+
+/// Redis server of one test, empty at each start unless it was told to [`save`](Self::save); killed
+/// on drop.
 pub struct RedisServer {
     port: u16,
     arguments: Vec<String>,
@@ -33,53 +50,50 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one on a free port, with these arguments in addition.
+    /// Starts a server on a free port, with these additional arguments.
     #[track_caller]
     pub fn start(arguments: &[&str]) -> Self {
         for _ in 0..20 {
-            let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
             let mut server = Self {
-                port: free.local_addr().expect("bound").port(),
+                port: find_free_port(),
                 arguments: arguments.iter().map(|&a| a.to_owned()).collect(),
                 child: None,
             };
-            drop(free);
             let _ = std::fs::remove_file(server.snapshot());
             if server.try_start() {
                 return server;
             }
-            // Somebody else was faster.
+            // Another process took the port.
         }
         panic!("no Redis on any port");
     }
 
-    /// Its address, for anyone.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// No other test's, nor one of an earlier run.
+    /// Returns a path that no other test or earlier run uses.
     fn snapshot(&self) -> PathBuf {
         let name = format!("butlr-bridge-{}-{}.rdb", std::process::id(), self.port);
         std::env::temp_dir().join(name)
     }
 
-    /// Its port, the same after a kill and a start.
+    /// Returns the port, which a restart does not change.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Has it write down what it knows, for when it is started again.
+    /// Writes a snapshot, which the next start loads.
     #[track_caller]
     pub fn save(&self) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it runs");
         stream.write_all(b"SAVE\r\n").expect("it listens");
-        let mut answer = [0; 3];
-        stream.read_exact(&mut answer).expect("an answer");
-        assert_eq!(&answer, b"+OK");
+        let mut response = [0; 3];
+        stream.read_exact(&mut response).expect("a response");
+        assert_eq!(&response, b"+OK");
     }
 
-    /// Ends it at once.
+    /// Kills the server with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -87,13 +101,13 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again, without anything it knew, but for what it had to `SAVE`.
+    /// Restarts the server with the last snapshot, or empty if there is none.
     #[track_caller]
     pub fn restart(&mut self) {
         assert!(self.try_start(), "no Redis on port {}", self.port);
     }
 
-    /// Whether it runs, and is the one that answers there.
+    /// Starts the server. Returns `false` unless it runs and answers.
     fn try_start(&mut self) -> bool {
         self.kill();
         let program = find_program().expect("the test is skipped without it");
@@ -124,25 +138,26 @@ impl RedisServer {
         false
     }
 
-    /// Whether it has loaded what it has; one that wants a password first says so.
+    /// Returns `true` if the server has loaded its data. One that requires a password says so
+    /// first.
     fn is_answering(&self) -> bool {
         let ask = || {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
             stream.set_read_timeout(Some(Duration::from_secs(1)))?;
             stream.write_all(b"PING\r\n")?;
-            let mut answer = [0; 5];
-            stream.read_exact(&mut answer)?;
-            Ok::<_, std::io::Error>(answer)
+            let mut response = [0; 5];
+            stream.read_exact(&mut response)?;
+            Ok::<_, std::io::Error>(response)
         };
-        matches!(ask(), Ok(answer) if [b"+PONG", b"-NOAU"].contains(&&answer))
+        matches!(ask(), Ok(response) if [b"+PONG", b"-NOAU"].contains(&&response))
     }
 
-    /// Lets it stand still: connections stay open, nothing answers.
+    /// Stops the process: connections stay open but get no response.
     pub fn pause(&self) {
         self.signal("STOP");
     }
 
-    /// Lets it run on.
+    /// Continues the process.
     pub fn resume(&self) {
         self.signal("CONT");
     }

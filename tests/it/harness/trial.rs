@@ -1,4 +1,4 @@
-//! How tests are registered, and which of them can run here.
+//! Registration of tests, and the check which of them can run here.
 
 use std::env;
 use std::sync::Mutex;
@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 
-/// The trials of a module: `trials! { "http": [one, two], "kafka" needs ["BUTLR_BRIDGE_TEST_KAFKA"]: [three] }`.
+/// Lists the tests of a module: `trials! { "http": [one, two], "kafka" needs
+/// ["BUTLR_BRIDGE_TEST_KAFKA"]: [three] }`.
 macro_rules! trials {
     ($($kind:literal $(needs [$($need:literal),+])? : [$($name:ident),* $(,)?]),* $(,)?) => {
-        /// The tests of this module.
+        /// Returns the tests of this module.
         pub fn trials() -> Vec<libtest_mimic::Trial> {
             let mut all = Vec::new();
             $({
@@ -29,13 +30,13 @@ macro_rules! trials {
 }
 pub(crate) use trials;
 
-/// Tests that take longer say so: what all of them take together is bounded.
+/// A test that takes longer is reported, to keep the duration of the whole suite in check.
 const SLOW_TEST: Duration = Duration::from_secs(10);
 
-/// Tests that cannot run here, and why.
+/// Tests that cannot run here, and the reason.
 static UNMET_TESTS: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
-/// One test. `needs`: environment variables without which it cannot run.
+/// Creates one test. `needs` lists the environment variables without which it cannot run.
 pub fn trial(
     kind: &str,
     path: &str,
@@ -48,7 +49,7 @@ pub fn trial(
     let reason = format!("needs {}", missing.join(", "));
     let required = env::var("BUTLR_BRIDGE_TEST_REQUIRE_ALL").is_ok_and(|v| v == "1");
     if !met {
-        let mut unmet = UNMET_TESTS.lock().expect("no panic holds it");
+        let mut unmet = UNMET_TESTS.lock().expect("lock not poisoned");
         unmet.push((name.to_owned(), reason.clone()));
     }
     let test_name = name.to_owned();
@@ -73,7 +74,7 @@ fn missing(needs: &'static [&'static str]) -> impl Iterator<Item = &'static str>
     needs.iter().copied().filter(unset)
 }
 
-/// A line on standard error for each test that was asked for and is skipped.
+/// Prints a line to standard error for each selected test that is skipped.
 pub fn print_skipped(arguments: &Arguments, trials: &[Trial]) {
     let asked_for = |name: &str| match &arguments.filter {
         Some(filter) if arguments.exact => name == filter,
@@ -83,7 +84,7 @@ pub fn print_skipped(arguments: &Arguments, trials: &[Trial]) {
     if arguments.list {
         return;
     }
-    let unmet = UNMET_TESTS.lock().expect("no panic holds it");
+    let unmet = UNMET_TESTS.lock().expect("lock not poisoned");
     for trial in trials.iter().filter(|t| t.has_ignored_flag()) {
         let why = unmet.iter().find(|(name, _)| name == trial.name());
         if let Some((name, reason)) = why
@@ -94,7 +95,7 @@ pub fn print_skipped(arguments: &Arguments, trials: &[Trial]) {
     }
 }
 
-/// Shows the log of the bridges in this process, where `BUTLR_BRIDGE_TEST_LOG` says from which level on.
+/// Prints the log of in-process bridges if `BUTLR_BRIDGE_TEST_LOG` sets a level.
 pub fn init_log() {
     let Ok(level) = env::var("BUTLR_BRIDGE_TEST_LOG") else {
         return;
@@ -104,6 +105,6 @@ pub fn init_log() {
         flags: vec![("log.level".to_owned(), level)],
         ..Default::default()
     };
-    let config = butlr_bridge::config::load(&sources, &|_, _| Ok(())).expect("a level");
+    let config = butlr_bridge::config::load(&sources, &|_, _| Ok(())).expect("a log level");
     butlr_bridge::telemetry::init(&config.log);
 }

@@ -1,7 +1,9 @@
-//! What the bridge recognises, held against the oracle: a long stream with everything that a sender repeats, revises and
-//! confuses, over 64 connections that are never idle, with a bridge ended and started again half-way.
+//! Acceptance test of duplicate detection against the oracle: a long stream in which the sender
+//! repeats, revises and reorders events, over 64 connections that are never idle, with a restart of
+//! one bridge halfway.
 //!
-//! The stream has some thousand events here. All of it with 200,000, against a broker of `tests/kafka/broker.sh start`:
+//! The stream has a few thousand events by default. To send 200,000 to a broker started with
+//! `tests/kafka/broker.sh start`:
 //!
 //! ```text
 //! eval "$(tests/kafka/broker.sh env)"
@@ -25,10 +27,10 @@ use crate::real_kafka::lock_heavy;
 use bridges::BridgeReplicas;
 use outcome::run;
 
-/// The trials of this module.
+/// Returns the tests of this module.
 pub fn trials() -> Vec<Trial> {
     const KAFKA: &[&str] = &["BUTLR_BRIDGE_TEST_KAFKA"];
-    // One of the two at a time, for what is missing is told as a whole.
+    // Names one kind of missing requirement at a time.
     let redis = match missing_redis_requirements() {
         [] => KAFKA,
         redis => redis,
@@ -92,35 +94,36 @@ fn after_the_crash_of_a_replica_nothing_is_lost_and_copies_are_explained() {
     outcome.assert_unrecognised_counted();
 }
 
-/// What the others must not need: copies that are really there, so that their explanation is put to the test.
+/// Control for the other tests: here copies do exist, so their explanation is put to the test.
 fn after_a_crash_without_a_memory_copies_are_there_and_explained() {
     let _alone = lock_heavy();
     let forgetful = ["dedup.rebuild_within=0s"];
     let outcome = run(BridgeReplicas::start(1, None, &forgetful), "KILL");
     let report = outcome.assert_nothing_lost(DuplicatePolicy::Allowed);
     assert!(report.copies.all > 0, "nothing to explain: {report}");
-    // Of a short stream all of them may be tries that the crash cut off.
+    // In a short stream, all of them may be attempts that the crash interrupted.
     let unrecognised = report.all_verdicts().unrecognised;
     assert!(unrecognised > 0 || !is_long_run(), "{report}");
     outcome.assert_copies_explained();
     outcome.assert_unique_per_process();
 }
 
-/// How many events are sent before what is left over.
+/// Returns the number of events to send.
 fn event_count() -> u64 {
     let asked = std::env::var("BUTLR_BRIDGE_TEST_EVENTS").ok();
-    asked.map_or(6_000, |n| n.parse().expect("how many events"))
+    asked.map_or(6_000, |n| n.parse().expect("a number of events"))
 }
 
-/// Whether everything that can happen is to be expected in it.
+/// Returns `true` if the stream is long enough to contain every case.
 fn is_long_run() -> bool {
     event_count() >= 50_000
 }
 
 const SEED: u64 = 11;
 
-/// A city in which much of what is sent is occupancy, computed once; and the sender's quirks in the issue's shares. It is
-/// as large as it must be to send all in about a quarter of an hour of its own time, however many those are.
+/// Creates the stream: a city that mostly sends occupancy values computed once, with the sender's
+/// habits in realistic proportions. Its size is chosen so that all events cover about a quarter of
+/// an hour of simulated time.
 fn stream() -> DeliveryStream {
     let rooms = usize::try_from(event_count() / 250)
         .expect("a city")
@@ -138,7 +141,7 @@ fn stream() -> DeliveryStream {
     let grow =
         |behaviour| DeliveryStream::from_seed(SEED, size, start_ms, habits.clone(), behaviour);
     let is_occupancy = |d: &PlannedDelivery| matches!(d.message.data, MessageData::Occupancy(_));
-    // Of 100 events, 86 are no redeliveries, and follow no other.
+    // Of 100 events, 86 are neither redeliveries nor follow-ups.
     let sample = event_count() as usize * 86 / 100;
     let occupancy = grow(SenderBehaviour::plain())
         .take(sample)
@@ -148,7 +151,7 @@ fn stream() -> DeliveryStream {
     grow(SenderBehaviour {
         redelivered: 0.042,
         overlapping: 0.01,
-        // All, but those that are late altogether.
+        // All events except those that are late altogether.
         shuffled: 1.0,
         late: 0.04,
         repeated: share(0.05),

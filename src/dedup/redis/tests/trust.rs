@@ -74,6 +74,14 @@ async fn wait_until_redis_is_asked(replica: &Replica) {
     .await;
 }
 
+/// A claim that lost its connection may be decided before the worker has opened the circuit.
+async fn wait_until_redis_is_given_up(replica: &Replica) {
+    wait_until("the replica works without Redis", || {
+        !replica.redis.context.circuit_breaker.is_closed()
+    })
+    .await;
+}
+
 #[test]
 fn a_release_without_storing_restores_the_value() {
     let Some(server) = start_redis(&[]) else {
@@ -273,8 +281,10 @@ fn a_redis_that_comes_back_with_an_older_snapshot() {
         server.save();
         scenario.store(&other, 5).await;
         server.kill();
-        drop(scenario.claim(&one, 9).await);
-        drop(scenario.claim(&other, 9).await);
+        for replica in [&one, &other] {
+            drop(scenario.claim(replica, 9).await);
+            wait_until_redis_is_given_up(replica).await;
+        }
         server.restart();
         let client = Client::open(server.url()).unwrap();
         let keys: Vec<Vec<u8>> = ::redis::cmd("KEYS")
@@ -313,6 +323,7 @@ fn assert_first_to_reconnect_trusts_nothing(
         away(&mut server);
         for replica in [&one, &other] {
             drop(scenario.claim(replica, 9).await);
+            wait_until_redis_is_given_up(replica).await;
         }
         let stored = scenario.claim(&other, 5).await;
         assert!(!one.redis.context.circuit_breaker.is_closed());

@@ -1,4 +1,4 @@
-//! Copies that nobody asked for, but that the documentation announces.
+//! Copies that the documentation announces.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,21 +7,22 @@ use butlr_simulate::journal::RecordedOutcome;
 use crate::chaos::evidence::{TopicRecord, TrialEvidence};
 use crate::chaos::refusals::is_during_kafka_trouble;
 
-/// Records that are there twice by one receipt: the bridge, or librdkafka in it, sent them again because it did not know that
-/// they were stored.
+/// Records that are stored twice with the same time of receipt: the bridge or librdkafka sent them
+/// again because it did not know that they were stored.
 #[derive(Default)]
 pub struct DocumentedCopies {
-    /// Events that are there more often than tries account for, only because of such.
+    /// Events with more records than attempts, only because of such copies.
     pub events: u64,
-    /// Of those beyond the first: as they were sent the first time, by librdkafka itself.
+    /// Copies sent by librdkafka itself.
     pub same_path: u64,
-    /// … from the spool.
+    /// Copies sent from the spool.
     pub from_spool: u64,
 }
 
 impl DocumentedCopies {
-    /// README, "Where duplicates can still be": only where Kafka's answer can have been lost. The bridge looks in the topics
-    /// for what it finds on its disk, so that it was killed is no excuse; nor is any for what was sent when all was well.
+    /// Finds the copies that the documentation allows: only if a response from Kafka may have been
+    /// lost. The bridge searches the topics for the entries in its spool, so a kill is no excuse;
+    /// nor is there one for events sent after all faults had ended.
     pub fn from_evidence(evidence: &TrialEvidence) -> Self {
         let mut twins = Self::default();
         let after = evidence

@@ -1,46 +1,46 @@
-//! What can go wrong, and where.
+//! Kinds of faults and the site of each.
 
 use std::fmt;
 use std::time::Duration;
 
 use butlr_event::EventType;
 
-/// What goes wrong.
+/// Kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// SIGKILL, and started again after a while.
+    /// Kafka is killed with SIGKILL and restarted later.
     KafkaKilled,
-    /// SIGTERM, and started again after a while.
+    /// Kafka is stopped with SIGTERM and restarted later.
     KafkaStopped,
-    /// SIGSTOP and SIGCONT.
+    /// Kafka is paused with SIGSTOP and continued with SIGCONT.
     KafkaPaused,
-    /// One topic is deleted, and made again after a while.
+    /// One topic is deleted and created again later.
     TopicDeleted(EventType),
-    /// `min.insync.replicas` of one topic is 2, and there is one broker.
+    /// `min.insync.replicas` of one topic is 2, with one broker.
     TooFewReplicas(EventType),
-    /// Each piece of the network's traffic is held back for so long.
+    /// Each piece of network traffic is delayed by this much.
     NetworkSlow(Duration),
-    /// Nothing comes through.
+    /// The network passes nothing.
     NetworkSilent,
-    /// What Kafka answers does not come through, and is lost.
-    AnswersLost,
+    /// Responses from Kafka are lost.
+    ResponsesLost,
     /// Kafka's port is closed.
     NetworkRefuses,
-    /// Connections are cut off, again and again.
+    /// Connections are cut at this interval.
     NetworkCut(Duration),
-    /// Kafka says that it has not got what it confirmed before: fatal to the producer.
+    /// Kafka denies having a record that it confirmed: fatal for the producer.
     ProducerFatal,
-    /// `kill -9` of the bridge, and started again after a while.
+    /// The bridge is killed with SIGKILL and restarted later.
     BridgeKilled,
-    /// SIGTERM to the bridge, and started again after a while.
+    /// The bridge is stopped with SIGTERM and restarted later.
     BridgeEnded,
-    /// No byte is left on the spool's disk.
+    /// The spool's disk is full.
     DiskFull,
-    /// The bridge's clock is off by so many seconds.
+    /// The clock of the bridge is off by this many seconds.
     ClockStep(i64),
 }
 
-/// Where faults happen: one after the other in each.
+/// Site of a fault. Faults at one site follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultSite {
     Kafka,
@@ -61,7 +61,7 @@ impl FaultSite {
 }
 
 impl FaultKind {
-    /// One of each kind.
+    /// One fault of each kind.
     pub const ALL: [FaultKind; 15] = [
         FaultKind::KafkaKilled,
         FaultKind::KafkaStopped,
@@ -70,7 +70,7 @@ impl FaultKind {
         FaultKind::TooFewReplicas(EventType::ALL[0]),
         FaultKind::NetworkSlow(Duration::ZERO),
         FaultKind::NetworkSilent,
-        FaultKind::AnswersLost,
+        FaultKind::ResponsesLost,
         FaultKind::NetworkRefuses,
         FaultKind::NetworkCut(Duration::ZERO),
         FaultKind::ProducerFatal,
@@ -80,23 +80,23 @@ impl FaultKind {
         FaultKind::ClockStep(0),
     ];
 
-    /// The name of its kind.
+    /// Returns the name of the kind.
     pub const fn name(self) -> &'static str {
         match self {
             FaultKind::KafkaKilled => "Kafka killed",
             FaultKind::KafkaStopped => "Kafka stopped",
             FaultKind::KafkaPaused => "Kafka paused",
-            FaultKind::TopicDeleted(_) => "topic deleted and made again",
+            FaultKind::TopicDeleted(_) => "topic deleted and recreated",
             FaultKind::TooFewReplicas(_) => "min.insync.replicas not met",
             FaultKind::NetworkSlow(_) => "network slow",
             FaultKind::NetworkSilent => "network silent",
-            FaultKind::AnswersLost => "Kafka's answers lost",
+            FaultKind::ResponsesLost => "Kafka's responses lost",
             FaultKind::NetworkRefuses => "connections refused",
             FaultKind::NetworkCut(_) => "connections cut",
-            FaultKind::ProducerFatal => "producer made fatal",
+            FaultKind::ProducerFatal => "fatal producer error",
             FaultKind::BridgeKilled => "bridge killed",
-            FaultKind::BridgeEnded => "bridge ended (SIGTERM)",
-            FaultKind::DiskFull => "spool's disk full",
+            FaultKind::BridgeEnded => "bridge stopped (SIGTERM)",
+            FaultKind::DiskFull => "spool disk full",
             FaultKind::ClockStep(_) => "clock step",
         }
     }
@@ -110,7 +110,7 @@ impl FaultKind {
             | FaultKind::TooFewReplicas(_) => FaultSite::Kafka,
             FaultKind::NetworkSlow(_)
             | FaultKind::NetworkSilent
-            | FaultKind::AnswersLost
+            | FaultKind::ResponsesLost
             | FaultKind::NetworkRefuses
             | FaultKind::NetworkCut(_)
             | FaultKind::ProducerFatal => FaultSite::Network,
@@ -120,23 +120,23 @@ impl FaultKind {
         }
     }
 
-    /// How much likelier than others it is.
+    /// Returns the relative frequency of the kind.
     pub(super) const fn weight(self) -> u32 {
         match self {
-            // Takes a start of Kafka, which is some 5 s of both processors.
+            // A start of Kafka keeps both processors busy for about 5 s.
             FaultKind::KafkaKilled => 2,
             FaultKind::KafkaStopped => 1,
-            // What a spool is judged by.
+            // The most important faults for a spool.
             FaultKind::BridgeKilled => 5,
             FaultKind::KafkaPaused
             | FaultKind::NetworkSilent
-            | FaultKind::AnswersLost
+            | FaultKind::ResponsesLost
             | FaultKind::NetworkRefuses => 3,
             _ => 2,
         }
     }
 
-    /// Whether events have to be spooled while it lasts.
+    /// Returns `true` if events have to be spooled during the fault.
     pub(super) const fn is_kafka_outage(self) -> bool {
         matches!(
             self,
@@ -144,17 +144,18 @@ impl FaultKind {
                 | FaultKind::KafkaStopped
                 | FaultKind::KafkaPaused
                 | FaultKind::NetworkSilent
-                | FaultKind::AnswersLost
+                | FaultKind::ResponsesLost
                 | FaultKind::NetworkRefuses
         )
     }
 
-    /// How long it lasts, ms. Of what ends with a start it is the pause before that.
+    /// Returns the range of durations in ms. If the fault ends with a restart, this is the pause
+    /// before it.
     pub(super) const fn duration_range_ms(self) -> std::ops::Range<u64> {
         match self {
             FaultKind::KafkaKilled | FaultKind::KafkaStopped => 0..1_000,
             FaultKind::BridgeKilled | FaultKind::BridgeEnded => 0..1_200,
-            // It takes effect within a second.
+            // The offset takes effect within a second.
             FaultKind::ClockStep(_) => 2_000..3_500,
             FaultKind::TopicDeleted(_) => 500..2_000,
             _ => 600..3_500,

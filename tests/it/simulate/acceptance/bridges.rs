@@ -1,4 +1,4 @@
-//! Bridges that keep their addresses when they are started again, and what they count, over all of their runs.
+//! Bridges that keep their addresses over restarts, with counters over all their processes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,7 +9,9 @@ use std::time::Duration;
 use butlr_simulate::sender::SendTarget;
 use serde_json::Value;
 
-use crate::harness::{BridgeProcess, RedisServer, agent, clock_ms};
+use crate::harness::{
+    BridgeProcess, RedisServer, agent, clock_ms, find_final_counters, parse_samples,
+};
 use crate::real_kafka::{
     create_topics, delete_topics, free_address, kafka_address, ten_topics, unique_name, wait_within,
 };
@@ -20,29 +22,29 @@ pub struct BridgeReplicas {
     pub template: String,
     pub has_redis: bool,
     replicas: Vec<Mutex<BridgeReplica>>,
-    /// When the first of them was away, ms since 1970.
+    /// Time at which the first replica was away, in ms since 1970.
     pub away_ms: AtomicI64,
 }
 
-/// One of them.
+/// Single replica.
 struct BridgeReplica {
     ingest: SocketAddr,
     admin: SocketAddr,
     process: BridgeProcess,
-    /// The last look at the counters of each process.
+    /// Last counters read from each process.
     samples: Vec<CounterSamples>,
-    /// What the log of ended ones counted.
+    /// Final counters from the logs of ended processes.
     final_counters: Vec<Option<Value>>,
 }
 
-/// Series and their values.
+/// Series with their values.
 type CounterSamples = BTreeMap<String, u64>;
 
-/// For the sake of slow machines: as long as Kafka and the memory may take, nothing depends on it.
+/// Long enough for slow machines: no result depends on a timeout.
 const ANSWER_WITHIN: &str = "http.answer_within=10s";
 
 impl BridgeReplicas {
-    /// Starts so many, with these settings in addition.
+    /// Starts this many replicas, with these additional settings.
     pub fn start(bridges: usize, redis: Option<&RedisServer>, settings: &[&str]) -> Self {
         let template = format!("{}.{{type}}", unique_name("oracle"));
         create_topics(&kafka_address(), &ten_topics(&template), 3, &[]);
@@ -56,7 +58,7 @@ impl BridgeReplicas {
         if let Some(redis) = redis {
             all.push("dedup.store=redis".to_owned());
             all.push(format!("dedup.redis_url={}", redis.url()));
-            // On a busy machine the default would end in doing without.
+            // On a busy machine, the default would let events be decided without Redis.
             all.push("dedup.redis_timeout=1s".to_owned());
         }
         all.extend(settings.iter().map(|&setting| setting.to_owned()));
@@ -82,10 +84,10 @@ impl BridgeReplicas {
 
     fn lock_all(&self) -> impl Iterator<Item = MutexGuard<'_, BridgeReplica>> {
         let all = self.replicas.iter();
-        all.map(|bridge| bridge.lock().expect("no panic holds it"))
+        all.map(|bridge| bridge.lock().expect("lock not poisoned"))
     }
 
-    /// Where events go.
+    /// Returns the ingest addresses.
     pub fn targets(&self) -> Vec<SendTarget> {
         let target = |bridge: MutexGuard<'_, BridgeReplica>| {
             SendTarget::parse(&format!("http://{}/v1/events", bridge.ingest)).expect("a URL")
@@ -93,32 +95,37 @@ impl BridgeReplicas {
         self.lock_all().map(target).collect()
     }
 
-    /// Ends the first with this signal once so many events were received, and starts it again at once.
+    /// Ends the first replica with this signal once this many events were received, and restarts it
+    /// at once.
     pub fn restart(&self, signal: &str, after: u64) {
-        wait_within(Duration::from_secs(300), "half of it has come", || {
-            let received = |bridge: MutexGuard<'_, BridgeReplica>| {
-                let look = bridge.samples.last().expect("one");
-                sum_series(look, "butlr_bridge_received_total", &[])
-            };
-            self.lock_all().map(received).sum::<u64>() >= after
-        });
-        let first = || self.replicas[0].lock().expect("no panic holds it");
+        wait_within(
+            Duration::from_secs(300),
+            "half of the stream has arrived",
+            || {
+                let received = |bridge: MutexGuard<'_, BridgeReplica>| {
+                    let look = bridge.samples.last().expect("one");
+                    sum_series(look, "butlr_bridge_received_total", &[])
+                };
+                self.lock_all().map(received).sum::<u64>() >= after
+            },
+        );
+        let first = || self.replicas[0].lock().expect("lock not poisoned");
         first().process.signal(signal);
-        // The lock is free meanwhile, so that its counters are looked at to the end.
-        wait_within(Duration::from_secs(40), "it ends", || {
+        // The lock is released meanwhile, so that the counters are read until the end.
+        wait_within(Duration::from_secs(40), "the bridge ends", || {
             !first().process.is_running()
         });
         self.away_ms.store(clock_ms(), Ordering::Relaxed);
         let mut bridge = first();
         let output = bridge.process.output();
-        let last = parse_final_counters(&output);
+        let last = find_final_counters(&output);
         assert_eq!(last.is_some(), signal == "TERM", "{output}");
         bridge.final_counters.push(last);
         bridge.samples.push(CounterSamples::new());
         bridge.process = start_process(&self.settings, bridge.ingest, bridge.admin);
     }
 
-    /// Looks at all counters again and again until it is `over`: what a process counts last nobody can ask it any more.
+    /// Reads all counters repeatedly until `over`, because a process cannot be asked after its end.
     pub fn watch_counters(&self, over: &AtomicBool) {
         std::thread::scope(|scope| {
             for bridge in &self.replicas {
@@ -127,7 +134,7 @@ impl BridgeReplicas {
         });
     }
 
-    /// A counter of all bridges, over all of their runs: the sum of those of its series whose labels contain these.
+    /// Sums a counter over all processes of all bridges, for series with these labels.
     pub fn sum_counter(&self, metric: &str, labels: &[&str]) -> u64 {
         let of_one = |bridge: MutexGuard<'_, BridgeReplica>| {
             let looks = bridge.samples.iter();
@@ -138,13 +145,13 @@ impl BridgeReplicas {
         self.lock_all().map(of_one).sum()
     }
 
-    /// How many events ended bridges counted after the last look at them.
+    /// Returns how many events ended processes counted after the last reading.
     pub fn count_unseen(&self) -> u64 {
         let mut unseen = 0;
         for bridge in self.lock_all() {
             for (last, look) in bridge.final_counters.iter().zip(&bridge.samples) {
                 let received = last.as_ref().and_then(|last| last["received"].as_u64());
-                let received = received.expect("counted at the end");
+                let received = received.expect("the log has final counters");
                 unseen += received - sum_series(look, "butlr_bridge_received_total", &[]);
             }
         }
@@ -173,16 +180,16 @@ fn start_process(settings: &[String], ingest: SocketAddr, admin: SocketAddr) -> 
 }
 
 fn watch_replica(bridge: &Mutex<BridgeReplica>, over: &AtomicBool) {
-    let (admin, agent) = (bridge.lock().expect("no panic holds it").admin, agent());
+    let (admin, agent) = (bridge.lock().expect("lock not poisoned").admin, agent());
     let url = format!("http://{admin}/metrics");
     loop {
         let last = over.load(Ordering::Relaxed);
-        if let Ok(answer) = agent.get(&url).call()
-            && let Ok(text) = answer.into_body().read_to_string()
+        if let Ok(response) = agent.get(&url).call()
+            && let Ok(text) = response.into_body().read_to_string()
         {
             let counters = parse_counters(&text);
-            let mut bridge = bridge.lock().expect("no panic holds it");
-            // One that has just been started again counts from nothing.
+            let mut bridge = bridge.lock().expect("lock not poisoned");
+            // The counters of a restarted process begin at zero.
             let total = |counters| sum_series(counters, "butlr_bridge_received_total", &[]);
             let look = bridge.samples.last_mut().expect("one");
             if total(&counters) >= total(look) {
@@ -197,12 +204,10 @@ fn watch_replica(bridge: &Mutex<BridgeReplica>, over: &AtomicBool) {
 }
 
 fn parse_counters(exposition: &str) -> CounterSamples {
-    let lines = exposition.lines().filter(|line| !line.starts_with('#'));
-    let sample = |line: &str| {
-        let (series, value) = line.rsplit_once(' ')?;
-        Some((series.to_owned(), value.parse::<f64>().ok()? as u64))
-    };
-    lines.filter_map(sample).collect()
+    let samples = parse_samples(exposition);
+    samples
+        .map(|(series, value)| (series.to_owned(), value as u64))
+        .collect()
 }
 
 fn sum_series(counters: &CounterSamples, metric: &str, labels: &[&str]) -> u64 {
@@ -212,11 +217,4 @@ fn sum_series(counters: &CounterSamples, metric: &str, labels: &[&str]) -> u64 {
         found.is_some_and(|found| labels.iter().all(|label| found.contains(label)))
     });
     of_metric.map(|(_, value)| value).sum()
-}
-
-fn parse_final_counters(output: &str) -> Option<Value> {
-    let lines = output
-        .lines()
-        .filter_map(|l| serde_json::from_str::<Value>(l).ok());
-    lines.into_iter().find(|line| line["message"] == "ended")
 }

@@ -1,4 +1,4 @@
-//! The stream sent to bridges, and what came of it.
+//! Result of sending the stream to bridges.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -20,17 +20,17 @@ use crate::real_kafka::{kafka_address, ten_topics};
 
 const CONNECTIONS: usize = 64;
 
-/// Tries that a restart can leave without a known answer: those under way, and as many once more that find a connection
-/// broken.
+/// Attempts without a known result after a restart: those in flight, and as many again that find a
+/// broken connection.
 const MAX_UNKNOWN: u64 = 2 * CONNECTIONS as u64;
 
-/// Events that a bridge may count between the last look at it and its end.
+/// Events that a bridge may count between the last reading and its end.
 const MAX_UNSEEN: u64 = 100;
 
-/// Kafka answers within milliseconds here, so that after so long each event is known to be stored.
+/// Kafka responds within milliseconds here, so after this time an event is known to be stored.
 const KNOWN_AFTER: Duration = Duration::from_secs(3);
 
-/// What came of it.
+/// Result of the run.
 pub struct AcceptanceOutcome {
     bridges: BridgeReplicas,
     kafka: VerifierKafka,
@@ -39,7 +39,7 @@ pub struct AcceptanceOutcome {
     report: OnceCell<VerificationReport>,
 }
 
-/// Sends the stream, and ends the first bridge with this signal half-way to start it again at once.
+/// Sends the stream, and ends the first bridge halfway with this signal to restart it at once.
 pub fn run(bridges: BridgeReplicas, signal: &str) -> AcceptanceOutcome {
     let kafka = VerifierKafka {
         bootstrap_servers: kafka_address(),
@@ -54,13 +54,13 @@ pub fn run(bridges: BridgeReplicas, signal: &str) -> AcceptanceOutcome {
     let options = sender::Options {
         targets: bridges.targets(),
         connections: CONNECTIONS,
-        // As fast as answers come: no connection is ever idle.
+        // As fast as responses arrive, so that no connection is idle.
         pace: SendPace::Max,
         limits: RunLimits {
             events: Some(event_count()),
             duration: None,
         },
-        // More patient than Butlr's sender: how busy the machine is must not decide what is dropped.
+        // More patient than Butlr's sender: a busy machine must not cause dropped events.
         timings: SenderTimings {
             http_timeout: Duration::from_secs(15),
             pauses: [1, 3, 5, 10].map(Duration::from_secs).to_vec(),
@@ -82,7 +82,7 @@ pub fn run(bridges: BridgeReplicas, signal: &str) -> AcceptanceOutcome {
         );
         let restarted = restart.join();
         over.store(true, Ordering::Relaxed);
-        restarted.expect("a bridge that starts again");
+        restarted.expect("a bridge that restarts");
         finished.expect("a run")
     });
     println!("{}", RunSummary::from(&finished.ledger));
@@ -98,7 +98,7 @@ pub fn run(bridges: BridgeReplicas, signal: &str) -> AcceptanceOutcome {
 }
 
 impl AcceptanceOutcome {
-    /// All that was accepted is there, and answers and headers are as the oracle says.
+    /// Checks that all accepted events are stored and that responses and headers match the oracle.
     #[track_caller]
     pub fn assert_nothing_lost(&self, duplicates: DuplicatePolicy) -> &VerificationReport {
         assert_eq!(
@@ -113,7 +113,7 @@ impl AcceptanceOutcome {
         let unknown: u64 = unknown.into_iter().sum();
         assert!(
             unknown <= MAX_UNKNOWN,
-            "{unknown} tries without a known answer are more than a restart can leave"
+            "{unknown} attempts without a known result are more than a restart can cause"
         );
         let options = verify::Options {
             duplicates,
@@ -139,24 +139,27 @@ impl AcceptanceOutcome {
         self.report.get().expect("nothing was lost")
     }
 
-    /// No event was published before what is stored was read back: otherwise nothing exact can be asked for.
+    /// Checks that no event was published before the memory was restored, because no exact result
+    /// can be expected then.
     #[track_caller]
     pub fn assert_all_checked(&self) {
         let unchecked = self.sum_counter("butlr_bridge_dedup_unchecked_total");
         assert_eq!(
             unchecked, 0,
-            "events were published unchecked, because reading the topics back took longer than a request waits"
+            "events were published unchecked, because restoring the memory took longer than the deadline"
         );
     }
 
-    /// No event was decided without Redis: otherwise nothing exact can be asked for.
+    /// Checks that no event was decided without Redis, because no exact result can be expected
+    /// then.
     #[track_caller]
     pub fn assert_redis_available(&self) {
         let errors = self.sum_counter("butlr_bridge_redis_errors_total");
         assert_eq!(errors, 0, "events were decided without Redis");
     }
 
-    /// No event twice, nothing taken for something that it is not, and every kind often enough to mean something.
+    /// Checks that no event is stored twice or misclassified, and that every kind occurs often
+    /// enough.
     #[track_caller]
     pub fn assert_readings_unique(&self) {
         let report = self.report();
@@ -164,7 +167,8 @@ impl AcceptanceOutcome {
         assert_eq!(report.copies.all, 0, "{report}");
         assert_eq!(all.unrecognised, 0, "{report}");
         assert!(all.unjudged <= all.unknown, "{report}");
-        // A restart forgets the ids of repeats, of which no record tells; few of them are delivered again later.
+        // A restart forgets the ids of repeats, which are in no record; few of them are delivered
+        // again later.
         let redeliveries = all.by_verdict[OracleVerdict::Redelivery as usize];
         let most = if self.bridges.has_redis {
             0
@@ -187,28 +191,29 @@ impl AcceptanceOutcome {
         ] {
             let (found, expected) = (all.by_verdict[verdict as usize] as f64, share * events);
             println!("{verdict:?}: {:.2} %", 100.0 * found / events);
-            // Of few events, chance has its share.
+            // Allows for chance in a small number of events.
             let most = f64::max(0.15, 4.0 / expected.sqrt());
             assert!(
                 (found / expected - 1.0).abs() < most,
                 "{verdict:?}: {found}; {report}"
             );
         }
-        // Nearly everything is shuffled, so that much of each source is. Without any doubt: what came so long after something
-        // newer that this was stored by then; a short stream may have none.
+        // Nearly everything is shuffled, so many events of each source are out of order. An order
+        // mark is certain only if a newer event was stored long before; a short stream may have no
+        // such case.
         let (out_of_order, long_older) = (all.marked.out_of_order, report.required_marks);
         println!("out of order: {out_of_order}, of which {long_older} without any doubt");
         assert!(out_of_order as f64 > events / 100.0, "{report}");
         assert!(long_older > 0 || !is_long_run(), "{report}");
     }
 
-    /// The bridges' counters, the answers, the records and what was expected before anything was sent: all the same, but
-    /// for tries of which nobody knows how they ended.
+    /// Checks that the bridges' counters, the responses, the records and the expectation agree,
+    /// except for attempts with an unknown result.
     #[track_caller]
     pub fn assert_counters_match(&self) {
         let (report, ledger) = (self.report(), &self.ledger);
         let unseen = self.bridges.count_unseen();
-        println!("{unseen} events were counted after the last look at the bridge that ended");
+        println!("the bridge counted {unseen} events between the last reading and its end");
         assert!(unseen <= MAX_UNSEEN, "{unseen}");
         for event_type in EventType::ALL {
             let verdicts = &report.verdicts[event_type.index()];
@@ -245,17 +250,18 @@ impl AcceptanceOutcome {
             }
         }
         let conflicts = self.sum_counter("butlr_bridge_id_conflicts_total");
-        assert_eq!(conflicts, 0, "the simulator sends none");
+        assert_eq!(conflicts, 0, "the simulator sends no such event");
     }
 
-    /// For each copy there is a try that nobody knows to have failed.
+    /// Each copy belongs to an attempt with an unknown result.
     #[track_caller]
     pub fn assert_copies_explained(&self) {
         let report = self.report();
         assert_eq!(report.copies.unexplained(), 0, "{report}");
     }
 
-    /// What was taken for something new came before the memory was rebuilt, or is one that the crash cut off.
+    /// An unrecognised event came before the memory was restored, or its attempt was interrupted by
+    /// the crash.
     #[track_caller]
     pub fn assert_unrecognised_counted(&self) {
         let (report, all) = (self.report(), self.report().all_verdicts());
@@ -265,8 +271,8 @@ impl AcceptanceOutcome {
         assert!(report.copies.all <= most, "{most} could be: {report}");
     }
 
-    /// Whatever is there twice is so because of the crash: of what one process received, each event is there once, and at
-    /// most one of each (type, space, timestamp) is taken for the first.
+    /// Checks that copies are due to the crash: of the events that one process received, each is
+    /// stored once, and at most one of each (type, space, timestamp) counts as the first.
     #[track_caller]
     pub fn assert_unique_per_process(&self) {
         let away_ms = self.bridges.away_ms.load(Ordering::Relaxed);
@@ -293,7 +299,7 @@ impl AcceptanceOutcome {
         self.bridges.sum_counter(metric, &[])
     }
 
-    /// Shows all records to `see`, topic by topic.
+    /// Passes all records to `see`, topic by topic.
     fn for_each_record(&self, mut see: impl FnMut(TestRecord)) {
         for topic in ten_topics(&self.bridges.template) {
             let records = read_records(&self.kafka.bootstrap_servers, &topic);

@@ -1,4 +1,4 @@
-//! The client: requests by ureq, answers of any status, and answers read from a bare socket.
+//! HTTP client: requests sent with ureq, and requests and responses on a bare connection.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::http;
 
-/// A client with its own connections; every status is an answer.
+/// Creates a client with its own connection pool. It returns every status as a response, not as an
+/// error.
 pub fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -17,16 +18,16 @@ pub fn agent() -> ureq::Agent {
         .new_agent()
 }
 
-/// An HTTP answer.
+/// HTTP response.
 #[derive(Clone, Debug)]
-pub struct HttpAnswer {
+pub struct HttpResponse {
     pub status: u16,
-    /// Names in lower case.
+    /// Names are lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl HttpAnswer {
+impl HttpResponse {
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut same = self.headers.iter().filter(|(n, _)| n == name);
         same.next().map(|(_, value)| value.as_str())
@@ -42,14 +43,14 @@ impl HttpAnswer {
             .unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text()))
     }
 
-    /// The `code` of a problem; empty where the answer is none.
+    /// Returns the `code` of a problem, or an empty string.
     pub fn code(&self) -> String {
         let problem: Option<Value> = serde_json::from_slice(&self.body).ok();
         let code = problem.as_ref().and_then(|p| p["code"].as_str());
         code.unwrap_or_default().to_owned()
     }
 
-    /// Fails the test unless the answer is this problem.
+    /// Fails the test unless the response is this problem.
     #[track_caller]
     pub fn expect_problem(&self, status: u16, code: &str) -> &Self {
         assert_eq!(
@@ -61,14 +62,14 @@ impl HttpAnswer {
         self
     }
 
-    /// Fails the test unless the answer has this status.
+    /// Fails the test unless the response has this status.
     #[track_caller]
     pub fn expect(&self, status: u16) -> &Self {
         assert_eq!(self.status, status, "{}", self.text());
         self
     }
 
-    /// The pointers and codes of a problem's `errors`.
+    /// Returns pointer and code of each entry in a problem's `errors`.
     #[track_caller]
     pub fn errors(&self) -> Vec<(String, String)> {
         error_pairs(&self.json()["errors"])
@@ -88,7 +89,7 @@ impl HttpAnswer {
     }
 }
 
-/// Pointer and code of each entry of `errors`.
+/// Returns pointer and code of each entry of `errors`.
 pub fn error_pairs(errors: &Value) -> Vec<(String, String)> {
     let text = |error: &Value, name: &str| error[name].as_str().unwrap_or("?").to_owned();
     let all = errors.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -97,7 +98,7 @@ pub fn error_pairs(errors: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
-/// A request to be sent.
+/// HTTP request that has not been sent.
 pub struct HttpRequest {
     builder: http::request::Builder,
     body: Option<Vec<u8>>,
@@ -121,27 +122,27 @@ impl HttpRequest {
         self
     }
 
-    /// Sends it; an error is one of the connection.
-    pub fn try_send(self, agent: &ureq::Agent) -> Result<HttpAnswer, ureq::Error> {
+    /// Sends the request. An error means that there was no response.
+    pub fn try_send(self, agent: &ureq::Agent) -> Result<HttpResponse, ureq::Error> {
         let response = match self.body {
             Some(body) => agent.run(self.builder.body(body)?),
             None => agent.run(self.builder.body(())?),
         };
-        HttpAnswer::from_response(response?)
+        HttpResponse::from_response(response?)
     }
 
     #[track_caller]
-    pub fn send(self, agent: &ureq::Agent) -> HttpAnswer {
+    pub fn send(self, agent: &ureq::Agent) -> HttpResponse {
         self.try_send(agent)
-            .unwrap_or_else(|error| panic!("no answer: {error}"))
+            .unwrap_or_else(|error| panic!("no response: {error}"))
     }
 }
 
-/// Reads one answer from a socket; `None` when the connection ends without one.
+/// Reads one response from a connection. Returns `None` if the connection ends first.
 ///
-/// Fails the test when nothing comes within the socket's own timeout.
+/// Fails the test if nothing arrives within the read timeout of the connection.
 #[track_caller]
-pub fn read_answer(stream: &mut (impl Read + ?Sized)) -> Option<HttpAnswer> {
+pub fn read_response(stream: &mut (impl Read + ?Sized)) -> Option<HttpResponse> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -149,7 +150,7 @@ pub fn read_answer(stream: &mut (impl Read + ?Sized)) -> Option<HttpAnswer> {
             Ok(0) => return None,
             Ok(_) => head.push(byte[0]),
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
-            Err(error) => panic!("no answer: {error}"),
+            Err(error) => panic!("no response: {error}"),
         }
     }
     let head = String::from_utf8_lossy(&head).into_owned();
@@ -163,19 +164,28 @@ pub fn read_answer(stream: &mut (impl Read + ?Sized)) -> Option<HttpAnswer> {
     let length: usize = length.and_then(|(_, v)| v.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     stream.read_exact(&mut body).expect("the whole body");
-    Some(HttpAnswer {
+    Some(HttpResponse {
         status,
         headers,
         body,
     })
 }
 
-/// Writes a request's head: the request line, `Host`, these headers and the empty line.
-pub fn write_head(stream: &mut TcpStream, request_line: &str, headers: &[(&str, &str)]) {
-    let mut head = format!("{request_line} HTTP/1.1\r\nhost: bridge\r\n");
+/// Writes the head of a `POST /v1/events`, with these headers in addition to `Host`.
+pub fn write_head(stream: &mut TcpStream, headers: &[(&str, &str)]) {
+    let mut head = "POST /v1/events HTTP/1.1\r\nhost: bridge\r\n".to_owned();
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
     head += "\r\n";
     stream.write_all(head.as_bytes()).expect("a connection");
+}
+
+/// Writes a complete `POST /v1/events`, with these headers in addition to `Host` and
+/// `Content-Length`.
+pub fn write_request(stream: &mut TcpStream, headers: &[(&str, &str)], body: &str) {
+    let length = body.len().to_string();
+    let length = ("content-length", length.as_str());
+    write_head(stream, &[headers, &[length]].concat());
+    stream.write_all(body.as_bytes()).expect("a connection");
 }
