@@ -36,10 +36,10 @@ const MILLION: u64 = 1_000_000;
 /// Each figure of speed is the median of so many.
 const ROUNDS: usize = 5;
 
-/// How many events are under way at a time.
+/// Events in flight at a time.
 const IN_FLIGHT: usize = 256;
 
-/// How many spaces or sensors they are of.
+/// Spaces or sensors that the events belong to.
 const SOURCES: u64 = 10_000;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -168,7 +168,7 @@ fn publish_in_batches(
     }
 }
 
-/// What `events` took.
+/// Figures of a run over `events`.
 #[derive(Clone, Copy)]
 struct MeasuredRun {
     events: u64,
@@ -279,7 +279,7 @@ fn resident_bytes() -> Outcome<u64> {
     Ok(pages * 4096)
 }
 
-/// What entries take, each case in a process of its own.
+/// Memory of the entries; each case runs in a process of its own.
 fn print_bytes(kind: ClaimKind, entries: u64, receipt: &Receipt) -> Outcome<()> {
     let memory = MemoryStore::new(&dedup_settings(), Instant::now());
     // So that the sources, and what is needed once, are not counted.

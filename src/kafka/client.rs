@@ -60,7 +60,7 @@ pub fn base_config(kafka: &config::KafkaConfig, bootstrap_servers: &str) -> Clie
 
 /// Configuration of the producer.
 ///
-/// Compression (stock Flink cannot read zstd), batch size and [`LINGER_MS`] are defaults, so a
+/// Compression (stock Flink cannot read zstd), batch size and `LINGER_MS` are defaults, so a
 /// configured value wins. Everything on which the promise of a 2xx and the response deadline depend
 /// is set last and cannot be changed.
 pub fn producer_config(config: &config::Config, bootstrap: &str) -> ClientConfig {

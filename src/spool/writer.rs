@@ -112,6 +112,10 @@ impl SpoolWriter {
         AppendFuture(receiver)
     }
 
+    #[expect(
+        clippy::result_large_err,
+        reason = "the acknowledgement goes back to the caller, and only when the queue is full"
+    )]
     fn enqueue(&self, entry: NewEntry, ack: PendingAck) -> Result<(), (AppendError, PendingAck)> {
         if let Some(why) = self.shared.health.refusal() {
             return Err((why, ack));

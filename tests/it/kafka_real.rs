@@ -529,9 +529,10 @@ fn a_forbidden_topic_is_told_and_stalls_no_other() {
         let results = response.json()["results"].clone();
         for event_type in EventType::ALL {
             let result = &results[event_type.index()];
-            match event_type == forbidden {
-                true => assert_eq!(result["code"], "topic_forbidden", "{result}"),
-                false => assert_eq!(result["status"], "published", "{result}"),
+            if event_type == forbidden {
+                assert_eq!(result["code"], "topic_forbidden", "{result}")
+            } else {
+                assert_eq!(result["status"], "published", "{result}")
             }
         }
     }
@@ -651,9 +652,12 @@ fn load_ends_with_as_many_stored_as_accepted() {
 fn dev_sends_its_events_to_a_kafka_of_ones_own() {
     let address = kafka_address();
     let topic = "butlr.event.detections.v1";
-    let stored = || match list_topics(&address).iter().any(|t| t == topic) {
-        true => watermarks(&address, topic).1,
-        false => 0,
+    let stored = || {
+        if list_topics(&address).iter().any(|t| t == topic) {
+            watermarks(&address, topic).1
+        } else {
+            0
+        }
     };
     let before = stored();
     let mut dev =

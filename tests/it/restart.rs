@@ -744,9 +744,12 @@ fn its_time_begins_with_kafkas_first_answer() {
     fixture.write(&[PlainRecord::for_event(&fixture, &body, now)]);
     let kafka = fixture.embedded.as_ref().expect("embedded");
     let set = |is_up: bool| {
-        kafka.with_cluster(move |cluster| match is_up {
-            true => cluster.broker_up(1),
-            false => cluster.broker_down(1),
+        kafka.with_cluster(move |cluster| {
+            if is_up {
+                cluster.broker_up(1)
+            } else {
+                cluster.broker_down(1)
+            }
         })
     };
     set(false).expect("down");

@@ -344,7 +344,7 @@ fn a_reservation_takes_over_the_marks_of_another_replica() {
         &DedupVerdict::Publish(Marks::default())
     );
     assert_eq!(reservation.current(), None);
-    assert!(matches!(memory.claim(&facts, now), Err(_)));
+    assert!(memory.claim(&facts, now).is_err());
     let marks = Marks {
         conflict: Some(facts.reading.0),
         revision: Some(crate::marks::Revision {

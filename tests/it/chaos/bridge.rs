@@ -166,7 +166,7 @@ impl RestartableBridge {
     /// Waits until nothing is in flight and the spool is empty.
     ///
     /// # Errors
-    /// What is left after `limit`.
+    /// Rest after `limit`.
     pub fn wait_until_idle(&self, limit: Duration) -> Result<(), String> {
         let began = Instant::now();
         loop {

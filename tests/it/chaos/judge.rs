@@ -177,12 +177,13 @@ fn check_ledgers(evidence: &TrialEvidence, judgement: &mut Judgement) {
     let sent = evidence.all_attempts().count() as u64;
     let unsure = evidence.responses.broken + evidence.responses.timeouts;
     // A request during a shutdown is refused unread.
-    let least = match evidence
+    let least = if evidence
         .schedule
         .has_fault(|what| what == FaultKind::BridgeEnded)
     {
-        true => 0,
-        false => sent.saturating_sub(unsure),
+        0
+    } else {
+        sent.saturating_sub(unsure)
     };
     if !(least..=sent).contains(&received) {
         let what =

@@ -149,9 +149,10 @@ impl TestBridge {
         let (kafka, bootstrap_servers) = match backend {
             KafkaBackend::Address(address) => (None, address),
             _ => {
-                let topics = match setup.create_topics {
-                    true => topics_of(&load_config(&set)),
-                    false => Vec::new(),
+                let topics = if setup.create_topics {
+                    topics_of(&load_config(&set))
+                } else {
+                    Vec::new()
                 };
                 let kafka = EmbeddedKafka::start(&topics).expect("an embedded broker");
                 let address = kafka.bootstrap_servers().to_owned();

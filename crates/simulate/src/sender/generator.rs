@@ -37,9 +37,9 @@ pub struct OutgoingEvent {
     pub id: Ksuid,
     /// JSON body.
     pub body: Bytes,
-    /// Hash of the body; 0 with [`BodyHashes::Skip`].
+    /// Hash of the body; 0 with `BodyHashes::Skip`.
     pub body_hash: u64,
-    /// Hash of the value of `data`; 0 with [`BodyHashes::Skip`].
+    /// Hash of the value of `data`; 0 with `BodyHashes::Skip`.
     pub data_hash: u64,
     /// Set for events that are sent after the end to complete the totals.
     pub after_end: bool,

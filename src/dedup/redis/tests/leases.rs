@@ -40,7 +40,7 @@ fn the_claim_of_a_dead_replica_is_taken_over() {
         replica.redis.flush(GENEROUS_TIMEOUT).await;
         let () = query(&server, &[b"SET", &key, HELD_BY_ANOTHER, b"PX", b"1500"]);
         let timed_out = replica.claim(&facts, Duration::from_millis(300)).await;
-        assert!(matches!(timed_out, None));
+        assert!(timed_out.is_none());
         let since = Instant::now();
         let (verdict, claim) = replica.verdict(&facts).await;
         assert!(matches!(verdict, DedupVerdict::Publish(_)));
@@ -94,7 +94,7 @@ fn an_open_claim_is_renewed() {
     runtime().block_on(async {
         let (_, claim) = one.verdict(&facts).await;
         let waiting = other.claim(&facts, Duration::from_millis(4500)).await;
-        assert!(matches!(waiting, None));
+        assert!(waiting.is_none());
         commit(claim.unwrap());
         let (verdict, _) = other.verdict(&facts).await;
         assert_eq!(verdict, DedupVerdict::Duplicate(DuplicateKind::Redelivery));

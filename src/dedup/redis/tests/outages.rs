@@ -55,7 +55,7 @@ fn a_redis_killed_and_started_again_is_used_again() {
         }
         // Still undecided.
         let waiting = other.claim(&facts(2, 1), Duration::from_millis(100)).await;
-        assert!(matches!(waiting, None));
+        assert!(waiting.is_none());
         commit(open);
         let (verdict, _) = other.verdict(&facts(2, 1)).await;
         assert_eq!(verdict, DedupVerdict::Duplicate(DuplicateKind::Redelivery));
