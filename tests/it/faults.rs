@@ -205,7 +205,7 @@ fn an_event_whose_client_goes_away_is_still_delivered() {
     );
     for body in [&gone, &array] {
         let mut stream = bridge.connect();
-        write_request(&mut stream, &[], &body);
+        write_request(&mut stream, &[], body);
         eventually("the event is in flight", || {
             (bridge.metric("butlr_bridge_in_flight_events") > 0.0).then_some(())
         });
