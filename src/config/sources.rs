@@ -118,21 +118,7 @@ fn read_env_layer(name: &str, value: &str, errors: &ConfigErrors) -> Option<Conf
         errors.add(path.key, origin, "the value is not valid UTF-8");
         return None;
     }
-    let value = match keys::find_shape(&path.pattern) {
-        Some(KeyShape::Value) => Value::String(value.to_owned()),
-        _ => match value.trim().parse::<Value>() {
-            Ok(value) => value,
-            Err(error) => {
-                let problem = describe_syntax_error(value.trim(), &error);
-                errors.add(
-                    path.key,
-                    origin,
-                    format!("write a table or an array as inline TOML; {problem}"),
-                );
-                return None;
-            }
-        },
-    };
+    let value = parse_text(value, &path, &origin, errors)?;
     Some(wrap_in_tables(
         build_node(value, &path, &origin, errors)?,
         names,
@@ -140,16 +126,43 @@ fn read_env_layer(name: &str, value: &str, errors: &ConfigErrors) -> Option<Conf
 }
 
 fn read_flag_layer(key: &str, value: &Value, errors: &ConfigErrors) -> Option<ConfigNode> {
+    let origin = ValueOrigin::CommandLine;
     match resolve_key(key.split('.')) {
-        (_, Ok((path, names))) => Some(wrap_in_tables(
-            build_node(value.clone(), &path, &ValueOrigin::CommandLine, errors)?,
-            names,
-        )),
+        (_, Ok((path, names))) => {
+            let value = match value {
+                Value::String(text) => parse_text(text, &path, &origin, errors)?,
+                other => other.clone(),
+            };
+            Some(wrap_in_tables(
+                build_node(value, &path, &origin, errors)?,
+                names,
+            ))
+        }
         (key, Err(problem)) => {
-            errors.add(key, ValueOrigin::CommandLine, problem);
+            errors.add(key, origin, problem);
             None
         }
     }
+}
+
+/// Reads the text of a variable or a flag: a table or an array is written as inline TOML.
+fn parse_text(
+    text: &str,
+    path: &KeyPath,
+    origin: &ValueOrigin,
+    errors: &ConfigErrors,
+) -> Option<Value> {
+    if keys::find_shape(&path.pattern) == Some(KeyShape::Value) {
+        return Some(Value::String(text.to_owned()));
+    }
+    let text = text.trim();
+    text.parse::<Value>()
+        .map_err(|error| {
+            let problem = describe_syntax_error(text, &error);
+            let problem = format!("write a table or an array as inline TOML; {problem}");
+            errors.add(path.key.clone(), origin.clone(), problem);
+        })
+        .ok()
 }
 
 /// Walks from the root along these names. Also returns the key, as far as it was understood.

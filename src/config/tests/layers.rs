@@ -303,3 +303,20 @@ fn a_text_from_the_environment_is_used_as_it_is() {
     );
     assert_eq!(config.topics.for_type(EventType::Traffic).name, "traffic");
 }
+
+#[test]
+fn a_table_on_the_command_line_is_inline_toml() {
+    let load_flag = |key: &str, value: &str| {
+        let sources = ConfigSources {
+            flags: vec![(key.to_owned(), toml::Value::String(value.to_owned()))],
+            ..ConfigSources::default()
+        };
+        load(&sources, &|_, _| Ok(()))
+    };
+    let config = load_flag("kafka.properties", r#"{ "linger.ms" = "300" }"#).expect("good");
+    let linger = config.kafka.properties["linger.ms"].expose_secret();
+    assert_eq!(linger, "300");
+    let errors = load_flag("kafka.properties", "linger.ms=300").expect_err("not a table");
+    let text = format_errors(&errors);
+    assert!(text.contains("inline TOML"), "{text}");
+}
