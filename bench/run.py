@@ -405,6 +405,10 @@ def parse(arguments):
                 if given < 1:
                     parser.error(f"--{name} must be at least 1")
                 setattr(options, f"{part}_{name}", given)
+    partial = [name for name in ["programs", "kafka", "rounds", "seconds"]
+               if getattr(options, name) != parser.get_default(name)]
+    if options.write and partial:
+        parser.error(f"--write needs complete tables: leave out --{' --'.join(partial)}")
     options.programs = options.programs.split(",")
     if set(options.programs) - set("abcdes"):
         parser.error("--programs takes some of a,b,c,d,e,s")

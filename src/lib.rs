@@ -26,12 +26,6 @@
 //! The modules below are in that order; the rest follows. `docs/architecture.md` has the
 //! invariants, the glossary, and where to add things.
 
-pub mod app;
-
-pub mod core;
-
-mod sync;
-
 pub mod http;
 
 pub mod budget;
@@ -40,13 +34,13 @@ pub mod auth;
 
 pub mod pipeline;
 
-pub mod delivery;
-
 pub mod dedup;
 
 pub mod record;
 
 pub mod kafka;
+
+pub mod delivery;
 
 pub mod spool;
 
@@ -58,6 +52,10 @@ pub mod marks;
 
 pub mod provenance;
 
+pub mod core;
+
+pub mod app;
+
 pub mod replay;
 
 pub mod config;
@@ -65,3 +63,5 @@ pub mod config;
 pub mod telemetry;
 
 pub mod commands;
+
+mod sync;

@@ -136,7 +136,7 @@ fn main() -> io::Result<()> {
         .set("enable.idempotence", "true")
         .set("partitioner", "murmur2_random")
         .set("compression.type", "lz4")
-        .set("linger.ms", "0")
+        .set("linger.ms", "2")
         .set("allow.auto.create.topics", "false");
     for (name, value) in options
         .property

@@ -21,7 +21,8 @@ use std::fmt;
 /// * `crates/simulate/src/verify/parsed_value.rs`*: the verifier's own copy of the rules
 /// * `crates/event/src/event_reader.rs` and
 /// * `crates/event/src/diagnosis.rs`: the check of `data`, if it is of a new kind
-/// * the page on events in the documentation
+/// * `bench/harness.py`: `TOPIC_TYPES`
+/// * `docs/events.md`: the page on events
 ///
 /// [`Destination::index`]: crate::destination::Destination::index
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -3,14 +3,6 @@
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
-/// Returns `true` if a later computation of a reading may repeat or revise it.
-pub const fn is_occupancy(event_type: EventType) -> bool {
-    !matches!(
-        event_type,
-        EventType::Detections | EventType::Traffic | EventType::PirMotion | EventType::PirNoMotion
-    )
-}
-
 /// One event as the city's computers produced it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CityMessage {

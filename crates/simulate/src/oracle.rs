@@ -14,7 +14,6 @@ mod forecast;
 
 pub use forecast::Forecast;
 
-use super::message::is_occupancy;
 use butlr_event::EventType;
 use butlr_event::ksuid::Ksuid;
 
@@ -106,7 +105,7 @@ impl ReadingState {
     pub fn classify(&self, event_type: EventType, id: Ksuid, data: u64) -> OracleVerdict {
         match (self.id_status(id), &self.current) {
             (Some(_), _) => OracleVerdict::Redelivery,
-            (None, Some(current)) if is_occupancy(event_type) => current.classify(id, data),
+            (None, Some(current)) if event_type.is_occupancy() => current.classify(id, data),
             _ => OracleVerdict::First,
         }
     }
