@@ -110,7 +110,7 @@ mod tests {
     fn errors_never_show_a_secret() {
         for (flag, value, shown) in [
             ("--api-key", "s3cret", "'NAME: VALUE'"),
-            ("--api-key", "a b: s3cret", "not the name of a header"),
+            ("--api-key", "a b: s3cret", "is not a header name"),
             ("--api-key", "x-key: s3cret\u{1}", "--api-key"),
             ("--api-key", "x-key:", "--api-key"),
             ("--basic", "s3cret", "USER:PASSWORD"),
