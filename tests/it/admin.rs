@@ -20,7 +20,7 @@ trials! {
         readyz_says_503_until_kafka_was_reached,
         readyz_says_503_while_kafka_is_away_for_long_and_recovers,
         readyz_stays_ready_while_the_bridge_is_idle,
-        status_tells_what_an_operator_asks,
+        status_shows_what_an_operator_needs,
         status_and_page_need_the_credentials_that_are_configured,
         beyond_loopback_without_credentials_only_metrics_and_probes_are_served,
         beyond_loopback_with_credentials_all_is_served,
@@ -243,7 +243,7 @@ fn readyz_stays_ready_while_the_bridge_is_idle() {
     }
 }
 
-fn status_tells_what_an_operator_asks() {
+fn status_shows_what_an_operator_needs() {
     let bridge = BridgeSetup::embedded().start();
     bridge.send(valid_event(TRAFFIC)).expect(200);
     bridge.send("{}").expect(422);

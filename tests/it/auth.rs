@@ -24,7 +24,7 @@ trials! {
         a_reload_does_not_open_an_exposed_listener,
     ],
     "process": [
-        no_secret_is_ever_told,
+        no_secret_is_ever_revealed,
         sighup_reads_the_secrets_files_again,
         a_broken_configuration_at_sighup_changes_nothing,
     ],
@@ -260,7 +260,7 @@ fn write_file(dir: &std::path::Path, name: &str, text: &str) -> String {
     path.display().to_string()
 }
 
-fn no_secret_is_ever_told() {
+fn no_secret_is_ever_revealed() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, secret: &str| write_file(dir.path(), name, &format!("{secret}\n"));
     let config = format!(

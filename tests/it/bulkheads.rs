@@ -15,10 +15,10 @@ use crate::harness::{
 
 trials! {
     "faults": [
-        a_missing_topic_is_told_at_once_and_never_created,
+        a_missing_topic_is_reported_at_once_and_never_created,
         a_topic_that_is_created_later_is_found,
         a_missing_topic_does_not_stop_the_rest_of_an_array,
-        a_forbidden_topic_is_told_at_once,
+        a_forbidden_topic_is_reported_at_once,
         a_dead_topic_fills_its_own_budget_only,
     ],
 }
@@ -81,7 +81,7 @@ fn assert_other_types_work(bridge: &TestBridge) {
     }
 }
 
-fn a_missing_topic_is_told_at_once_and_never_created() {
+fn a_missing_topic_is_reported_at_once_and_never_created() {
     let bridge = start_with_nine_topics();
     for _ in 0..3 {
         let response = send_refused_at_once(&bridge, "topic_missing");
@@ -134,7 +134,7 @@ fn a_missing_topic_does_not_stop_the_rest_of_an_array() {
     assert_eq!(results[2]["status"], "published");
 }
 
-fn a_forbidden_topic_is_told_at_once() {
+fn a_forbidden_topic_is_reported_at_once() {
     let bridge = BridgeSetup::embedded().start();
     let topic = bridge.topic(DEAD_TYPE).to_owned();
     let set_error = |error| {

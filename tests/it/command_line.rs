@@ -18,7 +18,7 @@ trials! {
     "process": [
         help_and_version_exit_0,
         bad_usage_exits_2,
-        check_config_tells_every_mistake_at_once,
+        check_config_reports_every_mistake_at_once,
         check_config_takes_a_good_configuration,
         check_config_suggests_the_key_that_was_meant,
         check_config_reads_the_certificate,
@@ -26,10 +26,10 @@ trials! {
         check_config_wants_to_know_the_brokers,
         the_example_configuration_is_good,
         the_environment_goes_over_the_file_and_flags_over_both,
-        a_misspelt_variable_is_told,
+        a_misspelt_variable_is_reported,
         serve_refuses_to_listen_beyond_loopback_without_credentials,
         serve_without_brokers_says_so,
-        serve_tells_that_a_port_is_in_use,
+        serve_reports_that_a_port_is_in_use,
         serve_starts_while_kafka_is_away_and_works_once_it_is_there,
         topics_without_kafka_exits_1,
         sigterm_ends_it_in_order_with_the_final_counters,
@@ -124,7 +124,7 @@ fn bad_usage_exits_2() {
     );
 }
 
-fn check_config_tells_every_mistake_at_once() {
+fn check_config_reports_every_mistake_at_once() {
     let output = check_config(
         r#"
         [http]
@@ -251,7 +251,7 @@ fn the_environment_goes_over_the_file_and_flags_over_both() {
     );
 }
 
-fn a_misspelt_variable_is_told() {
+fn a_misspelt_variable_is_reported() {
     let check = |name: &str| {
         binary()
             .arg("check-config")
@@ -295,7 +295,7 @@ fn serve_without_brokers_says_so() {
     expect_exit(&run_command(&["topics"]), 2, &["kafka.bootstrap_servers"]);
 }
 
-fn serve_tells_that_a_port_is_in_use() {
+fn serve_reports_that_a_port_is_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for key in ["http.bind", "admin.bind"] {

@@ -18,7 +18,7 @@ trials! {
         a_producer_whose_epoch_ran_out_is_replaced,
         a_kafka_that_refuses_every_producer_is_not_hammered,
         errors_that_can_be_tried_again_are_not_seen_by_the_sender,
-        what_kafka_refuses_is_told_by_its_code,
+        errors_of_kafka_are_reported_by_their_code,
         an_event_that_kafka_finds_too_large_is_413,
         an_event_whose_client_goes_away_is_still_delivered,
         a_report_that_comes_too_late_is_counted,
@@ -145,7 +145,7 @@ fn errors_that_can_be_tried_again_are_not_seen_by_the_sender() {
     assert_eq!(bridge.metric(REPLACEMENTS), 0.0);
 }
 
-fn what_kafka_refuses_is_told_by_its_code() {
+fn errors_of_kafka_are_reported_by_their_code() {
     let bridge = BridgeSetup::embedded().start();
     bridge.send(valid_event("event_1")).expect(200);
     for (error, status, code) in [

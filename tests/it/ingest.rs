@@ -37,7 +37,7 @@ trials! {
         a_problem_carries_the_senders_request_id,
         an_indecent_request_id_is_replaced,
         a_chunked_body_is_taken,
-        a_client_that_asks_first_is_told_to_continue,
+        a_client_that_expects_100_continue_gets_it,
         a_connection_is_kept_for_the_next_event,
     ],
 }
@@ -428,7 +428,7 @@ fn a_chunked_body_is_taken() {
     assert_eq!(stored_values(&bridge, ROOM), [body]);
 }
 
-fn a_client_that_asks_first_is_told_to_continue() {
+fn a_client_that_expects_100_continue_gets_it() {
     let bridge = BridgeSetup::default().start();
     let body = valid_event(ROOM, "event_1");
     let length = body.len().to_string();

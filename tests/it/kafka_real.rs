@@ -26,19 +26,19 @@ trials! {
     "kafka" needs ["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"]: [
         java_reads_every_record_as_the_contract_says,
         java_puts_every_key_into_the_same_partition,
-        a_missing_topic_is_told_and_not_created,
+        a_missing_topic_is_reported_and_not_created,
     ],
     "kafka" needs ["BUTLR_BRIDGE_TEST_KAFKA"]: [
         an_event_two_hours_ahead_does_not_fail_its_neighbours,
         an_event_of_2024_is_still_there_after_the_cleaner_ran,
-        a_topic_deleted_under_way_is_told_and_works_again_once_created,
+        a_topic_deleted_at_run_time_is_reported_and_works_again_once_created,
         load_ends_with_as_many_stored_as_accepted,
         dev_sends_its_events_to_a_kafka_of_ones_own,
     ],
     "kafka" needs [
         "BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_KAFKA_SASL", "BUTLR_BRIDGE_TEST_JAVA_CP"
     ]: [
-        a_forbidden_topic_is_told_and_stalls_no_other,
+        a_forbidden_topic_is_reported_and_stalls_no_other,
     ],
     "kafka" needs [
         "BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_KAFKA_SASL",
@@ -339,7 +339,7 @@ pub fn assert_in_time(bridge: &TestBridge, took: Duration) {
 /// Additional time on a busy machine.
 pub const SLACK: Duration = Duration::from_secs(2);
 
-fn a_missing_topic_is_told_and_not_created() {
+fn a_missing_topic_is_reported_and_not_created() {
     // The broker would create the topic for a client that allows it.
     let (address, control) = (kafka_address(), unique_name("control"));
     let careless = [("allow.auto.create.topics", "true")];
@@ -383,7 +383,7 @@ fn a_missing_topic_is_told_and_not_created() {
     );
 }
 
-fn a_topic_deleted_under_way_is_told_and_works_again_once_created() {
+fn a_topic_deleted_at_run_time_is_reported_and_works_again_once_created() {
     let bridge = BridgeSetup::with_kafka(KafkaBackend::Real).start();
     let (deleted, other) = (EventType::Traffic, EventType::RoomOccupancy);
     let topic = bridge.topic(deleted).to_owned();
@@ -483,7 +483,7 @@ fn listener_setup(variable: &str, topics: &LoginTopics) -> BridgeSetup {
         .set("topics.template", topics.template.as_str())
 }
 
-fn a_forbidden_topic_is_told_and_stalls_no_other() {
+fn a_forbidden_topic_is_reported_and_stalls_no_other() {
     let topics = LoginTopics::create();
     let forbidden = EventType::Traffic;
     run_probe(

@@ -29,8 +29,8 @@ trials! {
         a_record_stored_behind_a_503_is_not_stored_again,
         accepted_means_202,
         many_mistakes_are_cut_to_a_header,
-        a_credential_is_told_by_its_name_only,
-        what_is_too_large_or_of_strangers_is_not_kept,
+        a_credential_is_recorded_by_name_only,
+        too_large_or_unauthorized_bodies_are_not_quarantined,
         a_quarantine_that_is_off_keeps_nothing,
         without_kafka_it_is_503,
         a_topic_that_is_missing_is_503_and_events_flow,
@@ -411,7 +411,7 @@ fn many_mistakes_are_cut_to_a_header() {
     assert!((1..=3).contains(&codes.len()), "{codes:?}");
 }
 
-fn a_credential_is_told_by_its_name_only() {
+fn a_credential_is_recorded_by_name_only() {
     let bridge = with_quarantine(BridgeSetup::embedded())
         .set(
             "auth.api_keys",
@@ -457,7 +457,7 @@ fn a_credential_is_told_by_its_name_only() {
     }
 }
 
-fn what_is_too_large_or_of_strangers_is_not_kept() {
+fn too_large_or_unauthorized_bodies_are_not_quarantined() {
     let bridge = with_quarantine(BridgeSetup::embedded())
         .set("http.max_body_bytes", 20_000)
         .set("http.max_event_bytes", 5_000)

@@ -439,6 +439,16 @@ fn run_through_outage(away: impl FnOnce(&mut RedisServer), back: impl FnOnce(&mu
             (0..2).all(|bridge| now[bridge] > earlier[bridge])
         },
     );
+    // Of each replica's 8 senders, at most 8 events were claimed before the outage.
+    let answered = loads.each_ref().map(BridgeLoad::accepted);
+    wait_within(
+        Duration::from_secs(20),
+        "both replicas answer 200 without Redis",
+        || {
+            let now = loads.each_ref().map(BridgeLoad::accepted);
+            (0..2).all(|replica| now[replica] - answered[replica] >= 50)
+        },
+    );
     let before = replicas.received_and_errors();
     thread::sleep(Duration::from_secs(4));
     let mut after = before;

@@ -20,7 +20,7 @@ trials! {
     "replay": [
         what_is_valid_now_is_sent_once,
         an_array_that_was_too_long_is_sent_event_by_event,
-        what_was_kept_with_each_try_is_sent_once,
+        an_event_quarantined_at_each_attempt_is_sent_once,
         filters_choose_and_a_dry_run_changes_nothing,
         what_failed_is_sent_by_the_next_run,
         a_run_that_was_killed_is_finished_by_the_next,
@@ -286,7 +286,7 @@ fn an_array_that_was_too_long_is_sent_event_by_event() {
     );
 }
 
-fn what_was_kept_with_each_try_is_sent_once() {
+fn an_event_quarantined_at_each_attempt_is_sent_once() {
     let bridge = start_bridge(BridgeSetup::default());
     let (alone, in_an_array) = (valid_event("alone"), valid_event("part"));
     let writer = QuarantineWriter::for_bridge(&bridge);
@@ -431,19 +431,40 @@ fn quarantine_many(bridge: &TestBridge, count: usize) -> BTreeSet<String> {
     values
 }
 
-/// Returns `true` if the last marker is an intent, so its batch has no done marker yet.
-fn has_open_batch(bridge: &TestBridge) -> bool {
-    let records = quarantined_records(bridge);
-    let mut markers = records.iter().filter_map(|r| r.header("butlr-replayed"));
-    markers.next_back() == Some("intent")
+/// What the last marker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BatchState {
+    /// A batch was begun and has no done marker yet.
+    Open,
+    /// The run that began the last batch has completed it.
+    Completed,
+    /// The last batch was closed by a later run.
+    Abandoned,
 }
 
-/// Starts a run and kills it in the middle of a batch: after the intent, before the done marker.
+/// Returns `None` if there is no marker yet.
+fn read_batch_state(bridge: &TestBridge) -> Option<BatchState> {
+    let records = quarantined_records(bridge);
+    let is_marker = |r: &&TestRecord| r.header("butlr-replayed").is_some();
+    let last = records.iter().rfind(is_marker)?;
+    Some(match last.header("butlr-replayed") {
+        Some("intent") => BatchState::Open,
+        _ if is_abandonment(last) => BatchState::Abandoned,
+        _ => BatchState::Completed,
+    })
+}
+
+/// Returns `true` for the done marker of a batch whose run was gone.
+fn is_abandonment(record: &TestRecord) -> bool {
+    record.text().ends_with("\"finished\":null}}")
+}
+
+/// Starts a run and kills it in this state.
 ///
-/// The first new record in `trigger` stops the process. If a batch is open then, the process is
+/// The first new record in `trigger` stops the process. If the state is right then, the process is
 /// killed; otherwise it continues until the next record.
 #[track_caller]
-fn kill_within_batch(bridge: &TestBridge, trigger: &str) {
+fn kill_run(bridge: &TestBridge, trigger: &str, state: BatchState) {
     let tail = || TopicTail::from_end(&bridge.bootstrap_servers, trigger);
     let mut new_records = tail();
     let mut command = replay_command(bridge, &SHORT_LEASE);
@@ -455,7 +476,7 @@ fn kill_within_batch(bridge: &TestBridge, trigger: &str) {
             assert!(started.elapsed() < 3 * PATIENCE, "{}", run.output());
         }
         run.pause();
-        if has_open_batch(bridge) {
+        if read_batch_state(bridge) == Some(state) {
             break;
         }
         new_records = tail();
@@ -463,9 +484,10 @@ fn kill_within_batch(bridge: &TestBridge, trigger: &str) {
     }
     run.signal("KILL");
     run.wait();
-    assert!(
-        has_open_batch(bridge),
-        "the batch was completed by a stopped process"
+    assert_eq!(
+        read_batch_state(bridge),
+        Some(state),
+        "a stopped process wrote a marker"
     );
 }
 
@@ -473,20 +495,27 @@ fn a_run_that_was_killed_is_finished_by_the_next() {
     let bridge = start_bridge(BridgeSetup::default());
     let values = quarantine_many(&bridge, 4_000);
     let quarantine = bridge.config.topics.quarantine.name.as_str();
-    // Kills a run after an intent alone, and after some or all events of a batch. Each run gets
-    // further.
-    let triggers = [quarantine, bridge.topic(ROOM), bridge.topic(ROOM)];
-    for trigger in triggers {
-        kill_within_batch(&bridge, trigger);
+    // Kills a run after an intent alone, after some or all events of a batch, and between two
+    // batches. Each run gets further.
+    let kills = [
+        (quarantine, BatchState::Open),
+        (bridge.topic(ROOM), BatchState::Open),
+        (quarantine, BatchState::Completed),
+        (bridge.topic(ROOM), BatchState::Open),
+    ];
+    for (trigger, state) in kills {
+        kill_run(&bridge, trigger, state);
     }
-    assert!(!bridge.records(ROOM).is_empty());
+    let stored = bridge.records(ROOM).len();
+    assert!((1..values.len()).contains(&stored), "{stored}");
     let (code, output) = run_replay(&bridge, &[]);
     assert_eq!(code, 0, "{output}");
     assert_once(&bridge, &values);
-    // Each of these batches was closed by the next run, which searched the topic for its events.
-    let given_up = |r: &&TestRecord| r.text().ends_with("\"finished\":null}}");
-    let closed = quarantined_records(&bridge).iter().filter(given_up).count();
-    assert_eq!(closed, triggers.len());
+    // Each batch that was open was closed by the next run, which searched the topic for its events.
+    let opened = kills.iter().filter(|(_, state)| *state == BatchState::Open);
+    let records = quarantined_records(&bridge);
+    let closed = records.iter().filter(|r| is_abandonment(r)).count();
+    assert_eq!(closed, opened.count());
     let (_, output) = run_replay(&bridge, &[]);
     assert_eq!(
         read_figures(&output, ["published", "replayed before"]),

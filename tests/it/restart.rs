@@ -43,17 +43,17 @@ trials! {
         many_partitions_and_an_empty_tail,
         events_are_taken_while_it_goes_on,
         a_topic_that_is_missing_keeps_nobody_waiting,
-        a_topic_that_may_not_be_read_is_told,
+        a_topic_that_may_not_be_read_is_reported,
         the_budget_of_records_is_kept,
-        its_time_is_kept,
-        its_time_begins_with_kafkas_first_answer,
+        the_time_limit_holds,
+        the_time_limit_begins_with_kafkas_first_answer,
         a_record_of_another_time_ends_no_search,
-        it_ends_at_once_when_it_is_to,
+        stop_ends_the_reading_at_once,
         it_can_be_switched_off,
     ],
     "restart" needs ["BUTLR_BRIDGE_TEST_KAFKA"]: [
         markers_of_transactions_are_no_end,
-        a_topic_that_grew_tells_the_current_values,
+        a_topic_that_grew_yields_the_current_values,
     ],
     "restart" needs ["BUTLR_BRIDGE_TEST_KAFKA", "BUTLR_BRIDGE_TEST_JAVA_CP"]: [
         a_kafka_that_is_back_later_is_read_then,
@@ -666,7 +666,7 @@ fn a_topic_that_is_missing_keeps_nobody_waiting() {
     assert!(outcome.is_complete && outcome.records == 0, "{outcome:?}");
 }
 
-fn a_topic_that_may_not_be_read_is_told() {
+fn a_topic_that_may_not_be_read_is_reported() {
     use rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as DENIED;
     let fixture = RestartFixture::embedded(3);
     let now = unique_ms();
@@ -716,7 +716,7 @@ fn the_budget_of_records_is_kept() {
     assert!(is_known(&memory, &body(0)));
 }
 
-fn its_time_is_kept() {
+fn the_time_limit_holds() {
     let fixture = RestartFixture::embedded(40);
     let kafka = fixture.embedded.as_ref().expect("embedded");
     // Asking for the ends of so many partitions takes about 40 s.
@@ -737,7 +737,7 @@ fn its_time_is_kept() {
 }
 
 /// Nothing can be stored before that either.
-fn its_time_begins_with_kafkas_first_answer() {
+fn the_time_limit_begins_with_kafkas_first_answer() {
     let fixture = RestartFixture::embedded(3);
     let now = unique_ms();
     let body = minimal_event(Traffic, "event_1", now, "room_1");
@@ -786,7 +786,7 @@ fn a_record_of_another_time_ends_no_search() {
     assert!(is_known(&memory, &body(0)) && is_known(&memory, &body(11_998)));
 }
 
-fn it_ends_at_once_when_it_is_to() {
+fn stop_ends_the_reading_at_once() {
     let stop = AtomicBool::new(false);
     let address = free_address().to_string();
     std::thread::scope(|scope| {
@@ -848,7 +848,7 @@ fn markers_of_transactions_are_no_end() {
 }
 
 /// Keys move to other partitions, so a value and its replacement may lie in different ones.
-fn a_topic_that_grew_tells_the_current_values() {
+fn a_topic_that_grew_yields_the_current_values() {
     let fixture = RestartFixture::new();
     let minute = unique_ms() - MINUTE;
     let rooms: Vec<_> = (0..20).map(|n| format!("room_{n}")).collect();

@@ -45,12 +45,12 @@ pub fn trials() -> Vec<Trial> {
             traffic_adds_up_to_the_occupancies_and_to_the_truth,
             what_was_not_answered_2xx_is_dropped_and_counted,
             a_seed_and_a_start_make_the_same_events,
-            mistakes_on_the_command_line_are_told,
+            mistakes_on_the_command_line_are_reported,
             nobody_there_is_a_failure,
         ],
         KAFKA => [
             thirty_seconds_as_fast_as_possible_are_proved,
-            one_missing_one_changed_one_there_twice_are_found,
+            missing_changed_and_duplicate_records_are_found,
         ],
     ];
     all.extend(acceptance::trials());
@@ -316,7 +316,7 @@ fn a_seed_and_a_start_make_the_same_events() {
     }
 }
 
-fn mistakes_on_the_command_line_are_told() {
+fn mistakes_on_the_command_line_are_reported() {
     let url = "http://127.0.0.1:9/v1/events";
     let mistakes: [(&[&str], &str); 8] = [
         (&[], "--url"),
@@ -328,11 +328,11 @@ fn mistakes_on_the_command_line_are_told() {
         (&["--url", url, "--connections", "0"], "connections"),
         (&["--url", url, "--duration", "soon"], "duration"),
     ];
-    for (arguments, told) in mistakes {
+    for (arguments, expected) in mistakes {
         let output = run_simulate(arguments);
         let stderr = to_text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
-        assert!(stderr.contains(told), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
     }
 }
 
@@ -467,7 +467,7 @@ fn run_verify(journal: &Path, template: &str) -> (i32, String) {
     (code, to_text(&output.stdout) + &to_text(&output.stderr))
 }
 
-fn one_missing_one_changed_one_there_twice_are_found() {
+fn missing_changed_and_duplicate_records_are_found() {
     let _alone = lock_heavy();
     let bridge = BridgeSetup::with_kafka(KafkaBackend::Real).start();
     let dir = tempfile::tempdir().expect("a directory");

@@ -21,7 +21,7 @@ trials! {
         what_was_spooled_is_drained_in_order_with_its_headers,
         a_copy_of_a_spooled_event_is_a_duplicate,
         what_is_spooled_is_known_and_drained_after_a_restart,
-        a_full_spool_is_told_and_gets_free_again,
+        a_full_spool_is_reported_and_has_room_again_later,
         an_array_is_kept_at_once,
         a_bridge_with_a_spool_is_ready_without_kafka,
         without_kafka_no_event_waits_for_what_cannot_be_read_back,
@@ -228,7 +228,7 @@ fn what_is_spooled_is_known_and_drained_after_a_restart() {
     bridge_2.finish();
 }
 
-fn a_full_spool_is_told_and_gets_free_again() {
+fn a_full_spool_is_reported_and_has_room_again_later() {
     let (kafka, folder) = (start_with_nine_topics(), temp_dir());
     let bridge = spool_setup(kafka.bootstrap_servers(), folder.path())
         .set("spool.max_bytes", "4MiB")

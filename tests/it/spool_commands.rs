@@ -24,15 +24,15 @@ use crate::real_kafka::{create_topics, delete_topics, free_address, kafka_addres
 trials! {
     "process": [
         status_counts_by_destination_and_changes_nothing,
-        status_tells_damage_and_changes_nothing,
+        status_reports_damage_and_changes_nothing,
         list_shows_what_is_asked_for,
         exported_values_are_those_received,
         an_export_never_replaces_another,
         a_closed_pipe_is_no_panic,
-        a_full_disk_is_told,
+        a_full_disk_is_reported,
         verify_finds_what_is_wrong,
         a_spool_in_use_is_looked_at_but_not_drained,
-        a_directory_without_a_spool_is_told,
+        a_directory_without_a_spool_is_reported,
         a_copy_needs_no_configuration,
         drain_empties_it_in_order,
         drain_publishes_nothing_twice,
@@ -325,7 +325,7 @@ fn status_counts_by_destination_and_changes_nothing() {
     assert_eq!(leftover.files(), before);
 }
 
-fn status_tells_damage_and_changes_nothing() {
+fn status_reports_damage_and_changes_nothing() {
     let (leftover, _) = filled_spool();
     let name = leftover
         .segment()
@@ -521,7 +521,7 @@ fn a_closed_pipe_is_no_panic() {
     }
 }
 
-fn a_full_disk_is_told() {
+fn a_full_disk_is_reported() {
     let (leftover, _) = filled_spool();
     for command in ["status", "list", "export", "verify"] {
         let full = fs::OpenOptions::new().write(true).open("/dev/full");
@@ -604,7 +604,7 @@ fn a_spool_in_use_is_looked_at_but_not_drained() {
     assert_eq!(leftover.entries(), 7);
 }
 
-fn a_directory_without_a_spool_is_told() {
+fn a_directory_without_a_spool_is_reported() {
     let leftover = LeftoverSpool::new();
     for command in ["status", "list", "export", "verify"] {
         expect_exit(

@@ -13,8 +13,8 @@ use crate::harness::{
 
 trials! {
     "http": [
-        every_mistake_is_told_at_once_with_its_place,
-        at_most_32_mistakes_are_told,
+        every_mistake_is_reported_at_once_with_its_place,
+        at_most_32_mistakes_are_reported,
         a_documented_key_twice_is_422,
         an_unknown_key_twice_is_kept,
         what_is_nested_deeper_than_64_is_400,
@@ -58,7 +58,7 @@ fn error_pair(pointer: &str, code: &str) -> (String, String) {
     (pointer.to_owned(), code.to_owned())
 }
 
-fn every_mistake_is_told_at_once_with_its_place() {
+fn every_mistake_is_reported_at_once_with_its_place() {
     let bridge = BridgeSetup::embedded().start();
     let body = r#"{"id":"","type":"DETECTIONS","timestamp":-1,"version":"v2.0.0",
         "metadata":{"room_id":7,"org_id":["a"]},"data":{"local":[[1]],"world":"far"}}"#;
@@ -85,7 +85,7 @@ fn every_mistake_is_told_at_once_with_its_place() {
     assert_eq!(refused, 1.0);
 }
 
-fn at_most_32_mistakes_are_told() {
+fn at_most_32_mistakes_are_reported() {
     let bridge = BridgeSetup::embedded().start();
     let points = vec!["[1]"; 100].join(",");
     let body = minimal_event(EventType::Detections, "event_1", unique_ms(), "room_1");
