@@ -58,8 +58,8 @@ pub enum Error {
 }
 
 impl From<ConfigError> for Error {
-    fn from(mistake: ConfigError) -> Self {
-        Error::Configuration(mistake.to_string())
+    fn from(error: ConfigError) -> Self {
+        Error::Configuration(error.to_string())
     }
 }
 

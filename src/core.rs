@@ -60,7 +60,7 @@ impl Core {
     ) -> Result<Self, String> {
         let bootstrap = config
             .require_bootstrap_servers()
-            .map_err(|mistake| mistake.to_string())?;
+            .map_err(|error| error.to_string())?;
         let properties_error = |error| format!("kafka.properties: {error}");
         let metrics = Arc::new(Metrics::new(&config.topics.names()));
         let contact = Arc::new(Contact::default());
@@ -81,7 +81,7 @@ impl Core {
         };
         let watched = watched_lanes(config, mode, &lanes[..], store.as_ref());
         let consumer = client::base_config(&config.kafka, bootstrap);
-        let timestamps = TimestampPolicy::from_config(&config.kafka);
+        let timestamp_policy = TimestampPolicy::from_config(&config.kafka);
         let spool = store.map(|store| {
             Spool::start(SpoolParts {
                 store,
@@ -118,7 +118,7 @@ impl Core {
         .map_err(properties_error)?;
         let drain = spool
             .as_ref()
-            .map(|spool| spool.start_drain(Arc::clone(&producer), timestamps, consumer));
+            .map(|spool| spool.start_drain(Arc::clone(&producer), timestamp_policy, consumer));
         let rebuild =
             window.map(|deduplicator| RebuildThread::start(config, bootstrap, deduplicator));
         let pipeline = Pipeline {
@@ -132,7 +132,7 @@ impl Core {
             confirm_within: config.kafka.confirm_within,
             spool_reserve: config.http.answer_within / 4,
             quarantine: config.quarantine,
-            stamping: timestamps,
+            timestamp_policy,
             limits: ParseLimits {
                 max_events: config.http.max_events,
                 max_event_bytes: config.http.max_event_bytes,

@@ -163,9 +163,9 @@ impl InFlightRecord {
         }
     }
 
-    /// Returns the claim of an event that could not be stored on disk. Without a report the claim
-    /// is released in doubt right away: the report can take long, and a copy of the event may be
-    /// stored sooner.
+    /// Takes back the claim of an event that could not be stored on disk. If there is no report
+    /// yet, the claim is released in doubt right away: the report can take long, and a copy of the
+    /// event may be stored sooner.
     pub fn return_claim(&self, claim: Option<Claim>) {
         let mut state = lock(&self.state);
         state.claim = claim;

@@ -12,9 +12,9 @@
 //!        │                       (from here on the request is finished even if the client leaves)
 //!  pipeline        parse         butlr_event: a valid event, or every error at once
 //!        │           └► rejected   pipeline::quarantine: published to its own topic, then 4xx
-//!                  route         one topic for each event type
 //!                  claim         dedup: new, duplicate, or wait for an undecided event
-//!                  publish       record: key, timestamp and headers
+//!                  route         Kafka, or the spool during a failure or behind older entries
+//!                  publish       record: topic of the event type, key, timestamp and headers
 //!        │                       kafka: topic lane, producer, then all in-sync replicas
 //!        │         spool         spool: fsync if Kafka does not confirm in time; drained later
 //!                  commit        the delivery report decides the claim and wakes the request
@@ -25,6 +25,8 @@
 //!
 //! The modules below are in that order; the rest follows. `docs/architecture.md` has the
 //! invariants, the glossary, and where to add things.
+
+// Without the blank lines, rustfmt would sort the modules.
 
 pub mod http;
 

@@ -46,7 +46,7 @@ impl Marks {
         *self == Self::default()
     }
 
-    /// Id under which an event with the id `id` is published, if it cannot be its own:
+    /// Id under which an event with the id `id` is published, if its own id is taken:
     /// `<id>~<8 hex digits>`.
     pub fn conflict_id(&self, id: &str) -> Option<String> {
         let reading = self.conflict?;

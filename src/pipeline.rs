@@ -1,4 +1,4 @@
-//! The path of an event: parse → route → claim → publish → commit.
+//! The path of an event: parse → claim → route (Kafka or spool) → publish → commit.
 //!
 //! ```text
 //!  start ─► await_claim ─► publish ─► await_report ─► on_report ─► response
@@ -36,7 +36,7 @@ use crate::record::TimestampPolicy;
 use crate::rejection::Rejection;
 use crate::spool::Spool;
 use butlr_event::destination::Destination;
-use butlr_event::{Event, EventType, ParseLimits, ParsedBody, RejectedItem};
+use butlr_event::{Event, EventType, ItemResult, ParseLimits, ParsedBody};
 use publish::SentRecord;
 use quarantine::QuarantineCandidate;
 use spool_fallback::UnpublishedEvent;
@@ -69,7 +69,7 @@ pub struct Pipeline {
     /// Treatment of rejected items.
     pub quarantine: QuarantineConfig,
     /// Choice of a record's timestamp.
-    pub stamping: TimestampPolicy,
+    pub timestamp_policy: TimestampPolicy,
     /// Limits on a body's content.
     pub limits: ParseLimits,
 }
@@ -190,7 +190,7 @@ impl Pipeline {
                 // that.
                 PipelineAnswer::One(match scope.on_report(stage, outcome) {
                     EventStage::Finished(verdict) => verdict,
-                    slow => scope.finish(slow).await,
+                    stage => scope.finish(stage).await,
                 })
             }
             Ok(ParsedBody::Array(items)) => {
@@ -222,7 +222,7 @@ impl<'s, 'b> RequestScope<'s, 'b> {
     /// each request carries the future of [`Pipeline::process`].
     fn process_batch(
         self,
-        items: Vec<Result<Event<'b>, RejectedItem<'b>>>,
+        items: Vec<ItemResult<'b>>,
         admission: Result<(), Rejection>,
     ) -> LocalBoxFuture<'s, Vec<ItemVerdict<'b>>> {
         Box::pin(async move {
@@ -231,7 +231,7 @@ impl<'s, 'b> RequestScope<'s, 'b> {
                 .into_iter()
                 .map(|parsed| self.start(parsed, &admission))
                 .collect();
-            if started.iter().any(EventStage::is_slow) {
+            if started.iter().any(EventStage::needs_more_than_report) {
                 // Concurrently: a waiting event must not delay the claims of those behind it.
                 let finished = started.into_iter().map(|stage| self.finish(stage));
                 return join_all(finished).await;
@@ -241,20 +241,20 @@ impl<'s, 'b> RequestScope<'s, 'b> {
                 let outcome = self.await_report(&mut stage).await;
                 reported.push(self.on_report(stage, outcome));
             }
-            if reported.iter().any(EventStage::is_slow) {
+            if reported.iter().any(EventStage::needs_more_than_report) {
                 let finished = reported.into_iter().map(|stage| self.finish(stage));
                 return join_all(finished).await;
             }
             let verdicts = reported.into_iter().map(|stage| match stage {
                 EventStage::Finished(verdict) => verdict,
-                _ => unreachable!("no stage is slow"),
+                _ => unreachable!("no stage needs more than a report"),
             });
             verdicts.collect()
         })
     }
 
     /// Waits, just after a start, until duplicate detection knows which events are stored.
-    async fn await_rebuild(self, parsed: &[Result<Event<'_>, RejectedItem<'_>>]) {
+    async fn await_rebuild(self, parsed: &[ItemResult<'_>]) {
         let deduplicator = self.pipeline.deduplicator.as_ref();
         if let Some(deduplicator) = deduplicator.filter(|deduplicator| !deduplicator.is_rebuilt()) {
             let types = parsed.iter().flatten().map(Event::event_type);
@@ -265,11 +265,7 @@ impl<'s, 'b> RequestScope<'s, 'b> {
     }
 
     /// Counts an event as received, claims it and hands it to Kafka; waits for nothing.
-    fn start(
-        self,
-        parsed: Result<Event<'b>, RejectedItem<'b>>,
-        admission: &Result<(), Rejection>,
-    ) -> EventStage<'b> {
+    fn start(self, parsed: ItemResult<'b>, admission: &Result<(), Rejection>) -> EventStage<'b> {
         let event = match parsed {
             Ok(event) => event,
             Err(rejected) => {
@@ -299,8 +295,9 @@ impl<'s, 'b> RequestScope<'s, 'b> {
     }
 
     fn build_facts<'e>(self, event: &'e Event<'_>) -> EventFacts<'e> {
-        let stamping = &self.pipeline.stamping;
-        let is_plausible = stamping.is_plausible(event.timestamp_ms(), self.request.received_at);
+        let timestamp_policy = &self.pipeline.timestamp_policy;
+        let is_plausible =
+            timestamp_policy.is_plausible(event.timestamp_ms(), self.request.received_at);
         EventFacts::from_event(event, is_plausible)
     }
 
@@ -380,7 +377,7 @@ impl<'s, 'b> RequestScope<'s, 'b> {
         EventStage::with_outcome(event, Err(self.refuse(received, rejection)))
     }
 
-    /// Counts a refused item, with the rejection and the code of each mistake.
+    /// Counts a refused item, with the rejection and the code of each field error.
     fn refuse(self, received: PendingOutcome<'_>, rejection: Rejection) -> Rejection {
         received.record(EventOutcome::Refused);
         self.count_rejection(&rejection);
@@ -390,9 +387,9 @@ impl<'s, 'b> RequestScope<'s, 'b> {
     fn count_rejection(self, rejection: &Rejection) {
         let metrics = &self.pipeline.metrics;
         metrics.count_rejection(rejection.code());
-        if let Rejection::InvalidEvent(mistakes) = rejection {
-            for mistake in mistakes {
-                metrics.count_field_error(mistake.code.as_str());
+        if let Rejection::InvalidEvent(errors) = rejection {
+            for error in errors {
+                metrics.count_field_error(error.code.as_str());
             }
         }
     }
@@ -440,7 +437,7 @@ impl<'b> EventStage<'b> {
     }
 
     /// Returns `true` if the item waits for something other than a delivery report.
-    fn is_slow(&self) -> bool {
+    fn needs_more_than_report(&self) -> bool {
         !matches!(
             self,
             EventStage::AwaitingReport(_) | EventStage::Finished(_)

@@ -49,8 +49,9 @@ impl TimestampPolicy {
         }
     }
 
-    /// Returns `true` if an event's timestamp is close enough to `now` to be believed. Otherwise a
-    /// timestamp far in the future would put every later event out of order.
+    /// Returns `true` if an event's timestamp is close enough to `now` to be believed.
+    /// Implausible timestamps are ignored: one far in the future would make every later event out
+    /// of order.
     pub fn is_plausible(&self, event_ms: i64, now: SystemTime) -> bool {
         choose_timestamp(event_ms, unix_ms(now), *self).1.is_none()
     }

@@ -22,7 +22,7 @@ use super::keys::{IdHash, OccupancyKey, ReadingHash};
 use super::memory::{MemoryStore, conflict_key};
 use super::redis::Lease;
 use super::rules::resulting_revision;
-use super::{DedupVerdict, DuplicateKind, EventFacts, Marks, StorageState};
+use super::{DedupVerdict, DuplicateKind, EventFacts, Marks, StorageLocation};
 use crate::config::DuplicateHandling;
 use crate::kafka::report::Receipt;
 use butlr_event::event_id::EventId;
@@ -42,7 +42,7 @@ pub enum Decision {
         /// The kind of duplicate.
         kind: DuplicateKind,
         /// Place of the stored event that it duplicates.
-        storage: StorageState,
+        storage: StorageLocation,
     },
 }
 
@@ -66,7 +66,7 @@ pub enum ReservationOutcome {
     /// This event is stored, and redeliveries are dropped: there is no need to ask.
     Redelivery {
         /// Place of the stored event.
-        storage: StorageState,
+        storage: StorageLocation,
     },
     /// Another claim is undecided: wait, then try again.
     Wait(ClaimWaiter),
@@ -120,17 +120,17 @@ impl Claim {
 
     /// Records that the event is stored, as `_receipt` proves. Later events are compared with it.
     pub fn commit(self, _receipt: &Receipt, now: Instant) {
-        self.finish(StorageState::Published, now);
+        self.finish(StorageLocation::Published, now);
     }
 
     /// Records that the event is on disk and will reach Kafka later. It counts as stored;
-    /// [`Deduplicator::mark_drained`](super::deduplicator::Deduplicator::mark_drained) tells when
+    /// [`Deduplicator::mark_drained`](super::deduplicator::Deduplicator::mark_drained) records when
     /// it is in Kafka.
     pub fn commit_spooled(self, now: Instant) {
-        self.finish(StorageState::Spooled, now);
+        self.finish(StorageLocation::Spooled, now);
     }
 
-    fn finish(mut self, storage: StorageState, now: Instant) {
+    fn finish(mut self, storage: StorageLocation, now: Instant) {
         if let Some(lease) = self.lease.take() {
             lease.commit(storage);
         }
@@ -206,7 +206,7 @@ pub(super) struct LocalDecision {
     /// Another event is stored under its id.
     pub is_conflict: bool,
     /// Place of the current value, if the event is equal to it.
-    pub repeat_storage: StorageState,
+    pub repeat_storage: StorageLocation,
     /// Handling of a redelivery.
     pub redelivery: DuplicateHandling,
 }
@@ -232,7 +232,7 @@ impl Reservation {
     }
 
     /// Place of the current value that this process knows, if the event is equal to it.
-    pub fn repeat_storage(&self) -> StorageState {
+    pub fn repeat_storage(&self) -> StorageLocation {
         self.local.repeat_storage
     }
 
@@ -272,9 +272,9 @@ impl Reservation {
     }
 
     /// Records that another replica has stored the event, or its value as the current one, so that
-    /// it is not published. If it is on that replica's disk, nobody tells this one when it is
-    /// drained.
-    pub fn commit_duplicate(mut self, storage: StorageState, now: Instant) {
+    /// it is not published. If it is on that replica's disk, this replica is not notified when
+    /// it is drained.
+    pub fn commit_duplicate(mut self, storage: StorageLocation, now: Instant) {
         self.entry.newest = None;
         self.reserved.commit(self.entry, storage, now);
     }
@@ -314,7 +314,7 @@ impl ReservedKeys {
         }
     }
 
-    fn commit(mut self, entry: CommitEntry, storage: StorageState, now: Instant) {
+    fn commit(mut self, entry: CommitEntry, storage: StorageLocation, now: Instant) {
         if let Some(memory) = self.memory.take() {
             memory.commit(&self, entry, storage, now);
         }

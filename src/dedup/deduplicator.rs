@@ -12,7 +12,7 @@ use super::claim::{ClaimWaiter, ReservationOutcome};
 use super::memory::MemoryStore;
 use super::redis::RedisStore;
 use super::stored_facts::StoredFacts;
-use super::{DuplicateKind, EventFacts, Marks, StorageState};
+use super::{DuplicateKind, EventFacts, Marks, StorageLocation};
 use crate::config;
 use crate::metrics::Metrics;
 use butlr_event::EventType;
@@ -30,7 +30,7 @@ pub struct Deduplicator {
 }
 
 const ALL_TYPES_BITS: u16 = (1 << EventType::ALL.len()) - 1;
-/// The spool is restored.
+/// Nothing is left to restore from a spool.
 const SPOOL_BIT: u16 = 1 << EventType::ALL.len();
 /// Nothing more is read from the topics.
 const TOPICS_READ_BIT: u16 = SPOOL_BIT << 1;
@@ -87,15 +87,15 @@ impl Deduplicator {
 
     /// Restores one entry of the spool. Call it for the newest entry first.
     ///
-    /// Redis is not told: it was told when the entry was spooled. If it has lost that, copies that
-    /// reach other replicas are published, as for everything that Redis loses.
+    /// Redis is not updated: it recorded the entry when it was spooled. If Redis has lost that
+    /// record, copies that reach other replicas are published, as for everything that Redis loses.
     pub fn restore_spooled(&self, facts: StoredFacts) {
         self.memory
-            .restore(facts, StorageState::Spooled, Instant::now());
+            .restore(facts, StorageLocation::Spooled, Instant::now());
     }
 
-    /// Records that the spool will not be fully known, so the unknown rest may replace any current
-    /// value read from the topics. Call it after the known entries are restored.
+    /// Marks all current values as uncertain: part of the spool cannot be read, and may contain
+    /// newer ones. Call it after the known entries are restored.
     pub fn mark_all_uncertain(&self) {
         self.memory.mark_all_uncertain();
     }
@@ -140,7 +140,7 @@ impl Deduplicator {
     }
 
     /// Records that nothing more is read from the topics.
-    pub fn mark_rebuilt(&self) {
+    pub fn mark_topics_read(&self) {
         self.mark_restored(ALL_TYPES_BITS | TOPICS_READ_BIT);
     }
 
@@ -203,7 +203,7 @@ impl Deduplicator {
         }
     }
 
-    /// Returns `true` if the stored events of this type are not fully known yet.
+    /// Returns `true` if the stored events of the event's type are not fully known yet.
     fn is_unchecked(&self, facts: &EventFacts<'_>) -> bool {
         facts
             .event_type

@@ -50,7 +50,7 @@ use super::facts::SourceTime;
 use super::keys::{IdHash, OccupancyKey, ReadingHash};
 use super::rules::HandlingPolicy;
 use super::window::{DedupWindow, Tick};
-use super::{DedupVerdict, DuplicateKind, EventFacts, StorageState};
+use super::{DedupVerdict, DuplicateKind, EventFacts, StorageLocation};
 use crate::config::{self, DuplicateHandling};
 use butlr_event::event_id::EventId;
 use shard::{NewestTimestamp, Shards, StoredId, StoredValue, WindowShard};
@@ -196,7 +196,7 @@ impl MemoryStore {
             is_conflict: plan.id_key != facts.id_hash,
             repeat_storage: match plan.occupancy_key {
                 Some(_) => plan.storage,
-                None => StorageState::Published,
+                None => StorageLocation::Published,
             },
             redelivery: self.policy(facts).redelivery,
         };
@@ -268,7 +268,7 @@ impl MemoryStore {
         &self,
         reserved: &ReservedKeys,
         entry: CommitEntry,
-        storage: StorageState,
+        storage: StorageLocation,
         now: Instant,
     ) {
         let now = self.window_ticks(now);
@@ -304,7 +304,7 @@ impl MemoryStore {
     }
 
     /// Returns a callback for values that are removed while their shard is locked. While the window
-    /// is being restored, a value restored later would be taken for current although the removed
+    /// is being restored, a value restored later would count as current although the removed
     /// one replaced it. After that the callback does nothing and takes no lock.
     fn on_value_forgotten(&self) -> impl FnMut(OccupancyKey) {
         let is_restoring = self.is_restoring.load(Ordering::Relaxed);

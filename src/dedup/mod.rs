@@ -35,16 +35,16 @@ pub enum DedupVerdict {
     Duplicate(DuplicateKind),
 }
 
-/// Place of a stored event.
+/// Location of a stored event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StorageState {
+pub enum StorageLocation {
     /// In Kafka.
     Published,
     /// In the spool, not in Kafka yet.
     Spooled,
 }
 
-impl StorageState {
+impl StorageLocation {
     /// Returns `true` if the event is on disk and not in Kafka yet.
     pub fn is_spooled(self) -> bool {
         self == Self::Spooled

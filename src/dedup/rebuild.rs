@@ -23,9 +23,9 @@
 //! 1. **Events stored during the rebuild win.** Records after the end offsets at the start are not
 //!    read, and no id or (type, space, timestamp) in the memory is replaced.
 //! 2. **A current value is restored only if everything stored after it is known.** Otherwise a
-//!    replaced value would be taken for current, and a revision dropped as a repeat. So:
+//!    replaced value would count as current, and a revision dropped as a repeat. So:
 //!    - a chunk restores current values only once it is read to its end. If it is not, its
-//!      partition repeats that chunk and does not go further back before;
+//!      partition repeats that chunk and reads nothing older until then;
 //!    - a record that made a value current but is too old to be restored still marks earlier ones
 //!      as replaced;
 //!    - a record outside the present partition of its key, because the topic grew, restores no

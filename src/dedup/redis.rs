@@ -18,13 +18,13 @@
 //! ```
 //!
 //! `<prefix>` is `dedup.redis_prefix`, `<topics>` a hash of the topics' names, so bridges with
-//! other topics never meet. Redis does not know to which Kafka cluster the topics belong. Bridges
-//! of different clusters that share a Redis need different prefixes; otherwise events of one
-//! cluster are missing in the other.
+//! other topics use other keys. Redis does not know to which Kafka cluster the topics belong.
+//! Bridges of different clusters that share a Redis need different prefixes; otherwise events of
+//! one cluster are missing in the other.
 //!
 //! A value begins with the version of its layout; another version counts as absent. Every key
 //! expires: ids and current values with their windows. When a holder dies, its successor takes over
-//! at the end of the lease. If the holder lives on after all, neither its commit nor its release
+//! at the end of the lease. If the holder is still alive, neither its commit nor its release
 //! changes the successor's keys.
 //!
 //! An event on a replica's disk is *spooled*. All replicas count it as stored until its own replica
@@ -35,9 +35,10 @@
 //! a copy as a conflict, as long as both releases run side by side and something is spooled.
 //!
 //! **Redis is never in the way.** If it is unavailable, slower than `dedup.redis_timeout`, or its
-//! queue is full, an event is decided by this replica's memory, and counted. Redis is then left
-//! alone until it answers in time again. Commits and releases are only queued. After an outage
-//! Redis is told what was stored meanwhile, the latest part if that exceeds the queue.
+//! queue is full, an event is decided by this replica's memory, and counted. Events are then
+//! decided without Redis until it answers in time again. Commits and releases are only queued.
+//! Afterwards, events stored during the outage are reported to Redis (only the newest, if the queue
+//! overflowed).
 //!
 //! # Dropped events
 //! A **redelivery** is dropped wherever its id is known with its reading: some replica stored it,
@@ -98,7 +99,7 @@ use tokio::time::{sleep_until, timeout_at};
 
 use super::claim::{CurrentReading, Decision, Reservation, published_id};
 use super::rules::{can_become_current, resulting_revision};
-use super::{DedupVerdict, DuplicateKind, EventFacts, Marks, StorageState};
+use super::{DedupVerdict, DuplicateKind, EventFacts, Marks, StorageLocation};
 use crate::config;
 use butlr_event::event_id::EventId;
 
@@ -298,7 +299,7 @@ impl RedisStore {
 fn decide_duplicate(
     reservation: Reservation,
     kind: DuplicateKind,
-    storage: StorageState,
+    storage: StorageLocation,
 ) -> Decision {
     reservation.commit_duplicate(storage, Instant::now());
     Decision::Duplicate { kind, storage }
@@ -343,7 +344,7 @@ fn decide_locally(
         DedupVerdict::Duplicate(DuplicateKind::Repeat) => Marks::default(),
         // Such an event is not even reserved.
         DedupVerdict::Duplicate(kind) => {
-            return decide_duplicate(reservation, kind, StorageState::Published);
+            return decide_duplicate(reservation, kind, StorageLocation::Published);
         }
     };
     let lease = pending_lease.map(|(lease, facts)| {

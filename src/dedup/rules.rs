@@ -35,7 +35,7 @@ impl OccupancyCandidate<'_> {
     pub fn classify(&self, current: Option<&CurrentReading>) -> Classification {
         match current {
             None => Classification::New,
-            // A repeat, but for its id; never dropped.
+            // Equal to the current value, but its id conflicts, so it is published.
             Some(current) if current.reading == self.reading && self.is_conflict => {
                 Classification::New
             }

@@ -122,8 +122,7 @@ async fn not_found(request: HttpRequest, payload: Payload) -> HttpResponse {
 /// A future that runs to its end even if it is dropped: it then continues in a task of its own.
 ///
 /// actix-web drops the handler of a client that disconnects, which must not stop a delivery
-/// half-way. A task from the start would do the same at a higher cost, and nearly all clients
-/// wait.
+/// half-way. Spawning a task for every request would cost more, and few clients disconnect.
 struct UncancellableFuture<F: Future + 'static>(Option<Pin<Box<F>>>);
 
 impl<F: Future> Future for UncancellableFuture<F> {

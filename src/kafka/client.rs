@@ -174,8 +174,8 @@ mod tests {
 
     #[test]
     fn a_configured_linger_wins() {
-        let linger = |property: Option<&str>| {
-            let properties = property.map(|name| (name.to_owned(), toml::Value::Integer(7)));
+        let linger = |property: Option<(&str, i64)>| {
+            let properties = property.map(|(name, ms)| (name.to_owned(), toml::Value::Integer(ms)));
             let properties = toml::Value::Table(properties.into_iter().collect());
             let sources = config::ConfigSources {
                 flags: vec![("kafka.properties".to_owned(), properties)],
@@ -187,7 +187,8 @@ mod tests {
         };
         assert_eq!(linger(None), LINGER_MS);
         for name in config::LINGER_PROPERTIES {
-            assert_eq!(linger(Some(name)), "7", "{name}");
+            assert_eq!(linger(Some((name, 7))), "7", "{name}");
+            assert_eq!(linger(Some((name, 0))), "0", "{name}");
         }
     }
 

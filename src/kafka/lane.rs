@@ -12,7 +12,7 @@ use crate::sync::lock;
 use butlr_event::destination::Destination;
 
 /// Time for which a topic counts as forbidden after Kafka refused a write.
-const DENIAL_PERIOD: Duration = Duration::from_secs(10);
+const FORBIDDEN_PERIOD: Duration = Duration::from_secs(10);
 
 /// State of a topic, as the watch last saw it in the metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub struct TopicLane {
     topic: String,
     state: AtomicU8,
     circuit_open: AtomicBool,
-    denied_at: Mutex<Option<Instant>>,
+    write_refused_at: Mutex<Option<Instant>>,
     events: AtomicUsize,
     bytes: AtomicUsize,
     limits: LaneLimits,
@@ -86,7 +86,7 @@ impl TopicLane {
             topic,
             state: AtomicU8::new(TopicState::Unknown as u8),
             circuit_open: AtomicBool::new(false),
-            denied_at: Mutex::new(None),
+            write_refused_at: Mutex::new(None),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             limits,
@@ -98,12 +98,12 @@ impl TopicLane {
         self.destination
     }
 
-    /// Name of the topic.
+    /// Name of the topic in Kafka, as configured.
     pub fn topic(&self) -> &str {
         &self.topic
     }
 
-    /// State that the watch last saw.
+    /// State that the watch last saw, or forbidden since a refused write.
     pub fn state(&self) -> TopicState {
         match self.state.load(Ordering::Relaxed) {
             s if s == TopicState::Available as u8 => TopicState::Available,
@@ -122,8 +122,8 @@ impl TopicLane {
 
     /// Marks the topic as forbidden for a while because Kafka refused a write, which metadata does
     /// not show. Events are tried again after that.
-    pub fn deny(&self) {
-        *lock(&self.denied_at) = Some(Instant::now());
+    pub fn mark_forbidden(&self) {
+        *lock(&self.write_refused_at) = Some(Instant::now());
         if self.set_state(TopicState::Forbidden) != TopicState::Forbidden {
             tracing::error!(
                 topic = self.topic,
@@ -133,8 +133,8 @@ impl TopicLane {
     }
 
     /// Returns `true` if Kafka refused a write a short while ago.
-    pub fn is_denied(&self) -> bool {
-        lock(&self.denied_at).is_some_and(|at| at.elapsed() < DENIAL_PERIOD)
+    pub fn is_write_refused_recently(&self) -> bool {
+        lock(&self.write_refused_at).is_some_and(|at| at.elapsed() < FORBIDDEN_PERIOD)
     }
 
     /// Opens the circuit because Kafka did not confirm a record in time. Until it confirms one,
@@ -155,7 +155,7 @@ impl TopicLane {
         }
     }
 
-    /// Number of records in flight.
+    /// Records that were handed to Kafka and have no delivery report yet.
     pub fn in_flight(&self) -> usize {
         self.events.load(Ordering::Relaxed)
     }
@@ -176,11 +176,11 @@ impl TopicLane {
         };
         let events = self.events.fetch_add(1, Ordering::Relaxed);
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        // An empty lane accepts a record of any size: the size of one event is limited elsewhere.
         let LaneLimits {
             events: max_events,
             bytes: max_bytes,
         } = self.limits;
+        // An empty lane accepts a record of any size: the size of one event is limited elsewhere.
         if events >= max_events || (before > 0 && before + bytes > max_bytes) {
             return Err(Rejection::TopicOverloaded);
         }

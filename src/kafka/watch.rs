@@ -230,7 +230,7 @@ impl<R: OutcomeReceiver> WatchLoop<R> {
             if *seemed_missing {
                 continue;
             }
-            let state = if state == TopicState::Available && lane.is_denied() {
+            let state = if state == TopicState::Available && lane.is_write_refused_recently() {
                 TopicState::Forbidden
             } else {
                 state

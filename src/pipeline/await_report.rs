@@ -14,15 +14,18 @@ use crate::metrics::EventOutcome;
 use crate::rejection::Rejection;
 
 impl<'b> RequestScope<'_, 'b> {
-    /// Waits for the delivery report of an event that was handed to Kafka.
+    /// Waits for the delivery report of an event that was handed to Kafka. Takes an event's stage;
+    /// `await_outcome` takes a record.
     pub(super) async fn await_report(self, stage: &mut EventStage<'b>) -> DeliveryOutcome {
         match stage {
             EventStage::AwaitingReport(event) => self.await_outcome(&mut event.sent).await,
+            // Unused for other stages: `on_report` returns them unchanged.
             _ => DeliveryOutcome::Unknown(None),
         }
     }
 
-    /// Waits for a record's delivery report. The outcome is unknown if none arrives in time.
+    /// Waits for a record's delivery report. Takes any record, also a quarantined item's;
+    /// `await_report` takes an event. The outcome is unknown if none arrives in time.
     pub(super) async fn await_outcome(self, sent: &mut SentRecord<'b>) -> DeliveryOutcome {
         let until = self.confirm_deadline(sent.sent_at);
         match timeout_at(until.into(), &mut sent.delivery).await {
@@ -46,7 +49,8 @@ impl<'b> RequestScope<'_, 'b> {
         (sent_at + self.pipeline.confirm_within).min(latest.unwrap_or(sent_at))
     }
 
-    /// Acts on the outcome of an event that was handed to Kafka.
+    /// Acts on the outcome of an event that was handed to Kafka. Takes an event's stage;
+    /// `on_outcome` takes a record.
     pub(super) fn on_report(
         self,
         stage: EventStage<'b>,
@@ -81,7 +85,8 @@ impl<'b> RequestScope<'_, 'b> {
         }
     }
 
-    /// Acts on the outcome of a delivery.
+    /// Acts on the outcome of a delivery. Takes any record, also a quarantined item's; `on_report`
+    /// takes an event.
     pub(super) fn on_outcome(
         self,
         sent: SentRecord<'b>,
@@ -91,7 +96,7 @@ impl<'b> RequestScope<'_, 'b> {
             DeliveryOutcome::Stored(receipt) => return Ok(receipt),
             DeliveryOutcome::Rejected(code) | DeliveryOutcome::Unknown(Some(code)) => {
                 if code == RDKafkaErrorCode::TopicAuthorizationFailed {
-                    sent.lane.deny();
+                    sent.lane.mark_forbidden();
                 }
                 rejection_for_code(code, sent.value_bytes)
             }

@@ -111,7 +111,7 @@ impl<'b> RequestScope<'_, 'b> {
         };
         let context = PublishContext {
             topic,
-            policy: self.pipeline.stamping,
+            policy: self.pipeline.timestamp_policy,
             received_at,
             now,
             is_spooled: false,
@@ -169,7 +169,7 @@ impl<'b> RequestScope<'_, 'b> {
         if self.is_spoolable(&rejection) {
             PublishError::unpublished(claim, None)
         } else {
-            // Before the response: an event that waits for this claim takes its place.
+            // Release the claim before the response, so that a waiting copy can be published.
             drop(claim);
             PublishError::Refused(rejection)
         }

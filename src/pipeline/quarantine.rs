@@ -20,7 +20,7 @@ use butlr_event::{EventType, RejectedItem, UnreadableBody};
 /// Largest quarantined item: librdkafka's limit for one record, less key and headers.
 const MAX_QUARANTINED_BYTES: usize = 1_000_000 - RECORD_OVERHEAD;
 
-/// Largest description of the mistakes in a record header.
+/// Largest description of the field errors in a record header.
 const MAX_DETAIL_BYTES: usize = 2048;
 
 /// Longest claimed type that is recorded.
@@ -77,14 +77,14 @@ impl<'b> QuarantineCandidate<'b> {
 
     fn build_details(&self, request: &PipelineRequest<'_>) -> QuarantineDetails {
         let (codes, detail) = match &self.rejection {
-            Rejection::InvalidEvent(mistakes) => {
+            Rejection::InvalidEvent(errors) => {
                 let mut codes: Vec<String> = Vec::new();
-                for code in mistakes.iter().map(|mistake| mistake.code.as_str()) {
+                for code in errors.iter().map(|error| error.code.as_str()) {
                     if !codes.iter().any(|known| known == code) {
                         codes.push(code.to_owned());
                     }
                 }
-                let details: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+                let details: Vec<_> = errors.iter().map(ToString::to_string).collect();
                 (codes, details.join("; "))
             }
             other => (vec![other.code().to_owned()], other.detail()),
@@ -181,7 +181,7 @@ impl<'s, 'b> RequestScope<'s, 'b> {
         };
         let details = candidate.build_details(self.request);
         let to = Destination::Quarantine;
-        let policy = self.pipeline.stamping;
+        let policy = self.pipeline.timestamp_policy;
         let sent = self.send(to, raw.len(), claim, |topic, _| {
             let context = PublishContext {
                 topic,

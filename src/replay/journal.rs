@@ -17,7 +17,7 @@ use super::marker::{
     BatchOutcome, MARKER_HEADER, MARKER_KEY, MARKER_PARTITION, ReplayMarker, TopicEnds,
 };
 use super::reader::{OffsetRange, ReplayReader, kafka_error};
-use crate::config::Config;
+use crate::config::{Config, LINGER_PROPERTIES};
 use crate::kafka::client;
 use butlr_event::EventType;
 use butlr_event::clock::unix_ms;
@@ -61,7 +61,16 @@ pub struct ReplayJournal {
 impl ReplayJournal {
     /// Creates the journal without reading any marker.
     pub fn open(config: &Config, bootstrap: &str) -> Result<Self, Error> {
-        let writer = client::producer_config(config, bootstrap)
+        let mut writer = client::producer_config(config, bootstrap);
+        let properties = &config.kafka.properties;
+        // The writer waits for each marker, so lingering would only delay it.
+        if !LINGER_PROPERTIES
+            .iter()
+            .any(|name| properties.contains_key(*name))
+        {
+            writer.set(LINGER_PROPERTIES[0], "0");
+        }
+        let writer = writer
             .create_with_context(MarkerCallbacks)
             .map_err(kafka_error)?;
         let started = unix_ms(SystemTime::now()).unsigned_abs();

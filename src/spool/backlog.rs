@@ -24,7 +24,8 @@ pub enum Route {
 
 /// Ready when the route can be asked for again: the backlog was sent, or the drain has stopped.
 ///
-/// Both can take as long as Kafka is away, so limit the wait and spool the event when it is over.
+/// Neither is certain while Kafka is unavailable, so limit the wait and spool the event when it is
+/// over.
 #[derive(Debug)]
 pub struct BacklogCleared(Pin<Box<OwnedNotified>>);
 

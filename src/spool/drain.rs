@@ -54,7 +54,7 @@ pub(super) trait RecordSink: Send + Sync {
     ) -> Result<(), (RDKafkaErrorCode, Box<dyn DeliveryObserver>)>;
 
     /// See [`RecordProducer::request_replacement`].
-    fn replace_producer(&self, silent: Duration);
+    fn replace_producer(&self, unreported_for: Duration);
 }
 
 impl RecordSink for RecordProducer {
@@ -67,8 +67,8 @@ impl RecordSink for RecordProducer {
         self.send_entry(record, permit, entry)
     }
 
-    fn replace_producer(&self, silent: Duration) {
-        self.request_replacement(silent);
+    fn replace_producer(&self, unreported_for: Duration) {
+        self.request_replacement(unreported_for);
     }
 }
 
@@ -76,21 +76,21 @@ impl RecordSink for RecordProducer {
 pub(super) struct DrainContext {
     pub(super) shared: Arc<SpoolShared>,
     pub(super) producer: Arc<dyn RecordSink>,
-    pub(super) stamping: TimestampPolicy,
+    pub(super) timestamp_policy: TimestampPolicy,
     started_at: Instant,
 }
 
 impl DrainContext {
     fn can_hand_over(&self, now: Instant) -> bool {
         let waited = now.saturating_duration_since(self.started_at);
-        can_hand_over(self.shared.deduplicator.as_deref(), waited)
+        can_start_sending(self.shared.deduplicator.as_deref(), waited)
     }
 }
 
-/// Returns `true` once duplicate detection has read the spool back: it would otherwise take an
-/// entry that is drained first for one that still waits, and keep that. A disk that cannot be read
-/// delays the drain by [`RESTORE_TIMEOUT`] at most.
-pub(super) fn can_hand_over(deduplicator: Option<&Deduplicator>, waited: Duration) -> bool {
+/// Returns `true` once duplicate detection has read the spool back. Otherwise an entry drained
+/// before it is read back would count as spooled for ever. A disk that cannot be read delays the
+/// drain by [`RESTORE_TIMEOUT`] at most.
+pub(super) fn can_start_sending(deduplicator: Option<&Deduplicator>, waited: Duration) -> bool {
     deduplicator.is_none_or(Deduplicator::is_spool_restored) || waited >= RESTORE_TIMEOUT
 }
 
@@ -107,14 +107,14 @@ impl DrainHandle {
     pub(super) fn start(
         shared: Arc<SpoolShared>,
         producer: Arc<dyn RecordSink>,
-        stamping: TimestampPolicy,
+        timestamp_policy: TimestampPolicy,
         search: Arc<InDoubtSearch>,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let context = DrainContext {
             shared: Arc::clone(&shared),
             producer,
-            stamping,
+            timestamp_policy,
             started_at: Instant::now(),
         };
         let thread = std::thread::Builder::new()
@@ -218,9 +218,8 @@ fn handle_message(context: &DrainContext, drains: &mut [DestinationDrain], messa
     }
 }
 
-/// Tells duplicate detection of entries lost to damage, so that an event that is sent again is not
-/// taken for a duplicate of a lost one. Not before it has read the spool back: it may still be
-/// about to learn of an entry that is lost.
+/// Reports entries lost to damage to duplicate detection, so that a resent event is not dropped.
+/// Waits until the spool is restored, because a lost entry might be restored afterwards.
 fn report_losses(shared: &SpoolShared, reported: &mut u64) {
     let lost = shared.lost();
     if lost > *reported

@@ -12,8 +12,9 @@
 //!
 //! 1. **A complete search has read every offset where an entry can be.** It reads each partition
 //!    backwards from its end to the offset at which the first hand-over began, if that is known;
-//!    otherwise to records received well before all entries. The ends are read once more later: the
-//!    last records of the crashed process may not have been stored the first time.
+//!    otherwise to records received well before all entries. The ends are read a second time, one
+//!    second later: the last records of the crashed process may not have been stored the first
+//!    time.
 //! 2. **The search ends** at its time limit, which begins with Kafka's first response. Before that
 //!    it waits.
 //! 3. Memory does not grow with the topic.

@@ -25,11 +25,10 @@
 //!    record was found in its topic. Nothing else deletes an entry; one that Kafka refuses for good
 //!    becomes a dead letter, with the reason.
 //! 2. When a request gets its 202, its claim is committed and its entry is durable.
-//! 3. A new event that goes directly is handed to librdkafka after all entries of its destination
-//!    that were in the spool before it was routed ([`DrainOrder::Ordered`]), as long as the disk
-//!    responds.
-//! 4. An entry in doubt is not sent before librdkafka's final report on its earlier record, or five
-//!    minutes.
+//! 3. In ordered mode ([`DrainOrder::Ordered`]), a new event is handed to librdkafka only after
+//!    every older entry of its destination. Exception: the disk hangs.
+//! 4. An entry in doubt is not sent until librdkafka has reported on its earlier record, for at
+//!    most five minutes.
 //! 5. The ledger: recovered + spooled = drained + confirmed late + already stored + dead letters +
 //!    lost (to damage) + present.
 
@@ -178,7 +177,8 @@ struct SpoolShared {
     mailbox: Arc<Mailbox>,
     /// Entries whose earlier records librdkafka still has, with the time they were spooled.
     in_doubt: Mutex<HashMap<u64, Instant>>,
-    /// End of the entries whose claims are committed and whose doubts are noted.
+    /// Entries below this number may be drained: their claims are committed and in-doubt records
+    /// registered.
     visible_end: AtomicU64,
     /// End of the entries found at the start.
     recovered_end: u64,
@@ -283,16 +283,16 @@ impl Spool {
         }
     }
 
-    /// Appends an entry. When the future is ready, the claim is resolved, also if the future was
-    /// dropped. `in_doubt_slot` is the slot of a record of the same event that librdkafka still
-    /// has.
+    /// Appends an entry. The claim is resolved before the future is ready, and even if the future
+    /// is dropped. `in_doubt_record` is the earlier record of the same event, which librdkafka
+    /// still has.
     pub fn append(
         &self,
         entry: NewEntry,
         claim: Option<Claim>,
-        in_doubt_slot: Option<Arc<InFlightRecord>>,
+        in_doubt_record: Option<Arc<InFlightRecord>>,
     ) -> AppendFuture {
-        self.writer.append(entry, claim, in_doubt_slot)
+        self.writer.append(entry, claim, in_doubt_record)
     }
 
     /// Starts the drain, which ends when the handle is dropped. `consumer` configures the search
@@ -300,14 +300,14 @@ impl Spool {
     pub fn start_drain(
         self: &Arc<Self>,
         producer: Arc<RecordProducer>,
-        stamping: TimestampPolicy,
+        timestamp_policy: TimestampPolicy,
         consumer: ClientConfig,
     ) -> DrainHandle {
         let search: Arc<drain::search::InDoubtSearch> =
             Arc::new(move |topic, entries, floors, within, stop| {
                 in_doubt::find_stored(consumer.clone(), topic, entries, floors, within, stop)
             });
-        DrainHandle::start(Arc::clone(&self.shared), producer, stamping, search)
+        DrainHandle::start(Arc::clone(&self.shared), producer, timestamp_policy, search)
     }
 
     /// Returns the outcome of all entries that this process has had.
@@ -347,7 +347,7 @@ impl Spool {
         }
     }
 
-    /// Returns the store.
+    /// Returns the store with the entries and dead letters on disk.
     pub fn store(&self) -> &SpoolStore {
         &self.shared.store
     }

@@ -153,11 +153,11 @@ async fn with_an_open_circuit_events_are_spooled_only_behind_a_backlog() {
 async fn append_in_doubt(harness: &SpoolHarness, number: usize) {
     let value = value(ROOM, "a", number);
     let delivery = harness.kafka.send(harness.lane(ROOM), "a", &value);
-    let DeliveryEnd::InDoubt(slot, claim) = delivery.end() else {
+    let DeliveryEnd::InDoubt(record, claim) = delivery.end() else {
         panic!("there is a report");
     };
     let entry = new_entry(ROOM, &value, true);
-    let appended = harness.spool.append(entry, claim, Some(slot)).await;
+    let appended = harness.spool.append(entry, claim, Some(record)).await;
     assert_eq!(appended, Ok(()));
 }
 
@@ -218,11 +218,14 @@ async fn an_entry_in_doubt_without_a_report_is_sent_in_the_end() {
     let value = value(ROOM, "a", 0);
     // A record without a report.
     let lost = harness.kafka.send(harness.lane(TRAFFIC), "b", &value);
-    let DeliveryEnd::InDoubt(slot, claim) = lost.end() else {
+    let DeliveryEnd::InDoubt(record, claim) = lost.end() else {
         panic!("there is a report");
     };
     let entry = new_entry(ROOM, &value, true);
-    assert_eq!(harness.spool.append(entry, claim, Some(slot)).await, Ok(()));
+    assert_eq!(
+        harness.spool.append(entry, claim, Some(record)).await,
+        Ok(())
+    );
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(harness.spool.ledger().present, 1);
     let minutes = Duration::from_secs(301);
@@ -253,7 +256,7 @@ async fn a_report_before_the_commit_is_not_lost() {
         .kafka
         .set_behaviour(&topic(ROOM), KafkaBehaviour::Hangs);
     let delivery = harness.kafka.send(harness.lane(ROOM), "a", &value);
-    let DeliveryEnd::InDoubt(slot, claim) = delivery.end() else {
+    let DeliveryEnd::InDoubt(record, claim) = delivery.end() else {
         panic!("there is a report");
     };
     harness
@@ -261,7 +264,10 @@ async fn a_report_before_the_commit_is_not_lost() {
         .set_behaviour(&topic(ROOM), KafkaBehaviour::Up);
     harness.wait_until("stored", |h| h.stored("a") == [0]).await;
     let entry = new_entry(ROOM, &value, true);
-    assert_eq!(harness.spool.append(entry, claim, Some(slot)).await, Ok(()));
+    assert_eq!(
+        harness.spool.append(entry, claim, Some(record)).await,
+        Ok(())
+    );
     harness.wait_until_empty().await;
     assert_eq!(harness.spool.ledger().confirmed_late, 1);
     assert_eq!(harness.stored("a"), [0]);

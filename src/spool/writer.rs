@@ -52,15 +52,15 @@ struct PendingAppend {
 /// Everything that waits for an entry's commit.
 struct PendingAck {
     claim: Option<Claim>,
-    in_doubt_slot: Option<Arc<InFlightRecord>>,
+    in_doubt_record: Option<Arc<InFlightRecord>>,
     result: oneshot::Sender<Result<(), AppendError>>,
 }
 
 impl PendingAck {
     /// Fails an entry that is certainly not on disk.
     fn refuse(self, why: AppendError) {
-        match self.in_doubt_slot {
-            Some(slot) => slot.return_claim(self.claim),
+        match self.in_doubt_record {
+            Some(record) => record.return_claim(self.claim),
             None => drop(self.claim),
         }
         let _ = self.result.send(Err(why));
@@ -68,8 +68,8 @@ impl PendingAck {
 
     /// Fails an entry that may be on disk.
     fn fail_uncertain(self, why: AppendError) {
-        match (self.in_doubt_slot, self.claim) {
-            (Some(slot), claim) => slot.return_claim(claim),
+        match (self.in_doubt_record, self.claim) {
+            (Some(record), claim) => record.return_claim(claim),
             (None, Some(claim)) => claim.release_in_doubt(),
             (None, None) => {}
         }
@@ -98,12 +98,12 @@ impl SpoolWriter {
         &self,
         entry: NewEntry,
         claim: Option<Claim>,
-        in_doubt_slot: Option<Arc<InFlightRecord>>,
+        in_doubt_record: Option<Arc<InFlightRecord>>,
     ) -> AppendFuture {
         let (result, receiver) = oneshot::channel();
         let ack = PendingAck {
             claim,
-            in_doubt_slot,
+            in_doubt_record,
             result,
         };
         if let Err((why, ack)) = self.enqueue(entry, ack) {
@@ -247,9 +247,9 @@ fn publish_committed(shared: &Arc<SpoolShared>, entries: Vec<((u64, Destination)
         if let Some(claim) = ack.claim {
             claim.commit_spooled(now);
         }
-        if let Some(slot) = ack.in_doubt_slot {
+        if let Some(record) = ack.in_doubt_record {
             shared.in_doubt().insert(seq, now);
-            in_doubt.push((seq, to, slot));
+            in_doubt.push((seq, to, record));
         }
         counts[to.index()] += 1;
         last = seq;
@@ -259,8 +259,8 @@ fn publish_committed(shared: &Arc<SpoolShared>, entries: Vec<((u64, Destination)
     for (backlog, count) in shared.backlogs.iter().zip(counts) {
         backlog.add_committed(count);
     }
-    for (seq, to, slot) in in_doubt {
-        slot.set_observer(Box::new(InDoubtObserver {
+    for (seq, to, record) in in_doubt {
+        record.set_observer(Box::new(InDoubtObserver {
             mailbox: Arc::clone(&shared.mailbox),
             to,
             seq,

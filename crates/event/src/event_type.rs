@@ -14,13 +14,13 @@ use std::fmt;
 /// * `crates/event/src/event_type.rs`*: the variant, `ALL`, `is_occupancy`, the names and spellings
 /// * `crates/event/src/destination.rs`*: the index on disk, and its test
 /// * `crates/event/src/rules.rs`*: the field with the space id, and the kind of `data`
-/// * `crates/event/src/tests.rs`*: the sample, which lies in `tests/events`
+/// * `crates/event/src/tests.rs`*: the sample, which is in `tests/events`
 /// * `src/record.rs`*: the CloudEvents type
 /// * `src/spool/store/file.rs`*: the table in a segment
 /// * `crates/simulate/src/verify/contract.rs`*: the verifier's own copy of the names
 /// * `crates/simulate/src/verify/parsed_value.rs`*: the verifier's own copy of the rules
-/// * `crates/event/src/event_reader.rs` and
-/// * `crates/event/src/diagnosis.rs`: the check of `data`, if it is of a new kind
+/// * `crates/event/src/event_reader.rs`: the check of `data`, if it is of a new kind
+/// * `crates/event/src/diagnosis.rs`: the errors of that check
 /// * `bench/harness.py`: `TOPIC_TYPES`
 /// * `docs/events.md`: the page on events
 ///

@@ -6,7 +6,7 @@
 //!    deep. These rules also cover the parts that the bridge does not know, because every consumer
 //!    must be able to read the published event.
 //! 2. `event_reader` reads each event in one pass, without allocations (except for strings with
-//!    escapes), and only finds out if it is valid.
+//!    escapes), and only decides whether it is valid.
 //! 3. `diagnosis` finds every field error, in a second pass over rejected events only.
 //!
 //! Invariant: `event_reader` accepts an event exactly if `diagnosis` finds no error in it. Both take

@@ -8,7 +8,7 @@ use crate::dedup::claim::ClaimWaiter;
 use crate::dedup::keys::{IdHash, OccupancyKey, ReadingHash};
 use crate::dedup::rules::{Classification, HandlingPolicy, OccupancyCandidate, resulting_revision};
 use crate::dedup::window::Tick;
-use crate::dedup::{DedupVerdict, EventFacts, StorageState};
+use crate::dedup::{DedupVerdict, EventFacts, StorageLocation};
 use crate::marks::{DuplicateKind, Marks};
 use butlr_event::event_id::EventId;
 
@@ -22,7 +22,7 @@ pub(super) struct ClaimPlan {
     /// The revision number with which it becomes the current value, if it does.
     pub resulting_revision: Option<u32>,
     /// Place of the stored event that it duplicates.
-    pub storage: StorageState,
+    pub storage: StorageLocation,
 }
 
 /// Result of looking up an event's id and reading.
@@ -32,7 +32,7 @@ struct IdMatch {
     /// Another reading is stored under the event's id.
     is_conflict: bool,
     /// `None` if the event is not stored.
-    stored: Option<StorageState>,
+    stored: Option<StorageLocation>,
 }
 
 impl MemoryStore {
@@ -59,7 +59,7 @@ impl MemoryStore {
             occupancy_key: None,
             verdict: classification.into_verdict(policy, marks, is_out_of_order),
             resulting_revision: None,
-            storage: StorageState::Published,
+            storage: StorageLocation::Published,
         };
         if let Some(storage) = found.stored {
             let redelivery = Classification::Duplicate(DuplicateKind::Redelivery);
@@ -91,7 +91,9 @@ impl MemoryStore {
         Ok(ClaimPlan {
             occupancy_key: Some(key),
             resulting_revision,
-            storage: equal.map_or(StorageState::Published, |value| value.stored_at.storage()),
+            storage: equal.map_or(StorageLocation::Published, |value| {
+                value.stored_at.storage()
+            }),
             ..plan
         })
     }

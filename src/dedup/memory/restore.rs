@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::shard::{NewestTimestamp, StoredId, StoredValue};
 use super::stamp::StorageStamp;
 use super::{MemoryStore, WindowTicks, stored_id_key, to_ticks};
-use crate::dedup::StorageState;
+use crate::dedup::StorageLocation;
 use crate::dedup::claim::CurrentReading;
 use crate::dedup::facts::SourceTime;
 use crate::dedup::keys::OccupancyKey;
@@ -34,7 +34,7 @@ impl MemoryStore {
     pub fn restore(
         &self,
         facts: StoredFacts,
-        storage: StorageState,
+        storage: StorageLocation,
         now: Instant,
     ) -> RestoredParts {
         let now = self.window_ticks(now);

@@ -1,6 +1,6 @@
 //! Time and place at which an event was stored.
 
-use crate::dedup::StorageState;
+use crate::dedup::StorageLocation;
 use crate::dedup::window::Tick;
 
 /// A tick; the top bit is set while the event is on disk and not in Kafka yet. It takes no extra
@@ -14,7 +14,7 @@ const SPOOLED_BIT: u32 = 1 << 31;
 pub(super) const LAST_TICK: Tick = SPOOLED_BIT - 1;
 
 impl StorageStamp {
-    pub fn new(tick: Tick, storage: StorageState) -> Self {
+    pub fn new(tick: Tick, storage: StorageLocation) -> Self {
         let flag = if storage.is_spooled() { SPOOLED_BIT } else { 0 };
         Self(tick.min(LAST_TICK) | flag)
     }
@@ -23,11 +23,11 @@ impl StorageStamp {
         self.0 & LAST_TICK
     }
 
-    pub fn storage(self) -> StorageState {
+    pub fn storage(self) -> StorageLocation {
         if self.0 & SPOOLED_BIT == 0 {
-            StorageState::Published
+            StorageLocation::Published
         } else {
-            StorageState::Spooled
+            StorageLocation::Spooled
         }
     }
 
@@ -43,7 +43,7 @@ impl StorageStamp {
 
 #[cfg(test)]
 mod tests {
-    use super::StorageState::{Published, Spooled};
+    use super::StorageLocation::{Published, Spooled};
     use super::*;
 
     #[test]

@@ -22,7 +22,7 @@ impl MemoryStore {
     ) -> bool {
         let now = self.window_ticks(now);
         let tick = now.tick.saturating_sub(to_ticks(age));
-        let stamp = StorageStamp::new(tick, StorageState::Published);
+        let stamp = StorageStamp::new(tick, StorageLocation::Published);
         self.restore_value(key, current, stamp, now)
     }
 }
@@ -117,7 +117,7 @@ fn restored_events_are_known() {
             age,
             is_in_doubt: false,
         };
-        memory.restore(stored, StorageState::Published, now).id
+        memory.restore(stored, StorageLocation::Published, now).id
     };
     assert!(!restore(facts.reading, false, age + Duration::from_secs(1)));
     assert!(restore(conflict.reading, true, age));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::record_facts::{is_in_key_partition, read_facts};
 use super::{ORDER_SLACK, RebuildStart};
-use crate::dedup::StorageState;
+use crate::dedup::StorageLocation;
 use crate::dedup::keys::OccupancyKey;
 use crate::dedup::memory::MemoryStore;
 use crate::dedup::stored_facts::StoredFacts;
@@ -129,7 +129,7 @@ impl RecordChunk {
                     if !is_whole {
                         facts.current = None;
                     }
-                    let restored = memory.restore(facts, StorageState::Published, start.instant);
+                    let restored = memory.restore(facts, StorageLocation::Published, start.instant);
                     ids += u64::from(restored.id);
                     values += u64::from(restored.value);
                 }

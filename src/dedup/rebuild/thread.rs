@@ -29,7 +29,7 @@ impl RebuildThread {
     pub fn start(config: &Config, bootstrap: &str, deduplicator: &Arc<Deduplicator>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         if config.dedup.rebuild_within.is_zero() {
-            deduplicator.mark_rebuilt();
+            deduplicator.mark_topics_read();
             return Self { stop, thread: None };
         }
         let consumer_config = client::base_config(&config.kafka, bootstrap);
@@ -108,7 +108,7 @@ impl Drop for RebuiltGuard<'_> {
         if std::thread::panicking() {
             deduplicator.set_incomplete_reason("the rebuild failed".to_owned());
         }
-        deduplicator.mark_rebuilt();
+        deduplicator.mark_topics_read();
     }
 }
 
@@ -189,7 +189,7 @@ mod tests {
     fn both_topics_and_spool_must_be_restored() {
         let (_config, deduplicator) = new_deduplicator("1s");
         deduplicator.expect_spool();
-        deduplicator.mark_rebuilt();
+        deduplicator.mark_topics_read();
         assert!(!deduplicator.is_rebuilt() && !deduplicator.is_spool_restored());
         deduplicator.mark_spool_restored();
         assert!(deduplicator.is_rebuilt());

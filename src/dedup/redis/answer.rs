@@ -3,7 +3,7 @@
 use redis::Value;
 
 use crate::dedup::claim::{CurrentReading, published_id};
-use crate::dedup::{EventFacts, ReadingHash, StorageState};
+use crate::dedup::{EventFacts, ReadingHash, StorageLocation};
 use crate::marks::{DuplicateKind, Marks, Revision};
 use butlr_event::event_id::EventId;
 
@@ -13,7 +13,7 @@ pub enum ClaimAnswer {
     /// Another event must be decided first.
     Wait,
     /// The event is stored.
-    Redelivery(StorageState),
+    Redelivery(StorageLocation),
     /// The event's value is the current one.
     Repeat,
     /// The event is to be published with these marks; the value becomes the current one.
@@ -30,8 +30,8 @@ pub fn parse_answer(value: &Value, facts: &EventFacts<'_>, id: &EventId) -> Opti
     match bytes.split_first()? {
         (b'w', _) => Some(ClaimAnswer::Wait),
         (b'd', rest) => Some(ClaimAnswer::Redelivery(match rest.first() {
-            Some(b's') => StorageState::Spooled,
-            _ => StorageState::Published,
+            Some(b's') => StorageLocation::Spooled,
+            _ => StorageLocation::Published,
         })),
         (b'r', _) => Some(ClaimAnswer::Repeat),
         (b'p', rest) => parse_publish(rest, facts, id)

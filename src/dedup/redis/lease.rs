@@ -14,7 +14,7 @@ use super::protocol::{
     ClaimChange, ClaimEnd, ClaimEndState, ClaimGrant, ClaimSubject, ClaimToken, DrainedClaim,
     RedisProtocol,
 };
-use crate::dedup::StorageState;
+use crate::dedup::StorageLocation;
 
 /// Message to the worker thread.
 #[derive(Debug)]
@@ -227,10 +227,10 @@ impl Lease {
     }
 
     /// Reports that the event is stored.
-    pub fn commit(self, storage: StorageState) {
+    pub fn commit(self, storage: StorageLocation) {
         self.finish(match storage {
-            StorageState::Published => ClaimEndState::Published,
-            StorageState::Spooled => ClaimEndState::Spooled,
+            StorageLocation::Published => ClaimEndState::Published,
+            StorageLocation::Spooled => ClaimEndState::Spooled,
         });
     }
 

@@ -237,8 +237,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl RedisProtocol {
-    /// Creates the protocol. Bridges with another prefix, or with other topics, never meet in
-    /// Redis.
+    /// Creates the protocol. Bridges with another prefix, or with other topics, use other keys.
     pub fn new(settings: &config::DedupConfig, prefix: &str, topics: &[String; 10]) -> Self {
         // Topic names contain no spaces.
         let topics = xxh3_64(topics.join(" ").as_bytes()) >> 32;

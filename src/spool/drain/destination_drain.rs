@@ -199,7 +199,8 @@ impl DestinationDrain {
         }
     }
 
-    /// Handles the delivery report of an entry in flight; `None` if there will be no report.
+    /// Handles the delivery report of an entry in flight; `Unknown(None)` if no report will
+    /// arrive.
     pub fn on_report(
         &mut self,
         context: &DrainContext,
@@ -258,7 +259,7 @@ impl DestinationDrain {
             *tail = next.max(*tail);
         }
         if let Some(deduplicator) = &context.shared.deduplicator {
-            publish::notify_stored(deduplicator, bytes, context.stamping);
+            publish::notify_stored(deduplicator, bytes, context.timestamp_policy);
         }
     }
 
@@ -268,7 +269,7 @@ impl DestinationDrain {
         self.entries.mark_ambiguous(seq);
         self.lane(context).open_circuit();
         if code == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
-            self.lane(context).deny();
+            self.lane(context).mark_forbidden();
         }
         self.log_trouble(code);
     }
@@ -375,7 +376,7 @@ impl DestinationDrain {
         };
         for seq in seqs {
             if let Ok(Some(bytes)) = context.shared.store.read_one(self.to, *seq) {
-                publish::notify_stored(deduplicator, &bytes, context.stamping);
+                publish::notify_stored(deduplicator, &bytes, context.timestamp_policy);
             }
         }
     }

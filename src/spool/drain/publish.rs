@@ -20,13 +20,13 @@ use butlr_event::{Event, ParseLimits, ParsedBody, parse};
 pub(super) fn with_record<T>(
     bytes: &[u8],
     topic: &str,
-    stamping: TimestampPolicy,
+    timestamp_policy: TimestampPolicy,
     call: impl FnOnce(ProducerRecord<'_>, Option<&Event<'_>>) -> T,
 ) -> Result<T, String> {
     let entry = SpoolEntry::decode(bytes).map_err(|error| error.to_string())?;
     let context = PublishContext {
         topic,
-        policy: stamping,
+        policy: timestamp_policy,
         received_at: to_system_time(entry.received_ms),
         now: SystemTime::now(),
         is_spooled: true,
@@ -53,8 +53,12 @@ pub(super) fn with_record<T>(
 }
 
 /// Tells duplicate detection that an entry is in Kafka.
-pub(super) fn notify_stored(deduplicator: &Deduplicator, bytes: &[u8], stamping: TimestampPolicy) {
-    with_facts(bytes, stamping, |facts, marks| {
+pub(super) fn notify_stored(
+    deduplicator: &Deduplicator,
+    bytes: &[u8],
+    timestamp_policy: TimestampPolicy,
+) {
+    with_facts(bytes, timestamp_policy, |facts, marks| {
         deduplicator.mark_drained(facts, marks);
     });
 }
@@ -63,9 +67,9 @@ pub(super) fn notify_stored(deduplicator: &Deduplicator, bytes: &[u8], stamping:
 pub(super) fn notify_dead_letter(
     deduplicator: &Deduplicator,
     bytes: &[u8],
-    stamping: TimestampPolicy,
+    timestamp_policy: TimestampPolicy,
 ) {
-    with_facts(bytes, stamping, |facts, marks| {
+    with_facts(bytes, timestamp_policy, |facts, marks| {
         deduplicator.forget_dead_letter(facts, marks);
     });
 }
@@ -91,13 +95,17 @@ pub(super) fn to_in_doubt_entry(seq: u64, bytes: &[u8]) -> Option<(InDoubtEntry,
     Some((search_key, entry.in_doubt))
 }
 
-fn with_facts(bytes: &[u8], stamping: TimestampPolicy, call: impl FnOnce(&EventFacts<'_>, &Marks)) {
+fn with_facts(
+    bytes: &[u8],
+    timestamp_policy: TimestampPolicy,
+    call: impl FnOnce(&EventFacts<'_>, &Marks),
+) {
     if let Ok(entry) = SpoolEntry::decode(bytes)
         && let EntryContent::Event { marks, .. } = &entry.content
         && let Ok(event) = parse_event(&entry.value)
     {
         let received_at = to_system_time(entry.received_ms);
-        let is_plausible = stamping.is_plausible(event.timestamp_ms(), received_at);
+        let is_plausible = timestamp_policy.is_plausible(event.timestamp_ms(), received_at);
         call(&EventFacts::from_event(&event, is_plausible), marks);
     }
 }

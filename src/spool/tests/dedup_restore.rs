@@ -6,7 +6,7 @@ use crate::dedup::claim::CurrentReading;
 use crate::dedup::deduplicator::{Decision, Deduplicator};
 use crate::metrics::Metrics;
 use crate::spool::dedup_restore::restore_dedup_window;
-use crate::spool::drain::can_hand_over;
+use crate::spool::drain::can_start_sending;
 use butlr_event::event_id::EventId;
 use butlr_event::{ParseLimits, ParsedBody, parse};
 
@@ -232,12 +232,15 @@ async fn nothing_is_sent_before_the_dedup_window_is_restored() {
 #[test]
 fn a_failed_restore_delays_the_drain_for_five_minutes_at_most() {
     let (_, deduplicator) = open_deduplicator();
-    assert!(can_hand_over(None, Duration::ZERO));
-    assert!(can_hand_over(Some(&deduplicator), Duration::ZERO));
+    assert!(can_start_sending(None, Duration::ZERO));
+    assert!(can_start_sending(Some(&deduplicator), Duration::ZERO));
     deduplicator.expect_spool();
-    assert!(!can_hand_over(
+    assert!(!can_start_sending(
         Some(&deduplicator),
         Duration::from_secs(299)
     ));
-    assert!(can_hand_over(Some(&deduplicator), Duration::from_secs(300)));
+    assert!(can_start_sending(
+        Some(&deduplicator),
+        Duration::from_secs(300)
+    ));
 }

@@ -30,7 +30,7 @@ struct QueuedRecord {
     topic: String,
     key: String,
     value: Vec<u8>,
-    slot: Arc<InFlightRecord>,
+    record: Arc<InFlightRecord>,
     timestamp_ms: i64,
 }
 
@@ -63,8 +63,8 @@ impl FakeKafka {
             move || {
                 while !stop.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_millis(1));
-                    for (slot, report) in complete_batch(&mut lock(&state)) {
-                        slot.complete(report);
+                    for (record, report) in complete_batch(&mut lock(&state)) {
+                        record.complete(report);
                     }
                 }
             }
@@ -112,14 +112,14 @@ impl FakeKafka {
     /// Sends a record as the pipeline does.
     pub fn send(&self, lane: &Arc<TopicLane>, key: &str, value: &[u8]) -> PendingDelivery {
         let permit = lane.acquire_permit(value.len()).expect("room");
-        let slot = InFlightRecord::new(
+        let record = InFlightRecord::new(
             permit,
             None,
             OnFailure::ReturnClaim,
             Arc::<WakerQueue>::default(),
         );
-        self.push(lane.topic(), key, value, Arc::clone(&slot), 0);
-        PendingDelivery::new(slot)
+        self.push(lane.topic(), key, value, Arc::clone(&record), 0);
+        PendingDelivery::new(record)
     }
 
     fn push(
@@ -127,7 +127,7 @@ impl FakeKafka {
         topic: &str,
         key: &str,
         value: &[u8],
-        slot: Arc<InFlightRecord>,
+        record: Arc<InFlightRecord>,
         timestamp_ms: i64,
     ) {
         let mut state = lock(&self.state);
@@ -135,7 +135,7 @@ impl FakeKafka {
             topic: topic.to_owned(),
             key: key.to_owned(),
             value: value.to_vec(),
-            slot,
+            record,
             timestamp_ms,
         });
         state.in_flight = state.queue.len();
@@ -176,7 +176,7 @@ fn complete_batch(state: &mut FakeKafkaState) -> Vec<(Arc<InFlightRecord>, Deliv
                 DeliveryOutcome::Stored(Receipt::for_test())
             }
         };
-        reports.push((queued.slot, report));
+        reports.push((queued.record, report));
     }
     state.queue = left;
     reports
@@ -189,12 +189,12 @@ impl RecordSink for FakeKafka {
         permit: LanePermit,
         entry: Box<dyn DeliveryObserver>,
     ) -> Result<(), (RDKafkaErrorCode, Box<dyn DeliveryObserver>)> {
-        let slot = InFlightRecord::with_observer(permit, entry);
+        let in_flight = InFlightRecord::with_observer(permit, entry);
         self.push(
             record.topic,
             &record.key,
             record.value,
-            slot,
+            in_flight,
             record.timestamp_ms,
         );
         Ok(())

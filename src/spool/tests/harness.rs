@@ -271,15 +271,15 @@ pub async fn send(
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let in_doubt_slot = match delivery.end() {
+    let in_doubt_record = match delivery.end() {
         DeliveryEnd::Stored(_) => return Ok(true),
-        DeliveryEnd::InDoubt(slot, _) if !is_reported => Some(slot),
+        DeliveryEnd::InDoubt(record, _) if !is_reported => Some(record),
         DeliveryEnd::InDoubt(..) | DeliveryEnd::Rejected(_) => None,
     };
     lane.open_circuit();
-    let entry = new_entry(to, &value, in_doubt_slot.is_some());
+    let entry = new_entry(to, &value, in_doubt_record.is_some());
     spool
-        .append(entry, None, in_doubt_slot)
+        .append(entry, None, in_doubt_record)
         .await
         .map(|()| false)
 }

@@ -40,7 +40,7 @@ enum ContenderEnd {
     Failed,
     Unknown,
     GaveUp,
-    Duplicate(DuplicateKind, StorageState),
+    Duplicate(DuplicateKind, StorageLocation),
 }
 
 enum ContenderState {
@@ -263,7 +263,7 @@ fn a_value_that_may_have_been_replaced_is_published_again() {
         let all = run_all_orders(&contenders, &[event(0, 0, 1)]);
         let came_first = [
             ContenderEnd::Unknown,
-            ContenderEnd::Duplicate(DuplicateKind::Repeat, StorageState::Published),
+            ContenderEnd::Duplicate(DuplicateKind::Repeat, StorageLocation::Published),
         ];
         for ends in &all {
             let ContenderEnd::Stored(marks) = &ends[1] else {
@@ -290,7 +290,7 @@ fn of_two_copies_one_is_stored() {
         run_all_orders(&contenders, &[])
     };
     let stored = ContenderEnd::Stored(Marks::default());
-    let redelivery = ContenderEnd::Duplicate(DuplicateKind::Redelivery, StorageState::Published);
+    let redelivery = ContenderEnd::Duplicate(DuplicateKind::Redelivery, StorageLocation::Published);
     for ends in ends([PlannedEnd::Stored, PlannedEnd::Stored]) {
         assert!(
             ends.contains(&stored) && ends.contains(&redelivery),
@@ -298,7 +298,7 @@ fn of_two_copies_one_is_stored() {
         );
     }
     // The redelivery reports that the event is spooled.
-    let of_spooled = ContenderEnd::Duplicate(DuplicateKind::Redelivery, StorageState::Spooled);
+    let of_spooled = ContenderEnd::Duplicate(DuplicateKind::Redelivery, StorageLocation::Spooled);
     for ends in ends([PlannedEnd::Spooled, PlannedEnd::Spooled]) {
         assert!(
             ends.contains(&stored) && ends.contains(&of_spooled),

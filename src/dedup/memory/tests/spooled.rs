@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::dedup::keys::OccupancyKey;
-use StorageState::{Published, Spooled};
+use StorageLocation::{Published, Spooled};
 
 fn spool(memory: &Arc<MemoryStore>, event: ModelEvent, now: Instant) -> Marks {
     let id = event.id();
@@ -27,7 +27,7 @@ fn claim_duplicate(
     memory: &Arc<MemoryStore>,
     event: ModelEvent,
     now: Instant,
-) -> (DuplicateKind, StorageState) {
+) -> (DuplicateKind, StorageLocation) {
     let id = event.id();
     match memory.claim(&event.facts(&id), now) {
         Ok(Decision::Duplicate { kind, storage }) => (kind, storage),

@@ -110,9 +110,9 @@ impl<'s> SpooledEntries<'s> {
         step: &ReplicaStep,
         facts: &EventFacts<'s>,
         kind: DuplicateKind,
-        storage: [StorageState; 2],
+        storage: [StorageLocation; 2],
     ) -> Result<(), TestCaseError> {
-        let [spooled, expected] = storage.map(StorageState::is_spooled);
+        let [spooled, expected] = storage.map(StorageLocation::is_spooled);
         if kind == DuplicateKind::Repeat {
             self.repeats.insert(facts.id_hash);
             return Ok(());

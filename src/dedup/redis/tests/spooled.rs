@@ -49,7 +49,7 @@ async fn drain_and_flush(replica: &Replica, facts: &EventFacts<'_>, marks: &Mark
 async fn claim_duplicate(
     replica: &Replica,
     facts: &EventFacts<'_>,
-) -> Option<(DuplicateKind, StorageState)> {
+) -> Option<(DuplicateKind, StorageLocation)> {
     let decided = replica.claim(facts, Duration::from_secs(20)).await;
     match decided {
         Some(Decision::Publish(claim)) => {
@@ -63,7 +63,7 @@ async fn claim_duplicate(
 }
 
 use DuplicateKind::{Redelivery, Repeat};
-use StorageState::{Published, Spooled};
+use StorageLocation::{Published, Spooled};
 
 #[test]
 fn undecided_then_spooled_then_published() {

@@ -198,25 +198,28 @@ impl DestinationDrain {
         });
         // Kafka refused its timestamp: it is tried with the time of publishing before it is given
         // up.
-        let stamping = match self.entries.refusal(seq) {
-            Some(RDKafkaErrorCode::InvalidTimestamp) => context.stamping.with_publish_time(),
-            _ => context.stamping,
-        };
-        let attempted = publish::with_record(bytes, lane.topic(), stamping, |record, event| {
-            let Ok(permit) = lane.acquire_permit(record.value.len()) else {
-                return SendAttempt::Deferred(None);
-            };
-            let replaced = record.timestamp_replacement;
-            let replaced = event.map(|event| event.event_type()).zip(replaced);
-            match context.producer.send_record(record, permit, observer) {
-                Ok(()) => SendAttempt::Sent(replaced),
-                // librdkafka refuses this very record.
-                Err((code, _)) if is_permanent(code) => {
-                    SendAttempt::Unpublishable(refusal_reason(code))
-                }
-                Err((code, _)) => SendAttempt::Deferred(Some(code)),
+        let timestamp_policy = match self.entries.refusal(seq) {
+            Some(RDKafkaErrorCode::InvalidTimestamp) => {
+                context.timestamp_policy.with_publish_time()
             }
-        });
+            _ => context.timestamp_policy,
+        };
+        let attempted =
+            publish::with_record(bytes, lane.topic(), timestamp_policy, |record, event| {
+                let Ok(permit) = lane.acquire_permit(record.value.len()) else {
+                    return SendAttempt::Deferred(None);
+                };
+                let replaced = record.timestamp_replacement;
+                let replaced = event.map(|event| event.event_type()).zip(replaced);
+                match context.producer.send_record(record, permit, observer) {
+                    Ok(()) => SendAttempt::Sent(replaced),
+                    // librdkafka refuses this very record.
+                    Err((code, _)) if is_permanent(code) => {
+                        SendAttempt::Unpublishable(refusal_reason(code))
+                    }
+                    Err((code, _)) => SendAttempt::Deferred(Some(code)),
+                }
+            });
         attempted.unwrap_or_else(SendAttempt::Unpublishable)
     }
 
@@ -264,7 +267,7 @@ impl DestinationDrain {
                 if let Some(deduplicator) = &shared.deduplicator
                     && let Ok(Some(bytes)) = bytes
                 {
-                    publish::notify_dead_letter(deduplicator, &bytes, context.stamping);
+                    publish::notify_dead_letter(deduplicator, &bytes, context.timestamp_policy);
                 }
                 shared.counts.dead_letters.inc();
                 if let Some(left_out) = shared.throttle.allow("set aside") {
