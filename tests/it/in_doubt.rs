@@ -463,7 +463,7 @@ fn the_time_limit_holds() {
     let took = began.elapsed();
     assert!((1..5).contains(&took.as_secs()), "{took:?}");
     let why = outcome.incomplete_reason.expect("a reason");
-    assert!(why.contains("up after 1s"), "{why}");
+    assert!(why.contains("did not finish within 1s"), "{why}");
 }
 
 /// Searches for one entry that is stored and one that is not, in a partition that loses its leader
