@@ -431,7 +431,7 @@ fn quarantine_many(bridge: &TestBridge, count: usize) -> BTreeSet<String> {
     values
 }
 
-/// What the last marker says.
+/// Content of the last marker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BatchState {
     /// A batch was begun and has no done marker yet.
