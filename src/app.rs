@@ -26,7 +26,7 @@ use crate::http::admin::AdminState;
 use crate::http::connections::ConnectionTable;
 use crate::http::ingest::{IngestState, IngestWorker, RequestIdGenerator};
 use crate::http::tls::Certificate;
-use crate::kafka::watch::KafkaWatch;
+use crate::kafka::watch::{KafkaWatch, MissingTopics};
 use crate::spool::DrainHandle;
 use crate::telemetry::LogThrottle;
 
@@ -206,7 +206,12 @@ impl RunningBridge {
     fn start(config: &Config, create_topics: bool) -> Result<Self, Error> {
         let tls = config.http.tls.as_ref().map(Certificate::read).transpose();
         let (certificate, expiry) = tls.map_err(Error::Configuration)?.unzip();
-        let mode = CoreMode::Serve { create_topics };
+        let missing_topics = if create_topics {
+            MissingTopics::Create
+        } else {
+            MissingTopics::Report
+        };
+        let mode = CoreMode::Serve { missing_topics };
         let core = Core::start(config, mode, open_spool(config)?).map_err(Error::Configuration)?;
         let metrics = &core.pipeline.metrics;
         if let Some(expiry) = expiry {

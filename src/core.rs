@@ -39,8 +39,8 @@ pub struct Core {
 pub enum CoreMode {
     /// Everything.
     Serve {
-        /// Missing topics are about to be created, so they are no error yet.
-        create_topics: bool,
+        /// Treatment of topics that do not exist.
+        missing_topics: MissingTopics,
     },
     /// No spool and no quarantine; the configuration says so.
     Replay,
@@ -100,22 +100,12 @@ impl Core {
         if let (Some(spool), Some(deduplicator)) = (&spool, window) {
             restore_dedup_window(spool, deduplicator, &config.dedup);
         }
-        let watch = KafkaWatch::start(
-            &consumer,
-            Arc::clone(&producer),
-            watched,
-            if matches!(
-                mode,
-                CoreMode::Serve {
-                    create_topics: true
-                }
-            ) {
-                MissingTopics::Create
-            } else {
-                MissingTopics::Report
-            },
-        )
-        .map_err(properties_error)?;
+        let missing_topics = match mode {
+            CoreMode::Serve { missing_topics } => missing_topics,
+            CoreMode::Replay | CoreMode::SpoolDrain => MissingTopics::Report,
+        };
+        let watch = KafkaWatch::start(&consumer, Arc::clone(&producer), watched, missing_topics)
+            .map_err(properties_error)?;
         let drain = spool
             .as_ref()
             .map(|spool| spool.start_drain(Arc::clone(&producer), timestamp_policy, consumer));

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tracing::Level;
@@ -12,6 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogConfig, LogFormat};
+use crate::sync::lock;
 
 /// Starts logging to standard error. Later calls in the same process have no effect.
 pub fn init(log: &LogConfig) {
@@ -51,7 +52,7 @@ impl LogThrottle {
 
     /// Returns the number of lines suppressed since the last one if a line may be written now.
     pub fn allow(&self, key: &'static str) -> Option<u64> {
-        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = lock(&self.0);
         let (last, suppressed) = keys.entry(key).or_default();
         if last.is_some_and(|at| at.elapsed() < Self::INTERVAL) {
             *suppressed += 1;

@@ -342,7 +342,7 @@ fn decide_locally(
             marks
         }
         DedupVerdict::Duplicate(DuplicateKind::Repeat) => Marks::default(),
-        // Such an event is not even reserved.
+        // Dropped as a duplicate, so nothing is reserved for it.
         DedupVerdict::Duplicate(kind) => {
             return decide_duplicate(reservation, kind, StorageLocation::Published);
         }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, Socket};
 
 use crate::budget::BoundedCounter;
+use crate::sync::lock;
 
 /// Connections above the limit that still get a 503, so that the sender sees why; further ones are
 /// closed without a response.
@@ -48,7 +49,7 @@ impl ConnectionTable {
     }
 
     fn lock_sockets(&self) -> MutexGuard<'_, SocketMap> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sockets)
     }
 
     fn to_millis(&self, instant: Instant) -> u64 {

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::AppendError;
-use super::panics::{catch_panics, lock};
+use super::panics::catch_panics;
 use super::store::SpoolStore;
 use crate::config;
+use crate::sync::lock;
 
 /// Interval of disk checks while commits are made or something is wrong.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);

@@ -68,13 +68,13 @@ use crate::telemetry::LogThrottle;
 use butlr_event::clock::now_ms;
 use butlr_event::destination::Destination;
 
+use crate::sync::lock;
 use backlog::DestinationBacklog;
 pub use backlog::{BacklogCleared, Route};
 pub use drain::DrainHandle;
 use drain::mailbox::Mailbox;
 use health::DiskHealth;
 pub use ledger::{EntryLedger, SpoolMetrics};
-use panics::lock;
 use store::{SpoolStore, StoreError};
 use writer::SpoolWriter;
 

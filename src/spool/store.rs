@@ -61,7 +61,7 @@ use self::{
     state::{SegmentStage, StoreState},
     writing::AppendTarget,
 };
-use crate::spool::panics::lock;
+use crate::sync::lock;
 use butlr_event::clock::now_ms;
 use butlr_event::destination::Destination;
 

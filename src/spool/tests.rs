@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::panics::lock;
 use super::{AppendError, Route};
 use crate::config::DrainOrder;
 use crate::dedup::claim::Decision;
@@ -20,6 +19,7 @@ use crate::dedup::{EventFacts, IdHash, ReadingHash, SourceKey};
 use crate::delivery::DeliveryEnd;
 use crate::kafka::lane::TopicState;
 use crate::marks::DuplicateKind;
+use crate::sync::lock;
 use butlr_event::clock::now_ms;
 use butlr_event::destination::Destination;
 use fake::KafkaBehaviour;

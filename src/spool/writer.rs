@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::drain::mailbox::{DrainMessage, Mailbox};
-use super::panics::{catch_panics, lock};
+use super::panics::catch_panics;
 use super::store::StoreError;
 use super::{AppendError, AppendFuture, NewEntry, SpoolShared};
 use crate::dedup::claim::Claim;
 use crate::delivery::{DeliveryObserver, InFlightRecord};
 use crate::kafka::report::DeliveryOutcome;
+use crate::sync::lock;
 use butlr_event::destination::Destination;
 
 /// Limit of one commit.

@@ -515,7 +515,7 @@ fn copies_at_the_same_moment_are_published_once() {
         .count();
     assert_eq!((firsts, duplicates), (1, 11), "{all:?}");
 
-    // Of a value and its revision for one minute, the second waits until the first is stored.
+    // A revision waits until the value for the same minute is stored.
     let received = bridge.metric_sum("butlr_bridge_received_total", "");
     let (first, second) = thread::scope(|scope| {
         let first = scope.spawn(|| bridge.send(occupancy("event_2", now, "4")));

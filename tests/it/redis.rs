@@ -439,7 +439,7 @@ fn run_through_outage(away: impl FnOnce(&mut RedisServer), back: impl FnOnce(&mu
             (0..2).all(|bridge| now[bridge] > earlier[bridge])
         },
     );
-    // Of each replica's 8 senders, at most 8 events were claimed before the outage.
+    // Each replica has 8 senders, so it claimed at most 8 events before the outage.
     let answered = loads.each_ref().map(BridgeLoad::accepted);
     wait_within(
         Duration::from_secs(20),

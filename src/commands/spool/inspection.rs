@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, Once};
 use std::time::Duration;
 
 use super::{CommandExit, SpoolArguments, SpoolCommandError, require_spool};
 use crate::spool::store::{DamagedFile, DeadLetter, OpenReport, ReadLimit, SpoolStore, StoreError};
+use crate::sync::lock;
 use butlr_event::destination::Destination;
 
 /// Tries to open a spool that changes meanwhile.
@@ -238,10 +239,6 @@ fn silence_redb_panics() {
             }
         }));
     });
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

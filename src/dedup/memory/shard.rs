@@ -1,12 +1,13 @@
 //! The memory's shards and the entries in them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::stamp::StorageStamp;
 use crate::dedup::claim::{CurrentReading, UndecidedKeys};
 use crate::dedup::facts::SourceTime;
 use crate::dedup::keys::{IdHash, OccupancyKey, ReadingHash, SourceKey};
 use crate::dedup::window::{DedupWindow, Tick, WindowEntry};
+use crate::sync::lock;
 
 /// Maximum number of shards: enough that two workers hardly ever meet in one.
 const MAX_SHARDS: usize = 64;
@@ -64,11 +65,6 @@ impl<T> Shards<T> {
     pub fn sum<N: std::iter::Sum>(&self, value: impl Fn(&T) -> N) -> N {
         self.lock_each().map(|shard| value(&shard)).sum()
     }
-}
-
-/// Locks a shard, poisoned or not: a panic under one of these short locks leaves nothing half-done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Stored entries and undecided keys.

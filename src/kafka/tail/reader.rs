@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
@@ -15,6 +15,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::{OffsetSpan, ReadBounds, TailError, TailRecord, WantedTopic};
 use crate::kafka::headers::catch_invalid_name;
 use crate::kafka::quiet_context::QuietContext;
+use crate::sync::lock;
 pub use lookup::LocatedTopics;
 
 mod lookup;
@@ -301,8 +302,4 @@ fn visit_record(message: &BorrowedMessage<'_>, each: impl FnOnce(&TailRecord<'_>
         record
     });
     each(&record.unwrap_or_default());
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -55,7 +55,7 @@ pub(super) struct DestinationDrain {
     has_kafka_trouble: bool,
     /// Committed entries that are no longer in the backlog.
     handled: u64,
-    /// Of these, entries that could not be found.
+    /// Handled entries that were lost to damage.
     missing: u64,
     window: DrainWindow,
     backoff: DrainBackoff,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::delivery::DeliveryObserver;
 use crate::kafka::report::DeliveryOutcome;
 use crate::spool::in_doubt::SearchOutcome;
-use crate::spool::panics::lock;
+use crate::sync::lock;
 use butlr_event::destination::Destination;
 
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use std::{
 use redb::StorageBackend;
 
 use super::disk::BoxedBackend;
-use crate::spool::panics::lock;
+use crate::sync::lock;
 
 /// Measures the offset up to which a file is written: redb doubles a file's length long before it
 /// needs that.

@@ -14,7 +14,7 @@ use crate::kafka::lane::{LanePermit, TopicLane};
 use crate::kafka::report::{DeliveryOutcome, OutcomeReceiver, Receipt};
 use crate::record::ProducerRecord;
 use crate::spool::drain::RecordSink;
-use crate::spool::panics::lock;
+use crate::sync::lock;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KafkaBehaviour {

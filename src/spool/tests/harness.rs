@@ -24,9 +24,9 @@ use crate::spool::drain::DrainHandle;
 use crate::spool::drain::search::InDoubtSearch;
 use crate::spool::entry::{EntryContent, SpoolEntry};
 use crate::spool::in_doubt::{InDoubtEntry, SearchOutcome};
-use crate::spool::panics::lock;
 use crate::spool::store::{Options, SpoolStore};
 use crate::spool::{AppendError, AppendFuture, NewEntry, Route, Spool, SpoolParts, now_ms};
+use crate::sync::lock;
 use butlr_event::EventType;
 use butlr_event::destination::Destination;
 

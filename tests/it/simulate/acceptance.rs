@@ -141,7 +141,7 @@ fn stream() -> DeliveryStream {
     let grow =
         |behaviour| DeliveryStream::from_seed(SEED, size, start_ms, habits.clone(), behaviour);
     let is_occupancy = |d: &PlannedDelivery| matches!(d.message.data, MessageData::Occupancy(_));
-    // Of 100 events, 86 are neither redeliveries nor follow-ups.
+    // 86 of 100 events are neither redeliveries nor follow-ups.
     let sample = event_count() as usize * 86 / 100;
     let occupancy = grow(SenderBehaviour::plain())
         .take(sample)

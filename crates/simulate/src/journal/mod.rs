@@ -225,7 +225,7 @@ impl ClosedJournal {
             }
             Err(e) => return Err(unreadable(e.to_string())),
         };
-        // Of another version, only the number need be readable.
+        // In another version only the number has to be readable.
         let FormatVersion { format } =
             serde_json::from_slice(&text).map_err(|e| unreadable(e.to_string()))?;
         if format != FORMAT_VERSION {

@@ -11,8 +11,8 @@ use std::{
 
 use redb::StorageBackend;
 
-use crate::spool::panics::lock;
 use crate::spool::store::disk::{BoxedBackend, DirectoryLock, StoreDisk};
+use crate::sync::lock;
 
 /// Unit in which a write reaches the disk, in any order.
 const SECTOR: usize = 512;

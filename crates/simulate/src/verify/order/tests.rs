@@ -194,7 +194,7 @@ fn a_record_received_long_after_a_newer_one_must_be_marked() {
         good(&[newer, late, (45, 8_500, false)]),
         (vec![true, true, false], 1)
     );
-    // Of old receipts the newest is kept.
+    // The newest of the old receipts is kept.
     let rising: Vec<_> = (0..20)
         .map(|n| (1_000 - n, 40_000 - 1_500 * n, false))
         .collect();
